@@ -1,0 +1,255 @@
+"""The configuration: one frozen model per section, checked as a whole before any work starts.
+
+A key that does not exist, a value of the wrong type or outside its range is an `InputError` that names the dotted path,
+the value it got and what would be right. What may stand where is written once, in the field; messages are made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ..partitioning.errors import InputError
+from .config_errors import explain
+from .config_yaml import parse_yaml, parse_yaml_value
+
+BackboneName = Literal["lightgcn", "ngcf"]
+BACKBONES: tuple[str, ...] = get_args(BackboneName)
+"""The backbones that exist; the registry in `distributed/backbones` has the same names (a test holds them equal)."""
+
+
+class Section(BaseModel):
+    """Frozen, strict (no `"3"` for 3), and closed: an unknown key is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Columns(Section):
+    """Which columns of the table hold what."""
+
+    user: str = "user_id"
+    """The user's id: integers or strings."""
+    item: str = "item_id"
+    """The item's id: integers or strings."""
+    time: str | None = None
+    """When the event happened, if the table says so."""
+    value: str | None = None
+    """A number such as a rating or a count; rows where it is null or not positive are not interactions."""
+
+
+class Storage(Section):
+    """How s3:// is reached. Credentials come from the provider's usual chain, never from here."""
+
+    endpoint_url: str | None = None
+    """For stores other than AWS, such as MinIO: http://host:port."""
+    region: str | None = None
+    anonymous: bool = False
+    """Read public buckets without credentials."""
+
+
+class Cluster(Section):
+    """Where the workers run and how many there are: one worker holds one partition."""
+
+    address: str | None = None
+    """Of a running Ray; null starts one on this machine, "auto" finds the one that is there."""
+    partitions: int = Field(2, ge=1, le=1024)
+    cpus_per_worker: int = Field(1, ge=1)
+    """What each worker asks Ray for."""
+    gpus_per_worker: float = Field(0, ge=0)
+    threads_per_worker: int | None = Field(None, ge=1)
+    """Torch threads in each worker; null means as many as `cpus_per_worker`."""
+    collective_timeout_seconds: float = Field(60, gt=0)
+    """How long a worker waits for the others in one exchange before it gives the group up as broken."""
+    max_rebuilds: int = Field(3, ge=0)
+    """How often a run rebuilds its worker group after a failure before it gives up."""
+
+
+class Partitioning(Section):
+    """How nodes are dealt to partitions, and what travels between them."""
+
+    strategy: Literal["metis", "hash", "file"] = "metis"
+    halo: Literal["pull", "cover"] = "pull"
+    """`pull` sends rows and is bit-equal for any number of partitions; `cover` sends fewer (a minimum vertex cover)."""
+    assignment: str | None = None
+    """With strategy `file`: a Parquet file with the columns side ("user" or "item"), id and partition."""
+
+    @model_validator(mode="after")
+    def _file_needs_a_path(self) -> Partitioning:
+        if self.strategy == "file" and self.assignment is None:
+            raise ValueError("partitioning.assignment: strategy 'file' needs the path of the assignment's Parquet file")
+        if self.strategy != "file" and self.assignment is not None:
+            raise ValueError(
+                f"partitioning.assignment: got {self.assignment!r}, which only strategy 'file' reads "
+                f"(partitioning.strategy is {self.strategy!r})"
+            )
+        return self
+
+
+class Backbone(Section):
+    """The recommender itself."""
+
+    name: BackboneName = "lightgcn"
+    embedding_size: int = Field(64, ge=1, le=4096)
+    num_layers: int = Field(3, ge=1, le=16)
+    negative_slope: float = Field(0.2, ge=0, lt=1)
+    """Of the LeakyReLU of ngcf; the others have none."""
+
+
+class Train(Section):
+    """How the backbone is trained."""
+
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(16384, ge=1)
+    """Interactions a step over all partitions. Every step costs a full propagation, so large batches pay."""
+    learning_rate: float = Field(0.01, gt=0)
+    loss: Literal["bpr", "softmax"] = "bpr"
+    l2: float = Field(1e-4, ge=0)
+    """Weight of the squared norm of the batch's embeddings."""
+    softmax_temperature: float = Field(0.2, gt=0)
+    softmax_negatives: int = Field(2048, ge=1)
+    """Items sampled a step, the same for every interaction of the batch."""
+    checkpoint_every: int = Field(5, ge=0)
+    """In epochs; 0 means never, and then a failure starts the training again."""
+    kernel: Literal["auto", "torch", "dgl"] = "auto"
+    """What sums over neighbours; `auto` takes dgl on CPU where it is installed."""
+
+
+class Influence(Section):
+    """The Influence Encoder's shape."""
+
+    num_layers: int = Field(3, ge=1, le=16)
+    mlp_layers: int = Field(2, ge=1, le=16)
+
+
+class Pretrain(Section):
+    """How the Influence Encoder is trained."""
+
+    epochs: int = Field(15, ge=1)
+    learning_rate: float = Field(0.001, gt=0)
+    batch_size: int = Field(4096, ge=1)
+    """Positive pairs a step."""
+    objective: Literal["counterfactual", "published"] = "counterfactual"
+    """`counterfactual` learns from retrains without simulated requests; `published` is the paper's loss."""
+    counterfactuals: int = Field(2, ge=1, le=64)
+    """How many retrains to learn from (objective counterfactual)."""
+    request_share: float = Field(0.02, gt=0, le=0.5)
+    """Share of all interactions that one simulated request, or one counterfactual, leaves out."""
+    forget_weight: float = Field(0.05, ge=0)
+    """`a` of the published objective: low scores for forgotten pairs."""
+    preserve_weight: float = Field(0.1, ge=0)
+    """`b` of the published objective: unchanged scores for the others."""
+    contrast_weight: float = Field(1e-4, ge=0)
+    """`c` of the published objective: the same influence when some of the request is dropped."""
+    edge_drop: float = Field(0.05, ge=0, lt=1)
+    """Share of the request's edges dropped for `contrast_weight`."""
+
+
+class Forget(Section):
+    """What happens around a deletion request."""
+
+    fine_tune_steps: int = Field(0, ge=0)
+    """Steps on the touched rows after the encoder's answer."""
+    grace_seconds: float = Field(0, ge=0)
+    """How long a request waits for others to share its version."""
+    retention_hours: float = Field(0, ge=0)
+    """How long older files with deleted data are kept."""
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class Evaluate(Section):
+    """How quality is measured."""
+
+    k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), BeforeValidator(_as_tuple)] = (20,)
+    """Cut-offs of Recall and NDCG."""
+    batch_users: int = Field(1024, ge=1)
+    """Users scored at once: memory is this many times the number of items, in float32."""
+
+
+class Config(Section):
+    """Everything a run depends on. Relative paths are relative to the working directory."""
+
+    interactions: str
+    """Parquet file or folder, local or s3://."""
+    test_interactions: str | None = None
+    """Held-out interactions for `evaluate`, with the same columns."""
+    output: str
+    """Folder, local or s3://, that holds everything the run leaves."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Same seed and data, same result."""
+    columns: Columns = Columns()
+    storage: Storage = Storage()
+    cluster: Cluster = Cluster()
+    partitioning: Partitioning = Partitioning()
+    backbone: Backbone = Backbone()
+    train: Train = Train()
+    influence: Influence = Influence()
+    pretrain: Pretrain = Pretrain()
+    forget: Forget = Forget()
+    evaluate: Evaluate = Evaluate()
+
+
+def parse_config(values: Mapping[str, Any]) -> Config:
+    """The configuration of these nested values.
+
+    Raises:
+        InputError: a key is unknown or missing, a value has the wrong type or is out of range; names each one.
+    """
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        raise InputError(explain(error, Config)) from None
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a YAML file with some values set on the command line.
+
+    Args:
+        path: the file; None starts from the defaults, so that `interactions` and `output` must be among the overrides.
+        overrides: `section.key=value` each, the value written as YAML; later ones win.
+
+    Raises:
+        InputError: the file is missing or no mapping, an override has no `=`, or as in `parse_config`.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"configuration {str(path)!r}: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise InputError(f"configuration {str(path)!r}: not a text file in UTF-8") from None
+        values = parse_yaml(text, str(path))
+    for override in overrides:
+        _apply(values, override)
+    return parse_config(values)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one `section.key=value` in the nested values."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise InputError(f"{override!r} on the command line: expected section.key=value, such as train.epochs=10")
+    place = values
+    for depth, key in enumerate(keys[:-1], start=1):
+        # A section written as `train:` with nothing below it is None in YAML and means all defaults.
+        inner = place.get(key) or {}
+        if not isinstance(inner, dict):
+            raise InputError(f"{override!r} on the command line: {'.'.join(keys[:depth])} holds a value, not keys")
+        place[key] = dict(inner)
+        place = place[key]
+    place[keys[-1]] = parse_yaml_value(text, override)
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration, every default written out; `load_config` reads it back as the same object."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,79 @@
+"""From pydantic's errors to lines a user can act on: dotted path, the value, and what would be right there."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """All that is wrong, one line each: `train.epochs: got 0, expected an integer >= 1`."""
+    schema = model.model_json_schema()
+    lines = [_line(dict(entry), schema) for entry in error.errors()]
+    # One value may break several branches of a union (`int | None`): one line is enough.
+    return "configuration: " + "\n  ".join(dict.fromkeys(lines))
+
+
+def _line(entry: dict[str, Any], schema: dict[str, Any]) -> str:
+    # Branches of a union stand in the location as pydantic's own words; only real keys and positions are the user's.
+    path, node = _locate(entry["loc"], schema)
+    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    if entry["type"] == "extra_forbidden":
+        return _unknown(dotted, path, schema)
+    if entry["type"] == "missing":
+        return f"{dotted}: missing; expected {_expected(node, schema)} ({node.get('description', '').strip()})"
+    if entry["type"] == "value_error":
+        return str(entry["ctx"]["error"])
+    value = list(entry["input"]) if isinstance(entry["input"], tuple) else entry["input"]
+    got = "null" if value is None else f"{value!r} ({type(value).__name__})"
+    return f"{dotted}: got {got}, expected {_expected(node, schema)}"
+
+
+def _unknown(dotted: str, path: Sequence[str | int], schema: dict[str, Any]) -> str:
+    _, parent = _locate(path[:-1], schema)
+    known = list(_resolve(parent, schema).get("properties", {}))
+    close = difflib.get_close_matches(str(path[-1]), known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{dotted}: unknown key{hint} (here: {', '.join(known)})"
+
+
+def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    reference = node.get("$ref")
+    return schema["$defs"][reference.rsplit("/", 1)[1]] if reference else node
+
+
+def _locate(location: Sequence[str | int], schema: dict[str, Any]) -> tuple[list[str | int], dict[str, Any]]:
+    """The part of a location that the user wrote, and the schema's node there ({} for an unknown key)."""
+    path: list[str | int] = []
+    node = schema
+    for part in location:
+        node = _resolve(node, schema)
+        if "properties" in node:
+            path.append(part)
+            node = node["properties"].get(part, {})
+        elif isinstance(part, int):
+            path.append(part)
+            node = node.get("items", {})
+    return path, node
+
+
+def _expected(node: dict[str, Any], schema: dict[str, Any]) -> str:
+    """What may stand there, in words, from the JSON schema."""
+    node = _resolve(node, schema)
+    if "anyOf" in node:
+        return " or ".join(_expected(branch, schema) for branch in node["anyOf"])
+    if "enum" in node:
+        return "one of " + ", ".join(map(str, node["enum"]))
+    if node.get("type") == "array":
+        return f"a list of at least {node.get('minItems', 0)} values, each {_expected(node['items'], schema)}"
+    words = {"integer": "an integer", "number": "a number", "string": "a string", "boolean": "true or false"}
+    words |= {"null": "null", "object": "a section with keys " + ", ".join(node.get("properties", {}))}
+    bounds = [
+        f"{sign} {node[key]}"
+        for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
+        if key in node
+    ]
+    return " ".join([words.get(node.get("type", ""), "another value"), " and ".join(bounds)]).strip()

@@ -1,0 +1,156 @@
+"""What a long command says while it works, on stderr: bars with rate and ETA on a terminal, else a few plain lines.
+
+Commands take a `Progress`; `open_progress()` picks the one that fits, `Progress()` says nothing at all.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichBars
+    from rich.progress import TaskID
+
+PLAIN_SECONDS = 10.0
+"""Shortest time between two plain lines of one task: enough for a log file, not a flood."""
+
+
+class Task:
+    """One counted piece of work. This one is silent; subclasses show it."""
+
+    def advance(self, n: int = 1, **fields: object) -> None:
+        """`n` more units are done; `fields` are the latest numbers to show, such as loss=0.31."""
+
+    def finish(self) -> None:
+        """The work ended, complete or not."""
+
+
+class Progress:
+    """Says nothing: what library code and tests use by default."""
+
+    @contextmanager
+    def task(self, name: str, total: int | None = None) -> Iterator[Task]:
+        """Work of `total` units (None: not known), as in `with progress.task("train", 30) as task: task.advance(1)`."""
+        task = self._start(name, total)
+        try:
+            yield task
+        finally:
+            task.finish()
+
+    def note(self, text: str) -> None:
+        """One line worth reading, such as a plan of memory and time."""
+
+    def _start(self, name: str, total: int | None) -> Task:
+        return Task()
+
+
+class PlainProgress(Progress):
+    """Lines on a stream that is no terminal: at most one a task every `PLAIN_SECONDS`, and one at its end."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def note(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    def _start(self, name: str, total: int | None) -> Task:
+        return _PlainTask(self, name, total)
+
+
+class _PlainTask(Task):
+    def __init__(self, progress: PlainProgress, name: str, total: int | None):
+        self.progress, self.name, self.total = progress, name, total
+        self.done = 0
+        self.fields: dict[str, object] = {}
+        self.started = self.said = time.monotonic()
+
+    def advance(self, n: int = 1, **fields: object) -> None:
+        self.done += n
+        self.fields.update(fields)
+        now = time.monotonic()
+        if now - self.said >= PLAIN_SECONDS:
+            self.said = now
+            rate = self.done / (now - self.started)
+            eta = f", ETA {(self.total - self.done) / rate:.0f} s" if self.total and rate > 0 else ""
+            self.progress.note(f"{self._count()}, {rate:.3g}/s{eta}{show_fields(self.fields)}")
+
+    def finish(self) -> None:
+        seconds = time.monotonic() - self.started
+        self.progress.note(f"{self._count()} in {seconds:.1f} s{show_fields(self.fields)}")
+
+    def _count(self) -> str:
+        return f"{self.name}: {self.done}/{self.total}" if self.total is not None else f"{self.name}: {self.done}"
+
+
+class BarProgress(Progress):
+    """Live bars on a terminal; the display exists only while a task runs, so that other output stays readable."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True)
+        self.bars: RichBars | None = None
+        self.running = 0
+
+    def note(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
+
+    def _start(self, name: str, total: int | None) -> Task:
+        from rich import progress as rich_progress
+
+        if self.bars is None:
+            self.bars = rich_progress.Progress(
+                rich_progress.TextColumn("{task.description}", markup=False),
+                rich_progress.BarColumn(),
+                rich_progress.MofNCompleteColumn(),
+                rich_progress.TextColumn("{task.fields[rate]}", markup=False),
+                rich_progress.TimeElapsedColumn(),
+                rich_progress.TextColumn("ETA"),
+                rich_progress.TimeRemainingColumn(),
+                rich_progress.TextColumn("{task.fields[shown]}", markup=False),
+                console=self.console,
+            )
+            self.bars.start()
+        self.running += 1
+        return _BarTask(self, self.bars, self.bars.add_task(name, total=total, rate="", shown=""))
+
+    def stopped(self) -> None:
+        """One task ended; the last one takes the display down."""
+        self.running -= 1
+        if self.running == 0 and self.bars is not None:
+            self.bars.stop()
+            self.bars = None
+
+
+class _BarTask(Task):
+    def __init__(self, progress: BarProgress, bars: RichBars, task_id: TaskID):
+        self.progress, self.bars, self.task_id = progress, bars, task_id
+        self.done = 0
+        self.fields: dict[str, object] = {}
+        self.started = time.monotonic()
+
+    def advance(self, n: int = 1, **fields: object) -> None:
+        self.done += n
+        self.fields.update(fields)
+        rate = self.done / max(time.monotonic() - self.started, 1e-9)
+        self.bars.update(self.task_id, advance=n, rate=f"{rate:.3g}/s", shown=show_fields(self.fields).lstrip(", "))
+
+    def finish(self) -> None:
+        self.bars.stop_task(self.task_id)
+        self.progress.stopped()
+
+
+def show_fields(fields: dict[str, object]) -> str:
+    """`, loss=0.31` for a log line; "" for nothing."""
+    return "".join(
+        f", {key}={value:.4g}" if isinstance(value, float) else f", {key}={value}" for key, value in fields.items()
+    )
+
+
+def open_progress() -> Progress:
+    """Bars where stderr is a terminal, plain lines where it is not."""
+    return BarProgress() if sys.stderr.isatty() else PlainProgress(sys.stderr)

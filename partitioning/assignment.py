@@ -1,0 +1,187 @@
+"""Who owns which node: an artifact made once at ingest, stored with a checksum, never computed again on recovery."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import coo_array
+
+from .errors import InputError
+from .graph import InteractionGraph, dense_ids
+from .lake import read_table
+from .storage import AWS, StorageOptions
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """The owner partition of every node.
+
+    Shapes: owner_of_user int16 [U], owner_of_item int16 [I], each in 0 .. num_partitions - 1.
+    """
+
+    owner_of_user: npt.NDArray[np.int16]
+    owner_of_item: npt.NDArray[np.int16]
+    num_partitions: int
+
+
+def assign(
+    graph: InteractionGraph,
+    strategy: str,
+    num_partitions: int,
+    seed: int,
+    assignment_file: str | None = None,
+    options: StorageOptions = AWS,
+) -> Assignment:
+    """Choose the owners by a strategy of `STRATEGIES`, or read them from a file (strategy "file").
+
+    Raises:
+        InputError: unknown strategy, a number of partitions outside 1 .. 32767, or a bad assignment file.
+    """
+    if not 1 <= num_partitions <= np.iinfo(np.int16).max:
+        raise InputError(f"cluster.partitions is {num_partitions}; it must be from 1 to {np.iinfo(np.int16).max}")
+    if strategy == "file":
+        if assignment_file is None:
+            raise InputError("partitioning.strategy is 'file', but no assignment file is named")
+        return _from_file(graph, num_partitions, assignment_file, options)
+    if strategy not in STRATEGIES:
+        raise InputError(f"partitioning.strategy is '{strategy}'; it must be one of {', '.join([*STRATEGIES, 'file'])}")
+    return STRATEGIES[strategy](graph, num_partitions, seed)
+
+
+def hash_owner(nodes: npt.ArrayLike, side: str, num_partitions: int, seed: int) -> npt.NDArray[np.int16]:
+    """Owners int16 [n] of dense ids [n] by a hash of (side, id, seed): the rule for nodes that nothing else places."""
+    offset = (2 * seed + (side == "item")) * 0x9E3779B97F4A7C15 % 2**64
+    x = np.asarray(nodes).astype(np.uint64) + np.uint64(offset)
+    # The finisher of splitmix64 (Steele et al. 2014): neighbouring ids get unrelated owners.
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((x ^ (x >> np.uint64(31))) % np.uint64(num_partitions)).astype(np.int16)
+
+
+def edge_cut(graph: InteractionGraph, assignment: Assignment) -> float:
+    """Share of the interactions whose user and item have different owners, from 0 to 1."""
+    return float(np.mean(assignment.owner_of_user[graph.users] != assignment.owner_of_item[graph.items]))
+
+
+def balance(graph: InteractionGraph, assignment: Assignment) -> float:
+    """The heaviest partition's sum of degrees over the mean partition's: 1 is perfect, num_partitions the worst."""
+    ends = [assignment.owner_of_user[graph.users], assignment.owner_of_item[graph.items]]
+    load = sum(np.bincount(owners, minlength=assignment.num_partitions) for owners in ends)
+    return float(np.max(load) / np.mean(load))
+
+
+def _by_hash(graph: InteractionGraph, num_partitions: int, seed: int) -> Assignment:
+    users, items = (np.arange(len(ids)) for ids in (graph.user_ids, graph.item_ids))
+    return Assignment(
+        hash_owner(users, "user", num_partitions, seed), hash_owner(items, "item", num_partitions, seed), num_partitions
+    )
+
+
+# METIS writes scratch files to its working directory, takes memory by the gigabyte, and ends the process where that
+# fails: a process of its own, in a temporary folder, keeps all three away from ours.
+_METIS = """
+import sys, numpy, pymetis
+indptr, indices, weights = (numpy.load(name + ".npy") for name in ("indptr", "indices", "weights"))
+adjacency, options = pymetis.CSRAdjacency(indptr, indices), pymetis.Options(seed=int(sys.argv[2]))
+_, parts = pymetis.part_graph(int(sys.argv[1]), adjacency, vweights=weights, options=options)
+numpy.save("parts.npy", numpy.asarray(parts, dtype=numpy.int16))
+"""
+
+
+def _by_metis(graph: InteractionGraph, num_partitions: int, seed: int) -> Assignment:
+    """Fewest cut interactions with balanced sums of degrees (Karypis & Kumar 1998).
+
+    Nodes without interactions take no part and are placed by hash: to METIS they weigh nothing, so that it may put them
+    all together.
+    """
+    num_users, num_items = len(graph.user_ids), len(graph.item_ids)
+    total = num_users + num_items
+    items = graph.items + np.int32(num_users)
+    ends = (np.concatenate([graph.users, items]), np.concatenate([items, graph.users]))
+    adjacency = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(total, total)).tocsr()
+    degrees = np.diff(adjacency.indptr)
+    connected = np.flatnonzero(degrees)
+    hashed = _by_hash(graph, num_partitions, seed)
+    owner = np.concatenate([hashed.owner_of_user, hashed.owner_of_item])
+    if num_partitions == 1:
+        owner[:] = 0
+    elif len(connected) < 2 * num_partitions:
+        # Too few nodes to weigh anything up, and METIS refuses more parts than nodes: deal them out.
+        owner[connected] = np.arange(len(connected)) % num_partitions
+    else:
+        position = np.cumsum(degrees > 0) - 1
+        owner[connected] = _run_metis(
+            np.concatenate([[0], np.cumsum(degrees[connected])]),
+            position[adjacency.indices],
+            degrees[connected],
+            num_partitions,
+            seed,
+        )
+    return Assignment(owner[:num_users], owner[num_users:], num_partitions)
+
+
+def _run_metis(
+    indptr: npt.NDArray[np.int64],
+    indices: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.int32],
+    num_partitions: int,
+    seed: int,
+) -> npt.NDArray[np.int16]:
+    with tempfile.TemporaryDirectory(prefix="unlearnrec-metis-") as folder:
+        for name, array in (("indptr", indptr), ("indices", indices), ("weights", weights)):
+            np.save(Path(folder) / f"{name}.npy", array.astype(np.int64, copy=False))
+        command = [sys.executable, "-c", _METIS, str(num_partitions), str(seed % 2**31)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(
+                f"METIS failed (exit status {done.returncode}; -9 means out of memory) on {len(weights)} nodes and "
+                f"{len(indices) // 2} interactions: {done.stderr.strip()[-2000:]}. partitioning.strategy=hash needs "
+                "next to no memory"
+            )
+        parts: npt.NDArray[np.int16] = np.load(Path(folder) / "parts.npy")
+        return parts
+
+
+def _from_file(graph: InteractionGraph, num_partitions: int, uri: str, options: StorageOptions) -> Assignment:
+    """Parquet with the columns side ("user" or "item"), id and partition. Ids that the graph lacks are ignored."""
+    batches = list(read_table(uri, ("side", "id", "partition"), options))
+    if not batches:
+        raise InputError(f"{uri}: the assignment file has no rows")
+    table = pa.Table.from_batches(batches)
+    strange = table.filter(pc.invert(pc.is_in(table["side"].cast(pa.string()), pa.array(["user", "item"]))))
+    if strange.num_rows:
+        raise InputError(f"{uri}: column 'side' holds '{strange['side'][0]}'; it must be 'user' or 'item'")
+    if not pa.types.is_integer(table["partition"].type):
+        raise InputError(f"{uri}: column 'partition' is {table['partition'].type}; it must be an integer")
+    partition = table["partition"].to_numpy()
+    outside = (partition < 0) | (partition >= num_partitions)
+    if outside.any():
+        raise InputError(
+            f"{uri}: column 'partition' holds {partition[outside][0]}; it must be from 0 to {num_partitions - 1}, "
+            f"since cluster.partitions is {num_partitions}"
+        )
+    owners = []
+    for side, ids in (("user", graph.user_ids), ("item", graph.item_ids)):
+        rows = table.filter(pc.equal(table["side"], side))
+        nodes = dense_ids(ids, np.arange(len(ids)), rows["id"])
+        owner = np.full(len(ids), -1, dtype=np.int16)
+        owner[nodes[nodes >= 0]] = rows["partition"].to_numpy()[nodes >= 0]
+        if (owner[nodes[nodes >= 0]] != rows["partition"].to_numpy()[nodes >= 0]).any():
+            raise InputError(f"{uri}: a {side} is given to two partitions. Name each {side} once")
+        if (owner < 0).any():
+            raise InputError(
+                f"{uri}: {int((owner < 0).sum())} {side}s of the interactions have no row, the first is "
+                f"{ids[int(np.argmax(owner < 0))]}. Every user and item needs a partition"
+            )
+        owners.append(owner)
+    return Assignment(owners[0], owners[1], num_partitions)
+
+
+STRATEGIES: dict[str, Callable[[InteractionGraph, int, int], Assignment]] = {"metis": _by_metis, "hash": _by_hash}

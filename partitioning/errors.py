@@ -1,0 +1,9 @@
+"""The one error type for mistakes that the person at the keyboard can mend."""
+
+
+class InputError(ValueError):
+    """Bad input or configuration.
+
+    The message names the value, the place (file, column, setting) and what would be right. The command line prints it
+    without a traceback and ends with exit code 2.
+    """

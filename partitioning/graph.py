@@ -1,0 +1,189 @@
+"""The interaction graph in memory: sorted external ids, and the distinct pairs with their event counts.
+
+Reading is streamed. Memory grows with the ids and the distinct pairs, not with the rows of the table.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .errors import InputError
+from .lake import Columns, read_table
+from .storage import StorageOptions
+
+Progress = Callable[[int], None]
+"""Called with the number of rows read so far."""
+
+_CHUNK_ROWS = 1 << 20
+_MERGE_PAIRS = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class InteractionGraph:
+    """A bipartite graph of users and items.
+
+    Shapes: user_ids [U], item_ids [I]: pyarrow arrays of int64 or string, ascending; the position is the dense id.
+    users, items, counts: int32 [E], distinct pairs of dense ids sorted by (user, item), and the events of each.
+    """
+
+    user_ids: pa.Array
+    item_ids: pa.Array
+    users: npt.NDArray[np.int32]
+    items: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.int32]
+    skipped: int = 0
+    """Rows left out, because their value was null, NaN or <= 0."""
+
+    @property
+    def events(self) -> int:
+        """Rows that count, repeated pairs included."""
+        return int(self.counts.sum(dtype=np.int64))
+
+
+def read_interactions(
+    uri: str, columns: Columns, options: StorageOptions, progress: Progress | None = None
+) -> InteractionGraph:
+    """Read a table of interactions, one row an event.
+
+    Raises:
+        InputError: everything that `lake.read_table` raises, or a table without interactions.
+    """
+    if columns.user == columns.item:
+        raise InputError(f"columns.user and columns.item are both '{columns.user}'. They must be two columns")
+    users, items, pairs = _Encoder(), _Encoder(), _PairCounts()
+    rows = skipped = 0
+    for chunk in _chunks(read_table(uri, (columns.user, columns.item), options, columns.value, columns.time), users):
+        rows += chunk.num_rows
+        user_column, item_column = chunk.column(0).combine_chunks(), chunk.column(1).combine_chunks()
+        if columns.value:
+            counts = pc.fill_null(pc.greater(chunk.column(2).combine_chunks(), 0.0), False)
+            user_column, item_column = user_column.filter(counts), item_column.filter(counts)
+            skipped += chunk.num_rows - len(user_column)
+        if len(user_column):
+            pairs.add((users.encode(user_column) << 32) | items.encode(item_column))
+        if progress:
+            progress(rows)
+    codes, counts_e = pairs.merged()
+    if not len(codes):
+        why = f"all {rows} rows have a value ('{columns.value}') that is null or <= 0" if rows else "it has no rows"
+        raise InputError(f"{uri}: no interactions, {why}. Name a table with at least one interaction")
+    user_ids, rank_of_user = users.sorted()
+    item_ids, rank_of_item = items.sorted()
+    keys = (rank_of_user[codes >> 32] << 32) | rank_of_item[codes & 0xFFFFFFFF]
+    order = np.argsort(keys)
+    keys = keys[order]
+    return InteractionGraph(
+        user_ids,
+        item_ids,
+        (keys >> 32).astype(np.int32),
+        (keys & 0xFFFFFFFF).astype(np.int32),
+        counts_e[order].astype(np.int32),
+        skipped,
+    )
+
+
+def dense_ids(ids: pa.Array, node: npt.NDArray[np.int64], wanted: pa.Array | Sequence[object]) -> npt.NDArray[np.int64]:
+    """The dense ids [n] of external ids, -1 where the id is unknown.
+
+    ids [N] (int64 or string) and node [N] are the id map. wanted [n]: integers or strings, whatever the map holds: from
+    a command line or a CSV, "17" means the integer id 17, and what is no integer ("x", "1.0") is unknown to such a map.
+    """
+    if isinstance(wanted, pa.ChunkedArray):
+        wanted = wanted.combine_chunks()
+    elif not isinstance(wanted, pa.Array):
+        wanted = pa.array([str(x) for x in wanted], pa.string())
+    if pa.types.is_integer(ids.type) and not pa.types.is_integer(wanted.type):
+        wanted = _parse_integers(wanted.cast(pa.string()))
+    position = pc.index_in(wanted.cast(ids.type), value_set=ids)
+    known = position.is_valid().to_numpy(zero_copy_only=False)
+    found = np.full(len(wanted), -1, dtype=np.int64)
+    found[known] = np.asarray(node)[position.drop_null().to_numpy()]
+    return found
+
+
+def _parse_integers(texts: pa.Array) -> pa.Array:
+    """int64, null for what is no integer of 64 bits."""
+    texts = pc.utf8_trim_whitespace(texts)
+    texts = pc.if_else(pc.match_substring_regex(texts, r"^-?[0-9]{1,19}$"), texts, pa.scalar(None, pa.string()))
+    try:
+        return texts.cast(pa.int64())
+    except pa.ArrowInvalid:
+        # Some number of 19 digits is too large. One at a time, then: it is rare.
+        values = (None if text is None else int(text) for text in texts.to_pylist())
+        return pa.array([x if x is not None and -(2**63) <= x < 2**63 else None for x in values], pa.int64())
+
+
+def _chunks(batches: Iterator[pa.RecordBatch], users: "_Encoder") -> Iterator[pa.Table]:
+    """Batches joined: each chunk costs one hash table of all known ids, so chunks grow with them."""
+    held: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        held.append(batch)
+        rows += batch.num_rows
+        if rows >= max(_CHUNK_ROWS, len(users.known) // 2):
+            yield pa.Table.from_batches(held)
+            held, rows = [], 0
+    if rows:
+        yield pa.Table.from_batches(held)
+
+
+@dataclass
+class _Encoder:
+    """Gives external ids provisional codes 0, 1, ... in order of appearance."""
+
+    known: pa.Array = field(default_factory=lambda: pa.nulls(0))
+
+    def encode(self, ids: pa.Array) -> npt.NDArray[np.int64]:
+        """Codes [n] of the ids [n]."""
+        encoded = ids.dictionary_encode()
+        unique = encoded.dictionary
+        if not len(self.known):
+            self.known = unique.slice(0, 0)
+        codes = pc.index_in(unique, value_set=self.known)
+        new = codes.is_null()
+        fresh = np.flatnonzero(new.to_numpy(zero_copy_only=False))
+        code_of = codes.fill_null(0).to_numpy().astype(np.int64)
+        code_of[fresh] = len(self.known) + np.arange(len(fresh))
+        self.known = pa.concat_arrays([self.known, unique.filter(new)])
+        return code_of[encoded.indices.to_numpy()]
+
+    def sorted(self) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+        """(ids ascending, rank of each code)."""
+        order = pc.sort_indices(self.known).to_numpy()
+        rank = np.empty(len(order), dtype=np.int64)
+        rank[order] = np.arange(len(order))
+        return self.known.take(pa.array(order)), rank
+
+
+class _PairCounts:
+    """Distinct int64 keys and how often each was added; merged when what is pending has grown to half of the rest."""
+
+    def __init__(self) -> None:
+        self.keys: list[npt.NDArray[np.int64]] = []
+        self.counts: list[npt.NDArray[np.int64]] = []
+        self.pending = 0
+
+    def add(self, keys: npt.NDArray[np.int64]) -> None:
+        unique, counts = np.unique(keys, return_counts=True)
+        self.keys.append(unique)
+        self.counts.append(counts)
+        self.pending += len(unique)
+        if len(self.keys) > 1 and self.pending >= max(_MERGE_PAIRS, len(self.keys[0]) // 2):
+            self.merged()
+
+    def merged(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """(distinct keys ascending, counts)."""
+        keys = np.concatenate([*self.keys, np.empty(0, dtype=np.int64)])
+        counts = np.concatenate([*self.counts, np.empty(0, dtype=np.int64)])
+        # Stable, because numpy's stable sort of int64 merges the ascending runs that are there already.
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]][: len(keys)])
+        keys = keys[starts]
+        counts = np.add.reduceat(counts[order], starts) if len(starts) else counts
+        self.keys, self.counts, self.pending = [keys], [counts], 0
+        return keys, counts

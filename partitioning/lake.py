@@ -1,0 +1,254 @@
+"""Tables of the lake as streams of record batches: a Parquet file, a folder of them, or a hive data set; and files of ids.
+
+Every file is checked against its own schema before a row of it is read, so that an error names the file.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+
+from .errors import InputError
+from .storage import StorageOptions, filesystem_for, split_uri
+
+ID_COLUMNS = ("user_id", "item_id")
+
+_BATCH_ROWS = 1 << 17
+# Batches that may be decoded ahead of the reader: memory is bounded by this, not by the table.
+_READ_AHEAD = 4
+_NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of the table is what."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str | None = None
+    """When the event was. Must exist when it is named; this version checks it and does not keep it yet."""
+    value: str | None = None
+    """Numeric strength, for instance a rating. Rows whose value is null, NaN or <= 0 are not interactions."""
+
+
+@dataclass(frozen=True)
+class LakeFile:
+    """One Parquet file of a table, with the values that its hive folders give to partition columns."""
+
+    filesystem: pafs.FileSystem
+    path: str
+    uri: str
+    partition: dict[str, str | None]
+
+
+def list_table(uri: str, options: StorageOptions) -> list[LakeFile]:
+    """The Parquet files of a table, in order of path. Names that start with _ or . are skipped, as everywhere in lakes.
+
+    Raises:
+        InputError: nothing is there, it cannot be reached, or the folder holds no file.
+    """
+    filesystem, path = filesystem_for(uri, options)
+    scheme = "s3://" if split_uri(uri)[0] == "s3" else ""
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type == pafs.FileType.File:
+            return [LakeFile(filesystem, path, scheme + path, {})]
+        if info.type == pafs.FileType.NotFound:
+            raise InputError(f"{uri}: no such file or folder. Check `interactions`, or the path you gave")
+        found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+    except OSError as error:
+        raise InputError(
+            f"{uri} cannot be reached: {error}. Check the path, the permissions or credentials, storage.endpoint_url "
+            "and storage.region"
+        ) from error
+    files = []
+    for entry in sorted(found, key=lambda entry: str(entry.path)):
+        *folders, name = entry.path[len(path) :].strip("/").split("/")
+        if entry.type != pafs.FileType.File or any(part.startswith(("_", ".")) for part in [*folders, name]):
+            continue
+        partition: dict[str, str | None] = {}
+        for key, equals, value in (folder.partition("=") for folder in folders):
+            if equals:
+                partition[unquote(key)] = None if value == _NULL_PARTITION else unquote(value)
+        files.append(LakeFile(filesystem, entry.path, scheme + entry.path, partition))
+    if not files:
+        raise InputError(f"{uri}: the folder holds no Parquet file")
+    return files
+
+
+def read_table(
+    uri: str, ids: Sequence[str], options: StorageOptions, value: str | None = None, time: str | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Stream a table: one column for each name in `ids`, as int64 or string and free of nulls, then `value`, if named.
+
+    Only these columns are read. All batches agree in types.
+
+    Raises:
+        InputError: a file is unreadable, lacks a column or has it in a wrong type, files disagree in an id's type, or
+            an id is null. The message names the file and the column. Raised while iterating.
+    """
+    files = list_table(uri, options)
+    partition_types = _partition_types(files)
+    types: dict[str, tuple[pa.DataType, str]] = {}
+    for file in files:
+        schema, fragment = _open(file)
+        for name in [*ids, *(n for n in (value, time) if n)]:
+            column_type = partition_types[name] if name in file.partition else _field_type(schema, name, file)
+            if name in ids:
+                target = _id_type(column_type, name, file)
+                first, first_file = types.setdefault(name, (target, file.uri))
+                if target != first:
+                    raise InputError(
+                        f"{file.uri}: column '{name}' holds {target}, but {first_file} holds {first}. Write the "
+                        "column with one type in all files"
+                    )
+            elif name == value and not _is_number(column_type):
+                raise InputError(f"{file.uri}: column '{name}' (columns.value) is {column_type}; it must be numeric")
+            elif name == time and not (pa.types.is_temporal(column_type) or _is_number(column_type)):
+                raise InputError(f"{file.uri}: column '{name}' (columns.time) is {column_type}; it must be a time")
+        wanted = [*ids, *([value] if value else [])]
+        row = 0
+        try:
+            for batch in fragment.to_batches(
+                columns=[name for name in dict.fromkeys(wanted) if name not in file.partition],
+                batch_size=_BATCH_ROWS,
+                batch_readahead=_READ_AHEAD,
+                fragment_readahead=1,
+            ):
+                arrays = [
+                    _cast(_column(batch, name, file), types[name][0], name, file, row)
+                    if name in ids
+                    else pc.cast(_column(batch, name, file), pa.float64())
+                    for name in wanted
+                ]
+                row += batch.num_rows
+                yield pa.RecordBatch.from_arrays(arrays, names=wanted)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(file, error) from error
+
+
+def read_ids(path: str, column: str | Sequence[str] | None, options: StorageOptions) -> pa.Table:
+    """A file of ids: Parquet (file or folder), or CSV with a header when the name ends with .csv.
+
+    `column`: the column or columns that must be there, all that the result has; None takes `user_id` and `item_id`,
+    whichever are there, at least one. Ids of a CSV are strings (0017 stays 0017): `graph.dense_ids` understands them for
+    integer ids too. A file without rows gives a table without rows.
+
+    Raises:
+        InputError: the file is absent or unreadable, lacks a column, has it in a wrong type, or an id is missing.
+    """
+    required = (column,) if isinstance(column, str) else column
+    if path.lower().endswith(".csv"):
+        return _read_csv(path, required, options)
+    file = list_table(path, options)[0]
+    names = _chosen([*_open(file)[0].names, *file.partition], required, file.uri)
+    batches = list(read_table(path, names, options))
+    schema = batches[0].schema if batches else pa.schema([(name, pa.string()) for name in names])
+    return pa.Table.from_batches(batches, schema=schema)
+
+
+def _read_csv(path: str, required: Sequence[str] | None, options: StorageOptions) -> pa.Table:
+    file = list_table(path, options)[0]
+    try:
+        with file.filesystem.open_input_stream(file.path) as stream:
+            table = pyarrow.csv.read_csv(
+                stream, convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(ID_COLUMNS, pa.string()))
+            )
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{file.uri} is not a readable CSV file: {error}. Its first line must be a header") from error
+    names = _chosen(table.column_names, required, file.uri)
+    arrays = {}
+    for name in names:
+        arrays[name] = pc.utf8_trim_whitespace(table[name].cast(pa.string()))
+        missing = pc.index(pc.fill_null(pc.equal(arrays[name], ""), True), True).as_py()
+        if missing >= 0:
+            raise InputError(f"{file.uri}: column '{name}' is empty in row {missing + 1}. Drop the row or fill it in")
+    return pa.table(arrays)
+
+
+def _chosen(there: Sequence[str], required: Sequence[str] | None, uri: str) -> list[str]:
+    names = [name for name in ID_COLUMNS if name in there] if required is None else list(required)
+    missing = [name for name in names if name not in there]
+    if missing or not names:
+        wanted = " and ".join(f"'{name}'" for name in missing) or "'user_id' and 'item_id'"
+        raise InputError(f"{uri}: no column {wanted}; it has {', '.join(there)}. Rename the column of ids")
+    return names
+
+
+def _open(file: LakeFile) -> tuple[pa.Schema, ds.ParquetFileFragment]:
+    try:
+        fragment = ds.ParquetFileFormat().make_fragment(file.path, file.filesystem)
+        return fragment.physical_schema, fragment
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: LakeFile, error: Exception) -> InputError:
+    return InputError(
+        f"{file.uri} is not a readable Parquet file: {error}. Write it again, or take it out of the folder (files whose "
+        "names start with _ or . are skipped)"
+    )
+
+
+def _field_type(schema: pa.Schema, name: str, file: LakeFile) -> pa.DataType:
+    if schema.names.count(name) != 1:
+        raise InputError(
+            f"{file.uri}: {'no column' if name not in schema.names else 'more than one column'} '{name}'; it has "
+            f"{', '.join(schema.names)}. Map your names with columns.user, columns.item, columns.time, columns.value"
+        )
+    return schema.field(name).type
+
+
+def _partition_types(files: Sequence[LakeFile]) -> dict[str, pa.DataType]:
+    """int64 for a hive column all of whose values are integers as we would write them, else string (0017 is text)."""
+    values: dict[str, set[str]] = {}
+    for file in files:
+        for name, text in file.partition.items():
+            values.setdefault(name, set()).update(() if text is None else (text,))
+    return {name: pa.int64() if all(map(_is_int64, texts)) else pa.string() for name, texts in values.items()}
+
+
+def _is_int64(text: str) -> bool:
+    return text.removeprefix("-").isdecimal() and str(int(text)) == text and -(2**63) <= int(text) < 2**63
+
+
+def _is_number(column_type: pa.DataType) -> bool:
+    kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    return any(kind(column_type) for kind in kinds)
+
+
+def _id_type(column_type: pa.DataType, name: str, file: LakeFile) -> pa.DataType:
+    plain = column_type.value_type if pa.types.is_dictionary(column_type) else column_type
+    if pa.types.is_integer(plain):
+        return pa.int64()
+    if pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain):
+        return pa.string()
+    raise InputError(f"{file.uri}: column '{name}' is {column_type}; ids must be integers or strings. Cast the column")
+
+
+def _column(batch: pa.RecordBatch, name: str, file: LakeFile) -> pa.Array:
+    if name not in file.partition:
+        return batch.column(name)
+    return pa.repeat(pa.scalar(file.partition[name], pa.string()), batch.num_rows)
+
+
+def _cast(array: pa.Array, target: pa.DataType, name: str, file: LakeFile, row: int) -> pa.Array:
+    """An id column as int64 or string; `row` is the batch's first row in the file, for the message."""
+    try:
+        # Through the dictionary's own type: there is no cast from a dictionary of large strings to strings.
+        plain = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+        ids = plain.cast(target)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{file.uri}: column '{name}' does not fit {target}: {error}. Use string ids") from error
+    if ids.null_count:
+        first = row + pc.index(pc.is_null(ids), True).as_py() + 1
+        raise InputError(
+            f"{file.uri}: column '{name}' is null in row {first}. Every interaction needs a user and an item: drop the "
+            "row or fill it in"
+        )
+    return ids

@@ -1,0 +1,191 @@
+"""One partition's share of the interaction graph: the rows of the users and items that it owns.
+
+An interaction (u, i) is a row entry at owner(u), in u's row, and at owner(i), in i's row. Both rows list their
+neighbours by ascending global dense id, so a sum over a row adds in the same order for any number of partitions.
+
+Shape legend: u, i = users and items owned here; eu, ei = interactions of those users and of those items;
+n = pairs of a request.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load, save
+from scipy.sparse import coo_array, csr_array
+
+from .assignment import Assignment
+
+FORMAT = 1
+
+_ARRAYS = (
+    "user_ids",
+    "user_indptr",
+    "user_neighbours",
+    "user_counts",
+    "item_ids",
+    "item_indptr",
+    "item_neighbours",
+    "item_counts",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class GraphShard:
+    """The rows owned by one partition, as two CSR matrices with global column ids.
+
+    Shapes:
+        user_ids int64 [u], ascending global dense ids; user_indptr int64 [u + 1];
+        user_neighbours int32 [eu], global dense item ids, ascending in each row; user_counts int32 [eu], events of each
+        pair. item_* [i], [i + 1], [ei] likewise, with users as neighbours.
+    """
+
+    partition: int
+    num_partitions: int
+    num_users: int
+    """Users of the whole graph."""
+    num_items: int
+    """Items of the whole graph."""
+    user_ids: npt.NDArray[np.int64]
+    user_indptr: npt.NDArray[np.int64]
+    user_neighbours: npt.NDArray[np.int32]
+    user_counts: npt.NDArray[np.int32]
+    item_ids: npt.NDArray[np.int64]
+    item_indptr: npt.NDArray[np.int64]
+    item_neighbours: npt.NDArray[np.int32]
+    item_counts: npt.NDArray[np.int32]
+
+    def interactions(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """(users, items, counts), each int32 [eu]: the interactions of the users owned here, sorted by (user, item).
+
+        Over all shards every interaction appears exactly once, and `build_shards` takes the concatenation back.
+        """
+        users = np.repeat(self.user_ids.astype(np.int32), np.diff(self.user_indptr))
+        return users, self.user_neighbours, self.user_counts
+
+    def without(self, users: npt.ArrayLike, items: npt.ArrayLike) -> "GraphShard":
+        """This shard minus the pairs (users[j], items[j]), global dense ids [n], removed from either side's rows.
+
+        Pairs that do not stand here are ignored, and a pair may be named twice. Nodes keep their rows, empty ones too.
+        The search costs O(n log degree); the arrays that lost something are rewritten, the others are shared with this
+        shard.
+        """
+        users_n, items_n = np.asarray(users, dtype=np.int64), np.asarray(items, dtype=np.int64)
+        gone_users = _find(self.user_ids, self.user_indptr, self.user_neighbours, users_n, items_n)
+        gone_items = _find(self.item_ids, self.item_indptr, self.item_neighbours, items_n, users_n)
+        user_rows = _drop(self.user_indptr, self.user_neighbours, self.user_counts, gone_users)
+        item_rows = _drop(self.item_indptr, self.item_neighbours, self.item_counts, gone_items)
+        return replace(
+            self,
+            user_indptr=user_rows[0],
+            user_neighbours=user_rows[1],
+            user_counts=user_rows[2],
+            item_indptr=item_rows[0],
+            item_neighbours=item_rows[1],
+            item_counts=item_rows[2],
+        )
+
+    def to_bytes(self) -> bytes:
+        """The shard as one safetensors file. The same shard always gives the same bytes."""
+        header = np.array([FORMAT, self.partition, self.num_partitions, self.num_users, self.num_items], dtype=np.int64)
+        return bytes(save({"header": header, **{name: getattr(self, name) for name in _ARRAYS}}))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "GraphShard":
+        """The inverse of `to_bytes`.
+
+        Raises:
+            ValueError: the file has another format version than this code reads.
+        """
+        arrays = load(data)
+        version, partition, num_partitions, num_users, num_items = (int(x) for x in arrays["header"])
+        if version != FORMAT:
+            raise ValueError(f"graph shard has format {version}, this version of unlearnrec reads format {FORMAT}")
+        return cls(partition, num_partitions, num_users, num_items, **{name: arrays[name] for name in _ARRAYS})
+
+
+def build_shards(
+    users: npt.ArrayLike, items: npt.ArrayLike, counts: npt.ArrayLike, assignment: Assignment
+) -> list[GraphShard]:
+    """Cut a graph into one shard for each partition, in order of partition.
+
+    users, items, counts: [E], global dense ids and events of each pair, in any order (a pair named twice has its counts
+    added). Nodes of the assignment without interactions get empty rows.
+    """
+    shape = (len(assignment.owner_of_user), len(assignment.owner_of_item))
+    rows, columns = np.asarray(users, dtype=np.int32), np.asarray(items, dtype=np.int32)
+    by_user = coo_array((np.asarray(counts, dtype=np.int32), (rows, columns)), shape=shape).tocsr()
+    by_item = by_user.T.tocsr()
+    by_user.sort_indices()
+    by_item.sort_indices()
+    shards = []
+    for k in range(assignment.num_partitions):
+        user_ids = np.flatnonzero(assignment.owner_of_user == k)
+        item_ids = np.flatnonzero(assignment.owner_of_item == k)
+        user_indptr, user_neighbours, user_counts = _rows(by_user, user_ids)
+        item_indptr, item_neighbours, item_counts = _rows(by_item, item_ids)
+        shard = GraphShard(
+            partition=k,
+            num_partitions=assignment.num_partitions,
+            num_users=shape[0],
+            num_items=shape[1],
+            user_ids=user_ids,
+            user_indptr=user_indptr,
+            user_neighbours=user_neighbours,
+            user_counts=user_counts,
+            item_ids=item_ids,
+            item_indptr=item_indptr,
+            item_neighbours=item_neighbours,
+            item_counts=item_counts,
+        )
+        shards.append(shard)
+    return shards
+
+
+_Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]
+
+
+def _rows(matrix: csr_array, ids: npt.NDArray[np.int64]) -> _Rows:
+    """(indptr, neighbours, counts) of the chosen rows."""
+    rows = matrix[ids]
+    return rows.indptr.astype(np.int64), rows.indices.astype(np.int32, copy=False), rows.data
+
+
+def _find(
+    ids: npt.NDArray[np.int64],
+    indptr: npt.NDArray[np.int64],
+    neighbours: npt.NDArray[np.int32],
+    nodes: npt.NDArray[np.int64],
+    others: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """Places in `neighbours` of those pairs (nodes[j], others[j]) that stand in these rows, ascending and unique."""
+    if not len(ids) or not len(nodes):
+        return np.empty(0, dtype=np.int64)
+    row = np.minimum(np.searchsorted(ids, nodes), len(ids) - 1)
+    here = ids[row] == nodes
+    row, others = row[here], others[here]
+    low, end = indptr[row], indptr[row + 1]
+    # One binary search for each pair, all at once: a search over the whole shard would cost its size, not the
+    # request's.
+    high = end.copy()
+    while (open_ := low < high).any():
+        middle = (low + high) // 2
+        right = np.zeros(len(low), dtype=bool)
+        right[open_] = neighbours[middle[open_]] < others[open_]
+        low = np.where(right, middle + 1, low)
+        high = np.where(open_ & ~right, middle, high)
+    found = low < end
+    found[found] = neighbours[low[found]] == others[found]
+    return np.unique(low[found])
+
+
+def _drop(
+    indptr: npt.NDArray[np.int64],
+    neighbours: npt.NDArray[np.int32],
+    counts: npt.NDArray[np.int32],
+    gone: npt.NDArray[np.int64],
+) -> _Rows:
+    """The rows without the entries at places `gone` (ascending, unique)."""
+    if not len(gone):
+        return indptr, neighbours, counts
+    return indptr - np.searchsorted(gone, indptr), np.delete(neighbours, gone), np.delete(counts, gone)

@@ -1,0 +1,285 @@
+"""Where everything durable lies: one root, local or S3, with atomic writes and exclusive creation.
+
+Exclusive creation is what the log's numbering stands on: of two writers of one name exactly one succeeds. Locally that
+is a complete, fsynced temporary file and `os.link` (opening with O_EXCL would leave an empty file that owns the name
+after a crash); on S3 it is a put with If-None-Match.
+"""
+
+import contextlib
+import hashlib
+import os
+import posixpath
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+import pyarrow.fs as pafs
+
+from .errors import InputError
+
+_TEMPORARY = ".tmp-"
+
+
+@dataclass(frozen=True)
+class StorageOptions:
+    """How to reach S3. Credentials come from the usual provider chain only (environment, profile, instance role)."""
+
+    endpoint_url: str | None = None
+    """Of an S3-compatible service, with scheme: http://localhost:9000. None is AWS."""
+    region: str | None = None
+    anonymous: bool = False
+
+
+AWS = StorageOptions()
+"""The default: AWS itself, region and credentials from the environment."""
+
+
+class _Files(Protocol):
+    def read(self, path: str) -> bytes: ...
+    def write(self, path: str, data: bytes) -> None: ...
+    def create(self, path: str, data: bytes) -> None: ...
+    def exists(self, path: str) -> bool: ...
+    def list(self, prefix: str) -> list[str]: ...
+    def remove(self, path: str) -> None: ...
+
+
+class Store:
+    """Files under one root. Paths are relative to it, with forward slashes.
+
+    Raises (every method): OSError of the file system or of the service; FileNotFoundError for a file that is not there.
+    """
+
+    def __init__(self, root_uri: str, options: StorageOptions = AWS) -> None:
+        """root_uri: a local path, file:// or s3://bucket/prefix. Nothing is touched yet.
+
+        Raises:
+            InputError: the scheme is unknown, or s3fs is not installed.
+        """
+        scheme, path = split_uri(root_uri)
+        self.root_uri = root_uri.rstrip("/") or "/"
+        self.options = options
+        self._files: _Files = _S3Files(path, options) if scheme == "s3" else _LocalFiles(path)
+
+    def read(self, path: str) -> bytes:
+        """The whole file."""
+        return self._files.read(path)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Replace or make a file, atomically and durably: a reader sees the old bytes or the new ones."""
+        self._files.write(path, data)
+
+    def create(self, path: str, data: bytes) -> None:
+        """Make a file that must not exist, atomically and durably.
+
+        On S3 a file that already holds exactly `data` counts as success, since a repeated request cannot tell its own
+        earlier success from another writer's: where writers compete, put a nonce of the writer into the data.
+
+        Raises:
+            FileExistsError: another writer won the name.
+        """
+        self._files.create(path, data)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file of this name."""
+        return self._files.exists(path)
+
+    def list(self, prefix: str = "") -> list[str]:
+        """All files in the folder `prefix` and below, as sorted paths relative to the root. Empty if there is none."""
+        return self._files.list(prefix.strip("/"))
+
+    def remove(self, path: str) -> None:
+        """Delete a file."""
+        self._files.remove(path)
+
+    def sha256(self, data: bytes) -> str:
+        """The checksum that manifests carry."""
+        return hashlib.sha256(data).hexdigest()
+
+    def check(self) -> None:
+        """Try out writing and exclusive creation with a small file, which is removed again.
+
+        Raises:
+            InputError: the root cannot be written, or the store lets a second writer have the same name.
+        """
+        name = f"{_TEMPORARY}check-{uuid.uuid4().hex}"
+        try:
+            self.create(name, b"first")
+            try:
+                self.create(name, b"second")
+            except FileExistsError:
+                return
+            finally:
+                self.remove(name)
+        except Exception as error:
+            raise InputError(
+                f"output {self.root_uri} cannot be written: {error}. Name a place that you may write to, or mend "
+                f"the credentials, storage.endpoint_url ({self.options.endpoint_url}) and storage.region "
+                f"({self.options.region})"
+            ) from error
+        raise InputError(
+            f"output {self.root_uri}: this service ignores the condition of an exclusive put (If-None-Match), so two "
+            "writers could undo each other. Use AWS S3, MinIO 2024-09 or newer, or a local path"
+        )
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """("file", local path) or ("s3", bucket/key).
+
+    Raises:
+        InputError: another scheme.
+    """
+    if "://" not in uri:
+        return "file", os.path.expanduser(uri)
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        return "file", unquote(parts.path)
+    # Not urlsplit's path: an S3 key may hold ? and #.
+    if parts.scheme == "s3" and parts.netloc:
+        return "s3", uri.removeprefix("s3://").strip("/")
+    raise InputError(f"{uri}: unknown location. Write a local path, file:///path or s3://bucket/prefix")
+
+
+def filesystem_for(uri: str, options: StorageOptions) -> tuple[pafs.FileSystem, str]:
+    """The pyarrow file system that reads `uri`, and the path in it.
+
+    Raises:
+        InputError: unknown scheme.
+    """
+    scheme, path = split_uri(uri)
+    if scheme == "file":
+        return pafs.LocalFileSystem(), os.path.abspath(path)
+    # pyarrow ignores AWS_ENDPOINT_URL, and wants host and scheme apart.
+    endpoint = urlsplit(options.endpoint_url) if options.endpoint_url else None
+    return (
+        pafs.S3FileSystem(
+            anonymous=options.anonymous,
+            region=options.region or ("us-east-1" if endpoint else None),
+            endpoint_override=endpoint.netloc if endpoint else None,
+            scheme=endpoint.scheme if endpoint else "https",
+            connect_timeout=10,
+            request_timeout=60,
+        ),
+        path,
+    )
+
+
+class _LocalFiles:
+    def __init__(self, root: str) -> None:
+        self.root = Path(os.path.abspath(root))
+
+    def read(self, path: str) -> bytes:
+        return (self.root / path).read_bytes()
+
+    def write(self, path: str, data: bytes) -> None:
+        target = self.root / path
+        temporary = self._temporary(target, data)
+        os.replace(temporary, target)
+        _fsync_folder(target.parent)
+
+    def create(self, path: str, data: bytes) -> None:
+        target = self.root / path
+        temporary = self._temporary(target, data)
+        try:
+            os.link(temporary, target)
+        finally:
+            os.unlink(temporary)
+        _fsync_folder(target.parent)
+
+    def exists(self, path: str) -> bool:
+        return (self.root / path).is_file()
+
+    def list(self, prefix: str) -> list[str]:
+        files = (p for p in (self.root / prefix).rglob("*") if not p.name.startswith(_TEMPORARY) and p.is_file())
+        return sorted(p.relative_to(self.root).as_posix() for p in files)
+
+    def remove(self, path: str) -> None:
+        target = self.root / path
+        target.unlink()
+        _fsync_folder(target.parent)
+
+    def _temporary(self, target: Path, data: bytes) -> Path:
+        """A complete, fsynced file beside the target."""
+        _make_folder(target.parent)
+        temporary = target.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary
+
+
+def _make_folder(folder: Path) -> None:
+    """mkdir -p whose every new entry survives a power cut."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _fsync_folder(folder.parent)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _S3Files:
+    def __init__(self, root: str, options: StorageOptions) -> None:
+        try:
+            import s3fs
+        except ImportError as error:
+            raise InputError(f"s3://{root} needs the package s3fs: pip install 'unlearnrec[s3]'") from error
+        self.root = root
+        client: dict[str, Any] = {"region_name": options.region} if options.region else {}
+        # A cached listing would hide what another process has written.
+        self.fs = s3fs.S3FileSystem(
+            anon=options.anonymous,
+            endpoint_url=options.endpoint_url,
+            client_kwargs=client,
+            use_listings_cache=False,
+        )
+
+    def _key(self, path: str) -> str:
+        return posixpath.join(self.root, path)
+
+    def read(self, path: str) -> bytes:
+        return bytes(self.fs.cat_file(self._key(path)))
+
+    def write(self, path: str, data: bytes) -> None:
+        self.fs.pipe_file(self._key(path), data)
+
+    def create(self, path: str, data: bytes) -> None:
+        try:
+            self.fs.pipe_file(self._key(path), data, mode="create")
+        except OSError as error:
+            # A refusal may be the echo of our own put: s3fs repeats a put whose answer was lost. And a lost answer may
+            # stand for a put that worked. What lies there now decides.
+            there = None
+            with contextlib.suppress(FileNotFoundError):
+                there = self.read(path)
+            if there is None:
+                raise
+            if there != data:
+                raise FileExistsError(f"s3://{self._key(path)} exists already") from error
+
+    def exists(self, path: str) -> bool:
+        return bool(self.fs.isfile(self._key(path)))
+
+    def list(self, prefix: str) -> list[str]:
+        names = self.fs.find(self._key(prefix).rstrip("/"))
+        relative = sorted(str(name).removeprefix(self.root).lstrip("/") for name in names)
+        return [name for name in relative if not posixpath.basename(name).startswith(_TEMPORARY)]
+
+    def remove(self, path: str) -> None:
+        # S3 deletes what is not there without a word; the local store does not.
+        if not self.exists(path):
+            raise FileNotFoundError(f"s3://{self._key(path)} does not exist")
+        self.fs.rm_file(self._key(path))

@@ -1,0 +1,154 @@
+"""The command line: exit codes, what stands on stdout, how fast it answers."""
+
+import json
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+import unlearnrec.cluster
+from unlearnrec.cluster.cli import run
+from unlearnrec.cluster.progress import PlainProgress
+from unlearnrec.partitioning.errors import InputError
+
+PLACES = ["interactions=in.parquet", "output=out"]
+
+
+@pytest.fixture
+def pipeline(monkeypatch):
+    """A stand-in for the commands' bodies that records its calls; set `.answer` to a result or an exception."""
+    fake = types.SimpleNamespace(answer={"epochs": 3}, calls=[])
+
+    def body(name):
+        def call(*args, **kwargs):
+            fake.calls.append((name, args, kwargs))
+            print("a library that talks on stdout")
+            if isinstance(fake.answer, BaseException):
+                raise fake.answer
+            return fake.answer
+
+        return call
+
+    for name in ("ingest", "train", "pretrain", "forget", "status", "evaluate", "export"):
+        setattr(fake, name, body(name))
+    monkeypatch.setitem(sys.modules, "unlearnrec.cluster.pipeline", fake)
+    monkeypatch.setattr(unlearnrec.cluster, "pipeline", fake, raising=False)
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ({"epochs": 3}, 0),
+        ({"epochs": 3, "passed": True}, 0),
+        ({"epochs": 3, "passed": False}, 3),
+        (InputError("users.csv: no column user_id"), 2),
+        (RuntimeError("rank 1 is gone"), 1),
+        (KeyboardInterrupt(), 1),
+    ],
+)
+def test_exit_codes_and_json_on_the_last_line(pipeline, capsys, answer, code):
+    pipeline.answer = answer
+    assert run(["train", "--json", *PLACES]) == code
+    out, err = capsys.readouterr()
+    last = json.loads(out.splitlines()[-1])
+    assert out.count("\n") == 1 and "talks on stdout" in err
+    if isinstance(answer, dict):
+        assert last == answer
+    else:
+        assert str(answer) in last["error"] and str(answer) in err and "Traceback" not in err
+
+
+def test_traceback_only_on_demand(pipeline, capsys, monkeypatch):
+    pipeline.answer = RuntimeError("rank 1 is gone")
+    assert run(["train", "--debug", *PLACES]) == 1
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setenv("UNLEARNREC_DEBUG", "1")
+    assert run(["train", *PLACES]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_overrides_stand_after_the_options(pipeline, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("interactions: a\noutput: b\n")
+    assert run(["train", "--config", str(path), "--resume", "--without", "x", "--without", "y", "train.epochs=7"]) == 0
+    [(name, (config,), kwargs)] = pipeline.calls
+    assert (name, config.train.epochs, kwargs["resume"], kwargs["without"]) == ("train", 7, True, ["x", "y"])
+
+
+def test_forget_passes_its_options_on(pipeline):
+    assert run(["forget", "--users", "1,2", "--dry-run", "--request-id", "r1", *PLACES]) == 0
+    [(_, _, kwargs)] = pipeline.calls
+    kwargs.pop("progress")
+    assert kwargs == {
+        "users": "1,2",
+        "items": None,
+        "interactions": None,
+        "requests": None,
+        "dry_run": True,
+        "request_id": "r1",
+    }
+
+
+def test_status_takes_the_id_first(pipeline):
+    assert run(["status", "r1", *PLACES]) == 0
+    [(name, (config, request_id), _)] = pipeline.calls
+    assert (name, config.output, request_id) == ("status", "out", "r1")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nope"],
+        ["train", "--bogus"],
+        ["train"],
+        ["train", "train.epochs=0", *PLACES],
+        ["forget", *PLACES],
+        ["export", *PLACES],
+        ["status"],
+        ["quickstart", "--partitions", "0"],
+        ["bench", "nope"],
+        ["train", "--config", "nowhere.yaml"],
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_is_exit_code_2_in_one_readable_message(arguments, capsys):
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("arguments", [["nope", "--json"], ["train", "--json"], ["forget", "--json", *PLACES]])
+def test_bad_usage_with_json_is_one_object(arguments, capsys):
+    assert run(arguments) == 2
+    assert set(json.loads(capsys.readouterr().out.splitlines()[-1])) == {"error"}
+
+
+def test_help_answers_at_once_and_loads_nothing_heavy():
+    code = (
+        "import sys; from unlearnrec.cluster.cli import run; code = run(['--help']);"
+        "heavy = {'torch', 'ray', 'numpy', 'pyarrow', 'dgl', 'pydantic'} & set(sys.modules);"
+        "sys.exit(f'loaded {heavy}' if heavy else code)"
+    )
+    seconds = []
+    for _ in range(3):  # the best of three: the promise is about the program, not about a busy machine
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5
+
+
+def test_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "unlearnrec", "train", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--without" in done.stdout
+
+
+def test_plain_progress_is_sparse(capsys):
+    with PlainProgress(sys.stderr).task("train", 1000) as task:
+        for _ in range(1000):
+            task.advance(loss=0.25)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("train: 1000/1000 in") and lines[0].endswith("loss=0.25")

@@ -1,0 +1,104 @@
+"""Decisions about failures: plain data in, plain data out."""
+
+import pickle
+
+import pytest
+from fake_host import FakeCollectiveError
+
+from unlearnrec.partitioning.errors import InputError
+from unlearnrec.workers.actor import describe
+from unlearnrec.workers.failures import (
+    Cause,
+    GiveUp,
+    Kind,
+    RaiseInput,
+    Retry,
+    StaleGeneration,
+    classify,
+    decide,
+    raise_failure,
+    worker_failure,
+)
+from unlearnrec.workers.placement import misfit
+
+DIED = Cause(Kind.DIED, "its process ended")
+DEFECT = Cause(Kind.ERROR, "KeyError: 'x'")
+LATE = Cause(Kind.COLLECTIVE, "timed out", missing=(2,))
+
+
+@pytest.mark.parametrize(
+    ("error", "aborted", "kind"),
+    [
+        (InputError("x"), True, Kind.INPUT),
+        (FakeCollectiveError("x", [1]), False, Kind.COLLECTIVE),
+        (FakeCollectiveError("x", [1]), True, Kind.ABORTED),
+        (StaleGeneration("x"), False, Kind.STALE),
+        (ConnectionError("x"), False, Kind.TRANSIENT),
+        (MemoryError(), False, Kind.TRANSIENT),
+        (KeyError("x"), False, Kind.ERROR),
+    ],
+)
+def test_classify(error, aborted, kind):
+    assert classify(error, aborted) is kind
+
+
+def test_a_lost_worker_is_worth_a_rebuild_even_when_the_others_echo_it_as_errors():
+    assert decide({0: DEFECT, 1: DIED}, rebuilds=0, max_rebuilds=3) == Retry()
+
+
+def test_a_defect_is_not_retried():
+    assert isinstance(decide({0: DEFECT, 1: LATE}, rebuilds=0, max_rebuilds=3), GiveUp)
+
+
+def test_rebuilds_are_limited():
+    assert decide({0: LATE}, rebuilds=2, max_rebuilds=3) == Retry()
+    assert isinstance(decide({0: LATE}, rebuilds=3, max_rebuilds=3), GiveUp)
+
+
+def test_the_users_mistake_comes_before_everything():
+    error = InputError("no such column")
+    causes = {0: DIED, 1: Cause(Kind.INPUT, "InputError", exception=error)}
+    assert decide(causes, 9, 3) == RaiseInput(error)
+    with pytest.raises(InputError) as caught:
+        raise_failure(worker_failure("train", causes, 30))
+    assert caught.value is error
+
+
+def test_the_message_names_missing_ranks_and_the_setting():
+    failure = worker_failure("train", {0: LATE, 1: LATE, 2: Cause(Kind.UNRESPONSIVE, "does not answer")}, 30)
+    assert failure.missing == [2] and failure.dead == []
+    assert "rank 2" in str(failure) and "cluster.collective_timeout_seconds = 30 s" in str(failure)
+
+
+def test_a_dead_rank_is_dead_rather_than_missing():
+    failure = worker_failure("train", {0: LATE, 2: DIED}, 30)
+    assert (failure.dead, failure.missing) == ([2], [])
+
+
+def test_failures_pickle_with_everything():
+    failure = pickle.loads(pickle.dumps(worker_failure("train", {0: LATE, 2: DIED}, 30)))
+    assert failure.causes == {0: LATE, 2: DIED} and failure.dead == [2] and str(failure).startswith("`train` failed")
+
+
+def test_an_exception_that_does_not_pickle_travels_as_text():
+    class Local(Exception):
+        pass
+
+    def fail():
+        raise Local("here")
+
+    try:
+        fail()
+    except Local as error:
+        cause = describe(error, aborted=False)
+    assert cause.exception is None and cause.text == "Local: here" and "in fail" in cause.trace
+    pickle.dumps(cause)
+
+
+def test_misfit_names_the_settings():
+    two = [{"CPU": 2.0}, {"CPU": 2.0}]
+    assert misfit(two, 4, 1, 0) is None
+    assert "cluster.partitions = 5" in misfit(two, 5, 1, 0)
+    assert "no machine has more than 2" in misfit(two, 1, 4, 0)
+    assert "only 2 workers" in misfit([{"CPU": 3.0}, {"CPU": 3.0}], 3, 2, 0)
+    assert "cluster.gpus_per_worker" in misfit(two, 1, 1, 1)

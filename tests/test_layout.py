@@ -1,0 +1,127 @@
+"""The layout is the architecture: arrows run one way, a few modules own a library, nothing is loaded twice."""
+
+import ast
+import importlib
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import unlearnrec
+
+ROOT = Path(unlearnrec.__file__).resolve().parent
+FOLDERS = ("partitioning", "distributed", "workers", "cluster", "benchmarks")  # each may import those before it
+MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+SKIPPED = {"__pycache__", "build", "dist"}
+
+
+def place(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def used_names(path: Path) -> Iterator[str]:
+    """Dotted names of all that a module imports, relative imports made absolute, and of torch's attributes it reads."""
+    package = ["unlearnrec", *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Attribute):
+            text = ast.unparse(node)
+            if text.startswith("torch."):
+                yield text
+
+
+def users_of(library: str) -> set[str]:
+    def uses(path: Path) -> bool:
+        return any(name == library or name.startswith(library + ".") for name in used_names(path))
+
+    return {place(path) for path in MODULES if uses(path)}
+
+
+def test_the_walk_sees_imports():
+    assert "unlearnrec.partitioning.errors.InputError" in set(used_names(ROOT / "cluster" / "config.py"))
+
+
+def test_arrows_run_one_way():
+    wrong = []
+    for path in MODULES:
+        own = FOLDERS.index(path.relative_to(ROOT).parts[0])
+        for name in used_names(path):
+            parts = name.split(".")
+            if parts[0] == "unlearnrec" and len(parts) > 1 and parts[1] in FOLDERS[own + 1 :]:
+                wrong.append(f"{place(path)} imports {name}")
+    assert not wrong
+
+
+def test_inside_the_package_imports_are_relative():
+    wrong = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            wrong += [f"{place(path)}: {name}" for name in names if name.split(".")[0] in ("unlearnrec", *FOLDERS)]
+    assert not wrong
+
+
+@pytest.mark.parametrize("library", ["torch.distributed", "torch.nn.parallel"])
+def test_one_module_talks_to_other_ranks(library: str):
+    assert users_of(library) <= {"distributed/comm.py"}
+
+
+def test_one_module_imports_dgl():
+    assert users_of("dgl") <= {"distributed/neighbour_sum.py"}
+
+
+def test_ray_stays_in_workers_and_above():
+    assert all(user.startswith(("workers/", "cluster/", "benchmarks/")) for user in users_of("ray"))
+
+
+def test_partitioning_needs_no_torch():
+    assert not any(user.startswith("partitioning/") for user in users_of("torch"))
+
+
+def test_no_module_is_loaded_twice():
+    for path in MODULES:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        importlib.import_module(".".join(["unlearnrec", *(part for part in parts if part != "__init__")]))
+    names = defaultdict(set)
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and Path(file).resolve().is_relative_to(ROOT) and ".venv" not in Path(file).parts:
+            names[Path(file).resolve()].add(name)
+    twice = {place(path): sorted(found) for path, found in names.items() if len(found) > 1 and "__main__" not in found}
+    assert not twice
+    bare = {name for found in names.values() for name in found if name.split(".")[0] in FOLDERS}
+    assert not bare, "a folder of the package was imported as a top-level package"
+
+
+def test_every_package_is_listed_for_installation():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = set(re.findall(r'^    "(unlearnrec[\w.]*)",$', text, flags=re.M))
+    there = {".".join(["unlearnrec", *path.parent.relative_to(ROOT).parts]) for path in MODULES}
+    assert listed == there | {"unlearnrec"}
+    assert f'version = "{unlearnrec.__version__}"' in text
+
+
+def test_no_file_holds_a_developers_path():
+    pattern = re.compile("/" + r"(home|Users|root|work)/\w|/" + r"tmp/spec")
+    suffixes = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".ini", ".cfg", ""}
+    wrong = []
+    for path in ROOT.rglob("*"):
+        parts = path.relative_to(ROOT).parts
+        generated = parts[0] in ("quickstart-output", "output", "shared") or parts[0].endswith(".egg-info")
+        hidden = parts[0].startswith(".") and parts[0] != ".ci"
+        if SKIPPED & set(parts) or hidden or generated or path.suffix not in suffixes or not path.is_file():
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+            if pattern.search(line):
+                wrong.append(f"{place(path)}:{number}: {line.strip()[:100]}")
+    assert not wrong

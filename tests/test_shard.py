@@ -1,0 +1,100 @@
+"""Graph shards: each interaction stands at both owners, and removing pairs removes exactly those pairs."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unlearnrec.partitioning.assignment import Assignment
+from unlearnrec.partitioning.shard import GraphShard, build_shards
+
+USERS, ITEMS = 7, 5
+Pairs = set[tuple[int, int]]
+
+pairs_of_graph = st.sets(st.tuples(st.integers(0, USERS - 1), st.integers(0, ITEMS - 1)))
+# Ids outside the graph as well: a request may name what is not here.
+pairs_of_request = st.lists(st.tuples(st.integers(-1, USERS), st.integers(-1, ITEMS)))
+
+
+def make_assignment(num_partitions: int, seed: int) -> Assignment:
+    rng = np.random.default_rng(seed)
+    draw = [rng.integers(0, num_partitions, n).astype(np.int16) for n in (USERS, ITEMS)]
+    return Assignment(*draw, num_partitions)
+
+
+def make_shards(pairs: Pairs, num_partitions: int, seed: int = 0) -> list[GraphShard]:
+    users, items = np.array(sorted(pairs), dtype=np.int32).reshape(-1, 2).T
+    return build_shards(users, items, counts_of(users, items), make_assignment(num_partitions, seed))
+
+
+def counts_of(users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    return (1 + users * ITEMS + items).astype(np.int32)
+
+
+def rows(ids: np.ndarray, indptr: np.ndarray, neighbours: np.ndarray) -> dict[int, list[int]]:
+    return {int(node): neighbours[indptr[j] : indptr[j + 1]].tolist() for j, node in enumerate(ids)}
+
+
+def check(shards: list[GraphShard], pairs: Pairs, assignment: Assignment) -> None:
+    """The shards hold exactly `pairs`, each at both owners, in order of global id, with the right counts."""
+    for k, shard in enumerate(shards):
+        assert shard.partition == k and shard.num_partitions == len(shards)
+        assert (shard.num_users, shard.num_items) == (USERS, ITEMS)
+        expected_users = {
+            u: sorted(i for v, i in pairs if v == u) for u in range(USERS) if assignment.owner_of_user[u] == k
+        }
+        expected_items = {
+            i: sorted(u for u, j in pairs if j == i) for i in range(ITEMS) if assignment.owner_of_item[i] == k
+        }
+        assert rows(shard.user_ids, shard.user_indptr, shard.user_neighbours) == expected_users
+        assert rows(shard.item_ids, shard.item_indptr, shard.item_neighbours) == expected_items
+        users, items, counts = shard.interactions()
+        np.testing.assert_array_equal(counts, counts_of(users, items))
+        owners = np.repeat(shard.item_ids, np.diff(shard.item_indptr))
+        np.testing.assert_array_equal(shard.item_counts, counts_of(shard.item_neighbours, owners))
+        for name in ("user_ids", "user_indptr", "item_ids", "item_indptr"):
+            assert getattr(shard, name).dtype == np.int64
+        for name in ("user_neighbours", "user_counts", "item_neighbours", "item_counts"):
+            assert getattr(shard, name).dtype == np.int32
+
+
+@settings(max_examples=150, deadline=None)
+@given(pairs_of_graph, pairs_of_request, st.integers(1, 4), st.integers(0, 9))
+def test_without_matches_brute_force(pairs: Pairs, request: list[tuple[int, int]], parts: int, seed: int) -> None:
+    shards = make_shards(pairs, parts, seed)
+    check(shards, pairs, make_assignment(parts, seed))
+    users, items = np.array(request, dtype=np.int64).reshape(-1, 2).T
+    check([s.without(users, items) for s in shards], pairs - set(request), make_assignment(parts, seed))
+    check(shards, pairs, make_assignment(parts, seed))
+
+
+@settings(max_examples=30, deadline=None)
+@given(pairs_of_graph, st.integers(1, 4))
+def test_bytes_round_trip(pairs: Pairs, parts: int) -> None:
+    shards = make_shards(pairs, parts)
+    copies = [GraphShard.from_bytes(s.to_bytes()) for s in shards]
+    check(copies, pairs, make_assignment(parts, 0))
+    assert [c.to_bytes() for c in copies] == [s.to_bytes() for s in shards]
+
+
+def test_interactions_of_all_shards_rebuild_the_graph_in_any_order() -> None:
+    pairs = {(0, 0), (0, 4), (3, 1), (6, 4), (6, 0)}
+    shards = make_shards(pairs, 3)
+    users, items, counts = (np.concatenate(x)[::-1] for x in zip(*(s.interactions() for s in shards), strict=True))
+    again = build_shards(users, items, counts, make_assignment(3, 0))
+    assert [s.to_bytes() for s in again] == [s.to_bytes() for s in shards]
+
+
+def test_untouched_side_is_shared_not_copied() -> None:
+    shard = make_shards({(0, 0), (1, 1)}, 1)[0]
+    same = shard.without([5], [4])
+    assert same.user_neighbours is shard.user_neighbours and same.item_neighbours is shard.item_neighbours
+
+
+def test_another_format_is_refused() -> None:
+    from safetensors.numpy import load, save
+
+    arrays = load(make_shards({(0, 0)}, 1)[0].to_bytes())
+    arrays["header"] = arrays["header"] + np.array([1, 0, 0, 0, 0])
+    with pytest.raises(ValueError, match="format 2"):
+        GraphShard.from_bytes(save(arrays))

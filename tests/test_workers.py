@@ -1,0 +1,177 @@
+"""The worker group on a real local Ray, with a fake host; the actor's own rules without Ray."""
+
+import os
+import signal
+import threading
+import time
+
+import fake_host
+import pytest
+import ray
+from fake_host import FakeHost
+from ray import cloudpickle
+
+from unlearnrec.partitioning.errors import InputError
+from unlearnrec.workers import Kind, ShardWorker, WorkerFailure, WorkerGroup
+
+cloudpickle.register_pickle_by_value(fake_host)  # the workers cannot import the tests' folder
+
+
+@pytest.fixture(scope="module")
+def group(ray_session):
+    with WorkerGroup.start(2, 1, 0, 1, 5.0, factory=FakeHost) as group:
+        group.form()
+        yield group
+
+
+@pytest.fixture
+def formed(group):
+    """The shared group in a working generation, with nothing loaded."""
+    if not group.formed:
+        group.rebuild()
+    group.call("load", None)
+    return group
+
+
+def pids(group):
+    return [ray.get(actor.ping.remote())["pid"] for actor in group._actors]
+
+
+def later(seconds, action):
+    timer = threading.Timer(seconds, action)
+    timer.start()
+    return timer
+
+
+# ---- the actor without Ray ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def worker():
+    worker = ShardWorker(0, 2, FakeHost)
+    assert worker.prepare().cause is None
+    assert worker.join("localhost", 1, 1, 1.0).cause is None
+    return worker
+
+
+def test_a_repeated_call_returns_the_same_result_and_runs_nothing(worker):
+    first = worker.call(1, 1, "count", (), {})
+    assert worker.call(1, 1, "count", (), {}) is first
+    assert worker.call(1, 2, "count", (), {}).value == 2
+    assert worker.call(1, 1, "count", (), {}).cause.kind is Kind.STALE
+
+
+def test_calls_of_another_generation_are_refused(worker):
+    assert worker.call(2, 1, "count", (), {}).cause.kind is Kind.STALE
+    worker.join("localhost", 1, 2, 1.0)
+    assert worker.call(1, 2, "count", (), {}).cause.kind is Kind.STALE
+    assert worker.join("localhost", 1, 2, 1.0).cause.kind is Kind.STALE
+    assert worker.call(2, 1, "count", (), {}).value == 1
+
+
+def test_an_abort_of_an_old_generation_does_not_touch_the_new_one(worker):
+    worker.join("localhost", 1, 2, 1.0)
+    worker.abort(1)
+    assert worker.call(2, 1, "collective", (0,), {}).value == "done"
+    worker.abort(2)
+    assert worker.call(2, 2, "count", (), {}).cause.kind is Kind.ABORTED
+
+
+def test_an_error_ends_the_process_groups_at_once(worker):
+    assert worker.call(1, 1, "defect_on", (0,), {}).cause.kind is Kind.ERROR
+    assert worker._host.stop.is_set()
+
+
+# ---- the group on Ray -----------------------------------------------------------------------------------------------
+
+
+def test_calls_on_all_and_on_some(formed):
+    assert [part for part, _, _ in formed.call("where")] == [0, 1]
+    assert formed.call("where", partitions=[1])[0][0] == 1
+
+
+def test_progress_passes_a_blocked_call(formed):
+    seen = []
+    assert formed.call("collective", 2.0, on_progress=seen.append) == ["done", "done"]
+    assert len(seen) >= 3 and all(p["step"] >= 1 for p in seen[-1])
+
+
+def test_a_killed_worker_is_noticed_and_replaced(formed):
+    victim = pids(formed)[1]
+    times = {}
+
+    def kill():
+        times["killed"] = time.monotonic()
+        os.kill(victim, signal.SIGKILL)
+
+    def restore():
+        times["restored"] = time.monotonic()
+        formed.call("load", "committed")
+
+    later(1.0, kill)
+    generation = formed.generation
+    result = formed.run("collective_if_not_loaded", 60, restore=restore, max_rebuilds=1)
+    assert result == ["committed 0", "committed 1"]
+    assert formed.generation == generation + 1
+    # Survivors keep their host, the new process has a new one.
+    (_, _, old_joins), (_, _, new_joins) = formed.call("where")
+    assert old_joins > 1 and new_joins == 1
+    assert times["restored"] - times["killed"] < 25
+    print(f"killed to re-formed: {times['restored'] - times['killed']:.1f} s")
+
+
+def test_a_killed_worker_is_named_within_seconds(formed):
+    victim = pids(formed)[0]
+    killed = []
+    later(0.5, lambda: (killed.append(time.monotonic()), os.kill(victim, signal.SIGKILL)))
+    with pytest.raises(WorkerFailure) as caught:
+        formed.call("collective", 4.5)
+    assert caught.value.dead == [0] and not formed.formed
+    assert time.monotonic() - killed[0] < 4
+
+
+def test_a_worker_that_restarted_between_calls_is_a_lost_one(formed):
+    os.kill(pids(formed)[1], signal.SIGKILL)
+    time.sleep(2)
+    with pytest.raises(WorkerFailure) as caught:
+        formed.call("where")
+    assert caught.value.dead == [1]
+
+
+def test_a_frozen_worker_is_named_with_the_setting_and_replaced(formed):
+    victim = pids(formed)[1]
+    later(0.5, lambda: os.kill(victim, signal.SIGSTOP))
+    with pytest.raises(WorkerFailure) as caught:
+        formed.call("collective", 60)
+    assert caught.value.missing == [1] and caught.value.causes[1].kind is Kind.UNRESPONSIVE
+    assert "cluster.collective_timeout_seconds" in str(caught.value)
+    formed.rebuild()
+    assert pids(formed)[1] != victim
+
+
+def test_an_input_error_passes_unchanged_and_soon(formed):
+    generation, started = formed.generation, time.monotonic()
+    with pytest.raises(InputError, match=r"^users.csv: no column user_id$"):
+        formed.run("wrong_input_on", 1, restore=lambda: pytest.fail("rebuilt"))
+    assert formed.generation == generation and time.monotonic() - started < 4
+
+
+def test_a_defect_is_raised_and_not_repeated(formed):
+    generation = formed.generation
+    with pytest.raises(WorkerFailure, match="no such table") as caught:
+        formed.run("defect_on", 0, restore=lambda: pytest.fail("rebuilt"))
+    assert formed.generation == generation
+    assert caught.value.causes[0].kind is Kind.ERROR and "defect_on" in caught.value.causes[0].trace
+
+
+def test_more_workers_than_cpus_fail_at_once(ray_session):
+    started = time.monotonic()
+    with pytest.raises(InputError, match=r"cluster\.partitions = 5 with cluster\.cpus_per_worker = 1 .*has 4"):
+        WorkerGroup.start(5, 1, 0, None, 5.0, factory=FakeHost)
+    assert time.monotonic() - started < 2
+
+
+def test_occupied_cpus_are_reported_after_a_grace(group, monkeypatch):
+    monkeypatch.setattr("unlearnrec.workers.placement.FREE_GRACE_SECONDS", 1.0)
+    with pytest.raises(InputError, match=r"cluster\.partitions = 3 .* free are 2 of 4 CPUs"):
+        WorkerGroup.start(3, 1, 0, None, 5.0, factory=FakeHost)

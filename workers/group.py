@@ -1,0 +1,386 @@
+"""The driver's side of the workers: start them, form a generation, call all of them, notice failures, rebuild."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from .actor import CONTROL, CONTROL_THREADS, Factory, ShardWorker, default_factory
+from .failures import (
+    TIMEOUT_SETTING,
+    Cause,
+    GiveUp,
+    Kind,
+    Outcome,
+    RaiseInput,
+    WorkerFailure,
+    decide,
+    raise_failure,
+    worker_failure,
+)
+from .placement import connect, place
+
+POLL_SECONDS = 0.5
+PING_SECONDS = 3.0  # a control method answers in a millisecond; this is for a machine under load
+ABORT_SECONDS = 5.0  # an aborted collective returns in milliseconds; a worker inside a long kernel is not waited for
+RESTART_SECONDS = 180.0  # a new process on a new machine, with torch imported; measured 4 s on a free one
+
+Progress = Callable[[list[dict[str, Any]]], None]
+
+log = logging.getLogger(__name__)
+
+
+class WorkerGroup:
+    """All workers of a run. `start`, `form`, then `call` or `run`; `shutdown` (or leaving the `with` block) ends it.
+
+    Not thread-safe: one thread drives it. Arrays in results are read-only views of Ray's shared memory.
+    """
+
+    def __init__(
+        self, actors: Sequence[Any], placement: PlacementGroup, collective_timeout_seconds: float, owns_ray: bool
+    ) -> None:
+        self._actors = list(actors)
+        self._placement = placement
+        self._timeout = collective_timeout_seconds
+        self._owns_ray = owns_ray
+        self._generation = 0
+        self._formed = False
+        self._sequence = 0
+        self._incarnations: dict[int, str] = {}
+        self._restarting: set[int] = set()  # workers whose process ended since the last formation
+        self._unfinished: dict[int, Any] = {}  # calls that a failure left running on the workers' SPMD threads
+
+    @classmethod
+    def start(
+        cls,
+        num_partitions: int,
+        cpus_per_worker: float,
+        gpus_per_worker: float,
+        threads_per_worker: int | None,
+        collective_timeout_seconds: float,
+        factory: Factory = default_factory,
+        address: str | None = None,
+    ) -> WorkerGroup:
+        """Place and start one worker per partition. Does not wait for their processes: `form` does.
+
+        `threads_per_worker` sets OMP_NUM_THREADS (None: cpus_per_worker); `address` is that of a Ray cluster (None:
+        RAY_ADDRESS, or a local Ray; an existing ray.init is used as it is).
+
+        Raises:
+            InputError: the cluster cannot hold so many workers (at once), or is occupied (after a grace period).
+        """
+        owns_ray = connect(address)
+        try:
+            placement = place(num_partitions, cpus_per_worker, gpus_per_worker)
+        except BaseException:
+            if owns_ray:
+                ray.shutdown()
+            raise
+        threads = threads_per_worker or max(1, int(cpus_per_worker))
+        remote: Any = ray.remote  # its annotations do not know concurrency_groups
+        actor_class = remote(
+            num_cpus=cpus_per_worker,
+            num_gpus=gpus_per_worker,
+            max_restarts=-1,
+            max_task_retries=0,
+            concurrency_groups={CONTROL: CONTROL_THREADS},
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+        )(ShardWorker)
+        actors = [
+            actor_class.options(
+                scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=k)
+            ).remote(k, num_partitions, factory)
+            for k in range(num_partitions)
+        ]
+        return cls(actors, placement, collective_timeout_seconds, owns_ray)
+
+    def __enter__(self) -> WorkerGroup:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    @property
+    def num_partitions(self) -> int:
+        """Number of workers."""
+        return len(self._actors)
+
+    @property
+    def generation(self) -> int:
+        """Number of the last generation formed or tried; 0 before the first."""
+        return self._generation
+
+    @property
+    def formed(self) -> bool:
+        """Whether the workers share a working generation: false before `form` and after any failure."""
+        return self._formed
+
+    # ---- formation ----------------------------------------------------------------------------------------------
+
+    def form(self) -> None:
+        """Form the next generation: every worker has its host and joins new process groups.
+
+        Raises:
+            WorkerFailure: a worker did not come up, or the ranks did not find each other in time.
+            InputError: a host raised it.
+        """
+        self._formed = False
+        self._generation += 1
+        everyone = range(self.num_partitions)
+        for k, identity in self._await_workers(time.monotonic() + RESTART_SECONDS).items():
+            self._incarnations[k] = identity["incarnation"]
+        self._collect("prepare", {k: self._actors[k].prepare.remote() for k in everyone}, RESTART_SECONDS)
+        store = self._collect("open_store", {0: self._actors[0].open_store.remote()}, self._timeout)[0]
+        join = {k: self._actors[k].join.remote(*store, self._generation, self._timeout) for k in everyone}
+        self._collect("join", join, self._timeout + ABORT_SECONDS)
+        self._restarting.clear()
+        self._formed = True
+
+    def rebuild(self) -> None:
+        """After a failure: end the old generation everywhere, replace workers that cannot go on, form the next one.
+
+        The hosts of surviving workers keep their objects, those of replaced workers start empty: load state afterwards.
+
+        Raises:
+            WorkerFailure: as `form`.
+        """
+        everyone = range(self.num_partitions)
+        self._abort(everyone)
+        # They had ABORT_SECONDS when the call failed; a frozen process or a long kernel is not waited for any longer.
+        stuck = {k for k, ref in self._unfinished.items() if not ray.wait([ref], timeout=0)[0]}
+        others = set(everyone) - stuck
+        silent = others - self._answering(others) - self._restarting
+        for k in sorted(stuck | silent):
+            log.warning("worker %d does not come back from its call: replacing its process", k)
+            ray.kill(self._actors[k], no_restart=False)
+        self._unfinished.clear()
+        self.form()
+
+    def _await_workers(self, deadline: float) -> dict[int, dict[str, Any]]:
+        """Ping until every worker has answered. A call to an actor that is about to restart may fail: ask again."""
+        identities: dict[int, dict[str, Any]] = {}
+        pings = {k: actor.ping.remote() for k, actor in enumerate(self._actors)}
+        while pings:
+            ready, _ = ray.wait(list(pings.values()), num_returns=len(pings), timeout=POLL_SECONDS)
+            for k, ref in list(pings.items()):
+                if ref not in ready:
+                    continue
+                try:
+                    identities[k] = ray.get(ref)
+                    del pings[k]
+                except RayActorError:
+                    time.sleep(0.1)
+                    pings[k] = self._actors[k].ping.remote()
+            if pings and time.monotonic() > deadline:
+                text = (
+                    f"did not start within {RESTART_SECONDS:g} s; is a machine with enough free CPUs and memory there?"
+                )
+                raise worker_failure("start", {k: Cause(Kind.UNRESPONSIVE, text) for k in pings}, self._timeout)
+        return identities
+
+    # ---- calls --------------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        method: str,
+        *args: Any,
+        partitions: Sequence[int] | None = None,
+        on_progress: Progress | None = None,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Call the host's `method` on all workers (or on `partitions`) at once; results in the order given.
+
+        About every half second the workers' progress goes to `on_progress`, one dict per partition, last known value.
+        There is no time-out for the whole call: a worker fails when its process ends, when a collective times out, or
+        when its control methods stay silent for as long as a collective may.
+
+        Raises:
+            InputError: a host raised it.
+            WorkerFailure: any other failure. In both cases the generation is over: `rebuild` before the next call.
+            RuntimeError: no generation is formed.
+        """
+        if not self._formed:
+            raise RuntimeError(f"`{method}` called without a formed generation: call form() first")
+        called = list(partitions) if partitions is not None else list(range(self.num_partitions))
+        self._sequence += 1
+        # Put once, not once per worker: a large request is then one copy per machine.
+        request = (self._generation, self._sequence, method, ray.put(args), ray.put(kwargs))
+        refs = {k: self._actors[k].call.remote(*request) for k in called}
+        return self._collect(method, refs, None, on_progress, request)
+
+    def run(
+        self,
+        method: str,
+        *args: Any,
+        restore: Callable[[], None],
+        max_rebuilds: int = 3,
+        partitions: Sequence[int] | None = None,
+        on_progress: Progress | None = None,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """`call`, and after a failure that another attempt can mend: rebuild, `restore()`, call again.
+
+        `restore` loads committed state into all workers; it also runs first when no generation is formed yet.
+
+        Raises:
+            InputError: a host raised it; nothing is rebuilt.
+            WorkerFailure: a defect, or still failing after `max_rebuilds` rebuilds.
+        """
+        rebuilds = 0
+        while True:
+            try:
+                if not self._formed:
+                    self.rebuild()
+                    restore()
+                return self.call(method, *args, partitions=partitions, on_progress=on_progress, **kwargs)
+            except WorkerFailure as failure:
+                decision = decide(failure.causes, rebuilds, max_rebuilds)
+                if isinstance(decision, RaiseInput):
+                    raise decision.error from None
+                if isinstance(decision, GiveUp):
+                    log.error("giving up: %s", decision.reason)
+                    raise
+                rebuilds += 1
+                log.warning("%s\nRebuild %d of %d.", failure, rebuilds, max_rebuilds)
+
+    def _collect(
+        self,
+        method: str,
+        refs: dict[int, Any],
+        limit_seconds: float | None,
+        on_progress: Progress | None = None,
+        request: tuple[Any, ...] | None = None,
+    ) -> list[Any]:
+        """Wait for the outcomes; on the first failure stop the others, find out who is missing, and raise."""
+        started = time.monotonic()
+        pulse = Pulse(self._actors, list(refs))
+        pending, outcomes = dict(refs), dict[int, Outcome]()
+        while pending:
+            ready, _ = ray.wait(list(pending.values()), num_returns=1, timeout=POLL_SECONDS)
+            self._take(pending, ready, outcomes, request)
+            if any(outcome.cause for outcome in outcomes.values()):
+                break
+            silent = pulse.poll(pending, self._timeout)
+            if on_progress is not None:
+                on_progress(pulse.last)
+            if silent or (limit_seconds is not None and time.monotonic() - started > limit_seconds):
+                break
+        else:
+            return [outcomes[k].value for k in refs]
+
+        self._formed = False
+        self._abort(range(self.num_partitions))
+        pings = {k: self._actors[k].ping.remote() for k in pending}
+        deadline = time.monotonic() + ABORT_SECONDS
+        while pending and (left := deadline - time.monotonic()) > 0:
+            ready, _ = ray.wait(list(pending.values()), num_returns=1, timeout=left)
+            self._take(pending, ready, outcomes, None)
+        answering = {k for k in pending if ray.wait([pings[k]], timeout=0)[0]}
+        causes = {k: outcome.cause for k, outcome in outcomes.items() if outcome.cause}
+        for k in pending:
+            if k in answering:
+                causes[k] = Cause(Kind.ABORTED, f"still in {pulse.of(k)} when it was told to stop")
+            else:
+                text = f"does not answer its control calls (frozen process or machine?); last seen in {pulse.of(k)}"
+                causes[k] = Cause(Kind.UNRESPONSIVE, text)
+        self._unfinished.update(pending)
+        if all(cause.kind is Kind.ABORTED for cause in causes.values()):
+            # Nobody failed, but the limit passed: those that had not finished by then are the late ones.
+            text = f"`{method}` did not finish within {limit_seconds:g} s (see {TIMEOUT_SETTING})"
+            causes = {k: Cause(Kind.COLLECTIVE, f"{text}; {c.text}", missing=(k,)) for k, c in causes.items()}
+        raise_failure(worker_failure(method, causes, self._timeout))
+
+    def _take(
+        self, pending: dict[int, Any], ready: list[Any], outcomes: dict[int, Outcome], request: tuple[Any, ...] | None
+    ) -> None:
+        """Move finished calls from `pending` to `outcomes`."""
+        for k in [k for k, ref in pending.items() if ref in ready]:
+            try:
+                outcomes[k] = ray.get(pending.pop(k))
+            except RayActorError as error:
+                # Either the process died, or only the connection did and the call may have run: the same process can
+                # be asked again, because the same (generation, sequence) runs only once.
+                unavailable = isinstance(error, ActorUnavailableError)
+                if request is not None and unavailable and self._same_process(k):
+                    pending[k] = self._actors[k].call.remote(*request)
+                else:
+                    self._restarting.add(k)
+                    outcomes[k] = Outcome(cause=Cause(Kind.DIED, f"its process ended ({first_line(error)})"))
+
+    def _same_process(self, k: int) -> bool:
+        """Whether worker k still is the process that joined this generation."""
+        try:
+            identity = ray.get(self._actors[k].ping.remote(), timeout=PING_SECONDS)
+        except (RayActorError, GetTimeoutError):
+            return False
+        return identity["incarnation"] == self._incarnations.get(k)
+
+    def _abort(self, partitions: Iterable[int]) -> None:
+        """Tell workers that the generation is over; not waited for, and a dead worker's error is nobody's."""
+        for k in partitions:
+            self._actors[k].abort.remote(self._generation)
+
+    def _answering(self, partitions: Iterable[int]) -> set[int]:
+        """Which of these workers answer a control call within PING_SECONDS (one that restarts right now does not)."""
+        pings = {k: self._actors[k].ping.remote() for k in partitions}
+        if not pings:
+            return set()
+        ready, _ = ray.wait(list(pings.values()), num_returns=len(pings), timeout=PING_SECONDS)
+        return {k for k, ref in pings.items() if ref in ready}
+
+    def shutdown(self) -> None:
+        """End the workers and free their place; disconnect from Ray only if `start` connected. May be called twice."""
+        if not ray.is_initialized():
+            return
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+        remove_placement_group(self._placement)
+        if self._owns_ray:
+            ray.shutdown()
+
+
+class Pulse:
+    """Progress of the workers in a call, which is also the proof that they live. One question each is under way."""
+
+    def __init__(self, actors: Sequence[Any], partitions: list[int]) -> None:
+        self._actors = actors
+        self._partitions = partitions
+        self._asked: dict[int, tuple[Any, float]] = {}
+        self._last: dict[int, dict[str, Any]] = {k: {} for k in partitions}
+
+    @property
+    def last(self) -> list[dict[str, Any]]:
+        """The last known progress, one dict per partition."""
+        return [self._last[k] for k in self._partitions]
+
+    def of(self, k: int) -> dict[str, Any]:
+        """The last known progress of partition k."""
+        return self._last[k]
+
+    def poll(self, pending: Iterable[int], limit_seconds: float) -> list[int]:
+        """Take the answers, ask again; returns the workers that have been silent for longer than `limit_seconds`."""
+        now = time.monotonic()
+        for k, (ref, _) in list(self._asked.items()):
+            if ray.wait([ref], timeout=0)[0]:
+                del self._asked[k]
+                try:
+                    self._last[k] = ray.get(ref)
+                except RayActorError:
+                    continue  # its call fails too, and that is where it is reported
+        for k in pending:
+            if k not in self._asked:
+                self._asked[k] = (self._actors[k].progress.remote(), now)
+        return [k for k in pending if now - self._asked[k][1] > limit_seconds]
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a message: Ray's go on for many."""
+    return str(error).strip().splitlines()[0][:200]
