@@ -151,7 +151,7 @@ def _run_metis(
 
 def _from_file(graph: InteractionGraph, num_partitions: int, uri: str, options: StorageOptions) -> Assignment:
     """Parquet with the columns side ("user" or "item"), id and partition. Ids that the graph lacks are ignored."""
-    batches = list(read_table(uri, ("side", "id", "partition"), options))
+    batches = [batch for batch in read_table(uri, ("side", "id", "partition"), options) if batch.num_rows]
     if not batches:
         raise InputError(f"{uri}: the assignment file has no rows")
     table = pa.Table.from_batches(batches)

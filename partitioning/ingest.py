@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from .assignment import Assignment, assign, balance, edge_cut
 from .errors import InputError
 from .graph import Progress, read_interactions
-from .halo import rows_per_layer
+from .halo import HALOS, rows_per_layer
 from .lake import Columns
 from .shard import GraphShard, build_shards
 from .storage import StorageOptions, Store
@@ -25,7 +25,6 @@ from .storage import StorageOptions, Store
 FORMAT = 1
 MANIFEST = "graph/manifest.json"
 
-HALOS = ("pull", "cover")
 Manifest = dict[str, Any]
 
 

@@ -1,4 +1,4 @@
-"""Tables of the lake as streams of record batches: a Parquet file, a folder of them, or a hive data set; and files of ids.
+"""Tables of the lake as streams of record batches (a Parquet file, a folder, a hive data set), and files of ids.
 
 Every file is checked against its own schema before a row of it is read, so that an error names the file.
 """
@@ -10,17 +10,18 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.dataset as ds
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from .errors import InputError
 from .storage import StorageOptions, filesystem_for, split_uri
 
 ID_COLUMNS = ("user_id", "item_id")
 
+# Memory is bounded by a batch and a buffer for each column, not by the table. pyarrow.dataset's scanner would not do:
+# ahead of a slow reader it decodes the whole file, whatever its read-ahead is set to.
 _BATCH_ROWS = 1 << 17
-# Batches that may be decoded ahead of the reader: memory is bounded by this, not by the table.
-_READ_AHEAD = 4
+_BUFFER_BYTES = 4 << 20
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -96,48 +97,51 @@ def read_table(
     partition_types = _partition_types(files)
     types: dict[str, tuple[pa.DataType, str]] = {}
     for file in files:
-        schema, fragment = _open(file)
-        for name in [*ids, *(n for n in (value, time) if n)]:
-            column_type = partition_types[name] if name in file.partition else _field_type(schema, name, file)
-            if name in ids:
-                target = _id_type(column_type, name, file)
-                first, first_file = types.setdefault(name, (target, file.uri))
-                if target != first:
+        with _open(file) as parquet:
+            schema = parquet.schema_arrow
+            for name in [*ids, *(n for n in (value, time) if n)]:
+                column_type = partition_types[name] if name in file.partition else _field_type(schema, name, file)
+                if name in ids:
+                    target = _id_type(column_type, name, file)
+                    first, first_file = types.setdefault(name, (target, file.uri))
+                    if target != first:
+                        raise InputError(
+                            f"{file.uri}: column '{name}' holds {target}, but {first_file} holds {first}. Write the "
+                            "column with one type in all files"
+                        )
+                elif name == value and not _is_number(column_type):
                     raise InputError(
-                        f"{file.uri}: column '{name}' holds {target}, but {first_file} holds {first}. Write the "
-                        "column with one type in all files"
+                        f"{file.uri}: column '{name}' (columns.value) is {column_type}; it must be numeric. Cast the "
+                        "column"
                     )
-            elif name == value and not _is_number(column_type):
-                raise InputError(f"{file.uri}: column '{name}' (columns.value) is {column_type}; it must be numeric")
-            elif name == time and not (pa.types.is_temporal(column_type) or _is_number(column_type)):
-                raise InputError(f"{file.uri}: column '{name}' (columns.time) is {column_type}; it must be a time")
-        wanted = [*ids, *([value] if value else [])]
-        row = 0
-        try:
-            for batch in fragment.to_batches(
-                columns=[name for name in dict.fromkeys(wanted) if name not in file.partition],
-                batch_size=_BATCH_ROWS,
-                batch_readahead=_READ_AHEAD,
-                fragment_readahead=1,
-            ):
-                arrays = [
-                    _cast(_column(batch, name, file), types[name][0], name, file, row)
-                    if name in ids
-                    else pc.cast(_column(batch, name, file), pa.float64())
-                    for name in wanted
-                ]
-                row += batch.num_rows
-                yield pa.RecordBatch.from_arrays(arrays, names=wanted)
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(file, error) from error
+                elif name == time and not (pa.types.is_temporal(column_type) or _is_number(column_type)):
+                    raise InputError(
+                        f"{file.uri}: column '{name}' (columns.time) is {column_type}; it must be a time. Cast the "
+                        "column"
+                    )
+            wanted = [*ids, *([value] if value else [])]
+            stored = [name for name in dict.fromkeys(wanted) if name not in file.partition]
+            row = 0
+            try:
+                for batch in parquet.iter_batches(_BATCH_ROWS, columns=stored):
+                    arrays = [
+                        _cast(_column(batch, name, file), types[name][0], name, file, row)
+                        if name in ids
+                        else pc.cast(_column(batch, name, file), pa.float64())
+                        for name in wanted
+                    ]
+                    row += batch.num_rows
+                    yield pa.RecordBatch.from_arrays(arrays, names=wanted)
+            except (OSError, pa.ArrowException) as error:
+                raise _unreadable(file, error) from error
 
 
 def read_ids(path: str, column: str | Sequence[str] | None, options: StorageOptions) -> pa.Table:
     """A file of ids: Parquet (file or folder), or CSV with a header when the name ends with .csv.
 
     `column`: the column or columns that must be there, all that the result has; None takes `user_id` and `item_id`,
-    whichever are there, at least one. Ids of a CSV are strings (0017 stays 0017): `graph.dense_ids` understands them for
-    integer ids too. A file without rows gives a table without rows.
+    whichever are there, at least one. Ids of a CSV are strings (0017 stays 0017): `graph.dense_ids` understands them
+    for integer ids too. A file without rows gives a table without rows.
 
     Raises:
         InputError: the file is absent or unreadable, lacks a column, has it in a wrong type, or an id is missing.
@@ -146,7 +150,8 @@ def read_ids(path: str, column: str | Sequence[str] | None, options: StorageOpti
     if path.lower().endswith(".csv"):
         return _read_csv(path, required, options)
     file = list_table(path, options)[0]
-    names = _chosen([*_open(file)[0].names, *file.partition], required, file.uri)
+    with _open(file) as parquet:
+        names = _chosen([*parquet.schema_arrow.names, *file.partition], required, file.uri)
     batches = list(read_table(path, names, options))
     schema = batches[0].schema if batches else pa.schema([(name, pa.string()) for name in names])
     return pa.Table.from_batches(batches, schema=schema)
@@ -154,17 +159,16 @@ def read_ids(path: str, column: str | Sequence[str] | None, options: StorageOpti
 
 def _read_csv(path: str, required: Sequence[str] | None, options: StorageOptions) -> pa.Table:
     file = list_table(path, options)[0]
+    strings = dict.fromkeys(required or ID_COLUMNS, pa.string())
     try:
         with file.filesystem.open_input_stream(file.path) as stream:
-            table = pyarrow.csv.read_csv(
-                stream, convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(ID_COLUMNS, pa.string()))
-            )
+            table = pyarrow.csv.read_csv(stream, convert_options=pyarrow.csv.ConvertOptions(column_types=strings))
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{file.uri} is not a readable CSV file: {error}. Its first line must be a header") from error
     names = _chosen(table.column_names, required, file.uri)
     arrays = {}
     for name in names:
-        arrays[name] = pc.utf8_trim_whitespace(table[name].cast(pa.string()))
+        arrays[name] = pc.utf8_trim_whitespace(table[name])
         missing = pc.index(pc.fill_null(pc.equal(arrays[name], ""), True), True).as_py()
         if missing >= 0:
             raise InputError(f"{file.uri}: column '{name}' is empty in row {missing + 1}. Drop the row or fill it in")
@@ -177,21 +181,24 @@ def _chosen(there: Sequence[str], required: Sequence[str] | None, uri: str) -> l
     if missing or not names:
         wanted = " and ".join(f"'{name}'" for name in missing) or "'user_id' and 'item_id'"
         raise InputError(f"{uri}: no column {wanted}; it has {', '.join(there)}. Rename the column of ids")
+    twice = [name for name in names if there.count(name) > 1]
+    if twice:
+        raise InputError(f"{uri}: more than one column '{twice[0]}'. Drop or rename all but one")
     return names
 
 
-def _open(file: LakeFile) -> tuple[pa.Schema, ds.ParquetFileFragment]:
+def _open(file: LakeFile) -> pq.ParquetFile:
     try:
-        fragment = ds.ParquetFileFormat().make_fragment(file.path, file.filesystem)
-        return fragment.physical_schema, fragment
+        source = file.filesystem.open_input_file(file.path)
+        return pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER_BYTES)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(file, error) from error
 
 
 def _unreadable(file: LakeFile, error: Exception) -> InputError:
     return InputError(
-        f"{file.uri} is not a readable Parquet file: {error}. Write it again, or take it out of the folder (files whose "
-        "names start with _ or . are skipped)"
+        f"{file.uri} is not a readable Parquet file: {error}. Write it again, or take it out of the folder (files "
+        "whose names start with _ or . are skipped)"
     )
 
 
@@ -248,7 +255,7 @@ def _cast(array: pa.Array, target: pa.DataType, name: str, file: LakeFile, row: 
     if ids.null_count:
         first = row + pc.index(pc.is_null(ids), True).as_py() + 1
         raise InputError(
-            f"{file.uri}: column '{name}' is null in row {first}. Every interaction needs a user and an item: drop the "
-            "row or fill it in"
+            f"{file.uri}: column '{name}' is null in row {first}. Every row needs a value there: drop the row or fill "
+            "it in"
         )
     return ids

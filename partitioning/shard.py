@@ -85,6 +85,18 @@ class GraphShard:
             item_counts=item_rows[2],
         )
 
+    def drop_nodes(self, users: npt.ArrayLike, items: npt.ArrayLike) -> "GraphShard":
+        """This shard minus the rows of the nodes users [n], items [m] (global dense ids), which must be empty.
+
+        Ids that are not owned here are ignored. `num_users` and `num_items` stay, since dense ids are never reused.
+
+        Raises:
+            ValueError: one of the nodes still has interactions.
+        """
+        user_ids, user_indptr = _drop_rows(self.user_ids, self.user_indptr, users, "user")
+        item_ids, item_indptr = _drop_rows(self.item_ids, self.item_indptr, items, "item")
+        return replace(self, user_ids=user_ids, user_indptr=user_indptr, item_ids=item_ids, item_indptr=item_indptr)
+
     def to_bytes(self) -> bytes:
         """The shard as one safetensors file. The same shard always gives the same bytes."""
         header = np.array([FORMAT, self.partition, self.num_partitions, self.num_users, self.num_items], dtype=np.int64)
@@ -189,3 +201,16 @@ def _drop(
     if not len(gone):
         return indptr, neighbours, counts
     return indptr - np.searchsorted(gone, indptr), np.delete(neighbours, gone), np.delete(counts, gone)
+
+
+def _drop_rows(
+    ids: npt.NDArray[np.int64], indptr: npt.NDArray[np.int64], nodes: npt.ArrayLike, side: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(ids, indptr) without the rows of `nodes`."""
+    gone = np.isin(ids, np.asarray(nodes, dtype=np.int64))
+    degrees = np.diff(indptr)
+    if degrees[gone].any():
+        node, degree = ids[gone][degrees[gone] > 0][0], degrees[gone][degrees[gone] > 0][0]
+        raise ValueError(f"{side} {node} still has {degree} interactions. Remove them first")
+    # The rows that go are empty, so those that stay end where they ended.
+    return ids[~gone], np.concatenate([indptr[:1], indptr[1:][~gone]])

@@ -85,6 +85,47 @@ def test_interactions_of_all_shards_rebuild_the_graph_in_any_order() -> None:
     assert [s.to_bytes() for s in again] == [s.to_bytes() for s in shards]
 
 
+@settings(max_examples=60, deadline=None)
+@given(pairs_of_graph, st.integers(1, 4), st.integers(0, 9), st.data())
+def test_dropped_nodes_lose_their_rows_and_nothing_else(
+    pairs: Pairs, parts: int, seed: int, data: st.DataObject
+) -> None:
+    # Ids that no shard owns as well, and some twice.
+    gone_users = data.draw(st.lists(st.integers(0, USERS + 1)))
+    gone_items = data.draw(st.lists(st.integers(0, ITEMS + 1)))
+    left = {(u, i) for u, i in pairs if u not in gone_users and i not in gone_items}
+    users, items = np.array(sorted(pairs - left), dtype=np.int64).reshape(-1, 2).T
+    for shard in make_shards(pairs, parts, seed):
+        emptied = shard.without(users, items)
+        dropped = emptied.drop_nodes(gone_users, gone_items)
+        assert dropped.user_ids.tolist() == [u for u in shard.user_ids if u not in gone_users]
+        assert dropped.item_ids.tolist() == [i for i in shard.item_ids if i not in gone_items]
+        assert (dropped.num_users, dropped.num_items) == (USERS, ITEMS)
+        for side, gone in (("user", gone_users), ("item", gone_items)):
+            before, after = (
+                rows(*(getattr(s, f"{side}_{name}") for name in ("ids", "indptr", "neighbours")))
+                for s in (emptied, dropped)
+            )
+            assert after == {node: row for node, row in before.items() if node not in gone}
+            assert getattr(dropped, f"{side}_indptr").dtype == getattr(dropped, f"{side}_ids").dtype == np.int64
+        assert GraphShard.from_bytes(dropped.to_bytes()).to_bytes() == dropped.to_bytes()
+
+
+def test_a_node_with_interactions_is_not_dropped() -> None:
+    shard = make_shards({(0, 0), (0, 1), (3, 2)}, 1)[0]
+    with pytest.raises(ValueError, match="user 0 still has 2 interactions"):
+        shard.drop_nodes([1, 0], [])
+    with pytest.raises(ValueError, match="item 2 still has 1 interactions"):
+        shard.drop_nodes([], [2])
+
+
+def test_a_node_owned_elsewhere_is_left_alone() -> None:
+    pairs = {(u, 0) for u in range(USERS)}
+    shards = make_shards(pairs, 2)
+    other = next(s for s in shards if not len(s.item_ids) or 0 not in s.item_ids)
+    assert other.drop_nodes([], [0]).to_bytes() == other.to_bytes()
+
+
 def test_untouched_side_is_shared_not_copied() -> None:
     shard = make_shards({(0, 0), (1, 1)}, 1)[0]
     same = shard.without([5], [4])

@@ -1,0 +1,16 @@
+"""LightGCN (He et al., SIGIR 2020): the mean of layers 0 .. L, nothing dense to train."""
+
+from torch import Tensor
+
+from .base import Backbone, Layer
+
+
+class LightGCN(Backbone):
+    """Readout = 1 / (L + 1) * sum over l of A^l E0 (eq. 4 with the uniform weights of section 3.1.2)."""
+
+    def forward(self, e0_ND: Tensor, layer: Layer) -> Tensor:
+        x_ND, total_ND = e0_ND, e0_ND
+        for _ in range(self.num_layers):
+            x_ND = layer(x_ND)
+            total_ND = total_ND + x_ND
+        return total_ND / (self.num_layers + 1)

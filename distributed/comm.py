@@ -1,0 +1,239 @@
+"""All talk between ranks: the one module that imports torch.distributed.
+
+Two process groups of the same ranks: one for rows of tables (halo exchange, lookups), one for DDP's gradients, so that
+their collectives cannot be taken for one another. A world of one rank needs no group and sends nothing.
+
+A failed collective ends the groups for good. gloo cannot be interrupted, and waits out its time-out when a peer hangs; so
+ranks wait in slices, between which they look for an `abort` and for failures that others have reported to the store, and
+`CollectiveError` names the ranks that were not heard from.
+
+Shape legend: S = rows sent, R = rows received, K = ranks, D = columns.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+_SLICE = timedelta(seconds=0.25)
+"""Between two looks for an abort. A collective that completes ends the wait at once."""
+_ROLL_CALL_SECONDS = 1.0
+"""How long a rank waits for the others to report a failed collective before it calls them missing."""
+
+Store = dist.TCPStore
+
+
+class CollectiveError(RuntimeError):
+    """A collective failed. `missing` are the ranks that did not report: dead, frozen, or cut off."""
+
+    def __init__(self, text: str, missing: list[int]) -> None:
+        super().__init__(text, missing)
+        self.text = text
+        self.missing = missing
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def open_store(host: str, size: int, timeout_seconds: float) -> Store:
+    """Rank 0's side of the meeting point, bound to a free port (`.port`) before anybody is told of it."""
+    return dist.TCPStore(
+        host, 0, size, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_seconds)
+    )
+
+
+def reach_store(host: str, port: int, size: int, timeout_seconds: float) -> Store:
+    """The other ranks' side."""
+    return dist.TCPStore(
+        host, port, size, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_seconds)
+    )
+
+
+class Comm:
+    """The ranks of one generation, and the collectives on them. Every method is called by all ranks, except `exchange`."""
+
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        store: Store | None = None,
+        timeout_seconds: float = 60.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """store: from `open_store` or `reach_store`; not needed for a world of one.
+
+        Raises:
+            CollectiveError: not all ranks came within the time-out.
+        """
+        self.rank, self.size = rank, size
+        self.device = torch.device(device)
+        self.rows_sent: dict[str, int] = {}
+        """Rows that left this rank in `all_to_all`, by purpose."""
+        self._store: Any = store
+        self._timeout = timeout_seconds
+        self._over = threading.Event()
+        self._closed = False
+        self._rows: Any = None
+        self._dense: Any = None
+        if size > 1:
+            assert store is not None
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            limit = timedelta(seconds=timeout_seconds)
+            with self._watched("forming the process group"):
+                dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+                self._rows = dist.new_group(list(range(size)), timeout=limit)
+                self._dense = dist.new_group(list(range(size)), timeout=limit)
+
+    def all_to_all(self, rows: Tensor, send_counts: Sequence[int], recv_counts: Sequence[int], purpose: str) -> Tensor:
+        """Exchange rows: of rows [S, ...], grouped by destination, send_counts [K] go to each rank. Returns [R, ...].
+
+        recv_counts [K] must be what the others send; both sides derive them from the same plan.
+        """
+        self.rows_sent[purpose] = self.rows_sent.get(purpose, 0) + sum(send_counts) - send_counts[self.rank]
+        if self.size == 1:
+            return rows
+        received = rows.new_empty((sum(recv_counts), *rows.shape[1:]))
+        with self._watched(f"all-to-all ({purpose})"):
+            self._wait(
+                dist.all_to_all_single(
+                    received, rows.contiguous(), list(recv_counts), list(send_counts), group=self._rows, async_op=True
+                )
+            )
+        return received
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """The sum of x over the ranks, in place."""
+        if self.size > 1:
+            with self._watched("all-reduce"):
+                self._wait(dist.all_reduce(x, group=self._rows, async_op=True))
+        return x
+
+    def all_gather(self, x: Tensor) -> list[Tensor]:
+        """x of every rank, in order of rank; the first dimension may differ between ranks."""
+        if self.size == 1:
+            return [x]
+        with self._watched("all-gather"):
+            sizes = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(self.size)]
+            mine = torch.tensor([len(x)], device=x.device)
+            self._wait(dist.all_gather(sizes, mine, group=self._rows, async_op=True))
+            counts = [int(n) for n in sizes]
+            # Equal shapes only, for every backend: pad to the longest.
+            padded = x.new_zeros((max(counts), *x.shape[1:]))
+            padded[: len(x)] = x
+            parts = [torch.empty_like(padded) for _ in range(self.size)]
+            self._wait(dist.all_gather(parts, padded, group=self._rows, async_op=True))
+        return [part[:n] for part, n in zip(parts, counts, strict=True)]
+
+    def exchange(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor]) -> None:
+        """Send each tensor to its rank and fill the tensors of `incoming` from theirs: only these ranks take part."""
+        operations = [dist.P2POp(dist.isend, x.contiguous(), k, self._rows) for k, x in sorted(outgoing.items())]
+        operations += [dist.P2POp(dist.irecv, x, k, self._rows) for k, x in sorted(incoming.items())]
+        if operations:
+            with self._watched("exchange between affected ranks"):
+                for work in dist.batch_isend_irecv(operations):
+                    work.wait()
+
+    def agree(self, what: str, digest: str) -> None:
+        """Check that all ranks hold the same `digest` (hexadecimal).
+
+        Raises:
+            RuntimeError: they do not.
+        """
+        mine = torch.tensor(list(bytes.fromhex(digest)[:8]), dtype=torch.int64, device=self.device)
+        others = self.all_gather(mine[None])
+        different = [k for k, other in enumerate(others) if not torch.equal(other[0], mine)]
+        if different:
+            raise RuntimeError(f"{what}: rank {self.rank} and ranks {different} hold different ones")
+
+    def replicate(self, module: nn.Module) -> nn.Module:
+        """The module under DDP: every rank has the same weights, its gradients are AVERAGED over the ranks."""
+        if self.size == 1:
+            return module
+        with self._watched("DDP set-up"):
+            return DistributedDataParallel(module, process_group=self._dense)
+
+    @contextlib.contextmanager
+    def dense_step(self) -> Iterator[None]:
+        """Around a backward pass through a module of `replicate`: its collectives fail like ours."""
+        with self._watched("all-reduce of dense gradients"):
+            yield
+
+    def abort(self) -> None:
+        """End the groups, from any thread: a collective that waits in this process fails within a quarter of a second."""
+        self._over.set()
+
+    def close(self) -> None:
+        """Leave the groups. Must run on the thread that runs the collectives."""
+        if self.size > 1 and not self._closed:
+            self._over.set()
+            self._closed = True
+            groups = [self._rows, self._dense, dist.group.WORLD]
+            self._rows = self._dense = None
+            dist.destroy_process_group()
+            # Destruction waits for operations that are still under way, and closes the connections: peers that wait for
+            # this rank hear of it then. A frozen peer would make it wait for the time-out, so not on this thread.
+            threading.Thread(target=groups.clear).start()
+
+    def _wait(self, work: dist.Work | None) -> None:
+        assert work is not None
+        if self.device.type == "cuda":
+            work.wait()
+            return
+        started = time.monotonic()
+        while True:
+            try:
+                work.wait(_SLICE)
+                return
+            except RuntimeError:
+                if work.is_completed() or time.monotonic() - started > self._timeout:
+                    raise
+            if self._over.is_set():
+                raise RuntimeError("told to stop")
+            if failed := [k for k in range(self.size) if k != self.rank and self._store.check([f"failed/{k}"])]:
+                raise RuntimeError(f"rank {failed[0]} reported a failure")
+
+    @contextlib.contextmanager
+    def _watched(self, what: str) -> Iterator[None]:
+        if self._over.is_set():
+            raise CollectiveError(f"{what} on rank {self.rank}: the group is over", [])
+        try:
+            yield
+        except CollectiveError:
+            raise
+        except RuntimeError as error:
+            missing = self._roll_call()
+            self.close()
+            who = f"; not heard from: rank {', '.join(map(str, missing))}" if missing else ""
+            reason = str(error).strip().splitlines()[0][:200]
+            raise CollectiveError(f"{what} failed on rank {self.rank}{who} ({reason})", missing) from error
+
+    def _roll_call(self) -> list[int]:
+        """Report this rank's failure, and see which others have not reported theirs within a second."""
+        others = [k for k in range(self.size) if k != self.rank]
+        deadline = time.monotonic() + _ROLL_CALL_SECONDS
+        with contextlib.suppress(Exception):
+            self._store.set(f"failed/{self.rank}", "1")
+            while others and time.monotonic() < deadline:
+                others = [k for k in others if not self._store.check([f"failed/{k}"])]
+                time.sleep(0.02)
+        return others
+
+
+def check_exchange(comm: Comm) -> None:
+    """What `doctor` runs on two processes: rows go both ways and come back right.
+
+    Raises:
+        RuntimeError: they do not.
+    """
+    rows = torch.full((comm.size, 4), float(comm.rank), device=comm.device)
+    got = comm.all_to_all(rows, [1] * comm.size, [1] * comm.size, "doctor")
+    expected = torch.arange(comm.size, dtype=torch.float32, device=comm.device)[:, None].expand(-1, 4)
+    if not torch.equal(got, expected):
+        raise RuntimeError(f"rank {comm.rank} received {got.tolist()}")

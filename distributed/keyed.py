@@ -1,0 +1,57 @@
+"""Randomness that belongs to the data: every draw is a function of (seed, ids), never of ranks, order or batch size.
+
+So the same run comes out for any number of partitions, and a run without some interactions is the SAME run minus them.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+Key = Tensor | int
+
+# Distinct streams of draws under one seed.
+INIT, BATCH, NEGATIVE, SHARED_NEGATIVE, REQUEST, EDGE_DROP, PAIRS = range(1, 8)
+
+_GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as int64
+_M1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
+_M2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+
+
+def _finish(x: Tensor) -> Tensor:
+    """The finisher of splitmix64 (Steele et al. 2014) on int64, which wraps around as uint64 does."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _M1
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _M2
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def keyed(*keys: Key) -> Tensor:
+    """A hash int64 >= 0 of integer keys, which broadcast against each other; at least one is a tensor."""
+    state: Tensor | None = None
+    for key in keys:
+        part = key.to(torch.int64) if isinstance(key, Tensor) else torch.tensor(_wrap(key))
+        state = _finish((part if state is None else state ^ part) + _GOLDEN)
+    assert state is not None
+    return state & 0x7FFFFFFFFFFFFFFF
+
+
+def keyed_below(limit: int, *keys: Key) -> Tensor:
+    """A draw from 0 .. limit - 1 (int64); the bias of the remainder is below limit / 2^63."""
+    return keyed(*keys) % limit
+
+
+def keyed_uniform(*keys: Key) -> Tensor:
+    """A float32 draw from [0, 1), of 24 bits."""
+    return (keyed(*keys) >> 39).to(torch.float32) * 2.0**-24
+
+
+def initial_rows(seed: int, side: int, ids: Tensor, size: int, deviation: float = 0.1) -> Tensor:
+    """Initial embeddings [n, size] of nodes ids [n] of a side (0 user, 1 item): uniform, with this standard deviation."""
+    columns = torch.arange(size, device=ids.device)
+    width = 2 * math.sqrt(3.0) * deviation
+    return (keyed_uniform(seed, INIT, side, ids[:, None], columns) - 0.5) * width
+
+
+def _wrap(key: int) -> int:
+    """An integer as the int64 of the same bits."""
+    return (key + 2**63) % 2**64 - 2**63

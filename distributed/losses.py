@@ -1,0 +1,55 @@
+"""The two training losses, each with its gradient with respect to the readouts of a batch.
+
+Shape legend: B = pairs of the batch on this rank, M = shared negatives, D = columns of the readout.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class PairGradients:
+    """Loss of each pair float64 [B], and gradients of `scale` times its sum: user_BD, positive_BD, and negative, which is
+    [B, D] where every pair has a negative of its own and [M, D] where the batch shares them."""
+
+    loss_B: Tensor
+    user_BD: Tensor
+    positive_BD: Tensor
+    negative: Tensor
+
+
+def bpr(user_BD: Tensor, positive_BD: Tensor, negative_BD: Tensor, scale: float) -> PairGradients:
+    """-log sigmoid(s_positive - s_negative) (Rendle et al., UAI 2009).
+
+    Bit-equal for a pair wherever it stands in the batch: torch's float32 sigmoid and softplus are not (the last elements
+    of an array are rounded otherwise), its exp is.
+    """
+    difference_BD = negative_BD - positive_BD
+    margin_B = (user_BD * difference_BD).sum(1).to(torch.float64)
+    small_B = torch.exp(-margin_B.abs())
+    loss_B = margin_B.clamp(min=0) + torch.log1p(small_B)
+    sigmoid_B = torch.where(margin_B >= 0, torch.ones_like(small_B), small_B) / (small_B + 1)
+    weight_B1 = (sigmoid_B * scale).to(user_BD.dtype)[:, None]
+    negative_grad_BD = weight_B1 * user_BD
+    return PairGradients(loss_B, weight_B1 * difference_BD, -negative_grad_BD, negative_grad_BD)
+
+
+def sampled_softmax(
+    user_BD: Tensor, positive_BD: Tensor, negative_MD: Tensor, temperature: float, scale: float
+) -> PairGradients:
+    """-log of the positive's share among itself and M shared negatives, on cosines over a temperature.
+
+    The loss of SimpleX's and BSL's line of work (Mao et al., CIKM 2021; Wu et al., ICDE 2024). Negatives are drawn
+    independently of the batch, so that removing an interaction changes nobody else's.
+    """
+    leaves = [x.detach().requires_grad_() for x in (user_BD, positive_BD, negative_MD)]
+    with torch.enable_grad():
+        user, positive, negative = (functional.normalize(x, dim=1) for x in leaves)
+        logits_B1 = (user * positive).sum(1, keepdim=True) / temperature
+        logits_BM = user @ negative.T / temperature
+        loss_B = torch.logsumexp(torch.cat([logits_B1, logits_BM], dim=1), dim=1) - logits_B1[:, 0]
+        gradients = torch.autograd.grad(loss_B.sum() * scale, leaves)
+    return PairGradients(loss_B.detach().to(torch.float64), *gradients)

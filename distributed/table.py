@@ -1,0 +1,58 @@
+"""An owner-sharded table: the rows of one partition with their Adam moments."""
+
+import torch
+from torch import Tensor
+
+# torch's fused Adam on CPU works in cache lines of 16 floats and rounds the last, incomplete one differently: whole lines
+# make a row's update independent of where the row lies, and so of the number of partitions.
+_LINE = 16
+
+
+class Table:
+    """Rows float32 [N, D], trained by Adam (Kingma & Ba 2015) with dense gradients."""
+
+    def __init__(self, rows: Tensor, learning_rate: float) -> None:
+        self._shape = rows.shape
+        count = rows.numel()
+        flat = rows.new_zeros(-(-max(count, 1) // _LINE) * _LINE)
+        flat[:count] = rows.reshape(-1)
+        self._flat = torch.nn.Parameter(flat)
+        self._flat.grad = torch.zeros_like(flat)
+        self._adam = torch.optim.Adam([self._flat], lr=learning_rate, fused=True)
+
+    def leaf(self) -> Tensor:
+        """The rows as a leaf of autograd, sharing memory; its gradient goes into `step`."""
+        return self.rows.requires_grad_()
+
+    @property
+    def rows(self) -> Tensor:
+        """[N, D], sharing memory with the table."""
+        return self._flat.detach()[: self._shape.numel()].view(self._shape)
+
+    def step(self, gradient: Tensor) -> None:
+        """One Adam step with a gradient [N, D]."""
+        assert self._flat.grad is not None
+        self._flat.grad[: self._shape.numel()] = gradient.reshape(-1)
+        self._adam.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """Rows, moments and step count, copies."""
+        moments = self._adam.state.get(self._flat, {})
+        zeros = torch.zeros(())
+        first, second = (
+            moments[name][: self._shape.numel()].view(self._shape) if moments else torch.zeros_like(self.rows)
+            for name in ("exp_avg", "exp_avg_sq")
+        )
+        state = {"rows": self.rows, "first_moment": first, "second_moment": second}
+        return {name: x.clone() for name, x in state.items()} | {"step": moments.get("step", zeros).clone().reshape(1)}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        self.rows.copy_(state["rows"])
+        padded = []
+        for name in ("first_moment", "second_moment"):
+            flat = torch.zeros_like(self._flat)
+            flat[: self._shape.numel()] = state[name].reshape(-1).to(flat.device)
+            padded.append(flat)
+        step = state["step"].reshape(()).clone().to(self._flat.device)
+        self._adam.state[self._flat] = {"step": step, "exp_avg": padded[0], "exp_avg_sq": padded[1]}

@@ -1,0 +1,158 @@
+"""Training steps whose result does not depend on the number of partitions.
+
+Every step is one full-graph propagation forward, a loss on the readouts of the batch, the same propagation backward, and
+Adam. Tables are owner-sharded: that is their data parallelism. Dense weights, where the backbone has any, are under DDP.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .backbones import Backbone
+from .batch import Batch, ItemLookup, add_by_row, batches, pair_key, shared_negatives
+from .keyed import SHARED_NEGATIVE, initial_rows
+from .local_graph import LocalGraph
+from .losses import bpr, sampled_softmax
+from .table import Table
+
+_FIXED_POINT = 2.0**24
+"""Losses are summed as integers of this many parts, so that the sum is the same in any order."""
+
+Progress = Callable[[int, int, float], None]
+"""Called with (epoch, step, loss so far)."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What a run depends on besides graph and backbone. The fields are those of `train` in the configuration."""
+
+    seed: int
+    batch_size: int
+    learning_rate: float
+    loss: str
+    l2: float
+    softmax_temperature: float
+    softmax_negatives: int
+    total_pairs: int
+    """Interactions of the graph as it was ingested: a run without some of them has the same number of steps."""
+
+    @property
+    def num_batches(self) -> int:
+        """Steps of an epoch."""
+        return max(1, -(-self.total_pairs // self.batch_size))
+
+
+class Trainer:
+    """One rank's share of a training run."""
+
+    def __init__(self, graph: LocalGraph, backbone: Backbone, settings: TrainSettings) -> None:
+        self.graph, self.backbone, self.settings = graph, backbone, settings
+        self.epoch = 0
+        """Epochs done."""
+        ids = ((0, graph.user_ids), (1, graph.item_ids))
+        rows = [initial_rows(settings.seed, side, x, backbone.embedding_size) for side, x in ids]
+        self.table = Table(torch.cat(rows), settings.learning_rate)
+        weights = list(backbone.parameters())
+        self._module = graph.comm.replicate(backbone) if weights else backbone
+        self._dense = torch.optim.Adam(weights, lr=settings.learning_rate) if weights else None
+
+    def run_epoch(self, on_step: Progress | None = None) -> float:
+        """Train one epoch; returns the mean loss of its pairs, without the L2 term."""
+        total = 0
+        pairs = len(self.graph.pair_users)
+        for number, batch in enumerate(batches(self.graph, self.settings.seed, self.epoch, self.settings.num_batches)):
+            loss = self._step(batch, number)
+            total += loss
+            if on_step is not None:
+                on_step(self.epoch, number, loss / _FIXED_POINT / max(1, len(batch.users)))
+        self.epoch += 1
+        sums = self.graph.comm.all_reduce(torch.tensor([total, pairs], device=self.graph.comm.device))
+        return float(sums[0]) / _FIXED_POINT / max(1, int(sums[1]))
+
+    @torch.no_grad()
+    def readouts(self) -> Tensor:
+        """The readouts [N, readout_size] of the current parameters."""
+        return self.backbone(self.table.rows, self.graph.propagation.layer)
+
+    def _step(self, batch: Batch, number: int) -> int:
+        """One step on this rank's pairs of the batch, which may be none. Returns their loss in fixed point."""
+        e0 = self.table.leaf()
+        z = self._module(e0, self.graph.propagation)
+        gradient, occurrences, loss = self._pair_gradients(z.detach(), batch, number)
+        with self.graph.comm.dense_step():
+            z.backward(gradient)
+        assert e0.grad is not None
+        if self.settings.l2:
+            # Of l2 / 2 times the squared norm of each row, as often as it occurs in the batch.
+            weight = occurrences.to(torch.float32) * (self.settings.l2 / self.settings.batch_size)
+            e0.grad += weight[:, None] * e0.detach()
+        self.table.step(e0.grad)
+        if self._dense is not None:
+            # DDP averages what a partitioned loss sums.
+            for parameter in self.backbone.parameters():
+                if parameter.grad is not None:
+                    parameter.grad *= self.graph.comm.size
+            self._dense.step()
+            self._dense.zero_grad(set_to_none=True)
+        return loss
+
+    def _pair_gradients(self, z: Tensor, batch: Batch, number: int) -> tuple[Tensor, Tensor, int]:
+        """Gradient of the loss with respect to the readouts [N, D], how often each row occurs [N], and the loss."""
+        graph, settings = self.graph, self.settings
+        users = graph.user_rows(batch.users)
+        scale = 1.0 / settings.batch_size
+        gradient = torch.zeros_like(z)
+        occurrences = torch.bincount(users, minlength=graph.num_rows)
+        keys = [pair_key(batch.users, batch.items, graph.num_items, role) for role in (0, 1)]
+        if settings.loss == "bpr":
+            lookup = ItemLookup(graph, torch.cat([batch.items, batch.negatives]), torch.cat(keys))
+            positive, negative = lookup.fetch(z).split(len(batch.items)) if len(batch.items) else (z[:0], z[:0])
+            pairs = bpr(z[users], positive, negative, scale)
+            lookup.add_gradients(torch.cat([pairs.positive_BD, pairs.negative]), gradient)
+        else:
+            lookup = ItemLookup(graph, batch.items, keys[0])
+            negatives = shared_negatives(
+                graph, settings.seed, self.epoch, number, settings.softmax_negatives, SHARED_NEGATIVE
+            )
+            mine = graph.item_rows(negatives)
+            here = torch.nonzero(mine >= 0)[:, 0]
+            shared = z.new_zeros((len(negatives), z.shape[1]))
+            shared[here] = z[mine[here]]
+            graph.comm.all_reduce(shared)
+            pairs = sampled_softmax(z[users], lookup.fetch(z), shared, settings.softmax_temperature, scale)
+            lookup.add_gradients(pairs.positive_BD, gradient)
+            graph.comm.all_reduce(pairs.negative)
+            gradient.index_add_(0, mine[here], pairs.negative[here])
+        add_by_row(users, pairs.user_BD, gradient)
+        occurrences += torch.bincount(lookup.rows, minlength=graph.num_rows)
+        return gradient, occurrences, int((pairs.loss_B * _FIXED_POINT).round().to(torch.int64).sum())
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next epoch depends on, as tensors by name; the dense part is the same on every rank."""
+        state = {f"table.{name}": x for name, x in self.table.state().items()}
+        state |= {f"dense.{name}": x.clone() for name, x in self.backbone.state_dict().items()}
+        if self._dense is not None:
+            for position, moments in self._dense.state_dict()["state"].items():
+                state |= {f"adam.{position}.{name}": x.clone().reshape(-1) for name, x in moments.items()}
+        return state | {"epoch": torch.tensor([self.epoch])}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        self.table.load_state(_below(state, "table."))
+        self.backbone.load_state_dict(_below(state, "dense."))
+        if self._dense is not None:
+            shapes = [p.shape for p in self.backbone.parameters()]
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, x in _below(state, "adam.").items():
+                position, kind = name.split(".")
+                moments.setdefault(int(position), {})[kind] = (
+                    x.reshape(()) if kind == "step" else x.reshape(shapes[int(position)])
+                )
+            self._dense.load_state_dict(self._dense.state_dict() | {"state": moments})
+        self.epoch = int(state["epoch"])
+
+
+def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}

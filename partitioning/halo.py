@@ -1,0 +1,278 @@
+"""What the partitions send each other in one layer of neighbour sums y = A x, A the symmetric adjacency of the graph.
+
+A partition holds x for its own rows, receives rows from the others behind them, and sums over that buffer. Under
+`pull` it receives the row of every foreign neighbour. Under `cover` two partitions take a minimum vertex cover of the
+edges cut between them, and for each covered node, in either direction, one row travels: the node's own row where the
+sender owns it, and where the receiver owns it, the sum over those of its neighbours at the sender that are not covered
+themselves.
+
+Global node ids: a user's id, or num_users + an item's id. Local rows: the owned users, then the owned items, ascending.
+Shape legend: n = own rows, e = entries of own rows (whole neighbour lists), c = edges cut between two partitions,
+K = partitions, S = sent rows.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import breadth_first_order, maximum_bipartite_matching
+
+from .assignment import Assignment
+from .errors import InputError
+from .shard import GraphShard
+
+HALOS = ("pull", "cover")
+
+Ints = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True, eq=False)
+class HaloPlan:
+    """What partition `partition` sends, receives and sums in one layer. A pure function of its shard and the owners.
+
+    Sent row s is the sum of x[send_columns[send_indptr[s] : send_indptr[s + 1]]] (under pull, of one row); the sent
+    rows are grouped by receiver, ascending. Received rows stand behind the own rows in order of their sender. y of own
+    row r is the sum of buffer[columns[indptr[r] : indptr[r + 1]]]; under pull these are in ascending order of global
+    node id, so that float sums add in the same order for any number of partitions.
+
+    Shapes: send_indptr [S + 1], send_columns [.], indptr [n + 1], columns [.]: int32, or int64 where that is too small;
+    send_counts, recv_counts: int64 [K], rows to and from each partition.
+    """
+
+    halo: str
+    partition: int
+    send_indptr: Ints
+    send_columns: Ints
+    send_counts: npt.NDArray[np.int64]
+    recv_counts: npt.NDArray[np.int64]
+    indptr: Ints
+    columns: Ints
+    cut_digests: tuple[str, ...]
+    """[K] SHA-256 of the halo and the edges cut between this partition and each other one ("" if none): partition q's
+    plan must have at [p] what p's has at [q]. A shard of another version at one of the two shows here."""
+
+    @property
+    def num_own(self) -> int:
+        """Rows that this partition owns."""
+        return len(self.indptr) - 1
+
+    @property
+    def num_received(self) -> int:
+        """Rows that the others send."""
+        return int(self.recv_counts.sum())
+
+    @property
+    def gathers_only(self) -> bool:
+        """Whether every sent row is a plain row, so that sending needs no sums."""
+        return self.halo == "pull"
+
+    def digest(self) -> str:
+        """SHA-256 of the whole plan, in hexadecimal."""
+        hashed = hashlib.sha256(repr((self.halo, self.partition, self.cut_digests)).encode())
+        messages = (self.send_indptr, self.send_columns, self.send_counts, self.recv_counts)
+        for array in (*messages, self.indptr, self.columns):
+            hashed.update(f"{array.dtype}{array.shape}".encode())
+            hashed.update(array.tobytes())
+        return hashed.hexdigest()
+
+
+def plan(shard: GraphShard, assignment: Assignment, halo: str) -> HaloPlan:
+    """The plan of one partition, from its own shard: whoever plans the other end of a message finds the same rows.
+
+    Raises:
+        InputError: `halo` is none of HALOS.
+    """
+    _check(halo)
+    here_e, there_e, owner_e = _entries(shard, assignment)
+    mine = np.zeros(shard.num_users + shard.num_items, dtype=bool)
+    own_nodes = _own_nodes(shard)
+    mine[own_nodes] = True
+    place = np.zeros(len(mine), dtype=_index_type(len(mine)))  # of a node's row in the buffer
+    place[own_nodes] = np.arange(len(own_nodes))
+    slot = np.zeros_like(place)  # of a node in a message
+
+    plain_e = owner_e == shard.partition  # entries that are summed here one by one
+    partial_rows, partial_columns = [here_e[:0]], [np.arange(0)]
+    send_columns, send_sizes = [place[:0]], [np.arange(0)]
+    send_counts, recv_counts = np.zeros((2, shard.num_partitions), dtype=np.int64)
+    cut_digests = [""] * shard.num_partitions
+    buffer_rows = len(own_nodes)
+    for cut in _cuts(shard, here_e, there_e, owner_e):
+        sent, received = _messages(cut, halo, len(mine))
+        send_counts[cut.other], recv_counts[cut.other] = len(sent), len(received)
+        cut_digests[cut.other] = cut.digest(shard, halo)
+
+        here, there = here_e[cut.entries], there_e[cut.entries]
+        columns = buffer_rows + np.arange(len(received))
+        buffer_rows += len(received)
+        summed_there = mine[received]
+        partial_rows.append(place[received[summed_there]])
+        partial_columns.append(columns[summed_there])
+        place[received[~summed_there]] = columns[~summed_there]
+        plain_e[cut.entries] = _marks(received, len(mine))[there]
+
+        slot[sent] = np.arange(len(sent))
+        is_sent = _marks(sent, len(mine))
+        summed_here = is_sent[there] & ~is_sent[here]
+        slots = np.concatenate([np.flatnonzero(mine[sent]), slot[there[summed_here]]])
+        rows = place[np.concatenate([sent[mine[sent]], here[summed_here]])]
+        send_columns.append(rows[np.argsort(slots, kind="stable")])
+        send_sizes.append(np.bincount(slots, minlength=len(sent)))
+
+    rows = np.concatenate([place[here_e[plain_e]], *partial_rows])
+    columns = np.concatenate([place[there_e[plain_e]], *partial_columns])
+    if len(partial_rows) > 1 and halo != "pull":
+        columns = columns[np.argsort(rows, kind="stable")]
+    indptr, local_columns = _csr(np.bincount(rows, minlength=len(own_nodes)), columns, buffer_rows)
+    send_indptr, sent_columns = _csr(np.concatenate(send_sizes), np.concatenate(send_columns), buffer_rows)
+    return HaloPlan(
+        halo=halo,
+        partition=shard.partition,
+        send_indptr=send_indptr,
+        send_columns=sent_columns,
+        send_counts=send_counts,
+        recv_counts=recv_counts,
+        indptr=indptr,
+        columns=local_columns,
+        cut_digests=tuple(cut_digests),
+    )
+
+
+def rows_per_layer(shards: Sequence[GraphShard], assignment: Assignment, halo: str) -> int:
+    """Rows that all partitions together send in one layer.
+
+    Raises:
+        InputError: `halo` is none of HALOS.
+    """
+    _check(halo)
+    total = 0
+    for shard in shards:
+        for cut in _cuts(shard, *_entries(shard, assignment)):
+            if shard.partition < cut.other:
+                total += sum(map(len, _messages(cut, halo, shard.num_users + shard.num_items)))
+    return total
+
+
+def check_plans(plans: Sequence[HaloPlan]) -> None:
+    """Whether the plans of partitions 0, 1, ... fit together.
+
+    Raises:
+        ValueError: two of them disagree on the edges cut between them, or on the number of rows of a message.
+    """
+    for p, one in enumerate(plans):
+        for q, other in enumerate(plans):
+            if (one.halo, one.cut_digests[q]) != (other.halo, other.cut_digests[p]):
+                raise ValueError(f"partitions {p} and {q} plan for different graphs or halos: reload both shards")
+            if one.send_counts[q] != other.recv_counts[p]:
+                raise ValueError(
+                    f"partition {p} sends {one.send_counts[q]} rows to {q}, which expects {other.recv_counts[p]}"
+                )
+
+
+def _check(halo: str) -> None:
+    if halo not in HALOS:
+        raise InputError(f"partitioning.halo is '{halo}'; it must be one of {', '.join(HALOS)}")
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The edges between this partition and another one, each seen from its end here."""
+
+    other: int
+    entries: npt.NDArray[np.int64]
+    """[c] their places among the entries of this partition's rows, ascending."""
+    low: Ints
+    """[c] the end (global node id) of each at the partition with the lower number."""
+    high: Ints
+    here_is_low: bool
+
+    def digest(self, shard: GraphShard, halo: str) -> str:
+        ends = np.minimum(self.low, self.high), np.maximum(self.low, self.high)  # user, item
+        keys = np.sort(ends[0].astype(np.int64) * shard.num_items + (ends[1] - shard.num_users))
+        return hashlib.sha256(f"{halo} {shard.num_users} {shard.num_items} ".encode() + keys.tobytes()).hexdigest()
+
+
+def _own_nodes(shard: GraphShard) -> npt.NDArray[np.int64]:
+    return np.concatenate([shard.user_ids, shard.item_ids + shard.num_users])
+
+
+def _entries(shard: GraphShard, assignment: Assignment) -> tuple[Ints, Ints, npt.NDArray[np.int16]]:
+    """(own node, neighbour, the neighbour's owner) of every entry [e] of the rows, ascending by node and neighbour."""
+    dtype = _index_type(shard.num_users + shard.num_items)
+    degrees = np.concatenate([np.diff(shard.user_indptr), np.diff(shard.item_indptr)])
+    here: Ints = np.repeat(_own_nodes(shard).astype(dtype), degrees)
+    there: Ints = np.concatenate([shard.user_neighbours + dtype(shard.num_users), shard.item_neighbours], dtype=dtype)
+    owner = np.concatenate(
+        [assignment.owner_of_item[shard.user_neighbours], assignment.owner_of_user[shard.item_neighbours]]
+    )
+    return here, there, owner
+
+
+def _cuts(shard: GraphShard, here: Ints, there: Ints, owner: npt.NDArray[np.int16]) -> Iterator[_Cut]:
+    """The other partitions that share an edge with this one, ascending."""
+    cut = np.flatnonzero(owner != shard.partition)
+    counts = np.bincount(owner[cut], minlength=shard.num_partitions)
+    cut = cut[np.argsort(owner[cut], kind="stable")]
+    for other, entries in enumerate(np.split(cut, np.cumsum(counts[:-1]))):
+        if len(entries):
+            here_is_low = shard.partition < other
+            ends = (here[entries], there[entries])
+            yield _Cut(other, entries, *(ends if here_is_low else ends[::-1]), here_is_low)
+
+
+def _messages(cut: _Cut, halo: str, num_nodes: int) -> tuple[Ints, Ints]:
+    """The nodes, ascending, of the rows (sent to the other partition, received from it)."""
+    if halo == "pull":
+        low, high = (np.flatnonzero(_marks(ends, num_nodes)) for ends in (cut.low, cut.high))
+        return (low, high) if cut.here_is_low else (high, low)
+    cover = _minimum_vertex_cover(cut.low, cut.high, num_nodes)
+    return cover, cover
+
+
+def _minimum_vertex_cover(left: Ints, right: Ints, num_nodes: int) -> npt.NDArray[np.int64]:
+    """The nodes, ascending, of a smallest set that touches every edge (left[j], right[j]) of a bipartite graph.
+
+    Koenig's construction: the left nodes that no alternating path from an unmatched left node reaches, and the right
+    nodes that one does. That set is the same for every maximum matching (Dulmage & Mendelsohn 1958), so both partitions
+    find the same cover. No matched edge has both ends in it: each covered node has a neighbour that is not covered.
+    """
+    left_nodes, row = _numbered(left, num_nodes)
+    right_nodes, column = _numbered(right, num_nodes)
+    num_left, num_right = len(left_nodes), len(right_nodes)
+    ones = np.ones(len(left), dtype=np.int8)
+    graph = coo_array((ones, (row, column)), shape=(num_left, num_right)).tocsr()
+    left_of_right = maximum_bipartite_matching(graph, perm_type="row")
+    matched = left_of_right >= 0
+    free = np.setdiff1d(np.arange(num_left), left_of_right[matched], assume_unique=True)
+    # Paths go right along any edge and left along matched ones; a further node leads to all free left nodes.
+    indices = np.concatenate([graph.indices + num_left, left_of_right[matched], free])
+    out_degrees = np.concatenate([np.diff(graph.indptr), matched, [len(free)]])
+    total = num_left + num_right + 1
+    paths = csr_array((np.ones(len(indices)), indices, np.r_[0, np.cumsum(out_degrees)]), shape=(total, total))
+    reached = _marks(breadth_first_order(paths, total - 1, return_predecessors=False), total)
+    return np.sort(np.concatenate([left_nodes[~reached[:num_left]], right_nodes[reached[num_left:-1]]]))
+
+
+def _numbered(nodes: Ints, num_nodes: int) -> tuple[npt.NDArray[np.int64], Ints]:
+    """(the distinct nodes, ascending; the position of each of `nodes` among them)."""
+    marks = _marks(nodes, num_nodes)
+    return np.flatnonzero(marks), (np.cumsum(marks) - 1)[nodes]
+
+
+def _marks(nodes: Ints, num_nodes: int) -> npt.NDArray[np.bool_]:
+    marks = np.zeros(num_nodes, dtype=bool)
+    marks[nodes] = True
+    return marks
+
+
+def _csr(sizes: Ints, columns: Ints, num_columns: int) -> tuple[Ints, Ints]:
+    """(indptr, columns) in one type, which holds both."""
+    dtype = _index_type(max(len(columns), num_columns))
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(dtype), columns.astype(dtype, copy=False)
+
+
+def _index_type(largest: int) -> type[np.int32] | type[np.int64]:
+    return np.int32 if largest <= np.iinfo(np.int32).max else np.int64

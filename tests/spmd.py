@@ -1,0 +1,97 @@
+"""What the tests run on plain processes: importable there, so not in a test module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from unlearnrec.distributed.backbones import BACKBONES
+from unlearnrec.distributed.comm import Comm
+from unlearnrec.distributed.local_graph import LocalGraph
+from unlearnrec.distributed.trainer import Trainer, TrainSettings
+from unlearnrec.partitioning.assignment import Assignment, hash_owner
+from unlearnrec.partitioning.shard import build_shards
+
+USERS, ITEMS = 70, 45
+
+
+def pairs(users: int = USERS, items: int = ITEMS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct interactions, sorted, with popular items, one user and one item without any."""
+    rng = np.random.default_rng(seed)
+    popularity = rng.dirichlet(np.full(items - 1, 0.3))
+    table = np.zeros((users, items), dtype=bool)
+    for u in range(users - 1):
+        table[u, rng.choice(items - 1, size=rng.integers(2, 12), p=popularity * 0.9 + 0.1 / (items - 1))] = True
+    found = np.nonzero(table)
+    return found[0].astype(np.int32), found[1].astype(np.int32)
+
+
+def assignment(size: int, users: int = USERS, items: int = ITEMS) -> Assignment:
+    return Assignment(
+        hash_owner(np.arange(users), "user", size, 0), hash_owner(np.arange(items), "item", size, 0), size
+    )
+
+
+def local_graph(
+    comm: Comm, halo: str = "pull", kernel: str = "torch", without: tuple[Any, Any] | None = None
+) -> LocalGraph:
+    users, items = pairs()
+    owners = assignment(comm.size)
+    shard = build_shards(users, items, np.ones_like(users), owners)[comm.rank]
+    if without is not None:
+        shard = shard.without(*without)
+    return LocalGraph(shard, owners, comm, halo, kernel)
+
+
+def settings(**changes: Any) -> TrainSettings:
+    values: dict[str, Any] = {
+        "seed": 3,
+        "batch_size": 64,
+        "learning_rate": 0.01,
+        "loss": "bpr",
+        "l2": 1e-3,
+        "softmax_temperature": 0.2,
+        "softmax_negatives": 16,
+        "total_pairs": len(pairs()[0]),
+    }
+    return TrainSettings(**(values | changes))
+
+
+def make_trainer(comm: Comm, backbone: str, halo: str, kernel: str, changes: dict[str, Any], without: Any) -> Trainer:
+    graph = local_graph(comm, halo, kernel, without)
+    size = changes.pop("embedding_size", 16)
+    return Trainer(graph, BACKBONES[backbone](size, 2, seed=3), settings(**changes))
+
+
+def train(
+    comm: Comm,
+    backbone: str = "lightgcn",
+    halo: str = "pull",
+    kernel: str = "torch",
+    epochs: int = 3,
+    changes: dict[str, Any] | None = None,
+    without: Any = None,
+) -> dict[str, Any]:
+    """Trains; returns losses, and this rank's rows by global node id."""
+    trainer = make_trainer(comm, backbone, halo, kernel, dict(changes or {}), without)
+    losses = [trainer.run_epoch() for _ in range(epochs)]
+    before = comm.rows_sent["halo"]
+    z = trainer.readouts()
+    graph = trainer.graph
+    return {
+        "losses": losses,
+        "ids": torch.cat([graph.user_ids, graph.item_ids + graph.num_users]),
+        "rows": trainer.table.rows.clone(),
+        "readouts": z,
+        "dense": [p.detach().clone() for p in trainer.backbone.parameters()],
+        "rows_per_layer": (comm.rows_sent["halo"] - before) // trainer.backbone.num_layers,
+        "planned": int(graph.halo.send_counts.sum()),
+    }
+
+
+def whole(results: list[dict[str, Any]], name: str) -> torch.Tensor:
+    """Rows of all ranks in order of global node id."""
+    ids = torch.cat([r["ids"] for r in results])
+    return torch.cat([r[name] for r in results])[torch.argsort(ids)]
