@@ -41,6 +41,23 @@ class LocalGraph:
         self._row_of_user = _rows(self.user_ids, shard.num_users, 0)
         self._row_of_item = _rows(self.item_ids, shard.num_items, len(self.user_ids))
         self.propagation = Propagation(self.halo, self.degrees, comm, kernel)
+        self._check_cuts()
+
+    def _check_cuts(self) -> None:
+        """Both ends of every cut must be of the same graph version.
+
+        Raises:
+            RuntimeError: they are not, and the message says which partitions disagree.
+        """
+        own = torch.tensor([int(x[:15] or "0", 16) for x in self.halo.cut_digests], device=self.degrees.device)
+        ones = [1] * self.comm.size
+        theirs = self.comm.all_to_all(own, ones, ones, "check")
+        own[self.comm.rank] = theirs[self.comm.rank]
+        if wrong := torch.nonzero(own != theirs)[:, 0].tolist():
+            raise RuntimeError(
+                f"partitions {self.comm.rank} and {wrong} hold different edges between them: one has the graph shard "
+                "of another version"
+            )
 
     @property
     def num_rows(self) -> int:

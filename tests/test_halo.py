@@ -25,8 +25,8 @@ def cut_up(pairs: Pairs, num_partitions: int, seed: int) -> tuple[list[GraphShar
     """Random owners; of four partitions one is often empty, and of these graphs many nodes are isolated."""
     rng = np.random.default_rng(seed)
     used = rng.integers(1, num_partitions + 1)
-    owners = [rng.integers(0, used, n).astype(np.int16) for n in (USERS, ITEMS)]
-    assignment = Assignment(*owners, num_partitions)
+    owner_of_user, owner_of_item = (rng.integers(0, used, n).astype(np.int16) for n in (USERS, ITEMS))
+    assignment = Assignment(owner_of_user, owner_of_item, num_partitions)
     users, items = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2).T
     return build_shards(users, items, np.ones(len(users)), assignment), assignment
 
@@ -39,22 +39,25 @@ def segments(indptr: np.ndarray, columns: np.ndarray) -> list[np.ndarray]:
     return np.split(columns, indptr[1:-1]) if len(indptr) > 1 else []
 
 
+def sums(x: np.ndarray, indptr: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """One row for each segment, its rows of x added one by one in the order of the columns."""
+    rows = [sum(x[segment], np.zeros(x.shape[1], x.dtype)) for segment in segments(indptr, columns)]
+    return np.array(rows, dtype=x.dtype).reshape(-1, x.shape[1])
+
+
 def propagate(shards: Sequence[GraphShard], plans: Sequence[HaloPlan], x: np.ndarray) -> np.ndarray:
-    """y [N, d] of x [N, d] by the exchange that the plans say, each row summed one by one in the plan's order."""
+    """y [N, d] of x [N, d] by the exchange that the plans say."""
     parts = [x[own_nodes(shard)] for shard in shards]
     sent = []
     for p, own in zip(plans, parts, strict=True):
-        rows = [sum(own[columns], np.zeros_like(x[0])) for columns in segments(p.send_indptr, p.send_columns)]
-        rows = np.array(rows, dtype=x.dtype).reshape(-1, x.shape[1])
+        rows = sums(own, p.send_indptr, p.send_columns)
         assert len(rows) == p.send_counts.sum()
         sent.append(np.split(rows, np.cumsum(p.send_counts)[:-1]))
     y = np.full_like(x, np.nan)  # every row has an owner, who overwrites it
     for k, (shard, p) in enumerate(zip(shards, plans, strict=True)):
         buffer = np.concatenate([parts[k], *(from_other[k] for from_other in sent)])
         assert len(buffer) == p.num_own + p.num_received
-        y[own_nodes(shard)] = np.array(
-            [sum(buffer[columns], np.zeros_like(x[0])) for columns in segments(p.indptr, p.columns)], dtype=x.dtype
-        ).reshape(-1, x.shape[1])
+        y[own_nodes(shard)] = sums(buffer, p.indptr, p.columns)
     return y
 
 

@@ -1,4 +1,4 @@
-"""Tables of the lake: what is read, in which types, with how much memory; files of ids; and errors that name the file."""
+"""Tables of the lake: what is read, in which types, with how much memory; files of ids; errors that name the file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,13 +106,13 @@ def test_reading_holds_a_batch_not_the_table(tmp_path: Path, monkeypatch: pytest
 
 
 def test_ingest_takes_batches_as_it_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read and not yet counted is bounded, and what is kept grows with the distinct pairs, not with the rows."""
+    """What is read and not yet counted is bounded; what is kept grows with the distinct pairs, not with the rows."""
     produced = 0
     pending = []
 
     def endless(*_: object) -> Iterator[pa.RecordBatch]:
         nonlocal produced
-        for _ in range(300):
+        for _batch in range(300):
             produced += 100
             yield pa.RecordBatch.from_pydict({"user_id": np.arange(100) % 7, "item_id": np.arange(100) % 3})
 

@@ -18,8 +18,8 @@ pairs_of_request = st.lists(st.tuples(st.integers(-1, USERS), st.integers(-1, IT
 
 def make_assignment(num_partitions: int, seed: int) -> Assignment:
     rng = np.random.default_rng(seed)
-    draw = [rng.integers(0, num_partitions, n).astype(np.int16) for n in (USERS, ITEMS)]
-    return Assignment(*draw, num_partitions)
+    owner_of_user, owner_of_item = (rng.integers(0, num_partitions, n).astype(np.int16) for n in (USERS, ITEMS))
+    return Assignment(owner_of_user, owner_of_item, num_partitions)
 
 
 def make_shards(pairs: Pairs, num_partitions: int, seed: int = 0) -> list[GraphShard]:

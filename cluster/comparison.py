@@ -1,0 +1,103 @@
+"""One request under several models: as it was, edges cut, unlearned, retrained. For the quickstart and the benchmarks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..distributed import measures
+from ..workers import WorkerGroup
+from .config import Config
+from .pipeline import test_pairs
+from .session import Session
+
+Ids = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The pairs (users, items) whose scores are compared, by dense id."""
+
+    forgotten: tuple[Ids, Ids]
+    held_out: tuple[Ids, Ids]
+    random: tuple[Ids, Ids]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one model says of them, and its quality on the test interactions."""
+
+    forgotten: Scores
+    held_out: Scores
+    random: Scores
+    metrics: Mapping[str, float]
+
+
+def copy_output(source: str | Path, target: str | Path) -> None:
+    """The output of a run (a local folder) at another place: graph, versions, log and requests.
+
+    Everything in it is named relative to it.
+    """
+    for name in ("graph", "versions", "log", "requests"):
+        if (Path(source) / name).is_dir():
+            shutil.copytree(Path(source) / name, Path(target) / name)
+
+
+def measure(config: Config, group: WorkerGroup, probe: Probe) -> Measured:
+    """The current version of this output. Pairs with a deleted user or item are left out of the scores (NaN)."""
+    session = Session(config)
+    version = session.version()
+    users, items, _ = test_pairs(session, version)
+    metrics = session.call(
+        group, version, "evaluate", users, items, config.evaluate.k, config.evaluate.batch_users
+    )[0]
+    found = []
+    for pairs in (probe.forgotten, probe.held_out, probe.random):
+        scores = np.full(len(pairs[0]), np.nan)
+        for positions, values in session.call(group, version, "scores", *pairs):
+            scores[positions] = values
+        found.append(scores)
+    return Measured(found[0], found[1], found[2], metrics)
+
+
+def compare(models: Mapping[str, Measured], original: str, retrained: str, k: int = 20) -> list[dict[str, Any]]:
+    """One row a model: quality, attack, and how much of the counterfactual's change it delivers.
+
+    Pairs that any of the models cannot score are left out everywhere.
+    """
+    rows = []
+    there = {
+        name: np.logical_and.reduce([~np.isnan(getattr(m, name)) for m in models.values()])
+        for name in ("forgotten", "held_out", "random")
+    }
+
+    def of(model: str, name: str) -> Scores:
+        scores: Scores = getattr(models[model], name)[there[name]]
+        return scores
+
+    before = of(original, "forgotten")
+    needed = of(retrained, "forgotten") - before
+    for name, model in models.items():
+        scores, held_out = of(name, "forgotten"), of(name, "held_out")
+        rows.append(
+            {
+                "model": name,
+                f"recall@{k}": model.metrics[f"recall@{k}"],
+                f"ndcg@{k}": model.metrics[f"ndcg@{k}"],
+                "attack AUC": measures.auc(scores, held_out),
+                "TPR at 1% FPR": measures.true_positives_at(scores, held_out),
+                "mean score": float(scores.mean()),
+                "shift R2": measures.explained(needed, scores - before),
+                "shift slope": measures.slope(needed, scores - before),
+                "MI-BF": measures.mi_bf(before, scores),
+                "MI-NG": measures.mi_ng(of(name, "random"), scores),
+            }
+        )
+    return rows

@@ -1,0 +1,243 @@
+"""`forget`: a deletion request, from the user's ids to a committed version without them (docs/forgetting.md)."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from typing import Any
+
+import numpy as np
+
+from ..distributed.removal import Removal
+from ..partitioning.errors import InputError
+from ..partitioning.ingest import load_assignment, load_ids, load_shard
+from ..workers import WorkerGroup
+from .config import Config
+from .graphs import Ids, merged_gone, new_graph
+from .progress import Progress
+from .requests import Request, Resolved, commitment, parse_request, resolve
+from .session import Manifest, Session, files_of, silent
+from .training import needed_files
+
+
+def forget(
+    config: Config,
+    *,
+    users: str | None = None,
+    items: str | None = None,
+    interactions: str | None = None,
+    requests: str | None = None,
+    dry_run: bool = False,
+    request_id: str | None = None,
+    progress: Progress | None = None,
+    group: WorkerGroup | None = None,
+    cut_only: bool = False,
+) -> dict[str, Any]:
+    """Carry out a deletion request; the same id and content again gives the same answer and changes nothing.
+
+    The arguments are those of the command. `seconds` counts from the request to readouts without it; starting workers
+    and loading the version before (`startup_seconds`) are apart. `cut_only` leaves the parameters as they are: what
+    comparisons measure against.
+
+    Raises:
+        InputError: bad ids or files, no encoder, or another request under this id.
+        WorkerFailure: as `WorkerGroup.run`. The request stays accepted: run the command again.
+    """
+    progress = progress or silent()
+    session = Session(config)
+    request = parse_request(users, items, interactions, requests, request_id, session.options)
+    version = session.version()
+    if version["graph"]["shard_files"] != version["lake_graph"]["shard_files"]:
+        raise InputError(
+            f"version {version['version']} was trained --without some data that the lake still has: a counterfactual, "
+            "from which nothing is forgotten. Run `unlearnrec train` and `pretrain` first"
+        )
+    if version["model"]["encoder"] is None:
+        raise InputError(f"version {version['version']} has no Influence Encoder. Run `unlearnrec pretrain` first")
+    if dry_run:
+        return _dry_run(session, version, request)
+    if (answer := _answer(session, request)) is not None:
+        return answer
+    _accept(session, request)
+    if group is not None:
+        return _forget(session, request, group, progress, cut_only)
+    with session.workers() as own:
+        return _forget(session, request, own, progress, cut_only)
+
+
+def status(config: Config, request_id: str) -> dict[str, Any]:
+    """Where a request is: its status and phase, and the version that has it.
+
+    Raises:
+        InputError: no such request.
+    """
+    session = Session(config)
+    for record in reversed(session.journal.records()):
+        if record.kind == "committed" and request_id in record.body["manifest"].get("answers", {}):
+            answer = record.body["manifest"]["answers"][request_id]
+            return {"phase": "committed", **answer}
+        if record.body.get("request_id") == request_id:
+            if record.kind == "completed":
+                return {"phase": "completed", **record.body["answer"]}
+            return {"request_id": request_id, "status": "accepted", "phase": "accepted", "version": None}
+    raise InputError(f"{config.output} has no request {request_id!r}. Check the id and `output`")
+
+
+def _accept(session: Session, request: Request) -> None:
+    """Write the request down before anything is done: its content as a side object, its commitment in the log."""
+    name = f"requests/{request.request_id}.json"
+    try:
+        salt = secrets.token_hex(16)
+        session.store.create(name, json.dumps({"salt": salt, "body": request.body().decode()}).encode())
+    except FileExistsError:
+        salt = json.loads(session.store.read(name))["salt"]
+    if not any(r.kind == "accepted" and r.body["request_id"] == request.request_id for r in session.journal.records()):
+        digest = commitment(request.body(), salt)
+        session.journal.append("accepted", {"request_id": request.request_id, "commitment": digest})
+
+
+def _answer(session: Session, request: Request) -> dict[str, Any] | None:
+    """The answer that this request was given already, None if it has not been carried out.
+
+    Raises:
+        InputError: its id belongs to another request.
+    """
+    name = f"requests/{request.request_id}.json"
+    if session.store.exists(name):
+        if json.loads(session.store.read(name))["body"] != request.body().decode():
+            raise InputError(
+                f"--request-id {request.request_id}: another request has this id. Choose a new one, or leave it out"
+            )
+        found = status(session.config, request.request_id) if _logged(session, request.request_id) else None
+        if found is not None and found["phase"] != "accepted":
+            return {key: value for key, value in found.items() if key != "phase"}
+    return None
+
+
+def _logged(session: Session, request_id: str) -> bool:
+    return any(
+        r.body.get("request_id") == request_id or request_id in r.body.get("manifest", {}).get("answers", {})
+        for r in session.journal.records()
+    )
+
+
+def _forget(
+    session: Session, request: Request, group: WorkerGroup, progress: Progress, cut_only: bool
+) -> dict[str, Any]:
+    version = session.version()
+    start = time.perf_counter()
+    session.call(group, version, "holds")
+    startup = time.perf_counter() - start
+
+    start = time.perf_counter()
+    marks: dict[str, float] = {}
+
+    def mark(phase: str) -> None:
+        marks[phase] = time.perf_counter() - start - sum(marks.values())
+
+    graph = version["graph"]
+    head = session.journal.records()[-1].number
+    found = _resolve(session, graph, request)
+    owners = load_assignment(session.store, graph)
+    named = np.concatenate([owners.owner_of_user[found.users], owners.owner_of_item[found.items]])
+    pairs_at = owners.owner_of_user[found.pair_users]
+    asked = sorted({int(k) for k in np.concatenate([named, pairs_at])})
+    mark("route")
+    removal = Removal(found.users, found.items, found.pair_users, found.pair_items)
+    pairs = _distinct(session.call(group, version, "find", removal, partitions=asked), graph["items"]) if asked else None
+    mark("find")
+    base = {
+        "request_id": request.request_id,
+        "unknown_ids": found.unknown,
+        "startup_seconds": startup,
+    }
+    if pairs is None or not len(pairs[0]):
+        answer = {
+            **base,
+            "status": "nothing_to_forget",
+            "version": version["version"],
+            "removed_interactions": 0,
+            "affected_partitions": [],
+            "seconds": time.perf_counter() - start,
+        }
+        session.journal.append("completed", {"request_id": request.request_id, "answer": answer})
+        return answer
+    affected = sorted({int(k) for k in (*owners.owner_of_user[pairs[0]], *owners.owner_of_item[pairs[1]])})
+    number = session.versions.next_number()
+    names = {
+        k: (
+            session.versions.new_name(number, f"shard-{k:03d}", "safetensors"),
+            session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors"),
+        )
+        for k in affected
+    }
+    with progress.task("forget", len(affected)) as task:
+        results = session.call(
+            group, version, "forget", session.location, pairs[0], pairs[1], names, cut_only, partitions=affected
+        )
+        task.advance(len(affected))
+    mark("unlearn")
+    by_partition = dict(zip(affected, results, strict=True))
+    gone = merged_gone(results)
+    shards = {k: r["shard"] for k, r in by_partition.items()}
+    changed = new_graph(session, graph, number, shards, gone, len(pairs[0]))
+    embeddings = list(version["model"]["embeddings"])
+    for k, result in by_partition.items():
+        embeddings[k] = result["files"][0]["name"]
+    manifest: Manifest = {
+        "format": 1,
+        "reason": "forget",
+        "graph": changed,
+        "lake_graph": changed,
+        "model": version["model"] | {"embeddings": embeddings},
+    }
+    files = version["files"] | changed["files"] | files_of(results)
+    manifest["files"] = {name: files[name] for name in needed_files(manifest)}
+    mark("write")
+    answer = {
+        **base,
+        "status": "committed",
+        "version": number,
+        "removed_interactions": len(pairs[0]),
+        "deleted_users": len(gone[0]),
+        "deleted_items": len(gone[1]),
+        "touched_nodes": sum(r["touched"] for r in results),
+        "affected_partitions": affected,
+    }
+    manifest["answers"] = {request.request_id: answer | {"seconds": time.perf_counter() - start}}
+    committed = session.versions.commit(manifest, after=head)
+    mark("commit")
+    session.load(group, committed)
+    mark("refresh")
+    return answer | {"seconds": time.perf_counter() - start, "phases": marks}
+
+
+def _resolve(session: Session, graph: Manifest, request: Request) -> Resolved:
+    return resolve(request, *(load_ids(session.store, graph, side) for side in ("user", "item")))
+
+
+def _distinct(parts: list[tuple[Ids, Ids]], num_items: int) -> tuple[Ids, Ids]:
+    codes = np.unique(np.concatenate([users * num_items + items for users, items in parts]))
+    return codes // num_items, codes % num_items
+
+
+def _dry_run(session: Session, version: Manifest, request: Request) -> dict[str, Any]:
+    """What would be touched; no workers, nothing written."""
+    start = time.perf_counter()
+    graph = version["graph"]
+    found, owners = _resolve(session, graph, request), load_assignment(session.store, graph)
+    removal = Removal(found.users, found.items, found.pair_users, found.pair_items)
+    parts = [removal.pairs(load_shard(session.store, graph, k)) for k in range(graph["partitions"])]
+    users, items = _distinct(parts, graph["items"])
+    affected = sorted({int(k) for k in (*owners.owner_of_user[users], *owners.owner_of_item[items])})
+    return {
+        "request_id": request.request_id,
+        "status": "dry_run",
+        "version": version["version"],
+        "removed_interactions": len(users),
+        "affected_partitions": affected,
+        "touched_nodes": len(np.unique(users)) + len(np.unique(items)),
+        "unknown_ids": found.unknown,
+        "seconds": time.perf_counter() - start,
+    }

@@ -1,0 +1,154 @@
+"""What each command does, start to end. `train`, `pretrain` and `forget` have files of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ..partitioning import ingest as ingestion
+from ..partitioning.errors import InputError
+from ..partitioning.graph import dense_ids
+from ..partitioning.ingest import load_ids
+from ..partitioning.lake import read_table
+from ..workers import WorkerGroup
+from .config import Config
+from .export import ExportWriter
+from .forgetting import forget, status
+from .pretraining import pretrain
+from .progress import Progress
+from .session import Manifest, Session, silent
+from .training import train
+
+__all__ = ["evaluate", "export", "forget", "ingest", "pretrain", "status", "train"]
+
+Ids = npt.NDArray[np.int64]
+
+
+def ingest(config: Config, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Read the table of interactions, partition the graph and write it under `graph/`.
+
+    Raises:
+        InputError: bad input or output; nothing has been written then.
+    """
+    progress = progress or silent()
+    session = Session(config)
+    with progress.task("rows read") as task:
+        seen = 0
+
+        def read(rows: int) -> None:
+            nonlocal seen
+            task.advance(rows - seen)
+            seen = rows
+
+        manifest = ingestion.ingest(
+            config.interactions,
+            session.columns,
+            session.store,
+            session.options,
+            config.cluster.partitions,
+            config.partitioning.strategy,
+            config.seed,
+            config.partitioning.halo,
+            config.partitioning.assignment,
+            read,
+        )
+    session.save_config()
+    keys = ("users", "items", "interactions", "events", "skipped", "partitions", "edge_cut", "balance")
+    rows = manifest["rows_per_layer"]
+    return {key: manifest[key] for key in keys} | {
+        "rows_per_layer": rows[config.partitioning.halo],
+        "rows_per_layer_by_halo": rows,
+    }
+
+
+def evaluate(
+    config: Config, *, progress: Progress | None = None, group: WorkerGroup | None = None
+) -> dict[str, Any]:
+    """Recall and NDCG of the current version on `test_interactions`.
+
+    Raises:
+        InputError: no test interactions are configured, they are unreadable, or nothing has been trained yet.
+    """
+    session = Session(config)
+    version = session.version()
+    users, items, unknown = test_pairs(session, version)
+    arguments = (users, items, config.evaluate.k, config.evaluate.batch_users)
+    if group is not None:
+        metrics = session.call(group, version, "evaluate", *arguments)[0]
+    else:
+        with session.workers() as own:
+            metrics = session.call(own, version, "evaluate", *arguments)[0]
+    return {"version": version["version"], **metrics, "users": int(metrics["users"]), "unknown_test_rows": unknown}
+
+
+def test_pairs(session: Session, version: Manifest) -> tuple[Ids, Ids, int]:
+    """(users, items) of the test interactions by dense id, and how many rows name a user or item that is not there.
+
+    Raises:
+        InputError: no test interactions are configured, or they cannot be read.
+    """
+    config = session.config
+    if config.test_interactions is None:
+        raise InputError("test_interactions is not set: name a table of held-out interactions to evaluate on")
+    maps = [load_ids(session.store, version["graph"], side) for side in ("user", "item")]
+    columns = (session.columns.user, session.columns.item)
+    users, items = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    for batch in read_table(config.test_interactions, columns, session.options):
+        for found, (ids, node, _), column in zip((users, items), maps, (0, 1), strict=True):
+            found.append(dense_ids(ids, node, batch.column(column)))
+    all_users, all_items = np.concatenate(users), np.concatenate(items)
+    known = (all_users >= 0) & (all_items >= 0)
+    if not known.any():
+        raise InputError(
+            f"{config.test_interactions}: none of its {len(known)} rows names a user and an item of the graph. Are the "
+            "ids the same as in `interactions`?"
+        )
+    return all_users[known], all_items[known], int((~known).sum())
+
+
+def export(
+    config: Config, *, to: str, top_k: int = 20, progress: Progress | None = None, group: WorkerGroup | None = None
+) -> dict[str, Any]:
+    """Write the current version's readouts and recommendations as Parquet. Forgotten users and items are absent.
+
+    Raises:
+        InputError: the target cannot be written, or nothing has been trained yet.
+    """
+    session = Session(config)
+    version = session.version()
+    maps = {side: load_ids(session.store, version["graph"], side) for side in ("user", "item")}
+    with ExportWriter(to, session.options, maps["user"][0].type, maps["item"][0].type) as writer:
+        if group is not None:
+            _export(session, version, group, writer, maps, top_k)
+        else:
+            with session.workers() as own:
+                _export(session, version, own, writer, maps, top_k)
+        written = writer.close()
+    return {"version": version["version"], **written}
+
+
+def _export(
+    session: Session, version: Manifest, group: WorkerGroup, writer: ExportWriter, maps: dict[str, Any], top_k: int
+) -> None:
+    places = {side: _by_node(node, version["graph"][f"{side}s"]) for side, (_, node, _) in maps.items()}
+
+    def external(side: str, nodes: Ids) -> pa.Array:
+        return maps[side][0].take(pa.array(places[side][nodes]))
+
+    for users, user_rows, items, item_rows in session.call(group, version, "embeddings"):
+        writer.embeddings("user", external("user", users), user_rows)
+        writer.embeddings("item", external("item", items), item_rows)
+    for users, items, scores in session.call(group, version, "recommend", top_k, session.config.evaluate.batch_users):
+        k = items.shape[1]
+        writer.recommendations(
+            external("user", np.repeat(users, k)), external("item", items.reshape(-1)), scores.reshape(-1), k
+        )
+
+
+def _by_node(node: Ids, total: int) -> Ids:
+    places = np.full(total, -1, dtype=np.int64)
+    places[node] = np.arange(len(node))
+    return places

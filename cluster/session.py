@@ -1,0 +1,149 @@
+"""What every command needs: the store with its log and versions, and the workers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..distributed.partition import Location
+from ..partitioning.errors import InputError
+from ..partitioning.ingest import load_manifest
+from ..partitioning.lake import Columns
+from ..partitioning.storage import StorageOptions, Store
+from ..workers import WorkerGroup
+from .config import Config, to_yaml
+from .journal import Journal
+from .progress import Progress, Task
+from .versions import Versions
+
+Manifest = dict[str, Any]
+
+
+class Session:
+    """The output of one run, opened by one command."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.options = StorageOptions(**config.storage.model_dump())
+        self.columns = Columns(**config.columns.model_dump())
+        self.store = Store(config.output, self.options)
+        self.location = Location(config.output, self.options)
+        self.journal = Journal(self.store)
+        self.versions = Versions(self.store, self.journal)
+
+    def save_config(self) -> None:
+        """The resolved configuration, beside what it made."""
+        self.store.write("config.yaml", to_yaml(self.config).encode())
+
+    def version(self) -> Manifest:
+        """The current version.
+
+        Raises:
+            InputError: nothing has been trained yet, or for another number of partitions.
+        """
+        current = self.versions.current()
+        if current is None:
+            raise InputError(f"{self.config.output} holds no trained model. Run `unlearnrec train` first")
+        self.check_partitions(current["graph"])
+        return current
+
+    def check_partitions(self, graph: Manifest) -> None:
+        """Raise InputError unless the graph has as many partitions as the configuration asks for."""
+        if graph["partitions"] != self.config.cluster.partitions:
+            raise InputError(
+                f"cluster.partitions is {self.config.cluster.partitions}, but the graph in {self.config.output} has "
+                f"{graph['partitions']} partitions. Set cluster.partitions={graph['partitions']}, or ingest again"
+            )
+
+    def lake_graph(self) -> Manifest:
+        """The graph to train on: what was ingested last, minus what was forgotten since.
+
+        Raises:
+            InputError: nothing was ingested, or for another number of partitions.
+        """
+        ingested = load_manifest(self.store)
+        ingested["ingest"] = digest(ingested)
+        ingested["ingested_interactions"] = ingested["interactions"]
+        current = self.versions.current()
+        graph: Manifest = ingested
+        if current is not None and current["lake_graph"]["ingest"] == ingested["ingest"]:
+            graph = current["lake_graph"]
+        self.check_partitions(graph)
+        return graph
+
+    @contextmanager
+    def workers(self) -> Iterator[WorkerGroup]:
+        """The worker group of the configuration, started; ended at exit."""
+        cluster = self.config.cluster
+        with WorkerGroup.start(
+            cluster.partitions,
+            cluster.cpus_per_worker,
+            cluster.gpus_per_worker,
+            cluster.threads_per_worker,
+            cluster.collective_timeout_seconds,
+            address=cluster.address,
+        ) as group:
+            yield group
+
+    def load(self, group: WorkerGroup, version: Manifest) -> None:
+        """Load a version into all workers."""
+        self._run(group, lambda: None, "load", *self._load_arguments(version))
+
+    def call(self, group: WorkerGroup, version: Manifest, method: str, *arguments: Any, **keywords: Any) -> list[Any]:
+        """Call a method of workers that hold `version`: they load it first where they hold another, or after a failure."""
+
+        def restore() -> None:
+            group.call("load", *self._load_arguments(version))
+
+        if set(self._run(group, restore, "holds")) != {version["version"]}:
+            self.load(group, version)
+        return self._run(group, restore, method, *arguments, **keywords)
+
+    def _load_arguments(self, version: Manifest) -> tuple[Any, ...]:
+        return self.location, version, self.config.partitioning.halo, self.kernel
+
+    def _run(
+        self, group: WorkerGroup, restore: Callable[[], None], method: str, *arguments: Any, **keywords: Any
+    ) -> list[Any]:
+        limit = self.config.cluster.max_rebuilds
+        return group.run(method, *arguments, restore=restore, max_rebuilds=limit, **keywords)
+
+    @property
+    def kernel(self) -> str:
+        """The neighbour sum that `train.kernel` means."""
+        return "torch" if self.config.train.kernel == "auto" else self.config.train.kernel
+
+
+def digest(manifest: Manifest) -> str:
+    """Of what an ingest left, to tell one from the next."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def files_of(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """name -> {"sha256", "bytes"} of the files that workers wrote."""
+    return {
+        file["name"]: {"sha256": file["sha256"], "bytes": file["bytes"]} for result in results for file in result["files"]
+    }
+
+
+def follow(task: Task, key: str = "epoch") -> Callable[[list[dict[str, Any]]], None]:
+    """An `on_progress` for the group that advances a task as the first worker's `key` grows."""
+    done = 0
+
+    def on_progress(states: list[dict[str, Any]]) -> None:
+        nonlocal done
+        state = states[0] if states else {}
+        if isinstance(state.get(key), int):
+            shown = {name: state[name] for name in ("step", "loss") if name in state}
+            task.advance(max(0, state[key] - done), **shown)
+            done = max(done, state[key])
+
+    return on_progress
+
+
+def silent() -> Progress:
+    """The progress of callers that want none."""
+    return Progress()

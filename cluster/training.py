@@ -1,0 +1,209 @@
+"""`train`: the backbone, from the lake's graph to a committed version; and the counterfactuals that pre-training needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..distributed.checkpoint import Checkpoints
+from ..distributed.removal import Removal
+from ..distributed.run import Probe, TrainRun
+from ..distributed.trainer import TrainSettings
+from ..partitioning.errors import InputError
+from ..partitioning.ingest import load_ids
+from ..workers import WorkerGroup
+from .config import Config
+from .graphs import reduced_graph
+from .journal import JournalConflict
+from .progress import Progress
+from .requests import parse_request, resolve
+from .session import Manifest, Session, files_of, follow, silent
+
+
+def train(
+    config: Config,
+    *,
+    resume: bool = False,
+    without: Sequence[str] = (),
+    progress: Progress | None = None,
+    probe: Probe | None = None,
+    group: WorkerGroup | None = None,
+) -> dict[str, Any]:
+    """Train the backbone and commit it as the current version.
+
+    Args:
+        resume: continue from the last checkpoint of the same run, if there is one.
+        without: files of users, items or interactions to leave out, as in `forget --requests`: the counterfactual.
+        probe: measure quality during training.
+        group: workers that run already; else they are started and ended here.
+
+    Raises:
+        InputError: as `Session.lake_graph`; a file of `without` is bad.
+        WorkerFailure: as `WorkerGroup.run`.
+    """
+    progress = progress or silent()
+    session = Session(config)
+    graph = session.lake_graph()
+    removal, unknown = _removal(session, graph, without)
+    head = session.journal.records()
+    run = make_run(config, graph, removal, probe)
+    checkpoints = Checkpoints(session.store, run.folder)
+    if not resume:
+        checkpoints.clear()
+    session.save_config()
+    progress.note(plan_of(config, graph))
+    number = session.versions.next_number()
+    names = [session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors") for k in range(graph["partitions"])]
+    dense = session.versions.new_name(number, "dense", "safetensors")
+
+    def work(group: WorkerGroup) -> tuple[list[dict[str, Any]], Manifest, list[dict[str, Any]]]:
+        results = run_on(session, group, graph, run, names, dense, progress, "train")
+        if not removal:
+            return results, graph, results
+        new_graph, shrunk = reduced_graph(session, group, graph, removal, names, number)
+        return results, new_graph, shrunk
+
+    if group is not None:
+        results, new_graph, embedded = work(group)
+    else:
+        with session.workers() as own:
+            results, new_graph, embedded = work(own)
+    files = files_of(results) | files_of(embedded) | new_graph["files"]
+    curve = results[0]["curve"]
+    manifest: Manifest = {
+        "format": 1,
+        "reason": "train",
+        "graph": new_graph,
+        "lake_graph": graph,
+        "model": {
+            "backbone": run.backbone,
+            "seed": config.seed,
+            "embeddings": [result["files"][0]["name"] for result in embedded],
+            "dense": dense if results[0]["has_dense"] else None,
+            "encoder": None,
+            "train": config.train.model_dump(),
+            "trained_on": new_graph["shard_files"],
+        },
+    }
+    if not results[0]["has_dense"]:
+        files.pop(dense, None)
+        session.store.remove(dense)
+    manifest["files"] = {name: files[name] for name in needed_files(manifest)}
+    try:
+        committed = session.versions.commit(manifest, after=head[-1].number if head else 0)
+    except JournalConflict as error:
+        raise RuntimeError(
+            "the log moved on while this training ran (a request was committed, or another run finished), so its result "
+            "is not made the current version. Run `unlearnrec train` again"
+        ) from error
+    checkpoints.clear()
+    return {
+        "epochs": len(curve),
+        "seconds": curve[-1]["seconds"],
+        "loss": curve[-1]["loss"],
+        "version": committed["version"],
+        "removed_interactions": graph["interactions"] - new_graph["interactions"],
+        "unknown_ids": unknown,
+        "curve": curve,
+    }
+
+
+def make_run(config: Config, graph: Manifest, removal: Removal, probe: Probe | None = None) -> TrainRun:
+    """The run of this configuration on this graph. Its folder is named after everything that its result depends on."""
+    train, backbone = config.train, config.backbone.model_dump()
+    settings = TrainSettings(
+        seed=config.seed,
+        batch_size=train.batch_size,
+        learning_rate=train.learning_rate,
+        loss=train.loss,
+        l2=train.l2,
+        softmax_temperature=train.softmax_temperature,
+        softmax_negatives=train.softmax_negatives,
+        total_pairs=graph["ingested_interactions"],
+    )
+    hashed = hashlib.sha256(json.dumps([train.model_dump(), backbone, config.seed, graph], sort_keys=True).encode())
+    for ids in (removal.users, removal.items, removal.pair_users, removal.pair_items):
+        hashed.update(np.ascontiguousarray(ids).tobytes() + b"|")
+    hashed.update(repr(tuple(removal.simulated)).encode())
+    return TrainRun(
+        settings=settings,
+        backbone=backbone,
+        epochs=train.epochs,
+        folder=f"checkpoints/{hashed.hexdigest()[:16]}",
+        removal=removal,
+        checkpoint_every=train.checkpoint_every,
+        halo=config.partitioning.halo,
+        kernel="torch" if train.kernel == "auto" else train.kernel,
+        probe=probe,
+    )
+
+
+def run_on(
+    session: Session,
+    group: WorkerGroup,
+    graph: Manifest,
+    run: TrainRun,
+    names: Sequence[str],
+    dense: str | None,
+    progress: Progress,
+    title: str,
+) -> list[dict[str, Any]]:
+    """Run it on the workers; a failed worker is replaced and the run goes on from its last checkpoint."""
+    with progress.task(title, run.epochs) as task:
+        return group.run(
+            "train",
+            session.location,
+            graph,
+            run,
+            list(names),
+            dense,
+            restore=lambda: None,
+            max_rebuilds=session.config.cluster.max_rebuilds,
+            on_progress=follow(task),
+        )
+
+
+def needed_files(manifest: Manifest) -> list[str]:
+    """The files that a version stands on."""
+    graph, model = manifest["graph"], manifest["model"]
+    names = [graph["user_file"], graph["item_file"], *graph["shard_files"], *model["embeddings"]]
+    names += [name for name in (model["dense"], model["encoder"] and model["encoder"]["file"]) if name]
+    return names
+
+
+def plan_of(config: Config, graph: Manifest) -> str:
+    """One line before long work: what will be held and moved."""
+    nodes, size = graph["users"] + graph["items"], config.backbone.embedding_size
+    steps = -(-graph["ingested_interactions"] // config.train.batch_size)
+    table = nodes * size * 4
+    layers = config.backbone.num_layers
+    rows = graph["rows_per_layer"][config.partitioning.halo]
+    return (
+        f"plan: {config.train.epochs} epochs of {steps} steps; tables {3 * table / 2**20:.0f} MiB with moments, about "
+        f"{(layers + 6) * table / 2**20:.0f} MiB at work over {graph['partitions']} workers; each step exchanges "
+        f"{2 * layers * rows * size * 4 / 2**20:.1f} MiB of halo rows"
+    )
+
+
+def _removal(session: Session, graph: Manifest, files: Sequence[str]) -> tuple[Removal, int]:
+    """What the files leave out, and how many of their ids the graph does not know."""
+    if not files:
+        return Removal(), 0
+    maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
+    found = [
+        resolve(parse_request(None, None, None, file, None, session.options), maps[0], maps[1]) for file in files
+    ]
+    removal = Removal(
+        np.unique(np.concatenate([x.users for x in found])),
+        np.unique(np.concatenate([x.items for x in found])),
+        np.concatenate([x.pair_users for x in found]),
+        np.concatenate([x.pair_items for x in found]),
+    )
+    if not removal:
+        raise InputError(f"--without {', '.join(files)}: names nothing that the graph holds. Check the ids")
+    return removal, sum(x.unknown for x in found)

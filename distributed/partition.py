@@ -1,0 +1,316 @@
+"""What one worker hosts: the partition's shard, its rows of the tables, and the operations that a driver calls on them.
+
+Every method is SPMD (all ranks call it with the same arguments, except where it says "only the affected") and reads
+committed files or writes files that count only once a version names them. So a call can be repeated after a failure:
+load the committed version, call again.
+"""
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..partitioning.assignment import Assignment
+from ..partitioning.ingest import load_assignment, load_shard
+from ..partitioning.shard import GraphShard
+from ..partitioning.storage import StorageOptions, Store
+from . import comm as communication
+from .backbones import Backbone
+from .checkpoint import Checkpoints, from_bytes, to_bytes
+from .comm import Comm
+from .evaluate import evaluate, pair_scores, rank
+from .forget import influence, shrink
+from .influence import InfluenceEncoder, NodeRows
+from .local_graph import LocalGraph
+from .pretrain import PretrainSettings, examples, fit
+from .removal import Pairs, Removal, with_empty_rows
+from .run import TrainRun, make_backbone, run_training
+
+Ids = npt.NDArray[np.int64]
+Written = dict[str, Any]
+"""{"name", "sha256", "bytes"} of a file."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the output lies."""
+
+    root_uri: str
+    options: StorageOptions
+
+    def store(self) -> Store:
+        """The store there."""
+        return Store(self.root_uri, self.options)
+
+
+@dataclass
+class Model:
+    """A version in memory: graph, rows of E0 [N, d], and what is computed from them."""
+
+    graph: LocalGraph
+    e0: Tensor
+    backbone: Backbone
+    nodes: NodeRows
+    encoder: InfluenceEncoder | None
+
+
+class Partition:
+    """Rank `partition` of `num_partitions`; see `workers.actor.PartitionHost` for the control methods."""
+
+    def __init__(self, partition: int, num_partitions: int) -> None:
+        self._rank, self._size = partition, num_partitions
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if threads := os.environ.get("OMP_NUM_THREADS"):
+            torch.set_num_threads(int(threads))
+        self._store_server: Any = None
+        self._comm = Comm() if num_partitions == 1 else None
+        self._progress: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._model: Model | None = None
+        self._version: int | None = None
+
+    # ---- control -------------------------------------------------------------------------------------------------
+
+    def open_store(self, host: str) -> tuple[str, int]:
+        """Rank 0: a meeting point for the next `join`."""
+        self._store_server = communication.open_store(host, self._size, 60.0)
+        return host, self._store_server.port
+
+    def join(self, address: str, port: int, generation: int, timeout_seconds: float) -> None:
+        """Form the process groups of a generation.
+
+        Raises:
+            CollectiveError: not everybody came.
+        """
+        if self._comm is not None:
+            self._comm.close()
+        store = (
+            self._store_server
+            if self._rank == 0
+            else communication.reach_store(address, port, self._size, timeout_seconds)
+        )
+        self._model = None
+        self._comm = Comm(self._rank, self._size, store, timeout_seconds, self._device)
+        self._say(phase="idle", generation=generation)
+
+    def abort(self) -> None:
+        """End the process groups, from any thread."""
+        if self._comm is not None:
+            self._comm.abort()
+
+    def progress(self) -> dict[str, Any]:
+        """What it does now."""
+        with self._lock:
+            return dict(self._progress)
+
+    def _say(self, **fields: Any) -> None:
+        with self._lock:
+            self._progress = fields
+
+    # ---- versions ------------------------------------------------------------------------------------------------
+
+    def load(self, location: Location, version: dict[str, Any], halo: str, kernel: str) -> None:
+        """Load a version: shard, rows, dense weights, encoder; and compute the readouts."""
+        self._say(phase="load")
+        store, spec = location.store(), version["model"]
+        graph = self._graph(store, version["graph"], halo, kernel)
+        e0 = from_bytes(_read(store, version, spec["embeddings"][self._rank]))["e0"].to(self._device)
+        backbone = make_backbone(spec["backbone"], spec["seed"]).to(self._device)
+        if spec["dense"]:
+            backbone.load_state_dict(from_bytes(_read(store, version, spec["dense"])))
+        encoder = None
+        if spec["encoder"]:
+            encoder = InfluenceEncoder(**spec["encoder"]["shape"]).to(self._device)
+            encoder.load_state_dict(from_bytes(_read(store, version, spec["encoder"]["file"])))
+        self._model = Model(graph, e0, backbone, _node_rows(graph, backbone, e0), encoder)
+        self._version = version["version"]
+
+    def holds(self) -> int | None:
+        """The number of the version that is loaded."""
+        return self._version if self._model is not None else None
+
+    def _graph(
+        self, store: Store, manifest: dict[str, Any], halo: str, kernel: str, removal: Removal | None = None
+    ) -> LocalGraph:
+        shard, assignment = load_shard(store, manifest, self._rank), load_assignment(store, manifest)
+        if removal is not None:
+            pairs = removal.pairs(shard)
+            shard = with_empty_rows(shard.without(*pairs), assignment)
+        return self._local(shard, assignment, halo, kernel)
+
+    def _local(self, shard: GraphShard, assignment: Assignment, halo: str, kernel: str) -> LocalGraph:
+        assert self._comm is not None, "called before join"
+        return LocalGraph(shard, assignment, self._comm, halo, kernel)
+
+    # ---- training ------------------------------------------------------------------------------------------------
+
+    def train(
+        self, location: Location, manifest: dict[str, Any], run: TrainRun, names: Sequence[str], dense_name: str | None
+    ) -> dict[str, Any]:
+        """Train on the graph of this manifest minus `run.removal`; rank k writes its rows of E0 to names[k].
+
+        Nodes that the removal leaves without interactions keep their rows. Returns the curve and the files written.
+        """
+        store = location.store()
+        graph = self._graph(store, manifest, run.halo, run.kernel, run.removal)
+        trainer, curve = run_training(graph, run, Checkpoints(store, run.folder), self._say)
+        shard = load_shard(store, manifest, self._rank)
+        ids = [torch.from_numpy(x).to(self._device) for x in (shard.user_ids, shard.item_ids)]
+        rows = torch.cat([graph.user_rows(ids[0]), graph.item_rows(ids[1])])
+        files = [_write(store, names[self._rank], to_bytes({"e0": trainer.table.rows[rows]}))]
+        if dense_name is not None and self._rank == 0:
+            files.append(_write(store, dense_name, to_bytes(trainer.backbone.state_dict())))
+        return {"curve": curve, "files": files, "has_dense": bool(list(trainer.backbone.parameters()))}
+
+    def reduce(
+        self,
+        location: Location,
+        manifest: dict[str, Any],
+        removal: Removal,
+        embeddings: Sequence[str],
+        names: Sequence[tuple[str, str]],
+    ) -> dict[str, Any]:
+        """Write shard and rows of E0 (from embeddings[k]) without a removal to names[k]."""
+        store = location.store()
+        e0 = from_bytes(store.read(embeddings[self._rank]))["e0"]
+        shard = load_shard(store, manifest, self._rank)
+        pairs = removal.pairs(shard)
+        return self._write_shrunk(store, shard, e0, pairs, names[self._rank])
+
+    def _write_shrunk(
+        self, store: Store, shard: GraphShard, e0: Tensor, pairs: Pairs, names: tuple[str, str]
+    ) -> dict[str, Any]:
+        smaller, e0 = shrink(shard, e0, *pairs)
+        return {
+            "shard": _write(store, names[0], smaller.to_bytes()),
+            "files": [_write(store, names[1], to_bytes({"e0": e0}))],
+            "removed": len(shard.user_neighbours) - len(smaller.user_neighbours),
+            "gone_users": np.setdiff1d(shard.user_ids, smaller.user_ids),
+            "gone_items": np.setdiff1d(shard.item_ids, smaller.item_ids),
+        }
+
+    def fit_encoder(
+        self,
+        location: Location,
+        manifest: dict[str, Any],
+        original: Sequence[str] | None,
+        counterfactuals: Sequence[tuple[Removal, Sequence[str]]],
+        shape: dict[str, Any],
+        settings: PretrainSettings,
+        name: str,
+    ) -> dict[str, Any]:
+        """Train the encoder on runs that left out these removals; rank 0 writes it to `name`.
+
+        original: files of the run on the whole graph, None where that is the loaded version itself. Each
+        counterfactual's files hold its rows of E0, by rank.
+        """
+        model, store = self._loaded(), location.store()
+
+        def rows(names: Sequence[str]) -> Tensor:
+            return from_bytes(store.read(names[self._rank]))["e0"].to(self._device)
+
+        nodes = model.nodes if original is None else _node_rows(model.graph, model.backbone, rows(original))
+        data = examples(model.graph, nodes, [(removal, rows(names)) for removal, names in counterfactuals])
+        encoder = InfluenceEncoder(**shape).to(self._device)
+        assert self._comm is not None
+        fitted = fit(
+            self._comm,
+            encoder,
+            data,
+            settings,
+            lambda epoch, loss: self._say(phase="encoder", epoch=epoch, loss=round(loss, 5)),
+        )
+        files = [_write(store, name, to_bytes(encoder.state_dict()))] if self._rank == 0 else []
+        return {"fit": fitted, "files": files}
+
+    # ---- forgetting ----------------------------------------------------------------------------------------------
+
+    def find(self, removal: Removal) -> Pairs:
+        """The interactions here that a request removes. Only the owners of what it names need be asked."""
+        return removal.pairs(self._loaded().graph.shard)
+
+    def forget(
+        self, location: Location, users: Ids, items: Ids, names: Mapping[int, tuple[str, str]], cut_only: bool = False
+    ) -> dict[str, Any]:
+        """Only the affected partitions: forget interactions users, items [n] (sorted; others than with an end here are
+        left alone), and write shard and rows of E0 to names[rank].
+
+        The model in memory is not changed: the driver commits, and then loads the new version.
+        """
+        model, store = self._loaded(), location.store()
+        pairs = [torch.from_numpy(x.copy()).to(self._device) for x in (users, items)]
+        graph = model.graph
+        here = (graph.owner_of_user[pairs[0]] == self._rank) | (graph.owner_of_item[pairs[1]] == self._rank)
+        mine = [x[here] for x in pairs]
+        e0, touched = model.e0.clone(), 0
+        if not cut_only:
+            if model.encoder is None:
+                raise RuntimeError("the loaded version has no encoder")
+            rows, change = influence(graph, model.nodes, model.encoder, mine[0], mine[1])
+            e0[rows] += change
+            touched = len(rows)
+        pairs_here = (mine[0].cpu().numpy(), mine[1].cpu().numpy())
+        return self._write_shrunk(store, graph.shard, e0, pairs_here, names[self._rank]) | {"touched": touched}
+
+    # ---- use -----------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self, test_users: Ids, test_items: Ids, cutoffs: Sequence[int], batch_users: int
+    ) -> dict[str, float]:
+        """Recall and NDCG over all partitions; the same on every rank."""
+        model = self._loaded()
+        self._say(phase="evaluate")
+        test = [torch.from_numpy(x.copy()).to(self._device) for x in (test_users, test_items)]
+        return evaluate(model.graph, model.nodes.readout, test[0], test[1], cutoffs, batch_users)
+
+    def scores(self, users: Ids, items: Ids) -> tuple[Ids, npt.NDArray[np.float32]]:
+        """(positions, scores) of those pairs whose user lies here; pairs are the same on every rank."""
+        model = self._loaded()
+        pairs = [torch.from_numpy(x.copy()).to(self._device) for x in (users, items)]
+        positions, scores = pair_scores(model.graph, model.nodes.readout, pairs[0], pairs[1])
+        return positions.cpu().numpy(), scores.cpu().numpy()
+
+    def embeddings(self) -> tuple[Ids, npt.NDArray[np.float32], Ids, npt.NDArray[np.float32]]:
+        """User ids, their readouts, item ids, their readouts."""
+        graph, z = self._loaded().graph, self._loaded().nodes.readout.cpu().numpy()
+        users = graph.num_local_users
+        return graph.user_ids.cpu().numpy(), z[:users], graph.item_ids.cpu().numpy(), z[users:]
+
+    def recommend(self, k: int, batch_users: int) -> tuple[Ids, Ids, npt.NDArray[np.float32]]:
+        """Users [n], their best items [n, k], and scores [n, k] (-inf: no item left)."""
+        model = self._loaded()
+        blocks = list(rank(model.graph, model.nodes.readout, model.graph.user_ids, k, batch_users))
+        empty = torch.empty((0, k))
+        items, scores = (
+            torch.cat([getattr(b, name) for b in blocks]) if blocks else empty for name in ("items", "scores")
+        )
+        return model.graph.user_ids.cpu().numpy(), items.cpu().numpy().astype(np.int64), scores.cpu().numpy()
+
+    def _loaded(self) -> Model:
+        if self._model is None:
+            raise RuntimeError("no version is loaded")
+        return self._model
+
+
+@torch.no_grad()
+def _node_rows(graph: LocalGraph, backbone: Backbone, e0: Tensor) -> NodeRows:
+    z = backbone(e0, graph.propagation.layer)
+    return NodeRows(e0, z, graph.neighbour_means(z), graph.degrees)
+
+
+def _write(store: Store, name: str, data: bytes) -> Written:
+    store.write(name, data)
+    return {"name": name, "sha256": store.sha256(data), "bytes": len(data)}
+
+
+def _read(store: Store, version: dict[str, Any], name: str) -> bytes:
+    data = store.read(name)
+    if store.sha256(data) != version["files"][name]["sha256"]:
+        raise OSError(f"{store.root_uri}/{name} is damaged: its SHA-256 is not the one that version {version['version']} names")
+    return data

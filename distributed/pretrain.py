@@ -1,0 +1,160 @@
+"""Pre-training of the Influence Encoder on counterfactual retrains (method: docs/encoder.md).
+
+A counterfactual is the training run of the current version minus a simulated request, under the same keyed draws. What
+its rows of E0 differ from the original's, at the nodes that the request touches, is what the encoder has to predict.
+
+Shape legend: g = targets here, one for each touched node of each counterfactual, n = forgotten interactions seen from
+their end here, d = embedding size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .comm import Comm
+from .forget import Ends, ends
+from .influence import InfluenceEncoder, NodeRows, Side, directions, features
+from .keyed import PAIRS, keyed, keyed_uniform
+from .local_graph import LocalGraph
+from .removal import Removal
+
+_VALIDATION_SHARE = 0.1
+"""Of the targets, held out to report the quality of the fit; keyed by node."""
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """The fields of `pretrain` in the configuration, and the run's seed."""
+
+    seed: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One side's training data here: features [n, F], directions [n, 3 m + 2, d], target int64 [n] of each interaction,
+    needed [g, d], key int64 [g] (of counterfactual and node), ascending target."""
+
+    features: Tensor
+    directions: Tensor
+    target: Tensor
+    needed: Tensor
+    key: Tensor
+
+
+def examples(
+    graph: LocalGraph, nodes: NodeRows, counterfactuals: list[tuple[Removal, Tensor]]
+) -> tuple[Examples, Examples]:
+    """Both sides' examples from (removal, E0 [N, d] of the run without it) pairs. All ranks call it."""
+    parts: tuple[list[Examples], list[Examples]] = ([], [])
+    ids = torch.cat([graph.user_ids, graph.item_ids])
+    for number, (removal, e0) in enumerate(counterfactuals):
+        users, items = (torch.from_numpy(x).to(e0.device) for x in removal.pairs(graph.shard))
+        for side, view in enumerate(ends(graph, nodes, users, items)):
+            rows, target = torch.unique_consecutive(view.rows, return_inverse=True)
+            needed = e0[rows] - nodes.e0[rows]
+            key = keyed(number, side, ids[rows]) if len(rows) else rows
+            parts[side].append(_examples(view, target, needed, key))
+    joined = []
+    for side_parts in parts:
+        offsets = torch.tensor([len(p.needed) for p in side_parts]).cumsum(0).tolist()
+        target = torch.cat([p.target + o for p, o in zip(side_parts, [0, *offsets[:-1]], strict=True)])
+        columns = [
+            torch.cat([getattr(p, name) for p in side_parts]) for name in ("features", "directions", "needed", "key")
+        ]
+        joined.append(Examples(columns[0], columns[1], target, columns[2], columns[3]))
+    return joined[0], joined[1]
+
+
+def _examples(view: Ends, target: Tensor, needed: Tensor, key: Tensor) -> Examples:
+    return Examples(features(view.own, view.other), directions(view.own, view.other), target, needed, key)
+
+
+def fit(
+    comm: Comm,
+    encoder: InfluenceEncoder,
+    data: tuple[Examples, Examples],
+    settings: PretrainSettings,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> dict[str, float]:
+    """Train the encoder in place under DDP; returns the share of the needed shifts explained (R2), by side.
+
+    The loss of a side is the squared error of its nodes' changes over their squared size, over all ranks.
+    """
+    held_out = [keyed_uniform(settings.seed, PAIRS, x.key) < _VALIDATION_SHARE for x in data]
+    for side, x in zip((encoder.users, encoder.items), data, strict=True):
+        assert isinstance(side, Side)
+        _standardise(comm, side, x.features)
+    needed = torch.stack([(x.needed[~h] ** 2).sum() for x, h in zip(data, held_out, strict=True)])
+    counts = torch.tensor([float(len(x.target)) for x in data], device=comm.device)
+    comm.all_reduce(needed)
+    comm.all_reduce(counts)
+    num_steps = max(1, int(counts.max()) // settings.batch_size)
+    module = comm.replicate(encoder)
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=settings.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs * num_steps)
+    for epoch in range(settings.epochs):
+        deal = [keyed(settings.seed, PAIRS, epoch, x.key) % num_steps for x in data]
+        total = torch.zeros(1, device=comm.device)
+        for step in range(num_steps):
+            chosen = [(d == step) & ~h for d, h in zip(deal, held_out, strict=True)]
+            optimizer.zero_grad()
+            loss = _error(module, data, chosen, needed / num_steps)
+            with comm.dense_step():
+                # DDP averages over the ranks what is a sum over them.
+                (loss * comm.size).backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach() / num_steps
+        comm.all_reduce(total)
+        if on_epoch is not None:
+            on_epoch(epoch, float(total) / 2)
+    return _explained(comm, encoder, data, held_out)
+
+
+def _error(module: nn.Module, data: tuple[Examples, Examples], chosen: list[Tensor], needed: Tensor) -> Tensor:
+    """Sum over the sides of the squared error of the chosen targets, over `needed` [2]."""
+    inputs, targets = [], []
+    for x, chosen_g in zip(data, chosen, strict=True):
+        mine = chosen_g[x.target]
+        inputs.append((x.features[mine], x.directions[mine]))
+        targets.append(x.target[mine])
+    changes = module(inputs[0], inputs[1])
+    errors = []
+    for x, chosen_g, target, change, size in zip(data, chosen, targets, changes, needed, strict=True):
+        predicted = torch.zeros_like(x.needed).index_add(0, target, change)
+        errors.append(((predicted - x.needed)[chosen_g] ** 2).sum() / size.clamp(min=1e-30))
+    return errors[0] + errors[1]
+
+
+def _standardise(comm: Comm, side: Side, values: Tensor) -> None:
+    """Set the side's feature means and deviations from the values [n, F] of all ranks."""
+    wide = values.to(torch.float64)
+    sums = torch.cat([wide.sum(0), (wide**2).sum(0), torch.tensor([float(len(wide))], device=wide.device)])
+    comm.all_reduce(sums)
+    count = sums[-1].clamp(min=1)
+    mean, square = sums[:-1].view(2, -1) / count
+    side.mean.copy_(mean)
+    side.deviation.copy_((square - mean**2).clamp(min=0).sqrt() + 1e-6)
+
+
+@torch.no_grad()
+def _explained(
+    comm: Comm, encoder: InfluenceEncoder, data: tuple[Examples, Examples], held_out: list[Tensor]
+) -> dict[str, float]:
+    sums = torch.zeros(2, 2, 2, dtype=torch.float64, device=comm.device)
+    modules = (encoder.users, encoder.items)
+    for side, (x, h) in enumerate(zip(data, held_out, strict=True)):
+        weights = modules[side](x.features)
+        predicted = torch.zeros_like(x.needed).index_add(0, x.target, (weights[:, :, None] * x.directions).sum(1))
+        for part, chosen in enumerate((~h, h)):
+            sums[side, part, 0] = ((predicted - x.needed)[chosen] ** 2).sum()
+            sums[side, part, 1] = (x.needed[chosen] ** 2).sum()
+    comm.all_reduce(sums)
+    r2 = 1 - sums[:, :, 0] / sums[:, :, 1].clamp(min=1e-30)
+    names = [("user_r2", 0, 0), ("item_r2", 1, 0), ("user_r2_held_out", 0, 1), ("item_r2_held_out", 1, 1)]
+    return {name: float(r2[side, part]) for name, side, part in names}

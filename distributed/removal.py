@@ -1,0 +1,85 @@
+"""Which interactions a run leaves out or a request removes, found by each partition in its own rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..partitioning.assignment import Assignment
+from ..partitioning.shard import GraphShard
+from .keyed import REQUEST, keyed_uniform
+
+Ids = npt.NDArray[np.int64]
+Pairs = tuple[Ids, Ids]
+
+
+def _none() -> Ids:
+    return np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Removal:
+    """All interactions of some users and items, and some interactions, all by global dense id; and simulated requests.
+
+    `simulated` holds (seed, number, share): a keyed random share of all interactions, as the simulated request `number`.
+    """
+
+    users: Ids = field(default_factory=_none)
+    items: Ids = field(default_factory=_none)
+    pair_users: Ids = field(default_factory=_none)
+    pair_items: Ids = field(default_factory=_none)
+    simulated: Sequence[tuple[int, int, float]] = ()
+
+    def __bool__(self) -> bool:
+        return bool(len(self.users) or len(self.items) or len(self.pair_users) or self.simulated)
+
+    def pairs(self, shard: GraphShard) -> Pairs:
+        """The interactions (users [n], items [n]) of this shard that it removes, each once, sorted by (user, item)."""
+        num_items = shard.num_items
+        wanted = self.pair_users * num_items + self.pair_items
+        codes = []
+        by_user = (np.repeat(shard.user_ids, np.diff(shard.user_indptr)), shard.user_neighbours)
+        by_item = (shard.item_neighbours, np.repeat(shard.item_ids, np.diff(shard.item_indptr)))
+        for users, items in (by_user, by_item):
+            pair = users.astype(np.int64) * num_items + items
+            hit = np.zeros(len(pair), dtype=bool)
+            if len(self.users):
+                hit |= _marks(self.users, shard.num_users)[users]
+            if len(self.items):
+                hit |= _marks(self.items, num_items)[items]
+            if len(wanted):
+                hit |= np.isin(pair, wanted)
+            for seed, number, share in self.simulated:
+                draws = keyed_uniform(seed, REQUEST, number, torch.from_numpy(pair))
+                hit |= draws.numpy() < share
+            codes.append(pair[hit])
+        found = np.unique(np.concatenate(codes))
+        return found // num_items, found % num_items
+
+
+def _marks(ids: Ids, total: int) -> npt.NDArray[np.bool_]:
+    marks = np.zeros(total, dtype=bool)
+    marks[ids] = True
+    return marks
+
+
+def with_empty_rows(shard: GraphShard, assignment: Assignment) -> GraphShard:
+    """The shard with an empty row for every node that it owns but that was deleted.
+
+    Training needs them: ids are never reused, and a draw may name any id that ever was.
+    """
+    arrays = {}
+    for side, owners in (("user", assignment.owner_of_user), ("item", assignment.owner_of_item)):
+        owned = np.flatnonzero(owners == shard.partition)
+        ids, indptr = getattr(shard, f"{side}_ids"), getattr(shard, f"{side}_indptr")
+        degrees = np.zeros(len(owned), dtype=np.int64)
+        degrees[np.searchsorted(owned, ids)] = np.diff(indptr)
+        arrays |= {f"{side}_ids": owned, f"{side}_indptr": np.concatenate([[0], np.cumsum(degrees)])}
+    return replace(shard, **arrays)
+
+
+def empty_nodes(shard: GraphShard) -> tuple[Ids, Ids]:
+    """(users, items) of this shard without interactions."""
+    return shard.user_ids[np.diff(shard.user_indptr) == 0], shard.item_ids[np.diff(shard.item_indptr) == 0]

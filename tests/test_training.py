@@ -1,0 +1,218 @@
+"""The same training for any number of partitions, its traffic, and its gradients."""
+
+import math
+
+import numpy as np
+import pytest
+import spmd
+import torch
+
+from unlearnrec.distributed.backbones import BACKBONES
+from unlearnrec.distributed.comm import Comm
+from unlearnrec.distributed.keyed import initial_rows, keyed, keyed_uniform
+from unlearnrec.distributed.launch import run_processes
+from unlearnrec.distributed.losses import bpr, sampled_softmax
+from unlearnrec.distributed.neighbour_sum import NeighbourSum, has_dgl
+from unlearnrec.distributed.table import Table
+
+# Of a parameter's change against the tables' scale of 0.1, for what is promised only nearly.
+TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return {}
+
+
+def one_rank(alone, *arguments):
+    key = repr(arguments)
+    if key not in alone:
+        alone[key] = [spmd.train(Comm(), *arguments)]
+    return alone[key]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_pull_and_bpr_are_bit_equal_for_any_number_of_partitions(size, alone):
+    # 10 columns: no multiple of a cache line or a vector register, where rounding would differ by position.
+    arguments = ("lightgcn", "pull", "torch", 3, {"embedding_size": 10})
+    first, results = one_rank(alone, *arguments), run_processes(size, spmd.train, *arguments)
+    for result in results:
+        assert result["losses"] == first[0]["losses"]
+    for name in ("rows", "readouts"):
+        assert torch.equal(spmd.whole(results, name), spmd.whole(first, name))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "halo", "changes"),
+    [("lightgcn", "cover", {}), ("lightgcn", "pull", {"loss": "softmax"}), ("ngcf", "pull", {}), ("ngcf", "cover", {})],
+)
+def test_everything_else_agrees_within_tolerance(backbone, halo, changes, alone):
+    arguments = (backbone, halo, "torch", 3, changes)
+    first, results = one_rank(alone, *arguments), run_processes(3, spmd.train, *arguments)
+    assert np.allclose(results[0]["losses"], first[0]["losses"], rtol=1e-5)
+    for name in ("rows", "readouts"):
+        assert (spmd.whole(results, name) - spmd.whole(first, name)).abs().max() < TOLERANCE
+    for result in results:
+        assert len(result["dense"]) == len(first[0]["dense"])
+        for mine, rank_0, lone in zip(result["dense"], results[0]["dense"], first[0]["dense"], strict=True):
+            assert torch.equal(mine, rank_0) and (mine - lone).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("halo", ["pull", "cover"])
+def test_rows_sent_are_the_plans(halo):
+    for result in run_processes(2, spmd.train, "lightgcn", halo, "torch", 1):
+        assert result["rows_per_layer"] == result["planned"] > 0
+
+
+def test_training_learns(alone):
+    losses = one_rank(alone, "lightgcn", "pull", "torch", 12)[0]["losses"]
+    assert losses[0] == pytest.approx(math.log(2), abs=0.01) and losses[-1] < 0.8 * losses[0]
+
+
+def test_a_run_without_data_is_the_same_run_minus_it(alone):
+    """Not one draw of the other pairs changes: nodes far from what is left out move by less than those near."""
+    users, items = spmd.pairs()
+    gone = (users[:1], items[:1])
+    full = one_rank(alone, "lightgcn", "pull", "torch", 3)
+    less = [spmd.train(Comm(), "lightgcn", "pull", "torch", 3, None, gone)]
+    other_seed = [spmd.train(Comm(), "lightgcn", "pull", "torch", 3, {"seed": 4})]
+    near = spmd.whole(full, "rows") - spmd.whole(less, "rows")
+    far = spmd.whole(full, "rows") - spmd.whole(other_seed, "rows")
+    assert 0 < near.norm() < 0.05 * far.norm()
+
+
+@pytest.mark.skipif(not has_dgl(), reason="dgl is not installed")
+def test_the_two_kernels_train_alike(alone):
+    first = one_rank(alone, "lightgcn", "pull", "torch", 2)
+    second = [spmd.train(Comm(), "lightgcn", "pull", "dgl", 2)]
+    assert torch.equal(spmd.whole(first, "rows"), spmd.whole(second, "rows"))
+
+
+def test_kernel_names_are_checked():
+    with pytest.raises(ValueError, match="torch, dgl"):
+        NeighbourSum(torch.zeros(1, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), 0, "cuda")
+
+
+def gradients_agree(comm: Comm, backbone: str, halo: str) -> bool:
+    """Finite differences of a readout's projection against its gradient, through the exchange, in float64."""
+    graph = spmd.local_graph(comm, halo)
+    model = BACKBONES[backbone](3, 2, seed=1).double()
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.cat([graph.user_ids, graph.item_ids + graph.num_users])
+    everything = torch.randn(graph.num_users + graph.num_items, 3, generator=generator, dtype=torch.float64)
+    weights = torch.randn(len(everything), model.readout_size, generator=generator, dtype=torch.float64)[ids]
+    e0 = everything[ids].requires_grad_()
+    (model(e0, graph.propagation) * weights).sum().backward()
+    step = 1e-6
+    for node, column in ((0, 0), (3, 2), (graph.num_users, 1), (graph.num_users + 5, 0)):
+        values = []
+        for sign in (1, -1):
+            moved = everything.clone()
+            moved[node, column] += sign * step
+            with torch.no_grad():
+                values.append(comm.all_reduce((model(moved[ids], graph.propagation) * weights).sum()))
+        expected = (values[0] - values[1]) / (2 * step)
+        place = torch.nonzero(ids == node)[:, 0]
+        if len(place) and not torch.isclose(e0.grad[place[0], column], expected, rtol=1e-6, atol=1e-8):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("backbone", list(BACKBONES))
+@pytest.mark.parametrize("halo", ["pull", "cover"])
+def test_gradients_agree_with_finite_differences(backbone, halo):
+    assert all(run_processes(2, gradients_agree, backbone, halo))
+
+
+def test_losses_give_the_gradients_of_autograd():
+    generator = torch.Generator().manual_seed(0)
+    user, positive, negative = (torch.randn(7, 4, generator=generator, dtype=torch.float64) for _ in range(3))
+    leaves = [x.clone().requires_grad_() for x in (user, positive, negative)]
+    expected = torch.nn.functional.softplus((leaves[0] * (leaves[2] - leaves[1])).sum(1))
+    gradients = torch.autograd.grad(expected.sum() * 0.5, leaves)
+    found = bpr(user, positive, negative, 0.5)
+    assert torch.allclose(found.loss_B, expected.detach())
+    for got, want in zip((found.user_BD, found.positive_BD, found.negative), gradients, strict=True):
+        assert torch.allclose(got, want)
+    softmax = sampled_softmax(user, positive, negative, 0.2, 0.5)
+    cosines = torch.nn.functional.normalize(user, dim=1) @ torch.nn.functional.normalize(negative, dim=1).T / 0.2
+    own = torch.nn.functional.cosine_similarity(user, positive) / 0.2
+    assert torch.allclose(softmax.loss_B, torch.logsumexp(torch.cat([own[:, None], cosines], 1), 1) - own)
+
+
+def test_bpr_does_not_depend_on_a_pairs_place():
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(1003, 16, generator=generator) for _ in range(3)]
+    whole = bpr(*rows, 0.1)
+    for start, end in ((0, 1), (5, 38), (17, 1003), (1000, 1003)):
+        part = bpr(*(x[start:end].clone() for x in rows), 0.1)
+        assert torch.equal(part.loss_B, whole.loss_B[start:end])
+        assert torch.equal(part.user_BD, whole.user_BD[start:end])
+
+
+def test_a_table_is_adam_and_resumes():
+    generator = torch.Generator().manual_seed(0)
+    start, gradients = torch.randn(5, 3, generator=generator), torch.randn(6, 5, 3, generator=generator)
+    table, plain = Table(start, 0.05), torch.nn.Parameter(start.clone())
+    adam = torch.optim.Adam([plain], lr=0.05)
+    for gradient in gradients[:3]:
+        table.step(gradient)
+    resumed = Table(torch.zeros(5, 3), 0.05)
+    resumed.load_state(table.state())
+    for gradient in gradients[3:]:
+        table.step(gradient)
+        resumed.step(gradient)
+    for gradient in gradients:
+        plain.grad = gradient
+        adam.step()
+    assert torch.equal(table.rows, resumed.rows)
+    assert torch.allclose(table.rows, plain.detach(), atol=1e-6)
+
+
+def test_keyed_draws_are_uniform_and_do_not_repeat():
+    ids = torch.arange(200_000)
+    draws = keyed_uniform(1, 2, ids)
+    counts = torch.histc(draws, 20, 0, 1)
+    assert abs(draws.mean() - 0.5) < 0.003 and (counts / len(ids) - 0.05).abs().max() < 0.003
+    assert len(torch.unique(keyed(1, 2, ids))) == len(ids)
+    assert not torch.equal(keyed(1, 2, ids), keyed(2, 1, ids))
+    # Neighbouring ids and streams are unrelated.
+    other = keyed_uniform(1, 3, ids)
+    assert abs(torch.corrcoef(torch.stack([draws, other]))[0, 1]) < 0.01
+    assert abs(torch.corrcoef(torch.stack([draws[:-1], draws[1:]]))[0, 1]) < 0.01
+
+
+def test_initial_rows_belong_to_ids():
+    rows = initial_rows(0, 1, torch.arange(1000), 16)
+    assert abs(rows.std() - 0.1) < 0.002
+    assert torch.equal(initial_rows(0, 1, torch.tensor([7, 3]), 16), rows[[7, 3]])
+    assert not torch.equal(initial_rows(0, 0, torch.arange(1000), 16), rows)
+
+
+def leave(comm: Comm) -> str:
+    """Rank 1 goes away while the others wait for it."""
+    if comm.rank == 1:
+        comm.close()
+        return "gone"
+    try:
+        comm.all_to_all(torch.ones(comm.size, 2), [1] * comm.size, [1] * comm.size, "test")
+    except RuntimeError as error:
+        return f"missing {error.missing}"
+    return "nothing happened"
+
+
+def test_a_missing_rank_is_named():
+    with pytest.raises(RuntimeError, match="the group is over"):
+        run_processes(3, leave)
+
+
+def different_graphs(comm: Comm) -> None:
+    users, items = spmd.pairs()
+    cut = spmd.assignment(2)
+    across = np.flatnonzero(cut.owner_of_user[users] != cut.owner_of_item[items])[:1]
+    spmd.local_graph(comm, without=(users[across], items[across]) if comm.rank else None)
+
+
+def test_shards_of_different_versions_are_refused():
+    with pytest.raises(RuntimeError, match="different edges"):
+        run_processes(2, different_graphs)
