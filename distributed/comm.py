@@ -140,17 +140,16 @@ class Comm:
                 for work in dist.batch_isend_irecv(operations):
                     work.wait()
 
-    def agree(self, what: str, digest: str) -> None:
-        """Check that all ranks hold the same `digest` (hexadecimal).
-
-        Raises:
-            RuntimeError: they do not.
-        """
-        mine = torch.tensor(list(bytes.fromhex(digest)[:8]), dtype=torch.int64, device=self.device)
-        others = self.all_gather(mine[None])
-        different = [k for k, other in enumerate(others) if not torch.equal(other[0], mine)]
-        if different:
-            raise RuntimeError(f"{what}: rank {self.rank} and ranks {different} hold different ones")
+    def some_to_some(
+        self, rows: Tensor, send_counts: Sequence[int], recv_counts: Sequence[int], purpose: str
+    ) -> Tensor:
+        """`all_to_all` that only ranks with rows to send or to receive take part in."""
+        self.rows_sent[purpose] = self.rows_sent.get(purpose, 0) + sum(send_counts) - send_counts[self.rank]
+        received = [rows.new_empty((n, *rows.shape[1:])) for n in recv_counts]
+        received[self.rank] = rows.split(list(send_counts))[self.rank]
+        outgoing = {k: x for k, x in enumerate(rows.split(list(send_counts))) if len(x) and k != self.rank}
+        self.exchange(outgoing, {k: x for k, x in enumerate(received) if len(x) and k != self.rank})
+        return torch.cat(received)
 
     def replicate(self, module: nn.Module) -> nn.Module:
         """The module under DDP: every rank has the same weights, its gradients are AVERAGED over the ranks."""
@@ -164,6 +163,11 @@ class Comm:
         """Around a backward pass through a module of `replicate`: its collectives fail like ours."""
         with self._watched("all-reduce of dense gradients"):
             yield
+
+    @property
+    def over(self) -> bool:
+        """Whether the groups have ended: by a failure, `abort` or `close`."""
+        return self._over.is_set()
 
     def abort(self) -> None:
         """End the groups, from any thread: a collective that waits in this process fails within a quarter of a second."""

@@ -79,7 +79,7 @@ def _rank_main(
                 store = reach_store("127.0.0.1", ports.get(timeout=timeout_seconds), size, timeout_seconds)
         comm = Comm(rank, size, store, timeout_seconds, device)
         value = function(comm, *args)
-        if size > 1:
+        if not comm.over:
             comm.all_reduce(torch.zeros(1, device=device))  # nobody leaves while another still works
         comm.close()
         # As bytes: torch would share a tensor's memory, which ends with this process.

@@ -20,8 +20,12 @@ from .neighbour_sum import NeighbourSum
 class Propagation:
     """The layer of one partition: calling it on x [N, D] is differentiable, `neighbour_sum` is not."""
 
-    def __init__(self, halo: HaloPlan, degrees: Tensor, comm: Comm, kernel: str = "torch") -> None:
-        self._halo, self._comm = halo, comm
+    def __init__(
+        self, halo: HaloPlan, degrees: Tensor, comm: Comm, kernel: str = "torch", everybody: bool = True
+    ) -> None:
+        """everybody: all ranks take part in each layer; otherwise only those that have rows to exchange."""
+        self._comm = comm
+        self._exchange = comm.all_to_all if everybody else comm.some_to_some
         self._send_counts = [int(n) for n in halo.send_counts]
         self._recv_counts = [int(n) for n in halo.recv_counts]
         own, received = halo.num_own, halo.num_received
@@ -48,7 +52,7 @@ class Propagation:
     def neighbour_sum(self, x: Tensor) -> Tensor:
         """A x."""
         sent = x.index_select(0, self._send_columns) if self._partial is None else self._partial(x)
-        received = self._comm.all_to_all(sent, self._send_counts, self._recv_counts, "halo")
+        received = self._exchange(sent, self._send_counts, self._recv_counts, "halo")
         return self._local(torch.cat([x, received]) if self._received else x)
 
 

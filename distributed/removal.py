@@ -40,10 +40,8 @@ class Removal:
         num_items = shard.num_items
         wanted = self.pair_users * num_items + self.pair_items
         codes = []
-        by_user = (np.repeat(shard.user_ids, np.diff(shard.user_indptr)), shard.user_neighbours)
-        by_item = (shard.item_neighbours, np.repeat(shard.item_ids, np.diff(shard.item_indptr)))
-        for users, items in (by_user, by_item):
-            pair = users.astype(np.int64) * num_items + items
+        for pair in (_codes_by_user(shard), _codes_by_item(shard)):
+            users, items = pair // num_items, pair % num_items
             hit = np.zeros(len(pair), dtype=bool)
             if len(self.users):
                 hit |= _marks(self.users, shard.num_users)[users]
@@ -63,6 +61,27 @@ def _marks(ids: Ids, total: int) -> npt.NDArray[np.bool_]:
     marks = np.zeros(total, dtype=bool)
     marks[ids] = True
     return marks
+
+
+def only(shard: GraphShard, users: Ids, items: Ids) -> GraphShard:
+    """The same rows with nothing but these interactions, as far as they stand here."""
+    wanted = users * shard.num_items + items
+    arrays = {}
+    for side, codes in (("user", _codes_by_user(shard)), ("item", _codes_by_item(shard))):
+        keep = np.isin(codes, wanted)
+        arrays[f"{side}_indptr"] = np.concatenate([[0], np.cumsum(keep)])[getattr(shard, f"{side}_indptr")]
+        for name in ("neighbours", "counts"):
+            arrays[f"{side}_{name}"] = getattr(shard, f"{side}_{name}")[keep]
+    return replace(shard, **arrays)
+
+
+def _codes_by_user(shard: GraphShard) -> Ids:
+    return np.repeat(shard.user_ids, np.diff(shard.user_indptr)) * shard.num_items + shard.user_neighbours
+
+
+def _codes_by_item(shard: GraphShard) -> Ids:
+    items = np.repeat(shard.item_ids, np.diff(shard.item_indptr))
+    return shard.item_neighbours.astype(np.int64) * shard.num_items + items
 
 
 def with_empty_rows(shard: GraphShard, assignment: Assignment) -> GraphShard:

@@ -1,0 +1,91 @@
+"""What `export` leaves: embeddings and recommendations as Parquet. Files appear only when they are complete."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..partitioning.errors import InputError
+from ..partitioning.storage import StorageOptions, Store, split_uri
+
+FILES = ("users.parquet", "items.parquet", "recommendations.parquet")
+
+
+class ExportWriter:
+    """Writes the three files of an export to a folder, local or s3://; leaving the `with` block by an error drops them.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+
+    def __init__(self, uri: str, options: StorageOptions, user_type: pa.DataType, item_type: pa.DataType) -> None:
+        self._uri = uri
+        self._remote = Store(uri, options) if split_uri(uri)[0] == "s3" else None
+        self._folder = Path(tempfile.mkdtemp()) if self._remote else Path(split_uri(uri)[1])
+        self._suffix = f".{uuid.uuid4().hex[:8]}.tmp"
+        self._counts = {"user": 0, "item": 0}
+        vector = pa.list_(pa.float32())
+        schemas = {
+            "users.parquet": pa.schema([("user_id", user_type), ("embedding", vector)]),
+            "items.parquet": pa.schema([("item_id", item_type), ("embedding", vector)]),
+            "recommendations.parquet": pa.schema(
+                [("user_id", user_type), ("item_id", item_type), ("score", pa.float32()), ("rank", pa.int32())]
+            ),
+        }
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._writers: dict[str, Any] = {
+                name: pq.ParquetWriter(self._folder / (name + self._suffix), schema) for name, schema in schemas.items()
+            }
+        except OSError as error:
+            raise InputError(f"--to {uri}: cannot be written ({error}). Name a folder that you may write to") from error
+
+    def __enter__(self) -> ExportWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, writer in self._writers.items():
+            writer.close()
+            with contextlib.suppress(FileNotFoundError):
+                (self._folder / (name + self._suffix)).unlink()
+        if self._remote:
+            with contextlib.suppress(OSError):
+                self._folder.rmdir()
+
+    def embeddings(self, side: str, ids: pa.Array, rows: npt.NDArray[np.float32]) -> None:
+        """Add nodes of a side ("user" or "item"): ids [n], rows [n, d]."""
+        offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * rows.shape[1])
+        vectors = pa.ListArray.from_arrays(offsets, pa.array(rows.reshape(-1), pa.float32()))
+        self._write(f"{side}s.parquet", [ids, vectors])
+        self._counts[side] += len(ids)
+
+    def recommendations(self, users: pa.Array, items: pa.Array, scores: npt.NDArray[np.float32], k: int) -> None:
+        """Add k lines for each user, best first: users, items, scores [n k]. A score of -inf is no recommendation."""
+        there = pa.array(scores > -np.inf)
+        ranks = np.tile(np.arange(1, k + 1, dtype=np.int32), len(scores) // k if k else 0)
+        columns = [users, items, pa.array(scores), pa.array(ranks)]
+        self._write("recommendations.parquet", [column.filter(there) for column in columns])
+
+    def close(self) -> dict[str, int]:
+        """Make the files appear; returns the numbers of users and items."""
+        for name, writer in self._writers.items():
+            writer.close()
+            written = self._folder / (name + self._suffix)
+            if self._remote:
+                self._remote.write(name, written.read_bytes())
+            else:
+                os.replace(written, self._folder / name)
+        return {"users": self._counts["user"], "items": self._counts["item"]}
+
+    def _write(self, name: str, columns: list[Any]) -> None:
+        writer = self._writers[name]
+        writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=writer.schema))

@@ -1,0 +1,96 @@
+"""Versions of graph and model. A version exists when the log has its "committed" record; nothing else makes one.
+
+Files are written first, under names that no other attempt uses; an attempt that dies leaves garbage that no record
+names. `versions/NNNNNN/manifest.json` is a copy of the record's manifest for readers, made again when it is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from ..partitioning.errors import InputError
+from ..partitioning.storage import Store
+from .journal import Journal
+
+Manifest = dict[str, Any]
+
+COMMITTED = "committed"
+
+
+class Versions:
+    """The versions of one output."""
+
+    def __init__(self, store: Store, journal: Journal) -> None:
+        self._store, self._journal = store, journal
+        self._attempt = uuid.uuid4().hex[:8]
+        self._made = 0
+
+    def current(self) -> Manifest | None:
+        """The manifest of the last version, None before the first."""
+        manifests = self._manifests()
+        return manifests[-1] if manifests else None
+
+    def get(self, number: int) -> Manifest:
+        """The manifest of a version.
+
+        Raises:
+            InputError: there is none of this number.
+        """
+        for manifest in self._manifests():
+            if manifest["version"] == number:
+                return manifest
+        raise InputError(f"{self._store.root_uri} has no version {number}")
+
+    def next_number(self) -> int:
+        """The number that the next commit will have."""
+        current = self.current()
+        return current["version"] + 1 if current else 1
+
+    def new_name(self, number: int, stem: str, suffix: str) -> str:
+        """A name in the folder of a version to be that no other attempt uses."""
+        self._made += 1
+        return f"versions/{number:06d}/{stem}-{self._attempt}{self._made:03d}.{suffix}"
+
+    def put(self, name: str, data: bytes) -> dict[str, Any]:
+        """Write a file; returns its entry for `files`: {"sha256", "bytes"}."""
+        self._store.write(name, data)
+        return {"sha256": self._store.sha256(data), "bytes": len(data)}
+
+    def commit(self, manifest: Manifest, after: int) -> Manifest:
+        """Make it the current version: one record of the log, which is the commit. Returns it with number and base.
+
+        manifest: at least "reason" and "files" ({name: {"sha256", "bytes"}}). after: the head of the log that it was
+        decided on.
+
+        Raises:
+            JournalConflict: the log has moved on. The version does not exist.
+            RuntimeError: a file that it names is not there.
+        """
+        current = self.current()
+        manifest = manifest | {
+            "version": current["version"] + 1 if current else 1,
+            "base": current["version"] if current else None,
+        }
+        if missing := [name for name in manifest["files"] if not self._store.exists(name)]:
+            raise RuntimeError(f"{self._store.root_uri}: cannot commit version {manifest['version']}, no {missing[0]}")
+        record = self._journal.append(COMMITTED, {"manifest": manifest}, after=after)
+        committed: Manifest = record.body["manifest"]
+        self._copy(committed)
+        return committed
+
+    def repair(self) -> None:
+        """Make the copy of the current version's manifest again, if a crash kept it from being made."""
+        current = self.current()
+        if current is not None and not self._store.exists(self._copy_name(current)):
+            self._copy(current)
+
+    def _copy(self, manifest: Manifest) -> None:
+        self._store.write(self._copy_name(manifest), json.dumps(manifest, indent=1).encode())
+
+    def _copy_name(self, manifest: Manifest) -> str:
+        return f"versions/{manifest['version']:06d}/manifest.json"
+
+    def _manifests(self) -> list[Manifest]:
+        return [record.body["manifest"] for record in self._journal.records() if record.kind == COMMITTED]

@@ -1,0 +1,211 @@
+"""The Influence Encoder in the form of the paper (UnlearnRec, SIGIR 2025), beside ours for comparison.
+
+Two owner-sharded tables, H0 [N, d] and a gate w [N, 1], and a small MLP. For a request with the symmetric adjacency A_D:
+H^l = A_D H^(l-1) (eq. 15), W^0 = w * readout, W^l = A_D W^(l-1) (eq. 16), change = MLP(sum of H^l - c W^L) (eq. 17).
+
+Where it departs from the paper: A_D is normalised by the degrees of the graph before the deletion, so that a batch of
+requests is nearly the sum of the single ones; H^0 itself is left out of the sum and rows of untouched nodes stay zero
+through the MLP, so that only touched nodes change; the withdrawal takes an odd power, since even ones come back to the
+same side.
+
+Shape legend: N = local rows, d = embedding size, B = pairs of a batch on this rank, D = columns of a readout.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..partitioning.halo import plan
+from ..partitioning.shard import GraphShard
+from .backbones import Backbone
+from .batch import Batch, ItemLookup, add_by_row, batches, pair_key
+from .keyed import EDGE_DROP, keyed_uniform
+from .local_graph import LocalGraph
+from .losses import bpr
+from .propagation import Propagation
+from .removal import Removal, only
+
+WITHDRAWAL = 0.1
+"""c of eq. 17."""
+FRESH_REQUEST_EPOCHS = 5
+"""Epochs between two simulated requests."""
+
+
+@dataclass(frozen=True)
+class PublishedSettings:
+    """Weights of the losses (a, b, c of the paper) and how long to train."""
+
+    seed: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    request_share: float
+    forget_weight: float
+    preserve_weight: float
+    contrast_weight: float
+    edge_drop: float
+    temperature: float = 1.0
+
+
+class PublishedEncoder(nn.Module):
+    """The dense part: an MLP that starts as the identity, and stays it in pre-training as in the authors' code."""
+
+    def __init__(self, size: int, num_layers: int = 3, mlp_layers: int = 2) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        linears = [nn.Linear(size, size) for _ in range(mlp_layers)]
+        for linear in linears:
+            nn.init.eye_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        self.layers = nn.ModuleList(linears)
+
+    def forward(self, h0: Tensor, gate: Tensor, readout: Tensor, request: Propagation) -> tuple[Tensor, list[Tensor]]:
+        """(change [N, d], [H^1 .. H^L]) of a request, from h0 [N, d], gate [N, 1] and the frozen readout [N, D]."""
+        size = h0.shape[1]
+        h, layers = h0, []
+        w = readout.unflatten(1, (-1, size)).mean(1) * gate
+        withdrawal = torch.zeros_like(w)
+        for number in range(1, self.num_layers + 1):
+            h, w = request(h), request(w)
+            layers.append(h)
+            if number % 2:
+                withdrawal = w
+        x = torch.stack(layers).sum(0) - WITHDRAWAL * withdrawal
+        touched = (x != 0).any(1, keepdim=True)
+        for position, linear in enumerate(self.layers):
+            x = linear(functional.leaky_relu(x, 0.99) if position else x)
+        return x * touched, layers
+
+
+def request_layer(graph: LocalGraph, request: GraphShard, everybody: bool = True) -> Propagation:
+    """The layer A_D over a request's interactions (a shard of the same rows), normalised by the degrees of the whole
+    graph. everybody: all ranks take part; otherwise only those that own an end of an interaction."""
+    return Propagation(plan(request, graph.assignment, "pull"), graph.degrees, graph.comm, everybody=everybody)
+
+
+def pretrain_published(
+    graph: LocalGraph,
+    backbone: Backbone,
+    e0: Tensor,
+    readout: Tensor,
+    encoder: PublishedEncoder,
+    settings: PublishedSettings,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Train H0 [N, d] and w [N, 1] with L = L_M + a L_u + b L_p + c L_c (eq. 18-24); returns them. All ranks call it."""
+    h0 = torch.zeros_like(e0, requires_grad=True)
+    gate = torch.full((len(e0), 1), 0.002, device=e0.device, requires_grad=True)
+    optimizer = torch.optim.Adam([h0, gate], lr=settings.learning_rate)
+    for parameter in encoder.parameters():
+        parameter.requires_grad_(False)
+    for epoch in range(settings.epochs):
+        if epoch % FRESH_REQUEST_EPOCHS == 0:
+            removal = Removal(simulated=((settings.seed, epoch, settings.request_share),))
+            gone = removal.pairs(graph.shard)
+            forgotten = [torch.from_numpy(x).to(e0.device) for x in gone]
+            shard = only(graph.shard, *gone)
+            request = request_layer(graph, shard)
+            rest = LocalGraph(graph.shard.without(*gone), graph.assignment, graph.comm, graph.halo.halo)
+        count = graph.comm.all_reduce(torch.tensor([len(rest.pair_users)], device=e0.device))
+        num_batches = max(1, int(count) // settings.batch_size)
+        total = 0.0
+        for number, batch in enumerate(batches(rest, settings.seed, epoch, num_batches)):
+            optimizer.zero_grad()
+            change, layers = encoder(h0, gate, readout, request)
+            z = backbone(e0 + change, rest.propagation)
+            gradient, loss = _objective(rest, z.detach(), readout, batch, forgotten, settings)
+            z.backward(gradient, retain_graph=True)
+            if settings.contrast_weight:
+                draws = keyed_uniform(settings.seed, EDGE_DROP, epoch, number, forgotten[0], forgotten[1])
+                kept = (draws >= settings.edge_drop).cpu().numpy()
+                dropped = request_layer(graph, only(shard, gone[0][kept], gone[1][kept]))
+                (settings.contrast_weight * _contrast(rest, h0, layers, dropped, batch)).backward()
+            optimizer.step()
+            total += loss / num_batches
+        if on_epoch is not None:
+            on_epoch(epoch, total)
+    return h0.detach(), gate.detach()
+
+
+def _objective(
+    graph: LocalGraph,
+    z: Tensor,
+    before: Tensor,
+    batch: Batch,
+    forgotten: list[Tensor],
+    settings: PublishedSettings,
+) -> tuple[Tensor, float]:
+    """(gradient [N, D] of L_M + a L_u + b L_p with respect to the readouts, this rank's part of the loss)."""
+    gradient = torch.zeros_like(z)
+    scale = 1.0 / settings.batch_size
+    users = graph.user_rows(batch.users)
+    keys = torch.cat([pair_key(batch.users, batch.items, graph.num_items, role) for role in (0, 1)])
+    lookup = ItemLookup(graph, torch.cat([batch.items, batch.negatives]), keys)
+    count = len(batch.items)
+    after = lookup.fetch(z)
+    pairs = bpr(z[users], after[:count], after[count:], scale)
+    positive, user = pairs.positive_BD, pairs.user_BD
+    loss = float(pairs.loss_B.sum()) * scale
+    if settings.preserve_weight:
+        value, for_users, for_items = _preserve(
+            graph, (z[users], after[:count]), (before[users], lookup.fetch(before)[:count]), settings.temperature
+        )
+        loss += settings.preserve_weight * scale * value
+        user = user + settings.preserve_weight * scale * for_users
+        positive = positive + settings.preserve_weight * scale * for_items
+    lookup.add_gradients(torch.cat([positive, pairs.negative]), gradient)
+    add_by_row(users, user, gradient)
+
+    mine = torch.nonzero(graph.user_rows(forgotten[0]) >= 0)[:, 0]
+    users, items = forgotten[0][mine], forgotten[1][mine]
+    total = max(1, int(graph.comm.all_reduce(torch.tensor([len(mine)], device=z.device))))
+    lookup = ItemLookup(graph, items, pair_key(users, items, graph.num_items, 0))
+    rows, item_rows = graph.user_rows(users), lookup.fetch(z)
+    scores = (z[rows] * item_rows).sum(1)
+    loss += settings.forget_weight * float(functional.softplus(scores).sum()) / total
+    # L_u of eq. 20: -log sigmoid(-s) = softplus(s), with gradient sigmoid(s).
+    weight = (torch.sigmoid(scores) * (settings.forget_weight / total))[:, None]
+    lookup.add_gradients(weight * z[rows], gradient)
+    add_by_row(rows, weight * item_rows, gradient)
+    return gradient, loss
+
+
+def _preserve(
+    graph: LocalGraph, after: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor], temperature: float
+) -> tuple[float, Tensor, Tensor]:
+    """L_p (eq. 21, 22), the sum over this rank's pairs, with gradients for their users and items [B, D]."""
+    columns_before = torch.cat(graph.comm.all_gather(before[1]))
+    parts = graph.comm.all_gather(after[1])
+    first = sum(len(x) for x in parts[: graph.comm.rank])
+    users = after[0].detach().requires_grad_()
+    columns = torch.cat(parts).requires_grad_()
+    here = torch.arange(first, first + len(users), device=users.device)
+    with torch.enable_grad():
+        new = functional.log_softmax(users @ columns.T / temperature, dim=1).gather(1, here[:, None])
+        old = functional.log_softmax(before[0] @ columns_before.T / temperature, dim=1).gather(1, here[:, None])
+        loss = ((new - old) ** 2).sum()
+        for_users, for_columns = torch.autograd.grad(loss, [users, columns])
+    graph.comm.all_reduce(for_columns)
+    return float(loss), for_users, for_columns[here]
+
+
+def _contrast(graph: LocalGraph, h0: Tensor, layers: list[Tensor], dropped: Propagation, batch: Batch) -> Tensor:
+    """L_c (eq. 23, 24): InfoNCE at temperature 1 between each layer and the same step over the thinned request, on the
+    rows of the batch's users and items; each rank's own rows against those of all ranks."""
+    items = torch.unique(torch.cat(graph.comm.all_gather(batch.items)))
+    rows = graph.item_rows(items)
+    anchors = torch.cat([torch.unique(graph.user_rows(batch.users)), rows[rows >= 0]])
+    loss = h0.sum() * 0
+    h = h0
+    for layer in layers:
+        thinned = dropped(h)
+        parts = graph.comm.all_gather(layer.detach()[anchors])
+        first = sum(len(x) for x in parts[: graph.comm.rank])
+        logits = thinned[anchors] @ torch.cat(parts).T
+        target = torch.arange(first, first + len(anchors), device=h0.device)
+        loss = loss + functional.cross_entropy(logits, target, reduction="sum") / max(1, sum(len(x) for x in parts))
+        h = thinned
+    return loss
