@@ -55,9 +55,7 @@ def measure(config: Config, group: WorkerGroup, probe: Probe) -> Measured:
     session = Session(config)
     version = session.version()
     users, items, _ = test_pairs(session, version)
-    metrics = session.call(
-        group, version, "evaluate", users, items, config.evaluate.k, config.evaluate.batch_users
-    )[0]
+    metrics = session.call(group, version, "evaluate", users, items, config.evaluate.k, config.evaluate.batch_users)[0]
     found = []
     for pairs in (probe.forgotten, probe.held_out, probe.random):
         scores = np.full(len(pairs[0]), np.nan)

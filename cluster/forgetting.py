@@ -145,7 +145,9 @@ def _forget(
     asked = sorted({int(k) for k in np.concatenate([named, pairs_at])})
     mark("route")
     removal = Removal(found.users, found.items, found.pair_users, found.pair_items)
-    pairs = _distinct(session.call(group, version, "find", removal, partitions=asked), graph["items"]) if asked else None
+    pairs = (
+        _distinct(session.call(group, version, "find", removal, partitions=asked), graph["items"]) if asked else None
+    )
     mark("find")
     base = {
         "request_id": request.request_id,

@@ -102,7 +102,9 @@ class Journal:
             record = Record(number, content["kind"], content["time"], content["body"], self._store.sha256(data))
             continues = content["number"] == number
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self._place(number)} is no record of the log ({error}). Restore it from a backup") from error
+            raise InputError(
+                f"{self._place(number)} is no record of the log ({error}). Restore it from a backup"
+            ) from error
         expected = self._records[-1].digest if self._records else _FIRST
         if not continues or previous != expected:
             raise InputError(

@@ -64,9 +64,7 @@ def ingest(config: Config, *, progress: Progress | None = None) -> dict[str, Any
     }
 
 
-def evaluate(
-    config: Config, *, progress: Progress | None = None, group: WorkerGroup | None = None
-) -> dict[str, Any]:
+def evaluate(config: Config, *, progress: Progress | None = None, group: WorkerGroup | None = None) -> dict[str, Any]:
     """Recall and NDCG of the current version on `test_interactions`.
 
     Raises:

@@ -125,7 +125,9 @@ def digest(manifest: Manifest) -> str:
 def files_of(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """name -> {"sha256", "bytes"} of the files that workers wrote."""
     return {
-        file["name"]: {"sha256": file["sha256"], "bytes": file["bytes"]} for result in results for file in result["files"]
+        file["name"]: {"sha256": file["sha256"], "bytes": file["bytes"]}
+        for result in results
+        for file in result["files"]
     }
 
 

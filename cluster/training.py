@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,7 +57,9 @@ def train(
     session.save_config()
     progress.note(plan_of(config, graph))
     number = session.versions.next_number()
-    names = [session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors") for k in range(graph["partitions"])]
+    names = [
+        session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors") for k in range(graph["partitions"])
+    ]
     dense = session.versions.new_name(number, "dense", "safetensors")
 
     def work(group: WorkerGroup) -> tuple[list[dict[str, Any]], Manifest, list[dict[str, Any]]]:
@@ -195,9 +196,7 @@ def _removal(session: Session, graph: Manifest, files: Sequence[str]) -> tuple[R
     if not files:
         return Removal(), 0
     maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
-    found = [
-        resolve(parse_request(None, None, None, file, None, session.options), maps[0], maps[1]) for file in files
-    ]
+    found = [resolve(parse_request(None, None, None, file, None, session.options), maps[0], maps[1]) for file in files]
     removal = Removal(
         np.unique(np.concatenate([x.users for x in found])),
         np.unique(np.concatenate([x.items for x in found])),

@@ -48,10 +48,10 @@ class ItemLookup:
         owners = graph.owner_of_item[items]
         self._order = torch.argsort(owners, stable=True)
         self._back = torch.argsort(self._order)
-        self._asked = torch.bincount(owners, minlength=comm.size)
+        counts = torch.bincount(owners, minlength=comm.size)
         ones = [1] * comm.size
-        self._wanted = comm.all_to_all(self._asked, ones, ones, "lookup").tolist()
-        self._asked = self._asked.tolist()
+        self._wanted: list[int] = comm.all_to_all(counts, ones, ones, "lookup").tolist()
+        self._asked: list[int] = counts.tolist()
         asked = torch.stack([items, keys], dim=1)[self._order]
         wanted = comm.all_to_all(asked, self._asked, self._wanted, "lookup")
         self.rows = graph.item_rows(wanted[:, 0])

@@ -1,5 +1,6 @@
 """Training states in the store: a file for each rank, then a manifest that makes them count."""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,5 @@ class Checkpoints:
             self._remove(name)
 
     def _remove(self, name: str) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             self.store.remove(name)
-        except FileNotFoundError:
-            pass

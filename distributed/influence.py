@@ -11,6 +11,7 @@ Shape legend: n = forgotten interactions seen from their end a, d = embedding si
 (1, or layers + 1 where the readout is concatenated), F = features.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -80,7 +81,7 @@ class Side(nn.Module):
         super().__init__()
         sizes = [NUM_FEATURES, *[hidden] * mlp_layers, num_directions]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        for inputs, outputs in itertools.pairwise(sizes):
             linear = nn.Linear(inputs, outputs)
             nn.init.kaiming_uniform_(linear.weight, a=5**0.5, generator=generator)
             nn.init.zeros_(linear.bias)

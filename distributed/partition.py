@@ -260,9 +260,7 @@ class Partition:
 
     # ---- use -----------------------------------------------------------------------------------------------------
 
-    def evaluate(
-        self, test_users: Ids, test_items: Ids, cutoffs: Sequence[int], batch_users: int
-    ) -> dict[str, float]:
+    def evaluate(self, test_users: Ids, test_items: Ids, cutoffs: Sequence[int], batch_users: int) -> dict[str, float]:
         """Recall and NDCG over all partitions; the same on every rank."""
         model = self._loaded()
         self._say(phase="evaluate")
@@ -312,5 +310,7 @@ def _write(store: Store, name: str, data: bytes) -> Written:
 def _read(store: Store, version: dict[str, Any], name: str) -> bytes:
     data = store.read(name)
     if store.sha256(data) != version["files"][name]["sha256"]:
-        raise OSError(f"{store.root_uri}/{name} is damaged: its SHA-256 is not the one that version {version['version']} names")
+        raise OSError(
+            f"{store.root_uri}/{name} is damaged: its SHA-256 is not the one that version {version['version']} names"
+        )
     return data

@@ -30,10 +30,13 @@ class Propagation:
         self._recv_counts = [int(n) for n in halo.recv_counts]
         own, received = halo.num_own, halo.num_received
         self._received = received
-        self._local = NeighbourSum(*(_tensor(a, comm) for a in (halo.indptr, halo.columns)), own + received, kernel)
+        indptr, columns = _tensor(halo.indptr, comm), _tensor(halo.columns, comm)
+        self._local = NeighbourSum(indptr, columns, own + received, kernel)
         self._send_columns = _tensor(halo.send_columns, comm)
         self._partial = (
-            None if halo.gathers_only else NeighbourSum(_tensor(halo.send_indptr, comm), self._send_columns, own, kernel)
+            None
+            if halo.gathers_only
+            else NeighbourSum(_tensor(halo.send_indptr, comm), self._send_columns, own, kernel)
         )
         # Where nothing neighbours a node its sum is zero, whatever the scale.
         exact = 1.0 / degrees.clamp(min=1).to(torch.float64).sqrt()

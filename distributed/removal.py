@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +67,7 @@ def _marks(ids: Ids, total: int) -> npt.NDArray[np.bool_]:
 def only(shard: GraphShard, users: Ids, items: Ids) -> GraphShard:
     """The same rows with nothing but these interactions, as far as they stand here."""
     wanted = users * shard.num_items + items
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for side, codes in (("user", _codes_by_user(shard)), ("item", _codes_by_item(shard))):
         keep = np.isin(codes, wanted)
         arrays[f"{side}_indptr"] = np.concatenate([[0], np.cumsum(keep)])[getattr(shard, f"{side}_indptr")]
@@ -89,7 +90,7 @@ def with_empty_rows(shard: GraphShard, assignment: Assignment) -> GraphShard:
 
     Training needs them: ids are never reused, and a draw may name any id that ever was.
     """
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for side, owners in (("user", assignment.owner_of_user), ("item", assignment.owner_of_item)):
         owned = np.flatnonzero(owners == shard.partition)
         ids, indptr = getattr(shard, f"{side}_ids"), getattr(shard, f"{side}_indptr")
