@@ -109,6 +109,8 @@ class Train(Section):
     """Interactions a step over all partitions. Every step costs a full propagation, so large batches pay."""
     learning_rate: float = Field(0.01, gt=0)
     loss: Literal["bpr", "softmax"] = "bpr"
+    initial_deviation: float = Field(0.1, gt=0)
+    """Standard deviation of the embeddings before the first step."""
     l2: float = Field(1e-4, ge=0)
     """Weight of the squared norm of the batch's embeddings."""
     softmax_temperature: float = Field(0.2, gt=0)

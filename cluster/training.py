@@ -122,6 +122,7 @@ def make_run(config: Config, graph: Manifest, removal: Removal, probe: Probe | N
         batch_size=train.batch_size,
         learning_rate=train.learning_rate,
         loss=train.loss,
+        initial_deviation=train.initial_deviation,
         l2=train.l2,
         softmax_temperature=train.softmax_temperature,
         softmax_negatives=train.softmax_negatives,

@@ -45,7 +45,7 @@ def keyed_uniform(*keys: Key) -> Tensor:
     return (keyed(*keys) >> 39).to(torch.float32) * 2.0**-24
 
 
-def initial_rows(seed: int, side: int, ids: Tensor, size: int, deviation: float = 0.1) -> Tensor:
+def initial_rows(seed: int, side: int, ids: Tensor, size: int, deviation: float) -> Tensor:
     """Initial embeddings [n, size] of nodes ids [n] of a side (0 user, 1 item): uniform, with this standard deviation."""
     columns = torch.arange(size, device=ids.device)
     width = 2 * math.sqrt(3.0) * deviation

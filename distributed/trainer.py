@@ -32,6 +32,7 @@ class TrainSettings:
     batch_size: int
     learning_rate: float
     loss: str
+    initial_deviation: float
     l2: float
     softmax_temperature: float
     softmax_negatives: int
@@ -52,7 +53,7 @@ class Trainer:
         self.epoch = 0
         """Epochs done."""
         ids = ((0, graph.user_ids), (1, graph.item_ids))
-        rows = [initial_rows(settings.seed, side, x, backbone.embedding_size) for side, x in ids]
+        rows = [initial_rows(settings.seed, side, x, backbone.embedding_size, settings.initial_deviation) for side, x in ids]
         self.table = Table(torch.cat(rows), settings.learning_rate)
         weights = list(backbone.parameters())
         self._module = graph.comm.replicate(backbone) if weights else backbone

@@ -51,6 +51,7 @@ def settings(**changes: Any) -> TrainSettings:
         "batch_size": 64,
         "learning_rate": 0.01,
         "loss": "bpr",
+        "initial_deviation": 0.1,
         "l2": 1e-3,
         "softmax_temperature": 0.2,
         "softmax_negatives": 16,

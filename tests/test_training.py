@@ -183,10 +183,10 @@ def test_keyed_draws_are_uniform_and_do_not_repeat():
 
 
 def test_initial_rows_belong_to_ids():
-    rows = initial_rows(0, 1, torch.arange(1000), 16)
+    rows = initial_rows(0, 1, torch.arange(1000), 16, 0.1)
     assert abs(rows.std() - 0.1) < 0.002
-    assert torch.equal(initial_rows(0, 1, torch.tensor([7, 3]), 16), rows[[7, 3]])
-    assert not torch.equal(initial_rows(0, 0, torch.arange(1000), 16), rows)
+    assert torch.equal(initial_rows(0, 1, torch.tensor([7, 3]), 16, 0.1), rows[[7, 3]])
+    assert not torch.equal(initial_rows(0, 0, torch.arange(1000), 16, 0.1), rows)
 
 
 def leave(comm: Comm) -> str:

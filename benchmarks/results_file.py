@@ -1,0 +1,76 @@
+"""What a results file says besides its numbers: the machine, the versions, the command, the commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent / "results"
+PACKAGES = ("torch", "ray", "dgl", "numpy", "pyarrow", "pymetis")
+
+
+def machine() -> str:
+    """One line: processor, cores, memory, versions."""
+    import psutil
+
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    memory = psutil.virtual_memory().total / 2**30
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model}, {cores} cores, {memory:.0f} GiB; Python {platform.python_version()}, {', '.join(found)}"
+
+
+def commit() -> str:
+    """The git commit of this checkout with "+" for changes, "none" outside a repository."""
+    root = Path(__file__).resolve().parent.parent
+    git = ["git", "-C", str(root)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def command() -> str:
+    """The command line that ran this benchmark; of paths only the last folder and the name."""
+    name = Path(sys.argv[0]).stem
+    shown = ["/".join(Path(x).parts[-2:]) if os.sep in x else x for x in sys.argv[1:]]
+    return " ".join(["unlearnrec bench", name, *shown])
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of rows with the same keys."""
+    keys = list(rows[0])
+    lines = ["| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
+    lines += ["| " + " | ".join(_cell(row[key]) for key in keys) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def write(path: Path, title: str, parts: Sequence[str], shown: str | None = None) -> None:
+    """A results file: title, parts (Markdown), and what it was measured on. `shown`: the command, if not `command()`."""
+    head = [f"# {title}", f"Command: `{shown or command()}`, commit {commit()}.", f"Machine: {machine()}."]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n\n".join([*head, *parts]) + "\n", encoding="utf-8")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

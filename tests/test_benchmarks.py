@@ -1,0 +1,52 @@
+"""The benchmarks run, and their tables say what the code under them says."""
+
+from pathlib import Path
+
+import pytest
+
+from unlearnrec.benchmarks import partitioning, results_file
+from unlearnrec.cluster.sample import make_sample
+from unlearnrec.partitioning.assignment import assign, balance, edge_cut
+from unlearnrec.partitioning.graph import read_interactions
+from unlearnrec.partitioning.halo import HALOS, rows_per_layer
+from unlearnrec.partitioning.lake import Columns
+from unlearnrec.partitioning.shard import build_shards
+from unlearnrec.partitioning.storage import AWS
+
+
+def table_of(text: str) -> list[dict[str, str]]:
+    lines = [[x.strip() for x in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+def test_partitioning_writes_what_ingest_would_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = make_sample(tmp_path / "data", users=60, items=40, mean_interactions=10)["train"]
+    output = tmp_path / "results" / "table.md"
+    partitioning.main(["--interactions", train, "--partitions", "2", "3", "--name", "tiny", "--output", str(output)])
+    text = output.read_text(encoding="utf-8")
+    assert text.strip() in capsys.readouterr().out
+    assert str(tmp_path) not in text and "--interactions train.parquet" in text
+    assert text.startswith("# Partitioning: tiny") and results_file.machine() in text
+
+    rows = table_of(text)
+    assert [(row["partitions"], row["strategy"]) for row in rows] == [
+        ("2", "metis"),
+        ("2", "hash"),
+        ("3", "metis"),
+        ("3", "hash"),
+    ]
+    graph = read_interactions(train, Columns(), AWS)
+    for row in rows:
+        assignment = assign(graph, row["strategy"], int(row["partitions"]), seed=0)
+        shards = build_shards(graph.users, graph.items, graph.counts, assignment)
+        for halo in HALOS:
+            assert int(row[f"{halo}, rows"].replace(",", "")) == rows_per_layer(shards, assignment, halo)
+        assert float(row["edge cut"]) == pytest.approx(edge_cut(graph, assignment), rel=1e-3)
+        assert float(row["balance"]) == pytest.approx(balance(graph, assignment), rel=1e-3)
+
+
+def test_a_commands_paths_are_shown_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "of-the-sample.md"
+    partitioning.main(["--partitions", "2", "--output", str(output)])
+    assert "3,000 users and 1,500 items" in capsys.readouterr().out
+    assert str(tmp_path) not in output.read_text(encoding="utf-8")
