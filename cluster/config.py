@@ -119,7 +119,7 @@ class Train(Section):
     checkpoint_every: int = Field(5, ge=0)
     """In epochs; 0 means never, and then a failure starts the training again."""
     kernel: Literal["auto", "torch", "dgl"] = "auto"
-    """What sums over neighbours; `auto` takes dgl on CPU where it is installed."""
+    """What sums over neighbours; `auto` is torch, the faster one wherever it was measured."""
 
 
 class Influence(Section):
@@ -155,12 +155,12 @@ class Pretrain(Section):
 class Forget(Section):
     """What happens around a deletion request."""
 
-    fine_tune_steps: int = Field(0, ge=0)
-    """Steps on the touched rows after the encoder's answer."""
-    grace_seconds: float = Field(0, ge=0)
-    """How long a request waits for others to share its version."""
-    retention_hours: float = Field(0, ge=0)
-    """How long older files with deleted data are kept."""
+    fine_tune_steps: int = Field(0, ge=0, le=0)
+    """Steps on the touched rows after the encoder's answer. Not there yet: only 0 is accepted."""
+    grace_seconds: float = Field(0, ge=0, le=0)
+    """How long a request waits for others to share its version. Not there yet: only 0 is accepted."""
+    retention_hours: float = Field(0, ge=0, le=0)
+    """How long `purge` keeps older files with deleted data. There is no purge yet: only 0 is accepted."""
 
 
 def _as_tuple(value: Any) -> Any:

@@ -32,7 +32,7 @@ def new_graph(
     The id maps are rewritten without the deleted nodes' external ids. `users` and `items` stay: they are the range of
     dense ids, which are never used again; `live_users` and `live_items` count.
     """
-    changed = dict(graph, files=dict(graph["files"]), shard_files=list(graph["shard_files"]))
+    changed: Manifest = dict(graph, files=dict(graph["files"]), shard_files=list(graph["shard_files"]))
     for k, file in shards.items():
         changed["files"].pop(changed["shard_files"][k])
         changed["shard_files"][k] = file["name"]

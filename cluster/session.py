@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..distributed.partition import Location
+from ..distributed.partition import Location, fingerprint
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_manifest
 from ..partitioning.lake import Columns
@@ -98,7 +98,8 @@ class Session:
         def restore() -> None:
             group.call("load", *self._load_arguments(version))
 
-        if set(self._run(group, restore, "holds")) != {version["version"]}:
+        held = fingerprint(version, self.config.partitioning.halo, self.kernel)
+        if set(self._run(group, restore, "holds")) != {held}:
             self.load(group, version)
         return self._run(group, restore, method, *arguments, **keywords)
 

@@ -5,6 +5,8 @@ committed files or writes files that count only once a version names them. So a 
 load the committed version, call again.
 """
 
+import hashlib
+import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -73,7 +75,7 @@ class Partition:
         self._progress: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._model: Model | None = None
-        self._version: int | None = None
+        self._held: str | None = None
 
     # ---- control -------------------------------------------------------------------------------------------------
 
@@ -129,11 +131,11 @@ class Partition:
             encoder = InfluenceEncoder(**spec["encoder"]["shape"]).to(self._device)
             encoder.load_state_dict(from_bytes(_read(store, version, spec["encoder"]["file"])))
         self._model = Model(graph, e0, backbone, _node_rows(graph, backbone, e0), encoder)
-        self._version = version["version"]
+        self._held = fingerprint(version, halo, kernel)
 
-    def holds(self) -> int | None:
-        """The number of the version that is loaded."""
-        return self._version if self._model is not None else None
+    def holds(self) -> str | None:
+        """The `fingerprint` of what is loaded."""
+        return self._held if self._model is not None else None
 
     def _graph(
         self, store: Store, manifest: dict[str, Any], halo: str, kernel: str, removal: Removal | None = None
@@ -294,6 +296,11 @@ class Partition:
         if self._model is None:
             raise RuntimeError("no version is loaded")
         return self._model
+
+
+def fingerprint(version: dict[str, Any], halo: str, kernel: str) -> str:
+    """What tells one loaded version from another: its number would not, where outputs share workers."""
+    return hashlib.sha256(json.dumps([version, halo, kernel], sort_keys=True).encode()).hexdigest()
 
 
 @torch.no_grad()
