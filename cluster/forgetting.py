@@ -171,6 +171,7 @@ def _forget(
         k: (
             session.versions.new_name(number, f"shard-{k:03d}", "safetensors"),
             session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors"),
+            session.versions.new_name(number, f"encoder-{k:03d}", "safetensors"),
         )
         for k in affected
     }
@@ -185,14 +186,18 @@ def _forget(
     shards = {k: r["shard"] for k, r in by_partition.items()}
     changed = new_graph(session, graph, number, shards, gone, len(pairs[0]))
     embeddings = list(version["model"]["embeddings"])
+    encoder = dict(version["model"]["encoder"])
+    encoder["tables"] = encoder["tables"] and list(encoder["tables"])
     for k, result in by_partition.items():
         embeddings[k] = result["files"][0]["name"]
+        if encoder["tables"]:
+            encoder["tables"][k] = result["files"][1]["name"]
     manifest: Manifest = {
         "format": 1,
         "reason": "forget",
         "graph": changed,
         "lake_graph": changed,
-        "model": version["model"] | {"embeddings": embeddings},
+        "model": version["model"] | {"embeddings": embeddings, "encoder": encoder},
     }
     files = version["files"] | changed["files"] | files_of(results)
     manifest["files"] = {name: files[name] for name in needed_files(manifest)}

@@ -39,7 +39,8 @@ def new_graph(
         changed["files"][file["name"]] = {"sha256": file["sha256"], "bytes": file["bytes"]}
     for side, nodes in zip(("user", "item"), gone, strict=True):
         live = f"live_{side}s"
-        changed[live] = graph.get(live, graph[f"{side}s"]) - len(nodes)
+        before: int = graph[live] if live in graph else graph[f"{side}s"]
+        changed[live] = before - len(nodes)
         if not len(nodes):
             continue
         ids, node, owner = load_ids(session.store, graph, side)

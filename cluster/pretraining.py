@@ -9,6 +9,7 @@ from typing import Any
 
 from ..distributed.checkpoint import Checkpoints
 from ..distributed.pretrain import PretrainSettings
+from ..distributed.published import PublishedSettings
 from ..distributed.removal import Removal
 from ..workers import WorkerGroup
 from .config import Config
@@ -16,6 +17,8 @@ from .progress import Progress
 from .session import Manifest, Session, files_of, follow, silent
 from .training import make_run, needed_files, run_on
 
+SCRATCH = "pretrain"
+"""The folder of counterfactual runs; empty but while a pre-training is under way."""
 SIZES = (1.0, 0.5)
 """The counterfactuals' shares, as parts of `pretrain.request_share`, in turn: the encoder should meet several sizes."""
 
@@ -40,6 +43,33 @@ def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerG
 
 def _pretrain(session: Session, version: Manifest, group: WorkerGroup, progress: Progress) -> dict[str, Any]:
     started = time.perf_counter()
+    head = session.journal.head()
+    fit = _fit_published if session.config.pretrain.objective == "published" else _fit_counterfactual
+    encoder, results = fit(session, version, group, progress)
+    manifest = {
+        "format": 1,
+        "reason": "pretrain",
+        "graph": version["graph"],
+        "lake_graph": version["lake_graph"],
+        "model": version["model"] | {"encoder": encoder},
+    }
+    files = version["files"] | files_of(results)
+    manifest["files"] = {name: files[name] for name in needed_files(manifest)}
+    committed = session.versions.commit(manifest, after=head)
+    for name in session.store.list(SCRATCH):
+        session.store.remove(name)
+    return {
+        "epochs": session.config.pretrain.epochs,
+        "seconds": time.perf_counter() - started,
+        "version": committed["version"],
+        **results[0]["fit"],
+    }
+
+
+def _fit_counterfactual(
+    session: Session, version: Manifest, group: WorkerGroup, progress: Progress
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(the version's entry for the encoder, the workers' results): our objective."""
     config, graph, model = session.config, version["graph"], version["model"]
     # The counterfactuals must be this very training minus some data, whatever the configuration says today.
     trained = config.model_copy(
@@ -51,7 +81,7 @@ def _pretrain(session: Session, version: Manifest, group: WorkerGroup, progress:
     )
     settings = config.pretrain
     key = json.dumps([graph, trained.model_dump(mode="json"), settings.counterfactuals, settings.request_share])
-    folder = f"pretrain/{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    folder = f"{SCRATCH}/{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     removals = [
         Removal(simulated=((config.seed, number, settings.request_share * SIZES[number % len(SIZES)]),))
         for number in range(settings.counterfactuals)
@@ -70,39 +100,41 @@ def _pretrain(session: Session, version: Manifest, group: WorkerGroup, progress:
     shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
-    head = session.journal.records()[-1].number
+    arguments = (session.location, graph, original, runs, shape, fit, name)
     with progress.task("encoder", settings.epochs) as task:
-        results = session.call(
-            group,
-            version,
-            "fit_encoder",
-            session.location,
-            graph,
-            original,
-            runs,
-            shape,
-            fit,
-            name,
-            on_progress=follow(task),
-        )
-    manifest = {
-        "format": 1,
-        "reason": "pretrain",
-        "graph": graph,
-        "lake_graph": version["lake_graph"],
-        "model": model | {"encoder": {"file": name, "objective": settings.objective, "shape": shape}},
+        results = session.call(group, version, "fit_encoder", *arguments, on_progress=follow(task))
+    return {"file": name, "tables": None, "objective": "counterfactual", "shape": shape}, results
+
+
+def _fit_published(
+    session: Session, version: Manifest, group: WorkerGroup, progress: Progress
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The same in the paper's form."""
+    config, number = session.config, session.versions.next_number()
+    settings = config.pretrain
+    shape = {
+        "size": version["model"]["backbone"]["embedding_size"],
+        "num_layers": config.influence.num_layers,
+        "mlp_layers": config.influence.mlp_layers,
     }
-    files = version["files"] | files_of(results)
-    manifest["files"] = {name: files[name] for name in needed_files(manifest)}
-    committed = session.versions.commit(manifest, after=head)
-    for name in session.store.list(folder):
-        session.store.remove(name)
-    return {
-        "epochs": settings.epochs,
-        "seconds": time.perf_counter() - started,
-        "version": committed["version"],
-        **results[0]["fit"],
-    }
+    fit = PublishedSettings(
+        seed=config.seed,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        request_share=settings.request_share,
+        forget_weight=settings.forget_weight,
+        preserve_weight=settings.preserve_weight,
+        contrast_weight=settings.contrast_weight,
+        edge_drop=settings.edge_drop,
+    )
+    name = session.versions.new_name(number, "encoder", "safetensors")
+    partitions = range(version["graph"]["partitions"])
+    tables = [session.versions.new_name(number, f"encoder-{k:03d}", "safetensors") for k in partitions]
+    arguments = (session.location, shape, fit, name, tables)
+    with progress.task("encoder", settings.epochs) as task:
+        results = session.call(group, version, "fit_published", *arguments, on_progress=follow(task))
+    return {"file": name, "tables": tables, "objective": "published", "shape": shape}, results
 
 
 def _finished_run(

@@ -174,7 +174,10 @@ def needed_files(manifest: Manifest) -> list[str]:
     """The files that a version stands on."""
     graph, model = manifest["graph"], manifest["model"]
     names = [graph["user_file"], graph["item_file"], *graph["shard_files"], *model["embeddings"]]
-    names += [name for name in (model["dense"], model["encoder"] and model["encoder"]["file"]) if name]
+    if model["dense"]:
+        names.append(model["dense"])
+    if model["encoder"]:
+        names += [model["encoder"]["file"], *(model["encoder"]["tables"] or [])]
     return names
 
 

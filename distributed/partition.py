@@ -31,6 +31,7 @@ from .forget import influence, shrink
 from .influence import InfluenceEncoder, NodeRows
 from .local_graph import LocalGraph
 from .pretrain import PretrainSettings, examples, fit
+from .published import Published, PublishedEncoder, PublishedSettings, pretrain_published, published_influence
 from .removal import Pairs, Removal, with_empty_rows
 from .run import TrainRun, make_backbone, run_training
 
@@ -59,7 +60,7 @@ class Model:
     e0: Tensor
     backbone: Backbone
     nodes: NodeRows
-    encoder: InfluenceEncoder | None
+    encoder: InfluenceEncoder | Published | None
 
 
 class Partition:
@@ -126,12 +127,18 @@ class Partition:
         backbone = make_backbone(spec["backbone"], spec["seed"]).to(self._device)
         if spec["dense"]:
             backbone.load_state_dict(from_bytes(_read(store, version, spec["dense"])))
-        encoder = None
-        if spec["encoder"]:
-            encoder = InfluenceEncoder(**spec["encoder"]["shape"]).to(self._device)
-            encoder.load_state_dict(from_bytes(_read(store, version, spec["encoder"]["file"])))
+        encoder = self._encoder(store, version, spec["encoder"]) if spec["encoder"] else None
         self._model = Model(graph, e0, backbone, _node_rows(graph, backbone, e0), encoder)
         self._held = fingerprint(version, halo, kernel)
+
+    def _encoder(self, store: Store, version: dict[str, Any], spec: dict[str, Any]) -> InfluenceEncoder | Published:
+        kind = PublishedEncoder if spec["tables"] else InfluenceEncoder
+        dense = kind(**spec["shape"]).to(self._device)
+        dense.load_state_dict(from_bytes(_read(store, version, spec["file"])))
+        if isinstance(dense, InfluenceEncoder):
+            return dense
+        tables = from_bytes(_read(store, version, spec["tables"][self._rank]))
+        return Published(dense, tables["h0"].to(self._device), tables["gate"].to(self._device))
 
     def holds(self) -> str | None:
         """The `fingerprint` of what is loaded."""
@@ -186,7 +193,7 @@ class Partition:
         return self._write_shrunk(store, shard, e0, pairs, names[self._rank])
 
     def _write_shrunk(
-        self, store: Store, shard: GraphShard, e0: Tensor, pairs: Pairs, names: tuple[str, str]
+        self, store: Store, shard: GraphShard, e0: Tensor, pairs: Pairs, names: Sequence[str]
     ) -> dict[str, Any]:
         smaller, e0 = shrink(shard, e0, *pairs)
         return {
@@ -231,6 +238,27 @@ class Partition:
         files = [_write(store, name, to_bytes(encoder.state_dict()))] if self._rank == 0 else []
         return {"fit": fitted, "files": files}
 
+    def fit_published(
+        self, location: Location, shape: dict[str, Any], settings: PublishedSettings, name: str, tables: Sequence[str]
+    ) -> dict[str, Any]:
+        """Train the encoder in the paper's form on the loaded version; rank k writes its tables to tables[k], rank 0 the
+        dense part to `name`."""
+        model, store = self._loaded(), location.store()
+        encoder = PublishedEncoder(**shape).to(self._device)
+        h0, gate = pretrain_published(
+            model.graph,
+            model.backbone,
+            model.e0,
+            model.nodes.readout,
+            encoder,
+            settings,
+            lambda epoch, loss: self._say(phase="encoder", epoch=epoch, loss=round(loss, 5)),
+        )
+        files = [_write(store, tables[self._rank], to_bytes({"h0": h0, "gate": gate}))]
+        if self._rank == 0:
+            files.append(_write(store, name, to_bytes(encoder.state_dict())))
+        return {"fit": {}, "files": files}
+
     # ---- forgetting ----------------------------------------------------------------------------------------------
 
     def find(self, removal: Removal) -> Pairs:
@@ -238,7 +266,7 @@ class Partition:
         return removal.pairs(self._loaded().graph.shard)
 
     def forget(
-        self, location: Location, users: Ids, items: Ids, names: Mapping[int, tuple[str, str]], cut_only: bool = False
+        self, location: Location, users: Ids, items: Ids, names: Mapping[int, tuple[str, ...]], cut_only: bool = False
     ) -> dict[str, Any]:
         """Only the affected partitions: forget interactions users, items [n] (sorted; others than with an end here are
         left alone), and write shard and rows of E0 to names[rank].
@@ -250,15 +278,24 @@ class Partition:
         graph = model.graph
         here = (graph.owner_of_user[pairs[0]] == self._rank) | (graph.owner_of_item[pairs[1]] == self._rank)
         mine = [x[here] for x in pairs]
-        e0, touched = model.e0.clone(), 0
+        e0, rows = model.e0.clone(), torch.empty(0, dtype=torch.int64, device=self._device)
         if not cut_only:
             if model.encoder is None:
                 raise RuntimeError("the loaded version has no encoder")
-            rows, change = influence(graph, model.nodes, model.encoder, mine[0], mine[1])
+            if isinstance(model.encoder, Published):
+                rows, change = published_influence(graph, model.nodes.readout, model.encoder, mine[0], mine[1])
+            else:
+                rows, change = influence(graph, model.nodes, model.encoder, mine[0], mine[1])
             e0[rows] += change
-            touched = len(rows)
         pairs_here = (mine[0].cpu().numpy(), mine[1].cpu().numpy())
-        return self._write_shrunk(store, graph.shard, e0, pairs_here, names[self._rank]) | {"touched": touched}
+        result = self._write_shrunk(store, graph.shard, e0, pairs_here, names[self._rank][:2])
+        if isinstance(model.encoder, Published):
+            # What the encoder knew of touched nodes goes with them: rows of deleted nodes, and the rest start again.
+            tables = {}
+            for name, table in model.encoder.fresh_rows(rows).items():
+                _, tables[name] = shrink(graph.shard, table, *pairs_here)
+            result["files"].append(_write(store, names[self._rank][2], to_bytes(tables)))
+        return result | {"touched": len(rows)}
 
     # ---- use -----------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ Shape legend: N = local rows, d = embedding size, B = pairs of a batch on this r
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,6 +31,7 @@ from .removal import Removal, only
 
 WITHDRAWAL = 0.1
 """c of eq. 17."""
+INITIAL_GATE = 0.002
 FRESH_REQUEST_EPOCHS = 5
 """Epochs between two simulated requests."""
 
@@ -80,6 +82,36 @@ class PublishedEncoder(nn.Module):
         return x * touched, layers
 
 
+@dataclass(frozen=True)
+class Published:
+    """A trained encoder on one rank: the dense part, H0 [N, d] and the gate [N, 1] of the local rows."""
+
+    dense: PublishedEncoder
+    h0: Tensor
+    gate: Tensor
+
+    def fresh_rows(self, rows: Tensor) -> dict[str, Tensor]:
+        """Both tables, copies, with these rows [t] as they were before any training."""
+        h0, gate = self.h0.clone(), self.gate.clone()
+        h0[rows], gate[rows] = 0.0, INITIAL_GATE
+        return {"h0": h0, "gate": gate}
+
+
+@torch.no_grad()
+def published_influence(
+    graph: LocalGraph, readout: Tensor, encoder: Published, users: Tensor, items: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(touched local rows [t] ascending, their changes [t, d]) of forgetting these interactions with an end here.
+
+    Only ranks that own an end of an interaction of the request take part.
+    """
+    request = only(graph.shard, users.cpu().numpy(), items.cpu().numpy())
+    change, _ = encoder.dense(encoder.h0, encoder.gate, readout, request_layer(graph, request, everybody=False))
+    counts = np.concatenate([np.diff(request.user_indptr), np.diff(request.item_indptr)])
+    rows = torch.from_numpy(np.flatnonzero(counts)).to(change.device)
+    return rows, change[rows]
+
+
 def request_layer(graph: LocalGraph, request: GraphShard, everybody: bool = True) -> Propagation:
     """The layer A_D over a request's interactions (a shard of the same rows), normalised by the degrees of the whole
     graph. everybody: all ranks take part; otherwise only those that own an end of an interaction."""
@@ -97,7 +129,7 @@ def pretrain_published(
 ) -> tuple[Tensor, Tensor]:
     """Train H0 [N, d] and w [N, 1] with L = L_M + a L_u + b L_p + c L_c (eq. 18-24); returns them. All ranks call it."""
     h0 = torch.zeros_like(e0, requires_grad=True)
-    gate = torch.full((len(e0), 1), 0.002, device=e0.device, requires_grad=True)
+    gate = torch.full((len(e0), 1), INITIAL_GATE, device=e0.device, requires_grad=True)
     optimizer = torch.optim.Adam([h0, gate], lr=settings.learning_rate)
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)

@@ -30,7 +30,7 @@ from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_assignment, load_ids, load_shard
 from unlearnrec.workers import WorkerGroup
 
-EPOCHS = 24
+EPOCHS = 60
 CHECKPOINT_EVERY = 2
 NOT_REPEATED = ("seconds", "phases")  # of an answer: what the first time took
 
@@ -59,7 +59,6 @@ def finished(tmp_path_factory, group):
     answers = {"ingest": pipeline.ingest(config)}
     answers["train"] = pipeline.train(config, group=group)
     answers["pretrain"] = pipeline.pretrain(config, group=group)
-    print("TRAINSECONDS", answers["train"]["seconds"])
     return types.SimpleNamespace(config=config, answers=answers, sample=sample)
 
 

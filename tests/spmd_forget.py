@@ -1,0 +1,194 @@
+"""What the tests of forgetting and of evaluation run on plain processes: importable there, so not in a test module."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import spmd
+import torch
+
+from unlearnrec.distributed.backbones import BACKBONES
+from unlearnrec.distributed.comm import Comm
+from unlearnrec.distributed.evaluate import evaluate, pair_scores, rank
+from unlearnrec.distributed.forget import ends, influence
+from unlearnrec.distributed.influence import InfluenceEncoder, NodeRows
+from unlearnrec.distributed.keyed import initial_rows
+from unlearnrec.distributed.local_graph import LocalGraph
+from unlearnrec.distributed.pretrain import PretrainSettings, examples, fit
+from unlearnrec.distributed.removal import Removal, empty_nodes
+from unlearnrec.partitioning.shard import build_shards
+
+SIZE, SCALE = 16, 0.1
+Request = tuple[np.ndarray, np.ndarray]
+
+
+def node_ids(graph: LocalGraph) -> torch.Tensor:
+    return torch.cat([graph.user_ids, graph.item_ids + graph.num_users])
+
+
+def start(graph: LocalGraph) -> torch.Tensor:
+    """E0 that belongs to ids, so that it is the same for any number of partitions."""
+    return torch.cat([initial_rows(3, side, ids, SIZE, SCALE) for side, ids in enumerate((graph.user_ids, graph.item_ids))])
+
+
+@torch.no_grad()
+def node_rows(graph: LocalGraph, e0: torch.Tensor, backbone: str) -> NodeRows:
+    z = BACKBONES[backbone](SIZE, 2, seed=3)(e0, graph.propagation.layer)
+    return NodeRows(e0, z, graph.neighbour_means(z), graph.degrees)
+
+
+def encoder_for(nodes: NodeRows) -> InfluenceEncoder:
+    return InfluenceEncoder(nodes.readout.shape[1] // SIZE, hidden=32, seed=5)
+
+
+def requests(count: int = 5, pairs: int = 30) -> list[Request]:
+    """Disjoint requests, of distinct interactions sorted by user, then item; nodes may be in several."""
+    users, items = spmd.pairs()
+    chosen = np.random.default_rng(7).choice(len(users), pairs, replace=False)
+    parts = [np.sort(part) for part in np.array_split(chosen, count)]
+    return [(users[p].astype(np.int64), items[p].astype(np.int64)) for p in parts]
+
+
+def joined(parts: list[Request]) -> Request:
+    users, items = (np.concatenate(x) for x in zip(*parts, strict=True))
+    order = np.lexsort((items, users))
+    return users[order], items[order]
+
+
+@contextlib.contextmanager
+def listening(comm: Comm) -> Iterator[set[int]]:
+    """Nothing that needs all ranks may be called inside; gives the ranks that were spoken to directly."""
+    peers: set[int] = set()
+    exchange = comm.exchange
+
+    def refused(*_: Any) -> None:
+        raise AssertionError("a deletion called on all ranks")
+
+    def heard(outgoing: dict[int, torch.Tensor], incoming: dict[int, torch.Tensor]) -> None:
+        peers.update(outgoing, incoming)
+        exchange(outgoing, incoming)
+
+    replaced = {"all_to_all": refused, "all_reduce": refused, "all_gather": refused, "exchange": heard}
+    for name, function in replaced.items():
+        setattr(comm, name, function)
+    try:
+        yield peers
+    finally:
+        for name in replaced:
+            delattr(comm, name)
+
+
+def change(graph: LocalGraph, nodes: NodeRows, request: Request) -> dict[str, Any]:
+    """The change [N, d] of a request's forgetting; a rank without an end of it calls nothing."""
+    users, items = (torch.from_numpy(x) for x in request)
+    me = graph.comm.rank
+    here = (graph.owner_of_user[users] == me) | (graph.owner_of_item[items] == me)
+    whole = torch.zeros_like(nodes.e0)
+    if not here.any():
+        return {"called": False, "peers": set(), "rows": torch.empty(0, dtype=torch.int64), "whole": whole}
+    with listening(graph.comm) as peers:
+        rows, by_row = influence(graph, nodes, encoder_for(nodes), users[here], items[here])
+    whole[rows] = by_row
+    return {"called": True, "peers": peers, "rows": rows, "whole": whole}
+
+
+def forgetting(comm: Comm, backbone: str, single: list[Request]) -> dict[str, Any]:
+    """Changes of a batch, of its parts from the same version, and of its parts one after the other."""
+    graph = spmd.local_graph(comm)
+    ids, e0 = node_ids(graph), start(graph)
+    nodes = node_rows(graph, e0, backbone)
+    batch = change(graph, nodes, joined(single))
+    parts = [change(graph, nodes, part) for part in single]
+    after = e0.clone()
+    after[batch["rows"]] += batch["whole"][batch["rows"]]
+    moved = e0.clone()
+    for number, part in enumerate(single):
+        gone = joined(single[:number]) if number else None
+        now = spmd.local_graph(comm, without=gone)
+        moved += change(now, node_rows(now, moved, backbone), part)["whole"]
+    return {
+        "ids": ids,
+        "e0": e0,
+        "after": after,
+        "touched": ids[batch["rows"]],
+        "batch": batch["whole"],
+        "sum": torch.stack([part["whole"] for part in parts]).sum(0),
+        "sequence": moved - e0,
+        "called": [part["called"] for part in parts],
+        "peers": [part["peers"] for part in parts],
+    }
+
+
+def both_backbones(comm: Comm) -> dict[str, Any]:
+    return {name: forgetting(comm, name, requests()) for name in BACKBONES}
+
+
+def few_ranks(comm: Comm, single: list[Request]) -> dict[str, Any]:
+    return forgetting(comm, "lightgcn", single)
+
+
+def combination(columns: int) -> torch.Tensor:
+    """Fixed weights of the directions, for each side [2, columns]."""
+    return torch.randn(2, columns, generator=torch.Generator().manual_seed(11))
+
+
+def fitted(comm: Comm, epochs: int = 30) -> dict[str, Any]:
+    """Fits an encoder to counterfactuals that differ from the original by a fixed combination of directions."""
+    graph = spmd.local_graph(comm)
+    nodes = node_rows(graph, start(graph), "lightgcn")
+    removals = [Removal(simulated=((9, number, 0.3),)) for number in range(4)]
+    counterfactuals = []
+    for removal in removals:
+        users, items = (torch.from_numpy(x) for x in removal.pairs(graph.shard))
+        e0 = nodes.e0.clone()
+        for side, view in enumerate(ends(graph, nodes, users, items)):
+            far = (view.other.readout, view.own.mean, view.own.readout, view.other.e0, view.own.e0)
+            weights = combination(len(far))[side]
+            e0.index_add_(0, view.rows, sum(w * x for w, x in zip(weights, far, strict=True)))
+        counterfactuals.append((removal, e0))
+    data = examples(graph, nodes, counterfactuals)
+    encoder = encoder_for(nodes)
+    losses: list[float] = []
+    quality = fit(comm, encoder, data, PretrainSettings(3, epochs, 16, 0.01), lambda _, loss: losses.append(loss))
+    left = []
+    for side, x in enumerate(data):
+        weights = (encoder.users, encoder.items)[side](x.features)
+        predicted = torch.zeros_like(x.needed).index_add(0, x.target, (weights[:, :, None] * x.directions).sum(1))
+        left.append([float(((predicted - x.needed) ** 2).sum()), float((x.needed**2).sum())])
+    return {
+        "quality": quality,
+        "losses": losses,
+        "left": left,
+        "state": {name: value.detach().clone() for name, value in encoder.state_dict().items()},
+        "targets": [len(x.needed) for x in data],
+        "interactions": [len(x.target) for x in data],
+    }
+
+
+def all_readouts() -> torch.Tensor:
+    return torch.randn(spmd.USERS + spmd.ITEMS, 8, generator=torch.Generator().manual_seed(2))
+
+
+def ranking(comm: Comm, cutoffs: tuple[int, ...], users: np.ndarray, items: np.ndarray) -> list[dict[str, Any]]:
+    """Metrics, top lists of all users, and scores of the pairs: with all nodes, and without those that are empty."""
+    everything, owners = spmd.pairs(), spmd.assignment(comm.size)
+    whole = build_shards(*everything, np.ones_like(everything[0]), owners)[comm.rank]
+    test = (torch.from_numpy(users), torch.from_numpy(items))
+    results = []
+    for shard in (whole, whole.drop_nodes(*empty_nodes(whole))):
+        graph = LocalGraph(shard, owners, comm)
+        z = all_readouts()[node_ids(graph)]
+        lists = list(rank(graph, z, graph.user_ids, 60, 7))
+        positions, scores = pair_scores(graph, z, *test)
+        results.append(
+            {
+                "metrics": evaluate(graph, z, *test, cutoffs, 7),
+                "nothing": evaluate(graph, z, test[0][:0], test[1][:0], cutoffs, 7),
+                "lists": [(int(u), i, s) for b in lists for u, i, s in zip(b.users, b.items, b.scores, strict=True)],
+                "scores": dict(zip(positions.tolist(), scores.tolist(), strict=True)),
+            }
+        )
+    return results
