@@ -221,7 +221,7 @@ def _preserve(
         loss = ((new - old) ** 2).sum()
         for_users, for_columns = torch.autograd.grad(loss, [users, columns])
     graph.comm.all_reduce(for_columns)
-    return float(loss), for_users, for_columns[here]
+    return float(loss.detach()), for_users, for_columns[here]
 
 
 def _contrast(graph: LocalGraph, h0: Tensor, layers: list[Tensor], dropped: Propagation, batch: Batch) -> Tensor:

@@ -10,6 +10,13 @@ import torch
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.local_graph import LocalGraph
+from unlearnrec.distributed.published import (
+    Published,
+    PublishedEncoder,
+    PublishedSettings,
+    pretrain_published,
+    published_influence,
+)
 from unlearnrec.distributed.trainer import Trainer, TrainSettings
 from unlearnrec.partitioning.assignment import Assignment, hash_owner
 from unlearnrec.partitioning.shard import build_shards
@@ -96,3 +103,43 @@ def whole(results: list[dict[str, Any]], name: str) -> torch.Tensor:
     """Rows of all ranks in order of global node id."""
     ids = torch.cat([r["ids"] for r in results])
     return torch.cat([r[name] for r in results])[torch.argsort(ids)]
+
+
+def published(comm: Comm, objective: dict[str, Any]) -> dict[str, Any]:
+    """Trains a backbone and the published encoder; then forgets the first five interactions."""
+    trainer = make_trainer(comm, "lightgcn", "pull", "torch", {}, None)
+    for _ in range(8):
+        trainer.run_epoch()
+    graph, e0 = trainer.graph, trainer.table.rows
+    readout = trainer.readouts()
+    encoder = PublishedEncoder(e0.shape[1])
+    values = {
+        "seed": 1,
+        "epochs": 10,
+        "batch_size": 128,
+        "learning_rate": 0.01,
+        "request_share": 0.2,
+        "forget_weight": 0.5,
+        "preserve_weight": 0.01,
+        "contrast_weight": 1e-3,
+        "edge_drop": 0.05,
+    }
+    losses: list[float] = []
+    settings = PublishedSettings(**(values | objective))
+    h0, gate = pretrain_published(
+        graph, trainer.backbone, e0, readout, encoder, settings, lambda _, loss: losses.append(loss)
+    )
+    users, items = (torch.from_numpy(x[:5].astype(np.int64)) for x in pairs())
+    here = (graph.user_rows(users) >= 0) | (graph.item_rows(items) >= 0)
+    trained = Published(encoder, h0, gate)
+    rows, change = published_influence(graph, readout, trained, users[here], items[here])
+    changed = e0.clone()
+    changed[rows] += change
+    return {
+        "ids": torch.cat([graph.user_ids, graph.item_ids + graph.num_users]),
+        "rows": changed,
+        "before": e0.clone(),
+        "h0": h0,
+        "losses": losses,
+        "fresh": trained.fresh_rows(rows)["h0"][rows],
+    }
