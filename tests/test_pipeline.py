@@ -30,7 +30,7 @@ from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_assignment, load_ids, load_shard
 from unlearnrec.workers import WorkerGroup
 
-EPOCHS = 60
+EPOCHS = 40
 CHECKPOINT_EVERY = 2
 NOT_REPEATED = ("seconds", "phases")  # of an answer: what the first time took
 
