@@ -89,10 +89,10 @@ def _read(interactions: str | None, seed: int) -> InteractionGraph:
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """The command that gives this file again, paths by their name only."""
+    """The command that gives this file again; of paths only the last folder and the name."""
     words = ["unlearnrec bench partitioning"]
     if arguments.interactions is not None:
-        words.append(f"--interactions {Path(arguments.interactions).name}")
+        words.append(f"--interactions {'/'.join(Path(arguments.interactions).parts[-2:])}")
     words += ["--partitions", *map(str, arguments.partitions), f"--name {arguments.name} --seed {arguments.seed}"]
     return " ".join(words)
 

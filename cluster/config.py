@@ -134,8 +134,8 @@ class Pretrain(Section):
 
     epochs: int = Field(15, ge=1)
     learning_rate: float = Field(0.001, gt=0)
-    batch_size: int = Field(4096, ge=1)
-    """Positive pairs a step."""
+    batch_size: int | None = Field(None, ge=1)
+    """Interactions a step: forgotten ones (counterfactual; null means 256) or positive pairs (published; null 4,096)."""
     objective: Literal["counterfactual", "published"] = "counterfactual"
     """`counterfactual` learns from retrains without simulated requests; `published` is the paper's loss."""
     counterfactuals: int = Field(2, ge=1, le=64)

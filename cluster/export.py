@@ -30,6 +30,8 @@ class ExportWriter:
     def __init__(self, uri: str, options: StorageOptions, user_type: pa.DataType, item_type: pa.DataType) -> None:
         self._uri = uri
         self._remote = Store(uri, options) if split_uri(uri)[0] == "s3" else None
+        if self._remote:
+            self._try_out(self._remote)
         self._folder = Path(tempfile.mkdtemp()) if self._remote else Path(split_uri(uri)[1])
         self._suffix = f".{uuid.uuid4().hex[:8]}.tmp"
         self._counts = {"user": 0, "item": 0}
@@ -47,7 +49,7 @@ class ExportWriter:
                 name: pq.ParquetWriter(self._folder / (name + self._suffix), schema) for name, schema in schemas.items()
             }
         except OSError as error:
-            raise InputError(f"--to {uri}: cannot be written ({error}). Name a folder that you may write to") from error
+            raise self._unwritable(error) from error
 
     def __enter__(self) -> ExportWriter:
         return self
@@ -85,6 +87,18 @@ class ExportWriter:
             else:
                 os.replace(written, self._folder / name)
         return {"users": self._counts["user"], "items": self._counts["item"]}
+
+    def _try_out(self, remote: Store) -> None:
+        """Write and remove a file, so that a wrong target is told before the work and not after it."""
+        name = f".tmp-{uuid.uuid4().hex}"
+        try:
+            remote.write(name, b"")
+            remote.remove(name)
+        except Exception as error:  # missing credentials are no OSError
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: Exception) -> InputError:
+        return InputError(f"--to {self._uri}: cannot be written ({error}). Name a folder that you may write to")
 
     def _write(self, name: str, columns: list[Any]) -> None:
         writer = self._writers[name]

@@ -47,14 +47,18 @@ class Journal:
         Raises:
             InputError: a record is missing, unreadable, or does not continue the one before; names the file.
         """
-        numbers = sorted(self._number(name) for name in self._store.list(FOLDER))
-        for expected, number in enumerate(numbers[len(self._records) :], start=len(self._records) + 1):
-            if number != expected:
+        there = {self._number(name) for name in self._store.list(FOLDER)}
+        known = len(self._records)
+        for number in range(1, max(known, *there, 0) + 1):
+            # Looked up once more: a listing may miss a record that was written while it ran.
+            if number not in there and not self._store.exists(self._name(number)):
+                later = min((n for n in there if n > number), default=0)
+                why = f"{self._place(later)} is there" if later else "it was there before"
                 raise InputError(
-                    f"{self._place(expected)} is missing, but {self._place(number)} is there: the log has a gap. Restore "
-                    "the file from a backup"
+                    f"{self._place(number)} is missing, but {why}: the log has a gap. Restore the file from a backup"
                 )
-            self._records.append(self._read(number))
+            if number > known:
+                self._records.append(self._read(number))
         return list(self._records)
 
     def head(self) -> int:
@@ -121,6 +125,6 @@ class Journal:
 
     def _number(self, name: str) -> int:
         stem = name.removeprefix(f"{FOLDER}/").removesuffix(".json")
-        if not stem.isdigit():
+        if not stem.isdecimal() or name != self._name(int(stem)):
             raise InputError(f"{self._store.root_uri}/{name} is no record of the log. Move it elsewhere")
         return int(stem)

@@ -98,7 +98,7 @@ def _fit_counterfactual(
         original = _finished_run(session, trained, graph, Removal(), f"{folder}/original", group, progress, title)
     blocks = model["backbone"]["num_layers"] + 1 if model["backbone"]["name"] == "ngcf" else 1
     shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
-    fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate)
+    fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size or 256, settings.learning_rate)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
     arguments = (session.location, graph, original, runs, shape, fit, name)
     with progress.task("encoder", settings.epochs) as task:
@@ -120,7 +120,7 @@ def _fit_published(
     fit = PublishedSettings(
         seed=config.seed,
         epochs=settings.epochs,
-        batch_size=settings.batch_size,
+        batch_size=settings.batch_size or 4096,
         learning_rate=settings.learning_rate,
         request_share=settings.request_share,
         forget_weight=settings.forget_weight,

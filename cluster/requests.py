@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,8 +96,8 @@ def parse_request(
             named[table.column_names[0]] += table.column(0).to_pylist()
     content = (_canonical(named["user_id"]), _canonical(named["item_id"]), _canonical(pairs))
     if not any(content):
-        given = [x for x in (users, items, interactions, requests) if x is not None]
-        raise InputError(f"{', '.join(given)}: names no user, item or interaction. Give at least one")
+        given = ", ".join(x for x in (users, items, interactions, requests) if x) or "the request"
+        raise InputError(f"{given}: names no user, item or interaction. Give at least one")
     body = _body(*content)
     return Request(request_id or f"req-{hashlib.sha256(body).hexdigest()[:16]}", *content)
 
@@ -123,7 +123,7 @@ def resolve(request: Request, user_map: IdMap, item_map: IdMap) -> Resolved:
 
 
 def _ids(value: str, column: str, options: StorageOptions) -> list[Id]:
-    if "://" in value or value.lower().endswith((".parquet", ".csv")) or Path(value).exists():
+    if "://" in value or value.lower().endswith((".parquet", ".csv")) or os.path.exists(value):
         ids: list[Id] = read_ids(value, column, options)[column].to_pylist()
         return ids
     return [part.strip() for part in value.split(",") if part.strip()]

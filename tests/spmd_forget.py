@@ -31,7 +31,9 @@ def node_ids(graph: LocalGraph) -> torch.Tensor:
 
 def start(graph: LocalGraph) -> torch.Tensor:
     """E0 that belongs to ids, so that it is the same for any number of partitions."""
-    return torch.cat([initial_rows(3, side, ids, SIZE, SCALE) for side, ids in enumerate((graph.user_ids, graph.item_ids))])
+    return torch.cat(
+        [initial_rows(3, side, ids, SIZE, SCALE) for side, ids in enumerate((graph.user_ids, graph.item_ids))]
+    )
 
 
 @torch.no_grad()
@@ -155,7 +157,8 @@ def fitted(comm: Comm, epochs: int = 30) -> dict[str, Any]:
     quality = fit(comm, encoder, data, PretrainSettings(3, epochs, 16, 0.01), lambda _, loss: losses.append(loss))
     left = []
     for side, x in enumerate(data):
-        weights = (encoder.users, encoder.items)[side](x.features)
+        with torch.no_grad():
+            weights = (encoder.users, encoder.items)[side](x.features)
         predicted = torch.zeros_like(x.needed).index_add(0, x.target, (weights[:, :, None] * x.directions).sum(1))
         left.append([float(((predicted - x.needed) ** 2).sum()), float((x.needed**2).sum())])
     return {

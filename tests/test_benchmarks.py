@@ -25,7 +25,7 @@ def test_partitioning_writes_what_ingest_would_say(tmp_path: Path, capsys: pytes
     partitioning.main(["--interactions", train, "--partitions", "2", "3", "--name", "tiny", "--output", str(output)])
     text = output.read_text(encoding="utf-8")
     assert text.strip() in capsys.readouterr().out
-    assert str(tmp_path) not in text and "--interactions train.parquet" in text
+    assert str(tmp_path) not in text and "--interactions data/train.parquet" in text
     assert text.startswith("# Partitioning: tiny") and results_file.machine() in text
 
     rows = table_of(text)

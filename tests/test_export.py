@@ -1,0 +1,125 @@
+"""Exported files: complete or absent, on a local disk and on an S3 server."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from unlearnrec.cluster.export import FILES, ExportWriter
+from unlearnrec.partitioning.errors import InputError
+from unlearnrec.partitioning.storage import AWS, StorageOptions, Store, filesystem_for
+
+Place = tuple[str, StorageOptions]
+K = 3
+
+
+@pytest.fixture(params=["local", "file", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    target = tmp_path / "deep" / "export"
+    if request.param == "s3":
+        return f"s3://lake/{tmp_path.name}/export", request.getfixturevalue("s3_server")
+    return (f"file://{target}" if request.param == "file" else str(target)), AWS
+
+
+def nothing_left_behind(tmp_path: Path) -> bool:
+    return not list((tmp_path / "scratch").iterdir())
+
+
+def table(place: Place, name: str) -> pa.Table:
+    filesystem, path = filesystem_for(place[0], place[1])
+    return pq.read_table(f"{path}/{name}", filesystem=filesystem)
+
+
+def writer_at(place: Place) -> ExportWriter:
+    return ExportWriter(place[0], place[1], pa.string(), pa.int64())
+
+
+def fill(writer: ExportWriter, users: list[str], items: list[int], first: float = 0.0) -> dict[str, Any]:
+    """Two partitions' worth: returns the embeddings that were written."""
+    rows = {"user": np.zeros((0, 4), np.float32), "item": np.zeros((0, 4), np.float32)}
+    for part in (slice(0, 2), slice(2, None)):
+        for side, ids in (("user", pa.array(users[part], pa.string())), ("item", pa.array(items[part], pa.int64()))):
+            new = (first + np.arange(len(ids) * 4, dtype=np.float32)).reshape(-1, 4)
+            writer.embeddings(side, ids, new)
+            rows[side] = np.concatenate([rows[side], new])
+        scores = np.array([[3.5, 2.0, -np.inf]] * len(users[part]), dtype=np.float32)
+        best = np.array([items[:K]] * len(users[part]), dtype=np.int64).reshape(-1)
+        writer.recommendations(
+            pa.array(np.repeat(users[part], K).tolist(), pa.string()), pa.array(best), scores.reshape(-1), K
+        )
+    return rows
+
+
+def test_what_is_written_can_be_read(place: Place, tmp_path: Path) -> None:
+    users, items = ["ana", "ben", "üm"], [17, 3, 250, -1]
+    with writer_at(place) as writer:
+        rows = fill(writer, users, items)
+        # Nothing has appeared under the names that readers look for.
+        assert not set(FILES) & set(Store(*place).list())
+        assert writer.close() == {"users": 3, "items": 4}
+    for side, ids, id_type in (("user", users, pa.string()), ("item", items, pa.int64())):
+        found = table(place, f"{side}s.parquet")
+        assert found.schema.types == [id_type, pa.list_(pa.float32())]
+        assert found[f"{side}_id"].to_pylist() == ids
+        assert np.array_equal(np.array(found["embedding"].to_pylist(), np.float32), rows[side])
+    found = table(place, "recommendations.parquet")
+    assert found.column_names == ["user_id", "item_id", "score", "rank"]
+    # A score of -inf is no recommendation.
+    assert found.to_pylist() == [
+        {"user_id": u, "item_id": i, "score": s, "rank": r} for u in users for i, s, r in ((17, 3.5, 1), (3, 2.0, 2))
+    ]
+    assert Store(*place).list() == sorted(FILES) and nothing_left_behind(tmp_path)
+
+
+def test_an_export_of_nobody(place: Place) -> None:
+    with writer_at(place) as writer:
+        writer.embeddings("user", pa.array([], pa.string()), np.zeros((0, 4), np.float32))
+        writer.recommendations(pa.array([], pa.string()), pa.array([], pa.int64()), np.zeros(0, np.float32), 0)
+        assert writer.close() == {"users": 0, "items": 0}
+    for name in FILES:
+        assert table(place, name).num_rows == 0
+
+
+def test_an_aborted_export_leaves_nothing(place: Place, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), writer_at(place) as writer:
+        fill(writer, ["a"], [1, 2, 3])
+        raise ZeroDivisionError
+    # Left without an error, but before `close`.
+    with writer_at(place) as writer:
+        fill(writer, ["a"], [1, 2, 3])
+    assert Store(*place).list() == [] and nothing_left_behind(tmp_path)
+
+
+def test_an_aborted_export_leaves_the_one_before_it(place: Place, tmp_path: Path) -> None:
+    with writer_at(place) as writer:
+        fill(writer, ["a"], [1, 2, 3])
+        writer.close()
+    before = {name: Store(*place).read(name) for name in FILES}
+    with pytest.raises(KeyboardInterrupt), writer_at(place) as writer:
+        fill(writer, ["b"], [4, 5, 6], 9.0)
+        raise KeyboardInterrupt
+    assert {name: Store(*place).read(name) for name in Store(*place).list()} == before
+    with writer_at(place) as writer:
+        fill(writer, ["b"], [4, 5, 6], 9.0)
+        writer.close()
+    assert table(place, "users.parquet")["user_id"].to_pylist() == ["b"]
+    assert Store(*place).list() == sorted(FILES) and nothing_left_behind(tmp_path)
+
+
+def test_a_target_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for target in (str(tmp_path / "file"), str(tmp_path / "file" / "deep")):
+        with pytest.raises(InputError, match=rf"--to {target}: cannot be written"):
+            writer_at((target, AWS))
+
+
+def test_a_bucket_that_is_not_there_is_named(s3_server: StorageOptions, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(InputError, match="--to s3://no-such-bucket/x: cannot be written"):
+        writer_at(("s3://no-such-bucket/x", s3_server))
+    assert not list(tmp_path.iterdir())
