@@ -112,7 +112,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> None:
         f"exchanged a layer). Recipe: backbone {recipe['backbone']}, train {recipe['train']}."
     )
     with session.workers() as group:
-        users, items, _ = pipeline.test_pairs(session, {"graph": session.lake_graph()})
+        users, items, _ = pipeline.held_out_pairs(session, {"graph": session.lake_graph()})
         watch = TrainProbe(arguments.probe_every, users, items, config.evaluate.k, config.evaluate.batch_users)
         trained = pipeline.train(config, progress=progress, probe=watch, group=group)
         say("## Training\n\n" + _curve(trained["curve"]))

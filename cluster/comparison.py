@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..distributed import measures
 from ..workers import WorkerGroup
 from .config import Config
-from .pipeline import test_pairs
+from .pipeline import held_out_pairs
 from .session import Session
 
 Ids = npt.NDArray[np.int64]
@@ -54,7 +54,7 @@ def measure(config: Config, group: WorkerGroup, probe: Probe) -> Measured:
     """The current version of this output. Pairs with a deleted user or item are left out of the scores (NaN)."""
     session = Session(config)
     version = session.version()
-    users, items, _ = test_pairs(session, version)
+    users, items, _ = held_out_pairs(session, version)
     metrics = session.call(group, version, "evaluate", users, items, config.evaluate.k, config.evaluate.batch_users)[0]
     found = []
     for pairs in (probe.forgotten, probe.held_out, probe.random):

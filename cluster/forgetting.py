@@ -46,7 +46,9 @@ def forget(
     """
     progress = progress or silent()
     session = Session(config)
-    request = parse_request(users, items, interactions, requests, request_id, session.options)
+    request = parse_request(users, items, interactions, requests, request_id, session.options, session.request_key())
+    if not dry_run and (answer := _answer(session, request)) is not None:
+        return answer
     version = session.version()
     if version["graph"]["shard_files"] != version["lake_graph"]["shard_files"]:
         raise InputError(
@@ -57,8 +59,6 @@ def forget(
         raise InputError(f"version {version['version']} has no Influence Encoder. Run `unlearnrec pretrain` first")
     if dry_run:
         return _dry_run(session, version, request)
-    if (answer := _answer(session, request)) is not None:
-        return answer
     _accept(session, request)
     if group is not None:
         return _forget(session, request, group, progress, cut_only)
@@ -125,6 +125,8 @@ def _logged(session: Session, request_id: str) -> bool:
 def _forget(
     session: Session, request: Request, group: WorkerGroup, progress: Progress, cut_only: bool
 ) -> dict[str, Any]:
+    # Before the version is read: a commit by somebody else from here on is then a conflict, not overwritten.
+    head = session.journal.head()
     version = session.version()
     start = time.perf_counter()
     session.call(group, version, "holds")
@@ -137,7 +139,6 @@ def _forget(
         marks[phase] = time.perf_counter() - start - sum(marks.values())
 
     graph = version["graph"]
-    head = session.journal.records()[-1].number
     found = _resolve(session, graph, request)
     owners = load_assignment(session.store, graph)
     named = np.concatenate([owners.owner_of_user[found.users], owners.owner_of_item[found.items]])

@@ -55,6 +55,7 @@ def ingest(config: Config, *, progress: Progress | None = None) -> dict[str, Any
             config.partitioning.assignment,
             read,
         )
+    session.request_key()
     session.save_config()
     keys = ("users", "items", "interactions", "events", "skipped", "partitions", "edge_cut", "balance")
     rows = manifest["rows_per_layer"]
@@ -72,7 +73,7 @@ def evaluate(config: Config, *, progress: Progress | None = None, group: WorkerG
     """
     session = Session(config)
     version = session.version()
-    users, items, unknown = test_pairs(session, version)
+    users, items, unknown = held_out_pairs(session, version)
     arguments = (users, items, config.evaluate.k, config.evaluate.batch_users)
     if group is not None:
         metrics = session.call(group, version, "evaluate", *arguments)[0]
@@ -82,7 +83,7 @@ def evaluate(config: Config, *, progress: Progress | None = None, group: WorkerG
     return {"version": version["version"], **metrics, "users": int(metrics["users"]), "unknown_test_rows": unknown}
 
 
-def test_pairs(session: Session, version: Manifest) -> tuple[Ids, Ids, int]:
+def held_out_pairs(session: Session, version: Manifest) -> tuple[Ids, Ids, int]:
     """(users, items) of the test interactions by dense id, and how many rows name a user or item that is not there.
 
     Raises:

@@ -11,6 +11,7 @@ from ..distributed.checkpoint import Checkpoints
 from ..distributed.pretrain import PretrainSettings
 from ..distributed.published import PublishedSettings
 from ..distributed.removal import Removal
+from ..distributed.run import make_backbone
 from ..workers import WorkerGroup
 from .config import Config
 from .progress import Progress
@@ -34,16 +35,16 @@ def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerG
     """
     progress = progress or silent()
     session = Session(config)
+    head = session.journal.head()  # before the version is read: whatever is committed from here on is a conflict
     version = session.version()
     if group is not None:
-        return _pretrain(session, version, group, progress)
+        return _pretrain(session, head, version, group, progress)
     with session.workers() as own:
-        return _pretrain(session, version, own, progress)
+        return _pretrain(session, head, version, own, progress)
 
 
-def _pretrain(session: Session, version: Manifest, group: WorkerGroup, progress: Progress) -> dict[str, Any]:
+def _pretrain(session: Session, head: int, version: Manifest, group: WorkerGroup, progress: Progress) -> dict[str, Any]:
     started = time.perf_counter()
-    head = session.journal.head()
     fit = _fit_published if session.config.pretrain.objective == "published" else _fit_counterfactual
     encoder, results = fit(session, version, group, progress)
     manifest = {
@@ -95,8 +96,11 @@ def _fit_counterfactual(
     if model["trained_on"] != graph["shard_files"]:
         # The current rows are what forgetting made of the training's, so the run on the present graph is missing.
         title = "original on the present graph"
-        original = _finished_run(session, trained, graph, Removal(), f"{folder}/original", group, progress, title)
-    blocks = model["backbone"]["num_layers"] + 1 if model["backbone"]["name"] == "ngcf" else 1
+        place = f"{folder}/original"
+        dense = f"{place}/dense.safetensors"
+        names = _finished_run(session, trained, graph, Removal(), place, group, progress, title, dense)
+        original = (names, dense)
+    blocks = make_backbone(model["backbone"], 0).readout_size // model["backbone"]["embedding_size"]
     shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size or 256, settings.learning_rate)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
@@ -146,13 +150,14 @@ def _finished_run(
     group: WorkerGroup,
     progress: Progress,
     title: str,
+    dense: str | None = None,
 ) -> list[str]:
-    """The files with rank k's rows of E0 after this run, made now unless they are there."""
+    """The files with rank k's rows of E0 after this run, made now unless they are there; dense weights go to `dense`."""
     done = f"{place}/done.json"
     names = [f"{place}/embeddings-{k:03d}.safetensors" for k in range(graph["partitions"])]
     if not session.store.exists(done):
         run = make_run(trained, graph, removal)
-        run_on(session, group, graph, run, names, None, progress, title)
+        run_on(session, group, graph, run, names, dense, progress, title)
         session.store.write(done, json.dumps({"files": names}).encode())
         Checkpoints(session.store, run.folder).clear()
     return names

@@ -55,7 +55,7 @@ def quickstart(
     copy_output(config.output, other["retrained"].output)
     session = Session(config)
     with session.workers() as group:
-        users, items, _ = pipeline.test_pairs(session, {"graph": session.lake_graph()})
+        users, items, _ = pipeline.held_out_pairs(session, {"graph": session.lake_graph()})
         probe = _probe(session, request, users, items, seed)
         watch = TrainProbe(10, users, items, config.evaluate.k, config.evaluate.batch_users)
         trained = pipeline.train(config, progress=progress, probe=watch, group=group)

@@ -66,6 +66,7 @@ def parse_request(
     requests: str | None,
     request_id: str | None,
     options: StorageOptions,
+    key: bytes = b"",
 ) -> Request:
     """Read the options of `forget`.
 
@@ -74,6 +75,7 @@ def parse_request(
         interactions: a file with both columns.
         requests: a file with one or both: rows with one id mean the whole user or item.
         request_id: up to 128 letters, digits, `.`, `_`, `-`; None derives it from the content.
+        key: the secret under which it is derived, so that it does not tell the content.
 
     Raises:
         InputError: a file is unreadable or lacks a column, nothing is named, or the request id has other characters.
@@ -99,7 +101,7 @@ def parse_request(
         given = ", ".join(x for x in (users, items, interactions, requests) if x) or "the request"
         raise InputError(f"{given}: names no user, item or interaction. Give at least one")
     body = _body(*content)
-    return Request(request_id or f"req-{hashlib.sha256(body).hexdigest()[:16]}", *content)
+    return Request(request_id or f"req-{hmac.new(key, body, hashlib.sha256).hexdigest()[:16]}", *content)
 
 
 def commitment(body: bytes, salt: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +23,8 @@ from .versions import Versions
 
 Manifest = dict[str, Any]
 
+KEY = "requests/key"
+
 
 class Session:
     """The output of one run, opened by one command."""
@@ -37,6 +41,18 @@ class Session:
     def save_config(self) -> None:
         """The resolved configuration, beside what it made."""
         self.store.write("config.yaml", to_yaml(self.config).encode())
+
+    def request_key(self) -> bytes:
+        """The secret under which ids of requests are derived from their content; made by the first `ingest`.
+
+        Such an id stands in the log, and a small request could be found by trying if the id were a plain hash. The key
+        lies beside the requests, not in the log.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            return self.store.read(KEY)
+        with contextlib.suppress(FileExistsError):
+            self.store.create(KEY, secrets.token_bytes(32))
+        return self.store.read(KEY)
 
     def version(self) -> Manifest:
         """The current version.

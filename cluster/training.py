@@ -47,9 +47,9 @@ def train(
     """
     progress = progress or silent()
     session = Session(config)
+    head = session.journal.head()  # before the graph is read: whatever is committed from here on is a conflict
     graph = session.lake_graph()
     removal, unknown = _removal(session, graph, without)
-    head = session.journal.records()
     run = make_run(config, graph, removal, probe)
     checkpoints = Checkpoints(session.store, run.folder)
     if not resume:
@@ -96,11 +96,11 @@ def train(
         session.store.remove(dense)
     manifest["files"] = {name: files[name] for name in needed_files(manifest)}
     try:
-        committed = session.versions.commit(manifest, after=head[-1].number if head else 0)
+        committed = session.versions.commit(manifest, after=head)
     except JournalConflict as error:
         raise RuntimeError(
-            "the log moved on while this training ran (a request was committed, or another run finished), so its result "
-            "is not made the current version. Run `unlearnrec train` again"
+            "another version was committed while this training ran (a request, or another run), so its result is not made "
+            "the current version. Run `unlearnrec train` again"
         ) from error
     checkpoints.clear()
     return {
@@ -128,7 +128,11 @@ def make_run(config: Config, graph: Manifest, removal: Removal, probe: Probe | N
         softmax_negatives=train.softmax_negatives,
         total_pairs=graph["ingested_interactions"],
     )
-    hashed = hashlib.sha256(json.dumps([train.model_dump(), backbone, config.seed, graph], sort_keys=True).encode())
+    hashed = hashlib.sha256(
+        json.dumps(
+            [train.model_dump(), backbone, config.seed, config.partitioning.halo, graph], sort_keys=True
+        ).encode()
+    )
     for ids in (removal.users, removal.items, removal.pair_users, removal.pair_items):
         hashed.update(np.ascontiguousarray(ids).tobytes() + b"|")
     hashed.update(repr(tuple(removal.simulated)).encode())

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..partitioning.errors import InputError
 from ..partitioning.storage import Store
-from .journal import Journal
+from .journal import Journal, JournalConflict
 
 Manifest = dict[str, Any]
 
@@ -65,9 +65,10 @@ class Versions:
         decided on.
 
         Raises:
-            JournalConflict: the log has moved on. The version does not exist.
+            JournalConflict: another version was committed since. This one does not exist.
             RuntimeError: a file that it names is not there.
         """
+        self.repair()
         current = self.current()
         manifest = manifest | {
             "version": current["version"] + 1 if current else 1,
@@ -75,7 +76,16 @@ class Versions:
         }
         if missing := [name for name in manifest["files"] if not self._store.exists(name)]:
             raise RuntimeError(f"{self._store.root_uri}: cannot commit version {manifest['version']}, no {missing[0]}")
-        record = self._journal.append(COMMITTED, {"manifest": manifest}, after=after)
+        while True:
+            try:
+                record = self._journal.append(COMMITTED, {"manifest": manifest}, after=after)
+                break
+            except JournalConflict:
+                # Requests may be accepted meanwhile; another version may not.
+                records = self._journal.records()
+                if any(r.kind == COMMITTED for r in records[after:]):
+                    raise
+                after = records[-1].number
         committed: Manifest = record.body["manifest"]
         self._copy(committed)
         return committed

@@ -5,7 +5,8 @@ their collectives cannot be taken for one another. A world of one rank needs no 
 
 A failed collective ends the groups for good. gloo cannot be interrupted, and waits out its time-out when a peer hangs; so
 ranks wait in slices, between which they look for an `abort` and for failures that others have reported to the store, and
-`CollectiveError` names the ranks that were not heard from.
+`CollectiveError` names the ranks that were not heard from. `exchange` cannot be sliced: it ends when the peer hangs up or at
+the time-out.
 
 Shape legend: S = rows sent, R = rows received, K = ranks, D = columns.
 """

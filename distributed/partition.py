@@ -5,6 +5,7 @@ committed files or writes files that count only once a version names them. So a 
 load the committed version, call again.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -208,7 +209,7 @@ class Partition:
         self,
         location: Location,
         manifest: dict[str, Any],
-        original: Sequence[str] | None,
+        original: tuple[Sequence[str], str] | None,
         counterfactuals: Sequence[tuple[Removal, Sequence[str]]],
         shape: dict[str, Any],
         settings: PretrainSettings,
@@ -216,7 +217,8 @@ class Partition:
     ) -> dict[str, Any]:
         """Train the encoder on runs that left out these removals; rank 0 writes it to `name`.
 
-        original: files of the run on the whole graph, None where that is the loaded version itself. Each
+        original: files of the run on the whole graph, rows by rank and dense weights; None where that is the loaded
+        version itself. Each
         counterfactual's files hold its rows of E0, by rank.
         """
         model, store = self._loaded(), location.store()
@@ -224,7 +226,11 @@ class Partition:
         def rows(names: Sequence[str]) -> Tensor:
             return from_bytes(store.read(names[self._rank]))["e0"].to(self._device)
 
-        nodes = model.nodes if original is None else _node_rows(model.graph, model.backbone, rows(original))
+        nodes = model.nodes
+        if original is not None:
+            backbone = copy.deepcopy(model.backbone)
+            backbone.load_state_dict(from_bytes(store.read(original[1])))
+            nodes = _node_rows(model.graph, backbone, rows(original[0]))
         data = examples(model.graph, nodes, [(removal, rows(names)) for removal, names in counterfactuals])
         encoder = InfluenceEncoder(**shape).to(self._device)
         assert self._comm is not None

@@ -37,7 +37,7 @@ class PretrainSettings:
 @dataclass(frozen=True)
 class Examples:
     """One side's training data here: features [n, F], directions [n, 3 m + 2, d], target int64 [n] of each interaction,
-    needed [g, d], key int64 [g] (of counterfactual and node), ascending target."""
+    needed [g, d], key int64 [g] (of the node), ascending target."""
 
     features: Tensor
     directions: Tensor
@@ -52,12 +52,12 @@ def examples(
     """Both sides' examples from (removal, E0 [N, d] of the run without it) pairs. All ranks call it."""
     parts: tuple[list[Examples], list[Examples]] = ([], [])
     ids = torch.cat([graph.user_ids, graph.item_ids])
-    for number, (removal, e0) in enumerate(counterfactuals):
+    for removal, e0 in counterfactuals:
         users, items = (torch.from_numpy(x).to(e0.device) for x in removal.pairs(graph.shard))
         for side, view in enumerate(ends(graph, nodes, users, items)):
             rows, target = torch.unique_consecutive(view.rows, return_inverse=True)
             needed = e0[rows] - nodes.e0[rows]
-            key = keyed(number, side, ids[rows]) if len(rows) else rows
+            key = keyed(side, ids[rows]) if len(rows) else rows
             parts[side].append(_examples(view, target, needed, key))
     joined = []
     for side_parts in parts:

@@ -12,7 +12,7 @@ Shape legend: N = local rows, d = embedding size, B = pairs of a batch on this r
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -130,6 +130,7 @@ def pretrain_published(
     """Train H0 [N, d] and w [N, 1] with L = L_M + a L_u + b L_p + c L_c (eq. 18-24); returns them. All ranks call it."""
     h0 = torch.zeros_like(e0, requires_grad=True)
     gate = torch.full((len(e0), 1), INITIAL_GATE, device=e0.device, requires_grad=True)
+    alive = torch.cat(graph.comm.all_gather(graph.item_ids)).sort().values
     optimizer = torch.optim.Adam([h0, gate], lr=settings.learning_rate)
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
@@ -148,6 +149,8 @@ def pretrain_published(
             optimizer.zero_grad()
             change, layers = encoder(h0, gate, readout, request)
             z = backbone(e0 + change, rest.propagation)
+            # A draw may name an item that was deleted: those that are there take its place.
+            batch = replace(batch, negatives=alive[batch.negatives % len(alive)])
             gradient, loss = _objective(rest, z.detach(), readout, batch, forgotten, settings)
             z.backward(gradient, retain_graph=True)
             if settings.contrast_weight:

@@ -1,4 +1,5 @@
-"""Training steps whose result does not depend on the number of partitions.
+"""Training steps whose result does not depend on the number of partitions: bit for bit under BPR, `pull` and LightGCN on
+CPU, within rounding otherwise (docs/halo.md).
 
 Every step is one full-graph propagation forward, a loss on the readouts of the batch, the same propagation backward, and
 Adam. Tables are owner-sharded: that is their data parallelism. Dense weights, where the backbone has any, are under DDP.

@@ -14,10 +14,11 @@ from unlearnrec.distributed.launch import run_processes
 from unlearnrec.distributed.removal import Removal, empty_nodes, only, with_empty_rows
 from unlearnrec.partitioning.shard import GraphShard, build_shards
 
-# Of a row's change, where rows have a scale of 0.1.
-TOLERANCE = 1e-6
-# One request after the other sees readouts and degrees without the earlier ones: this share of the change's norm.
-SEQUENCE_TOLERANCE = 0.25
+# Of a row or its change, which are of size 0.1: what adding floats in another order may cost.
+TOLERANCE = 2e-7
+# One request after the other sees readouts and degrees without the earlier ones: this share of the change's norm, on a
+# tiny graph of which the requests take a tenth. NGCF's layers multiply, and react more.
+SEQUENCE_TOLERANCE = {"lightgcn": 0.15, "ngcf": 0.35}
 
 Pairs = set[tuple[int, int]]
 
@@ -188,7 +189,7 @@ def test_a_batch_is_the_sum_of_its_requests(backbone, alone, four):
     for results in ([alone[backbone]], [r[backbone] for r in four]):
         batch, total, sequence = (spmd.whole(results, name) for name in ("batch", "sum", "sequence"))
         assert (batch - total).abs().max() < TOLERANCE
-        assert 0 < (batch - sequence).norm() < SEQUENCE_TOLERANCE * batch.norm()
+        assert 0 < (batch - sequence).norm() < SEQUENCE_TOLERANCE[backbone] * batch.norm()
 
 
 def test_ranks_without_an_end_call_nothing():
@@ -225,7 +226,7 @@ def test_an_encoder_learns_a_fixed_combination_the_same_on_two_ranks():
     for name, value in first["quality"].items():
         assert value > 0.5, name
         for result in second:
-            assert result["quality"][name] == pytest.approx(value, abs=1e-3)
+            assert result["quality"][name] == pytest.approx(value, abs=1e-4)
     assert first["losses"][-1] < 0.3 * first["losses"][0]
     for side in (0, 1):
         error, size = first["left"][side]
@@ -234,4 +235,4 @@ def test_an_encoder_learns_a_fixed_combination_the_same_on_two_ranks():
             assert first[name][side] == sum(r[name][side] for r in second) > 50
     for name, value in first["state"].items():
         assert torch.equal(second[0]["state"][name], second[1]["state"][name]), name
-        assert torch.allclose(second[0]["state"][name], value, atol=2e-3), name
+        assert torch.allclose(second[0]["state"][name], value, atol=1e-4), name
