@@ -21,9 +21,10 @@ import pytest
 import ray
 from safetensors.numpy import load
 
-from unlearnrec.cluster import pipeline
+from unlearnrec.cluster import pipeline, pretraining
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import parse_config, to_yaml
+from unlearnrec.cluster.journal import JournalConflict
 from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session
 from unlearnrec.partitioning.errors import InputError
@@ -130,10 +131,10 @@ def listing(folder):
     }
 
 
-def busy_user(finished, config):
-    """A user with interactions, and the user's items."""
+def busy_user(finished, config, avoid=None):
+    """A user with interactions other than `avoid`, and the user's items."""
     table = pq.read_table(finished.sample["train"])
-    user = table["user_id"][0].as_py()
+    user = next(u for u in table["user_id"].to_pylist() if u != avoid)
     return user, {i for u, i in zip(*(c.to_pylist() for c in table.columns), strict=True) if u == user}
 
 
@@ -440,3 +441,51 @@ def test_the_counterfactual_lacks_what_it_was_trained_without(finished, ingested
         pipeline.forget(ingested, users=str(user), group=group)
     with pytest.raises(InputError, match="names nothing that the graph holds"):
         pipeline.train(ingested, without=[write_pairs(tmp_path / "none.parquet", [(-1, -1)])], group=group)
+
+
+def test_a_version_committed_meanwhile_is_never_overwritten(finished, config, group, monkeypatch):
+    """A request is carried out while a pre-training runs: the pre-training must not bring the old graph back."""
+    user, _ = busy_user(finished, config)
+    real = pretraining._fit_counterfactual
+
+    def meanwhile(*arguments):
+        pipeline.forget(config, users=str(user), group=group)
+        return real(*arguments)
+
+    monkeypatch.setattr(pretraining, "_fit_counterfactual", meanwhile)
+    with pytest.raises(JournalConflict):
+        pipeline.pretrain(config, group=group)
+    assert Session(config).version()["reason"] == "forget"
+
+
+def test_a_request_has_its_answer_after_a_retrain_too(finished, config, group):
+    user, _ = busy_user(finished, config)
+    first = pipeline.forget(config, users=str(user), group=group)
+    pipeline.train(config, group=group)
+    again = pipeline.forget(config, users=str(user), group=group)
+    assert again["version"] == first["version"] and again["status"] == "committed"
+
+
+def test_training_again_does_not_bring_the_forgotten_back(finished, config, group):
+    user, items = busy_user(finished, config)
+    before = Session(config).version()["graph"]["interactions"]
+    pipeline.forget(config, users=str(user), group=group)
+    pipeline.train(config, group=group)
+    assert Session(config).version()["graph"]["interactions"] == before - len(items)
+    pretrained = pipeline.pretrain(config, group=group)
+    assert pretrained["version"] == Session(config).version()["version"]
+
+
+@pytest.mark.parametrize("objective", ["published", "counterfactual"])
+def test_pretraining_after_deleted_items_and_another_request(finished, config, group, objective):
+    """Both objectives on a graph with holes in its ids, and a request against the result."""
+    user, _ = busy_user(finished, config)
+    session = Session(config)
+    ids, _, _ = load_ids(session.store, session.version()["graph"], "item")
+    pipeline.forget(config, users=str(user), items=",".join(map(str, ids[:3].to_pylist())), group=group)
+    changed = config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"objective": objective})})
+    pipeline.pretrain(changed, group=group)
+    other, items = busy_user(finished, config, avoid=user)
+    done = pipeline.forget(changed, users=str(other), group=group)
+    assert 0 < done["removed_interactions"] <= len(items) and done["deleted_users"] >= 1
+    assert Session(config).version()["model"]["encoder"]["objective"] == objective
