@@ -95,14 +95,14 @@ def test_without_test_items_there_is_nothing_to_measure(results):
 
 @pytest.mark.parametrize("graph", [WHOLE, DELETED])
 def test_lists_are_all_unseen_items_in_order_of_score(results, graph):
-    scores, seen = all_scores(), seen_items()
+    scores, seen, there_are = all_scores(), seen_items(), items_of(graph)
     users = []
     for user, items, listed in (line for rank in results for line in rank[graph]["lists"]):
         users.append(user)
         there = listed > -torch.inf
         items, listed = items[there].numpy(), listed[there].numpy()
         assert not seen[user] & set(items.tolist())
-        expected = [i for i in np.argsort(-scores[user]) if i not in seen[user] and i in items_of(graph)]
+        expected = [i for i in np.argsort(-scores[user]) if i not in seen[user] and i in there_are]
         assert items.tolist() == expected
         assert np.allclose(listed, scores[user][items], atol=1e-4)
     assert sorted(users) == list(range(spmd.USERS - (graph == DELETED)))
@@ -111,10 +111,11 @@ def test_lists_are_all_unseen_items_in_order_of_score(results, graph):
 @pytest.mark.parametrize("graph", [WHOLE, DELETED])
 def test_scores_of_pairs(results, graph):
     users, items = held_out()
+    scores, there_are = all_scores(), items_of(graph)
     expected = {
-        n: all_scores()[u, i]
+        n: scores[u, i]
         for n, (u, i) in enumerate(zip(users, items, strict=True))
-        if graph == WHOLE or (u != LONE_USER and i in items_of(graph))
+        if graph == WHOLE or (u != LONE_USER and i in there_are)
     }
     found = [rank[graph]["scores"] for rank in results]
     assert sum(map(len, found)) == len(expected) == len(set().union(*found))
