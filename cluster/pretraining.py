@@ -106,7 +106,7 @@ def _fit_counterfactual(
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
     arguments = (session.location, graph, original, runs, shape, fit, name)
     with progress.task("encoder", settings.epochs) as task:
-        results = session.call(group, version, "fit_encoder", *arguments, on_progress=follow(task))
+        results = session.call(group, version, "fit_encoder", *arguments, on_progress=follow(task, "encoder"))
     return {"file": name, "tables": None, "objective": "counterfactual", "shape": shape}, results
 
 
@@ -137,7 +137,7 @@ def _fit_published(
     tables = [session.versions.new_name(number, f"encoder-{k:03d}", "safetensors") for k in partitions]
     arguments = (session.location, shape, fit, name, tables)
     with progress.task("encoder", settings.epochs) as task:
-        results = session.call(group, version, "fit_published", *arguments, on_progress=follow(task))
+        results = session.call(group, version, "fit_published", *arguments, on_progress=follow(task, "encoder"))
     return {"file": name, "tables": tables, "objective": "published", "shape": shape}, results
 
 

@@ -148,17 +148,18 @@ def files_of(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def follow(task: Task, key: str = "epoch") -> Callable[[list[dict[str, Any]]], None]:
-    """An `on_progress` for the group that advances a task as the first worker's `key` grows."""
+def follow(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], None]:
+    """An `on_progress` for the group that advances a task as the first worker's epochs of this phase pass."""
     done = 0
 
     def on_progress(states: list[dict[str, Any]]) -> None:
         nonlocal done
         state = states[0] if states else {}
-        if isinstance(state.get(key), int):
+        if state.get("phase") == phase:
             shown = {name: state[name] for name in ("step", "loss") if name in state}
-            task.advance(max(0, state[key] - done), **shown)
-            done = max(done, state[key])
+            epochs = state.get("epoch", 0)
+            task.advance(max(0, epochs - done), **shown)
+            done = max(done, epochs)
 
     return on_progress
 

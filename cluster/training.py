@@ -170,7 +170,7 @@ def run_on(
             dense,
             restore=lambda: None,
             max_rebuilds=session.config.cluster.max_rebuilds,
-            on_progress=follow(task),
+            on_progress=follow(task, "train"),
         )
 
 

@@ -167,6 +167,7 @@ class Partition:
 
         Nodes that the removal leaves without interactions keep their rows. Returns the curve and the files written.
         """
+        self._say(phase="load")
         store = location.store()
         graph = self._graph(store, manifest, run.halo, run.kernel, run.removal)
         trainer, curve = run_training(graph, run, Checkpoints(store, run.folder), self._say)
@@ -221,6 +222,7 @@ class Partition:
         version itself. Each
         counterfactual's files hold its rows of E0, by rank.
         """
+        self._say(phase="encoder")
         model, store = self._loaded(), location.store()
 
         def rows(names: Sequence[str]) -> Tensor:
