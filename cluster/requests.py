@@ -40,13 +40,6 @@ class Request:
         """The content as canonical JSON, without the id."""
         return _body(self.users, self.items, self.interactions)
 
-    @classmethod
-    def from_body(cls, request_id: str, body: bytes) -> Request:
-        """The inverse of `body`."""
-        content = json.loads(body)
-        pairs = tuple((user, item) for user, item in content["interactions"])
-        return cls(request_id, tuple(content["users"]), tuple(content["items"]), pairs)
-
 
 @dataclass(frozen=True)
 class Resolved:

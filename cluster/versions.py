@@ -10,7 +10,6 @@ import json
 import uuid
 from typing import Any
 
-from ..partitioning.errors import InputError
 from ..partitioning.storage import Store
 from .journal import Journal, JournalConflict
 
@@ -31,17 +30,6 @@ class Versions:
         """The manifest of the last version, None before the first."""
         manifests = self._manifests()
         return manifests[-1] if manifests else None
-
-    def get(self, number: int) -> Manifest:
-        """The manifest of a version.
-
-        Raises:
-            InputError: there is none of this number.
-        """
-        for manifest in self._manifests():
-            if manifest["version"] == number:
-                return manifest
-        raise InputError(f"{self._store.root_uri} has no version {number}")
 
     def next_number(self) -> int:
         """The number that the next commit will have."""

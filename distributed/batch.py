@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .keyed import BATCH, NEGATIVE, keyed, keyed_below
+from .keyed import BATCH, NEGATIVE, SHARED_NEGATIVE, keyed, keyed_below
 from .local_graph import LocalGraph
 from .neighbour_sum import NeighbourSum
 
@@ -83,7 +83,7 @@ def pair_key(users: Tensor, items: Tensor, num_items: int, role: int) -> Tensor:
     return (users * num_items + items) * 2 + role
 
 
-def shared_negatives(graph: LocalGraph, seed: int, epoch: int, step: int, count: int, stream: int) -> Tensor:
+def shared_negatives(graph: LocalGraph, seed: int, epoch: int, step: int, count: int) -> Tensor:
     """Item ids int64 [count] of a step, the same on every rank."""
     positions = torch.arange(count, device=graph.pair_users.device)
-    return keyed(seed, stream, epoch, step, positions) % graph.num_items
+    return keyed(seed, SHARED_NEGATIVE, epoch, step, positions) % graph.num_items

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .backbones import Backbone
 from .batch import Batch, ItemLookup, add_by_row, batches, pair_key, shared_negatives
-from .keyed import SHARED_NEGATIVE, initial_rows
+from .keyed import initial_rows
 from .local_graph import LocalGraph
 from .losses import bpr, sampled_softmax
 from .table import Table
@@ -54,7 +54,9 @@ class Trainer:
         self.epoch = 0
         """Epochs done."""
         ids = ((0, graph.user_ids), (1, graph.item_ids))
-        rows = [initial_rows(settings.seed, side, x, backbone.embedding_size, settings.initial_deviation) for side, x in ids]
+        rows = [
+            initial_rows(settings.seed, side, x, backbone.embedding_size, settings.initial_deviation) for side, x in ids
+        ]
         self.table = Table(torch.cat(rows), settings.learning_rate)
         weights = list(backbone.parameters())
         self._module = graph.comm.replicate(backbone) if weights else backbone
@@ -115,9 +117,7 @@ class Trainer:
             lookup.add_gradients(torch.cat([pairs.positive_BD, pairs.negative]), gradient)
         else:
             lookup = ItemLookup(graph, batch.items, keys[0])
-            negatives = shared_negatives(
-                graph, settings.seed, self.epoch, number, settings.softmax_negatives, SHARED_NEGATIVE
-            )
+            negatives = shared_negatives(graph, settings.seed, self.epoch, number, settings.softmax_negatives)
             mine = graph.item_rows(negatives)
             here = torch.nonzero(mine >= 0)[:, 0]
             shared = z.new_zeros((len(negatives), z.shape[1]))

@@ -173,12 +173,6 @@ def test_request_ids() -> None:
     assert parse(users="1", request_id=derived).request_id == derived
 
 
-def test_a_body_comes_back(tmp_path: Path) -> None:
-    path = csv(tmp_path / "p.csv", "user_id,item_id\nü,5\na,6\n")
-    request = parse(users="b,a", items="9", interactions=path, request_id="r")
-    assert Request.from_body("r", request.body()) == request
-
-
 def test_a_commitment_depends_on_salt_and_content() -> None:
     body, other = parse(users="1").body(), parse(users="2").body()
     digests = {commitment(b, s) for b in (body, other) for s in ("salt", "other salt")}
