@@ -274,8 +274,10 @@ class _S3Files:
         return bool(self.fs.isfile(self._key(path)))
 
     def list(self, prefix: str) -> list[str]:
-        names = self.fs.find(self._key(prefix).rstrip("/"))
-        relative = sorted(str(name).removeprefix(self.root).lstrip("/") for name in names)
+        folder = self._key(prefix).rstrip("/") + "/"
+        # s3fs names the folder itself when its first file is written while it looks.
+        names = (str(name) for name in self.fs.find(folder.rstrip("/")))
+        relative = sorted(name.removeprefix(self.root).lstrip("/") for name in names if name.startswith(folder))
         return [name for name in relative if not posixpath.basename(name).startswith(_TEMPORARY)]
 
     def remove(self, path: str) -> None:

@@ -26,6 +26,7 @@ def test_files_come_back(store: Store) -> None:
     assert store.read("graph/b") == b"2" and store.read("graph/deep/a") == b""
     assert store.list("graph") == ["graph/b", "graph/deep/a"]
     assert store.list() == ["graph/b", "graph/deep/a", "graphs"]
+    assert store.list("graphs") == []  # no folder, though a file has the name
     assert store.exists("graph/b") and not store.exists("graph")
     store.remove("graph/b")
     assert store.list("graph/") == ["graph/deep/a"]
