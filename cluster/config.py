@@ -17,7 +17,7 @@ from ..partitioning.errors import InputError
 from .config_errors import explain
 from .config_yaml import parse_yaml, parse_yaml_value
 
-BackboneName = Literal["lightgcn", "ngcf"]
+BackboneName = Literal["lightgcn", "ngcf", "sgl", "simgcl"]
 BACKBONES: tuple[str, ...] = get_args(BackboneName)
 """The backbones that exist; the registry in `distributed/backbones` has the same names (a test holds them equal)."""
 
@@ -97,8 +97,18 @@ class Backbone(Section):
     name: BackboneName = "lightgcn"
     embedding_size: int = Field(64, ge=1, le=4096)
     num_layers: int = Field(3, ge=1, le=16)
+    length_power: float = Field(1.0, ge=0, le=1)
+    """Readouts keep this power of their length. 1 suits bpr; about 0.5 suits softmax, which only trains directions and
+    would leave the scores to popular items."""
     negative_slope: float = Field(0.2, ge=0, lt=1)
     """Of the LeakyReLU of ngcf; the others have none."""
+    edge_keep: float = Field(0.9, gt=0, le=1)
+    """Share of the edges that each view of sgl keeps."""
+    noise: float = Field(0.1, ge=0)
+    """Length of the noise that the views of simgcl add to each layer's rows."""
+    contrast_weight: float = Field(0.1, ge=0)
+    """Of the contrastive loss of sgl and simgcl."""
+    contrast_temperature: float = Field(0.2, gt=0)
 
 
 class Train(Section):

@@ -25,14 +25,13 @@ class LocalGraph:
     def __init__(
         self, shard: GraphShard, assignment: Assignment, comm: Comm, halo: str = "pull", kernel: str = "torch"
     ) -> None:
-        self.shard, self.assignment, self.comm = shard, assignment, comm
+        self.shard, self.assignment, self.comm, self.kernel = shard, assignment, comm, kernel
         device = comm.device
         self.halo: HaloPlan = plan(shard, assignment, halo)
         self.num_users, self.num_items = shard.num_users, shard.num_items
         self.user_ids = torch.from_numpy(shard.user_ids).to(device)
         self.item_ids = torch.from_numpy(shard.item_ids).to(device)
-        counts = np.concatenate([np.diff(shard.user_indptr), np.diff(shard.item_indptr)])
-        self.degrees = torch.from_numpy(counts.astype(np.int64)).to(device)
+        self.degrees = torch.from_numpy(shard.degrees()).to(device)
         users, items, _ = shard.interactions()
         self.pair_users = torch.from_numpy(users.astype(np.int64)).to(device)
         self.pair_items = torch.from_numpy(items.astype(np.int64)).to(device)

@@ -350,7 +350,7 @@ def fingerprint(version: dict[str, Any], halo: str, kernel: str) -> str:
 
 @torch.no_grad()
 def _node_rows(graph: LocalGraph, backbone: Backbone, e0: Tensor) -> NodeRows:
-    z = backbone(e0, graph.propagation.layer)
+    z = backbone.readout(e0, graph.propagation.layer)
     return NodeRows(e0, z, graph.neighbour_means(z), graph.degrees)
 
 

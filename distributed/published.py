@@ -148,7 +148,7 @@ def pretrain_published(
         for number, batch in enumerate(batches(rest, settings.seed, epoch, num_batches)):
             optimizer.zero_grad()
             change, layers = encoder(h0, gate, readout, request)
-            z = backbone(e0 + change, rest.propagation)
+            z = backbone.readout(e0 + change, rest.propagation)
             # A draw may name an item that was deleted: those that are there take its place.
             batch = replace(batch, negatives=alive[batch.negatives % len(alive)])
             gradient, loss = _objective(rest, z.detach(), readout, batch, forgotten, settings)

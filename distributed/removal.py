@@ -9,11 +9,10 @@ import numpy.typing as npt
 import torch
 
 from ..partitioning.assignment import Assignment
-from ..partitioning.shard import GraphShard
+from ..partitioning.shard import GraphShard, Pairs
 from .keyed import REQUEST, keyed_uniform
 
 Ids = npt.NDArray[np.int64]
-Pairs = tuple[Ids, Ids]
 
 
 def _none() -> Ids:
@@ -41,8 +40,8 @@ class Removal:
         num_items = shard.num_items
         wanted = self.pair_users * num_items + self.pair_items
         codes = []
-        for pair in (_codes_by_user(shard), _codes_by_item(shard)):
-            users, items = pair // num_items, pair % num_items
+        for users, items in shard.entries():
+            pair = users * num_items + items
             hit = np.zeros(len(pair), dtype=bool)
             if len(self.users):
                 hit |= _marks(self.users, shard.num_users)[users]
@@ -67,22 +66,7 @@ def _marks(ids: Ids, total: int) -> npt.NDArray[np.bool_]:
 def only(shard: GraphShard, users: Ids, items: Ids) -> GraphShard:
     """The same rows with nothing but these interactions, as far as they stand here."""
     wanted = users * shard.num_items + items
-    arrays: dict[str, Any] = {}
-    for side, codes in (("user", _codes_by_user(shard)), ("item", _codes_by_item(shard))):
-        keep = np.isin(codes, wanted)
-        arrays[f"{side}_indptr"] = np.concatenate([[0], np.cumsum(keep)])[getattr(shard, f"{side}_indptr")]
-        for name in ("neighbours", "counts"):
-            arrays[f"{side}_{name}"] = getattr(shard, f"{side}_{name}")[keep]
-    return replace(shard, **arrays)
-
-
-def _codes_by_user(shard: GraphShard) -> Ids:
-    return np.repeat(shard.user_ids, np.diff(shard.user_indptr)) * shard.num_items + shard.user_neighbours
-
-
-def _codes_by_item(shard: GraphShard) -> Ids:
-    items = np.repeat(shard.item_ids, np.diff(shard.item_indptr))
-    return shard.item_neighbours.astype(np.int64) * shard.num_items + items
+    return shard.with_entries(*(np.isin(u * shard.num_items + i, wanted) for u, i in shard.entries()))
 
 
 def with_empty_rows(shard: GraphShard, assignment: Assignment) -> GraphShard:

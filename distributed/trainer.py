@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .backbones import Backbone
+from .backbones.base import Layer
 from .batch import Batch, ItemLookup, add_by_row, batches, pair_key, shared_negatives
+from .contrast import Views, contrast_gradients
 from .keyed import initial_rows
 from .local_graph import LocalGraph
 from .losses import bpr, sampled_softmax
@@ -59,11 +61,13 @@ class Trainer:
         ]
         self.table = Table(torch.cat(rows), settings.learning_rate)
         weights = list(backbone.parameters())
-        self._module = graph.comm.replicate(backbone) if weights else backbone
+        passes = _Passes(backbone)
+        self._module = graph.comm.replicate(passes) if weights else passes
+        self._views = Views(graph, settings.seed) if backbone.contrast_weight else None
         self._dense = torch.optim.Adam(weights, lr=settings.learning_rate) if weights else None
 
     def run_epoch(self, on_step: Progress | None = None) -> float:
-        """Train one epoch; returns the mean loss of its pairs, without the L2 term."""
+        """Train one epoch; returns the mean loss of its pairs, without the L2 and the contrastive term."""
         total = 0
         pairs = len(self.graph.pair_users)
         for number, batch in enumerate(batches(self.graph, self.settings.seed, self.epoch, self.settings.num_batches)):
@@ -78,15 +82,22 @@ class Trainer:
     @torch.no_grad()
     def readouts(self) -> Tensor:
         """The readouts [N, readout_size] of the current parameters."""
-        return self.backbone(self.table.rows, self.graph.propagation.layer)
+        return self.backbone.readout(self.table.rows, self.graph.propagation.layer)
 
     def _step(self, batch: Batch, number: int) -> int:
         """One step on this rank's pairs of the batch, which may be none. Returns their loss in fixed point."""
         e0 = self.table.leaf()
-        z = self._module(e0, self.graph.propagation)
-        gradient, occurrences, loss = self._pair_gradients(z.detach(), batch, number)
+        if self._views is not None:
+            self._views.at(self.epoch, number)
+        readouts = self._module(e0, self.graph.propagation, self._views)
+        gradient, occurrences, loss = self._pair_gradients(readouts[0].detach(), batch, number)
+        gradients = [gradient]
+        if self._views is not None:
+            weights = self.backbone.contrast_temperature, self.backbone.contrast_weight
+            first, second = (z.detach() for z in readouts[1:])
+            gradients += contrast_gradients(self.graph, self._views, first, second, *weights)
         with self.graph.comm.dense_step():
-            z.backward(gradient)
+            torch.autograd.backward(readouts, gradients)
         assert e0.grad is not None
         if self.settings.l2:
             # Of l2 / 2 times the squared norm of each row, as often as it occurs in the batch.
@@ -154,6 +165,21 @@ class Trainer:
                 )
             self._dense.load_state_dict(self._dense.state_dict() | {"state": moments})
         self.epoch = int(state["epoch"])
+
+
+class _Passes(nn.Module):
+    """The forward passes of a step as one module, since DDP only follows what its own forward returns."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, e0: Tensor, layer: Layer, views: Views | None) -> list[Tensor]:
+        """The readouts [N, readout_size], and those of the two views if there are any."""
+        readouts = [self.backbone(e0, layer)]
+        if views is not None:
+            readouts += [self.backbone.view(e0, layer, views, number) for number in (0, 1)]
+        return readouts
 
 
 def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

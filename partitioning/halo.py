@@ -202,7 +202,7 @@ def _own_nodes(shard: GraphShard) -> npt.NDArray[np.int64]:
 def _entries(shard: GraphShard, assignment: Assignment) -> tuple[Ints, Ints, npt.NDArray[np.int16]]:
     """(own node, neighbour, the neighbour's owner) of every entry [e] of the rows, ascending by node and neighbour."""
     dtype = _index_type(shard.num_users + shard.num_items)
-    degrees = np.concatenate([np.diff(shard.user_indptr), np.diff(shard.item_indptr)])
+    degrees = shard.degrees()
     here: Ints = np.repeat(_own_nodes(shard).astype(dtype), degrees)
     there: Ints = np.concatenate([shard.user_neighbours + dtype(shard.num_users), shard.item_neighbours], dtype=dtype)
     owner = np.concatenate(

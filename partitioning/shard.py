@@ -18,6 +18,8 @@ from .assignment import Assignment
 
 FORMAT = 1
 
+Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
 _ARRAYS = (
     "user_ids",
     "user_indptr",
@@ -62,6 +64,25 @@ class GraphShard:
         """
         users = np.repeat(self.user_ids.astype(np.int32), np.diff(self.user_indptr))
         return users, self.user_neighbours, self.user_counts
+
+    def entries(self) -> tuple[Pairs, Pairs]:
+        """(users, items) int64 of the entries of the users' rows [eu], and of the items' rows [ei], as they are stored."""
+        users = np.repeat(self.user_ids, np.diff(self.user_indptr))
+        items = np.repeat(self.item_ids, np.diff(self.item_indptr))
+        return (users, self.user_neighbours.astype(np.int64)), (self.item_neighbours.astype(np.int64), items)
+
+    def degrees(self) -> npt.NDArray[np.int64]:
+        """Interactions of each owned node [u + i], users first."""
+        return np.concatenate([np.diff(self.user_indptr), np.diff(self.item_indptr)]).astype(np.int64, copy=False)
+
+    def with_entries(self, users: npt.NDArray[np.bool_], items: npt.NDArray[np.bool_]) -> "GraphShard":
+        """The same rows with only some of their entries: masks [eu] of the users' rows, [ei] of the items'."""
+        arrays: dict[str, npt.NDArray[np.int64]] = {}
+        for side, kept in (("user", users), ("item", items)):
+            arrays[f"{side}_indptr"] = np.concatenate([[0], np.cumsum(kept)])[getattr(self, f"{side}_indptr")]
+            for name in ("neighbours", "counts"):
+                arrays[f"{side}_{name}"] = getattr(self, f"{side}_{name}")[kept]
+        return replace(self, **arrays)  # type: ignore[arg-type]
 
     def without(self, users: npt.ArrayLike, items: npt.ArrayLike) -> "GraphShard":
         """This shard minus the pairs (users[j], items[j]), global dense ids [n], removed from either side's rows.

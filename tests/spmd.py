@@ -22,6 +22,7 @@ from unlearnrec.partitioning.assignment import Assignment, hash_owner
 from unlearnrec.partitioning.shard import build_shards
 
 USERS, ITEMS = 70, 45
+_BACKBONE_KEYS = {"embedding_size", "contrast_weight"}
 
 
 def pairs(users: int = USERS, items: int = ITEMS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -69,8 +70,8 @@ def settings(**changes: Any) -> TrainSettings:
 
 def make_trainer(comm: Comm, backbone: str, halo: str, kernel: str, changes: dict[str, Any], without: Any) -> Trainer:
     graph = local_graph(comm, halo, kernel, without)
-    size = changes.pop("embedding_size", 16)
-    return Trainer(graph, BACKBONES[backbone](size, 2, seed=3), settings(**changes))
+    own = {"embedding_size": 16} | {name: changes.pop(name) for name in _BACKBONE_KEYS & changes.keys()}
+    return Trainer(graph, BACKBONES[backbone](num_layers=2, seed=3, **own), settings(**changes))
 
 
 def train(

@@ -7,7 +7,6 @@ import pytest
 import spmd
 import torch
 
-from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.keyed import initial_rows, keyed, keyed_uniform
 from unlearnrec.distributed.launch import run_processes
@@ -42,20 +41,12 @@ def test_pull_and_bpr_are_bit_equal_for_any_number_of_partitions(size, alone):
         assert torch.equal(spmd.whole(results, name), spmd.whole(first, name))
 
 
-@pytest.mark.parametrize(
-    ("backbone", "halo", "changes"),
-    [("lightgcn", "cover", {}), ("lightgcn", "pull", {"loss": "softmax"}), ("ngcf", "pull", {}), ("ngcf", "cover", {})],
-)
-def test_everything_else_agrees_within_tolerance(backbone, halo, changes, alone):
-    arguments = (backbone, halo, "torch", 3, changes)
+def test_softmax_agrees_within_tolerance(alone):
+    arguments = ("lightgcn", "pull", "torch", 3, {"loss": "softmax"})
     first, results = one_rank(alone, *arguments), run_processes(3, spmd.train, *arguments)
     assert np.allclose(results[0]["losses"], first[0]["losses"], rtol=1e-5)
     for name in ("rows", "readouts"):
         assert (spmd.whole(results, name) - spmd.whole(first, name)).abs().max() < TOLERANCE
-    for result in results:
-        assert len(result["dense"]) == len(first[0]["dense"])
-        for mine, rank_0, lone in zip(result["dense"], results[0]["dense"], first[0]["dense"], strict=True):
-            assert torch.equal(mine, rank_0) and (mine - lone).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("halo", ["pull", "cover"])
@@ -69,18 +60,6 @@ def test_training_learns(alone):
     assert losses[0] == pytest.approx(math.log(2), abs=0.01) and losses[-1] < 0.8 * losses[0]
 
 
-def test_a_run_without_data_is_the_same_run_minus_it(alone):
-    """Not one draw of the other pairs changes: nodes far from what is left out move by less than those near."""
-    users, items = spmd.pairs()
-    gone = (users[:1], items[:1])
-    full = one_rank(alone, "lightgcn", "pull", "torch", 3)
-    less = [spmd.train(Comm(), "lightgcn", "pull", "torch", 3, None, gone)]
-    other_seed = [spmd.train(Comm(), "lightgcn", "pull", "torch", 3, {"seed": 4})]
-    near = spmd.whole(full, "rows") - spmd.whole(less, "rows")
-    far = spmd.whole(full, "rows") - spmd.whole(other_seed, "rows")
-    assert 0 < near.norm() < 0.05 * far.norm()
-
-
 @pytest.mark.skipif(not has_dgl(), reason="dgl is not installed")
 def test_the_two_kernels_train_alike(alone):
     first = one_rank(alone, "lightgcn", "pull", "torch", 2)
@@ -91,37 +70,6 @@ def test_the_two_kernels_train_alike(alone):
 def test_kernel_names_are_checked():
     with pytest.raises(ValueError, match="torch, dgl"):
         NeighbourSum(torch.zeros(1, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), 0, "cuda")
-
-
-def gradients_agree(comm: Comm, backbone: str, halo: str) -> bool:
-    """Finite differences of a readout's projection against its gradient, through the exchange, in float64."""
-    graph = spmd.local_graph(comm, halo)
-    model = BACKBONES[backbone](3, 2, seed=1).double()
-    generator = torch.Generator().manual_seed(5)
-    ids = torch.cat([graph.user_ids, graph.item_ids + graph.num_users])
-    everything = torch.randn(graph.num_users + graph.num_items, 3, generator=generator, dtype=torch.float64)
-    weights = torch.randn(len(everything), model.readout_size, generator=generator, dtype=torch.float64)[ids]
-    e0 = everything[ids].requires_grad_()
-    (model(e0, graph.propagation) * weights).sum().backward()
-    step = 1e-6
-    for node, column in ((0, 0), (3, 2), (graph.num_users, 1), (graph.num_users + 5, 0)):
-        values = []
-        for sign in (1, -1):
-            moved = everything.clone()
-            moved[node, column] += sign * step
-            with torch.no_grad():
-                values.append(comm.all_reduce((model(moved[ids], graph.propagation) * weights).sum()))
-        expected = (values[0] - values[1]) / (2 * step)
-        place = torch.nonzero(ids == node)[:, 0]
-        if len(place) and not torch.isclose(e0.grad[place[0], column], expected, rtol=1e-6, atol=1e-8):
-            return False
-    return True
-
-
-@pytest.mark.parametrize("backbone", list(BACKBONES))
-@pytest.mark.parametrize("halo", ["pull", "cover"])
-def test_gradients_agree_with_finite_differences(backbone, halo):
-    assert all(run_processes(2, gradients_agree, backbone, halo))
 
 
 def test_losses_give_the_gradients_of_autograd():

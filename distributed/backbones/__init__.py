@@ -3,7 +3,9 @@
 from .base import Backbone
 from .lightgcn import LightGCN
 from .ngcf import NGCF
+from .sgl import SGL
+from .simgcl import SimGCL
 
-BACKBONES: dict[str, type[Backbone]] = {"lightgcn": LightGCN, "ngcf": NGCF}
+BACKBONES: dict[str, type[Backbone]] = {"lightgcn": LightGCN, "ngcf": NGCF, "sgl": SGL, "simgcl": SimGCL}
 
 __all__ = ["BACKBONES", "Backbone"]

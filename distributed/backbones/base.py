@@ -1,8 +1,14 @@
 """What a backbone is to everything else: from embeddings to readouts, through a layer that it is given."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ..contrast import Views
 
 Layer = Callable[[Tensor], Tensor]
 """x [N, D] -> D^-1/2 A D^-1/2 x [N, D], differentiable, over all partitions."""
@@ -11,12 +17,20 @@ Layer = Callable[[Tensor], Tensor]
 class Backbone(nn.Module):
     """Holds the dense weights, if any. The embeddings E0 belong to the partitions.
 
-    Weights must be initialised from `seed` alone, so that all ranks begin alike.
+    Weights must be initialised from `seed` alone, so that all ranks begin alike. A self-supervised backbone sets
+    `contrast_weight` and has `view`.
     """
 
-    def __init__(self, embedding_size: int, num_layers: int, seed: int = 0, negative_slope: float = 0.2) -> None:
+    contrast_weight = 0.0
+    """Of the InfoNCE between two views in the loss; 0 for none."""
+    contrast_temperature = 0.2
+
+    def __init__(
+        self, embedding_size: int, num_layers: int, seed: int = 0, length_power: float = 1.0, **others: Any
+    ) -> None:
+        """others: the keys of other backbones in the configuration, which mean nothing here."""
         super().__init__()
-        self.embedding_size, self.num_layers = embedding_size, num_layers
+        self.embedding_size, self.num_layers, self.length_power = embedding_size, num_layers, length_power
 
     @property
     def readout_size(self) -> int:
@@ -24,5 +38,21 @@ class Backbone(nn.Module):
         return self.embedding_size
 
     def forward(self, e0_ND: Tensor, layer: Layer) -> Tensor:
-        """The readout [N, readout_size] of local rows; the score of a pair is the dot product of its two."""
+        """The rows [N, readout_size] of local nodes that training compares."""
+        raise NotImplementedError
+
+    def readout(self, e0_ND: Tensor, layer: Layer) -> Tensor:
+        """The readout [N, readout_size] of local nodes; the score of a pair is the dot product of its two.
+
+        What `forward` gives, with each row's length l made l^length_power. A loss on cosines leaves the lengths to the
+        items' popularity, which then weighs too much in the scores.
+        """
+        rows_ND = self(e0_ND, layer)
+        if self.length_power == 1:
+            return rows_ND
+        lengths_N1 = rows_ND.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        return rows_ND * lengths_N1 ** (self.length_power - 1)
+
+    def view(self, e0_ND: Tensor, layer: Layer, views: Views, number: int) -> Tensor:
+        """The readout [N, readout_size] under the perturbations of view `number` (0 or 1) of this step."""
         raise NotImplementedError

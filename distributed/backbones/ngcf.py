@@ -1,5 +1,7 @@
 """NGCF (Wang et al., SIGIR 2019): feature transforms in each layer, readout concatenated."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,8 +15,10 @@ class NGCF(Backbone):
     Without the paper's dropouts: keyed dropout of messages would cost more than the layer.
     """
 
-    def __init__(self, embedding_size: int, num_layers: int, seed: int = 0, negative_slope: float = 0.2) -> None:
-        super().__init__(embedding_size, num_layers, seed, negative_slope)
+    def __init__(
+        self, embedding_size: int, num_layers: int, seed: int = 0, negative_slope: float = 0.2, **others: Any
+    ) -> None:
+        super().__init__(embedding_size, num_layers, seed, **others)
         self.negative_slope = negative_slope
         generator = torch.Generator().manual_seed(seed % 2**63)
         self.neighbour, self.product = (
