@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("--test", required=True)
     parser.add_argument("--name", required=True, help="of the data set, for the results file")
     parser.add_argument("--partitions", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--probe-every", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--probe-every", type=int, default=1)
     parser.add_argument("--work", help="folder for the runs; a temporary one by default")
     parser.add_argument("--results", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE", help="of the training recipe")
@@ -50,15 +50,15 @@ def main() -> None:
 
 
 RECIPE: dict[str, Any] = {
-    "backbone": {"name": "lightgcn", "embedding_size": 64, "num_layers": 1},
+    "backbone": {"name": "lightgcn", "embedding_size": 64, "num_layers": 2, "length_power": 0.2},
     "train": {
         "loss": "softmax",
-        "batch_size": 16384,
-        "learning_rate": 0.003,
+        "batch_size": 4096,
+        "learning_rate": 0.001,
         "initial_deviation": 0.01,
         "l2": 1e-5,
         "softmax_temperature": 0.1,
-        "softmax_negatives": 512,
+        "softmax_negatives": 1024,
     },
     "pretrain": {"epochs": 30, "learning_rate": 0.003},
 }

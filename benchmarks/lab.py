@@ -1,0 +1,195 @@
+"""Training runs of one data set in this process, for comparing ways to forget: each run is made once and kept.
+
+A run is named by everything that its result depends on, and an interrupted one goes on from its last checkpoint. The same
+code as on a cluster, with one partition.
+
+Shape legend: N = nodes, users first, d = embedding size, n = interactions of a request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..distributed.backbones import Backbone
+from ..distributed.checkpoint import Checkpoints, from_bytes, to_bytes
+from ..distributed.comm import Comm
+from ..distributed.evaluate import evaluate, pair_scores
+from ..distributed.influence import InfluenceEncoder, NodeRows
+from ..distributed.local_graph import LocalGraph
+from ..distributed.pretrain import PretrainSettings, examples, fit
+from ..distributed.removal import Removal
+from ..distributed.run import TrainRun, make_backbone, run_training
+from ..distributed.trainer import TrainSettings
+from ..partitioning.assignment import Assignment
+from ..partitioning.shard import build_shards
+from ..partitioning.storage import Store
+
+Ids = npt.NDArray[np.int64]
+Pairs = tuple[Ids, Ids]
+NOTHING: Pairs = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Data:
+    """Interactions by dense id, each once, sorted by user, then item: to train on, and held out."""
+
+    users: Ids
+    items: Ids
+    test_users: Ids
+    test_items: Ids
+    num_users: int
+    num_items: int
+
+    def codes(self, pairs: Pairs) -> Ids:
+        """One integer for each pair."""
+        codes: Ids = pairs[0] * self.num_items + pairs[1]
+        return codes
+
+    def pairs(self, codes: Ids) -> Pairs:
+        """The inverse of `codes`."""
+        return codes // self.num_items, codes % self.num_items
+
+    def with_pairs(self, added: Pairs) -> Data:
+        """The same with more interactions to train on."""
+        users, items = self.pairs(np.union1d(self.codes((self.users, self.items)), self.codes(added)))
+        return replace(self, users=users, items=items)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the backbone is trained, and the encoder. Keys as in the configuration."""
+
+    backbone: dict[str, Any]
+    train: dict[str, Any]
+    epochs: int
+    counterfactuals: tuple[float, ...] = (0.02, 0.01)
+    """Share of all interactions that each counterfactual for the encoder leaves out."""
+    encoder_epochs: int = 30
+    encoder_learning_rate: float = 0.003
+    encoder_batch: int = 256
+
+
+@dataclass
+class Model:
+    """A recommender: graph, embeddings [N, d], backbone. `seconds`: of its training."""
+
+    graph: LocalGraph
+    e0: Tensor
+    backbone: Backbone
+    seconds: float = 0.0
+
+    @cached_property
+    def nodes(self) -> NodeRows:
+        """What the encoder reads."""
+        z = self.readout
+        return NodeRows(self.e0, z, self.graph.neighbour_means(z), self.graph.degrees)
+
+    @cached_property
+    def readout(self) -> Tensor:
+        """[N, readout_size]."""
+        with torch.no_grad():
+            return self.backbone.readout(self.e0, self.graph.propagation.layer)
+
+    def scores(self, pairs: Pairs) -> npt.NDArray[np.float64]:
+        """[n] of these pairs."""
+        users, items = (torch.from_numpy(x) for x in pairs)
+        return pair_scores(self.graph, self.readout, users, items)[1].numpy().astype(np.float64)
+
+    def rows(self, pairs: Pairs) -> Tensor:
+        """The rows int64 of the nodes that these interactions touch, ascending."""
+        users, items = (torch.from_numpy(np.unique(x)) for x in pairs)
+        return torch.cat([users, items + self.graph.num_users])
+
+
+class Lab:
+    """The runs of one data set under one recipe and seed, kept in a store."""
+
+    def __init__(self, store: Store, data: Data, recipe: Recipe, seed: int = 0) -> None:
+        self.store, self.data, self.recipe, self.seed = store, data, recipe, seed
+        self._comm = Comm()
+        self._owners = Assignment(np.zeros(data.num_users, dtype=np.int16), np.zeros(data.num_items, dtype=np.int16), 1)
+        pairs = np.concatenate([data.users, data.items])
+        self._fingerprint = hashlib.sha256(pairs.tobytes()).hexdigest()
+
+    def with_data(self, data: Data) -> Lab:
+        """The same recipe on other data."""
+        return Lab(self.store, data, self.recipe, self.seed)
+
+    def graph(self, removed: Pairs = NOTHING) -> LocalGraph:
+        """The graph without some interactions; nodes that lose all of them keep empty rows."""
+        data = self.data
+        counts = np.ones(len(data.users), dtype=np.int32)
+        shard = build_shards(data.users, data.items, counts, self._owners)[0].without(*removed)
+        return LocalGraph(shard, self._owners, self._comm)
+
+    def simulated(self, number: int, share: float) -> Pairs:
+        """A keyed random share of the interactions; the encoder learns from numbers below 1,000."""
+        return self._removal(number, share).pairs(self.graph().shard)
+
+    def _removal(self, number: int, share: float) -> Removal:
+        return Removal(simulated=((self.seed, number, share),))
+
+    def train(self, removed: Pairs = NOTHING, seed: int | None = None) -> Model:
+        """The run on all but some interactions. Under the lab's own seed that is the counterfactual of a request."""
+        seed = self.seed if seed is None else seed
+        recipe, data = self.recipe, self.data
+        settings = TrainSettings(seed=seed, total_pairs=len(data.users), **recipe.train)
+        key = json.dumps([self._fingerprint, asdict(settings), recipe.backbone, recipe.epochs], sort_keys=True)
+        hashed = hashlib.sha256(key.encode() + data.codes(removed).tobytes())
+        name = f"runs/{hashed.hexdigest()[:20]}"
+        graph = self.graph(removed)
+        backbone = make_backbone(recipe.backbone, seed)
+        if self.store.exists(f"{name}.safetensors"):
+            state = from_bytes(self.store.read(f"{name}.safetensors"))
+            seconds = float(state.pop("seconds"))
+            e0 = state.pop("e0")
+            backbone.load_state_dict(state)
+            return Model(graph, e0, backbone, seconds)
+        run = TrainRun(settings, recipe.backbone, recipe.epochs, name, checkpoint_every=5)
+        checkpoints = Checkpoints(self.store, name)
+        trainer, curve = run_training(graph, run, checkpoints, lambda **_: None)
+        model = Model(graph, trainer.table.rows.clone(), trainer.backbone, curve[-1]["seconds"])
+        seconds_ = torch.tensor(model.seconds, dtype=torch.float64)
+        state = {"e0": model.e0, "seconds": seconds_} | model.backbone.state_dict()
+        self.store.write(f"{name}.safetensors", to_bytes(state))
+        checkpoints.clear()
+        return model
+
+    def counterfactuals(self) -> list[tuple[Pairs, Model]]:
+        """The requests that methods may learn from, each with the run without it."""
+        found = []
+        for number, share in enumerate(self.recipe.counterfactuals):
+            pairs = self.simulated(number, share)
+            found.append((pairs, self.train(pairs)))
+        return found
+
+    def encoder(self, original: Model) -> InfluenceEncoder:
+        """The Influence Encoder, fitted to the counterfactuals."""
+        recipe, size = self.recipe, original.e0.shape[1]
+        settings = PretrainSettings(
+            self.seed, recipe.encoder_epochs, recipe.encoder_batch, recipe.encoder_learning_rate
+        )
+        targets = [
+            (self._removal(number, share), model.e0)
+            for (number, share), (_, model) in zip(
+                enumerate(recipe.counterfactuals), self.counterfactuals(), strict=True
+            )
+        ]
+        encoder = InfluenceEncoder(original.readout.shape[1] // size, seed=self.seed)
+        fit(self._comm, encoder, examples(original.graph, original.nodes, targets), settings)
+        return encoder
+
+    def quality(self, model: Model, cutoffs: Sequence[int] = (20,)) -> dict[str, float]:
+        """Recall and NDCG on the held-out interactions."""
+        test = [torch.from_numpy(x) for x in (self.data.test_users, self.data.test_items)]
+        return evaluate(model.graph, model.readout, test[0], test[1], cutoffs, 1024)
