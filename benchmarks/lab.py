@@ -117,6 +117,8 @@ class Lab:
     def __init__(self, store: Store, data: Data, recipe: Recipe, seed: int = 0) -> None:
         self.store, self.data, self.recipe, self.seed = store, data, recipe, seed
         self._comm = Comm()
+        self._counterfactuals: list[tuple[Pairs, Model]] = []
+        self.learned_seconds = 0.0
         self._owners = Assignment(np.zeros(data.num_users, dtype=np.int16), np.zeros(data.num_items, dtype=np.int16), 1)
         pairs = np.concatenate([data.users, data.items])
         self._fingerprint = hashlib.sha256(pairs.tobytes()).hexdigest()
@@ -124,6 +126,11 @@ class Lab:
     def with_data(self, data: Data) -> Lab:
         """The same recipe on other data."""
         return Lab(self.store, data, self.recipe, self.seed)
+
+    def digest(self, keys: Sequence[Any]) -> str:
+        """Names something that depends on data, recipe and seed, and on `keys`."""
+        named = json.dumps([self._fingerprint, asdict(self.recipe), self.seed, list(keys)], sort_keys=True)
+        return hashlib.sha256(named.encode()).hexdigest()[:20]
 
     def graph(self, removed: Pairs = NOTHING) -> LocalGraph:
         """The graph without some interactions; nodes that lose all of them keep empty rows."""
@@ -166,12 +173,13 @@ class Lab:
         return model
 
     def counterfactuals(self) -> list[tuple[Pairs, Model]]:
-        """The requests that methods may learn from, each with the run without it."""
-        found = []
-        for number, share in enumerate(self.recipe.counterfactuals):
-            pairs = self.simulated(number, share)
-            found.append((pairs, self.train(pairs)))
-        return found
+        """The requests that methods may learn from, each with the run without it; `learned_seconds` says what they took."""
+        if not self._counterfactuals:
+            for number, share in enumerate(self.recipe.counterfactuals):
+                pairs = self.simulated(number, share)
+                self._counterfactuals.append((pairs, self.train(pairs)))
+        self.learned_seconds = sum(model.seconds for _, model in self._counterfactuals)
+        return self._counterfactuals
 
     def encoder(self, original: Model) -> InfluenceEncoder:
         """The Influence Encoder, fitted to the counterfactuals."""

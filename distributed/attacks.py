@@ -24,7 +24,7 @@ def trained_attack(
     seed: int = 0,
     false_positive_rate: float = 0.01,
 ) -> tuple[float, float]:
-    """(AUC, true positive rate at `false_positive_rate`) of an attacker who knows the membership of all pairs outside the fold.
+    """(AUC, true positive rate at `false_positive_rate`) of an attacker who knows the membership of all pairs but a fold's.
 
     Arguments and attacker: `cross_fitted_scores`.
     """
@@ -55,7 +55,7 @@ def cross_fitted_scores(
         known = fold_N != fold
         if not 0 < member_N[known].sum() < known.sum():
             raise ValueError(
-                f"fold {fold}: all pairs left to train on are of one class; use fewer folds or other groups"
+                f"without fold {fold}, pairs of one class are left: members and others must stand in two folds"
             )
         x_NE = _standardised(_expanded(_standardised(x_NF, known)), known)
         w_E, bias = _fit(x_NE[known], member_N[known], l2)
@@ -77,7 +77,8 @@ def shadow_log_ratios(target: Scores, shadows: Scores, in_mask: Mask) -> Floats:
     score = target.astype(np.float64)
     log_in = -((score - mean_in) ** 2) / variance_in - np.log(variance_in)
     log_out = -((score - mean_out) ** 2) / variance_out - np.log(variance_out)
-    return (log_in - log_out) / 2
+    ratios: Floats = (log_in - log_out) / 2
+    return ratios
 
 
 def shadow_deviations(target: Scores, shadows: Scores, in_mask: Mask) -> Floats:
@@ -86,7 +87,8 @@ def shadow_deviations(target: Scores, shadows: Scores, in_mask: Mask) -> Floats:
     The paper's 1 - Pr[Z > score] is a monotone function of it. Pairs that are in every shadow are NaN.
     """
     mean_out, variance_out = _shadow_moments(shadows, ~in_mask)
-    return (target.astype(np.float64) - mean_out) / np.sqrt(variance_out)
+    deviations: Floats = (target.astype(np.float64) - mean_out) / np.sqrt(variance_out)
+    return deviations
 
 
 def difference_attack(change_forgotten: Scores, change_kept: Scores) -> float:
@@ -112,7 +114,8 @@ def _folds(group_N: Ids, folds: int, seed: int) -> npt.NDArray[np.int64]:
 def _standardised(x: Floats, fitted_on: Mask) -> Floats:
     """Mean 0 and variance 1 on these rows; columns that are constant on them become 0 there."""
     mean, sd = x[fitted_on].mean(axis=0), x[fitted_on].std(axis=0)
-    return (x - mean) / np.where(sd > 1e-9 * np.abs(mean), sd, 1)
+    standardised: Floats = (x - mean) / np.where(sd > 1e-9 * np.abs(mean), sd, 1)
+    return standardised
 
 
 def _expanded(x_NF: Floats) -> Floats:

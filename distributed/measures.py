@@ -124,10 +124,11 @@ def retrain_z(value: float, retrains: Scores) -> float:
 def equivalence_p(value: float, retrains: Scores, margin: float) -> float:
     """p-value of equivalence to retraining within +-margin, by two one-sided t tests (TOST, Schuirmann 1987).
 
-    There are m - 1 degrees of freedom. The null hypothesis is that the method's expected value is `margin` or more away from that of retraining. Assumed, beyond
-    what `retrain_z` assumes: the method's value varies over seeds as much as a retrain's. The margin is in the statistic's
-    units and chosen beforehand; one in sample standard deviations is itself estimated, so that p is then approximate.
-    The one value's own noise limits the power: p < .05 within 2 standard deviations takes m >= 9, within 3 m >= 4.
+    The null hypothesis is that the method's expected value is `margin` or more away from that of retraining; t has m - 1
+    degrees of freedom. Assumed, beyond what `retrain_z` assumes: over seeds, the method's value varies as a retrain's does.
+    The margin is in the statistic's units and chosen beforehand; one in sample standard deviations is itself estimated, so
+    that p is then approximate. The one value's own noise limits the power: p < .05 within 2 standard deviations takes
+    m >= 9, within 3 m >= 4.
     """
     difference, error = _against_retrains(value, retrains)
     return float(student.sf((margin - abs(difference)) / error, len(retrains) - 1))
@@ -169,10 +170,11 @@ def gap_closed_interval(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Interval:
-    """Bootstrap percentile interval of `gap_closed` of three models' `auc`, from scores of (forgotten [P], held out [H]) of each.
+    """Bootstrap percentile interval of `gap_closed` of three models' `auc`.
 
-    Forgotten pairs are resampled jointly across the models, and so are held-out ones. As of any ratio, the interval means
-    nothing where the gap itself may be zero: look at the interval of its AUCs first.
+    Each model gives its scores of (forgotten [P], held-out [H]) pairs. Forgotten pairs are resampled jointly across the
+    models, and so are held-out ones. As of any ratio, the interval means nothing where the gap itself may be zero: look at
+    the intervals of the AUCs first.
     """
     rng = np.random.default_rng(seed)
     if len({(len(forgotten), len(held_out)) for forgotten, held_out in (before, after, target)}) > 1:

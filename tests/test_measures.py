@@ -23,6 +23,8 @@ def test_strata_keep_equal_values_together():
     assert measures.strata(degrees, 2).tolist() == [0] * 6 + [1] * 4
     # In five bins of two, the ones' middle is in the second; the first and third get nobody.
     assert measures.strata(degrees, 5).tolist() == [0] * 6 + [1, 1, 2, 2]
+    # The twos' middle is past the first quarter of nine.
+    assert measures.strata(np.array([1, 2, 2, 2, 3, 4, 5, 6, 7]), 4).tolist() == [0, 1, 1, 1, 2, 2, 2, 3, 3]
     assert measures.strata(np.ones(7), 3).tolist() == [0] * 7
 
 
@@ -191,6 +193,21 @@ def test_groups_keep_users_out_of_two_folds():
     assert np.mean(grouped) == pytest.approx(0.5, abs=0.15)
     with pytest.raises(ValueError, match="5 folds"):
         attacks.trained_attack(x[:20], x[20:40], (users[:20], users[20:40]))
+    with pytest.raises(ValueError, match="two folds"):
+        attacks.trained_attack(x[:20], x[20:], (np.zeros(20, int), np.arange(1, 341)))
+
+
+@pytest.mark.parametrize("l2", [0.1, 30.0])
+def test_fit_is_where_the_penalised_loss_is_flat(l2):
+    """Weights are the penalty's share of the summed, class-balanced residuals; those of the intercept sum to zero."""
+    rng = np.random.default_rng(12)
+    member = rng.random(200) < 0.2
+    x = rng.normal(size=(200, 3)) + member[:, None]
+    w, bias = attacks._fit(x, member, l2)
+    balance = np.where(member, 100 / member.sum(), 100 / (~member).sum())
+    residuals = balance * (member - 1 / (1 + np.exp(-(x @ w + bias))))
+    assert x.T @ residuals == pytest.approx(l2 * w, abs=0.05)
+    assert residuals.sum() == pytest.approx(0, abs=0.05)
 
 
 def test_cross_fitting_never_uses_the_pair_itself():

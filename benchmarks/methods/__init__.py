@@ -1,0 +1,26 @@
+"""The ways to forget that are compared: one small file each, and one line here."""
+
+from .ascent import Ascent
+from .base import Method
+from .cut import Cut
+from .encoder import CounterfactualEncoder
+from .fine_tune import FineTune
+from .influence_function import InfluenceFunction
+from .published import PublishedForm
+from .retrain import Retrain
+from .sharded import Sharded
+from .withdrawal import Withdrawal
+
+METHODS: dict[str, type[Method]] = {
+    "retrain": Retrain,
+    "cut": Cut,
+    "withdrawal": Withdrawal,
+    "fine-tune": FineTune,
+    "ascent": Ascent,
+    "sharded": Sharded,
+    "influence function": InfluenceFunction,
+    "published encoder": PublishedForm,
+    "counterfactual encoder": CounterfactualEncoder,
+}
+
+__all__ = ["METHODS", "Method"]

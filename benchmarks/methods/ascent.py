@@ -1,0 +1,44 @@
+"""Gradient ascent: steps uphill on the forgotten interactions' own BPR loss (NegGrad, Golatkar et al., CVPR 2020)."""
+
+import torch
+
+from ...distributed.batch import pair_key
+from ...distributed.keyed import NEGATIVE, keyed_below
+from ...distributed.losses import bpr
+from ..lab import Lab, Model, Pairs
+from .base import Method, calibrate, changed, cut
+
+STEPS = 10
+CANDIDATES = tuple(0.01 * 2**step for step in range(10))
+
+
+class Ascent(Method):
+    """STEPS steps on the touched rows; their size from a simulated request, relative to the rows' own."""
+
+    def prepare(self, lab: Lab, original: Model) -> None:
+        self.rate = calibrate(lab, original, lambda c, request: self._apply(lab, original, request, c), CANDIDATES)
+
+    def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
+        return self._apply(lab, original, request, self.rate)
+
+    def _apply(self, lab: Lab, original: Model, request: Pairs, rate: float) -> Model:
+        model = cut(original, request)
+        graph, backbone = model.graph, model.backbone
+        users, items = (torch.from_numpy(x) for x in request)
+        negatives = keyed_below(graph.num_items, lab.seed, NEGATIVE, pair_key(users, items, graph.num_items, 0))
+        first, second, third = users, items + graph.num_users, negatives + graph.num_users
+        touched = torch.zeros(len(model.e0), 1)
+        touched[model.rows(request)] = 1
+        e0 = model.e0.clone()
+        for _ in range(STEPS):
+            leaf = e0.clone().requires_grad_()
+            z = backbone.readout(leaf, graph.propagation)
+            rows = z.detach()
+            loss = bpr(rows[first], rows[second], rows[third], 1.0)
+            gradient = torch.zeros_like(rows).index_add_(0, first, loss.user_BD)
+            gradient.index_add_(0, second, loss.positive_BD).index_add_(0, third, loss.negative)
+            z.backward(gradient)
+            assert leaf.grad is not None
+            uphill = leaf.grad * touched
+            e0 += rate / STEPS * uphill * (model.e0.norm() / model.e0.shape[0] ** 0.5) / uphill.norm(dim=1).max()
+        return changed(model, e0 - model.e0)

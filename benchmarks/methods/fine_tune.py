@@ -1,0 +1,24 @@
+"""Fine-tuning: training goes on with what is left, for a few epochs, all rows free to move."""
+
+import copy
+
+from ...distributed.table import Table
+from ...distributed.trainer import Trainer, TrainSettings
+from ..lab import Lab, Model, Pairs
+from .base import Method, cut
+
+EPOCHS = 1
+
+
+class FineTune(Method):
+    """One epoch on the remaining interactions, from the original's parameters, with fresh moments and draws."""
+
+    def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
+        model = cut(original, request)
+        settings = TrainSettings(seed=lab.seed, total_pairs=len(lab.data.users), **lab.recipe.train)
+        trainer = Trainer(model.graph, copy.deepcopy(original.backbone), settings)
+        trainer.table = Table(original.e0.clone(), settings.learning_rate)
+        trainer.epoch = lab.recipe.epochs
+        for _ in range(EPOCHS):
+            trainer.run_epoch()
+        return Model(model.graph, trainer.table.rows.clone(), trainer.backbone)

@@ -1,0 +1,50 @@
+"""An influence function, local to each node: one Newton step on its own row (in the manner of IFRU and SCIF)."""
+
+import torch
+from torch import Tensor
+
+from ..lab import Lab, Model, Pairs
+from .base import Method, blocks, calibrate, changed, cut, ends_of
+
+CANDIDATES = tuple(2.0**step for step in range(-12, 3))
+RIDGE = 0.1
+"""Added to the Hessian's diagonal, relative to its mean."""
+
+
+class InfluenceFunction(Method):
+    """A node's logistic loss on its pairs has gradient -sum sigmoid(-s) z and Hessian sum sigmoid'(s) z z^T over its
+    neighbours' readouts z. Without the forgotten ones its optimum moves by minus the inverse Hessian of the rest times the
+    forgotten part of the gradient; one scalar, from a simulated request, for what the model is not."""
+
+    def prepare(self, lab: Lab, original: Model) -> None:
+        self.scale = calibrate(lab, original, lambda c, request: self._apply(lab, original, request, c), CANDIDATES)
+
+    def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
+        return self._apply(lab, original, request, self.scale)
+
+    def _apply(self, lab: Lab, original: Model, request: Pairs, scale: float) -> Model:
+        model = cut(original, request)
+        return changed(model, scale * self._step(original, model, request))
+
+    def _step(self, original: Model, model: Model, request: Pairs) -> Tensor:
+        z, readout = blocks(original), original.readout
+        gradient = torch.zeros_like(original.e0)
+        for own, other in ends_of(original, request):
+            weight = torch.sigmoid(-(readout[own] * readout[other]).sum(1))
+            gradient.index_add_(0, own, weight[:, None] * z[other])
+        shard, num_users = model.graph.shard, model.graph.num_users
+        change = torch.zeros_like(original.e0)
+        unit = torch.eye(original.e0.shape[1])
+        for row in model.rows(request).tolist():
+            if row < num_users:
+                begin, end = shard.user_indptr[row : row + 2]
+                others = torch.from_numpy(shard.user_neighbours[begin:end]).long() + num_users
+            else:
+                begin, end = shard.item_indptr[row - num_users : row - num_users + 2]
+                others = torch.from_numpy(shard.item_neighbours[begin:end]).long()
+            score = readout[others] @ readout[row]
+            weighted = (torch.sigmoid(score) * torch.sigmoid(-score))[:, None] * z[others]
+            hessian = weighted.T @ z[others]
+            ridge = RIDGE * hessian.diagonal().mean() + 1e-6
+            change[row] = -torch.linalg.solve(hessian + ridge * unit, gradient[row])
+        return change

@@ -1,0 +1,40 @@
+"""The Influence Encoder as the paper has it (UnlearnRec, SIGIR 2025): one-sided objective, tables of its own."""
+
+import torch
+
+from ...distributed.published import (
+    Published,
+    PublishedEncoder,
+    PublishedSettings,
+    pretrain_published,
+    published_influence,
+)
+from ..lab import Lab, Model, Pairs
+from .base import Method, changed, cut
+
+SETTINGS = {
+    "epochs": 15,
+    "batch_size": 4096,
+    "learning_rate": 1e-3,
+    "request_share": 0.1,
+    "forget_weight": 0.1,
+    "preserve_weight": 0.05,
+    "contrast_weight": 1e-4,
+    "edge_drop": 0.05,
+}
+
+
+class PublishedForm(Method):
+    """Weights and request sizes within the ranges that the authors released; without their fine-tuning."""
+
+    def prepare(self, lab: Lab, original: Model) -> None:
+        encoder = PublishedEncoder(original.e0.shape[1])
+        settings = PublishedSettings(seed=lab.seed, **SETTINGS)  # type: ignore[arg-type]
+        tables = pretrain_published(original.graph, original.backbone, original.e0, original.readout, encoder, settings)
+        self.trained = Published(encoder, *tables)
+
+    def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
+        users, items = (torch.from_numpy(x) for x in request)
+        rows, change = published_influence(original.graph, original.readout, self.trained, users, items)
+        whole = torch.zeros_like(original.e0).index_copy_(0, rows, change)
+        return changed(cut(original, request), whole)

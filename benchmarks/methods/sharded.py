@@ -1,0 +1,46 @@
+"""Partition and retrain, in the manner of SISA and RecEraser: a model for each shard of users, and only those retrain."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...distributed.keyed import PAIRS, keyed_below
+from ..lab import NOTHING, Data, Lab, Model, Pairs
+from .base import Method
+
+SHARDS = 5
+
+
+@dataclass
+class Ensemble(Model):
+    """The shards' models side by side: readouts concatenated, a shard's rows zero for nodes that it does not hold, so
+    that a user's scores are those of its own shard."""
+
+    parts: tuple[Model, ...] = ()
+
+    @cached_property
+    def readout(self) -> Tensor:
+        return torch.cat([m.readout * (m.graph.degrees > 0)[:, None] for m in self.parts], dim=1)
+
+
+class Sharded(Method):
+    """SHARDS models; a request retrains those that hold a user of it. Starts from an ensemble of its own."""
+
+    def start(self, lab: Lab, original: Model) -> Model:
+        return self._ensemble(lab, original, NOTHING)
+
+    def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
+        return self._ensemble(lab, original, request)
+
+    def _ensemble(self, lab: Lab, original: Model, request: Pairs) -> Model:
+        shard_of = keyed_below(SHARDS, lab.seed, PAIRS, torch.arange(lab.data.num_users)).numpy()
+        parts = []
+        for k in range(SHARDS):
+            mine, gone = shard_of[lab.data.users] == k, shard_of[request[0]] == k
+            part: Data = replace(lab.data, users=lab.data.users[mine], items=lab.data.items[mine])
+            parts.append(lab.with_data(part).train((request[0][gone], request[1][gone])))
+        seconds = float(np.sum([m.seconds for m in parts]))
+        return Ensemble(lab.graph(request), original.e0, original.backbone, seconds, tuple(parts))

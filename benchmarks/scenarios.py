@@ -1,0 +1,120 @@
+"""What is asked to be forgotten: from one interaction in a thousand to whole users, and a stream of small requests.
+
+Every draw is seeded and none is one that a method learns from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .lab import NOTHING, Lab, Pairs
+
+SEED = 1_000
+"""Above the numbers of the requests that encoders learn from."""
+
+POPULAR_SHARE = 0.01
+"""Of the items, by popularity: whose interactions `popular` takes."""
+TOPIC = 5
+"""Items that a user of `sensitive` forgets: one and those of its history most like it."""
+STREAM = (1, 10, 100, 1_000)
+"""Requests after which a stream is measured; together they take `STREAM_SHARE` of the interactions."""
+STREAM_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A request on a lab's data. `requests`: the same interactions as the requests they came in, for a stream."""
+
+    lab: Lab
+    request: Pairs
+    requests: tuple[Pairs, ...] = ()
+
+
+def _interactions(share: float) -> Callable[[Lab], Scenario]:
+    return lambda lab: Scenario(lab, lab.simulated(SEED, share))
+
+
+def _users(lab: Lab) -> Scenario:
+    """1% of the users, whole."""
+    draw = np.random.default_rng(SEED)
+    users = draw.choice(lab.data.num_users, max(1, lab.data.num_users // 100), replace=False)
+    return Scenario(lab, _where(lab, np.isin(lab.data.users, users)))
+
+
+def _popular(lab: Lab) -> Scenario:
+    """A tenth of the interactions with the most popular items."""
+    popularity = np.bincount(lab.data.items, minlength=lab.data.num_items)
+    top = np.argsort(-popularity, kind="stable")[: max(1, int(lab.data.num_items * POPULAR_SHARE))]
+    draw = np.random.default_rng(SEED).random(len(lab.data.users))
+    return Scenario(lab, _where(lab, np.isin(lab.data.items, top) & (draw < 0.1)))
+
+
+def _sensitive(lab: Lab) -> Scenario:
+    """1% of the users with at least four times TOPIC items: each forgets one item and those most like it, by the
+    cosine of who else has them."""
+    data = lab.data
+    draw = np.random.default_rng(SEED)
+    degrees = np.bincount(data.users, minlength=data.num_users)
+    able = np.flatnonzero(degrees >= 4 * TOPIC)
+    chosen = np.sort(draw.choice(able, max(1, len(able) // 100), replace=False))
+    starts = np.concatenate([[0], np.cumsum(degrees)])
+    by_item = lab.graph().shard
+    users, items = [], []
+    for user in chosen:
+        history = data.items[starts[user] : starts[user + 1]]
+        audience = [by_item.item_neighbours[by_item.item_indptr[i] : by_item.item_indptr[i + 1]] for i in history]
+        first = draw.integers(len(history))
+        likeness = [
+            len(np.intersect1d(audience[first], a, assume_unique=True)) / (len(a) * len(audience[first])) ** 0.5
+            for a in audience
+        ]
+        topic = np.argsort(-np.array(likeness), kind="stable")[:TOPIC]
+        users.append(np.full(TOPIC, user, dtype=np.int64))
+        items.append(np.sort(history[topic]))
+    return Scenario(lab, (np.concatenate(users), np.concatenate(items)))
+
+
+def _adversarial(lab: Lab) -> Scenario:
+    """The paper's: each user's lowest-scored item of a model trained on clean data, and each item's lowest-scored user,
+    are added; then exactly these are to be forgotten. None is a genuine interaction."""
+    clean = lab.train()
+    num_users = lab.data.num_users
+    users, items = clean.readout[:num_users], clean.readout[num_users:]
+    worst_items = torch.cat([(block @ items.T).argmin(1) for block in users.split(1024)]).numpy()
+    worst_users = torch.cat([(block @ users.T).argmin(1) for block in items.split(1024)]).numpy()
+    added = (
+        np.concatenate([np.arange(num_users), worst_users]),
+        np.concatenate([worst_items, np.arange(lab.data.num_items)]),
+    )
+    codes = np.setdiff1d(lab.data.codes(added), lab.data.codes((lab.data.users, lab.data.items)))
+    request = lab.data.pairs(codes)
+    return Scenario(lab.with_data(lab.data.with_pairs(request)), request)
+
+
+def _stream(lab: Lab) -> Scenario:
+    """STREAM_SHARE of the interactions in the last of STREAM requests of equal size, in sequence."""
+    users, items = lab.simulated(SEED, STREAM_SHARE)
+    order = np.random.default_rng(SEED).permutation(len(users))
+    parts = np.array_split(order, STREAM[-1])
+    requests = tuple((users[np.sort(p)], items[np.sort(p)]) for p in parts)
+    return Scenario(lab, (users, items), requests)
+
+
+def _where(lab: Lab, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Pairs:
+    return (lab.data.users[mask], lab.data.items[mask]) if mask.any() else NOTHING
+
+
+SCENARIOS: dict[str, Callable[[Lab], Scenario]] = {
+    "interactions 0.1%": _interactions(0.001),
+    "interactions 0.5%": _interactions(0.005),
+    "interactions 5%": _interactions(0.05),
+    "users": _users,
+    "popular": _popular,
+    "sensitive": _sensitive,
+    "adversarial": _adversarial,
+    "stream": _stream,
+}

@@ -1,0 +1,324 @@
+"""Scenario x method x backbone x seed, each judged against retraining; one YAML file says which (`--config`).
+
+Runs in this process with one partition, on all cores. Training runs and judged cells are kept under `--work`, so that an
+interrupted benchmark goes on where it stopped. The results file is rewritten after every cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+from pydantic import Field
+
+from ..cluster.config import Section, parse_config
+from ..cluster.progress import open_progress
+from ..distributed import measures
+from ..partitioning.errors import InputError
+from ..partitioning.storage import Store
+from . import results_file
+from .judge import K, Panel, Seen, judge
+from .lab import Data, Lab, Model, Recipe
+from .methods import METHODS, Method
+from .plots import draw
+from .scenarios import SCENARIOS, STREAM, Scenario
+
+
+class Matrix(Section):
+    """What is compared."""
+
+    name: str
+    """Of the data set, for the results file."""
+    train: str
+    """Parquet with user_id and item_id."""
+    test: str
+    backbones: dict[str, dict[str, Any]] = Field(min_length=1)
+    """A title, and keys of `backbone` and `train` in the configuration, such as `backbone.name`."""
+    epochs: int = Field(8, ge=1)
+    seeds: tuple[int, ...] = (0,)
+    other_seeds: int = Field(0, ge=0)
+    """Retrains under other seeds, for the spread of retraining, in the scenarios of `spread`."""
+    spread: tuple[str, ...] = ()
+    scenarios: tuple[str, ...] = Field(min_length=1)
+    methods: tuple[str, ...] = Field(min_length=1)
+
+
+def main() -> None:
+    """See `--help`."""
+    parser = argparse.ArgumentParser(prog="unlearnrec bench unlearning", description=__doc__)
+    parser.add_argument("--config", required=True, type=Path)
+    parser.add_argument("--work", required=True, type=Path, help="folder that keeps runs and cells")
+    parser.add_argument("--results", type=Path)
+    arguments = parser.parse_args()
+    matrix = read_matrix(arguments.config)
+    results = arguments.results or results_file.FOLDER / f"unlearning-{matrix.name}.md"
+    cells: list[dict[str, Any]] = []
+    with open_progress().task("cells", sum(1 for _ in _names(matrix))) as task:
+        for cell in run(matrix, Store(str(arguments.work))):
+            cells.append(cell)
+            write(results, matrix, cells)
+            task.advance()
+
+
+def read_matrix(path: Path) -> Matrix:
+    """The file's matrix.
+
+    Raises:
+        InputError: it is unreadable, or names a scenario or method that there is not.
+    """
+    try:
+        matrix = Matrix.model_validate_json(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: {error}") from error
+    for kind, names, known in (
+        ("scenarios", [*matrix.scenarios, *matrix.spread], SCENARIOS),
+        ("methods", matrix.methods, METHODS),
+    ):
+        if unknown := sorted(set(names) - set(known)):
+            raise InputError(f"{path}: {kind}: {unknown[0]!r} is none of {', '.join(known)}")
+    return matrix
+
+
+def read_data(train: str, test: str) -> Data:
+    """Both tables, with dense ids in order of the external ones; test rows of unknown users or items are left out."""
+    tables = [pq.read_table(path, columns=["user_id", "item_id"]) for path in (train, test)]
+    (users, items), (test_users, test_items) = ((t["user_id"].to_numpy(), t["item_id"].to_numpy()) for t in tables)
+    user_ids, item_ids = np.unique(users), np.unique(items)
+    known = np.isin(test_users, user_ids) & np.isin(test_items, item_ids)
+    codes = np.unique(np.searchsorted(user_ids, users) * len(item_ids) + np.searchsorted(item_ids, items))
+    return Data(
+        codes // len(item_ids),
+        codes % len(item_ids),
+        np.searchsorted(user_ids, test_users[known]),
+        np.searchsorted(item_ids, test_items[known]),
+        len(user_ids),
+        len(item_ids),
+    )
+
+
+def recipe_of(matrix: Matrix, overrides: dict[str, Any]) -> Recipe:
+    """A backbone's recipe: the configuration's defaults with these keys."""
+    sections: dict[str, dict[str, Any]] = {"backbone": {}, "train": {}}
+    for path, value in overrides.items():
+        section, _, key = path.partition(".")
+        sections.setdefault(section, {})[key] = value
+    config = parse_config({"interactions": matrix.train, "output": "-", **sections})
+    train = config.train.model_dump(exclude={"epochs", "checkpoint_every", "kernel"})
+    epochs = config.train.epochs if "epochs" in sections["train"] else matrix.epochs
+    return Recipe(config.backbone.model_dump(), train, epochs)
+
+
+def _names(matrix: Matrix) -> Iterator[tuple[str, int, str, str]]:
+    for backbone in matrix.backbones:
+        for seed in matrix.seeds:
+            for scenario in matrix.scenarios:
+                for method in matrix.methods:
+                    yield backbone, seed, scenario, method
+
+
+Ready = dict[tuple[str, str], tuple[Method, float]]
+
+
+def run(matrix: Matrix, store: Store) -> Iterator[dict[str, Any]]:
+    """The cells in order, each from the store where it was judged before."""
+    data = read_data(matrix.train, matrix.test)
+    ready: Ready = {}
+    for backbone, overrides in matrix.backbones.items():
+        for seed in matrix.seeds:
+            lab = Lab(store, data, recipe_of(matrix, overrides), seed)
+            for name in matrix.scenarios:
+                yield from _scenario(matrix, lab, backbone, name, ready)
+
+
+def _scenario(matrix: Matrix, lab: Lab, backbone: str, name: str, ready: Ready) -> Iterator[dict[str, Any]]:
+    spread = matrix.other_seeds if name in matrix.spread else 0
+    identity = {"backbone": backbone, "seed": lab.seed, "scenario": name}
+    cells = {method: lab.digest([name, method, spread]) for method in matrix.methods}
+    bench = None
+    for method, digest in cells.items():
+        place = f"cells/{digest}.json"
+        if not lab.store.exists(place):
+            bench = bench or _Bench(lab, name, spread, ready)
+            cell = {**identity, "method": method, **bench.cell(method)}
+            lab.store.write(place, json.dumps(cell).encode())
+        yield json.loads(lab.store.read(place))
+
+
+class _Bench:
+    """A scenario with its reference models."""
+
+    def __init__(self, lab: Lab, name: str, spread: int, ready: Ready) -> None:
+        self.ready = ready
+        self.scenario = scenario = SCENARIOS[name](lab)
+        self.lab = scenario.lab
+        self.original = self.lab.train()
+        self.retrained = self.lab.train(scenario.request)
+        self.panel = Panel.of(scenario)
+        self.seen = {id(m): Seen.by(m, self.panel, self.lab) for m in (self.original, self.retrained)}
+        others = [self.lab.train(scenario.request, seed=lab.seed + 1 + n) for n in range(spread)]
+        self.others = [Seen.by(m, self.panel, self.lab) for m in others]
+
+    def cell(self, name: str) -> dict[str, Any]:
+        """All measures of one method, and what it cost."""
+        request = self.scenario.request
+        method, prepared = self._prepared(name)
+        start = method.start(self.lab, self.original)
+        steps = self.scenario.requests or (request,)
+        marks = STREAM if self.scenario.requests and name != "retrain" else (len(steps),)
+        checkpoints: list[dict[str, Any]] = []
+        model, seconds = start, 0.0
+        whole = name in WHOLE or not self.scenario.requests
+        for count in marks:
+            done = 0 if whole else (0 if not checkpoints else marks[len(checkpoints) - 1])
+            for part in [_joined(steps[:count])] if whole else steps[done:count]:
+                current = start if whole else model
+                _ = current.nodes
+                before = time.perf_counter()
+                model = method.forget(self.lab, current, part)
+                _ = model.readout
+                seconds += time.perf_counter() - before
+            checkpoints.append(self._checkpoint(model, start, count))
+        if model.seconds and name in WHOLE:
+            seconds = model.seconds  # of the run, however long ago it was made
+        target = self.seen[id(self.retrained)]
+        seen = (Seen.by(start, self.panel, self.lab), Seen.by(model, self.panel, self.lab), target)
+        result = judge(self.scenario, self.panel, (start, model, self.retrained), seen, self.others)
+        return result | {
+            "interactions": len(request[0]),
+            "requests": len(steps),
+            "seconds": seconds,
+            "retrain seconds": self.retrained.seconds,
+            "preparation seconds": prepared,
+            "checkpoints": checkpoints if self.scenario.requests else [],
+        }
+
+    def _prepared(self, name: str) -> tuple[Method, float]:
+        """The method, ready for the lab's original, and the seconds that took, with the runs that it learned from."""
+        key = (self.lab.digest([]), name)
+        if key not in self.ready:
+            method = METHODS[name]()
+            self.lab.counterfactuals()
+            self.lab.learned_seconds = 0.0
+            before = time.perf_counter()
+            method.prepare(self.lab, self.original)
+            self.ready[key] = method, time.perf_counter() - before + self.lab.learned_seconds
+        return self.ready[key]
+
+    def _checkpoint(self, model: Model, start: Model, count: int) -> dict[str, Any]:
+        """After `count` requests of a stream, against the retrain without just these."""
+        if not self.scenario.requests:
+            return {}
+        request = _joined(self.scenario.requests[:count])
+        scenario = Scenario(self.lab, request)
+        target = self.lab.train(request)
+        panel = Panel.of(scenario)
+        seen = [Seen.by(m, panel, self.lab) for m in (start, model, target)]
+        needed, delivered = (s.forgotten - seen[0].forgotten for s in (seen[2], seen[1]))
+        return {
+            "requests": count,
+            "interactions": len(request[0]),
+            "shift R2": measures.explained(needed, delivered),
+            "shift slope": measures.slope(needed, delivered),
+            "attack auc": seen[1].attack,
+            "attack auc before": seen[0].attack,
+            "attack auc retrained": seen[2].attack,
+            "recall, share of retrained": seen[1].quality[f"recall@{K}"] / seen[2].quality[f"recall@{K}"],
+        }
+
+
+WHOLE = ("retrain", "sharded")
+"""Methods that answer a stream from the start each time: whose cost a stream only multiplies."""
+
+
+def _joined(requests: tuple[Any, ...]) -> Any:
+    users, items = (np.concatenate([r[side] for r in requests]) for side in (0, 1))
+    order = np.lexsort((items, users))
+    return users[order], items[order]
+
+
+def write(path: Path, matrix: Matrix, cells: list[dict[str, Any]]) -> None:
+    """The results file, with a plot beside it."""
+    parts = [_settings(matrix)]
+    for backbone in matrix.backbones:
+        for seed in matrix.seeds:
+            for scenario in matrix.scenarios:
+                rows = [c for c in cells if (c["backbone"], c["seed"], c["scenario"]) == (backbone, seed, scenario)]
+                if rows:
+                    parts.append(_table(backbone, seed, scenario, rows))
+    figure = path.with_suffix(".svg")
+    draw(figure, cells)
+    parts.insert(1, f"![Attack gap closed and pair shifts explained, by scenario and method]({figure.name})")
+    results_file.write(path, f"Unlearning on {matrix.name}", parts)
+
+
+def _settings(matrix: Matrix) -> str:
+    recipes = {title: recipe_of(matrix, overrides) for title, overrides in matrix.backbones.items()}
+    lines = [
+        f"- {title}: {r.epochs} epochs, backbone {r.backbone}, train {r.train}; encoder from counterfactuals without "
+        f"{', '.join(f'{share:.1%}' for share in r.counterfactuals)}"
+        for title, r in recipes.items()
+    ]
+    return "Every cell is judged against the retrain without the request under the same seed.\n\n" + "\n".join(lines)
+
+
+_SHOWN = (
+    "recall",
+    "recall, share of retrained",
+    "attack auc",
+    "gap closed",
+    "shift R2",
+    "shift slope",
+    "row R2",
+    "trained attack auc",
+    "difference attack auc",
+    "returns to top",
+    "top lists as retrained",
+    "MI-BF",
+    "MI-NG",
+)
+
+
+def _table(backbone: str, seed: int, scenario: str, cells: list[dict[str, Any]]) -> str:
+    rows = []
+    for cell in cells:
+        row: dict[str, Any] = {"method": cell["method"]}
+        row |= {name: _number(cell.get(name)) for name in _SHOWN}
+        for name in ("user degree", "item popularity"):
+            values = [x for x in cell.get(f"gap closed by {name}", []) if math.isfinite(x)]
+            row[f"gap closed by {name}"] = f"{min(values):.2f} to {max(values):.2f}" if values else "-"
+        for name in ("attack auc", "recall"):
+            if f"{name}, z" in cell:
+                row[f"{name}: z (equivalence p)"] = f"{cell[f'{name}, z']:.1f} ({cell[f'{name}, equivalence p']:.3f})"
+        row |= {
+            "seconds": cell["seconds"],
+            "times faster": round(cell["retrain seconds"] / max(cell["seconds"], 1e-9), 1),
+            "preparation, in retrains": round(cell["preparation seconds"] / cell["retrain seconds"], 1),
+        }
+        rows.append(row)
+    first = cells[0]
+    before = f"Attack AUC before {first.get('attack auc before', float('nan')):.3f}, " if "attack auc" in first else ""
+    head = (
+        f"## {scenario}, {backbone}, seed {seed}\n\n{first['interactions']:,} interactions in {first['requests']:,} "
+        f"requests. {before}a retrain takes {first['retrain seconds']:.0f} s.\n\n"
+    )
+    text = head + results_file.table(rows)
+    for cell in cells:
+        if len(cell["checkpoints"]) > 1:
+            text += f"\n\n{cell['method']}, along the stream:\n\n" + results_file.table(cell["checkpoints"])
+    return text
+
+
+def _number(value: Any) -> Any:
+    return "-" if value is None else value
+
+
+if __name__ == "__main__":
+    main()
