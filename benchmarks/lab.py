@@ -26,7 +26,7 @@ from ..distributed.comm import Comm
 from ..distributed.evaluate import evaluate, pair_scores
 from ..distributed.influence import InfluenceEncoder, NodeRows
 from ..distributed.local_graph import LocalGraph
-from ..distributed.pretrain import PretrainSettings, examples, fit
+from ..distributed.pretrain import PretrainSettings, calibrate, examples, fit
 from ..distributed.removal import Removal
 from ..distributed.run import TrainRun, make_backbone, run_training
 from ..distributed.trainer import TrainSettings
@@ -195,6 +195,7 @@ class Lab:
         ]
         encoder = InfluenceEncoder(original.readout.shape[1] // size, seed=self.seed)
         fit(self._comm, encoder, examples(original.graph, original.nodes, targets), settings)
+        calibrate(original.graph, original.backbone, original.nodes, encoder, targets)
         return encoder
 
     def quality(self, model: Model, cutoffs: Sequence[int] = (20,)) -> dict[str, float]:

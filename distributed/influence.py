@@ -97,20 +97,28 @@ class Side(nn.Module):
 
 
 class InfluenceEncoder(nn.Module):
-    """Both sides. Its weights are dense: every rank holds them, DDP keeps them equal."""
+    """Both sides. Its weights are dense: every rank holds them, DDP keeps them equal.
+
+    `gain` scales every change. In a retrain the neighbours' rows move as well; `pretrain.calibrate` finds how much more the
+    touched rows have to move where the others stay.
+    """
+
+    gain: Tensor
 
     def __init__(self, blocks: int, hidden: int = 64, mlp_layers: int = 2, seed: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed % 2**63)
         self.users, self.items = (Side(3 * blocks + 2, hidden, mlp_layers, generator) for _ in range(2))
+        self.register_buffer("gain", torch.ones(()))
 
     def forward(self, users: tuple[Tensor, Tensor], items: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Changes [n, d] of the ends of interactions, from (features [n, F], directions [n, 3 m + 2, d]) of each side."""
+        """Changes [n, d] of the ends of interactions before the gain, from (features [n, F], directions
+        [n, 3 m + 2, d]) of each side."""
         return self._side(self.users, users), self._side(self.items, items)
 
     def change(self, side: int, own: NodeRows, other: NodeRows) -> Tensor:
         """Each interaction's change [n, d] of its end `own` on a side (0 user, 1 item)."""
-        return self._side((self.users, self.items)[side], (features(own, other), directions(own, other)))
+        return self.gain * self._side((self.users, self.items)[side], (features(own, other), directions(own, other)))
 
     @staticmethod
     def _side(module: nn.Module, inputs: tuple[Tensor, Tensor]) -> Tensor:

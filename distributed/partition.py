@@ -31,7 +31,7 @@ from .evaluate import evaluate, pair_scores, rank
 from .forget import influence, shrink
 from .influence import InfluenceEncoder, NodeRows
 from .local_graph import LocalGraph
-from .pretrain import PretrainSettings, examples, fit
+from .pretrain import PretrainSettings, calibrate, examples, fit
 from .published import Published, PublishedEncoder, PublishedSettings, pretrain_published, published_influence
 from .removal import Pairs, Removal, with_empty_rows
 from .run import TrainRun, make_backbone, run_training
@@ -228,12 +228,13 @@ class Partition:
         def rows(names: Sequence[str]) -> Tensor:
             return from_bytes(store.read(names[self._rank]))["e0"].to(self._device)
 
-        nodes = model.nodes
+        nodes, backbone = model.nodes, model.backbone
         if original is not None:
-            backbone = copy.deepcopy(model.backbone)
+            backbone = copy.deepcopy(backbone)
             backbone.load_state_dict(from_bytes(store.read(original[1])))
             nodes = _node_rows(model.graph, backbone, rows(original[0]))
-        data = examples(model.graph, nodes, [(removal, rows(names)) for removal, names in counterfactuals])
+        targets = [(removal, rows(names)) for removal, names in counterfactuals]
+        data = examples(model.graph, nodes, targets)
         encoder = InfluenceEncoder(**shape).to(self._device)
         assert self._comm is not None
         fitted = fit(
@@ -243,6 +244,7 @@ class Partition:
             settings,
             lambda epoch, loss: self._say(phase="encoder", epoch=epoch, loss=round(loss, 5)),
         )
+        fitted["gain"] = calibrate(model.graph, backbone, nodes, encoder, targets)
         files = [_write(store, name, to_bytes(encoder.state_dict()))] if self._rank == 0 else []
         return {"fit": fitted, "files": files}
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .backbones import Backbone
 from .comm import Comm
-from .forget import Ends, ends
+from .evaluate import pair_scores
+from .forget import Ends, ends, influence
 from .influence import InfluenceEncoder, NodeRows, Side, directions, features
 from .keyed import PAIRS, keyed, keyed_uniform
 from .local_graph import LocalGraph
@@ -22,6 +24,8 @@ from .removal import Removal
 
 _VALIDATION_SHARE = 0.1
 """Of the targets, held out to report the quality of the fit; keyed by node."""
+_GAIN_PASSES = 2
+"""Scores need not be linear in the change."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,40 @@ def fit(
         if on_epoch is not None:
             on_epoch(epoch, float(total) / 2)
     return _explained(comm, encoder, data, held_out)
+
+
+@torch.no_grad()
+def calibrate(
+    graph: LocalGraph,
+    backbone: Backbone,
+    nodes: NodeRows,
+    encoder: InfluenceEncoder,
+    counterfactuals: list[tuple[Removal, Tensor]],
+) -> float:
+    """Set the encoder's gain to the least squares fit of the forgotten pairs' shifts of score; returns it.
+
+    Both shifts, the counterfactual's and what the encoder delivers, count from cutting the edges alone. All ranks call it,
+    with the (removal, E0 [N, d] of the run without it) pairs of the fit.
+    """
+    for _ in range(_GAIN_PASSES):
+        sums = torch.zeros(2, dtype=torch.float64, device=graph.comm.device)
+        for removal, e0 in counterfactuals:
+            pairs = removal.pairs(graph.shard)
+            users, items = (torch.from_numpy(x).to(graph.comm.device) for x in pairs)
+            rest = LocalGraph(graph.shard.without(*pairs), graph.assignment, graph.comm, graph.halo.halo, graph.kernel)
+            moved = nodes.e0.clone()
+            rows, change = influence(graph, nodes, encoder, users, items)
+            moved[rows] += change
+            here = graph.user_rows(users) >= 0
+            cut, delivered, needed = (
+                pair_scores(rest, backbone.readout(x, rest.propagation.layer), users[here], items[here])[1].double()
+                for x in (nodes.e0, moved, e0)
+            )
+            sums += torch.stack([((needed - cut) * (delivered - cut)).sum(), ((delivered - cut) ** 2).sum()])
+        graph.comm.all_reduce(sums)
+        if sums[1] > 0:
+            encoder.gain *= sums[0] / sums[1]
+    return float(encoder.gain)
 
 
 def _error(module: nn.Module, data: tuple[Examples, Examples], chosen: list[Tensor], needed: Tensor) -> Tensor:
