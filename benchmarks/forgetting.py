@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--test", required=True)
     parser.add_argument("--name", required=True, help="of the data set, for the results file")
     parser.add_argument("--partitions", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--probe-every", type=int, default=1)
     parser.add_argument("--work", help="folder for the runs; a temporary one by default")
     parser.add_argument("--results", type=Path)
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 RECIPE: dict[str, Any] = {
-    "backbone": {"name": "lightgcn", "embedding_size": 64, "num_layers": 2, "length_power": 0.2},
+    "backbone": {"name": "lightgcn", "embedding_size": 64, "num_layers": 2, "length_power": 0.4},
     "train": {
         "loss": "softmax",
         "batch_size": 4096,
