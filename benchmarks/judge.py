@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ BINS = 4
 """Strata of user degree and of item popularity."""
 MIN_TRAINED = 200
 """Forgotten pairs that it takes to train an attacker."""
+SHADOW_POOL = 5_000
+"""Forgotten pairs, and as many held-out ones, that shadow models are trained with or without."""
 UNTOUCHED = 2_000
 """Users without a part in the request whose top lists are compared."""
 K = 20
@@ -99,12 +101,54 @@ class Seen:
         return measures.auc(self.forgotten, self.held_out) if len(self.forgotten) else float("nan")
 
 
+@dataclass(frozen=True)
+class Shadows:
+    """Models of an attacker who trains on all but the request, and on a random half of a pool of forgotten and held-out
+    pairs: what a pair's score is with it and without it.
+
+    Shapes: S shadows, n pairs of the pool.
+    """
+
+    pairs: Pairs
+    forgotten: npt.NDArray[np.bool_]
+    inside: npt.NDArray[np.bool_]
+    scores: Scores
+
+    @classmethod
+    def train(cls, scenario: Scenario, panel: Panel, count: int) -> Shadows:
+        """`count` of them, each under a seed of its own."""
+        lab, draw = scenario.lab, np.random.default_rng(1)
+        data = lab.data
+        size = min(len(panel.forgotten[0]), len(panel.held_out[0]), SHADOW_POOL)
+        chosen = [np.sort(draw.permutation(len(p[0]))[:size]) for p in (panel.forgotten, panel.held_out)]
+        parts = [(p[0][c], p[1][c]) for p, c in zip((panel.forgotten, panel.held_out), chosen, strict=True)]
+        pairs = tuple(np.concatenate([p[side] for p in parts]) for side in (0, 1))
+        kept = data.pairs(np.setdiff1d(data.codes((data.users, data.items)), data.codes(scenario.request)))
+        rest = replace(data, users=kept[0], items=kept[1])
+        inside, scores = [], []
+        for number in range(count):
+            mask = draw.random(2 * size) < 0.5
+            shadow = lab.with_data(rest.with_pairs((pairs[0][mask], pairs[1][mask])))
+            scores.append(shadow.train(seed=lab.seed + 100 + number).scores((pairs[0], pairs[1])))
+            inside.append(mask)
+        forgotten = np.arange(2 * size) < size
+        return cls((pairs[0], pairs[1]), forgotten, np.array(inside), np.array(scores))
+
+    def attack(self, model: Model) -> tuple[float, float]:
+        """(AUC, TPR at 1% FPR) of the likelihood ratio of each pair's score in `model` (LiRA)."""
+        ratios = attacks.shadow_log_ratios(model.scores(self.pairs), self.scores, self.inside)
+        known = ~np.isnan(ratios)
+        members, others = ratios[known & self.forgotten], ratios[known & ~self.forgotten]
+        return measures.auc(members, others), measures.true_positives_at(members, others)
+
+
 def judge(
     scenario: Scenario,
     panel: Panel,
     models: tuple[Model, Model, Model],
     seen: tuple[Seen, Seen, Seen],
     others: Sequence[Seen],
+    shadows: Shadows | None = None,
 ) -> dict[str, Any]:
     """models, seen: before the request, after the method, and retrained. others: retrains under other seeds."""
     before, after, target = seen
@@ -126,6 +170,10 @@ def judge(
         result["top lists as retrained"] = measures.overlap_at(after.top, target.top)
     if len(panel.forgotten[0]):
         result |= _pairs(panel, data, models, seen)
+    if shadows is not None:
+        names = (" before", "", " retrained")
+        for name, model in zip(names, models, strict=True):
+            result[f"shadow attack auc{name}"], result[f"shadow attack tpr{name}"] = shadows.attack(model)
     if len(others) >= 3:
         for name, value, values in (
             ("attack auc", after.attack, [o.attack for o in others]),

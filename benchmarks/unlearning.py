@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..distributed import measures
 from ..partitioning.errors import InputError
 from ..partitioning.storage import Store
 from . import results_file
-from .judge import K, Panel, Seen, judge
+from .judge import K, Panel, Seen, Shadows, judge
 from .lab import Data, Lab, Model, Recipe
 from .methods import METHODS, Method
 from .plots import draw
@@ -37,9 +37,6 @@ class Matrix(Section):
 
     name: str
     """Of the data set, for the results file."""
-    train: str
-    """Parquet with user_id and item_id."""
-    test: str
     backbones: dict[str, dict[str, Any]] = Field(min_length=1)
     """A title, and keys of `backbone` and `train` in the configuration, such as `backbone.name`."""
     epochs: int = Field(8, ge=1)
@@ -47,22 +44,27 @@ class Matrix(Section):
     other_seeds: int = Field(0, ge=0)
     """Retrains under other seeds, for the spread of retraining, in the scenarios of `spread`."""
     spread: tuple[str, ...] = ()
+    shadows: int = Field(0, ge=0)
+    """Shadow models for the attack per pair, in the scenarios of `shadowed`."""
+    shadowed: tuple[str, ...] = ()
     scenarios: tuple[str, ...] = Field(min_length=1)
     methods: tuple[str, ...] = Field(min_length=1)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """See `--help`."""
     parser = argparse.ArgumentParser(prog="unlearnrec bench unlearning", description=__doc__)
-    parser.add_argument("--config", required=True, type=Path)
+    parser.add_argument("--config", required=True, type=Path, help="such as benchmarks/matrices/gowalla.yaml")
+    parser.add_argument("--train", required=True, help="Parquet with user_id and item_id")
+    parser.add_argument("--test", required=True)
     parser.add_argument("--work", required=True, type=Path, help="folder that keeps runs and cells")
     parser.add_argument("--results", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     matrix = read_matrix(arguments.config)
     results = arguments.results or results_file.FOLDER / f"unlearning-{matrix.name}.md"
     cells: list[dict[str, Any]] = []
     with open_progress().task("cells", sum(1 for _ in _names(matrix))) as task:
-        for cell in run(matrix, Store(str(arguments.work))):
+        for cell in run(matrix, read_data(arguments.train, arguments.test), Store(str(arguments.work))):
             cells.append(cell)
             write(results, matrix, cells)
             task.advance()
@@ -79,7 +81,7 @@ def read_matrix(path: Path) -> Matrix:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path}: {error}") from error
     for kind, names, known in (
-        ("scenarios", [*matrix.scenarios, *matrix.spread], SCENARIOS),
+        ("scenarios", [*matrix.scenarios, *matrix.spread, *matrix.shadowed], SCENARIOS),
         ("methods", matrix.methods, METHODS),
     ):
         if unknown := sorted(set(names) - set(known)):
@@ -110,7 +112,7 @@ def recipe_of(matrix: Matrix, overrides: dict[str, Any]) -> Recipe:
     for path, value in overrides.items():
         section, _, key = path.partition(".")
         sections.setdefault(section, {})[key] = value
-    config = parse_config({"interactions": matrix.train, "output": "-", **sections})
+    config = parse_config({"interactions": "-", "output": "-", **sections})
     train = config.train.model_dump(exclude={"epochs", "checkpoint_every", "kernel"})
     epochs = config.train.epochs if "epochs" in sections["train"] else matrix.epochs
     return Recipe(config.backbone.model_dump(), train, epochs)
@@ -127,9 +129,8 @@ def _names(matrix: Matrix) -> Iterator[tuple[str, int, str, str]]:
 Ready = dict[tuple[str, str], tuple[Method, float]]
 
 
-def run(matrix: Matrix, store: Store) -> Iterator[dict[str, Any]]:
+def run(matrix: Matrix, data: Data, store: Store) -> Iterator[dict[str, Any]]:
     """The cells in order, each from the store where it was judged before."""
-    data = read_data(matrix.train, matrix.test)
     ready: Ready = {}
     for backbone, overrides in matrix.backbones.items():
         for seed in matrix.seeds:
@@ -141,12 +142,13 @@ def run(matrix: Matrix, store: Store) -> Iterator[dict[str, Any]]:
 def _scenario(matrix: Matrix, lab: Lab, backbone: str, name: str, ready: Ready) -> Iterator[dict[str, Any]]:
     spread = matrix.other_seeds if name in matrix.spread else 0
     identity = {"backbone": backbone, "seed": lab.seed, "scenario": name}
-    cells = {method: lab.digest([name, method, spread]) for method in matrix.methods}
+    shadows = matrix.shadows if name in matrix.shadowed else 0
+    cells = {method: lab.digest([name, method, spread, shadows]) for method in matrix.methods}
     bench = None
     for method, digest in cells.items():
         place = f"cells/{digest}.json"
         if not lab.store.exists(place):
-            bench = bench or _Bench(lab, name, spread, ready)
+            bench = bench or _Bench(lab, name, spread, shadows, ready)
             cell = {**identity, "method": method, **bench.cell(method)}
             lab.store.write(place, json.dumps(cell).encode())
         yield json.loads(lab.store.read(place))
@@ -155,7 +157,7 @@ def _scenario(matrix: Matrix, lab: Lab, backbone: str, name: str, ready: Ready) 
 class _Bench:
     """A scenario with its reference models."""
 
-    def __init__(self, lab: Lab, name: str, spread: int, ready: Ready) -> None:
+    def __init__(self, lab: Lab, name: str, spread: int, shadows: int, ready: Ready) -> None:
         self.ready = ready
         self.scenario = scenario = SCENARIOS[name](lab)
         self.lab = scenario.lab
@@ -165,6 +167,7 @@ class _Bench:
         self.seen = {id(m): Seen.by(m, self.panel, self.lab) for m in (self.original, self.retrained)}
         others = [self.lab.train(scenario.request, seed=lab.seed + 1 + n) for n in range(spread)]
         self.others = [Seen.by(m, self.panel, self.lab) for m in others]
+        self.shadows = Shadows.train(scenario, self.panel, shadows) if shadows else None
 
     def cell(self, name: str) -> dict[str, Any]:
         """All measures of one method, and what it cost."""
@@ -190,7 +193,7 @@ class _Bench:
             seconds = model.seconds  # of the run, however long ago it was made
         target = self.seen[id(self.retrained)]
         seen = (Seen.by(start, self.panel, self.lab), Seen.by(model, self.panel, self.lab), target)
-        result = judge(self.scenario, self.panel, (start, model, self.retrained), seen, self.others)
+        result = judge(self.scenario, self.panel, (start, model, self.retrained), seen, self.others, self.shadows)
         return result | {
             "interactions": len(request[0]),
             "requests": len(steps),
@@ -278,6 +281,7 @@ _SHOWN = (
     "shift slope",
     "row R2",
     "trained attack auc",
+    "shadow attack auc",
     "difference attack auc",
     "returns to top",
     "top lists as retrained",
@@ -288,9 +292,10 @@ _SHOWN = (
 
 def _table(backbone: str, seed: int, scenario: str, cells: list[dict[str, Any]]) -> str:
     rows = []
+    shown = [name for name in _SHOWN if any(name in cell for cell in cells)]
     for cell in cells:
         row: dict[str, Any] = {"method": cell["method"]}
-        row |= {name: _number(cell.get(name)) for name in _SHOWN}
+        row |= {name: _number(cell.get(name)) for name in shown}
         for name in ("user degree", "item popularity"):
             values = [x for x in cell.get(f"gap closed by {name}", []) if math.isfinite(x)]
             row[f"gap closed by {name}"] = f"{min(values):.2f} to {max(values):.2f}" if values else "-"

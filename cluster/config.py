@@ -160,13 +160,15 @@ class Pretrain(Section):
     """`c` of the published objective: the same influence when some of the request is dropped."""
     edge_drop: float = Field(0.05, ge=0, lt=1)
     """Share of the request's edges dropped for `contrast_weight`."""
+    drift_budget: float = Field(0.05, gt=0, le=1)
+    """Share of the interactions forgotten since the encoder's pre-training above which `forget` calls it stale."""
 
 
 class Forget(Section):
     """What happens around a deletion request."""
 
-    fine_tune_steps: int = Field(0, ge=0, le=0)
-    """Steps on the touched rows after the encoder's answer. Not there yet: only 0 is accepted."""
+    fine_tune_steps: int = Field(0, ge=0)
+    """Training steps after the encoder's answer, on all partitions, in which only the touched rows move."""
     grace_seconds: float = Field(0, ge=0, le=0)
     """How long a request waits for others to share its version. Not there yet: only 0 is accepted."""
     retention_hours: float = Field(0, ge=0, le=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from .graphs import Ids, merged_gone, new_graph
 from .progress import Progress
 from .requests import Request, Resolved, commitment, parse_request, resolve
 from .session import Manifest, Session, files_of, silent
-from .training import needed_files
+from .training import as_trained, make_run, needed_files
 
 
 def forget(
@@ -203,6 +204,16 @@ def _forget(
     files = version["files"] | changed["files"] | files_of(results)
     manifest["files"] = {name: files[name] for name in needed_files(manifest)}
     mark("write")
+    if session.config.forget.fine_tune_steps and not cut_only:
+        _fine_tune(session, group, manifest, number, pairs)
+        mark("fine_tune")
+    drift = 1 - changed["interactions"] / encoder["interactions"]
+    stale = drift > session.config.pretrain.drift_budget
+    if stale:
+        progress.note(
+            f"{drift:.1%} of the interactions were forgotten since the encoder's pre-training, more than "
+            f"pretrain.drift_budget={session.config.pretrain.drift_budget:g}: run `unlearnrec pretrain` again"
+        )
     answer = {
         **base,
         "status": "committed",
@@ -212,6 +223,8 @@ def _forget(
         "deleted_items": len(gone[1]),
         "touched_nodes": sum(r["touched"] for r in results),
         "affected_partitions": affected,
+        "encoder_drift": drift,
+        "encoder_stale": stale,
     }
     manifest["answers"] = {request.request_id: answer | {"seconds": time.perf_counter() - start}}
     committed = session.versions.commit(manifest, after=head)
@@ -219,6 +232,24 @@ def _forget(
     session.load(group, committed)
     mark("refresh")
     return answer | {"seconds": time.perf_counter() - start, "phases": marks}
+
+
+def _fine_tune(session: Session, group: WorkerGroup, manifest: Manifest, number: int, pairs: tuple[Ids, Ids]) -> None:
+    """Let the touched rows take some training steps, and the manifest name the files that result."""
+    model, graph = manifest["model"], manifest["graph"]
+    trained = as_trained(session.config, model)
+    # Draws of an epoch that neither the training nor another request had.
+    run = replace(make_run(trained, graph, Removal()), epochs=trained.train.epochs + number)
+    names = [session.versions.new_name(number, f"tuned-{k:03d}", "safetensors") for k in range(graph["partitions"])]
+    steps = session.config.forget.fine_tune_steps
+    candidate = manifest | {"version": number}
+    arguments = (session.location, np.unique(pairs[0]), np.unique(pairs[1]), run, steps, names)
+    results = session.call(group, candidate, "fine_tune", *arguments)
+    for k, result in enumerate(results):
+        for file in result["files"]:
+            manifest["files"].pop(model["embeddings"][k])
+            model["embeddings"][k] = file["name"]
+            manifest["files"][file["name"]] = {"sha256": file["sha256"], "bytes": file["bytes"]}
 
 
 def _resolve(session: Session, graph: Manifest, request: Request) -> Resolved:

@@ -16,7 +16,7 @@ from ..workers import WorkerGroup
 from .config import Config
 from .progress import Progress
 from .session import Manifest, Session, files_of, follow, silent
-from .training import make_run, needed_files, run_on
+from .training import as_trained, make_run, needed_files, run_on
 
 SCRATCH = "pretrain"
 """The folder of counterfactual runs; empty but while a pre-training is under way."""
@@ -30,7 +30,7 @@ def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerG
     Counterfactual runs that are finished are kept until the encoder stands, so that an interrupted command goes on.
 
     Raises:
-        InputError: nothing has been trained yet, or the settings of the training are not those of the configuration.
+        InputError: nothing has been trained yet.
         WorkerFailure: as `WorkerGroup.run`.
     """
     progress = progress or silent()
@@ -52,7 +52,7 @@ def _pretrain(session: Session, head: int, version: Manifest, group: WorkerGroup
         "reason": "pretrain",
         "graph": version["graph"],
         "lake_graph": version["lake_graph"],
-        "model": version["model"] | {"encoder": encoder},
+        "model": version["model"] | {"encoder": encoder | {"interactions": version["graph"]["interactions"]}},
     }
     files = version["files"] | files_of(results)
     manifest["files"] = {name: files[name] for name in needed_files(manifest)}
@@ -72,14 +72,7 @@ def _fit_counterfactual(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(the version's entry for the encoder, the workers' results): our objective."""
     config, graph, model = session.config, version["graph"], version["model"]
-    # The counterfactuals must be this very training minus some data, whatever the configuration says today.
-    trained = config.model_copy(
-        update={
-            "seed": model["seed"],
-            "train": type(config.train).model_validate(model["train"]),
-            "backbone": type(config.backbone).model_validate(model["backbone"]),
-        }
-    )
+    trained = as_trained(config, model)  # the counterfactuals must be this very training minus some data
     settings = config.pretrain
     key = json.dumps([graph, trained.model_dump(mode="json"), settings.counterfactuals, settings.request_share])
     folder = f"{SCRATCH}/{hashlib.sha256(key.encode()).hexdigest()[:16]}"

@@ -114,6 +114,17 @@ def train(
     }
 
 
+def as_trained(config: Config, model: Manifest) -> Config:
+    """The configuration with which the version's model was trained, whatever `config` says today."""
+    return config.model_copy(
+        update={
+            "seed": model["seed"],
+            "train": type(config.train).model_validate(model["train"]),
+            "backbone": type(config.backbone).model_validate(model["backbone"]),
+        }
+    )
+
+
 def make_run(config: Config, graph: Manifest, removal: Removal, probe: Probe | None = None) -> TrainRun:
     """The run of this configuration on this graph. Its folder is named after everything that its result depends on."""
     train, backbone = config.train, config.backbone.model_dump()

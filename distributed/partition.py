@@ -28,6 +28,7 @@ from .backbones import Backbone
 from .checkpoint import Checkpoints, from_bytes, to_bytes
 from .comm import Comm
 from .evaluate import evaluate, pair_scores, rank
+from .fine_tune import fine_tune
 from .forget import influence, shrink
 from .influence import InfluenceEncoder, NodeRows
 from .local_graph import LocalGraph
@@ -306,6 +307,22 @@ class Partition:
                 _, tables[name] = shrink(graph.shard, table, *pairs_here)
             result["files"].append(_write(store, names[self._rank][2], to_bytes(tables)))
         return result | {"touched": len(rows)}
+
+    def fine_tune(
+        self, location: Location, users: Ids, items: Ids, run: TrainRun, steps: int, names: Sequence[str]
+    ) -> dict[str, Any]:
+        """Training steps of the loaded version after the last epoch of `run`, in which only the rows of these nodes move.
+
+        A rank that has any of them writes its rows of E0 to names[rank].
+        """
+        self._say(phase="fine-tune")
+        model = self._loaded()
+        ids = [torch.from_numpy(x.copy()).to(self._device) for x in (users, items)]
+        rows = torch.cat([model.graph.user_rows(ids[0]), model.graph.item_rows(ids[1])])
+        rows = rows[rows >= 0]
+        e0 = fine_tune(model.graph, model.backbone, model.e0, rows, run.settings, run.epochs, steps)
+        files = [_write(location.store(), names[self._rank], to_bytes({"e0": e0}))] if len(rows) else []
+        return {"files": files}
 
     # ---- use -----------------------------------------------------------------------------------------------------
 

@@ -51,15 +51,18 @@ class TrainSettings:
 class Trainer:
     """One rank's share of a training run."""
 
-    def __init__(self, graph: LocalGraph, backbone: Backbone, settings: TrainSettings) -> None:
+    def __init__(
+        self, graph: LocalGraph, backbone: Backbone, settings: TrainSettings, start: Tensor | None = None
+    ) -> None:
+        """start: the embeddings [N, d] to begin with; drawn from the seed by default."""
         self.graph, self.backbone, self.settings = graph, backbone, settings
         self.epoch = 0
         """Epochs done."""
-        ids = ((0, graph.user_ids), (1, graph.item_ids))
-        rows = [
-            initial_rows(settings.seed, side, x, backbone.embedding_size, settings.initial_deviation) for side, x in ids
-        ]
-        self.table = Table(torch.cat(rows), settings.learning_rate)
+        if start is None:
+            size, deviation = backbone.embedding_size, settings.initial_deviation
+            sides = ((0, graph.user_ids), (1, graph.item_ids))
+            start = torch.cat([initial_rows(settings.seed, side, ids, size, deviation) for side, ids in sides])
+        self.table = Table(start, settings.learning_rate)
         weights = list(backbone.parameters())
         passes = _Passes(backbone)
         self._module = graph.comm.replicate(passes) if weights else passes
@@ -71,7 +74,7 @@ class Trainer:
         total = 0
         pairs = len(self.graph.pair_users)
         for number, batch in enumerate(batches(self.graph, self.settings.seed, self.epoch, self.settings.num_batches)):
-            loss = self._step(batch, number)
+            loss = self.step(batch, number)
             total += loss
             if on_step is not None:
                 on_step(self.epoch, number, loss / _FIXED_POINT / max(1, len(batch.users)))
@@ -84,8 +87,11 @@ class Trainer:
         """The readouts [N, readout_size] of the current parameters."""
         return self.backbone.readout(self.table.rows, self.graph.propagation.layer)
 
-    def _step(self, batch: Batch, number: int) -> int:
-        """One step on this rank's pairs of the batch, which may be none. Returns their loss in fixed point."""
+    def step(self, batch: Batch, number: int, free: Tensor | None = None) -> int:
+        """One step on this rank's pairs of the batch, which may be none. Returns their loss in fixed point.
+
+        free [N, 1]: 1 for rows that may change, 0 for others; the dense weights stay as they are then.
+        """
         e0 = self.table.leaf()
         if self._views is not None:
             self._views.at(self.epoch, number)
@@ -103,8 +109,8 @@ class Trainer:
             # Of l2 / 2 times the squared norm of each row, as often as it occurs in the batch.
             weight = occurrences.to(torch.float32) * (self.settings.l2 / self.settings.batch_size)
             e0.grad += weight[:, None] * e0.detach()
-        self.table.step(e0.grad)
-        if self._dense is not None:
+        self.table.step(e0.grad if free is None else e0.grad * free)
+        if self._dense is not None and free is None:
             # DDP averages what a partitioned loss sums.
             for parameter in self.backbone.parameters():
                 if parameter.grad is not None:

@@ -1,0 +1,186 @@
+"""The benchmark of ways to forget: its runs, scenarios, methods and tables, on a small sample."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from unlearnrec.benchmarks import unlearning
+from unlearnrec.benchmarks.judge import Panel, Seen, judge
+from unlearnrec.benchmarks.lab import Lab, Model, Recipe
+from unlearnrec.benchmarks.methods import METHODS
+from unlearnrec.benchmarks.scenarios import SCENARIOS, STREAM, TOPIC, Scenario
+from unlearnrec.cluster.sample import make_sample
+from unlearnrec.partitioning.errors import InputError
+from unlearnrec.partitioning.storage import Store
+
+# What these change lies in the rows of the request's nodes alone.
+LOCAL = ("cut", "withdrawal", "ascent", "influence function", "published encoder", "counterfactual encoder")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    made = make_sample(tmp_path_factory.mktemp("sample"), users=120, items=80, mean_interactions=20)
+    return {name: str(made[name]) for name in ("train", "test")}
+
+
+def recipe() -> Recipe:
+    matrix = unlearning.Matrix(name="x", backbones={"x": {}}, epochs=6, scenarios=("users",), methods=("cut",))
+    keys = {"backbone.embedding_size": 8, "backbone.num_layers": 1, "train.batch_size": 256}
+    return unlearning.recipe_of(matrix, keys)
+
+
+@pytest.fixture(scope="module")
+def lab(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    store = Store(str(tmp_path_factory.mktemp("work")))
+    return Lab(store, unlearning.read_data(files["train"], files["test"]), recipe())
+
+
+@pytest.fixture(scope="module")
+def request_(lab: Lab) -> Scenario:
+    return SCENARIOS["interactions 5%"](lab)
+
+
+def codes(lab: Lab, model: Model) -> np.ndarray:
+    users, items = model.graph.pair_users, model.graph.pair_items
+    return lab.data.codes((users.numpy(), items.numpy()))
+
+
+def test_a_run_is_made_once_and_depends_on_what_it_is_named_by(lab: Lab, request_: Scenario) -> None:
+    first = lab.train(request_.request)
+    runs = lab.store.list("runs")
+    again = Lab(lab.store, lab.data, lab.recipe).train(request_.request)
+    assert torch.equal(first.e0, again.e0) and lab.store.list("runs") == runs
+    other = lab.train(request_.request, seed=5)
+    assert not torch.equal(other.e0, first.e0) and len(lab.store.list("runs")) == len(runs) + 1
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_method_forgets(name: str, lab: Lab, request_: Scenario) -> None:
+    original, method = lab.train(), METHODS[name]()
+    method.prepare(lab, original)
+    before = original.e0.clone()
+    model = method.forget(lab, method.start(lab, original), request_.request)
+    left = np.setdiff1d(codes(lab, original), lab.data.codes(request_.request))
+    assert np.array_equal(codes(lab, model), left)
+    assert torch.equal(original.e0, before) and np.array_equal(codes(lab, original), codes(lab, lab.train()))
+    if name in LOCAL:
+        touched = torch.zeros(len(before), dtype=torch.bool)
+        touched[original.rows(request_.request)] = True
+        assert torch.equal(model.e0[~touched], before[~touched])
+        assert name == "cut" or (model.e0[touched] != before[touched]).any()
+
+
+def test_retraining_is_the_reference_and_cutting_is_not(lab: Lab, request_: Scenario) -> None:
+    original, target = lab.train(), lab.train(request_.request)
+    cut = METHODS["cut"]().forget(lab, original, request_.request)
+    panel = Panel.of(request_)
+    others = [Seen.by(lab.train(request_.request, seed=s), panel, lab) for s in (1, 2, 3)]
+
+    def of(model: Model) -> dict:
+        models = (original, model, target)
+        seen = tuple(Seen.by(m, panel, lab) for m in models)
+        return judge(request_, panel, models, seen, others)
+
+    best, lazy = of(target), of(cut)
+    for name in ("gap closed", "shift R2", "shift slope", "row R2", "recall, share of retrained"):
+        assert best[name] == pytest.approx(1)
+    assert lazy["row R2"] == 0 and 0 < lazy["shift R2"] < 0.8
+    assert best["attack auc, equivalence p"] < lazy["attack auc, equivalence p"]
+    assert all(x == pytest.approx(1) for x in best["gap closed by user degree"])
+
+
+def test_the_panel_has_no_pair_twice(lab: Lab, request_: Scenario) -> None:
+    panel, data = Panel.of(request_), lab.data
+    known = data.codes((data.users, data.items))
+    forgotten, held_out, kept, random = (
+        data.codes(p) for p in (panel.forgotten, panel.held_out, panel.kept, panel.random)
+    )
+    assert np.isin(forgotten, known).all() and np.isin(kept, known).all() and not np.isin(kept, forgotten).any()
+    assert not np.isin(random, known).any() and not np.isin(random, held_out).any()
+    assert not np.isin(panel.untouched, request_.request[0]).any()
+
+
+@pytest.mark.parametrize("name", list(SCENARIOS))
+def test_scenarios_ask_for_interactions_that_are_there(name: str, lab: Lab) -> None:
+    scenario = SCENARIOS[name](lab)
+    asked = lab.data.codes(scenario.request)
+    data = scenario.lab.data
+    assert len(asked) and np.array_equal(asked, np.unique(asked))
+    assert np.isin(asked, data.codes((data.users, data.items))).all()
+    genuine = np.isin(asked, lab.data.codes((lab.data.users, lab.data.items)))
+    assert not genuine.any() if name == "adversarial" else genuine.all()
+    if name == "users":
+        left = np.setdiff1d(data.codes((data.users, data.items)), asked) // data.num_items
+        assert not np.isin(scenario.request[0], left).any()
+    if name == "sensitive":
+        assert (np.unique(scenario.request[0], return_counts=True)[1] == TOPIC).all()
+    if name == "stream":
+        parts = np.concatenate([lab.data.codes(r) for r in scenario.requests])
+        assert len(scenario.requests) == STREAM[-1] and np.array_equal(np.sort(parts), asked)
+
+
+def test_no_method_learns_from_what_it_is_judged_on(lab: Lab) -> None:
+    judged = lab.data.codes(SCENARIOS["interactions 5%"](lab).request)
+    for pairs, _ in lab.counterfactuals():
+        assert not np.array_equal(lab.data.codes(pairs), judged[: len(pairs[0])])
+        assert np.isin(lab.data.codes(pairs), judged).mean() < 0.3
+
+
+def test_the_benchmark_resumes_and_says_what_it_measured(files: dict[str, str], tmp_path: Path) -> None:
+    matrix = {
+        "name": "tiny",
+        "epochs": 2,
+        "backbones": {
+            "LightGCN": {"backbone.embedding_size": 8, "train.batch_size": 512},
+            "SimGCL": {"backbone.name": "simgcl", "backbone.embedding_size": 8, "train.batch_size": 512},
+        },
+        "scenarios": ["interactions 5%", "users"],
+        "methods": ["retrain", "cut", "counterfactual encoder"],
+        "other_seeds": 3,
+        "spread": ["interactions 5%"],
+        "shadows": 2,
+        "shadowed": ["interactions 5%"],
+    }
+    config, results, work = tmp_path / "matrix.yaml", tmp_path / "results" / "tiny.md", tmp_path / "work"
+    config.write_text(yaml.safe_dump(matrix))
+    arguments = [
+        "--config",
+        str(config),
+        "--train",
+        files["train"],
+        "--test",
+        files["test"],
+        "--work",
+        str(work),
+        "--results",
+        str(results),
+    ]
+    unlearning.main(arguments)
+    text = results.read_text()
+    assert text.startswith("# Unlearning on tiny") and str(tmp_path) not in text
+    assert (results.parent / "tiny.svg").stat().st_size > 1000
+    assert text.count("| counterfactual encoder |") == 4 and "equivalence p" in text and "shadow attack auc" in text
+    stamps = {p: p.stat().st_mtime_ns for p in work.rglob("*") if p.is_file()}
+    cells = sorted((work / "cells").iterdir())
+    assert len(cells) == 12 and {json.loads(p.read_text())["method"] for p in cells} == set(matrix["methods"])
+    cells[0].unlink()
+    unlearning.main(arguments)
+    after = {p: p.stat().st_mtime_ns for p in work.rglob("*") if p.is_file()}
+    assert {p for p in stamps if after[p] != stamps[p]} == {cells[0]}
+
+
+def test_a_bad_matrix_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "matrix.yaml"
+    base = {"name": "x", "backbones": {"x": {}}, "scenarios": ["users"], "methods": ["cut"]}
+    for change, message in (
+        ({"methods": ["magic"]}, "'magic' is none of retrain, cut"),
+        ({"scenarios": ["all"]}, "'all' is none of"),
+        ({"epoch": 3}, "epoch"),
+    ):
+        path.write_text(yaml.safe_dump(base | change))
+        with pytest.raises(InputError, match=message):
+            unlearning.read_matrix(path)
