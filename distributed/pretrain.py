@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from .backbones import Backbone
@@ -24,8 +25,8 @@ from .removal import Removal
 
 _VALIDATION_SHARE = 0.1
 """Of the targets, held out to report the quality of the fit; keyed by node."""
-_GAIN_PASSES = 2
-"""Scores need not be linear in the change."""
+_GAINS = (0.0, 3.0)
+"""Where the gain is looked for."""
 
 
 @dataclass(frozen=True)
@@ -128,30 +129,50 @@ def calibrate(
     encoder: InfluenceEncoder,
     counterfactuals: list[tuple[Removal, Tensor]],
 ) -> float:
-    """Set the encoder's gain to the least squares fit of the forgotten pairs' shifts of score; returns it.
+    """Set the encoder's gain to what explains most of the forgotten pairs' shifts of score; returns it.
 
-    Both shifts, the counterfactual's and what the encoder delivers, count from cutting the edges alone. All ranks call it,
-    with the (removal, E0 [N, d] of the run without it) pairs of the fit.
+    All ranks call it, with the (removal, E0 [N, d] of the run without it) pairs of the fit.
     """
-    for _ in range(_GAIN_PASSES):
-        sums = torch.zeros(2, dtype=torch.float64, device=graph.comm.device)
-        for removal, e0 in counterfactuals:
-            pairs = removal.pairs(graph.shard)
-            users, items = (torch.from_numpy(x).to(graph.comm.device) for x in pairs)
-            rest = LocalGraph(graph.shard.without(*pairs), graph.assignment, graph.comm, graph.halo.halo, graph.kernel)
-            moved = nodes.e0.clone()
-            rows, change = influence(graph, nodes, encoder, users, items)
-            moved[rows] += change
-            here = graph.user_rows(users) >= 0
-            cut, delivered, needed = (
-                pair_scores(rest, backbone.readout(x, rest.propagation.layer), users[here], items[here])[1].double()
-                for x in (nodes.e0, moved, e0)
-            )
-            sums += torch.stack([((needed - cut) * (delivered - cut)).sum(), ((delivered - cut) ** 2).sum()])
-        graph.comm.all_reduce(sums)
-        if sums[1] > 0:
-            encoder.gain *= sums[0] / sums[1]
+    encoder.gain.fill_(1.0)
+    errors = [_pair_errors(graph, backbone, nodes, encoder, removal, e0) for removal, e0 in counterfactuals]
+
+    def error(gain: float) -> float:
+        total = torch.stack([e(gain) for e in errors]).sum(0, keepdim=True)
+        return float(graph.comm.all_reduce(total))
+
+    # Every rank sees the same sums, and so takes the same steps.
+    found = minimize_scalar(error, bounds=_GAINS, method="bounded", options={"xatol": 1e-3})
+    encoder.gain.fill_(float(found.x))
     return float(encoder.gain)
+
+
+def _pair_errors(
+    graph: LocalGraph,
+    backbone: Backbone,
+    nodes: NodeRows,
+    encoder: InfluenceEncoder,
+    removal: Removal,
+    e0: Tensor,
+) -> Callable[[float], Tensor]:
+    """The squared error of the scores of the removed pairs with a user here, by gain."""
+    pairs = removal.pairs(graph.shard)
+    users, items = (torch.from_numpy(x).to(graph.comm.device) for x in pairs)
+    rest = LocalGraph(graph.shard.without(*pairs), graph.assignment, graph.comm, graph.halo.halo, graph.kernel)
+    rows, change = influence(graph, nodes, encoder, users, items)
+    here = graph.user_rows(users) >= 0
+
+    def scores(embeddings: Tensor) -> Tensor:
+        z = backbone.readout(embeddings, rest.propagation.layer)
+        return pair_scores(rest, z, users[here], items[here])[1].double()
+
+    target = scores(e0)
+
+    def error(gain: float) -> Tensor:
+        moved = nodes.e0.clone()
+        moved[rows] += gain * change
+        return ((scores(moved) - target) ** 2).sum()
+
+    return error
 
 
 def _error(module: nn.Module, data: tuple[Examples, Examples], chosen: list[Tensor], needed: Tensor) -> Tensor:

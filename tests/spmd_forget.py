@@ -17,7 +17,7 @@ from unlearnrec.distributed.forget import ends, influence
 from unlearnrec.distributed.influence import InfluenceEncoder, NodeRows
 from unlearnrec.distributed.keyed import initial_rows
 from unlearnrec.distributed.local_graph import LocalGraph
-from unlearnrec.distributed.pretrain import PretrainSettings, examples, fit
+from unlearnrec.distributed.pretrain import PretrainSettings, calibrate, examples, fit
 from unlearnrec.distributed.removal import Removal, empty_nodes
 from unlearnrec.partitioning.shard import build_shards
 
@@ -155,6 +155,10 @@ def fitted(comm: Comm, epochs: int = 30) -> dict[str, Any]:
     encoder = encoder_for(nodes)
     losses: list[float] = []
     quality = fit(comm, encoder, data, PretrainSettings(3, epochs, 16, 0.01), lambda _, loss: losses.append(loss))
+    backbone = BACKBONES["lightgcn"](SIZE, 2, seed=1)
+    gain = calibrate(graph, backbone, nodes, encoder, counterfactuals)
+    twice = [(removal, nodes.e0 + 2 * (e0 - nodes.e0)) for removal, e0 in counterfactuals]
+    gain_for_twice = calibrate(graph, backbone, nodes, encoder, twice)
     left = []
     for side, x in enumerate(data):
         with torch.no_grad():
@@ -164,6 +168,7 @@ def fitted(comm: Comm, epochs: int = 30) -> dict[str, Any]:
     return {
         "quality": quality,
         "losses": losses,
+        "gains": (gain, gain_for_twice),
         "left": left,
         "state": {name: value.detach().clone() for name, value in encoder.state_dict().items()},
         "targets": [len(x.needed) for x in data],

@@ -228,6 +228,10 @@ def test_an_encoder_learns_a_fixed_combination_the_same_on_two_ranks():
         for result in second:
             assert result["quality"][name] == pytest.approx(value, abs=1e-4)
     assert first["losses"][-1] < 0.3 * first["losses"][0]
+    # The targets are this encoder's own combination, so it delivers them as they are; and twice them with twice the gain.
+    assert first["gains"][0] == pytest.approx(1, abs=0.1)
+    assert first["gains"][1] == pytest.approx(2 * first["gains"][0], rel=0.1)
+    assert all(r["gains"] == pytest.approx(first["gains"], rel=1e-4) for r in second)
     for side in (0, 1):
         error, size = first["left"][side]
         assert 1 - error / size > 0.5

@@ -26,7 +26,7 @@ from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import parse_config, to_yaml
 from unlearnrec.cluster.journal import JournalConflict
 from unlearnrec.cluster.sample import make_sample
-from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.session import Session, silent
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_assignment, load_ids, load_shard
 from unlearnrec.workers import WorkerGroup
@@ -258,6 +258,43 @@ def test_what_a_request_does_not_touch_stays_bit_for_bit(config, group, tmp_path
     assert set(old) - touched <= set(new) <= set(old)
     assert all(new[key].tobytes() == old[key].tobytes() for key in new if key not in touched)
     assert all(new[key].tobytes() != old[key].tobytes() for key in touched if key in new)
+
+
+def test_fine_tuning_moves_touched_rows_alone(config, group, tmp_path):
+    before = current(config)
+    pairs, dense, partition = inner_pairs(config, before, 3)
+    file = write_pairs(tmp_path / "pairs.parquet", pairs)
+    plain = config.model_copy(update={"output": str(tmp_path / "plain")})
+    shutil.copytree(config.output, plain.output)
+    tuned = config.model_copy(update={"forget": config.forget.model_copy(update={"fine_tune_steps": 3})})
+    answers = [pipeline.forget(c, interactions=file, group=group) for c in (plain, tuned)]
+    assert "fine_tune" in answers[1]["phases"] and "fine_tune" not in answers[0]["phases"]
+
+    old, encoded, new = rows_of(config, before), rows_of(plain, current(plain)), rows_of(config, current(config))
+    touched = {("user", u) for u, _ in dense} | {("item", i) for _, i in dense}
+    assert encoded.keys() == new.keys()
+    assert all(new[key].tobytes() == old[key].tobytes() for key in new.keys() - touched)
+    assert all(new[key].tobytes() != encoded[key].tobytes() for key in new.keys() & touched)
+    other = 1 - partition
+    assert current(config)["model"]["embeddings"][other] == before["model"]["embeddings"][other]
+
+
+def test_a_request_says_when_the_encoder_has_drifted(finished, config, group):
+    user, items = busy_user(finished, config)
+    total = current(config)["graph"]["interactions"]
+    notes = []
+    progress = silent()
+    progress.note = notes.append
+    first = pipeline.forget(config, users=str(user), group=group, progress=progress)
+    assert first["encoder_drift"] == pytest.approx(len(items) / total) and not first["encoder_stale"] and not notes
+    strict = config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"drift_budget": 0.001})})
+    other, _ = busy_user(finished, config, avoid=user)
+    second = pipeline.forget(strict, users=str(other), group=group, progress=progress)
+    assert second["encoder_drift"] == pytest.approx((len(items) + second["removed_interactions"]) / total)
+    assert second["encoder_stale"] and "unlearnrec pretrain" in notes[0]
+    pipeline.pretrain(config, group=group)
+    third, _ = busy_user(finished, config, avoid=other)
+    assert not pipeline.forget(config, users=str(third), group=group)["encoder_stale"]
 
 
 # ---- requests -------------------------------------------------------------------------------------------------------
