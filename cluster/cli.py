@@ -186,6 +186,51 @@ def export(
 
 
 @app.command()
+def purge(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    now: Annotated[bool, typer.Option("--now", help="Ignore forget.retention_hours and the age of files.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Remove older files that still hold deleted data."""
+    loaded = _load(config, overrides)
+    from . import pipeline
+
+    return pipeline.purge(loaded, now=now, progress=_progress())
+
+
+@app.command()
+def residue(
+    overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
+) -> dict[str, Any]:
+    """Where deleted data still lies, under the output and in the lake; read only."""
+    loaded = _load(config, overrides)
+    from . import pipeline
+
+    return pipeline.residue(loaded, progress=_progress())
+
+
+@app.command()
+def lift(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    users: Annotated[str | None, typer.Option(metavar="FILE|ID,ID...", help="Users who consented again.")] = None,
+    items: Annotated[str | None, typer.Option(metavar="FILE|ID,ID...", help="Items to let in again.")] = None,
+    interactions: Annotated[str | None, typer.Option(metavar="FILE", help="Columns user_id and item_id.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Take users, items or interactions off the suppression list, so that the next ingest lets them in."""
+    if users is None and items is None and interactions is None:
+        raise InputError("lift: nothing to lift; give --users, --items or --interactions")
+    loaded = _load(config, overrides)
+    from . import pipeline
+
+    return pipeline.lift(loaded, users=users, items=items, interactions=interactions)
+
+
+@app.command()
 def doctor(
     overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
 ) -> dict[str, Any]:
@@ -194,6 +239,22 @@ def doctor(
     from . import doctor as body
 
     return body.doctor(loaded)
+
+
+@app.command()
+def submit(
+    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND ...", show_default=False)] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="URL", help="Of the cluster's dashboard, such as http://HOST:8265.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job's log to its end; exit as it ended.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Run a command as a job on a Ray cluster."""
+    from . import submit as body
+
+    return body.submit(command or [], address=address, wait=wait, progress=_progress())
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -219,9 +280,26 @@ def _print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> N
         for check in result["checks"]:
             print(f"{'ok  ' if check['ok'] else 'FAIL'}  {check['name']}: {check['detail']}", file=stdout)
         result = {key: value for key, value in result.items() if key != "checks"}
+    if isinstance(result.get("residues"), list):
+        for item in result["residues"]:
+            size = f"{item['rows']} rows" if "rows" in item else f"{item['bytes']} bytes"
+            print(f"{item['kind']}: {item['place']}: {item['detail']}, {size}", file=stdout)
+        result = {**result, "residues": len(result["residues"])}
+    if isinstance(result.get("models"), list):
+        _print_table(result["models"], stdout)
+    result = {key: value for key, value in result.items() if key not in ("models", "curve")}
     width = max(map(len, result), default=0)
     for key, value in result.items():
         print(f"{key:<{width}}  {value:.6g}" if isinstance(value, float) else f"{key:<{width}}  {value}", file=stdout)
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]], stdout: TextIO) -> None:
+    lines = [list(rows[0]), *([f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        print(
+            "  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip(), file=stdout
+        )
 
 
 def _exit_code(result: Mapping[str, Any]) -> int:

@@ -171,8 +171,8 @@ class Forget(Section):
     """Training steps after the encoder's answer, on all partitions, in which only the touched rows move."""
     grace_seconds: float = Field(0, ge=0, le=0)
     """How long a request waits for others to share its version. Not there yet: only 0 is accepted."""
-    retention_hours: float = Field(0, ge=0, le=0)
-    """How long `purge` keeps older files with deleted data. There is no purge yet: only 0 is accepted."""
+    retention_hours: float = Field(0, ge=0, le=87600)
+    """`purge` keeps older files with deleted data until they were written this long ago; `purge --now` does not."""
 
 
 def _as_tuple(value: Any) -> Any:

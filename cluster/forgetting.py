@@ -17,8 +17,10 @@ from ..workers import WorkerGroup
 from .config import Config
 from .graphs import Ids, merged_gone, new_graph
 from .progress import Progress
-from .requests import Request, Resolved, commitment, parse_request, resolve
+from .requests import TOMBSTONE, Request, Resolved, commitment, content_name, parse_request, resolve
 from .session import Manifest, Session, files_of, silent
+from .suppression import ENVIRONMENT, FORGOTTEN, digests_of, open_list
+from .suppression import FOLDER as SUPPRESSION
 from .training import as_trained, make_run, needed_files
 
 
@@ -42,7 +44,7 @@ def forget(
     comparisons measure against.
 
     Raises:
-        InputError: bad ids or files, no encoder, or another request under this id.
+        InputError: bad ids or files, no encoder, another request under this id, or the wrong key of the suppression list.
         WorkerFailure: as `WorkerGroup.run`. The request stays accepted: run the command again.
     """
     progress = progress or silent()
@@ -60,7 +62,14 @@ def forget(
         raise InputError(f"version {version['version']} has no Influence Encoder. Run `unlearnrec pretrain` first")
     if dry_run:
         return _dry_run(session, version, request)
+    suppression = open_list(session.store)
     _accept(session, request)
+    if suppression is not None:
+        # Before the commit, so that no crash leaves a version without the data and a list without the names. An entry of
+        # a request that fails is right too: it stays accepted.
+        suppression.append(FORGOTTEN, digests_of(suppression.key, request, version["graph"]["id_type"]))
+    elif session.store.list(SUPPRESSION):
+        progress.note(f"{ENVIRONMENT} is not set: this request is not put on the suppression list")
     if group is not None:
         return _forget(session, request, group, progress, cut_only)
     with session.workers() as own:
@@ -87,12 +96,12 @@ def status(config: Config, request_id: str) -> dict[str, Any]:
 
 def _accept(session: Session, request: Request) -> None:
     """Write the request down before anything is done: its content as a side object, its commitment in the log."""
-    name = f"requests/{request.request_id}.json"
+    name = content_name(request.request_id)
+    salt = secrets.token_hex(16)
     try:
-        salt = secrets.token_hex(16)
         session.store.create(name, json.dumps({"salt": salt, "body": request.body().decode()}).encode())
     except FileExistsError:
-        salt = json.loads(session.store.read(name))["salt"]
+        salt = json.loads(session.store.read(name)).get("salt", salt)
     if not any(r.kind == "accepted" and r.body["request_id"] == request.request_id for r in session.journal.records()):
         digest = commitment(request.body(), salt)
         session.journal.append("accepted", {"request_id": request.request_id, "commitment": digest})
@@ -102,17 +111,20 @@ def _answer(session: Session, request: Request) -> dict[str, Any] | None:
     """The answer that this request was given already, None if it has not been carried out.
 
     Raises:
-        InputError: its id belongs to another request.
+        InputError: its id belongs to another request; not noticed when that one's content has been purged.
     """
-    name = f"requests/{request.request_id}.json"
+    name = content_name(request.request_id)
     if session.store.exists(name):
-        if json.loads(session.store.read(name))["body"] != request.body().decode():
+        content = json.loads(session.store.read(name))
+        purged = content == TOMBSTONE
+        if not purged and content["body"] != request.body().decode():
             raise InputError(
                 f"--request-id {request.request_id}: another request has this id. Choose a new one, or leave it out"
             )
         found = status(session.config, request.request_id) if _logged(session, request.request_id) else None
         if found is not None and found["phase"] != "accepted":
-            return {key: value for key, value in found.items() if key != "phase"}
+            answer = {key: value for key, value in found.items() if key != "phase"}
+            return answer | {"content_purged": True} if purged else answer
     return None
 
 

@@ -1,4 +1,4 @@
-"""What each command does, start to end. `train`, `pretrain` and `forget` have files of their own."""
+"""What each command does, start to end. `train`, `pretrain`, `forget` and `purge` have files of their own."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from .export import ExportWriter
 from .forgetting import forget, status
 from .pretraining import pretrain
 from .progress import Progress
+from .purge import purge
+from .residue import residue
 from .session import Manifest, Session, silent
+from .suppression import lift, row_filter
 from .training import train
 
-__all__ = ["evaluate", "export", "forget", "ingest", "pretrain", "status", "train"]
+__all__ = ["evaluate", "export", "forget", "ingest", "lift", "pretrain", "purge", "residue", "status", "train"]
 
 Ids = npt.NDArray[np.int64]
 
@@ -31,10 +34,11 @@ def ingest(config: Config, *, progress: Progress | None = None) -> dict[str, Any
     """Read the table of interactions, partition the graph and write it under `graph/`.
 
     Raises:
-        InputError: bad input or output; nothing has been written then.
+        InputError: bad input or output, or a suppression list without its key; nothing has been written then.
     """
     progress = progress or silent()
     session = Session(config)
+    suppress = row_filter(session.store)
     with progress.task("rows read") as task:
         seen = 0
 
@@ -54,10 +58,11 @@ def ingest(config: Config, *, progress: Progress | None = None) -> dict[str, Any
             config.partitioning.halo,
             config.partitioning.assignment,
             read,
+            suppress,
         )
     session.request_key()
     session.save_config()
-    keys = ("users", "items", "interactions", "events", "skipped", "partitions", "edge_cut", "balance")
+    keys = ("users", "items", "interactions", "events", "skipped", "suppressed", "partitions", "edge_cut", "balance")
     rows = manifest["rows_per_layer"]
     return {key: manifest[key] for key in keys} | {
         "rows_per_layer": rows[config.partitioning.halo],

@@ -15,7 +15,7 @@ from ..distributed.run import make_backbone
 from ..workers import WorkerGroup
 from .config import Config
 from .progress import Progress
-from .session import Manifest, Session, files_of, follow, silent
+from .session import Manifest, Session, files_of, follow, graph_key, silent
 from .training import as_trained, make_run, needed_files, run_on
 
 SCRATCH = "pretrain"
@@ -75,7 +75,7 @@ def _fit_counterfactual(
     trained = as_trained(config, model)  # the counterfactuals must be this very training minus some data
     settings = config.pretrain
     key = json.dumps([graph, trained.model_dump(mode="json"), settings.counterfactuals, settings.request_share])
-    folder = f"{SCRATCH}/{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    folder = f"{SCRATCH}/{graph_key(graph)}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     removals = [
         Removal(simulated=((config.seed, number, settings.request_share * SIZES[number % len(SIZES)]),))
         for number in range(settings.counterfactuals)

@@ -119,7 +119,19 @@ def _clear(folder: Path) -> None:
     """Remove what an earlier quickstart left, and nothing else."""
     import shutil
 
-    for name in ("data", "compare", "graph", "versions", "log", "requests", "checkpoints", "pretrain", "reports"):
+    own = (
+        "data",
+        "compare",
+        "graph",
+        "versions",
+        "log",
+        "requests",
+        "suppression",
+        "checkpoints",
+        "pretrain",
+        "reports",
+    )
+    for name in own:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

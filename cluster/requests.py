@@ -24,6 +24,10 @@ Id = int | str
 IdMap = tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int16]]
 """(external ids, dense ids, owners) as `partitioning.ingest.load_ids` gives them."""
 
+FOLDER = "requests"
+TOMBSTONE = {"purged": True}
+"""What `purge` leaves of a request's content."""
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -95,6 +99,11 @@ def parse_request(
         raise InputError(f"{given}: names no user, item or interaction. Give at least one")
     body = _body(*content)
     return Request(request_id or f"req-{hmac.new(key, body, hashlib.sha256).hexdigest()[:16]}", *content)
+
+
+def content_name(request_id: str) -> str:
+    """The file that holds the content of a request."""
+    return f"{FOLDER}/{request_id}.json"
 
 
 def commitment(body: bytes, salt: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..distributed.partition import Location, fingerprint
 from ..partitioning.errors import InputError
-from ..partitioning.ingest import load_manifest
+from ..partitioning.ingest import MANIFEST, load_manifest
 from ..partitioning.lake import Columns
 from ..partitioning.storage import StorageOptions, Store
 from ..workers import WorkerGroup
@@ -80,15 +80,27 @@ class Session:
         Raises:
             InputError: nothing was ingested, or for another number of partitions.
         """
-        ingested = load_manifest(self.store)
-        ingested["ingest"] = digest(ingested)
-        ingested["ingested_interactions"] = ingested["interactions"]
+        ingested = self.ingested()
         current = self.versions.current()
         graph: Manifest = ingested
         if current is not None and current["lake_graph"]["ingest"] == ingested["ingest"]:
             graph = current["lake_graph"]
         self.check_partitions(graph)
         return graph
+
+    def ingested(self) -> Manifest:
+        """The graph that was ingested last, whatever was forgotten since.
+
+        Raises:
+            InputError: nothing was ingested.
+        """
+        ingested = load_manifest(self.store)
+        return ingested | {"ingest": digest(ingested), "ingested_interactions": ingested["interactions"]}
+
+    def id_types(self) -> dict[str, str]:
+        """{"user", "item"}: "int64" or "string", as the table of the last ingest has them; "string" before the first."""
+        types: dict[str, str] = {"user": "string", "item": "string"}
+        return types | (load_manifest(self.store)["id_type"] if self.store.exists(MANIFEST) else {})
 
     @contextmanager
     def workers(self) -> Iterator[WorkerGroup]:
@@ -137,6 +149,11 @@ class Session:
 def digest(manifest: Manifest) -> str:
     """Of what an ingest left, to tell one from the next."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def graph_key(graph: Manifest) -> str:
+    """What names of folders begin with whose files come from this graph; `purge` removes those of other graphs."""
+    return digest(graph)[:12]
 
 
 def files_of(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

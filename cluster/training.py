@@ -21,7 +21,10 @@ from .graphs import reduced_graph
 from .journal import JournalConflict
 from .progress import Progress
 from .requests import parse_request, resolve
-from .session import Manifest, Session, files_of, follow, silent
+from .session import Manifest, Session, files_of, follow, graph_key, silent
+
+CHECKPOINTS = "checkpoints"
+"""The folder of states of trainings under way."""
 
 
 def train(
@@ -99,8 +102,8 @@ def train(
         committed = session.versions.commit(manifest, after=head)
     except JournalConflict as error:
         raise RuntimeError(
-            "another version was committed while this training ran (a request, or another run), so its result is not made "
-            "the current version. Run `unlearnrec train` again"
+            "another version was committed while this training ran (a request, or another run), or `purge --now` removed "
+            "its files, so its result is not made the current version. Run `unlearnrec train` again"
         ) from error
     checkpoints.clear()
     return {
@@ -126,7 +129,8 @@ def as_trained(config: Config, model: Manifest) -> Config:
 
 
 def make_run(config: Config, graph: Manifest, removal: Removal, probe: Probe | None = None) -> TrainRun:
-    """The run of this configuration on this graph. Its folder is named after everything that its result depends on."""
+    """The run of this configuration on this graph. Its folder is named after the graph, and after everything
+    else that its result depends on."""
     train, backbone = config.train, config.backbone.model_dump()
     settings = TrainSettings(
         seed=config.seed,
@@ -151,7 +155,7 @@ def make_run(config: Config, graph: Manifest, removal: Removal, probe: Probe | N
         settings=settings,
         backbone=backbone,
         epochs=train.epochs,
-        folder=f"checkpoints/{hashed.hexdigest()[:16]}",
+        folder=f"{CHECKPOINTS}/{graph_key(graph)}-{hashed.hexdigest()[:16]}",
         removal=removal,
         checkpoint_every=train.checkpoint_every,
         halo=config.partitioning.halo,

@@ -11,11 +11,17 @@ import uuid
 from typing import Any
 
 from ..partitioning.storage import Store
-from .journal import Journal, JournalConflict
+from .journal import Journal, JournalConflict, Record
 
 Manifest = dict[str, Any]
 
 COMMITTED = "committed"
+PURGING = "purging"
+"""What `purge` writes before it removes files that no record names; the body's `unnamed` lists them."""
+
+
+def _removes(record: Record, manifest: Manifest) -> bool:
+    return record.kind == PURGING and not manifest["files"].keys().isdisjoint(record.body["unnamed"])
 
 
 class Versions:
@@ -53,7 +59,8 @@ class Versions:
         decided on.
 
         Raises:
-            JournalConflict: another version was committed since. This one does not exist.
+            JournalConflict: another version was committed since, or a purge removes a file that this one names. This
+                one does not exist.
             RuntimeError: a file that it names is not there.
         """
         self.repair()
@@ -63,7 +70,10 @@ class Versions:
             "base": current["version"] if current else None,
         }
         if missing := [name for name in manifest["files"] if not self._store.exists(name)]:
-            raise RuntimeError(f"{self._store.root_uri}: cannot commit version {manifest['version']}, no {missing[0]}")
+            raise RuntimeError(
+                f"{self._store.root_uri}: cannot commit version {manifest['version']}, no {missing[0]}. If a purge removed "
+                "it, run this command again"
+            )
         while True:
             try:
                 record = self._journal.append(COMMITTED, {"manifest": manifest}, after=after)
@@ -71,7 +81,7 @@ class Versions:
             except JournalConflict:
                 # Requests may be accepted meanwhile; another version may not.
                 records = self._journal.records()
-                if any(r.kind == COMMITTED for r in records[after:]):
+                if any(r.kind == COMMITTED or _removes(r, manifest) for r in records[after:]):
                     raise
                 after = records[-1].number
         committed: Manifest = record.body["manifest"]

@@ -18,6 +18,9 @@ from .storage import StorageOptions
 Progress = Callable[[int], None]
 """Called with the number of rows read so far."""
 
+Suppress = Callable[[pa.Array, pa.Array], npt.NDArray[np.bool_]]
+"""Which of the rows (user ids [n], item ids [n]: int64 or string) are to be left out: bool [n]."""
+
 _CHUNK_ROWS = 1 << 20
 _MERGE_PAIRS = 1 << 22
 
@@ -37,6 +40,8 @@ class InteractionGraph:
     counts: npt.NDArray[np.int32]
     skipped: int = 0
     """Rows left out, because their value was null, NaN or <= 0."""
+    suppressed: int = 0
+    """Other rows left out, because the caller said so."""
 
     @property
     def events(self) -> int:
@@ -45,17 +50,21 @@ class InteractionGraph:
 
 
 def read_interactions(
-    uri: str, columns: Columns, options: StorageOptions, progress: Progress | None = None
+    uri: str,
+    columns: Columns,
+    options: StorageOptions,
+    progress: Progress | None = None,
+    suppress: Suppress | None = None,
 ) -> InteractionGraph:
-    """Read a table of interactions, one row an event.
+    """Read a table of interactions, one row an event, as if it had no row that `suppress` names.
 
     Raises:
         InputError: everything that `lake.read_table` raises, or a table without interactions.
     """
     if columns.user == columns.item:
         raise InputError(f"columns.user and columns.item are both '{columns.user}'. They must be two columns")
-    users, items, pairs = _Encoder(), _Encoder(), _PairCounts()
-    rows = skipped = 0
+    users, items, pairs = Encoder(), Encoder(), _PairCounts()
+    rows = skipped = suppressed = 0
     for chunk in _chunks(read_table(uri, (columns.user, columns.item), options, columns.value, columns.time), users):
         rows += chunk.num_rows
         user_column, item_column = chunk.column(0).combine_chunks(), chunk.column(1).combine_chunks()
@@ -63,13 +72,21 @@ def read_interactions(
             counts = pc.fill_null(pc.greater(chunk.column(2).combine_chunks(), 0.0), False)
             user_column, item_column = user_column.filter(counts), item_column.filter(counts)
             skipped += chunk.num_rows - len(user_column)
+        if suppress is not None and len(user_column):
+            left = ~suppress(user_column, item_column)
+            user_column, item_column = user_column.filter(pa.array(left)), item_column.filter(pa.array(left))
+            suppressed += int((~left).sum())
         if len(user_column):
             pairs.add((users.encode(user_column) << 32) | items.encode(item_column))
         if progress:
             progress(rows)
     codes, counts_e = pairs.merged()
     if not len(codes):
-        why = f"all {rows} rows have a value ('{columns.value}') that is null or <= 0" if rows else "it has no rows"
+        why = "it has no rows"
+        if suppressed:
+            why = f"{suppressed} of {rows} rows are on the suppression list, and no other counts"
+        elif rows:
+            why = f"all {rows} rows have a value ('{columns.value}') that is null or <= 0"
         raise InputError(f"{uri}: no interactions, {why}. Name a table with at least one interaction")
     user_ids, rank_of_user = users.sorted()
     item_ids, rank_of_item = items.sorted()
@@ -83,6 +100,7 @@ def read_interactions(
         (keys & 0xFFFFFFFF).astype(np.int32),
         counts_e[order].astype(np.int32),
         skipped,
+        suppressed,
     )
 
 
@@ -97,7 +115,7 @@ def dense_ids(ids: pa.Array, node: npt.NDArray[np.int64], wanted: pa.Array | Seq
     elif not isinstance(wanted, pa.Array):
         wanted = pa.array([str(x) for x in wanted], pa.string())
     if pa.types.is_integer(ids.type) and not pa.types.is_integer(wanted.type):
-        wanted = _parse_integers(wanted.cast(pa.string()))
+        wanted = parse_integers(wanted.cast(pa.string()))
     position = pc.index_in(wanted.cast(ids.type), value_set=ids)
     known = position.is_valid().to_numpy(zero_copy_only=False)
     found = np.full(len(wanted), -1, dtype=np.int64)
@@ -105,8 +123,8 @@ def dense_ids(ids: pa.Array, node: npt.NDArray[np.int64], wanted: pa.Array | Seq
     return found
 
 
-def _parse_integers(texts: pa.Array) -> pa.Array:
-    """int64, null for what is no integer of 64 bits."""
+def parse_integers(texts: pa.Array) -> pa.Array:
+    """The integers that texts [n] mean as ids: int64 [n], null for what is no integer of 64 bits."""
     texts = pc.utf8_trim_whitespace(texts)
     texts = pc.if_else(pc.match_substring_regex(texts, r"^-?[0-9]{1,19}$"), texts, pa.scalar(None, pa.string()))
     try:
@@ -117,7 +135,7 @@ def _parse_integers(texts: pa.Array) -> pa.Array:
         return pa.array([x if x is not None and -(2**63) <= x < 2**63 else None for x in values], pa.int64())
 
 
-def _chunks(batches: Iterator[pa.RecordBatch], users: "_Encoder") -> Iterator[pa.Table]:
+def _chunks(batches: Iterator[pa.RecordBatch], users: "Encoder") -> Iterator[pa.Table]:
     """Batches joined: each chunk costs one hash table of all known ids, so chunks grow with them."""
     held: list[pa.RecordBatch] = []
     rows = 0
@@ -132,7 +150,7 @@ def _chunks(batches: Iterator[pa.RecordBatch], users: "_Encoder") -> Iterator[pa
 
 
 @dataclass
-class _Encoder:
+class Encoder:
     """Gives external ids provisional codes 0, 1, ... in order of appearance."""
 
     known: pa.Array = field(default_factory=lambda: pa.nulls(0))

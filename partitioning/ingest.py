@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from .assignment import Assignment, assign, balance, edge_cut
 from .errors import InputError
-from .graph import Progress, read_interactions
+from .graph import Progress, Suppress, read_interactions
 from .halo import HALOS, rows_per_layer
 from .lake import Columns
 from .shard import GraphShard, build_shards
@@ -39,18 +39,19 @@ def ingest(
     halo: str,
     assignment_file: str | None = None,
     progress: Progress | None = None,
+    suppress: Suppress | None = None,
 ) -> Manifest:
     """Read a table, partition its graph and write the result. Returns the manifest.
 
     `halo` ("pull" or "cover") is the plan that training will use; the manifest gives the rows a layer of both.
-    `progress` is called with the number of rows read so far.
+    `progress` is called with the number of rows read so far. Rows that `suppress` names are left out and counted.
 
     Raises:
         InputError: bad input, settings or output. Nothing has been written then.
     """
     if halo not in HALOS:
         raise InputError(f"partitioning.halo is '{halo}'; it must be one of {', '.join(HALOS)}")
-    graph = read_interactions(interactions_uri, columns, options, progress)
+    graph = read_interactions(interactions_uri, columns, options, progress, suppress)
     # Before METIS, which may take minutes.
     store.check()
     assignment = assign(graph, strategy, num_partitions, seed, assignment_file, options)
@@ -74,6 +75,7 @@ def ingest(
         "interactions": len(graph.users),
         "events": graph.events,
         "skipped": graph.skipped,
+        "suppressed": graph.suppressed,
         "partitions": num_partitions,
         "strategy": strategy,
         "seed": seed,

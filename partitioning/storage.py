@@ -43,6 +43,8 @@ class _Files(Protocol):
     def exists(self, path: str) -> bool: ...
     def list(self, prefix: str) -> list[str]: ...
     def remove(self, path: str) -> None: ...
+    def size(self, path: str) -> int: ...
+    def modified(self, path: str) -> float: ...
 
 
 class Store:
@@ -85,13 +87,25 @@ class Store:
         """Whether there is a file of this name."""
         return self._files.exists(path)
 
+    def unfinished(self, prefix: str = "") -> list[str]:
+        """The temporary files there, which `list` does not name: of writes under way, or ended by a crash."""
+        return [name for name in self._files.list(prefix.strip("/")) if _is_temporary(name)]
+
     def list(self, prefix: str = "") -> list[str]:
         """All files in the folder `prefix` and below, as sorted paths relative to the root. Empty if there is none."""
-        return self._files.list(prefix.strip("/"))
+        return [name for name in self._files.list(prefix.strip("/")) if not _is_temporary(name)]
 
     def remove(self, path: str) -> None:
         """Delete a file."""
         self._files.remove(path)
+
+    def size(self, path: str) -> int:
+        """The bytes of a file."""
+        return self._files.size(path)
+
+    def modified(self, path: str) -> float:
+        """When a file was last written, in seconds since the epoch: by the clock of this machine, or of the service."""
+        return self._files.modified(path)
 
     def sha256(self, data: bytes) -> str:
         """The checksum that manifests carry."""
@@ -122,6 +136,10 @@ class Store:
             f"output {self.root_uri}: this service ignores the condition of an exclusive put (If-None-Match), so two "
             "writers could undo each other. Use AWS S3, MinIO 2024-09 or newer, or a local path"
         )
+
+
+def _is_temporary(path: str) -> bool:
+    return posixpath.basename(path).startswith(_TEMPORARY)
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -191,13 +209,19 @@ class _LocalFiles:
         return (self.root / path).is_file()
 
     def list(self, prefix: str) -> list[str]:
-        files = (p for p in (self.root / prefix).rglob("*") if not p.name.startswith(_TEMPORARY) and p.is_file())
+        files = (p for p in (self.root / prefix).rglob("*") if p.is_file())
         return sorted(p.relative_to(self.root).as_posix() for p in files)
 
     def remove(self, path: str) -> None:
         target = self.root / path
         target.unlink()
         _fsync_folder(target.parent)
+
+    def size(self, path: str) -> int:
+        return (self.root / path).stat().st_size
+
+    def modified(self, path: str) -> float:
+        return (self.root / path).stat().st_mtime
 
     def _temporary(self, target: Path, data: bytes) -> Path:
         """A complete, fsynced file beside the target."""
@@ -277,11 +301,16 @@ class _S3Files:
         folder = self._key(prefix).rstrip("/") + "/"
         # s3fs names the folder itself when its first file is written while it looks.
         names = (str(name) for name in self.fs.find(folder.rstrip("/")))
-        relative = sorted(name.removeprefix(self.root).lstrip("/") for name in names if name.startswith(folder))
-        return [name for name in relative if not posixpath.basename(name).startswith(_TEMPORARY)]
+        return sorted(name.removeprefix(self.root).lstrip("/") for name in names if name.startswith(folder))
 
     def remove(self, path: str) -> None:
         # S3 deletes what is not there without a word; the local store does not.
         if not self.exists(path):
             raise FileNotFoundError(f"s3://{self._key(path)} does not exist")
         self.fs.rm_file(self._key(path))
+
+    def size(self, path: str) -> int:
+        return int(self.fs.info(self._key(path))["size"])
+
+    def modified(self, path: str) -> float:
+        return float(self.fs.info(self._key(path))["LastModified"].timestamp())

@@ -1,5 +1,6 @@
 """The command line: exit codes, what stands on stdout, how fast it answers."""
 
+import io
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import types
 import pytest
 
 import unlearnrec.cluster
-from unlearnrec.cluster.cli import run
+from unlearnrec.cluster.cli import _print_result, run
 from unlearnrec.cluster.progress import PlainProgress
 from unlearnrec.partitioning.errors import InputError
 
@@ -31,7 +32,8 @@ def pipeline(monkeypatch):
 
         return call
 
-    for name in ("ingest", "train", "pretrain", "forget", "status", "evaluate", "export"):
+    names = ("ingest", "train", "pretrain", "forget", "status", "evaluate", "export", "purge", "residue", "lift")
+    for name in names:
         setattr(fake, name, body(name))
     monkeypatch.setitem(sys.modules, "unlearnrec.cluster.pipeline", fake)
     monkeypatch.setattr(unlearnrec.cluster, "pipeline", fake, raising=False)
@@ -98,6 +100,14 @@ def test_status_takes_the_id_first(pipeline):
     assert (name, config.output, request_id) == ("status", "out", "r1")
 
 
+def test_purge_residue_and_lift_pass_their_options_on(pipeline):
+    assert run(["purge", *PLACES]) == run(["purge", "--now", *PLACES]) == run(["residue", *PLACES]) == 0
+    assert run(["lift", "--users", "1,2", "--interactions", "x.csv", *PLACES]) == 0
+    told = [(name, {k: v for k, v in kwargs.items() if k != "progress"}) for name, _, kwargs in pipeline.calls]
+    lifted = {"users": "1,2", "items": None, "interactions": "x.csv"}
+    assert told == [("purge", {"now": False}), ("purge", {"now": True}), ("residue", {}), ("lift", lifted)]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -107,6 +117,7 @@ def test_status_takes_the_id_first(pipeline):
         ["train"],
         ["train", "train.epochs=0", *PLACES],
         ["forget", *PLACES],
+        ["lift", *PLACES],
         ["export", *PLACES],
         ["status"],
         ["quickstart", "--partitions", "0"],
@@ -152,3 +163,10 @@ def test_plain_progress_is_sparse(capsys):
             task.advance(loss=0.25)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("train: 1000/1000 in") and lines[0].endswith("loss=0.25")
+
+
+def test_a_comparison_is_printed_as_a_table() -> None:
+    printed = io.StringIO()
+    models = [{"model": "original", "recall@20": 0.123456}, {"model": "cut", "recall@20": 0.1}]
+    _print_result({"speedup": 2.0, "models": models, "curve": [{"epoch": 1}]}, False, printed)
+    assert printed.getvalue() == ("  model     recall@20\n  original  0.1235\n  cut       0.1\nspeedup  2\n")

@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import sys
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import unlearnrec
+from unlearnrec.cluster import wheel
 
 ROOT = Path(unlearnrec.__file__).resolve().parent
 FOLDERS = ("partitioning", "distributed", "workers", "cluster", "benchmarks")  # each may import those before it
@@ -109,6 +111,15 @@ def test_every_package_is_listed_for_installation():
     there = {".".join(["unlearnrec", *path.parent.relative_to(ROOT).parts]) for path in MODULES}
     assert listed == there | {"unlearnrec"}
     assert f'version = "{unlearnrec.__version__}"' in text
+
+
+def test_the_wheel_holds_every_file_of_the_package(tmp_path):
+    there = {place(path) for path in [*MODULES, *ROOT.glob("*.py"), *(ROOT / "benchmarks").rglob("*.yaml")]} | {
+        "py.typed"
+    }
+    with zipfile.ZipFile(wheel.build_wheel(ROOT, tmp_path)) as archive:
+        held = {name.removeprefix("unlearnrec/") for name in archive.namelist() if name.startswith("unlearnrec/")}
+    assert held == there
 
 
 def test_no_file_holds_a_developers_path():

@@ -1,6 +1,7 @@
 """The store: atomic writes and exclusive creation, on a local disk and on a real S3 server."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,16 @@ def test_unknown_locations_are_refused(uri: str) -> None:
         Store(uri)
     with pytest.raises(InputError, match="s3://bucket/prefix"):
         filesystem_for(uri, StorageOptions())
+
+
+def test_size_and_time_of_a_file(store: Store) -> None:
+    before = time.time()
+    store.write("graph/b", b"four")
+    store.write("graph/.tmp-1", b"a write that did not end")
+    assert store.size("graph/b") == 4
+    assert before - 2 <= store.modified("graph/b") <= time.time() + 2  # S3 tells whole seconds
+    assert store.list() == ["graph/b"] and store.unfinished() == store.unfinished("graph/") == ["graph/.tmp-1"]
+    assert store.unfinished("log") == []
+    for act in (store.size, store.modified):
+        with pytest.raises(FileNotFoundError):
+            act("graph/a")

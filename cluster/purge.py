@@ -1,0 +1,186 @@
+"""`purge`: remove what still holds deleted data under the output (docs/commit.md).
+
+The present version, the graph to train on next and their files stay; so do the log and the copies of manifests, which
+name nobody. `leftovers` finds, `purge` removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import posixpath
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..partitioning.errors import InputError
+from ..partitioning.ingest import MANIFEST
+from .config import Config
+from .journal import JournalConflict, Record
+from .pretraining import SCRATCH
+from .progress import Progress
+from .requests import FOLDER as REQUESTS
+from .requests import TOMBSTONE, content_name
+from .session import KEY, Manifest, Session, graph_key, silent
+from .training import CHECKPOINTS
+from .versions import COMMITTED, PURGING
+
+PURGED = "purged"
+OLDER, SUPERSEDED, CHECKPOINT = "older version", "superseded graph", "checkpoint"
+REQUEST, UNNAMED = "request content", "unnamed file"
+
+UNDER_WAY_SECONDS = 3600.0
+"""A file that no record names may belong to a command that runs: it stays this long after it was written."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file that holds deleted data, or may: `place` is its path under the output, `modified` seconds since the epoch."""
+
+    place: str
+    kind: str
+    detail: str
+    bytes: int
+    modified: float
+
+
+def purge(config: Config, *, now: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Remove what still holds deleted data under `output`, as `forget.retention_hours` allows.
+
+    `now` ignores it, and takes files that a command under way may need: that one then fails and has to be run again.
+    A purge that was interrupted is finished by the next. The lake, exports and copies elsewhere are not touched.
+
+    Raises:
+        InputError: the log is damaged, a file of the current version is missing, or the output was made by another
+            version of unlearnrec. Nothing has been removed then.
+    """
+    progress = progress or silent()
+    session = Session(config)
+    while True:
+        records = session.journal.records()
+        found = leftovers(session, records)
+        due = [x for x in found if now or _due(x, config.forget.retention_hours, time.time())]
+        if not due and not _interrupted(records):
+            return _answer(due, len(found), records)
+        _check_whole(session, records)
+        # Before anything is removed: a commit that comes after this record, decided before it, sees what it loses.
+        unnamed = [x.place for x in due if x.kind == UNNAMED]
+        try:
+            session.journal.append(PURGING, {"unnamed": unnamed}, after=len(records))
+            break
+        except JournalConflict:
+            continue
+    with progress.task("purge", len(due)) as task:
+        for item in due:
+            if item.kind == REQUEST:
+                session.store.write(item.place, json.dumps(TOMBSTONE).encode())
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    session.store.remove(item.place)
+            task.advance()
+    answer = _answer(due, len(found) - len(due), records)
+    session.journal.append(PURGED, answer)
+    return answer
+
+
+def _check_whole(session: Session, records: Sequence[Record]) -> None:
+    """Raise InputError where older files may be all that is left of a damaged version."""
+    for version in [r.body["manifest"] for r in records if r.kind == COMMITTED][-1:]:
+        for name in {**version["files"], **version["lake_graph"]["files"]}:
+            if not session.store.exists(name):
+                raise InputError(
+                    f"{session.store.root_uri}/{name} is missing, and version {version['version']} names it: nothing is "
+                    "removed from a damaged output. Restore the file from a backup, or run `unlearnrec train`"
+                )
+
+
+def leftovers(session: Session, records: Sequence[Record]) -> list[Leftover]:
+    """All that a purge would remove if no file were too young, in the order in which it does.
+
+    records: the whole log, read before this is called.
+
+    Raises:
+        InputError: another version of unlearnrec wrote the graph.
+    """
+    found = []
+    for place, kind, detail in _places(session, records):
+        with contextlib.suppress(FileNotFoundError):  # somebody else removes it at this moment
+            found.append(
+                Leftover(place, kind, detail, session.store.size(place), session.store.modified(place)),
+            )
+    # What makes other files count goes first.
+    return sorted(found, key=lambda x: (not x.place.endswith(("/manifest.json", "/done.json")), x.place))
+
+
+def carried_out(records: Sequence[Record]) -> set[str]:
+    """The files with the contents of requests that have their answer."""
+    done = {r.body["request_id"] for r in records if r.kind == "completed"}
+    done.update(*(r.body["manifest"].get("answers", ()) for r in records if r.kind == COMMITTED))
+    return {content_name(request_id) for request_id in done}
+
+
+def _places(session: Session, records: Sequence[Record]) -> Iterator[tuple[str, str, str]]:
+    """(place, kind, detail) of each leftover."""
+    store = session.store
+    versions: list[Manifest] = [r.body["manifest"] for r in records if r.kind == COMMITTED]
+    current = versions[-1] if versions else None
+    ingested = session.ingested() if store.exists(MANIFEST) else None
+    # A counterfactual stands on one graph, and what is trained next on another.
+    graphs = [current["graph"], current["lake_graph"]] if current else []
+    if ingested and (current is None or current["lake_graph"]["ingest"] != ingested["ingest"]):
+        graphs.append(ingested)
+    keep = {MANIFEST}.union(current["files"] if current else (), *(graph["files"] for graph in graphs))
+    maker: dict[str, str] = {}
+    for version in versions:
+        for name in (*version["files"], *version["graph"]["files"], *version["lake_graph"]["files"]):
+            maker.setdefault(name, f"of version {version['version']}")
+    maker |= dict.fromkeys(ingested["files"] if ingested else (), "of the last ingest")
+
+    for folder, kind in (("versions", OLDER), ("graph", SUPERSEDED)):
+        for name in store.list(folder):
+            if name not in keep and posixpath.basename(name) != "manifest.json":
+                yield name, kind if name in maker else UNNAMED, maker.get(name, "no record names it")
+    keys = {graph_key(graph) for graph in graphs}
+    for folder in (CHECKPOINTS, SCRATCH):
+        for name in store.list(folder):
+            if name.split("/")[1].partition("-")[0] not in keys:
+                yield name, CHECKPOINT, "of a run on a graph that is no longer current"
+    yield from _requests(session, records)
+    for folder in ("versions", "graph", CHECKPOINTS, SCRATCH, REQUESTS):
+        for name in store.unfinished(folder):
+            yield name, UNNAMED, "a write that did not end"
+
+
+def _requests(session: Session, records: Sequence[Record]) -> Iterator[tuple[str, str, str]]:
+    logged = {content_name(r.body["request_id"]) for r in records if r.kind == "accepted"}
+    done = carried_out(records)
+    for name in session.store.list(REQUESTS):
+        if name in done:
+            with contextlib.suppress(FileNotFoundError):
+                if json.loads(session.store.read(name)) != TOMBSTONE:
+                    yield name, REQUEST, "of a request that was carried out"
+        elif name not in logged and name != KEY:
+            yield name, UNNAMED, "of a request that was not accepted"
+
+
+def _due(item: Leftover, retention_hours: float, clock: float) -> bool:
+    limit = max(retention_hours * 3600, UNDER_WAY_SECONDS if item.kind == UNNAMED else 0.0)
+    return not limit or clock - item.modified >= limit
+
+
+def _interrupted(records: Sequence[Record]) -> bool:
+    """Whether a purge has begun since one ended."""
+    kinds = [r.kind for r in records if r.kind in (PURGING, PURGED)]
+    return kinds[-1:] == [PURGING]
+
+
+def _answer(removed: Sequence[Leftover], kept: int, records: Sequence[Record]) -> dict[str, Any]:
+    versions = [r.body["manifest"]["version"] for r in records if r.kind == COMMITTED]
+    return {
+        "removed_files": sum(x.kind != REQUEST for x in removed),
+        "removed_bytes": sum(x.bytes for x in removed),
+        "purged_requests": sum(x.kind == REQUEST for x in removed),
+        "kept_files": kept,
+        "version": versions[-1] if versions else None,
+    }

@@ -1,0 +1,84 @@
+"""`residue`: where deleted data still lies, under the output and in the lake's tables. Read only."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from ..partitioning.errors import InputError
+from ..partitioning.lake import read_table
+from .config import Config
+from .progress import Progress
+from .purge import REQUEST, carried_out, leftovers
+from .requests import FOLDER as REQUESTS
+from .requests import Request
+from .session import Session, silent
+from .suppression import ENVIRONMENT, FOLDER, KINDS, Digests, RowFilter, SuppressionList, digests_of, open_list
+
+LAKE = "lake rows"
+
+
+def residue(config: Config, *, progress: Progress | None = None) -> dict[str, Any]:
+    """List what `purge --now` would remove, and count the rows of the lake's tables that name something forgotten.
+
+    What was forgotten is known from contents of requests that are not purged yet and, with its key, from the suppression
+    list. `not_read` says what could not be looked at. No id is in the answer, except those of requests.
+
+    Raises:
+        InputError: the log is damaged, or the suppression list was made with another key.
+    """
+    progress = progress or silent()
+    session = Session(config)
+    records = session.journal.records()
+    found: list[dict[str, Any]] = []
+    not_read: list[dict[str, str]] = []
+    contents: list[str] = []
+    for item in leftovers(session, records):
+        found.append({"place": item.place, "kind": item.kind, "detail": item.detail, "bytes": item.bytes})
+        if item.kind == REQUEST:
+            contents.append(item.place)
+    suppression = open_list(session.store)
+    if suppression is None and session.store.list(FOLDER):
+        not_read.append({"place": FOLDER, "why": f"{ENVIRONMENT} is not set"})
+    if suppression is None and (purged := len(carried_out(records)) - len(contents)):
+        why = f"{purged} purged: what they named is known to no one, and its rows in the lake are not counted"
+        not_read.append({"place": REQUESTS, "why": why})
+    key, named = _forgotten(session, suppression, contents)
+    if any(named.values()):
+        for table in dict.fromkeys(x for x in (config.interactions, config.test_interactions) if x):
+            try:
+                rows = _rows(session, table, RowFilter(key, named), progress)
+            except InputError:  # its message may name a file after an id
+                not_read.append({"place": table, "why": "cannot be read as a table of interactions"})
+                continue
+            if rows:
+                detail = "name a user, an item or an interaction that was forgotten"
+                found.append({"place": table, "kind": LAKE, "detail": detail, "rows": rows})
+    return {"residues": found, "not_read": not_read}
+
+
+def _forgotten(session: Session, suppression: SuppressionList | None, contents: Sequence[str]) -> tuple[bytes, Digests]:
+    """(a key, digests under it of all that is known to be forgotten and was not lifted)."""
+    key = suppression.key if suppression else secrets.token_bytes(32)
+    named: Digests = {kind: set() for kind in KINDS}
+    id_types = session.id_types()
+    for place in contents:
+        body = json.loads(json.loads(session.store.read(place))["body"])
+        pairs = tuple((user, item) for user, item in body["interactions"])
+        digests = digests_of(key, Request("", tuple(body["users"]), tuple(body["items"]), pairs), id_types)
+        named = {kind: named[kind] | digests[kind] for kind in KINDS}
+    if suppression is not None:
+        listed, lifted = suppression.state()
+        named = {kind: (named[kind] - lifted[kind]) | listed[kind] for kind in KINDS}
+    return key, named
+
+
+def _rows(session: Session, table: str, names: RowFilter, progress: Progress) -> int:
+    rows = 0
+    with progress.task("rows read") as task:
+        for batch in read_table(table, (session.columns.user, session.columns.item), session.options):
+            rows += int(names(batch.column(0), batch.column(1)).sum())
+            task.advance(batch.num_rows)
+    return rows

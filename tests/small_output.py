@@ -1,0 +1,145 @@
+"""An output as ingest, train and forget leave it, made in a moment and without workers."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.numpy import load, save
+
+from unlearnrec.cluster.config import Config, parse_config
+from unlearnrec.cluster.forgetting import _accept
+from unlearnrec.cluster.graphs import merged_gone, new_graph
+from unlearnrec.cluster.requests import parse_request, resolve
+from unlearnrec.cluster.session import Session
+from unlearnrec.distributed.forget import shrink
+from unlearnrec.distributed.removal import Removal
+from unlearnrec.partitioning.ingest import load_ids, load_shard
+from unlearnrec.partitioning.storage import Store
+
+SIZE = 8
+
+
+def user_name(n: int) -> str:
+    return f"ann-{n:03d}@example"
+
+
+def item_name(n: int) -> str:
+    return f"item-{n:03d}x"
+
+
+def write_interactions(path: Path, users: int = 12, items: int = 8) -> str:
+    """Every user with every second item; string ids."""
+    pairs = [(user_name(u), item_name(i)) for u in range(users) for i in range(items) if (u + i) % 2]
+    names, things = zip(*pairs, strict=True)
+    pq.write_table(pa.table({"user_id": names, "item_id": things}), path)
+    return str(path)
+
+
+def small_config(interactions: str, output: str, **more: Any) -> Config:
+    return parse_config(
+        {
+            "interactions": interactions,
+            "output": output,
+            "cluster": {"partitions": 2},
+            "partitioning": {"strategy": "hash"},
+            **more,
+        }
+    )
+
+
+def commit_train(config: Config, seed: int = 0, without: str | None = None) -> dict[str, Any]:
+    """A version with random rows on the lake's graph; `without` a user it is a counterfactual."""
+    session = Session(config)
+    head, lake_graph = session.journal.head(), session.lake_graph()
+    number = session.versions.next_number()
+    draw = np.random.default_rng(seed)
+    files, names = dict(lake_graph["files"]), []
+    for k in range(lake_graph["partitions"]):
+        shard = load_shard(session.store, lake_graph, k)
+        rows = draw.normal(size=(len(shard.user_ids) + len(shard.item_ids), SIZE)).astype(np.float32)
+        names.append(session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors"))
+        files[names[-1]] = session.versions.put(names[-1], save({"e0": rows}))
+    manifest = {"format": 1, "reason": "train", "graph": lake_graph, "lake_graph": lake_graph, "files": files}
+    manifest["model"] = {"embeddings": names}
+    if without is not None:
+        manifest = without_request(session, manifest, number, without)
+    return session.versions.commit(manifest, after=head)
+
+
+def without_request(session: Session, version: dict[str, Any], number: int, users: str) -> dict[str, Any]:
+    """The manifest of a version minus all interactions of these users, its files written."""
+    graph, maps = version["graph"], []
+    for side in ("user", "item"):
+        maps.append(load_ids(session.store, graph, side))
+    found = resolve(parse_request(users, None, None, None, None, session.options), *maps)
+    removal = Removal(found.users, found.items, found.pair_users, found.pair_items)
+    files, shards, results, names = dict(version["files"]), {}, [], []
+    for k in range(graph["partitions"]):
+        shard = load_shard(session.store, graph, k)
+        before = version["model"]["embeddings"][k]
+        e0 = torch.from_numpy(load(session.store.read(before))["e0"])
+        smaller, rows = shrink(shard, e0, *removal.pairs(shard))
+        name = session.versions.new_name(number, f"shard-{k:03d}", "safetensors")
+        shards[k] = {"name": name} | session.versions.put(name, smaller.to_bytes())
+        names.append(session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors"))
+        del files[before]
+        # Every row that is left changes, as if the encoder had touched it.
+        files[names[-1]] = session.versions.put(names[-1], save({"e0": rows.numpy() + 1}))
+        pairs = {side: (getattr(shard, f"{side}_ids"), getattr(smaller, f"{side}_ids")) for side in ("user", "item")}
+        results.append({f"gone_{side}s": np.setdiff1d(*ids) for side, ids in pairs.items()})
+    changed = new_graph(session, graph, number, shards, merged_gone(results), 1)
+    for name in graph["files"]:
+        files.pop(name)
+    files |= changed["files"]
+    return version | {"graph": changed, "model": {"embeddings": names}, "files": files}
+
+
+def accept(config: Config, users: str, request_id: str) -> None:
+    session = Session(config)
+    _accept(session, parse_request(users, None, None, None, request_id, session.options))
+
+
+def commit_forget(config: Config, users: str, request_id: str) -> dict[str, Any]:
+    """As `forget --users` does it, with other numbers."""
+    accept(config, users, request_id)
+    session = Session(config)
+    head, version, number = session.journal.head(), session.version(), session.versions.next_number()
+    manifest = without_request(session, version, number, users) | {"reason": "forget"}
+    manifest["lake_graph"] = manifest["graph"]
+    manifest["answers"] = {request_id: {"request_id": request_id, "status": "committed", "version": number}}
+    return session.versions.commit(manifest, after=head)
+
+
+# ---- looking for what was deleted -----------------------------------------------------------------------------------
+
+
+def places_of(store: Store, wanted: bytes) -> list[str]:
+    """The files whose bytes hold it, as they lie or decoded: every value of a Parquet column, every tensor."""
+    return [name for name in [*store.list(), *store.unfinished()] if wanted in _opened(name, store.read(name))]
+
+
+def _opened(name: str, data: bytes) -> bytes:
+    parts = [name.encode(), data]
+    if name.endswith(".parquet"):
+        for column in pq.read_table(io.BytesIO(data)).columns:
+            parts += [str(value).encode() for value in column.to_pylist()]
+    if name.endswith(".safetensors"):
+        parts += [tensor.tobytes() for tensor in load(data).values()]
+    return b"\n".join(parts)
+
+
+def row_of(store: Store, version: dict[str, Any], side: str, name: str) -> bytes:
+    """The row of E0 of a user or an item in the files of a version, as its bytes."""
+    ids, node, owner = load_ids(store, version["graph"], side)
+    place = ids.to_pylist().index(name)
+    k = int(owner[place])
+    shard = load_shard(store, version["graph"], k)
+    local = int(np.flatnonzero(getattr(shard, f"{side}_ids") == node[place])[0])
+    rows = load(store.read(version["model"]["embeddings"][k]))["e0"]
+    return rows[local + (len(shard.user_ids) if side == "item" else 0)].tobytes()

@@ -1,0 +1,383 @@
+"""Purge: what it removes, what it keeps, and that it can be interrupted anywhere. On a local disk and on S3."""
+
+import json
+import shutil
+import uuid
+
+import pytest
+from small_output import (
+    accept,
+    commit_forget,
+    commit_train,
+    places_of,
+    row_of,
+    small_config,
+    user_name,
+    write_interactions,
+)
+
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster import purge as purging
+from unlearnrec.cluster.cli import run
+from unlearnrec.cluster.config import to_yaml
+from unlearnrec.cluster.forgetting import _answer
+from unlearnrec.cluster.journal import JournalConflict
+from unlearnrec.cluster.purge import CHECKPOINT, OLDER, REQUEST, SUPERSEDED, UNNAMED, leftovers, purge
+from unlearnrec.cluster.requests import parse_request
+from unlearnrec.cluster.session import Session, graph_key
+from unlearnrec.partitioning.errors import InputError
+from unlearnrec.partitioning.ingest import load_ids, load_shard
+from unlearnrec.partitioning.storage import Store
+
+FORGOTTEN = user_name(3)
+HOUR = 3600.0
+
+
+class Crash(Exception):
+    """The process ends here."""
+
+
+@pytest.fixture(params=["local", "s3"])
+def config(request, tmp_path):
+    """An output with a graph, not trained yet."""
+    interactions = write_interactions(tmp_path / "events.parquet")
+    if request.param == "local":
+        config = small_config(interactions, str(tmp_path / "output"))
+    else:
+        options = request.getfixturevalue("s3_server")
+        storage = {"endpoint_url": options.endpoint_url, "region": options.region}
+        config = small_config(interactions, f"s3://lake/{uuid.uuid4().hex}", storage=storage)
+    pipeline.ingest(config)
+    return config
+
+
+@pytest.fixture
+def local(tmp_path):
+    config = small_config(write_interactions(tmp_path / "events.parquet"), str(tmp_path / "output"))
+    pipeline.ingest(config)
+    return config
+
+
+def store_of(config):
+    return Session(config).store
+
+
+def found(config):
+    """{place: kind} of what a purge would remove."""
+    session = Session(config)
+    return {x.place: x.kind for x in leftovers(session, session.journal.records())}
+
+
+def content(config):
+    store = store_of(config)
+    return {name: store.read(name) for name in store.list()}
+
+
+def kinds_of_records(config):
+    return [record.kind for record in Session(config).journal.records()]
+
+
+def at(monkeypatch, seconds):
+    """The clock of purge shows this many seconds later."""
+    clock = purging.time.time
+    monkeypatch.setattr(purging.time, "time", lambda: clock() + seconds)
+
+
+def check_readable(config):
+    """Every file of the current version is what its manifest says, and the graph to train on is whole."""
+    session = Session(config)
+    version = session.version()
+    for name, entry in version["files"].items():
+        assert session.store.sha256(session.store.read(name)) == entry["sha256"], name
+    for graph in (version["graph"], session.lake_graph()):
+        for k in range(graph["partitions"]):
+            load_shard(session.store, graph, k)
+        for side in ("user", "item"):
+            load_ids(session.store, graph, side)
+    return version
+
+
+# ---- what goes and what stays -----------------------------------------------------------------------------------------
+
+
+def test_what_was_forgotten_is_in_no_file_after_a_purge(config):
+    session = Session(config)
+    store = session.store
+    first = commit_train(config, seed=1)
+    second = commit_train(config, seed=2)
+    commit_forget(config, FORGOTTEN, "r1")
+    rows = [row_of(store, version, "user", FORGOTTEN) for version in (first, second)]
+    rows.append(row_of(store, second, "user", user_name(4)))  # stays, with another row
+    for wanted in (FORGOTTEN.encode(), *rows):
+        assert places_of(store, wanted)
+    key, log = store.read("requests/key"), store.list("log")
+
+    answer = purge(config, now=True)
+
+    for wanted in (FORGOTTEN.encode(), *rows):
+        assert places_of(store, wanted) == []
+    assert places_of(store, user_name(4).encode())
+    version = check_readable(config)
+    assert version["version"] == answer["version"] == 3
+    assert answer["removed_files"] > 0 and answer["removed_bytes"] > 0 and answer["purged_requests"] == 1
+    assert answer["kept_files"] == 0
+    assert all(store.exists(f"versions/{n:06d}/manifest.json") for n in (1, 2, 3))
+    assert store.read("requests/key") == key and json.loads(store.read("requests/r1.json")) == {"purged": True}
+    assert set(log) < set(store.list("log")) and kinds_of_records(config)[-2:] == ["purging", "purged"]
+    assert session.journal.records()[-1].body == answer
+
+    files = content(config)
+    again = purge(config, now=True)
+    assert (again["removed_files"], again["removed_bytes"], again["purged_requests"]) == (0, 0, 0)
+    assert content(config) == files
+
+
+def test_the_answer_outlives_the_content(local):
+    commit_train(local)
+    commit_forget(local, FORGOTTEN, "r1")
+    session = Session(local)
+    request = parse_request(FORGOTTEN, None, None, None, "r1", session.options)
+    other = parse_request("somebody", None, None, None, "r1", session.options)
+    before = _answer(session, request)
+    with pytest.raises(InputError, match="another request has this id"):
+        _answer(session, other)
+    purge(local)
+    status = pipeline.status(local, "r1")
+    assert status["phase"] == "committed" and status["version"] == 2
+    # The content can no longer be compared, and the answer says so.
+    assert _answer(session, request) == _answer(session, other) == before | {"content_purged": True}
+    assert pipeline.forget(local, users=FORGOTTEN, request_id="r1") == before | {"content_purged": True}
+
+
+def test_a_request_that_is_only_accepted_keeps_its_content(local):
+    commit_train(local)
+    accept(local, FORGOTTEN, "waiting")
+    body = store_of(local).read("requests/waiting.json")
+    session = Session(local)
+    session.journal.append("completed", {"request_id": "nothing", "answer": {"request_id": "nothing"}})
+    session.store.write("requests/nothing.json", b'{"salt": "s", "body": "strangers"}')
+    session.store.write("requests/dead.json", b'{"salt": "s", "body": "never accepted"}')
+    assert found(local) == {"requests/nothing.json": REQUEST, "requests/dead.json": UNNAMED}
+    answer = purge(local)
+    assert (answer["removed_files"], answer["purged_requests"], answer["kept_files"]) == (0, 1, 1)
+    assert session.store.read("requests/waiting.json") == body and session.store.exists("requests/dead.json")
+    assert purge(local, now=True)["removed_files"] == 1
+    assert session.store.read("requests/waiting.json") == body and not session.store.exists("requests/dead.json")
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_with_nothing_to_do_nothing_happens(local, trained):
+    if trained:
+        commit_train(local)
+    files, records = content(local), kinds_of_records(local)
+    answer = purge(local, now=True)
+    assert answer["removed_files"] == answer["removed_bytes"] == 0
+    assert content(local) == files and kinds_of_records(local) == records
+
+
+def test_an_output_that_is_empty_is_no_error(tmp_path):
+    config = small_config("nowhere.parquet", str(tmp_path / "output"))
+    assert purge(config, now=True)["version"] is None and not (tmp_path / "output").exists()
+
+
+def test_nothing_is_removed_from_a_damaged_output(local):
+    commit_train(local)
+    version = commit_forget(local, FORGOTTEN, "r1")
+    store_of(local).remove(version["model"]["embeddings"][1])
+    files = content(local)
+    with pytest.raises(InputError, match=r"embeddings-001.* is missing, and version 2 names it"):
+        purge(local, now=True)
+    assert content(local) == files
+    commit_train(local)
+    purge(local, now=True)
+    check_readable(local)
+
+
+def test_an_ingest_that_is_newer_than_the_version_stays(local):
+    commit_train(local)
+    commit_forget(local, FORGOTTEN, "r1")
+    pipeline.ingest(local)
+    newest = set(Session(local).lake_graph()["files"])
+    kinds = found(local)
+    assert set(kinds.values()) == {OLDER, SUPERSEDED, REQUEST} and newest.isdisjoint(kinds)
+    purge(local, now=True)
+    check_readable(local)
+    # A version on it makes the version before old, and an ingest that was never trained on is named by nobody.
+    commit_train(local)
+    pipeline.ingest(local)
+    unused = set(Session(local).lake_graph()["files"])
+    pipeline.ingest(local)
+    assert {name for name, kind in found(local).items() if kind == UNNAMED} == unused
+    purge(local, now=True)
+    check_readable(local)
+
+
+def test_a_counterfactual_keeps_both_its_graphs(local):
+    commit_train(local)
+    version = commit_train(local, without=FORGOTTEN)
+    assert version["graph"]["shard_files"] != version["lake_graph"]["shard_files"]
+    assert set(found(local).values()) == {OLDER, UNNAMED}  # UNNAMED: the rows before it was reduced
+    purge(local, now=True)
+    assert check_readable(local) == version and not found(local)
+    assert all(store_of(local).exists(name) for name in version["lake_graph"]["files"])
+
+
+def test_checkpoints_stay_with_their_graph(local):
+    commit_train(local)
+    store = store_of(local)
+    key = graph_key(Session(local).lake_graph())
+    names = [f"{folder}/{key}-0123/{n}.safetensors" for folder in ("checkpoints", "pretrain") for n in range(2)]
+    for name in [*names, f"checkpoints/{key}-0123/manifest.json"]:
+        store.write(name, b"x")
+    assert not found(local)
+    commit_forget(local, FORGOTTEN, "r1")
+    assert {name for name, kind in found(local).items() if kind == CHECKPOINT} > set(names)
+    assert next(iter(found(local))) == f"checkpoints/{key}-0123/manifest.json"  # nothing counts on the others then
+    running = f"checkpoints/{graph_key(Session(local).lake_graph())}-0123/0.safetensors"
+    store.write(running, b"x")
+    purge(local)
+    assert store.list("pretrain") == [] and store.list("checkpoints") == [running]
+
+
+# ---- retention --------------------------------------------------------------------------------------------------------
+
+
+def test_files_stay_for_the_time_of_retention(config, monkeypatch):
+    kept = config.model_copy(update={"forget": config.forget.model_copy(update={"retention_hours": 24.0})})
+    commit_train(config)
+    commit_forget(config, FORGOTTEN, "r1")
+    number = len(found(config))
+    files = content(config)
+    at(monkeypatch, 23 * HOUR)
+    answer = purge(kept)
+    assert answer["removed_files"] == 0 and answer["kept_files"] == number and content(config) == files
+    at(monkeypatch, 2 * HOUR)
+    answer = purge(kept)
+    assert answer["removed_files"] + answer["purged_requests"] == number and not found(config)
+
+
+def test_now_ignores_retention(local):
+    kept = local.model_copy(update={"forget": local.forget.model_copy(update={"retention_hours": 87600.0})})
+    commit_train(local)
+    commit_forget(local, FORGOTTEN, "r1")
+    assert purge(kept)["removed_files"] == 0
+    assert purge(kept, now=True)["removed_files"] > 0 and not found(local)
+
+
+def test_a_file_that_no_record_names_stays_for_an_hour(local, monkeypatch):
+    commit_train(local)
+    store = store_of(local)
+    names = ["versions/000002/shard-000-dead001.safetensors", "graph/users-dead.parquet", "graph/.tmp-dead"]
+    for name in names:
+        store.write(name, b"of a dead attempt, or of one that works on it")
+    assert found(local) == dict.fromkeys(names, UNNAMED)
+    at(monkeypatch, 59 * 60)
+    assert purge(local)["removed_files"] == 0
+    at(monkeypatch, 2 * 60)
+    assert purge(local)["removed_files"] == 3 and not store.unfinished()
+
+
+@pytest.mark.parametrize("hours", ["-1", "87601", ".inf", ".nan"])
+def test_retention_is_finite(hours, capsys, tmp_path):
+    places = ["interactions=x.parquet", f"output={tmp_path}"]
+    assert run(["purge", *places, f"forget.retention_hours={hours}"]) == 2
+    assert "forget.retention_hours" in capsys.readouterr().err
+
+
+# ---- crashes, and others at work ----------------------------------------------------------------------------------------
+
+
+def test_a_purge_may_end_anywhere(local, tmp_path, monkeypatch):
+    """Every removal, every write and every record in turn: before it, and after it."""
+    commit_train(local, seed=1)
+    commit_train(local, seed=2)
+    commit_forget(local, FORGOTTEN, "r1")
+    store_of(local).write("versions/000004/shard-000-dead001.safetensors", FORGOTTEN.encode())
+    todo = len(found(local))
+    done = {"acts": 0, "crash_at": -1}
+
+    def fragile(name):
+        act = getattr(Store, name)
+
+        def guarded(self, *arguments):
+            if done["acts"] == done["crash_at"]:
+                raise Crash(name)
+            done["acts"] += 1
+            return act(self, *arguments)
+
+        return guarded
+
+    for name in ("remove", "write", "create"):
+        monkeypatch.setattr(Store, name, fragile(name))
+    for crash_at in range(todo + 2):  # the record before, and the one after
+        config = local.model_copy(update={"output": str(tmp_path / f"copy{crash_at}")})
+        shutil.copytree(local.output, config.output)
+        done.update(acts=0, crash_at=crash_at)
+        with pytest.raises(Crash):
+            purge(config, now=True)
+        done["crash_at"] = -1
+        assert check_readable(config)["version"] == 3
+        assert pipeline.status(config, "r1")["phase"] == "committed"
+        answer = purge(config, now=True)
+        assert answer["removed_files"] + answer["purged_requests"] == todo - max(0, crash_at - 1)
+        assert places_of(store_of(config), FORGOTTEN.encode()) == [] and not found(config)
+        assert kinds_of_records(config)[-1] == "purged" and check_readable(config)["version"] == 3
+        records = kinds_of_records(config)
+        purge(config, now=True)
+        assert kinds_of_records(config) == records
+    done.update(acts=0)
+    purge(local, now=True)
+    assert done["acts"] == todo + 2
+
+
+def test_no_version_stands_on_files_that_a_purge_takes(local, monkeypatch):
+    """A command that wrote its files before the purge looked, and commits while it removes."""
+    commit_train(local)
+    session = Session(local)
+    head, number = session.journal.head(), session.versions.next_number()
+    name = session.versions.new_name(number, "embeddings-000", "safetensors")
+    version = session.version()
+    manifest = version | {"files": version["files"] | {name: session.versions.put(name, b"rows")}}
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "remove", lambda *_: (_ for _ in ()).throw(Crash()))
+        with pytest.raises(Crash):
+            purge(local, now=True)
+    assert session.store.exists(name)
+    with pytest.raises(JournalConflict):
+        session.versions.commit(manifest, after=head)
+    # A file that the purge did not see is no conflict, nor is a purge of others.
+    fresh = session.versions.new_name(number, "embeddings-000", "safetensors")
+    manifest = version | {"files": version["files"] | {fresh: session.versions.put(fresh, b"rows")}}
+    assert session.versions.commit(manifest, after=head)["version"] == number
+    purge(local, now=True)
+    assert session.store.exists(fresh) and not session.store.exists(name)
+
+
+def test_a_commit_while_purge_looks_is_seen(local, monkeypatch):
+    commit_train(local)
+    session = Session(local)
+    name = session.versions.new_name(2, "embeddings-000", "safetensors")
+    version = session.version()
+    manifest = version | {"files": version["files"] | {name: session.versions.put(name, b"rows")}}
+    real, calls = purging.leftovers, []
+
+    def meanwhile(*arguments):
+        listed = real(*arguments)
+        if not calls:
+            session.versions.commit(manifest, after=session.journal.head())
+        calls.append([x.place for x in listed])
+        return listed
+
+    monkeypatch.setattr(purging, "leftovers", meanwhile)
+    purge(local, now=True)
+    assert name in calls[0] and name not in calls[-1] and session.store.exists(name)
+
+
+def test_the_command_line(local, tmp_path, capsys):
+    commit_train(local)
+    commit_forget(local, FORGOTTEN, "r1")
+    file = tmp_path / "run.yaml"
+    file.write_text(to_yaml(local), encoding="utf-8")
+    assert run(["purge", "--config", str(file), "--now", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"removed_files", "removed_bytes"} <= set(answer) and answer["removed_files"] > 0

@@ -1,0 +1,228 @@
+"""Jobs: what is refused before anything is sent, what the wheel holds, and a real job on a Ray of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import unlearnrec
+from unlearnrec.cluster import job_server, wheel
+from unlearnrec.cluster.cli import run
+from unlearnrec.cluster.progress import Progress
+from unlearnrec.cluster.submit import Job, is_local, plan, runtime_env
+from unlearnrec.partitioning.errors import InputError
+
+PLACES = ["interactions=s3://bucket/in", "output=s3://bucket/out"]
+ROOT = Path(unlearnrec.__file__).resolve().parent
+
+
+# ---- what the job is --------------------------------------------------------------------------------------------------
+
+
+def test_the_job_runs_the_same_command_on_the_cluster_it_lands_on():
+    assert plan(["train", "--resume", *PLACES]) == Job(
+        "python -m unlearnrec train --resume interactions=s3://bucket/in output=s3://bucket/out cluster.address=auto",
+        None,
+    )
+
+
+@pytest.mark.parametrize("spelled", [["--config", "{}"], ["--config={}"], ["-c", "{}"], ["-c{}"]], ids=str)
+def test_the_configuration_travels_and_is_named_as_it_lies_in_the_jobs_folder(tmp_path, spelled):
+    path = tmp_path / "a run.yaml"
+    path.write_text("interactions: /data/in\noutput: /data/out\n")
+    job = plan(["train", *[part.format(path) for part in spelled], "train.epochs=3"])
+    assert job.config_file == path
+    assert str(tmp_path) not in job.entrypoint and "a run.yaml'" in job.entrypoint
+    assert job.entrypoint.endswith(" train.epochs=3 cluster.address=auto")
+
+
+def test_an_address_that_the_user_set_stays(tmp_path):
+    assert plan(["train", *PLACES, "cluster.address=ray://other:10001"]).entrypoint.endswith("ray://other:10001")
+    path = tmp_path / "c.yaml"
+    path.write_text("interactions: /in\noutput: /out\ncluster: {address: 'other:6379'}\n")
+    assert "auto" not in plan(["train", "--config", str(path)]).entrypoint
+
+
+def test_commands_without_a_configuration_get_none():
+    assert plan(["doctor"]).entrypoint == "python -m unlearnrec doctor"
+    assert plan(["bench", "partitioning", "--sizes", "1"]).entrypoint.endswith("bench partitioning --sizes 1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "--"),
+        (["--wait"], "--"),
+        (["nope"], "nope"),
+        (["submit", "--", "train"], "submit"),
+        (["bench", "nope"], "nope"),
+        (["train"], "interactions: missing"),
+        (["train", *PLACES, "train.epochs=0"], r"train\.epochs"),
+        (["train", *PLACES, "interactions=in.parquet"], r"interactions: got 'in\.parquet'"),
+        (["evaluate", *PLACES, "test_interactions=./t"], r"test_interactions: got '\./t'"),
+        (["ingest", *PLACES, "output=out"], "output: got 'out'"),
+        (["ingest", *PLACES, "partitioning={strategy: file, assignment: a.parquet}"], r"partitioning\.assignment"),
+        (["train", *PLACES, "--without", "/a.csv", "--without", "b.csv"], r"--without b\.csv"),
+        (["forget", *PLACES, "--users", "u.csv"], r"--users u\.csv"),
+        (["export", *PLACES, "--to", "there"], "--to there"),
+        (["quickstart"], "--output quickstart-output"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_work_on_the_cluster_is_refused_here(arguments, named):
+    with pytest.raises(InputError, match=named):
+        plan(arguments)
+
+
+def test_ids_are_no_files():
+    assert "--users 1,2" in plan(["forget", *PLACES, "--users", "1,2"]).entrypoint
+    assert is_local("in.parquet") and not is_local("/in.parquet") and not is_local("delta://in")
+
+
+@pytest.mark.parametrize("arguments", [["train", "--bogus", *PLACES], ["nope"], ["train", "train.epochs=0", *PLACES]])
+def test_mistakes_are_exit_code_2_before_a_server_is_asked(arguments, capsys, monkeypatch):
+    monkeypatch.setattr(job_server, "connect", lambda address: pytest.fail("asked"))
+    assert run(["submit", "--json", "--", *arguments]) == 2
+    assert set(json.loads(capsys.readouterr().out)) == {"error"}
+
+
+# ---- the server -------------------------------------------------------------------------------------------------------
+
+
+def test_the_address_on_the_command_line_wins():
+    environment = {"RAY_ADDRESS": "ray:6379", "RAY_API_SERVER_ADDRESS": "http://api:8265"}
+    assert job_server.choose_address("http://mine:1/", environment) == "http://mine:1"
+    assert job_server.choose_address("mine:8265", environment) == "http://mine:8265"
+    assert job_server.choose_address("auto", environment) == "auto"
+    assert job_server.choose_address(None, environment) == "http://api:8265"
+    assert job_server.choose_address(None, {"RAY_ADDRESS": "ray:6379"}) == "ray:6379"
+    assert job_server.choose_address(None, {}) == "http://127.0.0.1:8265"
+
+
+def test_a_token_goes_unasked_to_this_machine_only(tmp_path):
+    near, far, token = "http://127.0.0.1:8265", "http://head:8265", {"RAY_AUTH_TOKEN": "t"}
+    assert job_server.turns_token_on(near, "token", token, tmp_path)
+    assert not job_server.turns_token_on(far, "token", token, tmp_path)
+    assert not job_server.turns_token_on(near, "disabled", token, tmp_path)
+    assert not job_server.turns_token_on(near, None, token, tmp_path)
+    assert not job_server.turns_token_on(near, "token", token | {"RAY_AUTH_MODE": "disabled"}, tmp_path)
+    assert not job_server.turns_token_on(near, "token", {}, tmp_path)
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("t")
+    assert job_server.turns_token_on(near, "token", {}, tmp_path)
+
+
+def test_no_server_is_an_input_error_with_the_remedy(capsys):
+    assert run(["submit", "--address", "http://127.0.0.1:9", "--", "train", *PLACES]) == 2
+    assert "127.0.0.1:9" in (said := capsys.readouterr().err) and "--address" in said
+
+
+# ---- what is shipped --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return wheel.build_wheel(ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+def test_the_wheel_names_no_dependency_and_its_content(built):
+    with zipfile.ZipFile(built) as archive:
+        [metadata] = [name for name in archive.namelist() if name.endswith("METADATA")]
+        needs = [line for line in archive.read(metadata).decode().splitlines() if line.startswith("Requires-Dist")]
+    assert all("extra ==" in line for line in needs)
+    assert built.name.split("-")[2].startswith("0") and len(built.name.split("-")) == 6
+
+
+def test_a_changed_file_makes_another_wheel(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1\n")
+    before = wheel.build_number(tmp_path)
+    assert before == wheel.build_number(tmp_path)
+    (tmp_path / "a.py").write_text("x = 2\n")
+    assert before != wheel.build_number(tmp_path)
+
+
+def test_a_source_that_does_not_build_says_so(tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "pyproject.toml").write_text("[project]\nname = 3\n")
+    with pytest.raises(InputError, match="setuptools"):
+        wheel.build_wheel(tmp_path / "broken", tmp_path)
+
+
+def test_an_installed_package_ships_nothing_and_says_so(tmp_path, monkeypatch):
+    notes = []
+    monkeypatch.setattr(wheel, "ROOT", tmp_path)
+    monkeypatch.setattr(Progress, "note", lambda self, text: notes.append(text))
+    assert runtime_env(Job("python", None), "token", tmp_path, Progress()) == {"env_vars": {"RAY_AUTH_MODE": "token"}}
+    assert "the cluster must have it" in notes[0]
+
+
+# ---- a real job -------------------------------------------------------------------------------------------------------
+
+SERVER = """
+import sys, ray
+context = ray.init("local", num_cpus=2, include_dashboard=True, object_store_memory=10**8, _temp_dir=sys.argv[1])
+print("http://" + context.dashboard_url, flush=True)
+sys.stdin.read()
+ray.shutdown()
+"""
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray with a job server and token authentication, in a process of its own that ends it. Yields (address, env)."""
+    here = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    here["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), here["PATH"]])
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+    # Short, because sockets lie in it; its own, because a job on "auto" finds its cluster through it.
+    with tempfile.TemporaryDirectory(prefix="ur", ignore_cleanup_errors=True) as folder:
+        command = [sys.executable, "-c", SERVER, folder]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen(command, env=here | token, text=True, cwd=folder, **pipes) as process:
+            lines = iter(process.stdout.readline, "")
+            yield next(line.strip() for line in lines if line.startswith("http://")), here
+            process.stdin.close()
+            process.wait(60)
+
+
+def submit(cluster, *arguments, wait=True, **environment):
+    address, here = cluster
+    command = ["submit", "--json", "--address", address, *(["--wait"] if wait else []), "--", *arguments]
+    # Another address in the environment: the client would prefer it.
+    other = {"RAY_ADDRESS": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-m", "unlearnrec", *command], env=here | other | environment, capture_output=True, text=True
+    )
+    return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+@pytest.mark.slow
+def test_jobs_on_a_real_cluster(cluster, tmp_path):
+    code, answer, _ = submit(cluster, "doctor", RAY_AUTH_MODE="disabled")
+    assert code == 2 and "wants its token" in answer["error"] and "RAY_AUTH_TOKEN" in answer["error"]
+
+    table = pa.table({"user_id": [1, 1, 2, 2, 3, 3], "item_id": [10, 11, 11, 12, 10, 12]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    config = tmp_path / "run.yaml"
+    config.write_text(f"interactions: {tmp_path}/in.parquet\noutput: {tmp_path}/out\n")
+    # On this machine the token goes without RAY_AUTH_MODE.
+    code, answer, log = submit(cluster, "ingest", "--config", str(config), RAY_AUTH_TOKEN=TOKEN)
+    assert (code, answer["status"], answer["exit_code"]) == (0, "SUCCEEDED", 0), log
+    assert answer["job_id"] in log and "interactions" in log
+    assert (tmp_path / "out" / "graph" / "manifest.json").is_file()
+    assert "address: auto" in (tmp_path / "out" / "config.yaml").read_text()
+
+    code, answer, log = submit(
+        cluster, "ingest", "--config", str(config), "--debug", f"interactions={tmp_path}/none", RAY_AUTH_TOKEN=TOKEN
+    )
+    assert (code, answer["status"], answer["exit_code"]) == (1, "FAILED", 2), log
+    assert f"{tmp_path}/none: no such file" in log
+    # The traceback tells which copy of the package ran: the shipped one, not the one installed for these tests.
+    assert "/py_modules_files/unlearnrec-" in log
