@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ PANELS = (
 )
 
 
-def draw(path: Path, cells: Sequence[dict[str, Any]]) -> None:
+def draw(path: Path, cells: Sequence[Mapping[str, Any]]) -> None:
     """One panel a measure, one group of dots a scenario and backbone, one colour a method; values outside are clipped."""
     import matplotlib
 

@@ -1,0 +1,135 @@
+"""The results file of the unlearning benchmark, from its cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import results_file
+from .plots import draw
+
+Cell = Mapping[str, Any]
+STRATA = ("user degree", "item popularity")
+IN_SEEDS = ("attack auc", "recall")
+MORE = (
+    "recall",
+    "ndcg",
+    "attack auc",
+    "attack tpr",
+    "trained attack auc",
+    "trained attack tpr",
+    "shadow attack auc",
+    "shadow attack tpr",
+    "difference attack auc",
+    "row R2",
+    "shift slope",
+    "returns to top",
+    "top lists as before",
+    "top lists as retrained",
+    "MI-BF",
+    "MI-NG",
+)
+"""Of the second table; the reference of each is the row of `retrain`."""
+
+
+def write(path: Path, title: str, settings: str, cells: Sequence[Cell]) -> None:
+    """The file, with a plot beside it."""
+    figure = path.with_suffix(".svg")
+    draw(figure, cells)
+    groups = list(dict.fromkeys((c["backbone"], c["seed"], c["scenario"]) for c in cells))
+    parts = [
+        settings,
+        f"![Attack gap closed and pair shifts explained, by scenario and method]({figure.name})",
+        _summary(cells),
+    ]
+    for group in groups:
+        parts.append(_scenario([c for c in cells if (c["backbone"], c["seed"], c["scenario"]) == group]))
+    results_file.write(path, title, parts)
+
+
+def _finite(values: Sequence[Any]) -> list[float]:
+    return [x for x in values if x is not None and math.isfinite(x)]
+
+
+def _strata(cell: Cell) -> list[float]:
+    return _finite([x for name in STRATA for x in cell.get(f"gap closed by {name}", [])])
+
+
+CRITERIA: dict[str, Callable[[Cell], bool | None]] = {
+    "gap closed .95-1.05": lambda c: _within(c.get("gap closed"), 0.95, 1.05),
+    "in all strata .85-1.15": lambda c: all(0.85 <= x <= 1.15 for x in _strata(c)) if _strata(c) else None,
+    "shift R2 >= .95": lambda c: _within(c.get("shift R2"), 0.95, math.inf),
+    "recall >= .99 of retrained": lambda c: _within(c["recall, share of retrained"], 0.99, math.inf),
+    "equivalent within seeds": lambda c: (
+        all(c[f"{name}, equivalence p"] < 0.05 for name in IN_SEEDS) if "recall, z" in c else None
+    ),
+}
+"""What a method is asked for; None where it cannot be said."""
+
+
+def _within(value: float | None, low: float, high: float) -> bool | None:
+    return None if value is None else low <= value <= high
+
+
+def _summary(cells: Sequence[Cell]) -> str:
+    rows = []
+    for method in dict.fromkeys(c["method"] for c in cells):
+        mine = [c for c in cells if c["method"] == method]
+        row: dict[str, Any] = {"method": method}
+        for name, criterion in CRITERIA.items():
+            answers = [a for a in map(criterion, mine) if a is not None]
+            row[name] = f"{sum(answers)} of {len(answers)}"
+        rows.append(row)
+    return "## Criteria met, of the cells where they can be asked\n\n" + results_file.table(rows)
+
+
+def _scenario(cells: Sequence[Cell]) -> str:
+    first = cells[0]
+    before = ""
+    if "attack auc" in first:
+        aucs = [f"{first[name]:.3f}" for name in ("attack auc before", "attack auc retrained")]
+        before = f" Attack AUC before {aucs[0]}, retrained {aucs[1]}."
+    head = (
+        f"## {first['scenario']}, {first['backbone']}, seed {first['seed']}\n\n{first['interactions']:,} interactions in "
+        f"{first['requests']:,} requests.{before} A retrain takes {first['retrain seconds']:.0f} s."
+    )
+    parts = [head, results_file.table([_main_row(c, cells) for c in cells]), "More measures:"]
+    shown = [name for name in MORE if any(c.get(name) is not None for c in cells)]
+    parts.append(results_file.table([{"method": c["method"]} | {n: _text(c.get(n)) for n in shown} for c in cells]))
+    for cell in cells:
+        if len(cell["checkpoints"]) > 1:
+            parts += [f"{cell['method']}, along the stream:", results_file.table(cell["checkpoints"])]
+    return "\n\n".join(parts)
+
+
+def _main_row(cell: Cell, cells: Sequence[Cell]) -> dict[str, Any]:
+    row: dict[str, Any] = {"method": cell["method"], "recall / retrained": cell["recall, share of retrained"]}
+    for name in ("gap closed", "shift R2"):
+        if any(name in c for c in cells):
+            row[f"{name} [95%]"] = _with_interval(cell, name)
+    for name in STRATA:
+        values = _finite(cell.get(f"gap closed by {name}", []))
+        row[f"gap closed by {name}"] = f"{min(values):.2f} to {max(values):.2f}" if values else "-"
+    for name in IN_SEEDS:
+        if f"{name}, z" in cell:
+            row[f"{name} in seeds: z (equivalence p)"] = (
+                f"{cell[f'{name}, z']:.1f} ({cell[f'{name}, equivalence p']:.3f})"
+            )
+    return row | {
+        "seconds": cell["seconds"],
+        "times faster": round(cell["retrain seconds"] / max(cell["seconds"], 1e-9), 1),
+        "preparation, in retrains": round(cell["preparation seconds"] / cell["retrain seconds"], 1),
+    }
+
+
+def _with_interval(cell: Cell, name: str) -> str:
+    if cell.get(name) is None:
+        return "-"
+    low, high = cell[f"{name}, interval"]
+    return f"{cell[name]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _text(value: Any) -> Any:
+    return "-" if value is None else value
