@@ -48,6 +48,8 @@ class Matrix(Section):
     shadowed: tuple[str, ...] = ()
     scenarios: tuple[str, ...] = Field(min_length=1)
     methods: tuple[str, ...] = Field(min_length=1)
+    only: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """By scenario, the methods to run there, where not all."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -82,7 +84,8 @@ def read_matrix(path: Path) -> Matrix:
         raise InputError(f"{path}: {error}") from error
     for kind, names, known in (
         ("scenarios", [*matrix.scenarios, *matrix.spread, *matrix.shadowed], SCENARIOS),
-        ("methods", matrix.methods, METHODS),
+        ("methods", [*matrix.methods, *(method for few in matrix.only.values() for method in few)], METHODS),
+        ("only", matrix.only, SCENARIOS),
     ):
         if unknown := sorted(set(names) - set(known)):
             raise InputError(f"{path}: {kind}: {unknown[0]!r} is none of {', '.join(known)}")
@@ -118,11 +121,16 @@ def recipe_of(matrix: Matrix, overrides: dict[str, Any]) -> Recipe:
     return Recipe(config.backbone.model_dump(), train, epochs)
 
 
+def methods_of(matrix: Matrix, scenario: str) -> tuple[str, ...]:
+    """The methods to run in a scenario."""
+    return matrix.only.get(scenario, matrix.methods)
+
+
 def _names(matrix: Matrix) -> Iterator[tuple[str, int, str, str]]:
     for backbone in matrix.backbones:
         for seed in matrix.seeds:
             for scenario in matrix.scenarios:
-                for method in matrix.methods:
+                for method in methods_of(matrix, scenario):
                     yield backbone, seed, scenario, method
 
 
@@ -143,7 +151,7 @@ def _scenario(matrix: Matrix, lab: Lab, backbone: str, name: str, ready: Ready) 
     spread = matrix.other_seeds if name in matrix.spread else 0
     identity = {"backbone": backbone, "seed": lab.seed, "scenario": name}
     shadows = matrix.shadows if name in matrix.shadowed else 0
-    cells = {method: lab.digest([name, method, spread, shadows]) for method in matrix.methods}
+    cells = {method: lab.digest([name, method, spread, shadows]) for method in methods_of(matrix, name)}
     bench = None
     for method, digest in cells.items():
         place = f"cells/{digest}.json"
