@@ -19,6 +19,7 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ADDRESS, MODE = "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE"
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 ANSWER_SECONDS = 10.0
+AGENT_SECONDS = 60.0
 
 
 def choose_address(given: str | None, environment: Mapping[str, str]) -> str:
@@ -67,6 +68,18 @@ def connect(address: str) -> tuple[Any, str | None]:
                 else f"the Ray cluster at {address} wants its token ({said[:100]}). Set {MODE}=token and "
                 f"{TOKENS[0]} or {TOKENS[1]} (or ~/.ray/auth_token) to it; `ray get-auth-token` on its head prints it"
             ) from None
+
+
+def submit_when_ready(client: Any, entrypoint: str, runtime_env: dict[str, Any]) -> str:
+    """Submit a job; a cluster that has just started is asked again until one of its agents is there. Returns its id."""
+    end = time.monotonic() + AGENT_SECONDS
+    while True:
+        try:
+            return str(client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env))
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(1)
 
 
 @contextmanager

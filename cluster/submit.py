@@ -145,10 +145,9 @@ def submit(
     where = job_server.choose_address(address, os.environ)
     client, server_mode = job_server.connect(where)
     with tempfile.TemporaryDirectory(prefix="unlearnrec-submit-") as folder:
-        job_id = client.submit_job(
-            entrypoint=job.entrypoint, runtime_env=runtime_env(job, server_mode, Path(folder), progress)
-        )
-    result = {"job_id": job_id, "status": str(client.get_job_status(job_id).value), "address": where}
+        env = runtime_env(job, server_mode, Path(folder), progress)
+        job_id = job_server.submit_when_ready(client, job.entrypoint, env)
+    result: dict[str, Any] = {"job_id": job_id, "status": str(client.get_job_status(job_id).value), "address": where}
     progress.note(f"job {job_id} at {where}: {job.entrypoint}")
     if wait:
         details = job_server.follow(client, job_id, progress)

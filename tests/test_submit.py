@@ -226,3 +226,24 @@ def test_jobs_on_a_real_cluster(cluster, tmp_path):
     assert f"{tmp_path}/none: no such file" in log
     # The traceback tells which copy of the package ran: the shipped one, not the one installed for these tests.
     assert "/py_modules_files/unlearnrec-" in log
+
+
+class JustStarted:
+    """A client whose cluster has no agent the first time."""
+
+    def __init__(self, *answers: Exception | str) -> None:
+        self.answers = list(answers)
+
+    def submit_job(self, **_: object) -> str:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_a_cluster_that_has_just_started_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_server.time, "sleep", lambda seconds: None)
+    starting = RuntimeError("500: No available agent to submit job, please try again later.")
+    assert job_server.submit_when_ready(JustStarted(starting, starting, "id"), "x", {}) == "id"
+    with pytest.raises(RuntimeError, match="other"):
+        job_server.submit_when_ready(JustStarted(RuntimeError("other"), "id"), "x", {})
