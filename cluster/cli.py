@@ -145,16 +145,26 @@ def forget(
 
 @app.command()
 def status(
-    request_id: Annotated[str, typer.Argument(metavar="ID")],
+    request_id: Annotated[str | None, typer.Argument(metavar="ID", show_default=False)] = None,
     overrides: Overrides = None,
     config: ConfigFile = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check log, evidence and files; without ID those of all requests.")
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Where a deletion request is."""
+    if request_id is not None and "=" in request_id:  # no id has one: it is the first override
+        overrides = [request_id, *(overrides or [])]
+        request_id = None
+    if request_id is None and not verify:
+        raise InputError("status: name a request, or give --verify to check all of them")
     loaded = _load(config, overrides)
     from . import pipeline
 
+    if verify or request_id is None:
+        return pipeline.verify(loaded, request_id)
     return pipeline.status(loaded, request_id)
 
 
@@ -228,6 +238,22 @@ def lift(
     from . import pipeline
 
     return pipeline.lift(loaded, users=users, items=items, interactions=interactions)
+
+
+@app.command()
+def serve(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of serve.port; 0: a free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Instead of serve.host.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Take deletion requests over HTTP, carry them out, answer recommendations; until it is stopped."""
+    loaded = _load(config, overrides)
+    from . import serve as body
+
+    return body.serve(loaded, host=host, port=port, progress=_progress())
 
 
 @app.command()

@@ -169,8 +169,9 @@ class Forget(Section):
 
     fine_tune_steps: int = Field(0, ge=0)
     """Training steps after the encoder's answer, on all partitions, in which only the touched rows move."""
-    grace_seconds: float = Field(0, ge=0, le=0)
-    """How long a request waits for others to share its version. Not there yet: only 0 is accepted."""
+    grace_seconds: float = Field(0, ge=0, le=2592000)
+    """How long a request waits, in which it can be cancelled and others join its version. With 0 the command `forget`
+    carries out its request at once; otherwise it only accepts it, for `serve` or for another `forget` after that time."""
     retention_hours: float = Field(0, ge=0, le=87600)
     """`purge` keeps older files with deleted data until they were written this long ago; `purge --now` does not."""
 
@@ -186,6 +187,25 @@ class Evaluate(Section):
     """Cut-offs of Recall and NDCG."""
     batch_users: int = Field(1024, ge=1)
     """Users scored at once: memory is this many times the number of items, in float32."""
+
+
+class Serve(Section):
+    """The long-running service: who may ask, and how much at once."""
+
+    host: str = Field("127.0.0.1", min_length=1)
+    """Where it listens. Anything but a loopback address needs a token."""
+    port: int = Field(8080, ge=0, le=65535)
+    """0 takes a free one, which the log names."""
+    token_variable: str = Field("UNLEARNREC_TOKEN", min_length=1)
+    """The environment variable that holds the bearer token; the token itself is never in the configuration."""
+    max_open_requests: int = Field(10000, ge=1)
+    """With so many accepted and not yet carried out, further ones are refused (429)."""
+    max_batch: int = Field(100, ge=1)
+    """Most requests that share one version."""
+    max_body_bytes: int = Field(1048576, ge=1024)
+    """Longest body of a request; longer ones are refused (413)."""
+    poll_seconds: float = Field(1.0, ge=0.05, le=60)
+    """How often the log is read for what other commands wrote."""
 
 
 class Config(Section):
@@ -209,6 +229,7 @@ class Config(Section):
     pretrain: Pretrain = Pretrain()
     forget: Forget = Forget()
     evaluate: Evaluate = Evaluate()
+    serve: Serve = Serve()
 
 
 def parse_config(values: Mapping[str, Any]) -> Config:

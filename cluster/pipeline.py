@@ -24,8 +24,21 @@ from .residue import residue
 from .session import Manifest, Session, silent
 from .suppression import lift, row_filter
 from .training import train
+from .verify import verify
 
-__all__ = ["evaluate", "export", "forget", "ingest", "lift", "pretrain", "purge", "residue", "status", "train"]
+__all__ = [
+    "evaluate",
+    "export",
+    "forget",
+    "ingest",
+    "lift",
+    "pretrain",
+    "purge",
+    "residue",
+    "status",
+    "train",
+    "verify",
+]
 
 Ids = npt.NDArray[np.int64]
 

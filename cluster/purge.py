@@ -24,7 +24,7 @@ from .requests import FOLDER as REQUESTS
 from .requests import TOMBSTONE, content_name
 from .session import KEY, Manifest, Session, graph_key, silent
 from .training import CHECKPOINTS
-from .versions import COMMITTED, PURGING
+from .versions import CANCELLED, COMMITTED, COMPLETED, PURGING
 
 PURGED = "purged"
 OLDER, SUPERSEDED, CHECKPOINT = "older version", "superseded graph", "checkpoint"
@@ -114,8 +114,8 @@ def leftovers(session: Session, records: Sequence[Record]) -> list[Leftover]:
 
 
 def carried_out(records: Sequence[Record]) -> set[str]:
-    """The files with the contents of requests that have their answer."""
-    done = {r.body["request_id"] for r in records if r.kind == "completed"}
+    """The files with the contents of requests that have their answer, or were cancelled."""
+    done = {r.body["request_id"] for r in records if r.kind in (COMPLETED, CANCELLED)}
     done.update(*(r.body["manifest"].get("answers", ()) for r in records if r.kind == COMMITTED))
     return {content_name(request_id) for request_id in done}
 

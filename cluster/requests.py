@@ -28,7 +28,7 @@ FOLDER = "requests"
 TOMBSTONE = {"purged": True}
 """What `purge` leaves of a request's content."""
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ def parse_request(
     Raises:
         InputError: a file is unreadable or lacks a column, nothing is named, or the request id has other characters.
     """
-    if request_id is not None and not _REQUEST_ID.fullmatch(request_id):
-        raise InputError(f"--request-id {request_id!r}: use 1 to 128 letters, digits, '.', '_' or '-'")
+    check_request_id(request_id)
     named: dict[str, list[Id]] = {"user_id": [], "item_id": []}
     pairs: list[tuple[Id, Id]] = []
     for value, column in ((users, "user_id"), (items, "item_id")):
@@ -93,12 +92,32 @@ def parse_request(
             pairs += zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True)
         else:
             named[table.column_names[0]] += table.column(0).to_pylist()
-    content = (_canonical(named["user_id"]), _canonical(named["item_id"]), _canonical(pairs))
-    if not any(content):
+    if not (named["user_id"] or named["item_id"] or pairs):
         given = ", ".join(x for x in (users, items, interactions, requests) if x) or "the request"
         raise InputError(f"{given}: names no user, item or interaction. Give at least one")
+    return make_request(named["user_id"], named["item_id"], pairs, request_id, key)
+
+
+def make_request(
+    users: Iterable[Id], items: Iterable[Id], interactions: Iterable[tuple[Id, Id]], request_id: str | None, key: bytes
+) -> Request:
+    """The request for what is named, in canonical form; without `request_id` its id is derived under `key`."""
+    content = (_canonical(users), _canonical(items), _canonical(interactions))
     body = _body(*content)
     return Request(request_id or f"req-{hmac.new(key, body, hashlib.sha256).hexdigest()[:16]}", *content)
+
+
+def read_request(request_id: str, body: bytes) -> Request:
+    """The request whose `body()` this is."""
+    content = json.loads(body)
+    pairs = tuple((user, item) for user, item in content["interactions"])
+    return Request(request_id, tuple(content["users"]), tuple(content["items"]), pairs)
+
+
+def check_request_id(request_id: str | None) -> None:
+    """Raise InputError for an id with other characters than a file name and the log can hold; None is none."""
+    if request_id is not None and not REQUEST_ID.fullmatch(request_id):
+        raise InputError(f"--request-id {request_id!r}: use 1 to 128 letters, digits, '.', '_' or '-'")
 
 
 def content_name(request_id: str) -> str:

@@ -16,12 +16,19 @@ from .journal import Journal, JournalConflict, Record
 Manifest = dict[str, Any]
 
 COMMITTED = "committed"
+COMPLETED, CANCELLED, FAILED = "completed", "cancelled", "failed"
+"""What closes a request without a version."""
 PURGING = "purging"
 """What `purge` writes before it removes files that no record names; the body's `unnamed` lists them."""
 
 
 def _removes(record: Record, manifest: Manifest) -> bool:
     return record.kind == PURGING and not manifest["files"].keys().isdisjoint(record.body["unnamed"])
+
+
+def _closes(record: Record, manifest: Manifest) -> bool:
+    """Whether it closes a request that this manifest would answer too."""
+    return record.kind in (COMPLETED, CANCELLED, FAILED) and record.body["request_id"] in manifest.get("answers", {})
 
 
 class Versions:
@@ -59,8 +66,8 @@ class Versions:
         decided on.
 
         Raises:
-            JournalConflict: another version was committed since, or a purge removes a file that this one names. This
-                one does not exist.
+            JournalConflict: another version was committed since, a purge removes a file that this one names, or a
+                request that it answers was closed (cancelled, say). This one does not exist.
             RuntimeError: a file that it names is not there.
         """
         self.repair()
@@ -81,7 +88,7 @@ class Versions:
             except JournalConflict:
                 # Requests may be accepted meanwhile; another version may not.
                 records = self._journal.records()
-                if any(r.kind == COMMITTED or _removes(r, manifest) for r in records[after:]):
+                if any(r.kind == COMMITTED or _removes(r, manifest) or _closes(r, manifest) for r in records[after:]):
                     raise
                 after = records[-1].number
         committed: Manifest = record.body["manifest"]

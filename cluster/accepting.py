@@ -1,0 +1,115 @@
+"""A request on its way in and out of the log: accepted, answered, closed. Used by `forget` and by `serve`."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from ..partitioning.errors import InputError
+from .coordinator import ACCEPTED, Ledger, State, Ticket
+from .journal import JournalConflict
+from .requests import TOMBSTONE, Request, commitment, content_name, read_request
+from .session import Session
+from .versions import COMMITTED
+
+
+class TakenId(InputError):
+    """Another request has this id."""
+
+
+class UnreadableRequest(RuntimeError):
+    """The content of an accepted request is not there, or not the one that was accepted."""
+
+
+def accept(session: Session, request: Request) -> None:
+    """Write the request down before anything is done: its content as a side object, its commitment in the log.
+
+    One that is accepted already stays as it is; one that failed is open again.
+
+    Raises:
+        TakenId: another request has this id.
+    """
+    name, body = content_name(request.request_id), request.body()
+    salt = secrets.token_hex(16)
+    try:
+        session.store.create(name, json.dumps({"salt": salt, "body": body.decode()}).encode())
+    except FileExistsError:
+        content = json.loads(session.store.read(name))
+        check_same(content, request)
+        salt = content.get("salt", salt)
+    ticket = Ledger(session.journal.records()).tickets.get(request.request_id)
+    if ticket is None or ticket.state is State.FAILED:
+        session.journal.append(ACCEPTED, {"request_id": request.request_id, "commitment": commitment(body, salt)})
+
+
+def answered(session: Session, request: Request) -> dict[str, Any] | None:
+    """The answer that this request was given already, None if it has not been carried out.
+
+    Raises:
+        TakenId: its id belongs to another request; not noticed when that one's content has been purged.
+    """
+    name = content_name(request.request_id)
+    if not session.store.exists(name):
+        return None
+    content = json.loads(session.store.read(name))
+    check_same(content, request)
+    ticket = Ledger(session.journal.records()).tickets.get(request.request_id)
+    if ticket is None or not ticket.final:
+        return None
+    answer = {key: value for key, value in ticket.describe().items() if key != "phase"}
+    return answer | {"content_purged": True} if content == TOMBSTONE else answer
+
+
+def check_same(content: dict[str, Any], request: Request) -> None:
+    """Raise TakenId unless this is the stored content of the request, or was purged."""
+    if content != TOMBSTONE and content["body"] != request.body().decode():
+        raise TakenId(
+            f"--request-id {request.request_id}: another request has this id. Choose a new one, or leave it out"
+        )
+
+
+def close(
+    session: Session,
+    request_id: str,
+    kind: str,
+    body: dict[str, Any],
+    since: int | None = None,
+    allowed: Callable[[Ticket], bool] = lambda ticket: True,
+) -> bool:
+    """Close an open request with one record, unless it is closed already or not `allowed`; says whether it did.
+
+    since: the head that the decision was based on; a version that was committed later makes it void.
+
+    Raises:
+        JournalConflict: there is such a version.
+    """
+    while True:
+        records = session.journal.records()
+        if since is not None and any(record.kind == COMMITTED for record in records[since:]):
+            raise JournalConflict(f"a version was committed after record {since}")
+        ticket = Ledger(records).open.get(request_id)
+        if ticket is None or not allowed(ticket):
+            return False
+        try:
+            session.journal.append(kind, {"request_id": request_id, **body}, after=len(records))
+        except JournalConflict:
+            continue
+        return True
+
+
+def read_accepted(session: Session, ticket: Ticket) -> Request:
+    """The content of an accepted request.
+
+    Raises:
+        UnreadableRequest: it is missing, or not what the log has the commitment of.
+    """
+    try:
+        content = json.loads(session.store.read(content_name(ticket.request_id)))
+        body = content["body"].encode()
+        if commitment(body, content["salt"]) == ticket.commitment:
+            return read_request(ticket.request_id, body)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass
+    raise UnreadableRequest(f"{content_name(ticket.request_id)} is not the content that was accepted")

@@ -1,0 +1,249 @@
+"""Accepted requests, from ids to one committed version without what they name (docs/forgetting.md)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..distributed.removal import Removal
+from ..partitioning.assignment import Assignment
+from ..partitioning.errors import InputError
+from ..partitioning.ingest import load_assignment, load_ids
+from ..workers import WorkerGroup
+from .accepting import close
+from .coordinator import Ledger
+from .evidence import add_evidence
+from .graphs import Ids, merged_gone, new_graph
+from .journal import JournalConflict
+from .progress import Progress
+from .requests import Request, Resolved, resolve
+from .session import Manifest, Session, files_of
+from .suppression import ENVIRONMENT, FORGOTTEN, KINDS, digests_of, open_list
+from .suppression import FOLDER as SUPPRESSION
+from .training import as_trained, make_run, needed_files
+from .versions import COMPLETED
+
+
+def able_version(session: Session) -> Manifest:
+    """The current version, from which something can be forgotten.
+
+    Raises:
+        InputError: it has no encoder, or is a counterfactual.
+    """
+    version = session.version()
+    if version["graph"]["shard_files"] != version["lake_graph"]["shard_files"]:
+        raise InputError(
+            f"version {version['version']} was trained --without some data that the lake still has: a counterfactual, "
+            "from which nothing is forgotten. Run `unlearnrec train` and `pretrain` first"
+        )
+    if version["model"]["encoder"] is None:
+        raise InputError(f"version {version['version']} has no Influence Encoder. Run `unlearnrec pretrain` first")
+    return version
+
+
+def carry_out(
+    session: Session,
+    requests: Sequence[Request],
+    group: WorkerGroup,
+    progress: Progress,
+    cut_only: bool = False,
+    before_commit: Callable[[Manifest], None] = lambda version: None,
+) -> dict[str, dict[str, Any]]:
+    """Carry out accepted requests as one version: the answer of each by its id.
+
+    Those that remove nothing are completed without a version. What a request removed is counted against the version
+    before, so that a pair which two of them name counts in both. `before_commit` is called with the
+    manifest when all its files are written.
+
+    Raises:
+        JournalConflict: another version was committed meanwhile, or a request was closed: decide anew.
+        InputError, WorkerFailure: as `forget`. All stay accepted, unless the commit was made.
+    """
+    # Before the version is read: a commit by somebody else from here on is then a conflict, not overwritten.
+    records = session.journal.records()
+    head, still_open = len(records), Ledger(records).open
+    if closed := [request.request_id for request in requests if request.request_id not in still_open]:
+        raise JournalConflict(f"request {closed[0]} was closed by somebody else")
+    version = able_version(session)
+    _suppress(session, version, requests, progress)
+    start = time.perf_counter()
+    session.call(group, version, "holds")
+    startup = time.perf_counter() - start
+
+    start = time.perf_counter()
+    marks: dict[str, float] = {}
+
+    def mark(phase: str) -> None:
+        marks[phase] = time.perf_counter() - start - sum(marks.values())
+
+    graph = version["graph"]
+    maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
+    found = {request.request_id: resolve(request, *maps) for request in requests}
+    owners = load_assignment(session.store, graph)
+    removal = _union(found.values())
+    named = np.concatenate([owners.owner_of_user[removal.users], owners.owner_of_item[removal.items]])
+    pairs_at = owners.owner_of_user[removal.pair_users]
+    asked = sorted({int(k) for k in np.concatenate([named, pairs_at])})
+    mark("route")
+    nothing = np.empty(0, dtype=np.int64)
+    pairs = (
+        distinct(session.call(group, version, "find", removal, partitions=asked), graph["items"])
+        if asked
+        else (nothing, nothing)
+    )
+    mark("find")
+    own = {request_id: _own(what, pairs, graph["items"]) for request_id, what in found.items()}
+    base = {
+        request_id: {"request_id": request_id, "unknown_ids": what.unknown, "startup_seconds": startup}
+        for request_id, what in found.items()
+    }
+    answers: dict[str, dict[str, Any]] = {}
+    for request_id in [request_id for request_id, (users, _) in own.items() if not len(users)]:
+        answer = {
+            **base[request_id],
+            "status": "nothing_to_forget",
+            "version": version["version"],
+            "removed_interactions": 0,
+            "affected_partitions": [],
+            "seconds": time.perf_counter() - start,
+        }
+        if not close(session, request_id, COMPLETED, {"answer": answer}, since=head):
+            raise JournalConflict(f"request {request_id} was closed by somebody else")
+        answers[request_id] = answer
+    if not len(pairs[0]):
+        return answers
+    affected = owners_of(owners, pairs)
+    number = session.versions.next_number()
+    names = {
+        k: (
+            session.versions.new_name(number, f"shard-{k:03d}", "safetensors"),
+            session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors"),
+            session.versions.new_name(number, f"encoder-{k:03d}", "safetensors"),
+        )
+        for k in affected
+    }
+    with progress.task("forget", len(affected)) as task:
+        results = session.call(
+            group, version, "forget", session.location, pairs[0], pairs[1], names, cut_only, partitions=affected
+        )
+        task.advance(len(affected))
+    mark("unlearn")
+    by_partition = dict(zip(affected, results, strict=True))
+    gone = merged_gone(results)
+    shards = {k: r["shard"] for k, r in by_partition.items()}
+    changed = new_graph(session, graph, number, shards, gone, len(pairs[0]))
+    embeddings = list(version["model"]["embeddings"])
+    encoder = dict(version["model"]["encoder"])
+    encoder["tables"] = encoder["tables"] and list(encoder["tables"])
+    for k, result in by_partition.items():
+        embeddings[k] = result["files"][0]["name"]
+        if encoder["tables"]:
+            encoder["tables"][k] = result["files"][1]["name"]
+    manifest: Manifest = {
+        "format": 1,
+        "reason": "forget",
+        "graph": changed,
+        "lake_graph": changed,
+        "model": version["model"] | {"embeddings": embeddings, "encoder": encoder},
+    }
+    files = version["files"] | changed["files"] | files_of(results)
+    manifest["files"] = {name: files[name] for name in needed_files(manifest)}
+    mark("write")
+    if session.config.forget.fine_tune_steps and not cut_only:
+        _fine_tune(session, group, manifest, number, pairs)
+        mark("fine_tune")
+    drift = 1 - changed["interactions"] / encoder["interactions"]
+    stale = drift > session.config.pretrain.drift_budget
+    if stale:
+        progress.note(
+            f"{drift:.1%} of the interactions were forgotten since the encoder's pre-training, more than "
+            f"pretrain.drift_budget={session.config.pretrain.drift_budget:g}: run `unlearnrec pretrain` again"
+        )
+    done = {
+        request_id: {
+            **base[request_id],
+            "status": "committed",
+            "version": number,
+            "removed_interactions": len(mine[0]),
+            "deleted_users": int(np.isin(gone[0], mine[0]).sum()),
+            "deleted_items": int(np.isin(gone[1], mine[1]).sum()),
+            "touched_nodes": 0 if cut_only else len(np.unique(mine[0])) + len(np.unique(mine[1])),
+            "affected_partitions": owners_of(owners, mine),
+            "batch_requests": len(requests) - len(answers),
+            "encoder_drift": drift,
+            "encoder_stale": stale,
+        }
+        for request_id, mine in own.items()
+        if request_id not in answers
+    }
+    seconds = time.perf_counter() - start
+    manifest["answers"] = {request_id: answer | {"seconds": seconds} for request_id, answer in done.items()}
+    before_commit(manifest)
+    committed = session.versions.commit(manifest, after=head)
+    mark("commit")
+    session.load(group, committed)
+    mark("refresh")
+    finished = {"seconds": time.perf_counter() - start, "phases": marks}
+    evidenced = add_evidence(session, [answer | finished for answer in done.values()], group, progress)
+    return answers | {answer["request_id"]: answer for answer in evidenced}
+
+
+def _suppress(session: Session, version: Manifest, requests: Sequence[Request], progress: Progress) -> None:
+    """Put on the suppression list what the requests name, where there is a key."""
+    suppression = open_list(session.store)
+    if suppression is not None:
+        # Before the commit, so that no crash leaves a version without the data and a list without the names. An entry of
+        # a request that fails is right too: it stays accepted.
+        types = version["graph"]["id_type"]
+        each = [digests_of(suppression.key, request, types) for request in requests]
+        suppression.append(FORGOTTEN, {kind: set().union(*(named[kind] for named in each)) for kind in KINDS})
+    elif session.store.list(SUPPRESSION):
+        progress.note(f"{ENVIRONMENT} is not set: this request is not put on the suppression list")
+
+
+def _fine_tune(session: Session, group: WorkerGroup, manifest: Manifest, number: int, pairs: tuple[Ids, Ids]) -> None:
+    """Let the touched rows take some training steps, and the manifest name the files that result."""
+    model, graph = manifest["model"], manifest["graph"]
+    trained = as_trained(session.config, model)
+    # Draws of an epoch that neither the training nor another request had.
+    run = replace(make_run(trained, graph, Removal()), epochs=trained.train.epochs + number)
+    names = [session.versions.new_name(number, f"tuned-{k:03d}", "safetensors") for k in range(graph["partitions"])]
+    steps = session.config.forget.fine_tune_steps
+    candidate = manifest | {"version": number}
+    arguments = (session.location, np.unique(pairs[0]), np.unique(pairs[1]), run, steps, names)
+    results = session.call(group, candidate, "fine_tune", *arguments)
+    for k, result in enumerate(results):
+        for file in result["files"]:
+            manifest["files"].pop(model["embeddings"][k])
+            model["embeddings"][k] = file["name"]
+            manifest["files"][file["name"]] = {"sha256": file["sha256"], "bytes": file["bytes"]}
+
+
+def _union(found: Iterable[Resolved]) -> Removal:
+    """All that some requests name, as one removal."""
+    parts = list(found)
+    names = ("users", "items", "pair_users", "pair_items")
+    users, items, pair_users, pair_items = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+    return Removal(users, items, pair_users, pair_items)
+
+
+def _own(found: Resolved, pairs: tuple[Ids, Ids], num_items: int) -> tuple[Ids, Ids]:
+    """Those of the batch's pairs that one request removes."""
+    wanted = found.pair_users * num_items + found.pair_items
+    mine = np.isin(pairs[0], found.users) | np.isin(pairs[1], found.items)
+    mine |= np.isin(pairs[0] * num_items + pairs[1], wanted)
+    return pairs[0][mine], pairs[1][mine]
+
+
+def owners_of(owners: Assignment, pairs: tuple[Ids, Ids]) -> list[int]:
+    """The partitions that own an end of these pairs."""
+    return sorted({int(k) for k in (*owners.owner_of_user[pairs[0]], *owners.owner_of_item[pairs[1]])})
+
+
+def distinct(parts: list[tuple[Ids, Ids]], num_items: int) -> tuple[Ids, Ids]:
+    codes = np.unique(np.concatenate([users * num_items + items for users, items in parts]))
+    return codes // num_items, codes % num_items

@@ -1,0 +1,196 @@
+"""What becomes of deletion requests: pure decisions on the log's records and the clock (docs/serving.md).
+
+Nothing here reads, writes, waits or knows Ray's actors. `Ledger` folds records into one ticket a request; the functions
+below decide on tickets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from enum import Enum
+from typing import Any
+
+from ray.exceptions import RayError
+
+from ..partitioning.errors import InputError
+from ..workers.failures import LOST, Kind, WorkerFailure
+from .journal import JournalConflict, Record
+from .versions import CANCELLED, COMMITTED, COMPLETED, FAILED
+
+ACCEPTED = "accepted"
+MIN_RETRY_SECONDS = 5
+
+
+class State(Enum):
+    """Where a request is. FAILED is a quarantine: it may be accepted again; the last three are final."""
+
+    ACCEPTED = "accepted"
+    FAILED = "failed"
+    COMMITTED = "committed"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+
+
+FINAL = frozenset({State.COMMITTED, State.COMPLETED, State.CANCELLED})
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A request as the log knows it; times are seconds since the epoch."""
+
+    request_id: str
+    state: State
+    accepted_at: float
+    commitment: str = ""
+    answer: Mapping[str, Any] | None = None
+    error: str | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing will change it any more."""
+        return self.state in FINAL
+
+    def describe(self) -> dict[str, Any]:
+        """What `status` says: the answer where there is one, and always `request_id`, `status`, `phase`, `version`."""
+        plain = {"request_id": self.request_id, "status": self.state.value, "version": None}
+        error = {"error": self.error} if self.error else {}
+        return {"phase": self.state.value, **(self.answer or plain), **error}
+
+
+class Ledger:
+    """All tickets of a log, in the order of their acceptance, and what its versions say. `seen`: records absorbed."""
+
+    def __init__(self, records: Sequence[Record] = ()) -> None:
+        self.tickets: dict[str, Ticket] = {}
+        self.open: dict[str, Ticket] = {}
+        self.current: dict[str, Any] | None = None
+        self.versions = 0
+        self.seen = 0
+        self._trained_interactions = 0
+        self.absorb(records)
+
+    def absorb(self, records: Sequence[Record]) -> None:
+        """Take in the whole log, of which the first `seen` records are known already."""
+        for record in records[self.seen :]:
+            self._one(record)
+        self.seen = max(self.seen, len(records))
+
+    def _one(self, record: Record) -> None:
+        at = datetime.fromisoformat(record.time).timestamp()
+        body = record.body
+        if record.kind == ACCEPTED:
+            known = self.tickets.get(body["request_id"])
+            if known is None or known.state is State.FAILED:
+                # A request that failed begins anew, with another age: it was asked for again.
+                self._set(Ticket(body["request_id"], State.ACCEPTED, at, body.get("commitment", "")))
+        elif record.kind == COMMITTED:
+            manifest = body["manifest"]
+            self.current, self.versions = manifest, self.versions + 1
+            if manifest["reason"] == "train":
+                self._trained_interactions = manifest["graph"]["interactions"]
+            for request_id, answer in manifest.get("answers", {}).items():
+                self._close(request_id, State.COMMITTED, at, answer=answer)
+        elif record.kind == COMPLETED:
+            self._close(body["request_id"], State.COMPLETED, at, answer=body["answer"])
+        elif record.kind in (CANCELLED, FAILED):
+            self._close(body["request_id"], State(record.kind), at, error=body.get("error"))
+
+    def _close(self, request_id: str, state: State, at: float, **fields: Any) -> None:
+        ticket = self.tickets.get(request_id) or Ticket(request_id, State.ACCEPTED, at)
+        if not ticket.final:  # the first final answer counts
+            self._set(replace(ticket, state=state, **fields))
+
+    def _set(self, ticket: Ticket) -> None:
+        self.tickets[ticket.request_id] = ticket
+        self.open.pop(ticket.request_id, None)
+        if ticket.state is State.ACCEPTED:
+            self.open[ticket.request_id] = ticket
+
+    def debt(self) -> float:
+        """Unlearning debt: the share of the interactions that were forgotten since the last training."""
+        if self.current is None or not self._trained_interactions:
+            return 0.0
+        return 1 - self.current["graph"]["interactions"] / self._trained_interactions
+
+
+# ---- when ------------------------------------------------------------------------------------------------------------
+
+
+def next_batch(
+    tickets: Iterable[Ticket], now: float, grace_seconds: float, limit: int, alone: Collection[str] = ()
+) -> list[str]:
+    """The requests to carry out next: those whose grace window has passed, oldest first, up to `limit`.
+
+    alone: requests of a batch that failed; each of them is tried by itself, and before the others.
+    """
+    due = sorted((t for t in tickets if _due_at(t, grace_seconds) <= now), key=lambda t: t.accepted_at)
+    suspects = [t.request_id for t in due if t.request_id in alone]
+    return suspects[:1] or [t.request_id for t in due[:limit]]
+
+
+def seconds_until_due(tickets: Iterable[Ticket], now: float, grace_seconds: float) -> float:
+    """Until the next grace window ends; infinity where nothing is open."""
+    return max(0.0, min((_due_at(t, grace_seconds) - now for t in tickets), default=math.inf))
+
+
+def may_cancel(ticket: Ticket, now: float, grace_seconds: float) -> bool:
+    """Whether it is still in its grace window."""
+    return ticket.state is State.ACCEPTED and now < _due_at(ticket, grace_seconds)
+
+
+def oldest_age(tickets: Iterable[Ticket], now: float) -> float:
+    """Seconds since the oldest of these was accepted, 0 for none."""
+    return max((now - t.accepted_at for t in tickets), default=0.0)
+
+
+def retry_after(tickets: Collection[Ticket], now: float, grace_seconds: float, limit: int) -> int | None:
+    """None where one more request may be accepted; else the seconds after which another attempt is worth it."""
+    if len(tickets) < limit:
+        return None
+    return max(MIN_RETRY_SECONDS, math.ceil(seconds_until_due(tickets, now, grace_seconds)))
+
+
+def iso(seconds: float) -> str:
+    """A time for people and scripts."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _due_at(ticket: Ticket, grace_seconds: float) -> float:
+    return ticket.accepted_at + grace_seconds
+
+
+# ---- after a failure -------------------------------------------------------------------------------------------------
+
+
+class Verdict(Enum):
+    """What to do when a batch failed."""
+
+    AGAIN = "again"  # somebody else committed: decide anew on what is there now
+    WAIT = "wait"  # not the requests' fault: storage, machines, or a version that cannot forget
+    ALONE = "alone"  # one of the batch may be poison: try each by itself
+    QUARANTINE = "quarantine"  # it failed by itself: close it, so that it does not block the others
+
+
+def judge(error: BaseException, alone: bool) -> Verdict:
+    """alone: whether the batch was one request that had been in a failed batch before."""
+    if isinstance(error, JournalConflict):
+        return Verdict.AGAIN
+    if isinstance(error, WorkerFailure):
+        kinds = {cause.kind for cause in error.causes.values()}
+        if Kind.ERROR not in kinds or kinds & LOST:
+            return Verdict.WAIT
+    elif isinstance(error, InputError | OSError | MemoryError | RayError):
+        return Verdict.WAIT
+    return Verdict.QUARANTINE if alone else Verdict.ALONE
+
+
+def error_class(error: BaseException) -> str:
+    """The name of what went wrong, which names nobody; of a worker's own exception where there is one."""
+    if isinstance(error, WorkerFailure):
+        for cause in error.causes.values():
+            if cause.kind is Kind.ERROR and cause.exception is not None:
+                return type(cause.exception).__name__
+    return type(error).__name__

@@ -1,0 +1,237 @@
+"""The evidence of a committed request: a report as JSON and as a page, and a record of the log that fixes both.
+
+What the report says, and what it does not prove: docs/evidence.md. It names no user and no item; the request's id is the
+one that the log has. A request stays committed whatever happens here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from ..workers import WorkerGroup
+from .coordinator import ACCEPTED
+from .evidence_change import Change, Ids
+from .evidence_checks import checks_of, scores_of
+from .evidence_page import page
+from .journal import Record
+from .progress import Progress
+from .requests import TOMBSTONE, Request, content_name, read_request
+from .session import Manifest, Session, silent
+from .software import software
+from .versions import COMMITTED
+
+FOLDER = "reports"
+EVIDENCE = "evidence"
+"""The record's kind; its body: `request_id`, `version`, `sha256` of the JSON file, `page_sha256` of the HTML file."""
+FORMAT = 1
+
+NOT_REMOVED = (
+    ("dense weights of the backbone", "unchanged, though they were trained with the forgotten data too"),
+    ("the Influence Encoder", "its weights were fitted on models that had seen the data, and are unchanged"),
+    (
+        "rows of neighbours",
+        "rows of nodes that are no end of a forgotten interaction were trained beside it; unchanged",
+    ),
+    ("older versions", "their files still hold the data, until `unlearnrec purge`"),
+    ("the request's content", "the ids that it names lie in requests/, until `unlearnrec purge`"),
+    ("checkpoints and superseded graphs", "where there are any: until `unlearnrec purge`"),
+    ("the lake", "never changed; `unlearnrec residue` counts its rows that name what was forgotten"),
+    ("the suppression list", "where it is used: keyed digests of what the request names, kept on purpose"),
+    ("exports and copies", "of the output and of the lake, elsewhere: unknown here"),
+)
+
+
+def report_name(request_id: str, suffix: str = "json") -> str:
+    """The report of a request under the output; `suffix` "json" or "html"."""
+    return f"{FOLDER}/evidence-{request_id}.{suffix}"
+
+
+def evidence_record(records: Sequence[Record], request_id: str) -> Record | None:
+    """The record that fixes a request's report, None before it is written."""
+    for record in reversed(records):
+        if record.kind == EVIDENCE and record.body["request_id"] == request_id:
+            return record
+        if _answers(record, request_id):
+            return None  # it would stand behind the commit
+    return None
+
+
+def add_evidence(
+    session: Session,
+    answers: Sequence[Mapping[str, Any]],
+    group: WorkerGroup | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """The answers with `evidence`, the name of the report, which is written if the log has none yet.
+
+    answers: of `forget`; those of requests that removed nothing are returned as they are. group: workers that score
+    pairs; without them that part is left out, and the report says so. Nothing is raised: where a report cannot be
+    written, `evidence` is None and a note says why.
+    """
+    progress = progress or silent()
+    batch = _Batch(session, [a["request_id"] for a in answers if a.get("status") == "committed"], group)
+    done = []
+    for answer in answers:
+        answer = dict(answer)
+        done.append(answer)
+        if answer.get("status") != "committed":
+            continue
+        try:
+            failed = _ensure(batch, answer)
+            answer["evidence"] = report_name(answer["request_id"])
+            for name in failed:
+                progress.note(f"request {answer['request_id']}: the check of {name} FAILED, see {answer['evidence']}")
+        except Exception as error:  # the request is committed: nothing that happens to its report may undo that
+            answer["evidence"] = None
+            progress.note(
+                f"request {answer['request_id']} is committed, but its evidence was not written: "
+                f"{type(error).__name__}: {error}. Repeat the request to write it"
+            )
+    return done
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a version's files and the workers say of the requests that it answers, by request id."""
+
+    change: Change
+    pairs: dict[str, tuple[Ids, Ids] | None]
+    """Interactions that each removed; None where that is not known any more."""
+    scores: dict[str, dict[str, Any]]
+
+
+class _Batch:
+    """Requests whose reports are written together: what is read and scored for a version serves all of them."""
+
+    def __init__(self, session: Session, request_ids: Sequence[str], group: WorkerGroup | None) -> None:
+        self.session, self._ids, self._group = session, request_ids, group
+        self._looks: dict[int, _Look] = {}
+
+    def look(self, chain: Mapping[str, Record]) -> _Look:
+        after: Manifest = chain["committed"].body["manifest"]
+        if after["version"] not in self._looks:
+            store = self.session.store
+            change = Change.read(store, chain["version before"].body["manifest"], after)
+            contents = {one: _content(self.session, one) for one in self._ids if one in after["answers"]}
+            known = {one: content for one, content in contents.items() if content is not None and change.has_before}
+            pairs = dict.fromkeys(contents) | change.removed(store, known)
+            scores = scores_of(self.session, change, pairs, self._group)
+            self._looks[after["version"]] = _Look(change, pairs, scores)
+        return self._looks[after["version"]]
+
+
+def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
+    """Write what is missing of a report; the names of checks that failed, where it was made now."""
+    session = batch.session
+    request_id: str = answer["request_id"]
+    records = session.journal.records()
+    if evidence_record(records, request_id) is not None:
+        return []
+    chain = _chain(records, request_id)
+    data = _kept(session, request_id, chain)
+    if data is None:
+        document = _document(answer, chain, batch.look(chain))
+        data = json.dumps(document, indent=1).encode() + b"\n"
+        name = report_name(request_id)
+        try:
+            session.store.create(name, data)
+        except FileExistsError:
+            # Another process was faster, or a damaged file is there.
+            if (kept := _kept(session, request_id, chain)) is None:
+                session.store.write(name, data)
+            data = kept or data
+    document, digest = json.loads(data), session.store.sha256(data)
+    html = page(document, digest).encode()
+    session.store.write(report_name(request_id, "html"), html)
+    body = {"request_id": request_id, "version": document["version"]["after"], "sha256": digest}
+    session.journal.append(EVIDENCE, body | {"page_sha256": session.store.sha256(html)})
+    return [check["name"] for check in document["verification"]["checks"] if check["ok"] is False]
+
+
+def _kept(session: Session, request_id: str, chain: Mapping[str, Record]) -> bytes | None:
+    """The report that an attempt left before its record, if it is one of this commit."""
+    try:
+        data = session.store.read(report_name(request_id))
+        same = json.loads(data)["records"]["committed"]["sha256"] == chain["committed"].digest
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return data if same else None
+
+
+def _chain(records: Sequence[Record], request_id: str) -> dict[str, Record]:
+    """The records that a report names, by role: "committed", "accepted", "version before", "record before"."""
+    # From the end: what is asked for is young, the log may be long.
+    committed = next(record for record in reversed(records) if _answers(record, request_id))
+    base = committed.body["manifest"]["base"]
+    chain = {"committed": committed, "record before": records[committed.number - 2]}
+    for record in reversed(records[: committed.number - 1]):
+        if record.kind == ACCEPTED and record.body["request_id"] == request_id:
+            chain.setdefault("accepted", record)
+        if record.kind == COMMITTED and record.body["manifest"]["version"] == base:
+            chain["version before"] = record
+        if len(chain) == 4:
+            break
+    return chain
+
+
+def _answers(record: Record, request_id: str) -> bool:
+    return record.kind == COMMITTED and request_id in record.body["manifest"].get("answers", {})
+
+
+def _document(answer: Mapping[str, Any], chain: Mapping[str, Record], look: _Look) -> dict[str, Any]:
+    request_id, committed, accepted = answer["request_id"], chain["committed"], chain["accepted"]
+    after: Manifest = committed.body["manifest"]
+    change = look.change
+    told = after["answers"][request_id] | answer
+    return {
+        "format": FORMAT,
+        "request_id": request_id,
+        "commitment": accepted.body["commitment"],
+        "version": {"before": after["base"], "after": after["version"]},
+        "requests_in_version": len(after["answers"]),
+        "times": {
+            "accepted": accepted.time,
+            "committed": committed.time,
+            "written": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "seconds": told.get("seconds"),
+            "phases": told.get("phases"),
+        },
+        "removed": {
+            key: told.get(key)
+            for key in ("removed_interactions", "deleted_users", "deleted_items", "touched_nodes", "unknown_ids")
+        }
+        | {
+            "affected_partitions": told.get("affected_partitions", change.affected),
+            "partitions_of_version": change.partitions(),
+        },
+        "records": {
+            role: {"number": record.number, "file": record_file(record), "kind": record.kind, "sha256": record.digest}
+            for role, record in chain.items()
+        },
+        "files": {"changed": change.changed_files(), "unchanged": change.unchanged_files},
+        "verification": {
+            "checks": checks_of(change, look.pairs[request_id], told.get("removed_interactions")),
+            "scores": look.scores[request_id],
+        },
+        "not_removed": [{"what": what, "why": text} for what, text in NOT_REMOVED],
+        "drift": {
+            "share_forgotten_since_pretraining": told.get("encoder_drift"),
+            "more_than_budget": told.get("encoder_stale"),
+        },
+        "software": software(),
+    }
+
+
+def record_file(record: Record) -> str:
+    """Where a record lies under the output."""
+    return f"log/{record.number:09d}.json"
+
+
+def _content(session: Session, request_id: str) -> Request | None:
+    """What a request names, None after a purge."""
+    content = json.loads(session.store.read(content_name(request_id)))
+    return None if content == TOMBSTONE else read_request(request_id, content["body"].encode())

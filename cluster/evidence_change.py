@@ -1,0 +1,203 @@
+"""Two versions of an output as their files have them: what a committed request changed.
+
+Everything is read back from the store; nothing comes from the memory that made the files. Codes: an interaction of user
+u and item i is u * items + i in rows of users, i * users + u in rows of items (dense ids; none of them gets into a report).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load
+
+from ..distributed.removal import Removal
+from ..partitioning.ingest import load_ids
+from ..partitioning.shard import GraphShard
+from ..partitioning.storage import Store
+from .requests import Request, resolve
+from .session import Manifest
+
+Ids = npt.NDArray[np.int64]
+Marks = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """Two versions as their files have them: 16 bytes an interaction, and as many again once something is looked up."""
+
+    before: Manifest
+    after: Manifest
+    affected: list[int]
+    old: dict[int, GraphShard]
+    """Shards of affected partitions before; empty when a purge has removed them."""
+    new: list[GraphShard]
+    rows: tuple[dict[int, int], list[int]]
+    """Rows of E0 in the files: before (affected partitions), after."""
+    found: dict[str, dict[str, Any] | None]
+    """SHA-256 and bytes of files as they lie in the store, None for what is missing."""
+    live: tuple[Ids, Ids]
+    """Dense ids of the users and items that the id maps of the new version have."""
+
+    @classmethod
+    def read(cls, store: Store, before: Manifest, after: Manifest) -> Change:
+        """Read both versions.
+
+        Raises:
+            OSError: a file of the new version is missing or cannot be read.
+            InputError: one of its id maps is damaged.
+        """
+        size = after["graph"]["partitions"]
+        pairs = [(files_of_partition(before, k), files_of_partition(after, k)) for k in range(size)]
+        affected = [k for k, (old, new) in enumerate(pairs) if old != new]
+        found: dict[str, dict[str, Any] | None] = {}
+
+        def get(name: str) -> bytes | None:
+            try:
+                data = store.read(name)
+            except FileNotFoundError:
+                found[name] = None
+                return None
+            found[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            return data
+
+        def need(name: str) -> bytes:
+            if (data := get(name)) is None:
+                raise FileNotFoundError(f"{store.root_uri}/{name} is missing, and version {after['version']} names it")
+            return data
+
+        old, old_rows = {}, {}
+        for k in affected:
+            shard, rows = get(before["graph"]["shard_files"][k]), get(before["model"]["embeddings"][k])
+            if shard is not None and rows is not None:
+                old[k], old_rows[k] = GraphShard.from_bytes(shard), len(load(rows)["e0"])
+        new = [GraphShard.from_bytes(need(name)) for name in after["graph"]["shard_files"]]
+        new_rows = [len(load(need(name))["e0"]) for name in after["model"]["embeddings"]]
+        for name in before["files"].keys() ^ after["files"].keys():
+            if name not in found:
+                get(name)
+        live = [load_ids(store, after["graph"], side)[1] for side in ("user", "item")]
+        if len(old) < len(affected):
+            old, old_rows = {}, {}
+        return cls(before, after, affected, old, new, (old_rows, new_rows), found, (live[0], live[1]))
+
+    @property
+    def has_before(self) -> bool:
+        """Whether the affected partitions' files of the version before are still there."""
+        return bool(self.old) or not self.affected
+
+    @property
+    def unchanged_files(self) -> int:
+        """Number of files that both versions name."""
+        return len(self.before["files"].keys() & self.after["files"].keys())
+
+    def removed(self, store: Store, requests: Mapping[str, Request]) -> dict[str, tuple[Ids, Ids]]:
+        """By request id, (users, items) of the interactions of the version before that it names, by dense id."""
+        graph = self.before["graph"]
+        maps = [load_ids(store, graph, side) for side in ("user", "item")] if requests else []
+        named = {request_id: resolve(request, *maps) for request_id, request in requests.items()}
+        empty = np.empty(0, dtype=np.int64)
+        users, items, pair_users, pair_items = (
+            np.concatenate([empty, *(getattr(one, name) for one in named.values())])
+            for name in ("users", "items", "pair_users", "pair_items")
+        )
+        union = Removal(users, items, pair_users, pair_items)
+        parts = [union.pairs(shard) for shard in self.old.values()]
+        codes = np.unique(np.concatenate([empty, *(u * graph["items"] + i for u, i in parts)]))
+        users, items = codes // graph["items"], codes % graph["items"]
+        found = {}
+        for request_id, one in named.items():
+            hit = np.isin(users, one.users) | np.isin(items, one.items)
+            hit |= np.isin(codes, one.pair_users * graph["items"] + one.pair_items)
+            found[request_id] = (users[hit], items[hit])
+        return found
+
+    @cached_property
+    def user_codes(self) -> list[Ids]:
+        """Codes in the rows of users of each shard, ascending."""
+        return [_ascending(u * s.num_items + i) for s in self.new for u, i in (s.entries()[0],)]
+
+    @cached_property
+    def item_codes(self) -> list[Ids]:
+        """Codes in the rows of items of each shard, ascending."""
+        return [_ascending(i * s.num_users + u) for s in self.new for u, i in (s.entries()[1],)]
+
+    @cached_property
+    def connected(self) -> tuple[Marks, Marks]:
+        """Which users stand in a row of an item, and which items in one of a user."""
+        rows = [[getattr(shard, f"{side}_neighbours") for shard in self.new] for side in ("item", "user")]
+        return self._marks(0, rows[0]), self._marks(1, rows[1])
+
+    @cached_property
+    def with_rows(self) -> tuple[Marks, Marks]:
+        """Which users and which items have a row in a shard or an external id."""
+        nodes = [[getattr(shard, f"{side}_ids") for shard in self.new] for side in ("user", "item")]
+        return self._marks(0, [*nodes[0], self.live[0]]), self._marks(1, [*nodes[1], self.live[1]])
+
+    def _marks(self, side: int, parts: Sequence[npt.NDArray[np.integer]]) -> Marks:
+        marks = np.zeros(self.after["graph"][("users", "items")[side]], dtype=bool)
+        for part in parts:
+            marks[part] = True
+        return marks
+
+    def partitions(self) -> list[dict[str, Any]]:
+        """Rows and bytes of each affected partition, {"before", "after"} each (before: None where purged).
+
+        `entries` counts an interaction in the row of its user and in that of its item, where that row lies here.
+        """
+        lines = []
+        for k in self.affected:
+            line: dict[str, Any] = {"partition": k}
+            old = self.old.get(k)
+            for name in ("users", "items", "entries"):
+                line[name] = _both(None if old is None else _count(old, name), _count(self.new[k], name))
+            line["embedding_rows"] = _both(self.rows[0].get(k), self.rows[1][k])
+            for name, kind in (("shard_bytes", "shard"), ("embedding_bytes", "embeddings")):
+                names = (files_of_partition(version, k)[kind] for version in (self.before, self.after))
+                line[name] = _both(*((self.found.get(name) or {}).get("bytes") for name in names))
+            lines.append(line)
+        return lines
+
+    def changed_files(self) -> list[dict[str, Any]]:
+        """Each file that only one of the versions names, as it lies in the store; by the manifest where it is gone."""
+        lines = []
+        for when, version, other in (("before", self.before, self.after), ("after", self.after, self.before)):
+            for name in sorted(version["files"].keys() - other["files"].keys()):
+                there = self.found[name]
+                entry = version["files"][name] if there is None else there
+                state = "gone" if there is None else "there"
+                lines.append(
+                    {"version": when, "name": name, "state": state, "sha256": entry["sha256"], "bytes": entry["bytes"]}
+                )
+        return lines
+
+
+def files_of_partition(version: Manifest, k: int) -> dict[str, str]:
+    """{"shard", "embeddings"}: the files of a partition in a version."""
+    return {"shard": version["graph"]["shard_files"][k], "embeddings": version["model"]["embeddings"][k]}
+
+
+def contains(codes: Ids, wanted: Ids) -> Marks:
+    """Which of `wanted` are in `codes` (ascending)."""
+    if not len(codes):
+        return np.zeros(len(wanted), dtype=bool)
+    return np.asarray(codes[np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)] == wanted)
+
+
+def _ascending(codes: Ids) -> Ids:
+    return codes if np.all(codes[1:] >= codes[:-1]) else np.sort(codes)
+
+
+def _both(before: int | None, after: int | None) -> dict[str, int | None]:
+    return {"before": before, "after": after}
+
+
+def _count(shard: GraphShard, name: str) -> int:
+    if name == "entries":
+        return len(shard.user_neighbours) + len(shard.item_neighbours)
+    return len(getattr(shard, f"{name[:-1]}_ids"))

@@ -1,0 +1,140 @@
+"""`serve`: the command. The loop has the main thread, because signals and Ray belong there; HTTP has one of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..partitioning.errors import InputError
+from ..workers import WorkerGroup
+from .carrying_out import carry_out
+from .config import Config
+from .desk import Desk
+from .progress import Progress
+from .readouts import Readouts, make_readouts
+from .requests import Request
+from .service import Service
+from .session import Manifest, Session, silent
+from .suppression import open_list
+
+SHORTEST_TOKEN = 16
+SLICE_SECONDS = 0.1
+"""The longest that a signal waits for an idle loop."""
+
+
+class WorkerEngine:
+    """What the loop asks of the workers."""
+
+    def __init__(self, session: Session, group: WorkerGroup, progress: Progress) -> None:
+        self._session, self._group, self._progress = session, group, progress
+
+    def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
+        """One batch."""
+        carry_out(self._session, requests, self._group, self._progress, before_commit=before_commit)
+
+    def readouts(self, version: Manifest) -> Readouts:
+        """A copy of what the workers computed."""
+        embeddings = self._session.call(self._group, version, "embeddings")
+        return make_readouts(self._session, version, embeddings)
+
+
+def serve(
+    config: Config, *, host: str | None = None, port: int | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Serve until SIGTERM or SIGINT: the batch under way is finished, then the workers end. A second signal leaves the
+    batch; its requests stay accepted.
+
+    Raises:
+        InputError: the packages of the extra are missing, a token is needed or too short, the port is taken, or the
+            output has no version.
+    """
+    progress = progress or silent()
+    try:
+        import uvicorn
+
+        from .http import is_loopback, make_app
+    except ModuleNotFoundError as error:
+        raise InputError(f"serve: {error.name} is not installed. Run `pip install 'unlearnrec[serve]'`") from None
+    host = config.serve.host if host is None else host
+    token = _token(config.serve.token_variable, host, is_loopback(host))
+    session = Session(config)
+    session.version()
+    open_list(session.store)
+    desk = Desk(Session(config))
+    with (
+        _listen(host, config.serve.port if port is None else port) as listener,
+        session.workers() as group,
+        _signals() as stopped,  # after Ray's own, which would end the process in the middle of a batch
+    ):
+        service = Service(session, desk, WorkerEngine(session, group, progress))
+        app = make_app(service, token, config.serve.max_body_bytes)
+        # No access log, and no tracebacks of requests: both may hold ids of users.
+        settings = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off")
+        server = uvicorn.Server(settings)
+        thread = threading.Thread(target=server.run, args=([listener],), name="http", daemon=True)
+        thread.start()
+        address, bound = listener.getsockname()[:2]
+        progress.note(f"listening on http://{f'[{address}]' if ':' in address else address}:{bound}")
+        while not stopped():
+            desk.news.clear()
+            _sleep(min(service.tick(), config.serve.poll_seconds), stopped, desk.news)
+        progress.note("stopping")
+        server.should_exit = True
+        thread.join(timeout=5)
+    return {"status": "stopped", "version": service.health()["version"]}
+
+
+def _sleep(seconds: float, stopped: Callable[[], bool], news: threading.Event) -> None:
+    end = time.monotonic() + seconds
+    while not stopped() and (left := end - time.monotonic()) > 0 and not news.wait(min(left, SLICE_SECONDS)):
+        pass
+
+
+def _token(variable: str, host: str, loopback: bool) -> str | None:
+    token = os.environ.get(variable) or None
+    if token is None and not loopback:
+        raise InputError(
+            f"serve.host {host}: others could reach it, and {variable} is not set. Set it to a secret of at least "
+            f"{SHORTEST_TOKEN} characters (`openssl rand -hex 32`), or listen on 127.0.0.1"
+        )
+    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
+        raise InputError(
+            f"{variable}: a token has at least {SHORTEST_TOKEN} characters, all ASCII. Make one with "
+            "`openssl rand -hex 32`"
+        )
+    return token
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise InputError(
+            f"serve.host {host}, serve.port {port}: cannot listen there ({error.strerror or error}). Choose another "
+            "port, or 0 for a free one"
+        ) from None
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Whether to stop, from SIGTERM and SIGINT; the second one interrupts."""
+    received: list[int] = []
+
+    def handle(number: int, _: Any) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

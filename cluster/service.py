@@ -1,0 +1,160 @@
+"""The service's loop: one thread that carries out what is due, one batch after the other (docs/serving.md)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..partitioning.errors import InputError
+from .accepting import UnreadableRequest, close, read_accepted
+from .coordinator import Ticket, Verdict, error_class, judge, next_batch, seconds_until_due
+from .desk import Desk
+from .readouts import Readouts, living
+from .requests import Request
+from .session import Manifest, Session
+from .versions import FAILED
+
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 60.0
+
+log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """What needs the workers."""
+
+    def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
+        """As `carrying_out.carry_out`."""
+
+    def readouts(self, version: Manifest) -> Readouts:
+        """Of a version, which the workers load if they hold another."""
+
+
+class Service:
+    """What the HTTP face asks, and the loop's step. `tick` is called by one thread, everything else by any."""
+
+    def __init__(self, session: Session, desk: Desk, engine: Engine, clock: Callable[[], float] = time.time) -> None:
+        self._session, self.desk, self._engine, self._clock = session, desk, engine, clock
+        self._alone: set[str] = set()
+        self._wait_seconds, self._not_before, self._paused_at = FIRST_WAIT_SECONDS, 0.0, 0
+        self.published: Readouts | None = None
+        self.blocked: str | None = None
+        """The class of the error that keeps requests waiting."""
+
+    def tick(self) -> float:
+        """One step: follow the log, then carry out one batch if any is due. Returns the seconds until the next step has
+        something to do, as far as is known. Nothing is raised."""
+        try:
+            return self._tick()
+        except Exception as error:
+            return self._pause(error)
+
+    def recommendations(self, user: str, k: int) -> dict[str, Any] | None:
+        """Of the current version; None for a user who is not in it.
+
+        Raises:
+            LookupError: no version is loaded yet.
+        """
+        readouts = self.published  # one read: the loop may replace it
+        if readouts is None:
+            raise LookupError
+        found = readouts.recommend(user, k)
+        return None if found is None else {"version": readouts.version, "recommendations": found}
+
+    def health(self) -> dict[str, Any]:
+        """Whether recommendations can be answered, and what keeps requests waiting."""
+        version = self.published.version if self.published else None
+        return {"status": "ok" if version is not None else "starting", "version": version, "blocked": self.blocked}
+
+    def gauges(self) -> dict[str, float]:
+        """As `Desk.gauges`, and the loop's own."""
+        version = self.published.version if self.published else 0
+        return self.desk.gauges() | {"served_version": version, "blocked": int(self.blocked is not None)}
+
+    def _tick(self) -> float:
+        settings = self._session.config
+        view, now = self.desk.view(), self._clock()
+        number = view.current["version"] if view.current else 0
+        if now < self._not_before and number == self._paused_at:
+            return self._not_before - now
+        self._paused_at = number
+        self._publish(view.current)
+        grace = settings.forget.grace_seconds
+        chosen = next_batch(view.open, now, grace, settings.serve.max_batch, self._alone)
+        tickets = {ticket.request_id: ticket for ticket in view.open}
+        self._alone &= tickets.keys()
+        if not chosen:
+            self._unblock()
+            return min(settings.serve.poll_seconds, seconds_until_due(view.open, now, grace))
+        requests = self._contents([tickets[request_id] for request_id in chosen])
+        if not requests:
+            return 0.0
+        self.desk.running = frozenset(chosen)
+        whole = self.published
+        try:
+            self._engine.carry_out(requests, self._committing)
+        except Exception as error:
+            hidden, self.published = self.published, None  # should the log be unreadable now, it is loaded again later
+            after = self.desk.view().current
+            committed = after is not None and after["version"] != number
+            # Where nothing was committed, whoever was hidden for it is still there.
+            self.published = hidden if committed else whole
+            return self._failed(error, [request.request_id for request in requests])
+        finally:
+            self.desk.running = frozenset()
+        self._unblock()
+        return 0.0
+
+    def _contents(self, tickets: Sequence[Ticket]) -> list[Request]:
+        """What these requests say; one whose content is damaged is quarantined."""
+        found = []
+        for ticket in tickets:
+            try:
+                found.append(read_accepted(self._session, ticket))
+            except UnreadableRequest as error:
+                self._quarantine(ticket.request_id, error)
+        return found
+
+    def _publish(self, version: Manifest | None) -> None:
+        if version is not None and (self.published is None or self.published.version != version["version"]):
+            self.published = self._engine.readouts(version)
+
+    def _committing(self, manifest: Manifest) -> None:
+        """From just before the commit on, whoever is gone in this version is not served any more."""
+        if self.published is not None:
+            self.published = self.published.without(*living(self._session, manifest))
+
+    def _failed(self, error: Exception, batch: Sequence[str]) -> float:
+        verdict = judge(error, alone=len(batch) == 1 and batch[0] in self._alone)
+        still_open = {ticket.request_id for ticket in self.desk.view().open}
+        batch = [request_id for request_id in batch if request_id in still_open]
+        if verdict is Verdict.WAIT:
+            return self._pause(error)
+        log.warning("a batch of %d requests failed: %s (%s)", len(batch), error_class(error), verdict.value)
+        log.debug("it failed", exc_info=error)
+        if verdict is Verdict.ALONE:
+            self._alone.update(batch)
+        elif verdict is Verdict.QUARANTINE:
+            for request_id in batch:
+                self._quarantine(request_id, error)
+        return 0.0
+
+    def _quarantine(self, request_id: str, error: Exception) -> None:
+        close(self._session, request_id, FAILED, {"error": error_class(error)})
+        self._alone.discard(request_id)
+        log.error(
+            "request %s failed with %s: not tried again until it is asked for again", request_id, error_class(error)
+        )
+
+    def _unblock(self) -> None:
+        self.blocked, self._wait_seconds, self._not_before = None, FIRST_WAIT_SECONDS, 0.0
+
+    def _pause(self, error: Exception) -> float:
+        self.blocked = error_class(error)
+        seconds, self._wait_seconds = self._wait_seconds, min(2 * self._wait_seconds, LONGEST_WAIT_SECONDS)
+        self._not_before = self._clock() + seconds
+        # Messages for the user name settings and files; those of other exceptions may name anybody.
+        log.warning("waiting %g s: %s", seconds, error if isinstance(error, InputError) else self.blocked)
+        log.debug("this failed", exc_info=error)
+        return seconds

@@ -1,0 +1,53 @@
+"""A store in a dict whose writer can die before or after any write."""
+
+from __future__ import annotations
+
+import hashlib
+
+
+class Crash(BaseException):
+    """The process ends here; no `except Exception` may hold it up."""
+
+
+class MemoryStore:
+    """What the log, versions and requests need of `partitioning.storage.Store`."""
+
+    root_uri = "memory"
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.crash_at: int | None = None
+        """Writes until the crash, in halves: 0 dies before the next write, 1 after it, 2 before the one after."""
+
+    def read(self, name: str) -> bytes:
+        if name not in self.files:
+            raise FileNotFoundError(name)
+        return self.files[name]
+
+    def exists(self, name: str) -> bool:
+        return name in self.files
+
+    def list(self, folder: str = "") -> list[str]:
+        return sorted(name for name in self.files if name.startswith(f"{folder}/" if folder else ""))
+
+    def write(self, name: str, data: bytes) -> None:
+        self._moment()
+        self.files[name] = data
+        self._moment()
+
+    def create(self, name: str, data: bytes) -> None:
+        self._moment()
+        if name in self.files:
+            raise FileExistsError(name)
+        self.files[name] = data
+        self._moment()
+
+    def sha256(self, data: bytes) -> str:
+        return hashlib.sha256(data).hexdigest()
+
+    def _moment(self) -> None:
+        if self.crash_at is not None:
+            self.crash_at -= 1
+            if self.crash_at < 0:
+                self.crash_at = None
+                raise Crash

@@ -1,0 +1,458 @@
+"""What becomes of requests: decisions on records and a clock, and the loop on a store that dies at any write."""
+
+from __future__ import annotations
+
+import types
+from datetime import datetime, timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from memory_store import Crash, MemoryStore
+
+from unlearnrec.cluster import journal as journal_module
+from unlearnrec.cluster.accepting import TakenId, close
+from unlearnrec.cluster.config import parse_config
+from unlearnrec.cluster.coordinator import (
+    Ledger,
+    State,
+    Ticket,
+    Verdict,
+    error_class,
+    judge,
+    may_cancel,
+    next_batch,
+    oldest_age,
+    retry_after,
+    seconds_until_due,
+)
+from unlearnrec.cluster.desk import Desk, TooLate, TooMany
+from unlearnrec.cluster.journal import Journal, JournalConflict, Record
+from unlearnrec.cluster.service import Service
+from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.versions import COMPLETED, Versions
+from unlearnrec.partitioning.errors import InputError
+from unlearnrec.workers.failures import Cause, Kind, WorkerFailure
+
+START = 1_000_000.0
+
+
+def iso(seconds):
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
+
+
+def ticket(name, at, state=State.ACCEPTED):
+    return Ticket(name, state, at)
+
+
+def record(number, kind, at=START, **body):
+    return Record(number, kind, iso(at), body, "")
+
+
+def version(number, reason="forget", interactions=100, **answers):
+    graph = {"interactions": interactions}
+    return {"version": number, "reason": reason, "graph": graph, "answers": answers, "files": {}}
+
+
+# ---- decisions ------------------------------------------------------------------------------------------------------
+
+
+def test_the_ledger_tells_where_each_request_is():
+    records = [
+        record(1, "committed", manifest=version(1, "train", 200)),
+        *(record(2 + n, "accepted", START + n, request_id=name, commitment="c") for n, name in enumerate("abcdef")),
+        record(8, "completed", request_id="b", answer={"request_id": "b", "status": "nothing_to_forget", "version": 1}),
+        record(9, "cancelled", request_id="c"),
+        record(10, "failed", request_id="d", error="KeyError"),
+        record(11, "failed", request_id="e", error="KeyError"),
+        record(12, "accepted", START + 50, request_id="e", commitment="c"),
+        record(13, "committed", manifest=version(2, interactions=150, a={"request_id": "a", "status": "committed"})),
+        record(14, "evidence", request_id="a"),
+        record(15, "cancelled", request_id="a"),  # too late: the first final answer counts
+    ]
+    ledger = Ledger(records)
+    states = [(name, t.state.value) for name, t in ledger.tickets.items()]
+    words = ["committed", "completed", "cancelled", "failed", "accepted", "accepted"]
+    assert states == list(zip("abcdef", words, strict=True))
+    assert list(ledger.open) == ["f", "e"] and ledger.open["e"].accepted_at == START + 50  # it begins anew
+    assert ledger.tickets["b"].describe()["status"] == "nothing_to_forget"
+    assert ledger.tickets["d"].describe() == {
+        "request_id": "d",
+        "status": "failed",
+        "phase": "failed",
+        "version": None,
+        "error": "KeyError",
+    }
+    assert ledger.debt() == 0.25 and ledger.versions == 2 and ledger.current["version"] == 2
+    bit_by_bit = Ledger()
+    for n in range(len(records) + 1):
+        bit_by_bit.absorb(records[:n])
+    assert bit_by_bit.tickets == ledger.tickets and list(bit_by_bit.open) == list(ledger.open)
+
+
+def test_a_batch_is_what_has_waited_long_enough_oldest_first():
+    tickets = [ticket("new", 95), ticket("b", 80), ticket("a", 70), ticket("c", 90)]
+    assert next_batch(tickets, now=100, grace_seconds=10, limit=10) == ["a", "b", "c"]
+    assert next_batch(tickets, now=100, grace_seconds=10, limit=2) == ["a", "b"]
+    assert next_batch(tickets, now=100, grace_seconds=0, limit=10) == ["a", "b", "c", "new"]
+    assert next_batch(tickets, now=100, grace_seconds=40, limit=10) == []
+    # After a failure, one suspect at a time and before the others; one still in its window is not due.
+    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"c", "b", "new"}) == ["b"]
+    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"new"}) == ["a", "b", "c"]
+    assert seconds_until_due(tickets, 100, 40) == 10 and seconds_until_due(tickets, 100, 1) == 0
+    assert seconds_until_due([], 100, 1) == float("inf")
+    assert oldest_age(tickets, 100) == 30 and oldest_age([], 100) == 0
+
+
+def test_cancelling_and_refusing():
+    assert may_cancel(ticket("a", 95), 100, 10) and not may_cancel(ticket("a", 90), 100, 10)
+    assert not may_cancel(ticket("a", 95, State.FAILED), 100, 10)
+    tickets = [ticket("a", 100), ticket("b", 101)]
+    assert retry_after(tickets, 102, 60, limit=3) is None
+    assert retry_after(tickets, 102, 60, limit=2) == 58 and retry_after(tickets, 500, 60, limit=2) == 5
+
+
+def failure(*kinds, exception=None):
+    return WorkerFailure("x", {k: Cause(kind, "", exception=exception) for k, kind in enumerate(kinds)}, [], [])
+
+
+@pytest.mark.parametrize(
+    ("error", "together"),
+    [
+        (JournalConflict(), Verdict.AGAIN),
+        (InputError("no encoder"), Verdict.WAIT),
+        (OSError("disk full"), Verdict.WAIT),
+        (failure(Kind.DIED, Kind.ABORTED), Verdict.WAIT),
+        (failure(Kind.DIED, Kind.ERROR), Verdict.WAIT),
+        (failure(Kind.TRANSIENT), Verdict.WAIT),
+        (failure(Kind.ERROR, Kind.ABORTED), Verdict.ALONE),
+        (ValueError(), Verdict.ALONE),
+    ],
+    ids=str,
+)
+def test_what_a_failure_means(error, together):
+    assert judge(error, alone=False) is together
+    assert judge(error, alone=True) is (Verdict.QUARANTINE if together is Verdict.ALONE else together)
+
+
+def test_the_class_of_an_error_names_nobody():
+    assert error_class(KeyError("ann")) == "KeyError"
+    assert error_class(failure(Kind.ABORTED, Kind.ERROR, exception=IndexError("ann"))) == "IndexError"
+
+
+# ---- the loop -------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    now = START
+
+    def __call__(self):
+        return self.now
+
+
+class FakeEngine:
+    """Commits as `carry_out` does, with no model. Users "none..." remove nothing, "poison..." raise."""
+
+    def __init__(self, session):
+        self.session, self.error, self.batches, self.meanwhile = session, None, [], None
+
+    def carry_out(self, requests, before_commit):
+        head = self.session.journal.head()
+        self.batches.append([r.request_id for r in requests])
+        if self.meanwhile:
+            self.meanwhile()
+        if self.error:
+            raise self.error
+        if any(r.users[0].startswith("poison") for r in requests):
+            raise KeyError("poison")
+        answers = {}
+        for r in requests:
+            answer = {"request_id": r.request_id, "status": "nothing_to_forget", "version": 1}
+            if not r.users[0].startswith("none"):
+                answers[r.request_id] = answer | {"status": "committed"}
+            elif not close(self.session, r.request_id, COMPLETED, {"answer": answer}, since=head):
+                raise JournalConflict
+        if answers:
+            manifest = version(0, "forget", 100, **answers)
+            before_commit(manifest)
+            self.session.versions.commit(manifest, after=head)
+
+    def readouts(self, manifest):
+        class Nothing:
+            version = manifest["version"]
+
+        return Nothing()
+
+
+def open_session(store, **serve):
+    session = object.__new__(Session)
+    session.config = parse_config(
+        {"interactions": "x", "output": "y", "forget": {"grace_seconds": 10.0}, "serve": serve or {}}
+    )
+    session.store = store
+    session.journal = Journal(store)
+    session.versions = Versions(store, session.journal)
+    return session
+
+
+def open_service(store, clock, **serve):
+    session = open_session(store, **serve)
+    service = Service(session, Desk(open_session(store, **serve), clock), FakeEngine(session), clock)
+    service._committing = lambda manifest: None  # there are no id maps
+    return service
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+
+    class Now:
+        @staticmethod
+        def now(zone):
+            return datetime.fromtimestamp(clock.now, zone)
+
+    monkeypatch.setattr(journal_module, "datetime", Now)
+    return clock
+
+
+@pytest.fixture
+def store(clock):
+    store = MemoryStore()
+    open_session(store).versions.commit(version(0, "train", 200), after=0)
+    return store
+
+
+def states(store):
+    return {name: t.state.value for name, t in Ledger(Journal(store).records()).tickets.items()}
+
+
+def accept(service, name, user=None):
+    return service.desk.accept([user or name], [], [], name)
+
+
+def test_requests_wait_for_their_window_and_share_a_version(store, clock):
+    service = open_service(store, clock)
+    assert accept(service, "a")["status"] == "accepted" and accept(service, "b", "none")["request_status"] == "pending"
+    assert service.tick() == 1.0 and not service._engine.batches  # poll_seconds
+    clock.now += 9.5
+    accept(service, "late")
+    assert service.tick() == 0.5
+    clock.now += 0.5
+    assert service.tick() == 0.0 and service._engine.batches == [["a", "b"]]
+    assert states(store) == {"a": "committed", "b": "completed", "late": "accepted"}
+    service.tick()
+    assert service.published.version == 2 and service.desk.status("a")["request_status"] == "completed"
+    again = accept(service, "a")
+    assert again["phase"] == "committed"
+    with pytest.raises(TakenId):
+        accept(service, "a", "other")
+    with pytest.raises(TakenId):
+        accept(service, "late", "other")
+
+
+def test_cancel_within_the_window_only(store, clock):
+    service = open_service(store, clock)
+    accept(service, "a")
+    accept(service, "b")
+    assert "cancellable_until" in service.desk.status("a")
+    for _ in range(2):
+        assert service.desk.cancel("a")["status"] == "cancelled"
+    clock.now += 10
+    with pytest.raises(TooLate):
+        service.desk.cancel("b")
+    while service.tick() == 0:
+        pass
+    assert states(store) == {"a": "cancelled", "b": "committed"} and service._engine.batches == [["b"]]
+    with pytest.raises(TooLate):
+        service.desk.cancel("b")
+    assert service.desk.cancel("nobody") is None and accept(service, "a")["status"] == "cancelled"
+
+
+def test_a_cancel_and_a_commit_exclude_each_other(store, clock):
+    """The other machine's clock is behind: it still cancels while the batch runs."""
+    service = open_service(store, clock)
+    accept(service, "a")
+    accept(service, "b")
+    clock.now += 10
+    behind = Desk(open_session(store), lambda: clock.now - 5)
+    service._engine.meanwhile = lambda: behind.cancel("a")
+    service.tick()
+    assert states(store) == {"a": "cancelled", "b": "accepted"}
+    service.tick()
+    assert states(store) == {"a": "cancelled", "b": "committed"}
+
+
+def test_nobody_stays_hidden_when_a_batch_does_not_commit(store, clock):
+    """Hidden just before the commit; without one they are served again, with one they stay hidden."""
+    service = open_service(store, clock)
+    accept(service, "a")
+    accept(service, "b")
+    clock.now += 10
+    whole, hidden = types.SimpleNamespace(version=1), types.SimpleNamespace(version=1)
+    service.published = whole
+
+    def hide(version):
+        service.published = hidden
+
+    service._committing = hide
+    behind = Desk(open_session(store), lambda: clock.now - 5)
+    service._engine.meanwhile = lambda: behind.cancel("a")
+    service.tick()
+    assert states(store)["b"] == "accepted" and service.published is whole
+    service._engine.meanwhile = None
+    real = service._engine.carry_out
+
+    def then_fail(requests, before_commit):
+        real(requests, before_commit)
+        raise OSError("the workers could not load it")
+
+    service._engine.carry_out = then_fail
+    service.tick()
+    assert states(store)["b"] == "committed" and service.published is hidden
+
+
+def test_a_poison_request_does_not_block_the_others(store, clock):
+    service = open_service(store, clock)
+    for name in ("a", "poison", "b"):
+        accept(service, name)
+        clock.now += 1
+    clock.now += 10
+    while service.tick() == 0:
+        pass
+    assert service._engine.batches == [["a", "poison", "b"], ["a"], ["poison"], ["b"]]
+    assert states(store) == {"a": "committed", "poison": "failed", "b": "committed"}
+    assert service.desk.status("poison")["error"] == "KeyError"
+    # Asked for again under the same id, it is tried again; a single request gets a second attempt.
+    assert accept(service, "poison")["status"] == "accepted"
+    clock.now += 10
+    service._engine.batches.clear()
+    service._engine.error = ValueError()
+    assert service.tick() == 0
+    service._engine.error = None
+    while service.tick() == 0:
+        pass
+    assert service._engine.batches == [["poison"], ["poison"]] and states(store)["poison"] == "failed"
+
+
+def test_what_is_not_the_requests_fault_is_waited_for(store, clock):
+    service = open_service(store, clock)
+    accept(service, "a")
+    clock.now += 10
+    service._engine.error = OSError("disk full")
+    assert [service.tick(), service.tick()] == [1.0, 1.0] and service.blocked == "OSError"
+    clock.now += 1
+    assert service.tick() == 2.0 and len(service._engine.batches) == 2
+    service._engine.error = InputError("no encoder")
+    # A new version is looked at without waiting.
+    open_session(store).versions.commit(version(0, "pretrain"), after=Journal(store).head())
+    assert service.tick() == 4.0 and service.published.version == 2 and service.blocked == "InputError"
+    service._engine.error = None
+    clock.now += 4
+    assert service.tick() == 0.0 and service.blocked is None and states(store) == {"a": "committed"}
+
+
+def test_damaged_content_is_quarantined(store, clock):
+    service = open_service(store, clock)
+    for name in ("a", "b", "c"):
+        accept(service, name)
+    store.files["requests/a.json"] = store.files["requests/a.json"].replace(b'\\"a\\"', b'\\"x\\"')
+    del store.files["requests/b.json"]
+    clock.now += 10
+    while service.tick() == 0:
+        pass
+    assert states(store) == {"a": "failed", "b": "failed", "c": "committed"}
+    assert service.desk.status("a")["error"] == "UnreadableRequest"
+
+
+def test_too_many_are_refused_but_repetitions_are_not(store, clock):
+    service = open_service(store, clock, max_open_requests=2, max_batch=1)
+    accept(service, "a")
+    accept(service, "b")
+    with pytest.raises(TooMany) as full:
+        accept(service, "c")
+    assert full.value.seconds == 10 and accept(service, "a")["status"] == "accepted"
+    clock.now += 10
+    service.tick()
+    assert accept(service, "c")["status"] == "accepted" and "c" in states(store)
+
+
+def test_gauges_name_nobody(store, clock):
+    service = open_service(store, clock)
+    accept(service, "somebody")
+    accept(service, "none")
+    clock.now += 10
+    service.tick()
+    gauges = service.gauges()
+    assert "somebody" not in str(gauges) and gauges["unlearning_debt_ratio"] == 0.5
+    assert gauges['requests_total{state="committed"}'] == gauges['requests_total{state="completed"}'] == 1
+    assert gauges["open_requests"] == 0 and gauges["versions_committed_total"] == 2
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("accept"), st.sampled_from(["a", "b", "c", "d", "none1", "none2", "poison"])),
+        st.tuples(st.just("cancel"), st.sampled_from(["a", "b", "none1", "poison"])),
+        st.tuples(st.just("wait"), st.sampled_from(["3", "11"])),
+        st.tuples(st.just("tick"), st.just("")),
+        st.tuples(st.just("crash"), st.integers(0, 9).map(str)),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps=steps)
+def test_each_acknowledged_request_gets_one_final_answer_whatever_dies(steps):
+    """Two services on one store; each may die before or after any write, and starts again with an empty memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock()
+
+        class Now:
+            @staticmethod
+            def now(zone):
+                return datetime.fromtimestamp(clock.now, zone)
+
+        patch.setattr(journal_module, "datetime", Now)
+        store = MemoryStore()
+        open_session(store).versions.commit(version(0, "train", 200), after=0)
+        services = [open_service(store, clock), open_service(store, clock)]
+        acknowledged, cancelled = set(), set()
+        for number, (step, value) in enumerate(steps):
+            service = services[number % 2]
+            try:
+                if step == "accept":
+                    service.desk.accept([value], [], [], value)
+                    acknowledged.add(value)
+                elif step == "cancel":
+                    if service.desk.cancel(value):
+                        cancelled.add(value)
+                elif step == "tick":
+                    service.tick()
+                elif step == "crash":
+                    store.crash_at = int(value)
+                else:
+                    clock.now += float(value)
+            except TooLate:
+                pass
+            except Crash:
+                services[number % 2] = open_service(store, clock)
+        store.crash_at = None
+        clock.now += 100
+        last = open_service(store, clock)
+        for _ in range(50):
+            if last.tick():
+                break
+        records = Journal(store).records()
+        finals = {}
+        for r in records:
+            answers = r.body["manifest"].get("answers", {}) if r.kind == "committed" else {}
+            for name in [*answers, *([r.body["request_id"]] if r.kind in ("completed", "cancelled") else [])]:
+                finals.setdefault(name, []).append(r.kind)
+        assert all(len(kinds) == 1 for kinds in finals.values()), finals
+        found = states(store)
+        assert not [name for name, state in found.items() if state == "accepted"]
+        assert acknowledged <= set(found)
+        assert all(finals[name] == ["cancelled"] for name in cancelled)
+        expected = {"none": "completed", "pois": "failed"}
+        for name, state in found.items():
+            assert state == "cancelled" or state == expected.get(name[:4], "committed")

@@ -1,0 +1,480 @@
+"""Evidence: what a report says is what lies in the store, nobody is named, and what was changed later is noticed."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import types
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_output import accept, commit_forget, commit_train, small_config, user_name, write_interactions
+
+import unlearnrec
+from unlearnrec.cluster import accepting, carrying_out, pipeline
+from unlearnrec.cluster.cli import run
+from unlearnrec.cluster.config import parse_config, to_yaml
+from unlearnrec.cluster.evidence import add_evidence, evidence_record, report_name
+from unlearnrec.cluster.evidence_change import Change
+from unlearnrec.cluster.evidence_checks import REFERENCES, checks_of
+from unlearnrec.cluster.evidence_page import page
+from unlearnrec.cluster.requests import parse_request
+from unlearnrec.cluster.sample import make_sample
+from unlearnrec.cluster.session import Session, silent
+from unlearnrec.partitioning.errors import InputError
+from unlearnrec.partitioning.storage import Store
+from unlearnrec.workers import WorkerGroup
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+# ---- without workers -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """An output in which the request "r" was committed, and its evidence not yet written. Not to be changed."""
+    folder = tmp_path_factory.mktemp("small")
+    config = small_config(write_interactions(folder / "events.parquet"), str(folder / "output"))
+    pipeline.ingest(config)
+    commit_train(config)
+    commit_forget(config, user_name(3), "r")
+    return config
+
+
+@pytest.fixture
+def bare(small, tmp_path):
+    """The same at a place of its own."""
+    shutil.copytree(small.output, tmp_path / "output")
+    return small.model_copy(update={"output": str(tmp_path / "output")})
+
+
+@pytest.fixture
+def config(bare):
+    """The same with its evidence."""
+    assert evidence_of(bare)["evidence"] == report_name("r")
+    return bare
+
+
+def evidence_of(config, progress=None):
+    answer = {"request_id": "r", "status": "committed"}
+    return add_evidence(Session(config), [answer], progress=progress)[0]
+
+
+def report(config, request_id="r"):
+    return json.loads((Path(config.output) / report_name(request_id)).read_bytes())
+
+
+def flip(path, place=None):
+    """Change one byte, by default in the middle."""
+    data = bytearray(path.read_bytes())
+    place = len(data) // 2 if place is None else place
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def failures(config, request_id=None):
+    answer = pipeline.verify(config, request_id)
+    assert answer["ok"] == all(check["ok"] for check in answer["checks"])
+    return {check["name"]: check["detail"] for check in answer["checks"] if not check["ok"]}
+
+
+def assert_digests_are_on_disk(config, document):
+    store, checked = Session(config).store, 0
+    named = [*document["records"].values(), *document["files"]["changed"]]
+    for entry in named:
+        data = store.read(entry.get("file") or entry["name"])
+        assert store.sha256(data) == entry["sha256"] and entry.get("bytes", len(data)) == len(data)
+        checked += 1
+    # Nothing else in the report looks like a digest, but the commitment.
+    assert set(re.findall("[0-9a-f]{64}", json.dumps(document))) == {
+        document["commitment"],
+        *(entry["sha256"] for entry in named),
+    }
+    return checked
+
+
+def test_every_digest_is_that_of_a_file(config):
+    document = report(config)
+    assert assert_digests_are_on_disk(config, document) >= 3 + 4
+    assert {role: r["kind"] for role, r in document["records"].items()} == {
+        "committed": "committed",
+        "accepted": "accepted",
+        "record before": "accepted",
+        "version before": "committed",
+    }
+    record = evidence_record(Session(config).journal.records(), "r")
+    assert set(record.body) == {"request_id", "version", "sha256", "page_sha256"}
+    html = (Path(config.output) / report_name("r", "html")).read_text()
+    assert record.body["sha256"] in html and html == page(document, record.body["sha256"])
+    assert "<script" not in html and "http" not in html
+
+
+def test_the_report_counts_what_left(config):
+    document = report(config)
+    checks = {check["name"]: check for check in document["verification"]["checks"]}
+    assert all(check["ok"] for check in checks.values())
+    assert (checks["removed interactions"]["checked"], checks["removed interactions"]["of"]) == (4, 4)
+    assert (checks["deleted nodes"]["checked"], checks["deleted nodes"]["of"]) == (1, 1)
+    lines = document["removed"]["partitions_of_version"]
+    assert sum(line["entries"]["before"] - line["entries"]["after"] for line in lines) == 8
+    assert sum(line["users"]["before"] - line["users"]["after"] for line in lines) == 1
+    assert sum(line["embedding_rows"]["before"] - line["embedding_rows"]["after"] for line in lines) == 1
+    assert "left_out" in document["verification"]["scores"]
+    assert {entry["what"] for entry in document["not_removed"]} >= {"the lake", "older versions", "rows of neighbours"}
+    assert set(document["software"]) == {"python", "unlearnrec", "torch", "numpy", "ray", "commit"}
+
+
+def test_a_report_names_nobody(config):
+    for name in Session(config).store.list("reports"):
+        assert not re.search(r"ann-\d|item-\d", (Path(config.output) / name).read_text())
+
+
+def test_a_whole_output_is_verified(config, tmp_path, capsys):
+    assert not failures(config) and not failures(config, "r")
+    file = tmp_path / "run.yaml"
+    file.write_text(to_yaml(config), encoding="utf-8")
+    for request in ([], ["r"]):
+        assert run(["status", *request, "--verify", "--json", "--config", str(file)]) == 0
+        answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert answer["ok"] and {"request_id", "status", "phase", "version", "checks"} <= set(answer)
+    assert answer["request_id"] == "r" and answer["phase"] == "committed"
+    assert run(["status", "--verify", f"interactions={config.interactions}", f"output={config.output}"]) == 0
+    assert "ok    request r: evidence" in capsys.readouterr().out
+    flip(Path(config.output) / report_name("r"))
+    assert run(["status", "--verify", "--config", str(file)]) == 1
+    assert "FAIL  request r: evidence: reports/evidence-r.json was changed" in capsys.readouterr().out
+    assert run(["status", "nobody", "--verify", "--config", str(file)]) == 2
+    assert run(["status", "--config", str(file)]) == 2
+    assert run(["status", "--verify", "interactions=x", f"output={tmp_path / 'nowhere'}"]) == 2
+
+
+@pytest.mark.parametrize("suffix", ["json", "html"])
+def test_a_changed_or_lost_report_is_named(config, suffix):
+    name = report_name("r", suffix)
+    flip(Path(config.output) / name)
+    assert name in failures(config)["request r: evidence"]
+    (Path(config.output) / name).unlink()
+    assert f"{name} is missing" in failures(config, "r")["request r: evidence"]
+
+
+def test_a_changed_committed_file_is_named(config):
+    version = Session(config).version()
+    for name in (version["model"]["embeddings"][1], version["graph"]["shard_files"][0], version["graph"]["user_file"]):
+        flip(Path(config.output) / name)
+        assert failures(config).pop(f"version 2: {name}").startswith(f"{name} was changed")
+        flip(Path(config.output) / name)
+    (Path(config.output) / name).unlink()
+    assert f"{name} is missing" in failures(config)[f"version 2: {name}"]
+
+
+def test_a_changed_record_is_named(config):
+    names = Session(config).store.list("log")
+    for number, name in enumerate(names[:-1], start=1):
+        place = Path(config.output) / name
+        data = place.read_bytes()
+        flip(place, data.index(b'"nonce":"') + 12)
+        (detail,) = failures(config).values()
+        assert f"log/{number + 1:09d}.json" in detail  # the one whose `previous` does not fit
+        place.write_bytes(data)
+    # Nothing follows the last record; but the report that it fixes does not fit it any more.
+    place = Path(config.output) / names[-1]
+    flip(place, place.read_bytes().index(b'"sha256":"') + 12)
+    assert names[-1] in failures(config)["request r: evidence"]
+
+
+def test_a_record_that_the_report_names_is_compared(config, monkeypatch):
+    """As if somebody had made the whole chain anew behind a changed record."""
+    real = Session(config).journal.records()
+    forged = [dataclasses.replace(r, digest="0" * 64) if r.kind == "committed" else r for r in real]
+    monkeypatch.setattr("unlearnrec.cluster.journal.Journal.records", lambda self: forged)
+    assert "is not the record that reports/evidence-r.json names" in failures(config)["request r: evidence"]
+
+
+def test_a_changed_content_of_a_request_is_named(config):
+    place = Path(config.output) / "requests" / "r.json"
+    place.write_text(place.read_text().replace("ann-003", "ann-004"))
+    assert "requests/r.json was changed" in failures(config)["request r: content"]
+    place.write_text("{}")
+    assert "requests/r.json is no content" in failures(config)["request r: content"]
+    place.unlink()
+    assert "requests/r.json is missing" in failures(config)["request r: content"]
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ("bash", "jq", "sha256sum", "openssl"))), reason="the tools are missing")
+def test_the_page_of_the_documentation_checks_it_by_hand(config):
+    text = (Path(unlearnrec.__file__).parent / "docs" / "evidence.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```sh\n(.*?)```", text, flags=re.S)
+    script = script.replace("evidence-ID.", "evidence-r.").replace("requests/ID.", "requests/r.")
+
+    def by_hand():
+        command = ["bash", "-e", "-o", "pipefail", "-c", script]
+        return subprocess.run(command, cwd=config.output, capture_output=True, text=True)
+
+    done = by_hand()
+    assert done.returncode == 0, done.stdout + done.stderr
+    *lines, last = done.stdout.splitlines()
+    assert len(lines) == 2 + 4 + 5 + 6 and all(line.endswith(": OK") for line in lines)
+    assert last.split()[-1] == report(config)["commitment"]
+    flip(Path(config.output) / report_name("r", "html"))
+    assert by_hand().returncode != 0
+
+
+def test_a_crash_before_the_evidence_is_mended(bare):
+    assert "Run the same `forget` again" in failures(bare)["request r: evidence"]
+    evidence_of(bare)
+    assert not failures(bare)
+    head = Session(bare).journal.head()
+    evidence_of(bare)
+    assert Session(bare).journal.head() == head
+
+
+def test_a_crash_between_report_and_record_keeps_the_report(bare, monkeypatch):
+    def die(*_, **__):
+        raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr("unlearnrec.cluster.journal.Journal.append", die)
+        evidence_of(bare)
+    left = (Path(bare.output) / report_name("r")).read_bytes()
+    evidence_of(bare)
+    assert (Path(bare.output) / report_name("r")).read_bytes() == left and not failures(bare)
+
+
+def test_a_broken_report_without_a_record_is_written_again(bare):
+    place = Path(bare.output) / report_name("r")
+    place.parent.mkdir()
+    place.write_text('{"records": ')
+    evidence_of(bare)
+    assert not failures(bare) and report(bare)["request_id"] == "r"
+
+
+@pytest.mark.parametrize("method", ["write", "create"])
+def test_a_full_disk_leaves_the_request_committed(bare, monkeypatch, method):
+    real, notes, progress = getattr(Store, method), [], silent()
+    progress.note = notes.append
+
+    def full(self, path, data):
+        if path.startswith("reports/"):
+            raise OSError(28, "No space left on device")
+        return real(self, path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, method, full)
+        head = Session(bare).journal.head()
+        assert evidence_of(bare, progress)["evidence"] is None
+    assert len(notes) == 1 and "is committed" in notes[0] and "No space left" in notes[0]
+    assert Session(bare).journal.head() == head and pipeline.status(bare, "r")["status"] == "committed"
+    evidence_of(bare)
+    assert not failures(bare)
+
+
+def test_purge_keeps_reports_and_they_still_hold(config):
+    kept = {name: (Path(config.output) / name).read_bytes() for name in Session(config).store.list("reports")}
+    assert pipeline.purge(config, now=True)["purged_requests"] == 1
+    assert {name: (Path(config.output) / name).read_bytes() for name in kept} == kept and len(kept) == 2
+    assert not failures(config)
+    assert pipeline.status(config, "r")["phase"] == "committed"
+
+
+def test_evidence_after_a_purge_claims_no_more_than_it_knows(bare):
+    pipeline.purge(bare, now=True)
+    evidence_of(bare)
+    document = report(bare)
+    checks = {check["name"]: check for check in document["verification"]["checks"]}
+    assert checks["removed interactions"]["ok"] is None and checks["removed interactions"]["checked"] == 0
+    assert "deleted nodes" not in checks and checks["rows of partitions"]["ok"]
+    assert {f["state"] for f in document["files"]["changed"] if f["version"] == "before"} == {"gone"}
+    assert document["removed"]["partitions_of_version"][0]["users"]["before"] is None
+    assert "were purged" in checks["removed interactions"]["detail"]
+    assert not failures(bare)
+
+
+def test_records_of_evidence_disturb_no_reader(config):
+    assert pipeline.status(config, "r") == {"phase": "committed", **status_answer(config)}
+    accept(config, user_name(5), "open")
+    assert pipeline.status(config, "open")["status"] == "accepted"
+    assert not failures(config)
+    places = {x["place"] for x in pipeline.residue(config)["residues"]}
+    assert "requests/r.json" in places and not any(place.startswith("reports/") for place in places)
+
+
+def status_answer(config):
+    (version,) = (
+        r.body["manifest"] for r in Session(config).journal.records() if "answers" in r.body.get("manifest", {})
+    )
+    return version["answers"]["r"]
+
+
+def test_what_was_not_removed_is_found(small):
+    """The checks on a version that kept the old shards and rows."""
+    session = Session(small)
+    before, after = (r.body["manifest"] for r in session.journal.records() if r.kind == "committed")
+    change = Change.read(session.store, before, after)
+    request = parse_request(user_name(3), None, None, None, None, session.options)
+    pairs = change.removed(session.store, {"r": request})["r"]
+    assert all(check["ok"] for check in checks_of(change, pairs, 4))
+
+    def wrong(changed, pairs=pairs, told=4):
+        return {check["name"] for check in checks_of(changed, pairs, told) if not check["ok"]}
+
+    kept = [change.old.get(k, shard) for k, shard in enumerate(change.new)]
+    assert wrong(dataclasses.replace(change, new=kept)) >= {"removed interactions", "rows of partitions"}
+    assert wrong(change, told=5) == {"removed interactions"}
+    live = (np.append(change.live[0], pairs[0][0]), change.live[1])
+    assert wrong(dataclasses.replace(change, live=live)) == {"deleted nodes"}
+    rows = (change.rows[0], [change.rows[1][0] + 1, *change.rows[1][1:]])
+    assert wrong(dataclasses.replace(change, rows=rows)) == {"rows of partitions"}
+    name = after["model"]["embeddings"][0]
+    found = change.found | {name: {"sha256": "0" * 64, "bytes": 1}}
+    assert wrong(dataclasses.replace(change, found=found)) == {"files of the version"}
+    assert wrong(dataclasses.replace(change, found=found, affected=[1])) == {
+        "files of the version",
+        "untouched partitions",
+    }
+
+
+# ---- with workers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def group(ray_session):
+    with WorkerGroup.start(2, 1, 0, 1, 60.0) as group:
+        yield group
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, group):
+    """A trained output with an encoder and ids that can be searched for. Not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    sample = make_sample(folder / "data", users=60, items=40, mean_interactions=10, communities=4, factors=4)
+    table = pq.read_table(sample["train"])
+    users = [f"user-{u:06d}@example" for u in table["user_id"].to_pylist()]
+    items = [f"item-{i:06d}-sku" for i in table["item_id"].to_pylist()]
+    pq.write_table(pa.table({"user_id": users, "item_id": items}), folder / "train.parquet")
+    config = parse_config(
+        {
+            "interactions": str(folder / "train.parquet"),
+            "output": str(folder / "output"),
+            "backbone": {"embedding_size": 8, "num_layers": 2},
+            "train": {"epochs": 10, "batch_size": 300},
+            "pretrain": {"epochs": 2, "counterfactuals": 1},
+        }
+    )
+    pipeline.ingest(config)
+    pipeline.train(config, group=group)
+    pipeline.pretrain(config, group=group)
+    return types.SimpleNamespace(config=config, events=list(zip(users, items, strict=True)))
+
+
+@pytest.fixture
+def trained(finished, tmp_path):
+    """The finished run at a place of its own."""
+    shutil.copytree(finished.config.output, tmp_path / "output")
+    return finished.config.model_copy(update={"output": str(tmp_path / "output")})
+
+
+def test_a_request_leaves_its_evidence(finished, trained, group, tmp_path):
+    user = finished.events[0][0]
+    pairs = [pair for pair in finished.events if pair[0] != user][::40]
+    users, items = zip(*pairs, strict=True)
+    pq.write_table(pa.table({"user_id": users, "item_id": items}), tmp_path / "pairs.parquet")
+    request = {"users": user, "interactions": str(tmp_path / "pairs.parquet")}
+
+    answer = pipeline.forget(trained, **request, request_id="r", group=group)
+
+    assert answer["evidence"] == report_name("r") and not failures(trained)
+    document = report(trained)
+    assert_digests_are_on_disk(trained, document)
+    checks = {check["name"]: check for check in document["verification"]["checks"]}
+    assert all(check["ok"] for check in checks.values())
+    assert checks["removed interactions"]["checked"] == answer["removed_interactions"]
+    assert checks["deleted nodes"]["of"] == answer["deleted_users"] + answer["deleted_items"] >= 1
+    assert document["times"]["phases"] == answer["phases"] and document["times"]["seconds"] == answer["seconds"]
+    assert document["drift"]["share_forgotten_since_pretraining"] == answer["encoder_drift"] > 0
+    scores = document["verification"]["scores"]
+    groups = {line["pairs"]: line for line in scores["groups"]}
+    assert groups["forgotten"]["n"] == scores["of"] == len(pairs)
+    assert groups["trained"]["n"] == groups["random"]["n"] == REFERENCES
+    assert 0.5 < scores["auc"]["trained above random"] <= 1 and len(scores["auc"]) == 3
+    assert groups["random"]["q05"] < groups["random"]["q50"] < groups["random"]["q95"]
+    for name in Session(trained).store.list("reports"):
+        assert not re.search(r"user-\d|item-\d|@example", (Path(trained.output) / name).read_text())
+
+    # Again: the same answer, and nothing is written.
+    head = Session(trained).journal.head()
+    again = pipeline.forget(trained, **request, request_id="r", group=group)
+    assert again["evidence"] == answer["evidence"] and Session(trained).journal.head() == head
+
+    # A later request, by whole user: no pair keeps both ends.
+    other = next(u for u, _ in finished.events if u != user)
+    pipeline.forget(trained, users=other, request_id="other", group=group)
+    assert "every forgotten pair lost an end" in report(trained, "other")["verification"]["scores"]["left_out"]
+    assert not failures(trained)
+
+
+def test_requests_of_one_version_have_a_report_each(finished, trained, group):
+    session = Session(trained)
+    users = list(dict.fromkeys(user for user, _ in finished.events))[:2]
+    item = next(item for user, item in finished.events if user not in users)
+    named = {"one": (users[0], None), "two": (users[1], item)}
+    requests = [parse_request(u, i, None, None, name, session.options) for name, (u, i) in named.items()]
+    for request in requests:
+        accepting.accept(session, request)
+    answers = carrying_out.carry_out(session, requests, group, silent())
+    assert not failures(trained)
+    for name, answer in answers.items():
+        document = report(trained, name)
+        checks = {check["name"]: check for check in document["verification"]["checks"]}
+        assert answer["evidence"] == report_name(name) and document["requests_in_version"] == 2
+        assert checks["removed interactions"]["of"] == answer["removed_interactions"] > 0
+        assert checks["deleted nodes"]["of"] == answer["deleted_users"] + answer["deleted_items"]
+        assert all(check["ok"] for check in checks.values())
+
+
+def test_a_driver_that_dies_after_the_commit_is_mended_by_repeating(finished, trained, group, monkeypatch):
+    user = finished.events[0][0]
+
+    def die(*_, **__):
+        raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(carrying_out, "add_evidence", die)
+        pipeline.forget(trained, users=user, request_id="r", group=group)
+    assert pipeline.status(trained, "r")["phase"] == "committed"
+    answer = pipeline.forget(trained, users=user, request_id="r")
+    assert answer["evidence"] == report_name("r") and not failures(trained)
+    document = report(trained)
+    assert document["times"]["phases"] is None and "no workers" in document["verification"]["scores"]["left_out"]
+    assert all(check["ok"] for check in document["verification"]["checks"])
+
+
+def test_a_failing_report_does_not_fail_the_request(finished, trained, group, monkeypatch):
+    real = Store.write
+
+    def full(self, path, data):
+        if path.startswith("reports/"):
+            raise OSError(28, "No space left on device")
+        return real(self, path, data)
+
+    monkeypatch.setattr(Store, "write", full)
+    answer = pipeline.forget(trained, users=finished.events[0][0], request_id="r", group=group)
+    assert answer["status"] == "committed" and answer["evidence"] is None and answer["removed_interactions"] > 0
+
+
+def test_a_request_that_removes_nothing_has_no_report(trained, group):
+    answer = pipeline.forget(trained, users="nobody", request_id="r", group=group)
+    assert answer["status"] == "nothing_to_forget" and "evidence" not in answer
+    assert not Session(trained).store.list("reports") and not failures(trained)
+
+
+def test_verify_refuses_an_output_without_a_log(trained):
+    elsewhere = trained.model_copy(update={"output": trained.output + "-none"})
+    with pytest.raises(InputError, match="has no log"):
+        pipeline.verify(elsewhere)

@@ -1,0 +1,241 @@
+"""Batches on real workers, the readouts that the service answers from, and the service itself as a process that dies."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import requests
+
+pytest.importorskip("fastapi")
+
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.accepting import accept
+from unlearnrec.cluster.carrying_out import carry_out
+from unlearnrec.cluster.cli import run
+from unlearnrec.cluster.config import parse_config, to_yaml
+from unlearnrec.cluster.coordinator import Ledger
+from unlearnrec.cluster.journal import JournalConflict
+from unlearnrec.cluster.readouts import living
+from unlearnrec.cluster.requests import make_request
+from unlearnrec.cluster.sample import make_sample
+from unlearnrec.cluster.serve import WorkerEngine
+from unlearnrec.cluster.session import Session, silent
+from unlearnrec.workers import WorkerGroup
+
+TOKEN = "a-token-of-enough-letters"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(scope="module")
+def group(ray_session):
+    with WorkerGroup.start(2, 1, 0, 1, 60.0) as group:
+        yield group
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, group):
+    """A small output with an encoder, and its interactions. Not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    sample = make_sample(folder / "data", users=60, items=40, mean_interactions=10, communities=4, factors=4)
+    config = parse_config(
+        {
+            "interactions": sample["train"],
+            "output": str(folder / "output"),
+            "backbone": {"embedding_size": 8, "num_layers": 2},
+            "train": {"epochs": 4, "batch_size": 500},
+            "pretrain": {"epochs": 1, "counterfactuals": 1},
+        }
+    )
+    pipeline.ingest(config)
+    pipeline.train(config, group=group)
+    pipeline.pretrain(config, group=group)
+    table = pq.read_table(sample["train"])
+    pairs = sorted(set(zip(*(column.to_pylist() for column in table.columns[:2]), strict=True)))
+    return types.SimpleNamespace(config=config, pairs=pairs, users=sorted({u for u, _ in pairs}))
+
+
+@pytest.fixture
+def config(finished, tmp_path):
+    shutil.copytree(finished.config.output, tmp_path / "output")
+    return finished.config.model_copy(update={"output": str(tmp_path / "output")})
+
+
+def accepted(session, *named):
+    found = []
+    for number, content in enumerate(named):
+        request = make_request(*content, f"r{number}", b"")
+        accept(session, request)
+        found.append(request)
+    return found
+
+
+def test_a_batch_is_one_version_and_each_request_has_its_own_answer(finished, config, group):
+    session = Session(config)
+    before = session.version()
+    user = finished.users[0]
+    items = [i for u, i in finished.pairs if u == user]
+    batch = accepted(session, ([user], [], []), ([], [], [(user, items[0]), (-1, -2)]), ([-5], [], []))
+    announced = []
+
+    def before_commit(manifest):
+        announced.append(manifest["graph"])
+        assert Session(config).version() == before  # nothing is committed yet
+
+    answers = carry_out(session, batch, group, silent(), before_commit=before_commit)
+    after = Session(config).version()
+    assert announced == [after["graph"]] and after["version"] == before["version"] + 1
+    assert after["graph"]["interactions"] == before["graph"]["interactions"] - len(items)
+    assert set(after["answers"]) == {"r0", "r1"}
+    assert [answers[f"r{n}"]["status"] for n in range(3)] == ["committed", "committed", "nothing_to_forget"]
+    assert [answers[f"r{n}"]["removed_interactions"] for n in range(3)] == [len(items), 1, 0]
+    assert [answers[f"r{n}"]["unknown_ids"] for n in range(3)] == [0, 1, 1]
+    assert answers["r0"]["touched_nodes"] == len(items) + 1 and answers["r1"]["touched_nodes"] == 2
+    assert answers["r0"]["deleted_users"] == 1 and answers["r0"]["batch_requests"] == 2
+    assert set(answers["r1"]["affected_partitions"]) <= set(answers["r0"]["affected_partitions"])
+    for n, phase in enumerate(["committed", "committed", "completed"]):
+        assert pipeline.status(config, f"r{n}")["phase"] == phase
+    with pytest.raises(JournalConflict):  # it has its answer: not a second time
+        carry_out(session, batch[:1], group, silent())
+    assert pipeline.forget(config, users=str(user), request_id="r0", group=group)["version"] == after["version"]
+
+
+def test_with_a_grace_window_the_command_accepts_and_carries_out_later(finished, config, group):
+    slow = config.model_copy(update={"forget": config.forget.model_copy(update={"grace_seconds": 3600.0})})
+    user = str(finished.users[1])
+    for _ in range(2):
+        answer = pipeline.forget(slow, users=user, request_id="r", group=group)
+        assert answer["status"] == "accepted" and answer["version"] is None and answer["due"]
+    assert pipeline.status(slow, "r")["phase"] == "accepted"
+    assert len(Ledger(Session(config).journal.records()).open) == 1
+    assert pipeline.forget(config, users=user, request_id="r", group=group)["status"] == "committed"
+
+
+def test_the_copy_of_the_readouts_recommends_what_the_workers_do(finished, config, group, tmp_path):
+    session = Session(config)
+    readouts = WorkerEngine(session, group, silent()).readouts(session.version())
+    pipeline.export(config, to=str(tmp_path / "export"), top_k=5, group=group)
+    exported = {}
+    for row in pq.read_table(tmp_path / "export" / "recommendations.parquet").to_pylist():
+        exported.setdefault(row["user_id"], []).append((row["rank"], row["item_id"], row["score"]))
+    assert set(exported) == set(finished.users) == set(readouts.users)
+    for user, expected in exported.items():
+        found = readouts.recommend(str(user), 5)
+        np.testing.assert_allclose(
+            [r["score"] for r in found], [s for _, _, s in sorted(expected)], rtol=1e-4, atol=1e-6
+        )
+        assert {r["item_id"] for r in found} == {i for _, i, _ in expected}
+        assert not {(user, r["item_id"]) for r in readouts.recommend(str(user), 1000)} & set(finished.pairs)
+    assert readouts.recommend("nobody", 5) is None and readouts.recommend("-17", 5) is None
+
+    users, items = living(session, session.version())
+    user, item = finished.users[0], exported[finished.users[2]][0][1]
+    masked = readouts.without(users - {user}, items - {item})
+    assert masked.recommend(str(user), 5) is None and masked.recommend(str(finished.users[2]), 5)
+    assert item not in {r["item_id"] for u in finished.users[1:] for r in masked.recommend(str(u), 1000)}
+    assert readouts.recommend(str(user), 5) is not None
+
+
+def test_what_serve_needs_before_it_starts(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("UNLEARNREC_TOKEN", raising=False)
+    file = tmp_path / "run.yaml"
+    file.write_text(to_yaml(config), encoding="utf-8")
+    assert run(["serve", "--config", str(file), "--host", "0.0.0.0", "--port", "0"]) == 2
+    assert "UNLEARNREC_TOKEN is not set" in capsys.readouterr().err
+    assert run(["serve", "--config", str(file), f"output={tmp_path / 'empty'}"]) == 2
+    assert "unlearnrec train" in capsys.readouterr().err
+
+
+# ---- the process ----------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """`serve` as a process, on a free port."""
+
+    def __init__(self, file, folder):
+        self.log = folder / "stderr"
+        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"UNLEARNREC_TOKEN": TOKEN}
+        with open(self.log, "wb") as stderr:
+            command = [sys.executable, "-m", "unlearnrec", "serve", "--config", str(file), "--port", "0"]
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment, cwd=folder
+            )
+        self.url = self.wait(self._address)
+
+    def _address(self):
+        lines = self.log.read_text().splitlines()
+        return next((line.split()[-1] for line in lines if line.startswith("listening on ")), None)
+
+    def wait(self, condition, seconds=90.0):
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, f"waited in vain\n{self.log.read_text()}"
+            time.sleep(0.05)
+        return found
+
+    def get(self, path):
+        return requests.get(self.url + path, headers=HEADERS, timeout=30)
+
+    def post(self, name, **body):
+        return requests.post(f"{self.url}/v1/requests/{name}", json=body, headers=HEADERS, timeout=30)
+
+    def answered(self, *names):
+        return self.wait(
+            lambda: all(self.get(f"/v1/requests/{n}").json()["request_status"] == "completed" for n in names)
+        )
+
+    def ready(self):
+        return self.wait(lambda: self.get("/healthz").status_code == 200)
+
+
+@pytest.mark.slow
+def test_the_service_dies_and_no_acknowledged_request_is_lost(finished, config, group, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(to_yaml(config), encoding="utf-8")
+    first, second, third, fourth, kept = finished.users[:5]
+    server = Server(file, tmp_path)
+    try:
+        server.ready()
+        assert requests.get(server.url + "/metrics", timeout=30).status_code == 401
+        assert server.get(f"/v1/recommendations/{first}?k=3").json()["recommendations"]
+        assert server.post("one", users=[first]).status_code == server.post("two", users=[second]).status_code == 202
+        server.answered("one", "two")
+        for user in (first, second):
+            assert server.get(f"/v1/recommendations/{user}").status_code == 404
+        assert 3 <= server.get("/v1/requests/two").json()["version"] <= 4
+        assert server.get(f"/v1/recommendations/{kept}").status_code == 200
+
+        for number, user in enumerate((third, fourth)):
+            assert server.post(f"late{number}", users=[user]).status_code == 202
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+    server = Server(file, tmp_path)
+    try:
+        server.ready()
+        server.answered("one", "two", "late0", "late1")
+        for user in (first, second, third, fourth):
+            assert server.get(f"/v1/recommendations/{user}").status_code == 404
+        again = server.post("late0", users=[third])
+        assert again.status_code == 202 and again.json()["status"] == "committed"
+        # Another command commits meanwhile: the service follows.
+        pipeline.forget(config, users=str(kept), group=group)
+        server.wait(lambda: server.get(f"/v1/recommendations/{kept}").status_code == 404)
+        metrics = server.get("/metrics").text
+        assert "unlearnrec_open_requests 0" in metrics and 'requests_total{state="committed"} 5' in metrics
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=60) == 0, server.log.read_text()
+    finally:
+        server.process.kill()
+        server.process.wait()
+    records = Session(config).journal.records()
+    answers = [n for r in records if r.kind == "committed" for n in r.body["manifest"].get("answers", {})]
+    assert len(answers) == len(set(answers)) == 5
