@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from collections.abc import Callable
 from typing import Any
 
 from ..partitioning.errors import InputError
-from .coordinator import ACCEPTED, Ledger, State, Ticket
+from .coordinator import ACCEPTED, State, Ticket
 from .journal import JournalConflict
 from .requests import TOMBSTONE, Request, commitment, content_name, read_request
+from .segments import Record
 from .session import Session
 from .versions import COMMITTED
 
@@ -39,9 +41,17 @@ def accept(session: Session, request: Request) -> None:
         content = json.loads(session.store.read(name))
         check_same(content, request)
         salt = content.get("salt", salt)
-    ticket = Ledger(session.journal.records()).tickets.get(request.request_id)
+    ledger = session.ledger()
+    seen, ticket = ledger.seen, ledger.tickets.get(request.request_id)
     if ticket is None or ticket.state is State.FAILED:
-        session.journal.append(ACCEPTED, {"request_id": request.request_id, "commitment": commitment(body, salt)})
+        record = {"request_id": request.request_id, "commitment": commitment(body, salt)}
+        with contextlib.suppress(JournalConflict):  # the same request, made twice at the same time
+            session.journal.append(
+                ACCEPTED,
+                record,
+                after=seen,
+                void=lambda r: r.kind == ACCEPTED and r.body["request_id"] == request.request_id,
+            )
 
 
 def answered(session: Session, request: Request) -> dict[str, Any] | None:
@@ -55,7 +65,7 @@ def answered(session: Session, request: Request) -> dict[str, Any] | None:
         return None
     content = json.loads(session.store.read(name))
     check_same(content, request)
-    ticket = Ledger(session.journal.records()).tickets.get(request.request_id)
+    ticket = session.ledger().tickets.get(request.request_id)
     if ticket is None or not ticket.final:
         return None
     answer = {key: value for key, value in ticket.describe().items() if key != "phase"}
@@ -86,14 +96,14 @@ def close(
         JournalConflict: there is such a version.
     """
     while True:
-        records = session.journal.records()
-        if since is not None and any(record.kind == COMMITTED for record in records[since:]):
+        ledger = session.ledger()
+        seen, ticket = ledger.seen, ledger.open.get(request_id)
+        if since is not None and any(record.kind == COMMITTED for record in session.journal.since(since)):
             raise JournalConflict(f"a version was committed after record {since}")
-        ticket = Ledger(records).open.get(request_id)
         if ticket is None or not allowed(ticket):
             return False
         try:
-            session.journal.append(kind, {"request_id": request_id, **body}, after=len(records))
+            session.journal.append(kind, {"request_id": request_id, **body}, after=seen, void=_concerns(request_id))
         except JournalConflict:
             continue
         return True
@@ -113,3 +123,12 @@ def read_accepted(session: Session, ticket: Ticket) -> Request:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass
     raise UnreadableRequest(f"{content_name(ticket.request_id)} is not the content that was accepted")
+
+
+def _concerns(request_id: str) -> Callable[[Record], bool]:
+    """Which records change what may be said of an open request."""
+
+    def concerns(record: Record) -> bool:
+        return record.kind == COMMITTED or record.body.get("request_id") == request_id
+
+    return concerns

@@ -15,7 +15,6 @@ from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_assignment, load_ids
 from ..workers import WorkerGroup
 from .accepting import close
-from .coordinator import Ledger
 from .evidence import add_evidence
 from .graphs import Ids, merged_gone, new_graph
 from .journal import JournalConflict
@@ -64,8 +63,8 @@ def carry_out(
         InputError, WorkerFailure: as `forget`. All stay accepted, unless the commit was made.
     """
     # Before the version is read: a commit by somebody else from here on is then a conflict, not overwritten.
-    records = session.journal.records()
-    head, still_open = len(records), Ledger(records).open
+    ledger = session.ledger()
+    head, still_open = ledger.seen, ledger.open
     if closed := [request.request_id for request in requests if request.request_id not in still_open]:
         raise JournalConflict(f"request {closed[0]} was closed by somebody else")
     version = able_version(session)

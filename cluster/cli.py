@@ -200,6 +200,9 @@ def purge(
     overrides: Overrides = None,
     config: ConfigFile = None,
     now: Annotated[bool, typer.Option("--now", help="Ignore forget.retention_hours and the age of files.")] = False,
+    truncate_log: Annotated[
+        bool, typer.Option("--truncate-log", help="Also remove older files of the log, which a checkpoint stands for.")
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
@@ -207,7 +210,7 @@ def purge(
     loaded = _load(config, overrides)
     from . import pipeline
 
-    return pipeline.purge(loaded, now=now, progress=_progress())
+    return pipeline.purge(loaded, now=now, truncate_log=truncate_log, progress=_progress())
 
 
 @app.command()

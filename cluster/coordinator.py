@@ -7,18 +7,22 @@ below decide on tickets.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum
+from threading import Lock
 from typing import Any
 
 from ray.exceptions import RayError
 
 from ..partitioning.errors import InputError
 from ..workers.failures import LOST, Kind, WorkerFailure
-from .journal import JournalConflict, Record
-from .versions import CANCELLED, COMMITTED, COMPLETED, FAILED
+from .checkpoints import CHECKPOINT
+from .journal import JournalConflict
+from .segments import Record
+from .versions import CANCELLED, COMMITTED, COMPLETED, EVIDENCE, FAILED, PURGED, PURGING
 
 ACCEPTED = "accepted"
 MIN_RETRY_SECONDS = 5
@@ -47,6 +51,8 @@ class Ticket:
     commitment: str = ""
     answer: Mapping[str, Any] | None = None
     error: str | None = None
+    first_record: int = 0
+    """The first record that its evidence names, or will name."""
 
     @property
     def final(self) -> bool:
@@ -61,22 +67,61 @@ class Ticket:
 
 
 class Ledger:
-    """All tickets of a log, in the order of their acceptance, and what its versions say. `seen`: records absorbed."""
+    """What a log comes to: all tickets in the order of their acceptance, and what its versions say.
 
-    def __init__(self, records: Sequence[Record] = ()) -> None:
-        self.tickets: dict[str, Ticket] = {}
-        self.open: dict[str, Ticket] = {}
-        self.current: dict[str, Any] | None = None
-        self.versions = 0
-        self.seen = 0
-        self._trained_interactions = 0
+    `seen` is the number of the last record absorbed. Threads may absorb and read at the same time.
+    """
+
+    def __init__(self, records: Sequence[Record] = (), state: Mapping[str, Any] | None = None) -> None:
+        """state: what `state` gave for the records before these."""
+        state = state or {}
+        self.tickets = {
+            entry["request_id"]: Ticket(**entry | {"state": State(entry["state"])})
+            for entry in state.get("tickets", ())
+        }
+        self.open = {request_id: self.tickets[request_id] for request_id in state.get("open", ())}
+        self.counts = Counter(ticket.state for ticket in self.tickets.values())
+        self.current: dict[str, Any] | None = state.get("current")
+        self.committed_at: int = state.get("committed_at", 0)
+        """The record of the current version."""
+        self.versions: int = state.get("versions", 0)
+        self.makers: dict[str, int] = dict(state.get("makers", {}))
+        """File -> the first version that names it."""
+        self.evidence: dict[str, dict[str, Any]] = dict(state.get("evidence", {}))
+        """Request -> the body of the record that fixes its report, and `file`, which holds the record."""
+        self.purging: bool = state.get("purging", False)
+        """Whether a purge has begun since one ended."""
+        self.checkpointed: int = state.get("checkpointed", 0)
+        """The number of records that the last checkpoint stands for."""
+        self.seen: int = state.get("seen", 0)
+        self._trained_interactions: int = state.get("trained_interactions", 0)
+        self._lock = Lock()
         self.absorb(records)
 
+    def state(self) -> dict[str, Any]:
+        """All of it as JSON can hold it: `Ledger(later records, state)` is the ledger of all records."""
+        with self._lock:
+            return {
+                "tickets": [vars(ticket) | {"state": ticket.state.value} for ticket in self.tickets.values()],
+                "open": list(self.open),
+                "current": self.current,
+                "committed_at": self.committed_at,
+                "versions": self.versions,
+                "makers": dict(self.makers),
+                "evidence": dict(self.evidence),
+                "purging": self.purging,
+                "checkpointed": self.checkpointed,
+                "seen": self.seen,
+                "trained_interactions": self._trained_interactions,
+            }
+
     def absorb(self, records: Sequence[Record]) -> None:
-        """Take in the whole log, of which the first `seen` records are known already."""
-        for record in records[self.seen :]:
-            self._one(record)
-        self.seen = max(self.seen, len(records))
+        """Take in the records that follow `seen`; those up to it are known already."""
+        with self._lock:
+            for record in records:
+                if record.number > self.seen:
+                    self._one(record)
+                    self.seen = record.number
 
     def _one(self, record: Record) -> None:
         at = datetime.fromisoformat(record.time).timestamp()
@@ -85,18 +130,30 @@ class Ledger:
             known = self.tickets.get(body["request_id"])
             if known is None or known.state is State.FAILED:
                 # A request that failed begins anew, with another age: it was asked for again.
-                self._set(Ticket(body["request_id"], State.ACCEPTED, at, body.get("commitment", "")))
+                commitment, first = body.get("commitment", ""), record.number
+                self._set(Ticket(body["request_id"], State.ACCEPTED, at, commitment, first_record=first))
         elif record.kind == COMMITTED:
             manifest = body["manifest"]
-            self.current, self.versions = manifest, self.versions + 1
             if manifest["reason"] == "train":
                 self._trained_interactions = manifest["graph"]["interactions"]
             for request_id, answer in manifest.get("answers", {}).items():
-                self._close(request_id, State.COMMITTED, at, answer=answer)
+                known = self.tickets.get(request_id)
+                first = min(known.first_record if known else record.number, self.committed_at, record.number - 1)
+                self._close(request_id, State.COMMITTED, at, answer=answer, first_record=first)
+            for part in (manifest, manifest["graph"], manifest.get("lake_graph", {})):
+                for name in part.get("files", ()):
+                    self.makers.setdefault(name, manifest["version"])
+            self.current, self.versions, self.committed_at = manifest, self.versions + 1, record.number
         elif record.kind == COMPLETED:
             self._close(body["request_id"], State.COMPLETED, at, answer=body["answer"])
         elif record.kind in (CANCELLED, FAILED):
             self._close(body["request_id"], State(record.kind), at, error=body.get("error"))
+        elif record.kind == EVIDENCE:
+            self.evidence[body["request_id"]] = body | {"file": record.file}
+        elif record.kind in (PURGING, PURGED):
+            self.purging = record.kind == PURGING
+        elif record.kind == CHECKPOINT:
+            self.checkpointed = body["number"]
 
     def _close(self, request_id: str, state: State, at: float, **fields: Any) -> None:
         ticket = self.tickets.get(request_id) or Ticket(request_id, State.ACCEPTED, at)
@@ -104,10 +161,24 @@ class Ledger:
             self._set(replace(ticket, state=state, **fields))
 
     def _set(self, ticket: Ticket) -> None:
+        before = self.tickets.get(ticket.request_id)
+        self.counts.subtract([before.state] if before else [])
+        self.counts[ticket.state] += 1
         self.tickets[ticket.request_id] = ticket
         self.open.pop(ticket.request_id, None)
         if ticket.state is State.ACCEPTED:
             self.open[ticket.request_id] = ticket
+
+    def needed_from(self) -> int:
+        """The first record that somebody may still look up: for evidence that is not written yet, or of the current
+        version."""
+        waiting = [
+            ticket.first_record
+            for ticket in list(self.tickets.values())
+            if ticket.state is State.ACCEPTED
+            or (ticket.state is State.COMMITTED and ticket.request_id not in self.evidence)
+        ]
+        return min([self.committed_at or self.seen, *waiting])
 
     def debt(self) -> float:
         """Unlearning debt: the share of the interactions that were forgotten since the last training."""
@@ -146,11 +217,17 @@ def oldest_age(tickets: Iterable[Ticket], now: float) -> float:
     return max((now - t.accepted_at for t in tickets), default=0.0)
 
 
-def retry_after(tickets: Collection[Ticket], now: float, grace_seconds: float, limit: int) -> int | None:
-    """None where one more request may be accepted; else the seconds after which another attempt is worth it."""
-    if len(tickets) < limit:
+def retry_after(
+    tickets: Collection[Ticket], now: float, grace_seconds: float, limit: int, arriving: int = 0
+) -> int | None:
+    """None where one more request may be accepted; else the seconds after which another attempt is worth it.
+
+    arriving: requests that are being accepted at this moment, besides these.
+    """
+    if len(tickets) + arriving < limit:
         return None
-    return max(MIN_RETRY_SECONDS, math.ceil(seconds_until_due(tickets, now, grace_seconds)))
+    due = seconds_until_due(tickets, now, grace_seconds) if tickets else 0.0
+    return max(MIN_RETRY_SECONDS, math.ceil(due))
 
 
 def iso(seconds: float) -> str:

@@ -1,18 +1,20 @@
-"""The service's desk: takes requests in, says where they are, cancels them. Called from many threads."""
+"""The service's desk: takes requests in, says where they are, cancels them. Called from many threads at once."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Event, Lock
 from typing import Any
 
 from ..partitioning.storage import Store
 from .accepting import accept, check_same, close
 from .coordinator import (
-    Ledger,
     State,
     Ticket,
     iso,
@@ -55,8 +57,9 @@ class Desk:
         self._session, self._clock = session, clock
         self._grace = session.config.forget.grace_seconds
         self._limit = session.config.serve.max_open_requests
-        self._ledger = Ledger()
         self._lock = Lock()
+        self._arriving: Counter[str] = Counter()
+        """Requests on their way into the log, which count as open."""
         self.news = Event()
         """Set when a request was accepted."""
         self.running: frozenset[str] = frozenset()
@@ -71,27 +74,21 @@ class Desk:
             TakenId: another request has this id.
             TooMany: as it says.
         """
-        with self._lock:
-            request = make_request(users, items, interactions, request_id, self._session.request_key())
-            self._refresh()
-            ticket = self._ledger.tickets.get(request.request_id)
-            if ticket is not None:
-                check_same(_content(self._session.store, request.request_id), request)
-            if ticket is None or ticket.state is State.FAILED:
-                open_now = self._ledger.open.values()
-                if (seconds := retry_after(open_now, self._clock(), self._grace, self._limit)) is not None:
-                    raise TooMany(seconds)
+        request = make_request(users, items, interactions, request_id, self._key)
+        ticket = self._session.ledger().tickets.get(request.request_id)
+        if ticket is not None:
+            check_same(_content(self._session.store, request.request_id), request)
+        if ticket is None or ticket.state is State.FAILED:
+            # Not one after the other: what is made durable at the same time shares the writes of the log.
+            with self._room(request.request_id):
                 accept(self._session, request)
-                self._refresh()
-                self.news.set()
-            return self._describe(self._ledger.tickets[request.request_id])
+            self.news.set()
+        return self._describe(self._session.ledger().tickets[request.request_id])
 
     def status(self, request_id: str) -> dict[str, Any] | None:
         """Where a request is; None if nobody made it."""
-        with self._lock:
-            self._refresh()
-            ticket = self._ledger.tickets.get(request_id)
-            return self._describe(ticket) if ticket is not None else None
+        ticket = self._session.ledger().tickets.get(request_id)
+        return self._describe(ticket) if ticket is not None else None
 
     def cancel(self, request_id: str) -> dict[str, Any] | None:
         """Cancel a request in its grace window; cancelling it again changes nothing. None if nobody made it.
@@ -99,45 +96,60 @@ class Desk:
         Raises:
             TooLate: the window has passed.
         """
-        with self._lock:
-            close(self._session, request_id, CANCELLED, {}, allowed=lambda t: may_cancel(t, self._clock(), self._grace))
-            self._refresh()
-            ticket = self._ledger.tickets.get(request_id)
-            if ticket is None:
-                return None
-            if ticket.state is not State.CANCELLED:
-                raise TooLate
-            return self._describe(ticket)
+        close(self._session, request_id, CANCELLED, {}, allowed=lambda t: may_cancel(t, self._clock(), self._grace))
+        ticket = self._session.ledger().tickets.get(request_id)
+        if ticket is None:
+            return None
+        if ticket.state is not State.CANCELLED:
+            raise TooLate
+        return self._describe(ticket)
 
     def view(self) -> View:
         """The open requests and the current version."""
-        with self._lock:
-            self._refresh()
-            return View(list(self._ledger.open.values()), self._ledger.current)
+        ledger = self._session.ledger()
+        return View(list(ledger.open.values()), ledger.current)
 
     def gauges(self) -> dict[str, float]:
         """Name and labels -> value, for `/metrics`; no id."""
-        with self._lock:
-            self._refresh()
-            ledger = self._ledger
-            counts = dict.fromkeys(State, 0)
-            for ticket in ledger.tickets.values():
-                counts[ticket.state] += 1
-            return {
-                "open_requests": len(ledger.open),
-                "oldest_open_request_seconds": oldest_age(ledger.open.values(), self._clock()),
-                "versions_committed_total": ledger.versions,
-                "current_version": ledger.current["version"] if ledger.current else 0,
-                "unlearning_debt_ratio": ledger.debt(),
-                **{
-                    f'requests_total{{state="{state.value}"}}': count
-                    for state, count in counts.items()
-                    if state is not State.ACCEPTED
-                },
-            }
+        ledger = self._session.ledger()
+        return {
+            "open_requests": len(ledger.open),
+            "oldest_open_request_seconds": oldest_age(list(ledger.open.values()), self._clock()),
+            "versions_committed_total": ledger.versions,
+            "current_version": ledger.current["version"] if ledger.current else 0,
+            "unlearning_debt_ratio": ledger.debt(),
+            **{
+                f'requests_total{{state="{state.value}"}}': ledger.counts[state]
+                for state in State
+                if state is not State.ACCEPTED
+            },
+        }
 
-    def _refresh(self) -> None:
-        self._ledger.absorb(self._session.journal.records())
+    @contextmanager
+    def _room(self, request_id: str) -> Iterator[None]:
+        """Count as open meanwhile.
+
+        Raises:
+            TooMany: the limit is reached.
+        """
+        with self._lock:
+            # Both under the lock, so that each sees the others: in `_arriving` until they are in the ledger.
+            open_now = self._session.ledger().open.copy()
+            arriving = sum(one not in open_now and one != request_id for one in self._arriving)
+            wait = retry_after(open_now.values(), self._clock(), self._grace, self._limit, arriving)
+            if wait is not None:
+                raise TooMany(wait)
+            self._arriving[request_id] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._arriving[request_id] -= 1
+                self._arriving += Counter()  # without those at zero
+
+    @cached_property
+    def _key(self) -> bytes:
+        return self._session.request_key()
 
     def _describe(self, ticket: Ticket) -> dict[str, Any]:
         running = ticket.state is State.ACCEPTED and ticket.request_id in self.running

@@ -17,16 +17,14 @@ from .coordinator import ACCEPTED
 from .evidence_change import Change, Ids
 from .evidence_checks import checks_of, scores_of
 from .evidence_page import page
-from .journal import Record
 from .progress import Progress
 from .requests import TOMBSTONE, Request, content_name, read_request
+from .segments import Record
 from .session import Manifest, Session, silent
 from .software import software
-from .versions import COMMITTED
+from .versions import COMMITTED, EVIDENCE
 
 FOLDER = "reports"
-EVIDENCE = "evidence"
-"""The record's kind; its body: `request_id`, `version`, `sha256` of the JSON file, `page_sha256` of the HTML file."""
 FORMAT = 1
 
 NOT_REMOVED = (
@@ -48,16 +46,6 @@ NOT_REMOVED = (
 def report_name(request_id: str, suffix: str = "json") -> str:
     """The report of a request under the output; `suffix` "json" or "html"."""
     return f"{FOLDER}/evidence-{request_id}.{suffix}"
-
-
-def evidence_record(records: Sequence[Record], request_id: str) -> Record | None:
-    """The record that fixes a request's report, None before it is written."""
-    for record in reversed(records):
-        if record.kind == EVIDENCE and record.body["request_id"] == request_id:
-            return record
-        if _answers(record, request_id):
-            return None  # it would stand behind the commit
-    return None
 
 
 def add_evidence(
@@ -128,10 +116,10 @@ def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
     """Write what is missing of a report; the names of checks that failed, where it was made now."""
     session = batch.session
     request_id: str = answer["request_id"]
-    records = session.journal.records()
-    if evidence_record(records, request_id) is not None:
+    ledger = session.ledger()
+    if request_id in ledger.evidence:
         return []
-    chain = _chain(records, request_id)
+    chain = _chain(session.journal.since(ledger.tickets[request_id].first_record - 1), request_id)
     data = _kept(session, request_id, chain)
     if data is None:
         document = _document(answer, chain, batch.look(chain))
@@ -164,11 +152,12 @@ def _kept(session: Session, request_id: str, chain: Mapping[str, Record]) -> byt
 
 def _chain(records: Sequence[Record], request_id: str) -> dict[str, Record]:
     """The records that a report names, by role: "committed", "accepted", "version before", "record before"."""
-    # From the end: what is asked for is young, the log may be long.
-    committed = next(record for record in reversed(records) if _answers(record, request_id))
+    # From the end: what is asked for is young.
+    place = next(n for n in reversed(range(len(records))) if _answers(records[n], request_id))
+    committed = records[place]
     base = committed.body["manifest"]["base"]
-    chain = {"committed": committed, "record before": records[committed.number - 2]}
-    for record in reversed(records[: committed.number - 1]):
+    chain = {"committed": committed, "record before": records[place - 1]}
+    for record in reversed(records[:place]):
         if record.kind == ACCEPTED and record.body["request_id"] == request_id:
             chain.setdefault("accepted", record)
         if record.kind == COMMITTED and record.body["manifest"]["version"] == base:
@@ -209,7 +198,7 @@ def _document(answer: Mapping[str, Any], chain: Mapping[str, Record], look: _Loo
             "partitions_of_version": change.partitions(),
         },
         "records": {
-            role: {"number": record.number, "file": record_file(record), "kind": record.kind, "sha256": record.digest}
+            role: {"number": record.number, "file": record.file, "kind": record.kind, "sha256": record.digest}
             for role, record in chain.items()
         },
         "files": {"changed": change.changed_files(), "unchanged": change.unchanged_files},
@@ -224,11 +213,6 @@ def _document(answer: Mapping[str, Any], chain: Mapping[str, Record], look: _Loo
         },
         "software": software(),
     }
-
-
-def record_file(record: Record) -> str:
-    """Where a record lies under the output."""
-    return f"log/{record.number:09d}.json"
 
 
 def _content(session: Session, request_id: str) -> Request | None:

@@ -15,7 +15,7 @@ from .accepting import accept as _accept
 from .accepting import answered as _answer
 from .carrying_out import able_version, carry_out, distinct, owners_of
 from .config import Config
-from .coordinator import Ledger, State, iso
+from .coordinator import State, iso
 from .evidence import add_evidence
 from .journal import JournalConflict
 from .progress import Progress
@@ -76,7 +76,7 @@ def forget(
 
 def _in_grace(session: Session, request: Request) -> dict[str, Any] | None:
     """What to answer while the request's grace window is open; None when it may be carried out."""
-    ticket = Ledger(session.journal.records()).tickets[request.request_id]
+    ticket = session.ledger().tickets[request.request_id]
     due = ticket.accepted_at + session.config.forget.grace_seconds
     if ticket.state is not State.ACCEPTED or time.time() >= due:
         return None
@@ -91,7 +91,7 @@ def status(config: Config, request_id: str) -> dict[str, Any]:
         InputError: no such request.
     """
     session = Session(config)
-    ticket = Ledger(session.journal.records()).tickets.get(request_id)
+    ticket = session.ledger().tickets.get(request_id)
     if ticket is not None:
         return ticket.describe()
     raise InputError(f"{config.output} has no request {request_id!r}. Check the id and `output`")

@@ -1,130 +1,283 @@
-"""The log: numbered immutable records, each with the hash of the one before. What it says happened, in this order.
+"""The log: numbered immutable records in segments, each with the hash of the one before (docs/commit.md).
 
-Record n is the file `log/000000001.json`, one JSON line. Exclusive creation decides who wins a number; a nonce tells a
-writer its own record from another's of the same content, when the answer to a write was lost.
+Exclusive creation of a segment decides who wins its numbers. Threads that append at the same time share a segment: while
+one is written the others queue, and the next takes all that wait.
+
+Requests to the store: an append is one `create`, and for every segment that another writer was faster with one `read`
+and one `create` more; following the log is one `read` more than there are new segments, and none while this journal
+writes. Opening lists the folder once, and reads the last checkpoint and the segments after it.
 """
 
 from __future__ import annotations
 
 import json
-import uuid
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from threading import Condition, RLock
 from typing import Any
 
 from ..partitioning.errors import InputError
 from ..partitioning.storage import Store
+from .checkpoints import Checkpoint, check_against, checkpoint_number, is_vouched_for, read_checkpoint
+from .segments import FIRST, FOLDER, Chain, Record, SegmentId, encode, segment_id
 
-FOLDER = "log"
-_FIRST = "0" * 64
-
-
-@dataclass(frozen=True)
-class Record:
-    """One record; `digest` is the SHA-256 of its bytes, which the next one names."""
-
-    number: int
-    kind: str
-    time: str
-    body: dict[str, Any]
-    digest: str
+log = logging.getLogger(__name__)
 
 
 class JournalConflict(RuntimeError):
     """Another writer appended first."""
 
 
+@dataclass
+class _Append:
+    """A record on its way; it is over when there is a record or an error."""
+
+    kind: str
+    body: dict[str, Any]
+    after: int | None
+    void: Callable[[Record], bool]
+    record: Record | None = None
+    error: BaseException | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.record is not None or self.error is not None
+
+
 class Journal:
-    """The log of one output. Holds the records that it has verified; later calls read only what is new."""
+    """The log of one output, for any number of threads. Holds the records that it has read since it was opened, and those
+    after the last checkpoint."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._records: list[Record] = []
+        self._state = RLock()
+        """Held to read the chain or to extend it, not while a segment is written."""
+        self._opened: Chain | None = None
+        self._checkpoint: Checkpoint | None = None
+        self._warned: str | None = None
+        self._turn = Condition()
+        self._queue: list[_Append] = []
+        self._writing = False
+
+    # ---- reading -----------------------------------------------------------------------------------------------------
 
     def records(self) -> list[Record]:
-        """All records in order, their chain verified.
+        """All records that are there, in order, their chain verified. Reads every file where there is a checkpoint.
 
         Raises:
             InputError: a record is missing, unreadable, or does not continue the one before; names the file.
         """
-        there = {self._number(name) for name in self._store.list(FOLDER)}
-        known = len(self._records)
-        for number in range(1, max(known, *there, 0) + 1):
-            # Looked up once more: a listing may miss a record that was written while it ran.
-            if number not in there and not self._store.exists(self._name(number)):
-                later = min((n for n in there if n > number), default=0)
-                why = f"{self._place(later)} is there" if later else "it was there before"
-                raise InputError(
-                    f"{self._place(number)} is missing, but {why}: the log has a gap. Restore the file from a backup"
-                )
-            if number > known:
-                self._records.append(self._read(number))
-        return list(self._records)
+        with self._state:
+            chain = self._follow()
+            if self._checkpoint is None:
+                return list(chain.records)
+            found = self._checkpoint
+        segments = _segments(self._store, self._store.list(FOLDER))
+        number, attempt = segments[0]
+        whole = Chain(self._store) if number == 1 else Chain(self._store, number - 1, None, attempt)
+        whole.follow()
+        whole.check_whole(segments)
+        if whole.base < found.number:
+            self._check_match(found, whole)
+        return whole.records
 
-    def head(self) -> int:
-        """The number of the last record, 0 for an empty log."""
-        records = self.records()
-        return records[-1].number if records else 0
-
-    def append(self, kind: str, body: dict[str, Any], after: int | None = None) -> Record:
-        """Write the next record.
-
-        after: the head that the decision was based on; None takes whatever the head is, and tries again when another
-        writer was faster.
+    def since(self, number: int) -> list[Record]:
+        """The records after `number`, as far as they are known: what others append while this journal writes comes with
+        the next call.
 
         Raises:
-            JournalConflict: the head is not `after`. Nothing was written.
+            InputError: as `records`, or some of them were removed behind a checkpoint.
+        """
+        with self._state:
+            chain = self._follow()
+            if number >= chain.base:
+                return chain.records[number - chain.base :]
+        records = self.records()
+        if records[0].number > number + 1:
+            raise InputError(
+                f"{self._store.root_uri}/{FOLDER} begins at record {records[0].number}: record {number + 1} was removed by "
+                "`purge --truncate-log`"
+            )
+        return [record for record in records if record.number > number]
+
+    def head(self) -> int:
+        """The number of the last record, 0 for an empty log.
+
+        Raises:
             InputError: as `records`.
         """
-        while True:
-            head = self.head()
-            if after is not None and head != after:
-                raise JournalConflict(f"the log is at record {head}, not at {after}")
-            number = head + 1
-            content = {
-                "number": number,
-                "previous": self._records[-1].digest if self._records else _FIRST,
-                "nonce": uuid.uuid4().hex,
-                "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-                "kind": kind,
-                "body": body,
-            }
-            data = json.dumps(content, separators=(",", ":")).encode() + b"\n"
-            try:
-                self._store.create(self._name(number), data)
-            except FileExistsError:
-                continue
-            record = Record(number, kind, str(content["time"]), json.loads(data)["body"], self._store.sha256(data))
-            self._records.append(record)
-            return record
+        with self._state:
+            return self._follow().head
 
-    def _read(self, number: int) -> Record:
-        data = self._store.read(self._name(number))
-        try:
-            content = json.loads(data)
-            previous = content["previous"]
-            record = Record(number, content["kind"], content["time"], content["body"], self._store.sha256(data))
-            continues = content["number"] == number
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{self._place(number)} is no record of the log ({error}). Restore it from a backup"
-            ) from error
-        expected = self._records[-1].digest if self._records else _FIRST
-        if not continues or previous != expected:
-            raise InputError(
-                f"{self._place(number)} does not continue the record before it: one of the two was changed. Restore both "
-                "from a backup"
+    def checkpoint(self) -> Checkpoint | None:
+        """The one that reading began at.
+
+        Raises:
+            InputError: as `records`.
+        """
+        with self._state:
+            self._open()
+            return self._checkpoint
+
+    def _follow(self) -> Chain:
+        chain = self._open()
+        # A segment of our own may be there, but not durable yet.
+        if not self._writing:
+            chain.follow()
+            self._warn(chain)
+        return chain
+
+    def _warn(self, chain: Chain) -> None:
+        if chain.torn not in (None, self._warned):
+            self._warned = chain.torn
+            log.warning(
+                "%s/%s ends in the middle of record %d: the log goes on after record %d. If this output is a copy, what "
+                "stood there is lost in it",
+                *(self._store.root_uri, chain.torn, chain.head + 1, chain.head),
             )
-        return record
 
-    def _name(self, number: int) -> str:
-        return f"{FOLDER}/{number:09d}.json"
+    def _open(self) -> Chain:
+        if self._opened is None:
+            names = self._store.list(FOLDER)
+            segments = _segments(self._store, names)
+            checkpoint, chain, loose = self._begin(sorted(filter(None, map(checkpoint_number, names)), reverse=True))
+            chain.check_whole(segments)
+            for found in loose:
+                self._check_match(found, chain)
+            self._checkpoint, self._opened = checkpoint, chain
+        return self._opened
 
-    def _place(self, number: int) -> str:
-        return f"{self._store.root_uri}/{self._name(number)}"
+    def _begin(self, numbers: Sequence[int]) -> tuple[Checkpoint | None, Chain, list[Checkpoint]]:
+        """(the last checkpoint that a record vouches for, the records after it, checkpoints that none vouches for)."""
+        loose: list[Checkpoint] = []
+        for number in numbers:
+            if (found := read_checkpoint(self._store, number)) is not None:
+                chain = Chain(self._store, number, found.digest, origin=found.name)
+                chain.follow()
+                if is_vouched_for(self._store, found, chain.records):
+                    return found, chain, loose
+                loose.append(found)  # a crash came before its record, or records were lost
+        chain = Chain(self._store)
+        chain.follow()
+        return None, chain, loose
 
-    def _number(self, name: str) -> int:
-        stem = name.removeprefix(f"{FOLDER}/").removesuffix(".json")
-        if not stem.isdecimal() or name != self._name(int(stem)):
-            raise InputError(f"{self._store.root_uri}/{name} is no record of the log. Move it elsewhere")
-        return int(stem)
+    def _check_match(self, found: Checkpoint, chain: Chain) -> None:
+        known = chain.records[: found.number - chain.base][-1:]
+        number, digest = (known[0].number, known[0].digest) if known else (chain.head, None)
+        check_against(self._store, found, number, digest)
+
+    # ---- writing -----------------------------------------------------------------------------------------------------
+
+    def append(
+        self,
+        kind: str,
+        body: dict[str, Any],
+        after: int | None = None,
+        void: Callable[[Record], bool] = lambda record: True,
+    ) -> Record:
+        """Write the next record; it is durable when this returns.
+
+        after: the head that the decision was based on; None takes whatever the head is. void: which records after that
+        one make the decision void; by default all do.
+
+        Raises:
+            JournalConflict: there is such a record, or the head is not at `after` yet. Nothing was written.
+            InputError: as `records`.
+            OSError: of the store. Whether the record was written is not known; the log says so later.
+        """
+        mine = _Append(kind, json.loads(json.dumps(body)), after, void)
+        with self._turn:
+            self._queue.append(mine)
+            while self._writing and not mine.over:
+                self._turn.wait()
+            if not mine.over:
+                together, self._queue = self._queue, []
+                self._writing = True
+        if not mine.over:
+            self._lead(together)
+        if mine.error is not None:
+            raise mine.error
+        assert mine.record is not None
+        return mine.record
+
+    def _lead(self, together: list[_Append]) -> None:
+        """Write what waits, one's own and that of other threads."""
+        try:
+            # What depends on the head goes before what does not.
+            pending = sorted(together, key=lambda one: one.after is None)
+            while pending := [one for one in pending if not one.over]:
+                self._write(pending)
+        except Exception as error:
+            _fail(together, error)
+        except BaseException:
+            _fail(together, OSError("the write of the log was interrupted"))
+            raise
+        finally:
+            with self._turn:
+                self._writing = False
+                self._turn.notify_all()
+
+    def _write(self, pending: Sequence[_Append]) -> None:
+        """One attempt at one segment with all that may stand in it."""
+        with self._state:
+            chain = self._open()
+            if any(one.after is not None and one.after > chain.head for one in pending):
+                chain.follow()
+            name, first, lines = chain.next_name, chain.head + 1, b""
+            records: list[Record] = []
+            placed: list[_Append] = []
+            for one in pending:
+                if (one.after is not None) and (conflict := _conflict(chain, one.after, one.void)) is not None:
+                    one.error = conflict
+                elif one.after is None or not any(map(one.void, records)):  # else decided when these are written
+                    number, previous = first + len(records), records[-1].digest if records else chain.previous
+                    line = encode(number, previous or FIRST, one.kind, one.body)
+                    records.append(chain.decode(line, number, previous))
+                    placed.append(one)
+                    lines += line
+        if not placed:
+            return
+        try:
+            self._store.create(name, lines)
+        except FileExistsError:
+            with self._state:
+                chain.follow()
+                there = chain.records[first - 1 - chain.base :][: len(records)]
+                # The refusal may be that of a repetition: then the segment is this one, as its nonces tell.
+                if [record.digest for record in there] != [record.digest for record in records]:
+                    return
+        else:
+            with self._state:
+                there = chain.take(lines)
+        for one, record in zip(placed, there, strict=True):
+            one.record = record
+
+
+def _conflict(chain: Chain, after: int, void: Callable[[Record], bool]) -> JournalConflict | None:
+    """Why a decision on the head `after` does not hold any more; None where it does."""
+    if chain.base <= after <= chain.head and not any(map(void, chain.records[after - chain.base :])):
+        return None
+    return JournalConflict(f"the log is at record {chain.head}, not at {after}")
+
+
+def _fail(appends: Sequence[_Append], error: BaseException) -> None:
+    for one in appends:
+        if not one.over:
+            one.error = error
+
+
+def _segments(store: Store, names: Sequence[str]) -> list[SegmentId]:
+    """The segments of these files, in order.
+
+    Raises:
+        InputError: one of them is no file of the log.
+    """
+    found = []
+    for name in names:
+        segment = segment_id(name)
+        if segment is not None:
+            found.append(segment)
+        elif checkpoint_number(name) is None:
+            raise InputError(f"{store.root_uri}/{name} is no record of the log. Move it elsewhere")
+    return sorted(found)

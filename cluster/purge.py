@@ -12,23 +12,27 @@ import posixpath
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import MANIFEST
+from .checkpoints import checkpoint_number
 from .config import Config
-from .journal import JournalConflict, Record
+from .coordinator import Ledger
+from .journal import JournalConflict
 from .pretraining import SCRATCH
 from .progress import Progress
 from .requests import FOLDER as REQUESTS
 from .requests import TOMBSTONE, content_name
-from .session import KEY, Manifest, Session, graph_key, silent
+from .segments import FOLDER as LOG
+from .segments import segment_id
+from .session import KEY, Session, graph_key, silent
 from .training import CHECKPOINTS
-from .versions import CANCELLED, COMMITTED, COMPLETED, PURGING
+from .versions import PURGED, PURGING
 
-PURGED = "purged"
 OLDER, SUPERSEDED, CHECKPOINT = "older version", "superseded graph", "checkpoint"
-REQUEST, UNNAMED = "request content", "unnamed file"
+REQUEST, UNNAMED, LOG_FILE = "request content", "unnamed file", "file of the log"
 
 UNDER_WAY_SECONDS = 3600.0
 """A file that no record names may belong to a command that runs: it stays this long after it was written."""
@@ -45,10 +49,14 @@ class Leftover:
     modified: float
 
 
-def purge(config: Config, *, now: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+def purge(
+    config: Config, *, now: bool = False, truncate_log: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
     """Remove what still holds deleted data under `output`, as `forget.retention_hours` allows.
 
     `now` ignores it, and takes files that a command under way may need: that one then fails and has to be run again.
+    `truncate_log` removes, under the same retention, the files of the log that its last checkpoint stands for, except
+    those that evidence still has to name.
     A purge that was interrupted is finished by the next. The lake, exports and copies elsewhere are not touched.
 
     Raises:
@@ -57,17 +65,21 @@ def purge(config: Config, *, now: bool = False, progress: Progress | None = None
     """
     progress = progress or silent()
     session = Session(config)
+    if truncate_log:
+        session.checkpoint()
     while True:
-        records = session.journal.records()
-        found = leftovers(session, records)
+        ledger = session.ledger()
+        head = ledger.seen
+        found = leftovers(session)
+        found += _log_files(session) if truncate_log else []
         due = [x for x in found if now or _due(x, config.forget.retention_hours, time.time())]
-        if not due and not _interrupted(records):
-            return _answer(due, len(found), records)
-        _check_whole(session, records)
+        if not due and not ledger.purging:
+            return _answer(due, len(found), ledger)
+        _check_whole(session, ledger)
         # Before anything is removed: a commit that comes after this record, decided before it, sees what it loses.
         unnamed = [x.place for x in due if x.kind == UNNAMED]
         try:
-            session.journal.append(PURGING, {"unnamed": unnamed}, after=len(records))
+            session.journal.append(PURGING, {"unnamed": unnamed}, after=head)
             break
         except JournalConflict:
             continue
@@ -79,32 +91,47 @@ def purge(config: Config, *, now: bool = False, progress: Progress | None = None
                 with contextlib.suppress(FileNotFoundError):
                     session.store.remove(item.place)
             task.advance()
-    answer = _answer(due, len(found) - len(due), records)
+    answer = _answer(due, len(found) - len(due), ledger)
     session.journal.append(PURGED, answer)
+    session.checkpoint_if_due()
     return answer
 
 
-def _check_whole(session: Session, records: Sequence[Record]) -> None:
+def _check_whole(session: Session, ledger: Ledger) -> None:
     """Raise InputError where older files may be all that is left of a damaged version."""
-    for version in [r.body["manifest"] for r in records if r.kind == COMMITTED][-1:]:
-        for name in {**version["files"], **version["lake_graph"]["files"]}:
-            if not session.store.exists(name):
-                raise InputError(
-                    f"{session.store.root_uri}/{name} is missing, and version {version['version']} names it: nothing is "
-                    "removed from a damaged output. Restore the file from a backup, or run `unlearnrec train`"
-                )
+    if (version := ledger.current) is None:
+        return
+    for name in {**version["files"], **version["lake_graph"]["files"]}:
+        if not session.store.exists(name):
+            raise InputError(
+                f"{session.store.root_uri}/{name} is missing, and version {version['version']} names it: nothing is "
+                "removed from a damaged output. Restore the file from a backup, or run `unlearnrec train`"
+            )
 
 
-def leftovers(session: Session, records: Sequence[Record]) -> list[Leftover]:
-    """All that a purge would remove if no file were too young, in the order in which it does.
+def _log_files(session: Session) -> list[Leftover]:
+    """The files of the log that its checkpoint stands for and nobody looks up any more, oldest first."""
+    store = session.store
+    checkpoint = Session(session.config, store).journal.checkpoint()  # as the next reader finds it
+    if checkpoint is None:
+        return []
+    names = store.list(LOG)
+    first = min(checkpoint.number + 1, session.ledger().needed_from())
+    segments = sorted((segment, name) for name in names if (segment := segment_id(name)) is not None)
+    old = [name for (_, name), ((after, _), _) in pairwise(segments) if after <= first]
+    old += [name for name in names if (number := checkpoint_number(name)) is not None and number < checkpoint.number]
+    detail = f"of what {checkpoint.name} stands for"
+    return [Leftover(name, LOG_FILE, detail, store.size(name), store.modified(name)) for name in old]
 
-    records: the whole log, read before this is called.
+
+def leftovers(session: Session) -> list[Leftover]:
+    """All that a purge would remove if no file were too young, in the order in which it does; not the log's own files.
 
     Raises:
         InputError: another version of unlearnrec wrote the graph.
     """
     found = []
-    for place, kind, detail in _places(session, records):
+    for place, kind, detail in _places(session, session.ledger()):
         with contextlib.suppress(FileNotFoundError):  # somebody else removes it at this moment
             found.append(
                 Leftover(place, kind, detail, session.store.size(place), session.store.modified(place)),
@@ -113,28 +140,21 @@ def leftovers(session: Session, records: Sequence[Record]) -> list[Leftover]:
     return sorted(found, key=lambda x: (not x.place.endswith(("/manifest.json", "/done.json")), x.place))
 
 
-def carried_out(records: Sequence[Record]) -> set[str]:
+def carried_out(ledger: Ledger) -> set[str]:
     """The files with the contents of requests that have their answer, or were cancelled."""
-    done = {r.body["request_id"] for r in records if r.kind in (COMPLETED, CANCELLED)}
-    done.update(*(r.body["manifest"].get("answers", ()) for r in records if r.kind == COMMITTED))
-    return {content_name(request_id) for request_id in done}
+    return {content_name(ticket.request_id) for ticket in ledger.tickets.values() if ticket.final}
 
 
-def _places(session: Session, records: Sequence[Record]) -> Iterator[tuple[str, str, str]]:
+def _places(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
     """(place, kind, detail) of each leftover."""
-    store = session.store
-    versions: list[Manifest] = [r.body["manifest"] for r in records if r.kind == COMMITTED]
-    current = versions[-1] if versions else None
+    store, current = session.store, ledger.current
     ingested = session.ingested() if store.exists(MANIFEST) else None
     # A counterfactual stands on one graph, and what is trained next on another.
     graphs = [current["graph"], current["lake_graph"]] if current else []
     if ingested and (current is None or current["lake_graph"]["ingest"] != ingested["ingest"]):
         graphs.append(ingested)
     keep = {MANIFEST}.union(current["files"] if current else (), *(graph["files"] for graph in graphs))
-    maker: dict[str, str] = {}
-    for version in versions:
-        for name in (*version["files"], *version["graph"]["files"], *version["lake_graph"]["files"]):
-            maker.setdefault(name, f"of version {version['version']}")
+    maker = {name: f"of version {version}" for name, version in ledger.makers.items()}
     maker |= dict.fromkeys(ingested["files"] if ingested else (), "of the last ingest")
 
     for folder, kind in (("versions", OLDER), ("graph", SUPERSEDED)):
@@ -146,15 +166,14 @@ def _places(session: Session, records: Sequence[Record]) -> Iterator[tuple[str, 
         for name in store.list(folder):
             if name.split("/")[1].partition("-")[0] not in keys:
                 yield name, CHECKPOINT, "of a run on a graph that is no longer current"
-    yield from _requests(session, records)
+    yield from _requests(session, ledger)
     for folder in ("versions", "graph", CHECKPOINTS, SCRATCH, REQUESTS):
         for name in store.unfinished(folder):
             yield name, UNNAMED, "a write that did not end"
 
 
-def _requests(session: Session, records: Sequence[Record]) -> Iterator[tuple[str, str, str]]:
-    logged = {content_name(r.body["request_id"]) for r in records if r.kind == "accepted"}
-    done = carried_out(records)
+def _requests(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
+    logged, done = set(map(content_name, ledger.tickets)), carried_out(ledger)
     for name in session.store.list(REQUESTS):
         if name in done:
             with contextlib.suppress(FileNotFoundError):
@@ -169,18 +188,11 @@ def _due(item: Leftover, retention_hours: float, clock: float) -> bool:
     return not limit or clock - item.modified >= limit
 
 
-def _interrupted(records: Sequence[Record]) -> bool:
-    """Whether a purge has begun since one ended."""
-    kinds = [r.kind for r in records if r.kind in (PURGING, PURGED)]
-    return kinds[-1:] == [PURGING]
-
-
-def _answer(removed: Sequence[Leftover], kept: int, records: Sequence[Record]) -> dict[str, Any]:
-    versions = [r.body["manifest"]["version"] for r in records if r.kind == COMMITTED]
+def _answer(removed: Sequence[Leftover], kept: int, ledger: Ledger) -> dict[str, Any]:
     return {
         "removed_files": sum(x.kind != REQUEST for x in removed),
         "removed_bytes": sum(x.bytes for x in removed),
         "purged_requests": sum(x.kind == REQUEST for x in removed),
         "kept_files": kept,
-        "version": versions[-1] if versions else None,
+        "version": ledger.current["version"] if ledger.current else None,
     }

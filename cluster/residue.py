@@ -31,18 +31,17 @@ def residue(config: Config, *, progress: Progress | None = None) -> dict[str, An
     """
     progress = progress or silent()
     session = Session(config)
-    records = session.journal.records()
     found: list[dict[str, Any]] = []
     not_read: list[dict[str, str]] = []
     contents: list[str] = []
-    for item in leftovers(session, records):
+    for item in leftovers(session):
         found.append({"place": item.place, "kind": item.kind, "detail": item.detail, "bytes": item.bytes})
         if item.kind == REQUEST:
             contents.append(item.place)
     suppression = open_list(session.store)
     if suppression is None and session.store.list(FOLDER):
         not_read.append({"place": FOLDER, "why": f"{ENVIRONMENT} is not set"})
-    if suppression is None and (purged := len(carried_out(records)) - len(contents)):
+    if suppression is None and (purged := len(carried_out(session.ledger())) - len(contents)):
         why = f"{purged} purged: what they named is known to no one, and its rows in the lake are not counted"
         not_read.append({"place": REQUESTS, "why": why})
     key, named = _forgotten(session, suppression, contents)

@@ -66,7 +66,7 @@ def serve(
     session = Session(config)
     session.version()
     open_list(session.store)
-    desk = Desk(Session(config))
+    desk = Desk(session)
     with (
         _listen(host, config.serve.port if port is None else port) as listener,
         session.workers() as group,

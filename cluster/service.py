@@ -80,6 +80,7 @@ class Service:
             return self._not_before - now
         self._paused_at = number
         self._publish(view.current)
+        self._session.checkpoint_if_due()
         grace = settings.forget.grace_seconds
         chosen = next_batch(view.open, now, grace, settings.serve.max_batch, self._alone)
         tickets = {ticket.request_id: ticket for ticket in view.open}

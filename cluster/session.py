@@ -8,6 +8,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 from ..distributed.partition import Location, fingerprint
@@ -16,7 +17,9 @@ from ..partitioning.ingest import MANIFEST, load_manifest
 from ..partitioning.lake import Columns
 from ..partitioning.storage import StorageOptions, Store
 from ..workers import WorkerGroup
+from .checkpoints import CHECKPOINT, put_checkpoint
 from .config import Config, to_yaml
+from .coordinator import Ledger
 from .journal import Journal
 from .progress import Progress, Task
 from .versions import Versions
@@ -24,19 +27,54 @@ from .versions import Versions
 Manifest = dict[str, Any]
 
 KEY = "requests/key"
+CHECKPOINT_RECORDS = 10_000
 
 
 class Session:
     """The output of one run, opened by one command."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, store: Store | None = None) -> None:
+        """store: that of `config.output`, where it is opened already."""
         self.config = config
         self.options = StorageOptions(**config.storage.model_dump())
         self.columns = Columns(**config.columns.model_dump())
-        self.store = Store(config.output, self.options)
+        self.store = store or Store(config.output, self.options)
         self.location = Location(config.output, self.options)
         self.journal = Journal(self.store)
         self.versions = Versions(self.store, self.journal)
+        self._ledger: Ledger | None = None
+        self._folding = Lock()
+
+    def ledger(self) -> Ledger:
+        """What the log comes to now: begun at its last checkpoint, and the same object at each call.
+
+        Raises:
+            InputError: the log is damaged.
+        """
+        with self._folding:
+            if self._ledger is None:
+                checkpoint = self.journal.checkpoint()
+                self._ledger = Ledger(state=checkpoint.state if checkpoint else None)
+        self._ledger.absorb(self.journal.since(self._ledger.seen))
+        return self._ledger
+
+    def checkpoint(self) -> None:
+        """Let readers of the log begin behind what is there now, unless nothing came since they were let the last time."""
+        ledger = self.ledger()
+        if ledger.seen <= ledger.checkpointed + 1:
+            return
+        state = ledger.state()
+        last = self.journal.since(state["seen"] - 1)[0]
+        body = put_checkpoint(self.store, last.number, last.digest, state)
+        if body is not None:
+            self.journal.append(CHECKPOINT, body)
+
+    def checkpoint_if_due(self) -> None:
+        """Make a checkpoint after CHECKPOINT_RECORDS records, or half as many as the last one stands for: all of them
+        together then cost no more than a few times the last."""
+        ledger = self.ledger()
+        if ledger.seen - ledger.checkpointed > max(CHECKPOINT_RECORDS, ledger.checkpointed // 2):
+            self.checkpoint()
 
     def save_config(self) -> None:
         """The resolved configuration, beside what it made."""

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..partitioning.errors import InputError
 from .config import Config
 from .coordinator import Ledger, State, Ticket
-from .evidence import EVIDENCE, record_file, report_name
+from .evidence import report_name
 from .forgetting import status
-from .journal import Record
 from .requests import TOMBSTONE, commitment, content_name
+from .segments import Record
 from .session import Session
-from .versions import COMMITTED
 
 Check = dict[str, Any]
 
@@ -34,27 +33,51 @@ def verify(config: Config, request_id: str | None = None) -> dict[str, Any]:
     answer: dict[str, Any] = {"request_id": request_id, "status": None, "phase": None, "version": None}
     try:
         records = session.journal.records()
+        ledger = session.ledger()
     except InputError as error:
         return answer | {"ok": False, "checks": [_check("log", False, str(error))]}
     if not records:
         raise InputError(f"{config.output} has no log, so there is nothing to verify. Check `output`")
-    checks = [_check("log", True, f"{len(records)} records, each continues the one before")]
-    versions = [r.body["manifest"] for r in records if r.kind == COMMITTED]
+    checks = [_check("log", True, _extent(records)), *_checkpoint(session, records)]
     if request_id is None:
-        tickets = list(Ledger(records).tickets.values())
-        answer |= {"requests": len(tickets), "version": versions[-1]["version"] if versions else None}
+        tickets = list(ledger.tickets.values())
+        answer |= {"requests": len(tickets), "version": ledger.current["version"] if ledger.current else None}
     else:
         answer |= status(config, request_id)
-        tickets = [Ledger(records).tickets[request_id]]
-    evidence = {r.body["request_id"]: r for r in records if r.kind == EVIDENCE}
+        tickets = [ledger.tickets[request_id]]
+    digests = {record.number: record.digest for record in records}
     for ticket in tickets:
         checks.append(_check(f"request {ticket.request_id}: content", *_content(session, ticket)))
         if ticket.state is State.COMMITTED:
-            found = _evidence(session, records, evidence.get(ticket.request_id))
+            found = _evidence(session, digests, ticket.request_id, ledger.evidence.get(ticket.request_id))
             checks.append(_check(f"request {ticket.request_id}: evidence", *found))
-    if versions:
-        checks += _file_checks(session, versions[-1])
+    if ledger.current:
+        checks += _file_checks(session, ledger.current)
     return answer | {"ok": all(check["ok"] for check in checks), "checks": checks}
+
+
+def _extent(records: Sequence[Record]) -> str:
+    kept = f"{len(records)} records, each continues the one before"
+    if records[0].number == 1:
+        return kept
+    return f"{kept}; those before record {records[0].number} were removed, and the checkpoint stands for them"
+
+
+def _checkpoint(session: Session, records: Sequence[Record]) -> Iterator[Check]:
+    """Whether the checkpoint that readers begin at is what the records come to, where all of them are there."""
+    checkpoint = session.journal.checkpoint()
+    if checkpoint is None:
+        return
+    detail = f"its SHA-256 is the one of the log, and the log goes on from record {checkpoint.number}"
+    ok = True
+    if records[0].number == 1:
+        ok = Ledger(records[: checkpoint.number]).state() == checkpoint.state
+        detail += (
+            "; it is what the records come to"
+            if ok
+            else ("; but it is not what the records come to. Remove it, and the log is read from its beginning")
+        )
+    yield _check(checkpoint.name, ok, detail)
 
 
 def _check(name: str, ok: bool, detail: str) -> Check:
@@ -77,21 +100,25 @@ def _content(session: Session, ticket: Ticket) -> tuple[bool, str]:
     return False, f"{place} was changed: its HMAC is not the one of the log. Restore it from a backup"
 
 
-def _evidence(session: Session, records: Sequence[Record], record: Record | None) -> tuple[bool, str]:
-    if record is None:
+def _evidence(
+    session: Session, digests: Mapping[int, str], request_id: str, fixed: Mapping[str, Any] | None
+) -> tuple[bool, str]:
+    """digests: of the records that are there, by number. fixed: as `Ledger.evidence`."""
+    if fixed is None:
         return False, "the log has none. Run the same `forget` again to write it"
-    request_id = record.body["request_id"]
     for suffix, key in (("json", "sha256"), ("html", "page_sha256")):
         place = report_name(request_id, suffix)
         try:
             data = session.store.read(place)
         except FileNotFoundError:
             return False, f"{place} is missing. Restore it from a backup"
-        if session.store.sha256(data) != record.body[key]:
-            return False, f"{place} was changed: its SHA-256 is not the one of {record_file(record)}"
+        if session.store.sha256(data) != fixed[key]:
+            return False, f"{place} was changed: its SHA-256 is not the one of {fixed['file']}"
     document = json.loads(session.store.read(report_name(request_id)))
+    first = min(digests)
     for role, named in document["records"].items():
-        if not 0 < named["number"] <= len(records) or records[named["number"] - 1].digest != named["sha256"]:
+        # For those that were removed behind a checkpoint, the report itself is all there is.
+        if named["number"] >= first and digests.get(named["number"]) != named["sha256"]:
             return False, f"{named['file']} ({role}) is not the record that {report_name(request_id)} names"
     failed = [check["name"] for check in document["verification"]["checks"] if check["ok"] is False]
     if failed:
@@ -99,7 +126,7 @@ def _evidence(session: Session, records: Sequence[Record], record: Record | None
             False,
             f"{report_name(request_id)} is the one of the log, and says that a check failed: {', '.join(failed)}",
         )
-    return True, f"{report_name(request_id)} and its page are those of {record_file(record)}"
+    return True, f"{report_name(request_id)} and its page are those of {fixed['file']}"
 
 
 def _file_checks(session: Session, version: dict[str, Any]) -> Iterator[Check]:

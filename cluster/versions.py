@@ -11,15 +11,18 @@ import uuid
 from typing import Any
 
 from ..partitioning.storage import Store
-from .journal import Journal, JournalConflict, Record
+from .journal import Journal
+from .segments import Record
 
 Manifest = dict[str, Any]
 
 COMMITTED = "committed"
 COMPLETED, CANCELLED, FAILED = "completed", "cancelled", "failed"
 """What closes a request without a version."""
-PURGING = "purging"
-"""What `purge` writes before it removes files that no record names; the body's `unnamed` lists them."""
+PURGING, PURGED = "purging", "purged"
+"""What `purge` writes before it removes files that no record names (the body's `unnamed` lists them), and at its end."""
+EVIDENCE = "evidence"
+"""What fixes a request's report; its body: `request_id`, `version`, `sha256` of the JSON file, `page_sha256` of the page."""
 
 
 def _removes(record: Record, manifest: Manifest) -> bool:
@@ -41,8 +44,12 @@ class Versions:
 
     def current(self) -> Manifest | None:
         """The manifest of the last version, None before the first."""
-        manifests = self._manifests()
-        return manifests[-1] if manifests else None
+        checkpoint = self._journal.checkpoint()
+        for record in reversed(self._journal.since(checkpoint.number if checkpoint else 0)):
+            if record.kind == COMMITTED:
+                manifest: Manifest = record.body["manifest"]
+                return manifest
+        return checkpoint.state["current"] if checkpoint else None
 
     def next_number(self) -> int:
         """The number that the next commit will have."""
@@ -81,16 +88,13 @@ class Versions:
                 f"{self._store.root_uri}: cannot commit version {manifest['version']}, no {missing[0]}. If a purge removed "
                 "it, run this command again"
             )
-        while True:
-            try:
-                record = self._journal.append(COMMITTED, {"manifest": manifest}, after=after)
-                break
-            except JournalConflict:
-                # Requests may be accepted meanwhile; another version may not.
-                records = self._journal.records()
-                if any(r.kind == COMMITTED or _removes(r, manifest) or _closes(r, manifest) for r in records[after:]):
-                    raise
-                after = records[-1].number
+        record = self._journal.append(
+            COMMITTED,
+            {"manifest": manifest},
+            after=after,
+            # Requests may be accepted meanwhile; another version may not.
+            void=lambda r: r.kind == COMMITTED or _removes(r, manifest) or _closes(r, manifest),
+        )
         committed: Manifest = record.body["manifest"]
         self._copy(committed)
         return committed
@@ -106,6 +110,3 @@ class Versions:
 
     def _copy_name(self, manifest: Manifest) -> str:
         return f"versions/{manifest['version']:06d}/manifest.json"
-
-    def _manifests(self) -> list[Manifest]:
-        return [record.body["manifest"] for record in self._journal.records() if record.kind == COMMITTED]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_store import Crash, MemoryStore
 
-from unlearnrec.cluster import journal as journal_module
+from unlearnrec.cluster import segments
 from unlearnrec.cluster.accepting import TakenId, close
 from unlearnrec.cluster.config import parse_config
 from unlearnrec.cluster.coordinator import (
@@ -27,10 +27,11 @@ from unlearnrec.cluster.coordinator import (
     seconds_until_due,
 )
 from unlearnrec.cluster.desk import Desk, TooLate, TooMany
-from unlearnrec.cluster.journal import Journal, JournalConflict, Record
+from unlearnrec.cluster.journal import Journal, JournalConflict
+from unlearnrec.cluster.segments import Record
 from unlearnrec.cluster.service import Service
 from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.versions import COMPLETED, Versions
+from unlearnrec.cluster.versions import COMPLETED
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.workers.failures import Cause, Kind, WorkerFailure
 
@@ -185,14 +186,8 @@ class FakeEngine:
 
 
 def open_session(store, **serve):
-    session = object.__new__(Session)
-    session.config = parse_config(
-        {"interactions": "x", "output": "y", "forget": {"grace_seconds": 10.0}, "serve": serve or {}}
-    )
-    session.store = store
-    session.journal = Journal(store)
-    session.versions = Versions(store, session.journal)
-    return session
+    config = parse_config({"interactions": "x", "output": "y", "forget": {"grace_seconds": 10.0}, "serve": serve or {}})
+    return Session(config, store)
 
 
 def open_service(store, clock, **serve):
@@ -211,7 +206,7 @@ def clock(monkeypatch):
         def now(zone):
             return datetime.fromtimestamp(clock.now, zone)
 
-    monkeypatch.setattr(journal_module, "datetime", Now)
+    monkeypatch.setattr(segments, "datetime", Now)
     return clock
 
 
@@ -412,7 +407,7 @@ def test_each_acknowledged_request_gets_one_final_answer_whatever_dies(steps):
             def now(zone):
                 return datetime.fromtimestamp(clock.now, zone)
 
-        patch.setattr(journal_module, "datetime", Now)
+        patch.setattr(segments, "datetime", Now)
         store = MemoryStore()
         open_session(store).versions.commit(version(0, "train", 200), after=0)
         services = [open_service(store, clock), open_service(store, clock)]

@@ -18,7 +18,7 @@ import unlearnrec
 from unlearnrec.cluster import accepting, carrying_out, pipeline
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import parse_config, to_yaml
-from unlearnrec.cluster.evidence import add_evidence, evidence_record, report_name
+from unlearnrec.cluster.evidence import add_evidence, report_name
 from unlearnrec.cluster.evidence_change import Change
 from unlearnrec.cluster.evidence_checks import REFERENCES, checks_of
 from unlearnrec.cluster.evidence_page import page
@@ -109,7 +109,7 @@ def test_every_digest_is_that_of_a_file(config):
         "record before": "accepted",
         "version before": "committed",
     }
-    record = evidence_record(Session(config).journal.records(), "r")
+    (record,) = [r for r in Session(config).journal.records() if r.kind == "evidence"]
     assert set(record.body) == {"request_id", "version", "sha256", "page_sha256"}
     html = (Path(config.output) / report_name("r", "html")).read_text()
     assert record.body["sha256"] in html and html == page(document, record.body["sha256"])

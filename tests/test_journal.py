@@ -2,11 +2,15 @@
 
 import json
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from memory_store import MemoryStore
 
-from unlearnrec.cluster.journal import Journal, JournalConflict
+from unlearnrec.cluster.journal import Journal, JournalConflict, _Append
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import StorageOptions, Store
 
@@ -63,22 +67,24 @@ def test_a_changed_byte_is_named(store: Store, changed: int) -> None:
     place = data.index(b'"n":') + 4
     store.write(name(changed), data[:place] + b"9" + data[place + 1 :])
     # The record after it shows it; the two are neighbours, and the message asks for both.
-    with pytest.raises(InputError, match=rf"{name(changed + 1)} does not continue the record before it"):
+    with pytest.raises(
+        InputError, match=rf"{name(changed + 1)}, record {changed + 1}, does not continue the record before it"
+    ):
         Journal(store).records()
 
 
 def test_a_record_that_is_no_json_is_named(store: Store) -> None:
     filled(store)
-    for data in (b"", store.read(name(2))[:20], b"[]", b"{}"):
+    for data in (b"\n", store.read(name(2))[:20] + b"\n", b"[]\n", b"{}\n"):
         store.write(name(2), data)
-        with pytest.raises(InputError, match=rf"{name(2)} is no record"):
+        with pytest.raises(InputError, match=rf"{name(2)}, record 2, is no record"):
             Journal(store).records()
 
 
 def test_a_record_in_anothers_place_is_named(store: Store) -> None:
     filled(store)
     store.write(name(3), store.read(name(2)))
-    with pytest.raises(InputError, match=rf"{name(3)} does not continue"):
+    with pytest.raises(InputError, match=rf"{name(3)}, record 3, does not continue"):
         Journal(store).records()
 
 
@@ -93,21 +99,12 @@ def test_a_gap_is_refused(store: Store, gone: int) -> None:
     assert not store.exists(name(5))
 
 
-def test_a_record_lost_under_a_running_writer_is_refused(store: Store) -> None:
-    journal = filled(store)
-    Journal(store).append("other", {})
-    store.remove(name(2))
-    with pytest.raises(InputError, match=rf"{name(2)} is missing"):
-        journal.append("note", {})
-    assert not store.exists(name(6))
-
-
-def test_the_last_record_lost_under_a_running_writer_is_refused(store: Store) -> None:
+def test_a_record_lost_under_a_running_writer_is_refused_by_the_next_reader(store: Store) -> None:
     journal = filled(store)
     store.remove(name(4))
-    with pytest.raises(InputError, match=rf"{name(4)} is missing"):
-        journal.append("note", {})
-    assert not store.exists(name(5))
+    journal.append("note", {})
+    with pytest.raises(InputError, match=rf"{name(4)} is missing, but .*{name(5)} is there"):
+        Journal(store).records()
 
 
 class Stale(Store):
@@ -139,7 +136,7 @@ def test_after_is_a_condition(store: Store) -> None:
     journal = Journal(store)
     journal.append("a", {}, after=0)
     Journal(store).append("b", {}, after=1)
-    for head in (0, 1, 3):
+    for head in (1, 3, 0):
         with pytest.raises(JournalConflict, match=rf"at record 2, not at {head}"):
             journal.append("c", {}, after=head)
     assert [r.kind for r in Journal(store).records()] == ["a", "b"]
@@ -167,52 +164,261 @@ def test_a_writer_who_lost_the_number_takes_the_next_or_gives_up(tmp_path: Path)
     assert [r.kind for r in Journal(Store(str(tmp_path))).records()] == ["faster", "faster", "slower", "faster"]
 
 
-@pytest.mark.parametrize("where", ["local", "s3"])
-def test_racing_writers_each_land_once(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    writers, each = 4, 4
-    if where == "local":
-        root, options = str(tmp_path), StorageOptions()
-    else:
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    """Run it in so many threads that start together; what one of them raises is raised."""
+    start = threading.Barrier(count)
+
+    def run(me: int) -> None:
+        start.wait()
+        work(me)
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(run, range(count)))
+
+
+@pytest.mark.parametrize("journals", [1, 2, 4])
+@pytest.mark.parametrize("where", ["local", "memory", "s3"])
+def test_racing_writers_each_land_once(
+    where: str, journals: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Four threads, which share one log's object, or two, or have one each."""
+    writers, each, store = 4, 4, MemoryStore()
+    if where == "s3":
         root, options = f"s3://lake/{tmp_path.name}", request.getfixturevalue("s3_server")
-    start, errors, numbers = threading.Barrier(writers), [], []
+        store = Store(root, options)
+    elif where == "local":
+        store = Store(str(tmp_path))
+    opened, numbers = [Journal(store) for _ in range(journals)], []
 
     def write(me: int) -> None:
-        journal = Journal(Store(root, options))
-        start.wait()
-        try:
-            for n in range(each):
-                # The same content as everybody else's: only the nonce tells them apart.
-                numbers.append(journal.append("note", {"n": n}).number)
-        except Exception as error:
-            errors.append(error)
+        for n in range(each):
+            # The same content as everybody else's: only the nonce tells them apart.
+            numbers.append(opened[me % journals].append("note", {"n": n}).number)
 
-    threads = [threading.Thread(target=write, args=(me,)) for me in range(writers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    records = Journal(Store(root, options)).records()
+    in_threads(writers, write)
+    records = Journal(store).records()
     assert sorted(numbers) == [r.number for r in records] == list(range(1, writers * each + 1))
     assert sorted(r.body["n"] for r in records) == sorted(list(range(each)) * writers)
+    for journal in opened:
+        assert journal.records() == records
 
 
 def test_of_racing_writers_with_the_same_condition_one_wins(store: Store) -> None:
     filled(store)
-    start, outcomes = threading.Barrier(6), []
+    outcomes: list[int] = []
 
-    def write() -> None:
-        journal = Journal(Store(store.root_uri))
-        start.wait()
+    def write(me: int) -> None:
         try:
-            outcomes.append(journal.append("decision", {}, after=4).number)
+            outcomes.append(Journal(Store(store.root_uri)).append("decision", {}, after=4).number)
         except JournalConflict:
             outcomes.append(0)
 
-    threads = [threading.Thread(target=write) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(6, write)
     assert sorted(outcomes) == [0, 0, 0, 0, 0, 5]
     assert len(Journal(store).records()) == 5
+
+
+# ---- appends that share a segment ------------------------------------------------------------------------------------
+
+
+class Slow(MemoryStore):
+    """Holds each creation back until it is let go; counts what is asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started, self.go = threading.Semaphore(0), threading.Semaphore(0)
+        self.calls: list[str] = []
+        self.error: Exception | None = None
+
+    def create(self, name: str, data: bytes) -> None:
+        self.started.release()
+        assert self.go.acquire(timeout=30)
+        self.calls.append(f"create {name}")
+        if self.error is not None:
+            raise self.error
+        super().create(name, data)
+
+    def read(self, name: str) -> bytes:
+        self.calls.append(f"read {name}")
+        return super().read(name)
+
+    def list(self, folder: str = "") -> list[str]:
+        self.calls.append(f"list {folder}")
+        return super().list(folder)
+
+
+def queued(journal: Journal, count: int) -> None:
+    """Return when so many appends wait."""
+    deadline = time.monotonic() + 30
+    while len(journal._queue) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_what_waits_for_a_write_shares_the_next(store: Store) -> None:
+    slow = Slow()
+    journal = Journal(slow)
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(journal.append, "first", {})
+        assert slow.started.acquire(timeout=30)
+        others = [pool.submit(journal.append, "note", {"n": n}) for n in range(6)]
+        winner, loser = (pool.submit(journal.append, "decision", {"n": n}, after=1) for n in (0, 1))
+        queued(journal, 8)
+        assert journal.head() == 0  # what is not durable yet is not there
+        slow.go.release(2)
+        assert first.result().number == 1
+        assert sorted(other.result().number for other in others) == [3, 4, 5, 6, 7, 8]
+        outcomes = [f.exception() or f.result().number for f in (winner, loser)]
+    # What depends on the head comes first in its segment; of two that do, one wins.
+    assert 2 in outcomes and any(isinstance(x, JournalConflict) for x in outcomes)
+    assert sorted(slow.files) == [name(1), name(2)]
+    assert slow.files[name(2)].count(b"\n") == 7
+    assert [r.number for r in Journal(slow).records()] == list(range(1, 9))
+    assert {r.file for r in Journal(slow).records()[1:]} == {name(2)}
+
+
+def test_when_a_shared_write_fails_all_are_told(store: Store) -> None:
+    slow = Slow()
+    journal = Journal(slow)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(journal.append, "first", {})
+        assert slow.started.acquire(timeout=30)
+        others = [pool.submit(journal.append, "note", {"n": n}) for n in range(3)]
+        queued(journal, 3)
+        slow.error = OSError("disk full")
+        slow.go.release(2)
+        for future in (first, *others):
+            with pytest.raises(OSError, match="disk full"):
+                future.result()
+    slow.error = None
+    slow.go.release(1)
+    assert journal.append("note", {}).number == 1
+
+
+def test_an_append_is_one_request_and_following_one_more_than_is_new() -> None:
+    slow = Slow()
+    slow.go.release(100)
+    journal, other = Journal(slow), Journal(slow)
+    journal.append("note", {})
+    assert slow.calls == ["list log", f"read {name(1)}", f"create {name(1)}"]
+    slow.calls.clear()
+    journal.append("note", {}, after=1)
+    assert slow.calls == [f"create {name(2)}"]
+    slow.calls.clear()
+    assert journal.head() == 2 and journal.since(1)[0].number == 2
+    assert slow.calls == [f"read {name(3)}"] * 2
+    other.append("note", {})
+    slow.calls.clear()
+    assert journal.append("note", {}).number == 4
+    assert slow.calls == [f"create {name(3)}", f"read {name(3)}", f"read {name(4)}", f"create {name(4)}"]
+
+
+def test_a_decision_is_void_by_what_it_says(store: Store) -> None:
+    journal = filled(store)
+    Journal(store).append("other", {})
+    assert journal.append("note", {"n": 5}, after=4, void=lambda r: r.kind == "note").number == 6
+    with pytest.raises(JournalConflict):
+        journal.append("note", {"n": 6}, after=4, void=lambda r: r.kind == "note")
+    with pytest.raises(JournalConflict, match="at record 6, not at 9"):
+        journal.append("note", {}, after=9, void=lambda r: False)
+
+
+class Echo(MemoryStore):
+    """Answers a write that worked with the refusal of its repetition."""
+
+    def create(self, name: str, data: bytes) -> None:
+        super().create(name, data)
+        raise FileExistsError(name)
+
+
+def test_a_write_whose_answer_was_lost_is_recognised() -> None:
+    store = Echo()
+    journal = Journal(store)
+    assert [journal.append("note", {"n": 1}, after=n).number for n in range(3)] == [1, 2, 3]
+    assert len(Journal(store).records()) == 3
+
+
+def test_a_lost_answer_of_s3_is_recognised(
+    s3_server: StorageOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    store = Store(f"s3://lake/{tmp_path.name}", s3_server)
+    journal, real = Journal(store), s3fs.S3FileSystem.pipe_file
+
+    def lost(*arguments: object, **keywords: object) -> None:
+        real(*arguments, **keywords)
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "pipe_file", lost)
+    assert [journal.append("note", {}, after=n).number for n in range(2)] == [1, 2]
+    assert len(Journal(store).records()) == 2
+
+
+# ---- damage ----------------------------------------------------------------------------------------------------------
+
+
+def segment(store: Store | MemoryStore, records: int) -> bytes:
+    """Append so many records as one segment; returns it."""
+    journal = Journal(store)
+    first = journal.head() + 1
+    journal._lead([_Append("note", {"n": n}, None, lambda record: True) for n in range(records)])
+    return store.read(name(first))
+
+
+def test_a_log_torn_at_any_byte_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    whole = MemoryStore()
+    segment(whole, 2)
+    data = segment(whole, 3)
+    expected = Journal(whole).records()
+    for cut in range(len(data)):
+        store = MemoryStore()
+        store.files = whole.files | {name(3): data[:cut]}
+        intact = data[:cut].count(b"\n")
+        caplog.clear()
+        journal = Journal(store)
+        assert journal.records() == journal.records() == expected[: 2 + intact]
+        torn = cut == 0 or data[cut - 1 : cut] != b"\n"
+        assert [name(3) in r.getMessage() for r in caplog.records] == [True] * torn
+        # The torn file stays as it is, and the log goes on behind it, also for who was reading.
+        reader = Journal(store)
+        reader.records()
+        assert journal.append("after", {"cut": cut}).number == 3 + intact
+        assert Journal(store).append("more", {}).number == 4 + intact
+        assert store.files[name(3)] == data[:cut]
+        caplog.clear()
+        records = Journal(store).records()
+        assert records[: 2 + intact] == expected[: 2 + intact] and [r.kind for r in records[-2:]] == ["after", "more"]
+        assert reader.records() == records and not caplog.records
+
+
+def test_a_log_that_is_torn_twice_at_one_record_goes_on(store: Store) -> None:
+    filled(store, 2)
+    for torn in (name(2), "log/000000002-1.json"):
+        store.write(torn, b'{"number":2,')
+    assert Journal(store).append("note", {}).file == "log/000000002-2.json"
+    assert [r.number for r in Journal(store).records()] == [1, 2]
+
+
+def test_a_log_torn_in_the_middle_is_refused(store: Store) -> None:
+    segment(store, 2)
+    data = segment(store, 3)
+    segment(store, 1)
+    lines = data.splitlines(keepends=True)
+    for cut, message in (
+        (data[:-1], rf"{name(3)} ends in the middle of record 5, but .*{name(6)} is there"),
+        (data[:9], rf"{name(3)} ends in the middle of record 3, but .*{name(6)} is there"),
+        (b"".join(lines[:2]), rf"{name(5)} is missing, but .*{name(6)} is there"),
+        (lines[0] + lines[1].replace(b"note", b"nope") + lines[2], rf"{name(3)}, record 5, does not continue"),
+        (lines[0] + b"\n" + lines[2], rf"{name(3)}, record 4, is no record"),
+    ):
+        store.write(name(3), cut)
+        with pytest.raises(InputError, match=message):
+            Journal(store).records()
+
+
+def test_two_files_with_one_record_are_refused(store: Store) -> None:
+    segment(store, 3)
+    store.write(name(2), store.read(name(1)).splitlines(keepends=True)[1])
+    with pytest.raises(InputError, match=rf"{name(2)} holds a record that {name(1)} holds too"):
+        Journal(store).records()

@@ -65,7 +65,7 @@ def store_of(config):
 def found(config):
     """{place: kind} of what a purge would remove."""
     session = Session(config)
-    return {x.place: x.kind for x in leftovers(session, session.journal.records())}
+    return {x.place: x.kind for x in leftovers(session)}
 
 
 def content(config):

@@ -1,0 +1,120 @@
+"""Checkpoints of the log: what its first N records come to, so that readers start from there (docs/commit.md).
+
+`log/checkpoint-NNNNNNNNN.json` counts when a later record of the log, kind "checkpoint", names its SHA-256: then the
+chain vouches for it, also where the records before it were removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..partitioning.errors import InputError
+from ..partitioning.storage import Store
+from .segments import FOLDER, Record
+
+CHECKPOINT = "checkpoint"
+"""The record's kind; its body: `number` of records, `file`, `sha256` of the file."""
+FORMAT = 1
+
+_NAME = re.compile(rf"{FOLDER}/checkpoint-([0-9]{{9,}})\.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What records 1 to `number` come to; `digest` is that of the last of them, `sha256` that of the file."""
+
+    number: int
+    digest: str
+    state: dict[str, Any]
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """Its file under the output."""
+        return checkpoint_name(self.number)
+
+
+def checkpoint_name(number: int) -> str:
+    """The file of a checkpoint under the output."""
+    return f"{FOLDER}/checkpoint-{number:09d}.json"
+
+
+def checkpoint_number(name: str) -> int | None:
+    """How many records this file stands for, None for another file."""
+    found = _NAME.fullmatch(name)
+    number = int(found[1]) if found else None
+    return number if number is not None and checkpoint_name(number) == name else None
+
+
+def read_checkpoint(store: Store, number: int) -> Checkpoint | None:
+    """The checkpoint of `number` records; None where another version of unlearnrec made it.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    name = checkpoint_name(number)
+    data = store.read(name)
+    try:
+        content = json.loads(data)
+        if content["format"] != FORMAT:
+            return None
+        if content["number"] != number:
+            raise ValueError(f"it is that of {content['number']} records")
+        return Checkpoint(number, content["digest"], dict(content["state"]), store.sha256(data))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{store.root_uri}/{name} is no checkpoint of the log ({error}). Restore it from a backup; where the log "
+            "still begins at record 1, it may be removed instead"
+        ) from error
+
+
+def put_checkpoint(store: Store, number: int, digest: str, state: dict[str, Any]) -> dict[str, Any] | None:
+    """Write a checkpoint; returns the body of the record that makes it count, None where another one is in its place."""
+    name = checkpoint_name(number)
+    content = {"format": FORMAT, "number": number, "digest": digest, "state": state}
+    data = json.dumps(content, separators=(",", ":")).encode() + b"\n"
+    with contextlib.suppress(FileExistsError):
+        store.create(name, data)
+    if store.read(name) != data:
+        return None
+    return {"number": number, "file": name, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def is_vouched_for(store: Store, found: Checkpoint, later: Iterable[Record]) -> bool:
+    """Whether one of the later records names this checkpoint.
+
+    Raises:
+        InputError: it names another content.
+    """
+    for record in later:
+        if record.kind == CHECKPOINT and record.body["number"] == found.number:
+            if record.body["sha256"] != found.sha256:
+                raise InputError(
+                    f"{store.root_uri}/{found.name} was changed: its SHA-256 is not the one of record {record.number} in "
+                    f"{record.file}. Restore it from a backup"
+                )
+            return True
+    return False
+
+
+def check_against(store: Store, found: Checkpoint, number: int, digest: str | None) -> None:
+    """Raise InputError unless the log, of which record `number` has this digest, goes on from the checkpoint.
+
+    number: that of the checkpoint, or the last one where the log ends before.
+    """
+    if number < found.number:
+        raise InputError(
+            f"{store.root_uri}/{found.name} stands for {found.number} records, but the log ends at record {number}. "
+            "Restore the missing files from a backup"
+        )
+    if digest != found.digest:
+        raise InputError(
+            f"{store.root_uri}/{found.name} does not match record {number} of the log: one of the two was changed. Restore "
+            "both from a backup"
+        )

@@ -1,0 +1,289 @@
+"""Checkpoints: who begins at one knows what who read everything knows; and the log can be cut off behind it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from memory_store import Crash, MemoryStore
+from small_output import commit_forget, commit_train, small_config, user_name, write_interactions
+
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster import session as session_module
+from unlearnrec.cluster.cli import run
+from unlearnrec.cluster.config import Config, parse_config, to_yaml
+from unlearnrec.cluster.coordinator import Ledger
+from unlearnrec.cluster.journal import Journal
+from unlearnrec.cluster.purge import purge
+from unlearnrec.cluster.residue import residue
+from unlearnrec.cluster.segments import Record
+from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.verify import verify
+from unlearnrec.partitioning.errors import InputError
+
+NAMES = ["a", "b", "c"]
+
+
+def manifest(number: int, reason: str, answers: list[str]) -> dict:
+    answered = {name: {"request_id": name, "status": "committed", "version": number} for name in answers}
+    files = {f"versions/{number}/x": {"sha256": "", "bytes": 1}}
+    return {
+        "version": number,
+        "reason": reason,
+        "graph": {"interactions": 100 - number, "files": {f"graph/{number // 3}": {}}},
+        "files": files,
+        "answers": answered,
+    }
+
+
+def as_record(number: int, step: tuple[str, list[str]]) -> Record:
+    kind, names = step
+    body = {"request_id": names[0], "commitment": "c", "answer": {"request_id": names[0]}, "number": number - 1}
+    if kind in ("train", "forget"):
+        kind, body = "committed", {"manifest": manifest(number, kind, names if kind == "forget" else [])}
+    return Record(number, kind, f"2026-01-01T00:00:{number:02d}.000+00:00", body, "", f"log/{number}")
+
+
+CLOSING = ["completed", "cancelled", "failed", "train", "forget"]
+KINDS = ["accepted", "accepted", "accepted", *CLOSING, "evidence", "purging", "purged", "checkpoint", "other"]
+steps = st.lists(
+    st.tuples(st.sampled_from(KINDS), st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True)),
+    max_size=40,
+)
+
+
+@given(steps=steps, share=st.floats(0, 1))
+def test_from_a_checkpoint_and_from_the_beginning_a_ledger_is_the_same(steps: list, share: float) -> None:
+    records = [as_record(number, step) for number, step in enumerate(steps, start=1)]
+    cut = round(share * len(records))
+    state = json.loads(json.dumps(Ledger(records[:cut]).state()))
+    there, whole = Ledger(records[cut:], state), Ledger(records)
+    assert there.state() == whole.state() and list(there.open.items()) == list(whole.open.items())
+    assert list(there.tickets.items()) == list(whole.tickets.items())
+    assert (+there.counts, there.debt(), there.needed_from()) == (+whole.counts, whole.debt(), whole.needed_from())
+
+
+def opened(store: MemoryStore) -> Session:
+    return Session(parse_config({"interactions": "x", "output": "y"}), store)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """Two versions and three requests, one of them open; a checkpoint of it; and a request more."""
+    store = MemoryStore()
+    session = opened(store)
+    session.versions.commit(manifest(0, "train", []) | {"files": {}}, after=0)
+    for name in NAMES:
+        session.journal.append("accepted", {"request_id": name, "commitment": name})
+    session.versions.commit(manifest(0, "forget", ["a"]) | {"files": {}}, after=4)
+    session.checkpoint()
+    session.journal.append("accepted", {"request_id": "d", "commitment": "d"})
+    return store
+
+
+class Counting(MemoryStore):
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__()
+        self.files, self.read_names = files, []
+
+    def read(self, name: str) -> bytes:
+        self.read_names.append(name)
+        return super().read(name)
+
+
+def test_a_reader_begins_at_the_checkpoint(store: MemoryStore) -> None:
+    counting = Counting(store.files)
+    session = opened(counting)
+    ledger, current = session.ledger(), session.versions.current()
+    assert set(counting.read_names) == {f"log/{n:09d}.json" for n in (6, 7, 8)} | {"log/checkpoint-000000005.json"}
+    records = session.journal.records()
+    assert [r.number for r in records] == list(range(1, 8))
+    assert ledger.state() == Ledger(records).state()
+    assert current == ledger.current == records[4].body["manifest"]
+    assert session.journal.head() == 7 and session.versions.next_number() == 3
+    assert [r.number for r in session.journal.since(3)] == [4, 5, 6, 7]
+    store.files.pop("log/000000003.json")
+    with pytest.raises(InputError, match=r"log/000000003.json is missing, but .*log/000000004.json is there"):
+        opened(store).journal.records()
+
+
+def test_a_checkpoint_is_made_when_it_is_due(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "CHECKPOINT_RECORDS", 5)
+    session = opened(store)
+    made = []
+    for n in range(20):
+        session.journal.append("accepted", {"request_id": f"x{n}", "commitment": ""})
+        session.checkpoint_if_due()
+        made.append(session.ledger().checkpointed)
+    # After six records more, later after half as many as the last stands for.
+    assert sorted(set(made)) == [5, 11, 17, 26]
+    head = session.journal.head()
+    session.checkpoint()
+    session.checkpoint()
+    assert session.journal.head() == head + 1
+    assert opened(store).ledger().state() == Ledger(Journal(store).records()).state()  # type: ignore[arg-type]
+
+
+NAME = "log/checkpoint-000000005.json"
+
+
+def change(data: bytes) -> bytes:
+    return data.replace(b'"commitment":"b"', b'"commitment":"x"')
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda files: files.update({NAME: change(files[NAME])}), rf"{NAME} was changed: .* record 6 in log/000000006"),
+        (lambda files: files.update({NAME: files[NAME][:40]}), rf"{NAME} is no checkpoint"),
+        (lambda files: files.update({NAME: files[NAME].replace(b'"number":5', b'"number":4', 1)}), "is no checkpoint"),
+        (
+            lambda files: [files.pop(f"log/{n:09d}.json") for n in (5, 6, 7)],
+            rf"{NAME} stands for 5 .* ends at record 4",
+        ),
+        (
+            lambda files: files.update({NAME: files[NAME].replace(b'"digest":"', b'"digest":"0', 1)}),
+            rf"log/000000006.json, record 6, does not continue {NAME}",
+        ),
+        (
+            lambda files: files.pop("log/000000006.json"),
+            r"log/000000006.json is missing, but .*000000007.json is there",
+        ),
+        (lambda files: [files.pop(NAME), files.pop("log/000000001.json")], r"log/000000001.json is missing"),
+    ],
+)
+def test_a_checkpoint_that_does_not_match_is_refused(store: MemoryStore, damage, message: str) -> None:
+    damage(store.files)
+    for act in (lambda s: s.ledger(), lambda s: s.versions.current(), lambda s: s.journal.append("x", {})):
+        with pytest.raises(InputError, match=message):
+            act(opened(store))
+
+
+def test_records_before_a_checkpoint_are_compared_with_it(store: MemoryStore) -> None:
+    """As if somebody had made the chain anew up to the checkpoint; who begins there does not see it, `records` does."""
+    session = opened(store)
+    other = MemoryStore()
+    for n in range(5):
+        Journal(other).append("note", {"n": n})  # type: ignore[arg-type]
+    store.files |= other.files
+    assert session.ledger().seen == 7
+    with pytest.raises(InputError, match=rf"{NAME} does not match record 5|record 6, does not continue"):
+        session.journal.records()
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_checkpoint_may_be_interrupted(store: MemoryStore, moment: int) -> None:
+    before = opened(store).ledger().state()
+    store.crash_at = moment
+    with pytest.raises(Crash):
+        opened(store).checkpoint()
+    session = opened(store)
+    assert session.ledger().tickets.keys() == {t["request_id"] for t in before["tickets"]}
+    session.journal.append("accepted", {"request_id": "e", "commitment": "e"})
+    session.checkpoint()
+    assert opened(store).ledger().state() == Ledger(session.journal.records()).state()
+    assert not [name for name in store.files if name.startswith("log/") and "checkpoint" not in name and "-" in name]
+
+
+def test_one_that_nobody_vouches_for_is_not_used_but_has_to_match(store: MemoryStore) -> None:
+    store.files["log/checkpoint-000000006.json"] = store.files[NAME].replace(b'"number":5', b'"number":6', 1)
+    with pytest.raises(InputError, match=r"record 7, does not continue log/checkpoint-000000006.json"):
+        opened(store).ledger()
+
+
+# ---- cutting the log off ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Three versions; one request with its evidence, one without."""
+    config = small_config(write_interactions(tmp_path / "events.parquet"), str(tmp_path / "output"))
+    pipeline.ingest(config)
+    commit_train(config)
+    for n, name in enumerate(["with", "without"]):
+        commit_forget(config, user_name(n), name)
+    return config
+
+
+def fix(config: Config, request_id: str) -> None:
+    body = {"request_id": request_id, "version": 2, "sha256": "0", "page_sha256": "0"}
+    Session(config).journal.append("evidence", body)
+
+
+def files(config: Config) -> list[str]:
+    return Session(config).store.list("log")
+
+
+def test_the_log_is_cut_off_only_where_it_is_asked_for(config: Config) -> None:
+    fix(config, "with")
+    fix(config, "without")
+    log = files(config)
+    purge(config, now=True)
+    assert files(config)[: len(log)] == log
+    before = Session(config).ledger()
+    answer = purge(config, now=True, truncate_log=True)
+    left = files(config)
+    # The commit of the current version stays, and all that came later.
+    assert left[0] == "log/000000005.json" and answer["removed_files"] == 4
+    session = Session(config)
+    assert session.ledger().tickets == before.tickets and session.ledger().makers == before.makers
+    assert session.version()["version"] == 3
+    assert {request: pipeline.status(config, request)["version"] for request in ("with", "without")} == {
+        "with": 2,
+        "without": 3,
+    }
+    assert purge(config, now=True)["removed_files"] == 0 and not residue(config)["residues"]
+    commit_train(config)
+    assert Session(config).version()["version"] == 4
+    for act in (lambda: session.journal.since(2), lambda: Session(config).journal.since(0)):
+        with pytest.raises(InputError, match="begins at record 5"):
+            act()
+    checks = {check["name"]: check for check in verify(config)["checks"]}
+    assert checks["log"]["ok"] and "before record 5 were removed" in checks["log"]["detail"]
+    # Without the checkpoint nobody can say what the log comes to.
+    (checkpoint,) = [name for name in files(config) if "checkpoint" in name]
+    session.store.remove(checkpoint)
+    with pytest.raises(InputError, match=r"log/000000001.json is missing, but .*log/000000005.json is there"):
+        Session(config).ledger()
+
+
+def test_what_evidence_still_names_is_not_cut_off(config: Config) -> None:
+    fix(config, "with")
+    purge(config, now=True, truncate_log=True)
+    ticket = Session(config).ledger().tickets["without"]
+    left = Session(config).journal.records()
+    # Accepted as record 4, on the version of record 3.
+    assert ticket.first_record == left[0].number == 3
+    assert [r.kind for r in Session(config).journal.since(2)][:3] == ["committed", "accepted", "committed"]
+
+
+def test_retention_keeps_the_log_too(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fix(config, "with")
+    fix(config, "without")
+    keeping = config.model_copy(update={"forget": config.forget.model_copy(update={"retention_hours": 1.0})})
+    log = files(config)
+    assert purge(keeping, truncate_log=True)["removed_files"] == 0
+    assert set(log) <= set(files(config))
+    file = tmp_path / "run.yaml"
+    file.write_text(to_yaml(keeping), encoding="utf-8")
+    assert run(["purge", "--truncate-log", "--now", "--json", "--config", str(file)]) == 0
+    assert "log/000000001.json" not in files(config) and json.loads(capsys.readouterr().out)["removed_files"] > 0
+
+
+def test_verify_folds_the_records_again(config: Config) -> None:
+    session = Session(config)
+    session.checkpoint()
+    (name,) = [name for name in files(config) if "checkpoint" in name]
+    assert {c["name"]: c["ok"] for c in verify(config)["checks"]}[name]
+    # A state that somebody else vouched for.
+    session.store.write(name, session.store.read(name).replace(b'"purging":false', b'"purging":true'))
+    number = session.ledger().checkpointed
+    record = f"log/{number + 1:09d}.json"
+    line = json.loads(session.store.read(record))
+    line["body"]["sha256"] = session.store.sha256(session.store.read(name))
+    session.store.write(record, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+    (check,) = [c for c in verify(config)["checks"] if c["name"] == name]
+    assert not check["ok"] and "not what the records come to" in check["detail"]

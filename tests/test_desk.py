@@ -1,0 +1,105 @@
+"""The desk under many threads: each request once, nobody's id for two, and no more than the limit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearnrec.cluster.accepting import TakenId, close
+from unlearnrec.cluster.config import parse_config
+from unlearnrec.cluster.desk import Desk, TooMany
+from unlearnrec.cluster.journal import Journal
+from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.versions import FAILED
+from unlearnrec.partitioning.storage import Store
+
+THREADS = 8
+
+
+@pytest.fixture
+def open_desk(tmp_path: Path) -> Callable[..., Desk]:
+    def opened(**serve: Any) -> Desk:
+        return Desk(Session(parse_config({"interactions": "x", "output": str(tmp_path), "serve": serve})))
+
+    return opened
+
+
+def at_once(work: Callable[[int], Any]) -> list[Any]:
+    """What it returns or raises in each of the threads, which start together."""
+    start = threading.Barrier(THREADS)
+
+    def run(me: int) -> Any:
+        start.wait()
+        try:
+            return work(me)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(run, range(THREADS)))
+
+
+def accepted(tmp_path: Path) -> list[str]:
+    return [r.body["request_id"] for r in Journal(Store(str(tmp_path))).records() if r.kind == "accepted"]
+
+
+@pytest.mark.parametrize("desks", [1, 2])
+def test_one_request_made_at_once_is_accepted_once(open_desk: Any, tmp_path: Path, desks: int) -> None:
+    """Under a new id and, later, under one that failed."""
+    there = [open_desk() for _ in range(desks)]
+    for round_ in (1, 2):
+        answers = at_once(lambda me: there[me % desks].accept(["ann"], [], [], "r"))
+        assert [answer["status"] for answer in answers] == ["accepted"] * THREADS
+        assert accepted(tmp_path) == ["r"] * round_
+        close(there[0]._session, "r", FAILED, {"error": "KeyError"})
+
+
+def test_an_id_is_for_one_content(open_desk: Any, tmp_path: Path) -> None:
+    desk = open_desk()
+    answers = at_once(lambda me: desk.accept([f"user-{me}"], [], [], "r"))
+    assert sum(isinstance(answer, TakenId) for answer in answers) == THREADS - 1
+    (winner,) = [n for n, answer in enumerate(answers) if not isinstance(answer, TakenId)]
+    assert accepted(tmp_path) == ["r"]
+    assert desk.accept([f"user-{winner}"], [], [], "r")["status"] == "accepted"
+
+
+def test_the_limit_holds_for_requests_that_come_at_once(open_desk: Any, tmp_path: Path) -> None:
+    desk = open_desk(max_open_requests=3, max_batch=1)
+    answers = at_once(lambda me: desk.accept([f"user-{me}"], [], [], f"r{me}"))
+    assert sum(isinstance(answer, TooMany) for answer in answers) == THREADS - 3
+    assert len(accepted(tmp_path)) == desk.gauges()["open_requests"] == 3
+    close(desk._session, accepted(tmp_path)[0], FAILED, {"error": "KeyError"})
+    assert sum(not isinstance(x, TooMany) for x in at_once(lambda me: desk.accept([f"u-{me}"], [], [], f"s{me}"))) == 1
+
+
+def test_a_request_that_could_not_be_written_leaves_its_place(
+    open_desk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = open_desk(max_open_requests=2, max_batch=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "create", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        desk._session.store.write("requests/key", b"k" * 32)
+        assert all(isinstance(x, OSError) for x in at_once(lambda me: desk.accept(["ann"], [], [], f"r{me}"))[:2])
+    assert [desk.accept(["ann"], [], [], name)["status"] for name in "ab"] == ["accepted"] * 2
+    with pytest.raises(TooMany):
+        desk.accept(["ann"], [], [], "c")
+    assert accepted(tmp_path) == ["a", "b"]
+
+
+def test_each_of_many_is_in_the_log_and_seen_by_all(open_desk: Any, tmp_path: Path) -> None:
+    desk, other, each = open_desk(), open_desk(), 5
+
+    def work(me: int) -> None:
+        for n in range(each):
+            assert (desk, other)[n % 2].accept([f"user-{me}"], [], [], f"r{me}-{n}")["status"] == "accepted"
+            assert desk.status(f"r{me}-{n}")["status"] == "accepted"
+            desk.gauges()
+
+    assert at_once(work) == [None] * THREADS
+    assert sorted(accepted(tmp_path)) == sorted(f"r{me}-{n}" for me in range(THREADS) for n in range(each))
+    assert desk.gauges()["open_requests"] == other.gauges()["open_requests"] == THREADS * each
