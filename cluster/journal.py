@@ -4,8 +4,8 @@ Exclusive creation of a segment decides who wins its numbers. Threads that appen
 one is written the others queue, and the next takes all that wait.
 
 Requests to the store: an append is one `create`, and for every segment that another writer was faster with one `read`
-and one `create` more; following the log is one `read` more than there are new segments, and none while this journal
-writes. Opening lists the folder once, and reads the last checkpoint and the segments after it.
+and one `create` more; following the log is one `read` more than there are new segments. Opening lists the folder once,
+and reads the last checkpoint and the segments after it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from threading import Condition, RLock
+from threading import Condition
 from typing import Any
 
 from ..partitioning.errors import InputError
@@ -51,8 +51,10 @@ class Journal:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._state = RLock()
+        self._state = Condition()
         """Held to read the chain or to extend it, not while a segment is written."""
+        self._under_way: bytes | None = None
+        """The segment that is being written."""
         self._opened: Chain | None = None
         self._checkpoint: Checkpoint | None = None
         self._warned: str | None = None
@@ -83,8 +85,7 @@ class Journal:
         return whole.records
 
     def since(self, number: int) -> list[Record]:
-        """The records after `number`, as far as they are known: what others append while this journal writes comes with
-        the next call.
+        """The records after `number`.
 
         Raises:
             InputError: as `records`, or some of them were removed behind a checkpoint.
@@ -122,10 +123,12 @@ class Journal:
 
     def _follow(self) -> Chain:
         chain = self._open()
-        # A segment of our own may be there, but not durable yet.
-        if not self._writing:
-            chain.follow()
-            self._warn(chain)
+        while (data := chain.peek()) is not None:
+            if data == self._under_way:  # there, but perhaps not durable yet
+                self._state.wait_for(lambda: data != self._under_way)
+            else:
+                chain.take(data)
+        self._warn(chain)
         return chain
 
     def _warn(self, chain: Chain) -> None:
@@ -236,22 +239,34 @@ class Journal:
                     records.append(chain.decode(line, number, previous))
                     placed.append(one)
                     lines += line
-        if not placed:
-            return
+            if not placed:
+                return
+            self._under_way = lines
         try:
             self._store.create(name, lines)
+            written = True
         except FileExistsError:
+            written = False
+        except BaseException:
             with self._state:
+                self._end_write()
+            raise
+        with self._state:
+            self._end_write()
+            if written:
+                there = chain.take(lines)
+            else:
                 chain.follow()
                 there = chain.records[first - 1 - chain.base :][: len(records)]
                 # The refusal may be that of a repetition: then the segment is this one, as its nonces tell.
                 if [record.digest for record in there] != [record.digest for record in records]:
                     return
-        else:
-            with self._state:
-                there = chain.take(lines)
         for one, record in zip(placed, there, strict=True):
             one.record = record
+
+    def _end_write(self) -> None:
+        self._under_way = None
+        self._state.notify_all()
 
 
 def _conflict(chain: Chain, after: int, void: Callable[[Record], bool]) -> JournalConflict | None:

@@ -103,12 +103,15 @@ class Chain:
         Raises:
             InputError: a record is unreadable or does not continue the one before; names the file and the record.
         """
-        while True:
-            try:
-                data = self._store.read(self.next_name)
-            except FileNotFoundError:
-                return
+        while (data := self.peek()) is not None:
             self.take(data)
+
+    def peek(self) -> bytes | None:
+        """The content of the next segment, None before it is there."""
+        try:
+            return self._store.read(self.next_name)
+        except FileNotFoundError:
+            return None
 
     def take(self, data: bytes) -> list[Record]:
         """The content of the next segment; returns its records.

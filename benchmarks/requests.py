@@ -1,0 +1,266 @@
+"""How many deletion requests a second are acknowledged, each durable by then: at the desk, and over HTTP on loopback.
+
+Every request names one user and has content of its own. The output lies in a folder of `--work`, whose disk is measured
+too: how often a second it makes 4 KiB durable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import multiprocessing
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest import mock
+
+import numpy as np
+
+from ..cluster.config import Config, parse_config
+from ..cluster.coordinator import ACCEPTED
+from ..cluster.desk import Desk
+from ..cluster.requests import content_name
+from ..cluster.segments import FIRST, Chain, encode
+from ..cluster.session import Session
+from ..cluster.versions import COMPLETED
+from ..partitioning.storage import Store
+from . import results_file
+
+RECORDS_OF_A_SEGMENT = 1000
+"""In the log that a measurement begins with."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """See `--help`."""
+    parser = argparse.ArgumentParser(prog="unlearnrec bench requests", description=__doc__)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 8, 32], help="at the desk")
+    parser.add_argument("--clients", type=int, nargs="+", default=[8, 32], help="over HTTP, each with one connection")
+    parser.add_argument(
+        "--earlier", type=int, nargs="+", default=[0, 20_000], help="requests that are in the log before"
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument(
+        "--work", type=Path, help="folder on the disk to be measured; the system's temporary one by default"
+    )
+    parser.add_argument("--results", type=Path, help="benchmarks/results/requests.md by default")
+    arguments = parser.parse_args(argv)
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(dir=arguments.work) as work:
+        disk = [fsync_rate(Path(work), threads, arguments.seconds) for threads in sorted({1, *arguments.threads})]
+        rows = []
+        for face, counts in ((at_the_desk, arguments.threads), (over_http, arguments.clients)):
+            for earlier in arguments.earlier:
+                for count in counts:
+                    with tempfile.TemporaryDirectory(dir=work) as output:
+                        rows.append(face(prepared(output, earlier), earlier, count, arguments.seconds))
+    path = arguments.results or results_file.FOLDER / "requests.md"
+    parts = [
+        f"Load average of the machine when it began: {load:.2f}. {arguments.seconds:g} s for each row.",
+        results_file.table(rows),
+        "The disk by itself, each thread with a file of its own:",
+        results_file.table(disk),
+        NOTES,
+    ]
+    results_file.write(path, "Acknowledged requests", parts)
+    print(path.read_text(encoding="utf-8"))
+
+
+NOTES = """Earlier: requests that were accepted and completed before, two records each, without a checkpoint; open: the
+seconds that the log of these takes to read, once. Latency is what a caller waits, in milliseconds; over HTTP with the
+client's own time, in one process with all clients, the server in another. Records: of a segment of the log, in the mean.
+Fsyncs and bytes are those of one request: its content and its share of the log; the fsyncs of a server are not counted."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What some threads did for some seconds: latencies [requests], in seconds."""
+
+    seconds: float
+    latencies: np.ndarray[Any, np.dtype[np.float64]]
+
+    def row(self) -> dict[str, Any]:
+        """Of the table."""
+        p50, p99 = np.quantile(self.latencies, [0.5, 0.99]) * 1000
+        return {"requests/s": len(self.latencies) / self.seconds, "p50, ms": float(p50), "p99, ms": float(p99)}
+
+
+def run(threads: int, seconds: float, worker: Callable[[int], Callable[[int], None]]) -> Load:
+    """Let each thread call what `worker(thread)` gives, with 0, 1, 2 ... until the time is over."""
+    start = threading.Barrier(threads + 1)
+
+    def work(me: int) -> list[float]:
+        act, latencies = worker(me), list[float]()
+        start.wait()
+        end = time.perf_counter() + seconds
+        while (begin := time.perf_counter()) < end:
+            act(len(latencies))
+            latencies.append(time.perf_counter() - begin)
+        return latencies
+
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(work, me) for me in range(threads)]
+        start.wait()
+        begin = time.perf_counter()
+        found = [future.result() for future in futures]
+        return Load(time.perf_counter() - begin, np.concatenate([np.array(x) for x in found]))
+
+
+def at_the_desk(config: Config, earlier: int, threads: int, seconds: float) -> dict[str, Any]:
+    """Calls of `Desk.accept` in this process."""
+    begin = time.perf_counter()
+    desk = Desk(Session(config))
+    desk.status("nobody")
+    opened = time.perf_counter() - begin
+    before = _size(config)
+
+    def worker(me: int) -> Callable[[int], None]:
+        def act(n: int) -> None:
+            desk.accept([f"user-{me}-{n}"], [], [], None)
+
+        return act
+
+    with _counted_fsyncs() as fsyncs:
+        load = run(threads, seconds, worker)
+    return _row("desk", config, earlier, threads, opened, load, before, len(fsyncs) / len(load.latencies))
+
+
+def over_http(config: Config, earlier: int, clients: int, seconds: float) -> dict[str, Any]:
+    """POST /v1/requests to uvicorn in another process."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    server = context.Process(target=_serve, args=(config.output, theirs), daemon=True)
+    server.start()
+    try:
+        port, opened = ours.recv()
+        before = _size(config)
+
+        def worker(me: int) -> Callable[[int], None]:
+            connection = http.client.HTTPConnection("127.0.0.1", port)
+            connection.connect()
+
+            def act(n: int) -> None:
+                body = json.dumps({"users": [f"user-{me}-{n}"]})
+                connection.request("POST", "/v1/requests", body, {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                response.read()
+                if response.status != 202:
+                    raise RuntimeError(f"the server answered {response.status}")
+
+            return act
+
+        load = run(clients, seconds, worker)
+        return _row("http", config, earlier, clients, opened, load, before, "")
+    finally:
+        server.terminate()
+        server.join()
+
+
+def _serve(output: str, pipe: Connection) -> None:
+    import socket
+
+    import uvicorn
+
+    from ..cluster.http import Service, make_app
+
+    begin = time.perf_counter()
+    desk = Desk(Session(configuration(output)))
+    desk.status("nobody")
+    opened = time.perf_counter() - begin
+    listener = socket.create_server(("127.0.0.1", 0))
+    app = make_app(cast(Service, SimpleNamespace(desk=desk)), None, 1 << 20)
+    pipe.send((listener.getsockname()[1], opened))
+    settings = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off")
+    uvicorn.Server(settings).run([listener])
+
+
+def configuration(output: str) -> Config:
+    """Of an output that takes any number of requests."""
+    return parse_config({"interactions": "none", "output": output, "serve": {"max_open_requests": 10_000_000}})
+
+
+def prepared(output: str, earlier: int) -> Config:
+    """An output whose log has so many requests, all completed; written without waiting for the disk."""
+    config = configuration(output)
+    store = Store(output)
+    chain, lines = Chain(store), list[bytes]()
+    (Path(output) / "requests").mkdir(parents=True)
+    (Path(output) / "log").mkdir()
+    previous = FIRST
+    for n in range(earlier):
+        name = f"earlier-{n}"
+        (Path(output) / content_name(name)).write_text('{"purged": true}', encoding="utf-8")
+        answer = {"request_id": name, "status": "nothing_to_forget", "version": 1}
+        for kind, body in ((ACCEPTED, {"commitment": "0" * 64}), (COMPLETED, {"answer": answer})):
+            lines.append(encode(2 * n + 1 + (kind == COMPLETED), previous, kind, {"request_id": name, **body}))
+            previous = store.sha256(lines[-1])
+        if len(lines) >= RECORDS_OF_A_SEGMENT or n == earlier - 1:
+            data, lines = b"".join(lines), []
+            (Path(output) / chain.next_name).write_bytes(data)
+            chain.take(data)
+    return config
+
+
+def fsync_rate(folder: Path, threads: int, seconds: float) -> dict[str, Any]:
+    """How often a second threads make 4 KiB durable that each appends to a file of its own."""
+
+    def worker(me: int) -> Callable[[int], None]:
+        file = open(folder / f"disk-{me}", "ab", buffering=0)  # noqa: SIM115 - closed with the process
+
+        def act(n: int) -> None:
+            file.write(bytes(4096))
+            os.fsync(file.fileno())
+
+        return act
+
+    load = run(threads, seconds, worker).row()
+    return {"threads": threads, "fsyncs/s": load.pop("requests/s"), **load}
+
+
+@contextmanager
+def _counted_fsyncs() -> Iterator[list[None]]:
+    calls: list[None] = []
+    real = os.fsync
+
+    def counted(descriptor: int) -> None:
+        calls.append(None)
+        real(descriptor)
+
+    with mock.patch.object(os, "fsync", counted):
+        yield calls
+
+
+def _size(config: Config) -> int:
+    files = Path(config.output).rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _row(
+    face: str, config: Config, earlier: int, callers: int, opened: float, load: Load, before: int, fsyncs: float | str
+) -> dict[str, Any]:
+    store = Store(config.output)
+    records = Session(config).journal.head() - 2 * earlier
+    segments = len(store.list("log")) - -(-2 * earlier // RECORDS_OF_A_SEGMENT)
+    return {
+        "face": face,
+        "earlier": earlier,
+        "callers": callers,
+        **load.row(),
+        "records": records / segments,
+        "fsyncs": fsyncs,
+        "bytes": round((_size(config) - before) / len(load.latencies)),
+        "open, s": opened,
+    }
+
+
+if __name__ == "__main__":
+    main()
