@@ -21,6 +21,8 @@ from .segments import FOLDER, Record
 CHECKPOINT = "checkpoint"
 """The record's kind; its body: `number` of records, `file`, `sha256` of the file."""
 FORMAT = 1
+"""Of the file, and of what it comes to: another where `Ledger` makes something else of the same records. A checkpoint of
+another format is passed over."""
 
 _NAME = re.compile(rf"{FOLDER}/checkpoint-([0-9]{{9,}})\.json")
 

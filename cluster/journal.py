@@ -3,9 +3,9 @@
 Exclusive creation of a segment decides who wins its numbers. Threads that append at the same time share a segment: while
 one is written the others queue, and the next takes all that wait.
 
-Requests to the store: an append is one `create`, and for every segment that another writer was faster with one `read`
-and one `create` more; following the log is one `read` more than there are new segments. Opening lists the folder once,
-and reads the last checkpoint and the segments after it.
+Requests to the store: following the log is one `read` more than there are new segments. An append is one `create`; where
+another writer was faster, the log is followed and it is one `create` more (on S3 a refused one costs a `read` besides).
+Opening lists the folder once, and reads the last checkpoint and the segments after it.
 """
 
 from __future__ import annotations

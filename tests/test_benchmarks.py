@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from unlearnrec.benchmarks import partitioning, results_file
+from unlearnrec.benchmarks import partitioning, requests, results_file
 from unlearnrec.cluster.sample import make_sample
 from unlearnrec.partitioning.assignment import assign, balance, edge_cut
 from unlearnrec.partitioning.graph import read_interactions
@@ -50,3 +50,18 @@ def test_a_commands_paths_are_shown_by_name(tmp_path: Path, capsys: pytest.Captu
     partitioning.main(["--partitions", "2", "--output", str(output)])
     assert "3,000 users and 1,500 items" in capsys.readouterr().out
     assert str(tmp_path) not in output.read_text(encoding="utf-8")
+
+
+def test_requests_counts_what_the_log_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "requests.md"
+    options = ["--threads", "2", "--clients", "2", "--earlier", "0", "3", "--seconds", "0.2"]
+    requests.main([*options, "--work", str(tmp_path), "--results", str(path)])
+    text = path.read_text(encoding="utf-8")
+    assert text.strip() in capsys.readouterr().out and str(tmp_path) not in text
+    rows = table_of(text.split("The disk by itself")[0])
+    assert [(row["face"], row["earlier"]) for row in rows] == [(f, n) for f in ("desk", "http") for n in ("0", "3")]
+    for row in rows:
+        assert float(row["requests/s"].replace(",", "")) > 0 and float(row["p50, ms"]) <= float(row["p99, ms"])
+        assert 1 <= float(row["records"]) <= 2 and 200 < int(row["bytes"].replace(",", "")) < 1000
+    # Two for the content, and up to two for the log: file and folder, each.
+    assert all(3 <= float(row["fsyncs"]) < 5 for row in rows if row["face"] == "desk")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from memory_store import Crash, MemoryStore
 from small_output import commit_forget, commit_train, small_config, user_name, write_interactions
 
+import unlearnrec
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster import session as session_module
 from unlearnrec.cluster.cli import run
@@ -287,3 +290,19 @@ def test_verify_folds_the_records_again(config: Config) -> None:
     session.store.write(record, json.dumps(line, separators=(",", ":")).encode() + b"\n")
     (check,) = [c for c in verify(config)["checks"] if c["name"] == name]
     assert not check["ok"] and "not what the records come to" in check["detail"]
+
+
+def test_the_commands_of_the_documentation_read_the_log(config: Config) -> None:
+    text = (Path(unlearnrec.__file__).parent / "docs" / "commit.md").read_text(encoding="utf-8")
+    table, checkpoint = re.findall(r"```sh\n(.*?)```", text, flags=re.S)
+    Session(config).checkpoint()
+
+    def by_hand(script: str) -> list[str]:
+        command = ["bash", "-e", "-o", "pipefail", "-c", script]
+        return subprocess.run(
+            command, cwd=config.output, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+
+    records = Session(config).journal.records()
+    assert [line.split("\t")[::2] for line in by_hand(table)] == [[str(r.number), r.kind] for r in records]
+    assert by_hand(checkpoint) == ["log/checkpoint-000000005.json: OK"]
