@@ -10,13 +10,13 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..partitioning.errors import InputError
 from ..partitioning.storage import Store
-from .segments import FOLDER, Record
+from .segments import FOLDER, Chain, Record, SegmentId, segment_id
 
 CHECKPOINT = "checkpoint"
 """The record's kind; its body: `number` of records, `file`, `sha256` of the file."""
@@ -88,12 +88,62 @@ def put_checkpoint(store: Store, number: int, digest: str, state: dict[str, Any]
     return {"number": number, "file": name, "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def is_vouched_for(store: Store, found: Checkpoint, later: Iterable[Record]) -> bool:
-    """Whether one of the later records names this checkpoint.
+def open_chain(store: Store) -> tuple[Checkpoint | None, Chain]:
+    """The last checkpoint that the log vouches for, None where there is none, and the records after it.
 
     Raises:
-        InputError: it names another content.
+        InputError: a checkpoint, or a record after the last one, is missing, damaged, or does not fit the others.
     """
+    names = store.list(FOLDER)
+    segments = _segments(store, names)
+    loose: list[Checkpoint] = []
+    begin, chain = None, None
+    for number in sorted(filter(None, map(checkpoint_number, names)), reverse=True):
+        if (found := read_checkpoint(store, number)) is not None:
+            chain = Chain(store, number, found.digest, origin=found.name)
+            chain.follow()
+            if _is_vouched_for(store, found, chain.records):
+                begin = found
+                break
+            loose.append(found)  # a crash came before its record, or records were lost
+    if begin is None or chain is None:
+        chain = Chain(store)
+        chain.follow()
+    chain.check_whole(segments)
+    for found in loose:
+        _check_match(store, found, chain)
+    return begin, chain
+
+
+def read_whole(store: Store, begin: Checkpoint) -> list[Record]:
+    """All records that are there, also those before the checkpoint.
+
+    Raises:
+        InputError: one of them is missing, damaged, or does not fit the others or the checkpoint.
+    """
+    segments = _segments(store, store.list(FOLDER))
+    number, attempt = segments[0]
+    chain = Chain(store) if number == 1 else Chain(store, number - 1, None, attempt)
+    chain.follow()
+    chain.check_whole(segments)
+    if chain.base < begin.number:
+        _check_match(store, begin, chain)
+    return chain.records
+
+
+def _segments(store: Store, names: Sequence[str]) -> list[SegmentId]:
+    found = []
+    for name in names:
+        segment = segment_id(name)
+        if segment is not None:
+            found.append(segment)
+        elif checkpoint_number(name) is None:
+            raise InputError(f"{store.root_uri}/{name} is no record of the log. Move it elsewhere")
+    return sorted(found)
+
+
+def _is_vouched_for(store: Store, found: Checkpoint, later: Sequence[Record]) -> bool:
+    """Whether one of the later records names this checkpoint; InputError if it names another content."""
     for record in later:
         if record.kind == CHECKPOINT and record.body["number"] == found.number:
             if record.body["sha256"] != found.sha256:
@@ -105,18 +155,15 @@ def is_vouched_for(store: Store, found: Checkpoint, later: Iterable[Record]) -> 
     return False
 
 
-def check_against(store: Store, found: Checkpoint, number: int, digest: str | None) -> None:
-    """Raise InputError unless the log, of which record `number` has this digest, goes on from the checkpoint.
-
-    number: that of the checkpoint, or the last one where the log ends before.
-    """
-    if number < found.number:
+def _check_match(store: Store, found: Checkpoint, chain: Chain) -> None:
+    """Raise InputError unless the chain has the record that the checkpoint ends with."""
+    if chain.head < found.number:
         raise InputError(
-            f"{store.root_uri}/{found.name} stands for {found.number} records, but the log ends at record {number}. "
+            f"{store.root_uri}/{found.name} stands for {found.number} records, but the log ends at record {chain.head}. "
             "Restore the missing files from a backup"
         )
-    if digest != found.digest:
+    if chain.records[found.number - chain.base - 1].digest != found.digest:
         raise InputError(
-            f"{store.root_uri}/{found.name} does not match record {number} of the log: one of the two was changed. Restore "
-            "both from a backup"
+            f"{store.root_uri}/{found.name} does not match record {found.number} of the log: one of the two was changed. "
+            "Restore both from a backup"
         )

@@ -19,8 +19,8 @@ from typing import Any
 
 from ..partitioning.errors import InputError
 from ..partitioning.storage import Store
-from .checkpoints import Checkpoint, check_against, checkpoint_number, is_vouched_for, read_checkpoint
-from .segments import FIRST, FOLDER, Chain, Record, SegmentId, encode, segment_id
+from .checkpoints import Checkpoint, open_chain, read_whole
+from .segments import FIRST, FOLDER, Chain, Record, encode
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +75,7 @@ class Journal:
             if self._checkpoint is None:
                 return list(chain.records)
             found = self._checkpoint
-        segments = _segments(self._store, self._store.list(FOLDER))
-        number, attempt = segments[0]
-        whole = Chain(self._store) if number == 1 else Chain(self._store, number - 1, None, attempt)
-        whole.follow()
-        whole.check_whole(segments)
-        if whole.base < found.number:
-            self._check_match(found, whole)
-        return whole.records
+        return read_whole(self._store, found)
 
     def since(self, number: int) -> list[Record]:
         """The records after `number`.
@@ -142,33 +135,8 @@ class Journal:
 
     def _open(self) -> Chain:
         if self._opened is None:
-            names = self._store.list(FOLDER)
-            segments = _segments(self._store, names)
-            checkpoint, chain, loose = self._begin(sorted(filter(None, map(checkpoint_number, names)), reverse=True))
-            chain.check_whole(segments)
-            for found in loose:
-                self._check_match(found, chain)
-            self._checkpoint, self._opened = checkpoint, chain
+            self._checkpoint, self._opened = open_chain(self._store)
         return self._opened
-
-    def _begin(self, numbers: Sequence[int]) -> tuple[Checkpoint | None, Chain, list[Checkpoint]]:
-        """(the last checkpoint that a record vouches for, the records after it, checkpoints that none vouches for)."""
-        loose: list[Checkpoint] = []
-        for number in numbers:
-            if (found := read_checkpoint(self._store, number)) is not None:
-                chain = Chain(self._store, number, found.digest, origin=found.name)
-                chain.follow()
-                if is_vouched_for(self._store, found, chain.records):
-                    return found, chain, loose
-                loose.append(found)  # a crash came before its record, or records were lost
-        chain = Chain(self._store)
-        chain.follow()
-        return None, chain, loose
-
-    def _check_match(self, found: Checkpoint, chain: Chain) -> None:
-        known = chain.records[: found.number - chain.base][-1:]
-        number, digest = (known[0].number, known[0].digest) if known else (chain.head, None)
-        check_against(self._store, found, number, digest)
 
     # ---- writing -----------------------------------------------------------------------------------------------------
 
@@ -280,19 +248,3 @@ def _fail(appends: Sequence[_Append], error: BaseException) -> None:
     for one in appends:
         if not one.over:
             one.error = error
-
-
-def _segments(store: Store, names: Sequence[str]) -> list[SegmentId]:
-    """The segments of these files, in order.
-
-    Raises:
-        InputError: one of them is no file of the log.
-    """
-    found = []
-    for name in names:
-        segment = segment_id(name)
-        if segment is not None:
-            found.append(segment)
-        elif checkpoint_number(name) is None:
-            raise InputError(f"{store.root_uri}/{name} is no record of the log. Move it elsewhere")
-    return sorted(found)
