@@ -1,6 +1,8 @@
 """The log: one chain, whoever writes, and every change to it is named."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -422,3 +424,28 @@ def test_two_files_with_one_record_are_refused(store: Store) -> None:
     store.write(name(2), store.read(name(1)).splitlines(keepends=True)[1])
     with pytest.raises(InputError, match=rf"{name(2)} holds a record that {name(1)} holds too"):
         Journal(store).records()
+
+
+CHILD = """
+import os, sys, threading
+from unlearnrec.cluster.journal import Journal
+from unlearnrec.partitioning.storage import Store
+journal = Journal(Store(sys.argv[1]))
+def work():
+    while True:
+        os.write(1, b"%d\\n" % journal.append("note", {}).number)
+for _ in range(8):
+    threading.Thread(target=work).start()
+"""
+
+
+def test_what_was_acknowledged_survives_a_kill(store: Store) -> None:
+    command = [sys.executable, "-c", CHILD, store.root_uri]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        acknowledged = [int(child.stdout.readline()) for _ in range(100)]
+        child.kill()
+        acknowledged += [int(line) for line in child.stdout if line.endswith(b"\n")]
+    records = Journal(store).records()
+    assert sorted(acknowledged) == sorted(set(acknowledged)) and len(records) >= max(acknowledged)
+    assert len(store.list("log")) < len(records)  # threads did share segments
