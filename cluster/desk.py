@@ -83,7 +83,7 @@ class Desk:
             with self._room(request.request_id):
                 accept(self._session, request)
             self.news.set()
-        return self._describe(self._session.ledger().tickets[request.request_id])
+        return self._describe(self._session.ledger(look=False).tickets[request.request_id])
 
     def status(self, request_id: str) -> dict[str, Any] | None:
         """Where a request is; None if nobody made it."""
@@ -134,7 +134,7 @@ class Desk:
         """
         with self._lock:
             # Both under the lock, so that each sees the others: in `_arriving` until they are in the ledger.
-            open_now = self._session.ledger().open.copy()
+            open_now = self._session.ledger(look=False).open.copy()
             arriving = sum(one not in open_now and one != request_id for one in self._arriving)
             wait = retry_after(open_now.values(), self._clock(), self._grace, self._limit, arriving)
             if wait is not None:

@@ -3,7 +3,8 @@
 Exclusive creation of a segment decides who wins its numbers. Threads that append at the same time share a segment: while
 one is written the others queue, and the next takes all that wait.
 
-Requests to the store: following the log is one `read` more than there are new segments. An append is one `create`; where
+Requests to the store: following the log is one `read` more than there are new segments; threads that wait for one
+another share it. An append is one `create`; where
 another writer was faster, the log is followed and it is one `create` more (on S3 a refused one costs a `read` besides).
 Opening lists the folder once, and reads the last checkpoint and the segments after it.
 """
@@ -58,6 +59,8 @@ class Journal:
         self._opened: Chain | None = None
         self._checkpoint: Checkpoint | None = None
         self._warned: str | None = None
+        self._begun = self._looked = 0
+        """Looks for new segments: how many began, and the last one that has ended."""
         self._turn = Condition()
         self._queue: list[_Append] = []
         self._writing = False
@@ -70,21 +73,23 @@ class Journal:
         Raises:
             InputError: a record is missing, unreadable, or does not continue the one before; names the file.
         """
+        arrived = self._begun
         with self._state:
-            chain = self._follow()
+            chain = self._follow(arrived)
             if self._checkpoint is None:
                 return list(chain.records)
             found = self._checkpoint
         return read_whole(self._store, found)
 
-    def since(self, number: int) -> list[Record]:
-        """The records after `number`.
+    def since(self, number: int, look: bool = True) -> list[Record]:
+        """The records after `number`; without `look` those that this object knows already.
 
         Raises:
             InputError: as `records`, or some of them were removed behind a checkpoint.
         """
+        arrived = self._begun
         with self._state:
-            chain = self._follow()
+            chain = self._follow(arrived) if look else self._open()
             if number >= chain.base:
                 return chain.records[number - chain.base :]
         records = self.records()
@@ -101,8 +106,9 @@ class Journal:
         Raises:
             InputError: as `records`.
         """
+        arrived = self._begun
         with self._state:
-            return self._follow().head
+            return self._follow(arrived).head
 
     def checkpoint(self) -> Checkpoint | None:
         """The one that reading began at.
@@ -114,13 +120,18 @@ class Journal:
             self._open()
             return self._checkpoint
 
-    def _follow(self) -> Chain:
+    def _follow(self, arrived: int) -> Chain:
+        """arrived: `_begun` when this was asked for. Who had to wait for a look that began later needs none."""
         chain = self._open()
+        if self._looked > arrived:
+            return chain
+        self._begun = begun = self._begun + 1
         while (data := chain.peek()) is not None:
             if data == self._under_way:  # there, but perhaps not durable yet
                 self._state.wait_for(lambda: data != self._under_way)
             else:
                 chain.take(data)
+        self._looked = max(self._looked, begun)
         self._warn(chain)
         return chain
 

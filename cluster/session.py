@@ -45,8 +45,9 @@ class Session:
         self._ledger: Ledger | None = None
         self._folding = Lock()
 
-    def ledger(self) -> Ledger:
-        """What the log comes to now: begun at its last checkpoint, and the same object at each call.
+    def ledger(self, look: bool = True) -> Ledger:
+        """What the log comes to now: begun at its last checkpoint, and the same object at each call. Without `look`, as far
+        as this session knows it already.
 
         Raises:
             InputError: the log is damaged.
@@ -55,7 +56,7 @@ class Session:
             if self._ledger is None:
                 checkpoint = self.journal.checkpoint()
                 self._ledger = Ledger(state=checkpoint.state if checkpoint else None)
-        self._ledger.absorb(self.journal.since(self._ledger.seen))
+        self._ledger.absorb(self.journal.since(self._ledger.seen, look))
         return self._ledger
 
     def checkpoint(self) -> None:

@@ -103,3 +103,15 @@ def test_each_of_many_is_in_the_log_and_seen_by_all(open_desk: Any, tmp_path: Pa
     assert at_once(work) == [None] * THREADS
     assert sorted(accepted(tmp_path)) == sorted(f"r{me}-{n}" for me in range(THREADS) for n in range(each))
     assert desk.gauges()["open_requests"] == other.gauges()["open_requests"] == THREADS * each
+
+
+def test_an_acceptance_looks_at_the_store_once(open_desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look is a round trip to S3."""
+    desk, asked = open_desk(), []
+    desk.accept(["ann"], [], [], "first")
+    for method in ("read", "create", "list", "exists"):
+        real = getattr(Store, method)
+        monkeypatch.setattr(Store, method, lambda *a, _m=method, _r=real: asked.append((_m, a[1])) or _r(*a))
+    desk.accept(["ann"], [], [], "second")
+    log = "log/000000002.json"
+    assert asked == [("read", log), ("create", "requests/second.json"), ("create", log)]
