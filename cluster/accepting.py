@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
 from collections.abc import Callable
@@ -14,11 +13,15 @@ from .journal import JournalConflict
 from .requests import TOMBSTONE, Request, commitment, content_name, read_request
 from .segments import Record
 from .session import Session
-from .versions import COMMITTED
+from .versions import COMMITTED, PURGING
 
 
 class TakenId(InputError):
     """Another request has this id."""
+
+
+class BeingPurged(OSError):
+    """A purge removes a file of this name at this moment, or was interrupted while it did."""
 
 
 class UnreadableRequest(RuntimeError):
@@ -32,26 +35,30 @@ def accept(session: Session, request: Request) -> None:
 
     Raises:
         TakenId: another request has this id.
+        BeingPurged: the content of an attempt that was never accepted is being removed. Nothing was accepted.
     """
     name, body = content_name(request.request_id), request.body()
-    salt = secrets.token_hex(16)
-    try:
-        session.store.create(name, json.dumps({"salt": salt, "body": body.decode()}).encode())
-    except FileExistsError:
-        content = json.loads(session.store.read(name))
-        check_same(content, request)
-        salt = content.get("salt", salt)
-    ledger = session.ledger(look=False)  # what others wrote meanwhile, the append finds
-    seen, ticket = ledger.seen, ledger.tickets.get(request.request_id)
-    if ticket is None or ticket.state is State.FAILED:
-        record = {"request_id": request.request_id, "commitment": commitment(body, salt)}
-        with contextlib.suppress(JournalConflict):  # the same request, made twice at the same time
-            session.journal.append(
-                ACCEPTED,
-                record,
-                after=seen,
-                void=lambda r: r.kind == ACCEPTED and r.body["request_id"] == request.request_id,
-            )
+    while True:
+        ledger = session.ledger(look=False)  # what others wrote meanwhile, the append finds
+        seen = ledger.seen
+        if name in (ledger.purging or ()):
+            raise BeingPurged(f"{name} is being removed by a purge. Try again, or finish it with `unlearnrec purge`")
+        salt = secrets.token_hex(16)
+        try:
+            session.store.create(name, json.dumps({"salt": salt, "body": body.decode()}).encode())
+        except FileExistsError:
+            content = json.loads(session.store.read(name))
+            check_same(content, request)
+            salt = content.get("salt", salt)
+        ticket = ledger.tickets.get(request.request_id)
+        if ticket is not None and ticket.state is not State.FAILED:
+            return
+        entry = {"request_id": request.request_id, "commitment": commitment(body, salt)}
+        try:
+            session.journal.append(ACCEPTED, entry, after=seen, void=_forestalls(request.request_id))
+        except JournalConflict:
+            continue
+        return
 
 
 def answered(session: Session, request: Request) -> dict[str, Any] | None:
@@ -123,6 +130,18 @@ def read_accepted(session: Session, ticket: Ticket) -> Request:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass
     raise UnreadableRequest(f"{content_name(ticket.request_id)} is not the content that was accepted")
+
+
+def _forestalls(request_id: str) -> Callable[[Record], bool]:
+    """Which records keep a request from being accepted as it was decided: its content goes, or somebody else was faster."""
+    name = content_name(request_id)
+
+    def forestalls(record: Record) -> bool:
+        if record.kind == PURGING:
+            return name in record.body["unnamed"]
+        return record.kind == ACCEPTED and record.body["request_id"] == request_id
+
+    return forestalls
 
 
 def _concerns(request_id: str) -> Callable[[Record], bool]:

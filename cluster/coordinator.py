@@ -89,8 +89,10 @@ class Ledger:
         """File -> the first version that names it."""
         self.evidence: dict[str, dict[str, Any]] = dict(state.get("evidence", {}))
         """Request -> the body of the record that fixes its report, and `file`, which holds the record."""
-        self.purging: bool = state.get("purging", False)
-        """Whether a purge has begun since one ended."""
+        self.unreported: dict[str, float] = dict(state.get("unreported", {}))
+        """Committed requests whose evidence is not in the log, with the time of the commit."""
+        self.purging: list[str] | None = state.get("purging")
+        """The unnamed files that purges remove which have begun since one ended; None where none has."""
         self.checkpointed: int = state.get("checkpointed", 0)
         """The number of records that the last checkpoint stands for."""
         self.seen: int = state.get("seen", 0)
@@ -109,6 +111,7 @@ class Ledger:
                 "versions": self.versions,
                 "makers": dict(self.makers),
                 "evidence": dict(self.evidence),
+                "unreported": dict(self.unreported),
                 "purging": self.purging,
                 "checkpointed": self.checkpointed,
                 "seen": self.seen,
@@ -140,6 +143,7 @@ class Ledger:
                 known = self.tickets.get(request_id)
                 first = min(known.first_record if known else record.number, self.committed_at, record.number - 1)
                 self._close(request_id, State.COMMITTED, at, answer=answer, first_record=first)
+                self.unreported[request_id] = at
             for part in (manifest, manifest["graph"], manifest.get("lake_graph", {})):
                 for name in part.get("files", ()):
                     self.makers.setdefault(name, manifest["version"])
@@ -150,8 +154,11 @@ class Ledger:
             self._close(body["request_id"], State(record.kind), at, error=body.get("error"))
         elif record.kind == EVIDENCE:
             self.evidence[body["request_id"]] = body | {"file": record.file}
-        elif record.kind in (PURGING, PURGED):
-            self.purging = record.kind == PURGING
+            self.unreported.pop(body["request_id"], None)
+        elif record.kind == PURGING:
+            self.purging = [*(self.purging or ()), *body["unnamed"]]
+        elif record.kind == PURGED:
+            self.purging = None
         elif record.kind == CHECKPOINT:
             self.checkpointed = body["number"]
 
@@ -172,12 +179,7 @@ class Ledger:
     def needed_from(self) -> int:
         """The first record that somebody may still look up: for evidence that is not written yet, or of the current
         version."""
-        waiting = [
-            ticket.first_record
-            for ticket in list(self.tickets.values())
-            if ticket.state is State.ACCEPTED
-            or (ticket.state is State.COMMITTED and ticket.request_id not in self.evidence)
-        ]
+        waiting = [self.tickets[request_id].first_record for request_id in [*self.open, *self.unreported]]
         return min([self.committed_at or self.seen, *waiting])
 
     def debt(self) -> float:

@@ -48,6 +48,7 @@ class View:
 
     open: list[Ticket]
     current: dict[str, Any] | None
+    unreported: dict[str, float]
 
 
 class Desk:
@@ -107,7 +108,7 @@ class Desk:
     def view(self) -> View:
         """The open requests and the current version."""
         ledger = self._session.ledger()
-        return View(list(ledger.open.values()), ledger.current)
+        return View(list(ledger.open.values()), ledger.current, dict(ledger.unreported))
 
     def gauges(self) -> dict[str, float]:
         """Name and labels -> value, for `/metrics`; no id."""

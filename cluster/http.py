@@ -185,7 +185,9 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     def unavailable(_: Request, error: OSError) -> JSONResponse:
         log.error("storage: %s", type(error).__name__)
-        return JSONResponse(_error(503, "storage failed, nothing was accepted: try again"), 503, {"Retry-After": "5"})
+        return JSONResponse(
+            _error(503, "storage failed: ask again, the same request is accepted only once"), 503, {"Retry-After": "5"}
+        )
 
     @app.exception_handler(Exception)
     def failed(_: Request, error: Exception) -> JSONResponse:

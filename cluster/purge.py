@@ -73,7 +73,7 @@ def purge(
         found = leftovers(session)
         found += _log_files(session) if truncate_log else []
         due = [x for x in found if now or _due(x, config.forget.retention_hours, time.time())]
-        if not due and not ledger.purging:
+        if not due and ledger.purging is None:
             return _answer(due, len(found), ledger)
         _check_whole(session, ledger)
         # Before anything is removed: a commit that comes after this record, decided before it, sees what it loses.

@@ -16,6 +16,7 @@ from ..workers import WorkerGroup
 from .carrying_out import carry_out
 from .config import Config
 from .desk import Desk
+from .evidence import add_evidence
 from .progress import Progress
 from .readouts import Readouts, make_readouts
 from .requests import Request
@@ -42,6 +43,13 @@ class WorkerEngine:
         """A copy of what the workers computed."""
         embeddings = self._session.call(self._group, version, "embeddings")
         return make_readouts(self._session, version, embeddings)
+
+    def report(self, request_ids: Sequence[str]) -> None:
+        """Without workers, and so without scores: they hold the current version, not the one to report on."""
+        tickets = self._session.ledger().tickets
+        add_evidence(
+            self._session, [tickets[request_id].describe() for request_id in request_ids], None, self._progress
+        )
 
 
 def serve(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..partitioning.errors import InputError
@@ -17,6 +17,8 @@ from .session import Manifest, Session
 from .versions import FAILED
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 60.0
+REPORT_AFTER_SECONDS = 60.0
+"""Evidence that is missing so long after its commit is written here: whoever carried the request out died or could not."""
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,9 @@ class Engine(Protocol):
     def readouts(self, version: Manifest) -> Readouts:
         """Of a version, which the workers load if they hold another."""
 
+    def report(self, request_ids: Sequence[str]) -> None:
+        """Write the evidence of committed requests that a crash or a full disk kept from being written."""
+
 
 class Service:
     """What the HTTP face asks, and the loop's step. `tick` is called by one thread, everything else by any."""
@@ -38,6 +43,7 @@ class Service:
         self._session, self.desk, self._engine, self._clock = session, desk, engine, clock
         self._alone: set[str] = set()
         self._wait_seconds, self._not_before, self._paused_at = FIRST_WAIT_SECONDS, 0.0, 0
+        self._next_report = 0.0
         self.published: Readouts | None = None
         self.blocked: str | None = None
         """The class of the error that keeps requests waiting."""
@@ -87,6 +93,7 @@ class Service:
         self._alone &= tickets.keys()
         if not chosen:
             self._unblock()
+            self._report(view.unreported, now)
             return min(settings.serve.poll_seconds, seconds_until_due(view.open, now, grace))
         requests = self._contents([tickets[request_id] for request_id in chosen])
         if not requests:
@@ -106,6 +113,12 @@ class Service:
             self.desk.running = frozenset()
         self._unblock()
         return 0.0
+
+    def _report(self, unreported: Mapping[str, float], now: float) -> None:
+        late = [request_id for request_id, at in unreported.items() if now >= at + REPORT_AFTER_SECONDS]
+        if late and now >= self._next_report:
+            self._next_report = now + REPORT_AFTER_SECONDS
+            self._engine.report(late[: self._session.config.serve.max_batch])
 
     def _contents(self, tickets: Sequence[Ticket]) -> list[Request]:
         """What these requests say; one whose content is damaged is quarantined."""

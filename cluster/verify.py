@@ -88,6 +88,11 @@ def _content(session: Session, ticket: Ticket) -> tuple[bool, str]:
     place = content_name(ticket.request_id)
     try:
         content = json.loads(session.store.read(place))
+        if content == TOMBSTONE and ticket.state is State.ACCEPTED:
+            return (
+                False,
+                f"{place} was purged, and the log has no answer yet: it is of another moment than the log. Ask again",
+            )
         if content == TOMBSTONE:
             return True, "purged: it can no longer be compared with its commitment"
         same = commitment(content["body"].encode(), content["salt"]) == ticket.commitment

@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 import os
+import posixpath
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class Partition:
             torch.set_num_threads(int(threads))
         self._store_server: Any = None
         self._comm = Comm() if num_partitions == 1 else None
+        self._generation = 0
         self._progress: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._model: Model | None = None
@@ -100,7 +102,7 @@ class Partition:
             if self._rank == 0
             else communication.reach_store(address, port, self._size, timeout_seconds)
         )
-        self._model = None
+        self._model, self._generation = None, generation
         self._comm = Comm(self._rank, self._size, store, timeout_seconds, self._device)
         self._say(phase="idle", generation=generation)
 
@@ -280,7 +282,8 @@ class Partition:
         self, location: Location, users: Ids, items: Ids, names: Mapping[int, tuple[str, ...]], cut_only: bool = False
     ) -> dict[str, Any]:
         """Only the affected partitions: forget interactions users, items [n] (sorted; others than with an end here are
-        left alone), and write shard and rows of E0 to names[rank].
+        left alone), and write shard and rows of E0 to names[rank], to which the generation is added: what a worker of an
+        earlier one still writes is no file of this attempt.
 
         The model in memory is not changed: the driver commits, and then loads the new version.
         """
@@ -299,13 +302,14 @@ class Partition:
                 rows, change = influence(graph, model.nodes, model.encoder, mine[0], mine[1])
             e0[rows] += change
         pairs_here = (mine[0].cpu().numpy(), mine[1].cpu().numpy())
-        result = self._write_shrunk(store, graph.shard, e0, pairs_here, names[self._rank][:2])
+        own = [self._own_name(name) for name in names[self._rank]]
+        result = self._write_shrunk(store, graph.shard, e0, pairs_here, own[:2])
         if isinstance(model.encoder, Published):
             # What the encoder knew of touched nodes goes with them: rows of deleted nodes, and the rest start again.
             tables = {}
             for name, table in model.encoder.fresh_rows(rows).items():
                 _, tables[name] = shrink(graph.shard, table, *pairs_here)
-            result["files"].append(_write(store, names[self._rank][2], to_bytes(tables)))
+            result["files"].append(_write(store, own[2], to_bytes(tables)))
         return result | {"touched": len(rows)}
 
     def fine_tune(
@@ -313,7 +317,7 @@ class Partition:
     ) -> dict[str, Any]:
         """Training steps of the loaded version after the last epoch of `run`, in which only the rows of these nodes move.
 
-        A rank that has any of them writes its rows of E0 to names[rank].
+        A rank that has any of them writes its rows of E0 to names[rank], named as by `forget`.
         """
         self._say(phase="fine-tune")
         model = self._loaded()
@@ -321,8 +325,13 @@ class Partition:
         rows = torch.cat([model.graph.user_rows(ids[0]), model.graph.item_rows(ids[1])])
         rows = rows[rows >= 0]
         e0 = fine_tune(model.graph, model.backbone, model.e0, rows, run.settings, run.epochs, steps)
-        files = [_write(location.store(), names[self._rank], to_bytes({"e0": e0}))] if len(rows) else []
+        name = self._own_name(names[self._rank])
+        files = [_write(location.store(), name, to_bytes({"e0": e0}))] if len(rows) else []
         return {"files": files}
+
+    def _own_name(self, name: str) -> str:
+        stem, suffix = posixpath.splitext(name)
+        return f"{stem}-g{self._generation}{suffix}"
 
     # ---- use -----------------------------------------------------------------------------------------------------
 

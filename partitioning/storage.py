@@ -10,6 +10,7 @@ import hashlib
 import os
 import posixpath
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow.fs as pafs
 
 from .errors import InputError
+from .failpoints import ENVIRONMENT, FailingFiles
 
 _TEMPORARY = ".tmp-"
 
@@ -63,6 +65,8 @@ class Store:
         self.root_uri = root_uri.rstrip("/") or "/"
         self.options = options
         self._files: _Files = _S3Files(path, options) if scheme == "s3" else _LocalFiles(path)
+        if ENVIRONMENT in os.environ:
+            self._files = FailingFiles(self._files)
 
     def read(self, path: str) -> bytes:
         """The whole file."""
@@ -255,6 +259,17 @@ def _fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def _connection() -> Iterator[None]:
+    """What goes wrong on the way to S3 and back as an OSError. s3fs translates only what the service itself answers."""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except (BotoCoreError, TimeoutError) as error:
+        raise ConnectionError(f"S3: {error}") from error
+
+
 class _S3Files:
     def __init__(self, root: str, options: StorageOptions) -> None:
         try:
@@ -274,15 +289,18 @@ class _S3Files:
     def _key(self, path: str) -> str:
         return posixpath.join(self.root, path)
 
+    @_connection()
     def read(self, path: str) -> bytes:
         return bytes(self.fs.cat_file(self._key(path)))
 
+    @_connection()
     def write(self, path: str, data: bytes) -> None:
         self.fs.pipe_file(self._key(path), data)
 
     def create(self, path: str, data: bytes) -> None:
         try:
-            self.fs.pipe_file(self._key(path), data, mode="create")
+            with _connection():
+                self.fs.pipe_file(self._key(path), data, mode="create")
         except OSError as error:
             # A refusal may be the echo of our own put: s3fs repeats a put whose answer was lost. And a lost answer may
             # stand for a put that worked. What lies there now decides.
@@ -294,23 +312,32 @@ class _S3Files:
             if there != data:
                 raise FileExistsError(f"s3://{self._key(path)} exists already") from error
 
+    @_connection()
     def exists(self, path: str) -> bool:
-        return bool(self.fs.isfile(self._key(path)))
+        # Not s3fs's isfile, which says no when the service cannot be reached.
+        try:
+            return str(self.fs.info(self._key(path))["type"]) == "file"
+        except FileNotFoundError:
+            return False
 
+    @_connection()
     def list(self, prefix: str) -> list[str]:
         folder = self._key(prefix).rstrip("/") + "/"
         # s3fs names the folder itself when its first file is written while it looks.
         names = (str(name) for name in self.fs.find(folder.rstrip("/")))
         return sorted(name.removeprefix(self.root).lstrip("/") for name in names if name.startswith(folder))
 
+    @_connection()
     def remove(self, path: str) -> None:
         # S3 deletes what is not there without a word; the local store does not.
         if not self.exists(path):
             raise FileNotFoundError(f"s3://{self._key(path)} does not exist")
         self.fs.rm_file(self._key(path))
 
+    @_connection()
     def size(self, path: str) -> int:
         return int(self.fs.info(self._key(path))["size"])
 
+    @_connection()
     def modified(self, path: str) -> float:
         return float(self.fs.info(self._key(path))["LastModified"].timestamp())

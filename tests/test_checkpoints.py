@@ -45,6 +45,7 @@ def manifest(number: int, reason: str, answers: list[str]) -> dict:
 def as_record(number: int, step: tuple[str, list[str]]) -> Record:
     kind, names = step
     body = {"request_id": names[0], "commitment": "c", "answer": {"request_id": names[0]}, "number": number - 1}
+    body |= {"unnamed": names}
     if kind in ("train", "forget"):
         kind, body = "committed", {"manifest": manifest(number, kind, names if kind == "forget" else [])}
     return Record(number, kind, f"2026-01-01T00:00:{number:02d}.000+00:00", body, "", f"log/{number}")
@@ -282,7 +283,7 @@ def test_verify_folds_the_records_again(config: Config) -> None:
     (name,) = [name for name in files(config) if "checkpoint" in name]
     assert {c["name"]: c["ok"] for c in verify(config)["checks"]}[name]
     # A state that somebody else vouched for.
-    session.store.write(name, session.store.read(name).replace(b'"purging":false', b'"purging":true'))
+    session.store.write(name, session.store.read(name).replace(b'"purging":null', b'"purging":[]'))
     number = session.ledger().checkpointed
     record = f"log/{number + 1:09d}.json"
     line = json.loads(session.store.read(record))

@@ -184,6 +184,11 @@ class FakeEngine:
 
         return Nothing()
 
+    def report(self, request_ids):
+        self.reported = request_ids
+        for request_id in request_ids:
+            self.session.journal.append("evidence", {"request_id": request_id})
+
 
 def open_session(store, **serve):
     config = parse_config({"interactions": "x", "output": "y", "forget": {"grace_seconds": 10.0}, "serve": serve or {}})
@@ -369,6 +374,19 @@ def test_too_many_are_refused_but_repetitions_are_not(store, clock):
     clock.now += 10
     service.tick()
     assert accept(service, "c")["status"] == "accepted" and "c" in states(store)
+
+
+def test_evidence_that_a_crash_kept_from_being_written_is_written_later(store, clock):
+    service = open_service(store, clock)
+    accept(service, "a")
+    accept(service, "none")
+    clock.now += 10
+    for seconds, expected in ((0, None), (59, None), (1, ["a"]), (100, None)):
+        clock.now += seconds
+        service._engine.reported = None
+        while service.tick() == 0:
+            pass
+        assert service._engine.reported == expected
 
 
 def test_gauges_name_nobody(store, clock):

@@ -1,0 +1,340 @@
+"""A service under a stream of requests while everything around it breaks; afterwards a checker replays the history.
+
+Clients post deletions over HTTP (users, items, interactions; repeated, conflicting, cancelled, late), a fault injector
+kills and freezes the service and its workers, fills the disk, loses answers, purges, and starts a second service on the
+same output. Readers check that the current version is whole. Docs: docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import random
+import sys
+import tempfile
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+
+from ..cluster import pipeline
+from ..cluster.config import Config, parse_config, to_yaml
+from ..cluster.coordinator import Ledger
+from ..cluster.sample import make_sample
+from ..cluster.segments import Record
+from ..cluster.session import Session
+from ..cluster.versions import COMMITTED
+from ..partitioning.errors import InputError
+from . import results_file
+from .chaos_checker import Body, History, Model, Pair, check, pairs_of
+from .chaos_faults import Injector, Server
+
+CLIENTS = 4
+GRACE_SECONDS = 2.0
+DRAIN_SECONDS = 600.0
+
+
+def main() -> None:
+    """See `--help`. Exit code 1 where anything was violated."""
+    parser = argparse.ArgumentParser(prog="unlearnrec bench chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0, help="of data, requests and faults; not of their timing")
+    parser.add_argument("--users", type=int, default=12_000)
+    parser.add_argument("--pause", type=float, default=8.0, help="seconds between two faults, on average")
+    parser.add_argument("--work", type=Path, help="folder for the output; a temporary one by default")
+    parser.add_argument("--results", type=Path, default=results_file.FOLDER / "chaos.md")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        violations = _run(arguments, arguments.work or Path(temporary))
+    sys.exit(1 if violations else 0)
+
+
+def _prepare(folder: Path, users: int, seed: int) -> tuple[Config, Path]:
+    """A trained output with an encoder, and its configuration's file."""
+    sample = make_sample(folder / "data", users=users, items=max(40, users // 4), seed=seed, mean_interactions=12.0)
+    config = parse_config(
+        {
+            "interactions": sample["train"],
+            "output": str(folder / "output"),
+            "seed": seed,
+            "cluster": {"partitions": 2, "collective_timeout_seconds": 10.0, "threads_per_worker": 1},
+            "backbone": {"embedding_size": 8, "num_layers": 2},
+            "train": {"epochs": 2},
+            "pretrain": {"epochs": 1, "counterfactuals": 1, "drift_budget": 1.0},
+            "forget": {"grace_seconds": GRACE_SECONDS},
+            "serve": {"max_batch": 200, "poll_seconds": 0.5},
+        }
+    )
+    pipeline.ingest(config)
+    pipeline.train(config)
+    pipeline.pretrain(config)
+    file = folder / "chaos.yaml"
+    file.write_text(to_yaml(config), encoding="utf-8")
+    return config, file
+
+
+def _run(arguments: argparse.Namespace, folder: Path) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(arguments.seed)
+    config, file = _prepare(folder, arguments.users, arguments.seed)
+    session = Session(config)
+    start = pairs_of(session.store, session.version()["graph"])
+    history, plan = History(), _plan(arguments.requests, start, draw)
+    server, second = Server(file, folder, "first"), Server(file, folder, "second")
+    server.start()
+    began = time.monotonic()
+    stop = threading.Event()
+    work: queue.Queue[tuple[str, Body]] = queue.Queue()
+    clients = [
+        threading.Thread(target=_client, args=(server, second, work, history, random.Random(draw.random()), stop))
+        for _ in range(CLIENTS)
+    ]
+    reader = threading.Thread(target=_reader, args=(config, history, stop))
+    for thread in (*clients, reader):
+        thread.start()
+    try:
+        with Injector(server, second, file, random.Random(draw.random()), arguments.pause) as injector:
+            for number, step in enumerate(plan):
+                due = began + 60 * arguments.minutes * number / len(plan)
+                time.sleep(max(0.0, due - time.monotonic()))
+                work.put(step)
+        if server.process is None or server.process.poll() is not None:
+            server.start()
+        records = _drain(session, work, history)
+    finally:
+        stop.set()
+        for thread in (*clients, reader):
+            thread.join()
+        if server.process is not None and server.process.poll() is None and server.stop() != 0:
+            history.wrong("the service did not stop as it should")
+        server.kill()
+    seconds = time.monotonic() - began
+    check(history, records, start, pairs_of(session.store, session.version()["graph"]))
+    verified = pipeline.verify(config)
+    history.violations += [f"verify: {c['name']}: {c['detail']}" for c in verified["checks"] if not c["ok"]]
+    _write(arguments, history, injector, server, records, seconds)
+    return history.violations
+
+
+# ---- requests --------------------------------------------------------------------------------------------------------
+
+
+def _plan(count: int, pairs: set[Pair], draw: random.Random) -> list[tuple[str, Body]]:
+    """(id, content) of each request: 30% whole users, 2% rare items, else one to three interactions, some unknown."""
+    model, listed = Model(pairs), sorted(pairs)
+    items: dict[int, int] = {}
+    for _, item in model.pairs:
+        items[item] = items.get(item, 0) + 1
+    rare = sorted(items, key=lambda item: (items[item], item))[: len(items) // 2]
+    users = sorted({user for user, _ in pairs})
+    draw.shuffle(users)
+    steps: list[tuple[str, Body]] = []
+    for number in range(count):
+        kind = draw.random()
+        if kind < 0.3:
+            body: Body = {"users": [users[number % len(users)]]}
+        elif kind < 0.32:
+            body = {"items": [draw.choice(rare)]}
+        elif kind < 0.34:
+            body = {"users": [-number - 1]}  # nobody has this id
+        else:
+            body = {"interactions": draw.sample(listed, draw.randint(1, 3))}
+        steps.append((f"r{number:06d}", body))
+    return steps
+
+
+def _client(
+    server: Server,
+    second: Server,
+    work: queue.Queue[tuple[str, Body]],
+    history: History,
+    draw: random.Random,
+    stop: threading.Event,
+) -> None:
+    """Takes requests from the queue, and sees to each until it is acknowledged; in between repeats, cancels and asks."""
+    known: list[tuple[str, Body]] = []
+    while not stop.is_set():
+        try:
+            request_id, body = work.get(timeout=0.2)
+        except queue.Empty:
+            continue
+        history.bodies[request_id] = body
+        while not stop.is_set():
+            answer = _post(draw.choice([server, second]) if second.url else server, request_id, body, history)
+            if answer is not None:
+                break
+            time.sleep(0.3)
+        known.append((request_id, body))
+        kind = draw.random()
+        if kind < 0.05:
+            _cancel(server, request_id, history)
+        elif kind < 0.15:
+            _post(server, *draw.choice(known), history)
+        elif kind < 0.20:
+            _conflict(server, draw.choice(known)[0], history)
+        elif kind < 0.45:
+            _look(server, *draw.choice(known), history)
+        work.task_done()
+
+
+def _call(server: Server, method: str, path: str, history: History, json: Any = None) -> requests.Response | None:
+    """None where it was not answered, or with an error of the server: then nothing is known."""
+    if server.url is None:
+        return None
+    headers = {"Authorization": f"Bearer {server.token}"}
+    try:
+        answer = requests.request(method, server.url + path, json=json, headers=headers, timeout=30)
+    except requests.RequestException:
+        history.count("calls without an answer")
+        return None
+    if answer.status_code == 500:
+        history.wrong(f"{method} {path.rpartition('/')[0]}: 500")
+    if answer.status_code >= 429:
+        history.count(f"calls refused with {answer.status_code}")
+        return None
+    return answer
+
+
+def _post(server: Server, request_id: str, body: Body, history: History) -> requests.Response | None:
+    answer = _call(server, "POST", f"/v1/requests/{request_id}", history, body)
+    if answer is None:
+        return None
+    history.count("posts answered")
+    if answer.status_code == 202:
+        history.told(request_id, answer.json())
+    else:
+        history.wrong(f"{request_id}: its own content got {answer.status_code}")
+    return answer
+
+
+def _conflict(server: Server, request_id: str, history: History) -> None:
+    """Another content under its id: 409, or after a purge the first one's answer."""
+    answer = _call(server, "POST", f"/v1/requests/{request_id}", history, {"users": [f"not-{request_id}"]})
+    if answer is not None:
+        history.count("conflicting posts answered")
+        if answer.status_code == 202:
+            history.told(request_id, answer.json())
+            if answer.json()["phase"] == "accepted":
+                history.wrong(f"{request_id}: another content was acknowledged under its id")
+
+
+def _cancel(server: Server, request_id: str, history: History) -> None:
+    answer = _call(server, "DELETE", f"/v1/requests/{request_id}", history)
+    if answer is not None and answer.status_code == 200:
+        history.count("requests cancelled")
+        history.cancelled.add(request_id)
+        history.told(request_id, answer.json())
+
+
+def _look(server: Server, request_id: str, body: Body, history: History) -> None:
+    """Its state; and who was forgotten is not served from a version without him."""
+    answer = _call(server, "GET", f"/v1/requests/{request_id}", history)
+    if answer is None:
+        return
+    if answer.status_code != 200:
+        history.wrong(f"{request_id}: acknowledged, and status says {answer.status_code}")
+        return
+    state = answer.json()
+    history.told(request_id, state)
+    for user in body.get("users", ()):
+        if state["phase"] == "committed":
+            served = _call(server, "GET", f"/v1/recommendations/{user}", history)
+            if served is not None:
+                history.count("recommendations asked for a forgotten user")
+                if served.status_code == 200 and served.json()["version"] >= state["version"]:
+                    history.wrong(f"{request_id}: its user is served from version {served.json()['version']}")
+
+
+def _reader(config: Config, history: History, stop: threading.Event) -> None:
+    """Reads the current version's files every few seconds: whole, or replaced meanwhile."""
+    session = Session(config)
+    while not stop.wait(5.0):
+        version = session.version()
+        try:
+            for name, entry in version["files"].items():
+                if session.store.sha256(session.store.read(name)) != entry["sha256"]:
+                    history.wrong(f"{name} of version {version['version']} is not as committed")
+            pairs_of(session.store, version["graph"])
+            history.count("versions read whole")
+        except (FileNotFoundError, AssertionError) as error:
+            if session.version()["version"] == version["version"]:
+                history.wrong(f"version {version['version']} is not whole: {error}")
+        except InputError as error:
+            history.wrong(f"the log: {error}")
+
+
+def _drain(session: Session, work: queue.Queue[tuple[str, Body]], history: History) -> list[Record]:
+    """The log, when all that was posted has its final state and its evidence."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while time.monotonic() < deadline:
+        records = session.journal.records()
+        ledger = Ledger(records)
+        if not work.unfinished_tasks and not ledger.open and not ledger.unreported:
+            return records
+        time.sleep(1.0)
+    history.wrong(f"not everything has an answer and its evidence {DRAIN_SECONDS:g} s after the last fault")
+    return session.journal.records()
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+
+def _write(
+    arguments: argparse.Namespace,
+    history: History,
+    injector: Injector,
+    server: Server,
+    records: list[Record],
+    seconds: float,
+) -> None:
+    tickets = Ledger(records).tickets
+    commits = [record for record in records if record.kind == COMMITTED and "answers" in record.body["manifest"]]
+    waits = [
+        datetime.fromisoformat(record.time).timestamp() - tickets[request_id].accepted_at
+        for record in commits
+        for request_id in record.body["manifest"]["answers"]
+    ]
+    states: dict[str, int] = {}
+    for ticket in tickets.values():
+        states[ticket.state.value] = states.get(ticket.state.value, 0) + 1
+    run = [
+        {"what": "seed", "value": str(arguments.seed)},
+        {"what": "minutes", "value": round(seconds / 60, 1)},
+        {"what": "requests acknowledged", "value": len(history.acknowledged)},
+        *({"what": f"requests {state}", "value": number} for state, number in sorted(states.items())),
+        {"what": "versions committed by requests", "value": len(commits)},
+        {"what": "requests a version, mean", "value": round(len(waits) / max(1, len(commits)), 1)},
+        {"what": "records of the log", "value": len(records)},
+        {"what": "starts of the service", "value": server.starts},
+        *({"what": what, "value": number} for what, number in sorted(history.counts.items())),
+        *(
+            {
+                "what": f"accepted to committed, {name} (s; {GRACE_SECONDS:g} s of grace)",
+                "value": round(float(value), 1),
+            }
+            for name, value in zip(
+                ("median", "95%", "longest"), np.quantile(waits or [0.0], (0.5, 0.95, 1)), strict=True
+            )
+        ),
+        {"what": "VIOLATIONS", "value": len(history.violations)},
+    ]
+    faults = [{"fault": name, "times": number} for name, number in sorted(injector.counts.items())]
+    parts = [results_file.table(run), results_file.table(faults) if faults else "No faults."]
+    if injector.errors:
+        parts.append("Commands and restarts that failed while faults were injected:\n\n" + _list(injector.errors))
+    parts.append("No violations." if not history.violations else "Violations:\n\n" + _list(history.violations))
+    results_file.write(arguments.results, "Chaos: requests while everything breaks", parts)
+    print("\n\n".join(parts))
+
+
+def _list(lines: list[str]) -> str:
+    return "\n".join(f"- {' '.join(line.split())[:300]}" for line in lines[:50])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What clients of a service were told, and whether what is left in its output agrees: a plain model in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..cluster.coordinator import Ledger, State
+from ..cluster.segments import Record
+from ..cluster.session import Manifest
+from ..cluster.versions import CANCELLED, COMMITTED, COMPLETED
+from ..partitioning.ingest import load_ids, load_shard
+from ..partitioning.storage import Store
+
+Pair = tuple[int, int]
+Body = Mapping[str, Sequence[Any]]
+FINAL = ("committed", "completed", "cancelled")
+
+
+@dataclass
+class History:
+    """What was sent, and what came back; filled by many threads."""
+
+    bodies: dict[str, Body] = field(default_factory=dict)
+    """The content of each id; another one under the same id was never to be accepted."""
+    acknowledged: set[str] = field(default_factory=set)
+    cancelled: set[str] = field(default_factory=set)
+    answers: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """The first final answer of each id."""
+    counts: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, what: str) -> None:
+        """One more."""
+        with self._lock:
+            self.counts[what] += 1
+
+    def wrong(self, what: str) -> None:
+        """A violation."""
+        with self._lock:
+            self.violations.append(what)
+
+    def told(self, request_id: str, answer: Mapping[str, Any]) -> None:
+        """An answer with the request's state: acknowledged; where it is final, the same as before."""
+        with self._lock:
+            self.acknowledged.add(request_id)
+            if answer["phase"] in FINAL:
+                kept = tuple(answer.get(key) for key in ("phase", "status", "version", "removed_interactions"))
+                first = self.answers.setdefault(request_id, kept)
+                if first != kept:
+                    self.violations.append(f"{request_id}: answered {first}, later {kept}")
+
+
+def pairs_of(store: Store, graph: Manifest) -> set[Pair]:
+    """The interactions of a graph by external id.
+
+    Raises:
+        AssertionError: rows of users and rows of items do not hold the same ones.
+    """
+    names = []
+    for side in ("user", "item"):
+        ids, node, _ = load_ids(store, graph, side)
+        names.append(dict(zip(node.tolist(), ids.to_pylist(), strict=True)))
+    found: list[set[Pair]] = [set(), set()]
+    for k in range(graph["partitions"]):
+        for side, (users, items) in enumerate(load_shard(store, graph, k).entries()):
+            found[side].update((names[0][u], names[1][i]) for u, i in zip(users.tolist(), items.tolist(), strict=True))
+    assert found[0] == found[1], "rows of users and rows of items differ"
+    return found[0]
+
+
+class Model:
+    """The interactions there should be, as a set."""
+
+    def __init__(self, pairs: set[Pair]) -> None:
+        self.pairs = set(pairs)
+        self._of: tuple[dict[int, set[Pair]], dict[int, set[Pair]]] = (defaultdict(set), defaultdict(set))
+        for pair in pairs:
+            for side in (0, 1):
+                self._of[side][pair[side]].add(pair)
+
+    def forget(self, body: Body) -> None:
+        """Take out what a request names."""
+        for side, key in enumerate(("users", "items")):
+            for name in body.get(key, ()):
+                self.pairs -= self._of[side].get(name, set())
+        self.pairs -= {(user, item) for user, item in body.get("interactions", ())}
+
+
+def check(history: History, records: Sequence[Record], start: set[Pair], end: set[Pair]) -> None:
+    """Compare the history with the log and with the interactions that are left; what differs is a violation."""
+    finals: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        if record.kind == COMMITTED:
+            for request_id in record.body["manifest"].get("answers", {}):
+                finals[request_id].append(COMMITTED)
+        elif record.kind in (COMPLETED, CANCELLED):
+            finals[record.body["request_id"]].append(record.kind)
+    for request_id, kinds in finals.items():
+        if len(kinds) > 1:
+            history.wrong(f"{request_id}: closed {len(kinds)} times: {kinds}")
+    tickets = Ledger(records).tickets
+    model = Model(start)
+    for request_id, ticket in tickets.items():
+        if not ticket.final:
+            history.wrong(f"{request_id}: {ticket.state.value} at the end")
+        if request_id not in history.bodies:
+            history.wrong(f"{request_id}: nobody asked for it")
+        elif ticket.state in (State.COMMITTED, State.COMPLETED):
+            model.forget(history.bodies[request_id])
+    for request_id in sorted(history.acknowledged - tickets.keys()):
+        history.wrong(f"{request_id}: acknowledged, and the log does not know it")
+    for request_id in sorted(history.cancelled):
+        if request_id in tickets and tickets[request_id].state is not State.CANCELLED:
+            history.wrong(f"{request_id}: cancelled, and then {tickets[request_id].state.value}")
+    if came_back := end - model.pairs:
+        history.wrong(f"{len(came_back)} interactions are left that were forgotten")
+    if lost := model.pairs - end:
+        history.wrong(f"{len(lost)} interactions are gone that nobody named")

@@ -1,0 +1,164 @@
+"""A service as a process that is started again whenever it dies, and who sees to it that it does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from ..partitioning.failpoints import ENVIRONMENT
+
+COMMAND = [sys.executable, "-m", "unlearnrec"]
+START_SECONDS = 120.0
+
+
+class Server:
+    """`serve` on a free port. `url` is None while it is not up."""
+
+    def __init__(self, config: Path, folder: Path, name: str) -> None:
+        self._config, self._folder, self._name = config, folder, name
+        self.full, self.lost, self.slow = (folder / f"{what}-{name}" for what in ("full", "lost", "slow"))
+        self.token = secrets.token_hex(16)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.url: str | None = None
+        self.starts = 0
+
+    def start(self) -> None:
+        """Start it and wait until it listens.
+
+        Raises:
+            RuntimeError: it ended, or did not listen in time.
+        """
+        self.starts += 1
+        points = (("full * before 1", self.full), ("full log/* after 1", self.lost), ("slow * before 1", self.slow))
+        environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        environment["UNLEARNREC_TOKEN"] = self.token
+        environment[ENVIRONMENT] = ";".join(f"{point} {file}" for point, file in points)
+        log = self._folder / f"{self._name}-{self.starts}.log"
+        with open(log, "wb") as stderr:
+            command = [*COMMAND, "serve", "--config", str(self._config), "--port", "0"]
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+                if line.startswith("listening on "):
+                    self.url = line.split()[-1]
+                    return
+            time.sleep(0.1)
+        self.kill()
+        raise RuntimeError(f"the service did not start:\n{log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
+
+    def workers(self) -> list[psutil.Process]:
+        """The workers' processes."""
+        found = []
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(self.process.pid).children(recursive=True) if self.process else ():
+                with contextlib.suppress(psutil.Error):
+                    if "ShardWorker" in " ".join(child.cmdline()):
+                        found.append(child)
+        return found
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.url = None
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; its exit code."""
+        assert self.process is not None
+        self.url = None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(120)
+
+
+class Injector:
+    """One fault after the other, drawn at random, about every `pause` seconds; and the service is started again."""
+
+    def __init__(self, server: Server, second: Server, config: Path, draw: random.Random, pause: float) -> None:
+        self.server, self._second, self._config, self._draw, self._pause = server, second, config, draw, pause
+        self.counts: Counter[str] = Counter()
+        self.errors: list[str] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="faults", daemon=True)
+
+    def __enter__(self) -> Injector:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._second.kill()
+
+    def _run(self) -> None:
+        faults: list[tuple[int, str, Callable[[], None]]] = [
+            (3, "service killed", self._kill_service),
+            (3, "worker killed", lambda: self._signal_worker(signal.SIGKILL)),
+            (2, "worker frozen", self._freeze_worker),
+            (3, "disk full", lambda: self._phase(self.server.full)),
+            (2, "answers of log writes lost", lambda: self._phase(self.server.lost)),
+            (1, "slow storage", lambda: self._phase(self.server.slow)),
+            (2, "second service", self._second_service),
+            (2, "purge", lambda: self._command("purge")),
+            (1, "purge --now", lambda: self._command("purge", "--now")),
+        ]
+        weights = [weight for weight, _, _ in faults]
+        while not self._stop.wait(self._draw.uniform(0.5, 1.5) * self._pause):
+            _, name, fault = self._draw.choices(faults, weights)[0]
+            try:
+                fault()
+                self.counts[name] += 1
+                if self.server.process is None or self.server.process.poll() is not None:
+                    self.server.start()
+            except Exception as error:
+                self.errors.append(f"{name}: {type(error).__name__}: {error}")
+
+    def _kill_service(self) -> None:
+        self.server.kill()
+        self.server.start()
+
+    def _signal_worker(self, number: int) -> psutil.Process | None:
+        workers = self.server.workers()
+        if not workers:
+            return None
+        worker = self._draw.choice(workers)
+        with contextlib.suppress(psutil.Error):
+            worker.send_signal(number)
+        return worker
+
+    def _freeze_worker(self) -> None:
+        worker = self._signal_worker(signal.SIGSTOP)
+        self._stop.wait(self._draw.choice([1.0, 5.0, 20.0]))
+        if worker is not None:
+            with contextlib.suppress(psutil.Error):
+                worker.send_signal(signal.SIGCONT)
+
+    def _phase(self, switch: Path) -> None:
+        switch.touch()
+        self._stop.wait(self._draw.uniform(0.5, 5.0))
+        switch.unlink()
+
+    def _second_service(self) -> None:
+        """Comes, works on the same output for a while, and dies."""
+        self._second.start()
+        self._stop.wait(self._draw.uniform(5.0, 20.0))
+        self._second.kill()
+
+    def _command(self, *arguments: str) -> None:
+        command = [*COMMAND, arguments[0], "--config", str(self._config), *arguments[1:]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            self.errors.append(f"{' '.join(arguments)}: exit code {done.returncode}: {done.stderr[-300:]}")

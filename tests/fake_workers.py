@@ -1,0 +1,82 @@
+"""A worker group without processes and without a model: partitions of an output as plain shards, read and written in turn.
+
+`forget` removes what it is told to and adds 1 to every row that is left of the partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load, save
+
+from unlearnrec.distributed.forget import shrink
+from unlearnrec.distributed.partition import fingerprint
+from unlearnrec.partitioning.ingest import load_shard
+from unlearnrec.partitioning.storage import Store
+
+
+class FakeWorkers:
+    """What `Session.call` and `carry_out` need of a `WorkerGroup`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._version: dict[str, Any] | None = None
+        self._held: str | None = None
+
+    def run(
+        self,
+        method: str,
+        *arguments: Any,
+        restore: Callable[[], None],
+        max_rebuilds: int = 0,
+        partitions: Sequence[int] | None = None,
+    ) -> list[Any]:
+        if method == "load":
+            _, self._version, halo, kernel = arguments
+            self._held = fingerprint(self._version, halo, kernel)
+            for k in range(2):
+                self._rows(k)
+        called = range(2) if partitions is None else partitions
+        return [getattr(self, f"_{method}")(k, *arguments) for k in called]
+
+    def _rows(self, k: int) -> np.ndarray:
+        assert self._version is not None
+        name = self._version["model"]["embeddings"][k]
+        data = self._store.read(name)
+        assert self._store.sha256(data) == self._version["files"][name]["sha256"], f"{name} is damaged"
+        return load(data)["e0"]
+
+    def _load(self, k: int, *_: Any) -> None:
+        return None
+
+    def _holds(self, k: int) -> str | None:
+        return self._held
+
+    def _find(self, k: int, removal: Any) -> Any:
+        return removal.pairs(self._shard(k))
+
+    def _forget(self, k: int, location: Any, users: Any, items: Any, names: Any, cut_only: bool) -> dict[str, Any]:
+        shard = self._shard(k)
+        smaller, rows = shrink(shard, torch.from_numpy(self._rows(k)), users, items)
+        return {
+            "shard": self._written(names[k][0], smaller.to_bytes()),
+            "files": [self._written(names[k][1], save({"e0": rows.numpy() + 1}))],
+            "removed": len(shard.user_neighbours) - len(smaller.user_neighbours),
+            "gone_users": np.setdiff1d(shard.user_ids, smaller.user_ids),
+            "gone_items": np.setdiff1d(shard.item_ids, smaller.item_ids),
+        }
+
+    def _scores(self, k: int, users: Any, items: Any) -> Any:
+        positions = np.arange(len(users)) if k == 0 else np.empty(0, dtype=np.int64)
+        return positions, np.zeros(len(positions), dtype=np.float32)
+
+    def _shard(self, k: int) -> Any:
+        assert self._version is not None
+        return load_shard(self._store, self._version["graph"], k)
+
+    def _written(self, name: str, data: bytes) -> dict[str, Any]:
+        self._store.write(name, data)
+        return {"name": name, "sha256": self._store.sha256(data), "bytes": len(data)}

@@ -1,0 +1,239 @@
+"""Kills, frozen workers, full disks and bad connections at the arrows of docs/protocol.md, on the real thing.
+
+By default some of the arrows; all of them with UNLEARNREC_TEST_ALL_ARROWS=1 (about half an hour).
+"""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import pyarrow.parquet as pq
+import pytest
+import requests
+from chaos_proxy import Proxy
+from s3 import free_port
+
+from unlearnrec.benchmarks.chaos_checker import Model, pairs_of
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.config import parse_config, to_yaml
+from unlearnrec.cluster.sample import make_sample
+from unlearnrec.cluster.session import Session
+from unlearnrec.partitioning.failpoints import ENVIRONMENT, parse
+from unlearnrec.partitioning.storage import StorageOptions, Store
+from unlearnrec.workers import WorkerGroup
+
+ALL = os.environ.get("UNLEARNREC_TEST_ALL_ARROWS") == "1"
+KEY = "0123456789abcdef"
+# Writes of `forget`, in their order: (pattern, which of these in the process that makes it).
+WRITES = {
+    "W1 content": ("requests/r.json", 1),
+    "W2 accepted": ("log/*", 1),
+    "W3 suppression": ("suppression/*", 1),
+    "W4 shard": ("versions/*/shard-000*", 1),
+    "W4 rows": ("versions/*/embeddings-001*", 1),
+    "W5 id map": ("versions/*/users*", 1),
+    "W6 committed": ("log/*", 2),
+    "W7 manifest": ("versions/*/manifest.json", 1),
+    "W8 report": ("reports/*.json", 1),
+    "W9 page": ("reports/*.html", 1),
+    "W10 evidence": ("log/*", 3),
+}
+CHEAP = {("kill", "W2 accepted", "after"), ("kill", "W6 committed", "after"), ("stop", "W4 rows", "before")}
+ARROWS = [
+    (action, write, moment)
+    for action in ("kill", "stop", "full")
+    for write in WRITES
+    for moment in ("before", "after")
+    if (ALL or (action, write, moment) in CHEAP) and (action != "stop" or write.startswith("W4"))
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, ray_session):
+    """A small output with an encoder. Not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    sample = make_sample(folder / "data", users=60, items=40, mean_interactions=10, communities=4, factors=4)
+    config = parse_config(
+        {
+            "interactions": sample["train"],
+            "output": str(folder / "output"),
+            "backbone": {"embedding_size": 8, "num_layers": 2},
+            "train": {"epochs": 1, "batch_size": 500},
+            "pretrain": {"epochs": 1, "counterfactuals": 1},
+            "cluster": {"collective_timeout_seconds": 8.0},
+            "serve": {"poll_seconds": 0.2},
+        }
+    )
+    with WorkerGroup.start(2, 1, 0, 1, 60.0) as group:
+        pipeline.ingest(config)
+        pipeline.train(config, group=group)
+        pipeline.pretrain(config, group=group)
+    users = sorted(set(pq.read_table(sample["train"])["user_id"].to_pylist()))
+    store = Session(config).store
+    start = pairs_of(store, Session(config).version()["graph"])
+    return types.SimpleNamespace(config=config, users=users, start=start)
+
+
+@pytest.fixture
+def moved(finished, tmp_path):
+    """The output at another place, as on another machine: only the path in the configuration is new."""
+    shutil.copytree(finished.config.output, tmp_path / "elsewhere")
+    config = finished.config.model_copy(update={"output": str(tmp_path / "elsewhere"), "interactions": "gone.parquet"})
+    (tmp_path / "run.yaml").write_text(to_yaml(config), encoding="utf-8")
+    return config
+
+
+def environment(points=""):
+    kept = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", ENVIRONMENT)}
+    return kept | {"UNLEARNREC_SUPPRESSION_KEY": KEY} | ({ENVIRONMENT: points} if points else {})
+
+
+def forget(folder, user, points=""):
+    command = [sys.executable, "-m", "unlearnrec", "forget", "--config", str(folder / "run.yaml"), "--json"]
+    command += ["--users", str(user), "--request-id", "r"]
+    done = subprocess.run(command, env=environment(points), cwd=folder, capture_output=True, text=True, check=False)
+    return done, json.loads(done.stdout.splitlines()[-1]) if done.stdout else None
+
+
+def check(config, start, *users):
+    """Graph, log, evidence and files, after these users' requests; each was answered once."""
+    session = Session(config)
+    model = Model(start)
+    model.forget({"users": users})
+    assert pairs_of(session.store, session.version()["graph"]) == model.pairs
+    kinds = [(r.kind, r.body.get("manifest", {}).get("answers", {})) for r in session.journal.records()]
+    answered = [name for _, answers in kinds for name in answers]
+    assert len(answered) == len(set(answered)) == len(users)
+    wrong = [c for c in pipeline.verify(config)["checks"] if not c["ok"]]
+    assert not wrong, wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("action", "write", "moment"), ARROWS)
+def test_forget_at_an_arrow(finished, moved, tmp_path, action, write, moment):
+    pattern, nth = WRITES[write]
+    mark, user = tmp_path / "mark", finished.users[3]
+    if action == "full":
+        mark.touch()
+    done, answer = forget(tmp_path, user, f"{action} {pattern} {moment} {nth} {mark}")
+    assert mark.exists(), done.stderr
+    of_a_worker = write.startswith("W4") and action != "full"
+    if action == "kill" and not of_a_worker:
+        assert done.returncode == -signal.SIGKILL
+    if of_a_worker:  # the group is built anew, and the command goes on
+        assert answer["status"] == "committed", done.stderr
+    if action == "full":
+        assert "Traceback" not in done.stderr
+        mark.unlink()
+    done, again = forget(tmp_path, user)
+    assert again["status"] == "committed" and again["version"] == 3, done.stderr
+    if answer and "error" not in answer:
+        assert again["removed_interactions"] == answer["removed_interactions"]
+    check(moved, finished.start, user)
+
+
+@pytest.mark.slow
+def test_the_service_dies_at_one_arrow_after_the_other(finished, moved, tmp_path):
+    arrows = ["log/* after 1", "log/* after 2", "versions/*/manifest.json before 1"]
+    if ALL:
+        arrows += [f"{pattern} {m} {nth}" for pattern, nth in WRITES.values() for m in ("before", "after")]
+        arrows = [a for a in arrows if not a.startswith(("versions/*/shard", "versions/*/embeddings"))]
+    else:
+        arrows = arrows[1:2]
+    users = finished.users[: len(arrows) + 1]
+    for number, user in enumerate(users):
+        mark = tmp_path / f"mark{number}"
+        point = f"kill {arrows[number].replace('r.json', f'r{number}.json')} {mark}" if number < len(arrows) else ""
+        log = tmp_path / f"log{number}"
+        command = [sys.executable, "-m", "unlearnrec", "serve", "--config", str(tmp_path / "run.yaml"), "--port", "0"]
+        with open(log, "wb") as stderr:
+            process = subprocess.Popen(command, env=environment(point), cwd=tmp_path, stderr=stderr)
+        try:
+            while process.poll() is None and "listening on" not in log.read_text():
+                time.sleep(0.1)
+            url = log.read_text().partition("listening on ")[2].split()[0]
+
+            def post(name, one, url=url):
+                try:
+                    return requests.post(f"{url}/v1/requests/{name}", json={"users": [one]}, timeout=30).status_code
+                except requests.RequestException:
+                    return None
+
+            post(f"r{number}", user)
+            if point:
+                assert process.wait(120) == -signal.SIGKILL, log.read_text()
+                continue
+            for n, one in enumerate(users):  # a client that was not answered asks again
+                assert post(f"r{n}", one) == 202
+            session, deadline = Session(moved), time.monotonic() + 200
+            while sum(r.kind == "evidence" for r in session.journal.records()) < len(users):
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, log.read_text()
+        finally:
+            process.kill()
+            process.wait()
+    check(moved, finished.start, *users)
+
+
+# ---- the storage -----------------------------------------------------------------------------------------------------
+
+
+def test_failpoints_are_met_as_they_say(tmp_path, monkeypatch):
+    from unlearnrec.partitioning import failpoints
+
+    switch = tmp_path / "switch"
+    monkeypatch.setenv(ENVIRONMENT, f"full a* before 2 {switch}; full b after 1 {switch}")
+    monkeypatch.setattr(failpoints, "_parsed", None)
+    store = Store(str(tmp_path / "store"))
+    switch.touch()
+    store.write("a1", b"first")
+    with pytest.raises(OSError) as full:
+        store.create("a2", b"second")
+    assert full.value.errno == errno.ENOSPC and not store.exists("a2")
+    with pytest.raises(OSError):
+        store.write("b", b"written, and nobody is told")
+    assert store.read("b")
+    switch.unlink()
+    store.create("a2", b"second")
+    assert parse("") == []
+    monkeypatch.delenv(ENVIRONMENT)
+    assert "Failing" not in type(Store(str(tmp_path))._files).__name__
+
+
+@pytest.fixture
+def proxied(s3_server):
+    with Proxy(s3_server.endpoint_url) as proxy:
+        yield proxy, StorageOptions(endpoint_url=proxy.url, region="us-east-1")
+
+
+def test_a_lost_answer_of_s3_is_found_again(proxied, tmp_path):
+    proxy, options = proxied
+    store = Store(f"s3://lake/{tmp_path.name}", options)
+    store.write("x", b"1")
+    proxy.lose(1)
+    store.create("log/1", b"mine")  # written, and asked again by the client: its own echo is no other writer
+    assert proxy.lost == 1 and store.read("log/1") == b"mine"
+    proxy.lose(1)
+    with pytest.raises(FileExistsError):
+        store.create("log/1", b"another's")
+    proxy.answer(503, 2)
+    store.write("x", b"2")
+    assert store.read("x") == b"2"
+    proxy.slow_seconds = 0.3
+    assert store.exists("x")
+
+
+def test_an_s3_that_cannot_be_reached_is_an_oserror_and_not_an_empty_folder(s3_server):
+    store = Store("s3://lake/x", StorageOptions(endpoint_url=f"http://127.0.0.1:{free_port()}", region="us-east-1"))
+    for ask in (store.exists, lambda name: store.create(name, b"x")):
+        with pytest.raises(OSError) as error:
+            ask("log/1")
+        assert not isinstance(error.value, FileNotFoundError | FileExistsError)

@@ -1,0 +1,417 @@
+"""The deletion protocol (docs/protocol.md) against a plain model: the real control plane on a store in memory.
+
+Two services, two desks, the command and a purge run at once; each stands still before and after every write for as long
+as the test likes, dies there, or gets an error. The workers are fake (fake_workers.py), all else is the real thing. After
+each step the current version must be whole, and its interactions those of the start without what the log has answered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import types
+from datetime import datetime, timezone
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from fake_workers import FakeWorkers
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from memory_store import Crash
+from processes import Process, SharedStore
+from safetensors.numpy import save
+from small_output import commit_train, item_name, small_config, user_name, write_interactions
+
+from unlearnrec.cluster import forgetting, pipeline, purge, segments, verify
+from unlearnrec.cluster.accepting import TakenId
+from unlearnrec.cluster.carrying_out import carry_out
+from unlearnrec.cluster.coordinator import Ledger, State
+from unlearnrec.cluster.desk import Desk, TooLate
+from unlearnrec.cluster.evidence import add_evidence
+from unlearnrec.cluster.journal import Journal, JournalConflict
+from unlearnrec.cluster.readouts import living
+from unlearnrec.cluster.requests import make_request, read_request
+from unlearnrec.cluster.service import Service
+from unlearnrec.cluster.session import Session, silent
+from unlearnrec.cluster.suppression import ENVIRONMENT, SuppressionList, digests_of
+from unlearnrec.cluster.versions import CANCELLED, COMMITTED, COMPLETED
+from unlearnrec.partitioning.ingest import load_ids, load_shard
+from unlearnrec.partitioning.storage import Store
+
+USERS, ITEMS = 6, 4
+GRACE = 10.0
+KEY = "0123456789abcdef"
+IDS = ("a", "b", "c", "d", "e")
+# Of each id two contents, so that ids conflict; some name the same things, or nothing that there is.
+CONTENTS: dict[str, list[tuple[list[Any], list[Any], list[Any]]]] = {
+    "a": [([user_name(0)], [], []), ([user_name(1)], [], [])],
+    "b": [([], [item_name(1)], []), ([], [], [(user_name(0), item_name(1))])],
+    "c": [([], [], [(user_name(2), item_name(1)), (user_name(3), item_name(0))]), ([user_name(3)], [], [])],
+    "d": [(["nobody"], [], []), ([], ["nothing"], [])],
+    "e": [([user_name(4)], [item_name(3)], [(user_name(5), item_name(0))]), ([user_name(0)], [], [])],
+}
+
+Pairs = frozenset[tuple[str, str]]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Copy:
+    """In place of the readouts: who is served."""
+
+    def __init__(self, version: int, users: set[Any]) -> None:
+        self.version, self.users = version, users
+
+    def without(self, users: set[Any], items: set[Any]) -> Copy:
+        return Copy(self.version, self.users & users)
+
+
+class Engine:
+    """As `serve.WorkerEngine`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._workers = session, FakeWorkers(session.store)
+
+    def carry_out(self, requests: Any, before_commit: Any) -> None:
+        carry_out(self._session, requests, self._workers, silent(), before_commit=before_commit)
+
+    def readouts(self, version: Any) -> Copy:
+        self._session.call(self._workers, version, "holds")
+        return Copy(version["version"], living(self._session, version)[0])
+
+    def report(self, request_ids: Any) -> None:
+        tickets = self._session.ledger().tickets
+        add_evidence(self._session, [tickets[one].describe() for one in request_ids])
+
+
+def pairs_of(store: Any, graph: dict[str, Any]) -> Pairs:
+    """The interactions of a graph by external id, each of them in the row of its user and in that of its item."""
+    names = []
+    for side in ("user", "item"):
+        ids, node, _ = load_ids(store, graph, side)
+        names.append(dict(zip(node.tolist(), ids.to_pylist(), strict=True)))
+    sides = []
+    shards = [load_shard(store, graph, k) for k in range(graph["partitions"])]
+    for side in (0, 1):
+        found = [shard.entries()[side] for shard in shards]
+        sides.append(
+            {(names[0][u], names[1][i]) for us, its in found for u, i in zip(us.tolist(), its.tolist(), strict=True)}
+        )
+    assert sides[0] == sides[1], "half applied: rows of users and rows of items differ"
+    return frozenset(sides[0])
+
+
+def removed_by(body: dict[str, Any], pairs: Pairs) -> Pairs:
+    """The plain model of a request."""
+    users, items = set(body["users"]), set(body["items"])
+    named = {tuple(pair) for pair in body["interactions"]}
+    return frozenset(p for p in pairs if p[0] in users or p[1] in items or p in named)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def start(tmp_path_factory):
+    """The files of a small output with a trained version, whose encoder nobody reads."""
+    folder = tmp_path_factory.mktemp("model")
+    config = small_config(
+        write_interactions(folder / "t.parquet", USERS, ITEMS),
+        str(folder / "output"),
+        forget={"grace_seconds": GRACE},
+        serve={"max_batch": 3},
+        cluster={"partitions": 2, "max_rebuilds": 0},
+    )
+    pipeline.ingest(config)
+    session = Session(config)
+    commit_train(config)
+    version, head = session.version(), session.journal.head()
+    name = session.versions.new_name(2, "encoder", "safetensors")
+    entry = session.versions.put(name, save({"x": np.zeros(1, dtype=np.float32)}))
+    model = version["model"] | {
+        "dense": None,
+        "encoder": {"file": name, "tables": None, "interactions": version["graph"]["interactions"]},
+    }
+    session.versions.commit(
+        version | {"reason": "pretrain", "model": model, "files": version["files"] | {name: entry}}, head
+    )
+    Protocol.config = config
+    Protocol.files = {name: Store(config.output).read(name) for name in Store(config.output).list()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ENVIRONMENT, KEY)
+        yield
+
+
+DESKS, SERVICES, PURGE = (0, 1), (2, 3), 4
+WHOLE = 10**9
+"""Moments: all there are."""
+Act = tuple[int, str, str, int]
+"""Who, what, which request, which of its contents."""
+ids = st.sampled_from(IDS)
+moments = st.integers(0, 40)
+acts = st.one_of(
+    st.tuples(st.sampled_from(DESKS), st.just("post"), ids, st.sampled_from([0, 0, 0, 1])),
+    st.tuples(st.sampled_from(DESKS), st.just("cancel"), ids, st.just(0)),
+    st.tuples(st.sampled_from(DESKS), st.just("command"), ids, st.just(0)),
+    st.tuples(st.sampled_from(SERVICES), st.just("tick"), st.just(""), st.just(0)),
+    st.tuples(st.just(PURGE), st.just("purge"), st.just(""), st.integers(0, 1)),
+)
+
+
+class Protocol(RuleBasedStateMachine):
+    config: Any
+    files: dict[str, bytes]
+
+    @initialize()
+    def open(self) -> None:
+        self.clock = Clock()
+        self.processes = [Process() for _ in range(5)]
+        self.store = SharedStore(self.files, self.clock, self.processes)
+        self.patch = pytest.MonkeyPatch()
+        zone = timezone.utc
+        now = types.SimpleNamespace(now=lambda _: datetime.fromtimestamp(self.clock.now, zone))
+        self.patch.setattr(segments, "datetime", now)
+        for module in (forgetting, purge, verify):
+            self.patch.setattr(module, "Session", lambda config: self.session())
+        for module in (forgetting, purge):
+            self.patch.setattr(module, "time", types.SimpleNamespace(time=self.clock, perf_counter=lambda: 0.0))
+        # The command reads its request from files; here it has the first content of its id.
+        read = lambda *arguments: make_request(*CONTENTS[arguments[4]][0], arguments[4], b"")  # noqa: E731
+        self.patch.setattr(forgetting, "parse_request", read)
+        self.desks = [self.desk(who) for who in DESKS]
+        self.services = {n: self.service() for n in SERVICES}
+        self.initial = pairs_of(self.store, self.session().version()["graph"])
+        self.bodies: dict[str, dict[str, Any]] = {}
+        """The content that the log has accepted, by id."""
+        self.acknowledged: set[str] = set()
+        self.cancelled: set[str] = set()
+        self.answers: dict[str, Any] = {}
+        self.checked = 0
+        self.expected: dict[int, Pairs] = {}
+
+    def session(self) -> Session:
+        return Session(self.config, self.store)
+
+    def desk(self, who: int) -> Desk:
+        """The second one's clock is behind: it cancels while a batch runs."""
+        return Desk(self.session(), lambda: self.clock.now - GRACE / 2 * who)
+
+    def service(self) -> Service:
+        session = self.session()
+        return Service(session, Desk(self.session(), self.clock), Engine(session), self.clock)
+
+    # ---- what happens ------------------------------------------------------------------------------------------------
+
+    @rule(act=acts, moments=moments)
+    def begins(self, act: Act, moments: int) -> None:
+        self.begin(act, moments)
+
+    @rule(act=acts)
+    def happens(self, act: Act) -> None:
+        self.begin(act, WHOLE)
+
+    @rule(first=acts, moments=moments, second=acts, due=st.booleans())
+    def race(self, first: Act, moments: int, second: Act, due: bool) -> None:
+        """The one stands still somewhere while the other does all of its work."""
+        self.clock.now += (GRACE + 1) * due
+        self.begin(first, moments)
+        self.begin(second, WHOLE)
+        self.advance(first[0], WHOLE)
+
+    @rule(names=st.lists(ids, min_size=1, max_size=3), moments=moments, seconds=st.integers(0, 1))
+    def race_of_services(self, names: list[str], moments: int, seconds: int) -> None:
+        """Both decide on the same requests."""
+        for name in names:
+            self.begin((seconds, "post", name, 0), WHOLE)
+        self.clock.now += GRACE + 1
+        self.begin((SERVICES[0], "tick", "", 0), moments)
+        self.begin((SERVICES[1], "tick", "", 0), WHOLE)
+        self.begin((SERVICES[0], "tick", "", 0), WHOLE)
+
+    @rule(who=st.integers(0, 4), moments=st.integers(1, 30))
+    def go_on(self, who: int, moments: int) -> None:
+        self.advance(who, moments)
+
+    @rule(who=st.integers(0, 4))
+    def finish(self, who: int) -> None:
+        self.advance(who, 10**9)
+
+    @rule(who=st.integers(0, 4), moments=st.integers(0, 20))
+    def kill(self, who: int, moments: int) -> None:
+        """It dies before or after some write, and starts again with an empty memory."""
+        self.advance(who, moments, Crash())
+        if who in SERVICES:
+            self.services[who] = self.service()
+        elif who in DESKS:
+            self.desks[who] = self.desk(who)
+
+    @rule(who=st.integers(0, 4), moments=st.integers(0, 20))
+    def fail(self, who: int, moments: int) -> None:
+        """No space before a write, or a lost answer after it."""
+        self.advance(who, moments, OSError("injected"))
+
+    @rule(seconds=st.sampled_from([1.0, 4.0, 11.0, 70.0, 4000.0]))
+    def wait(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    # ---- the checker -------------------------------------------------------------------------------------------------
+
+    @invariant()
+    @precondition(lambda self: hasattr(self, "store"))
+    def the_log_and_the_version_are_those_of_the_model(self) -> None:
+        records = Journal(self.store).records()
+        ledger = Ledger(records)
+        for record in records[self.checked :]:
+            if record.kind == "accepted":
+                name = record.body["request_id"]
+                content = json.loads(self.store.files[f"requests/{name}.json"])
+                self.bodies.setdefault(name, json.loads(content["body"]))
+            if record.kind in (COMPLETED, CANCELLED):
+                self.close(record.body["request_id"], record.kind)
+            if record.kind == COMPLETED:
+                current = self.expected[max(self.expected)]
+                assert not removed_by(self.bodies[record.body["request_id"]], current)
+            if record.kind == COMMITTED:
+                manifest = record.body["manifest"]
+                for name in manifest.get("answers", {}):
+                    self.close(name, COMMITTED)
+                left = self.expected.get(manifest["version"] - 1, self.initial)
+                for name in manifest.get("answers", {}):
+                    left -= removed_by(self.bodies[name], left)
+                self.expected[manifest["version"]] = left
+        self.checked = len(records)
+        assert not [name for name, ticket in ledger.tickets.items() if ticket.state is State.FAILED]
+        assert self.acknowledged <= ledger.tickets.keys(), "an acknowledged request is gone"
+        assert all(ledger.tickets[name].state is State.CANCELLED for name in self.cancelled)
+        current = ledger.current
+        assert current is not None
+        for name, entry in current["files"].items():
+            assert self.store.sha256(self.store.files[name]) == entry["sha256"], f"{name} is not as committed"
+        assert pairs_of(self.store, current["graph"]) == self.expected[current["version"]]
+        for name in ledger.open:
+            assert not self.purged(name), "the content of an accepted request is gone"
+
+    def close(self, name: str, kind: str) -> None:
+        assert name not in self.answers or self.answers[name][0] is None, f"{name} was answered twice"
+        self.answers[name] = (self.answers.get(name, (None, None))[0] or kind, self.answers.get(name, (None, None))[1])
+
+    def teardown(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        try:
+            for who in range(5):
+                self.advance(who, 0, Crash())
+            purge.purge(self.config)
+            last = self.service()
+            for _ in range(60):
+                self.clock.now += 100
+                last.tick()
+            ledger = Ledger(Journal(self.store).records())
+            assert not ledger.open and not ledger.unreported and last.blocked is None
+            self.the_log_and_the_version_are_those_of_the_model()
+            wrong = [check for check in verify.verify(self.config)["checks"] if not check["ok"]]
+            assert not wrong, wrong
+            users = {user for user, _ in self.expected[max(self.expected)]}
+            assert last.published.users == users
+            self.suppression_list_has_all(ledger)
+        finally:
+            self.patch.undo()
+
+    def suppression_list_has_all(self, ledger: Ledger) -> None:
+        suppression = SuppressionList(self.store, KEY.encode())
+        listed, _ = suppression.state()
+        for name, ticket in ledger.tickets.items():
+            if ticket.state is State.COMMITTED:
+                request = read_request(name, json.dumps(self.bodies[name]).encode())
+                named = digests_of(suppression.key, request, {"user": "string", "item": "string"})
+                assert all(named[kind] <= listed[kind] for kind in named)
+
+    # ---- acts --------------------------------------------------------------------------------------------------------
+
+    def begin(self, act: Act, moments: int) -> None:
+        """Unless it is busy; then let it go on."""
+        who, what, name, which = act
+        if not self.processes[who].busy:
+            self.processes[who].start(lambda: getattr(self, what)(who, name, which))
+        self.advance(who, moments)
+
+    def post(self, who: int, name: str, which: int) -> None:
+        try:
+            answer = self.desks[who].accept(*CONTENTS[name][which], name)
+        except TakenId:
+            return
+        self.acknowledged.add(name)
+        self.told(name, answer)
+        if not self.purged(name):
+            assert self.body(name) == self.body_of(which, name), "another content under this id was acknowledged"
+
+    def cancel(self, who: int, name: str, _: int) -> None:
+        try:
+            answer = self.desks[who].cancel(name)
+        except TooLate:
+            return
+        if answer is not None:
+            self.cancelled.add(name)
+            self.told(name, answer)
+
+    def command(self, who: int, name: str, _: int) -> None:
+        """`forget`: accepts, and carries out when the window has passed."""
+        try:
+            answer = forgetting.forget(self.config, request_id=name, group=FakeWorkers(self.store))
+        except (TakenId, JournalConflict):
+            return
+        self.acknowledged.add(name)
+        if answer["status"] != "accepted":
+            self.told(name, answer)
+
+    def tick(self, who: int, *_: Any) -> None:
+        self.services[who].tick()
+
+    def purge(self, _: int, __: str, now: int) -> None:
+        purge.purge(self.config, now=bool(now))
+
+    # ---- helpers -----------------------------------------------------------------------------------------------------
+
+    def advance(self, who: int, moments: int, then: BaseException | None = None) -> None:
+        process = self.processes[who]
+        process.go(moments, then)
+        if isinstance(process.error, OSError | Crash):  # also BeingPurged
+            process.error = None
+        if process.error is not None:
+            raise process.error
+
+    def told(self, name: str, answer: dict[str, Any]) -> None:
+        """The first final answer that anybody was told stays."""
+        if answer["status"] in ("accepted", "failed"):
+            return
+        kept = (answer["status"], answer["version"], answer.get("removed_interactions"))
+        kind, before = self.answers.get(name, (None, None))
+        assert before in (None, kept), f"{name}: first {before}, then {kept}"
+        self.answers[name] = (kind, kept)
+
+    def purged(self, name: str) -> bool:
+        content = self.store.files.get(f"requests/{name}.json")
+        return content is None or json.loads(content) == {"purged": True}
+
+    def body(self, name: str) -> Any:
+        return json.loads(json.loads(self.store.files[f"requests/{name}.json"])["body"])
+
+    def body_of(self, which: int, name: str) -> Any:
+        return json.loads(make_request(*CONTENTS[name][which], name, b"").body())
+
+
+TestProtocol = Protocol.TestCase
+# `HYPOTHESIS_PROFILE=deep` is for a night; otherwise the same examples each time.
+DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
+TestProtocol.settings = settings(
+    max_examples=5000 if DEEP else 50,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=not DEEP,
+    suppress_health_check=list(HealthCheck),
+)
