@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of data, requests and faults; not of their timing")
     parser.add_argument("--users", type=int, default=12_000)
     parser.add_argument("--pause", type=float, default=8.0, help="seconds between two faults, on average")
+    parser.add_argument("--timeout", type=float, default=20.0, help="cluster.collective_timeout_seconds of the service")
     parser.add_argument("--work", type=Path, help="folder for the output; a temporary one by default")
     parser.add_argument("--results", type=Path, default=results_file.FOLDER / "chaos.md")
     arguments = parser.parse_args()
@@ -54,7 +55,7 @@ def main() -> None:
     sys.exit(1 if violations else 0)
 
 
-def _prepare(folder: Path, users: int, seed: int) -> tuple[Config, Path]:
+def _prepare(folder: Path, users: int, seed: int, timeout: float) -> tuple[Config, Path]:
     """A trained output with an encoder, and its configuration's file."""
     sample = make_sample(folder / "data", users=users, items=max(40, users // 4), seed=seed, mean_interactions=12.0)
     config = parse_config(
@@ -62,7 +63,7 @@ def _prepare(folder: Path, users: int, seed: int) -> tuple[Config, Path]:
             "interactions": sample["train"],
             "output": str(folder / "output"),
             "seed": seed,
-            "cluster": {"partitions": 2, "collective_timeout_seconds": 10.0, "threads_per_worker": 1},
+            "cluster": {"partitions": 2, "threads_per_worker": 1},
             "backbone": {"embedding_size": 8, "num_layers": 2},
             "train": {"epochs": 2},
             "pretrain": {"epochs": 1, "counterfactuals": 1, "drift_budget": 1.0},
@@ -73,6 +74,9 @@ def _prepare(folder: Path, users: int, seed: int) -> tuple[Config, Path]:
     pipeline.ingest(config)
     pipeline.train(config)
     pipeline.pretrain(config)
+    # While it is served, a frozen worker is to be noticed soon.
+    cluster = config.cluster.model_copy(update={"collective_timeout_seconds": timeout})
+    config = config.model_copy(update={"cluster": cluster})
     file = folder / "chaos.yaml"
     file.write_text(to_yaml(config), encoding="utf-8")
     return config, file
@@ -81,7 +85,7 @@ def _prepare(folder: Path, users: int, seed: int) -> tuple[Config, Path]:
 def _run(arguments: argparse.Namespace, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(arguments.seed)
-    config, file = _prepare(folder, arguments.users, arguments.seed)
+    config, file = _prepare(folder, arguments.users, arguments.seed, arguments.timeout)
     session = Session(config)
     start = pairs_of(session.store, session.version()["graph"])
     history, plan = History(), _plan(arguments.requests, start, draw)
@@ -302,7 +306,7 @@ def _write(
     states: dict[str, int] = {}
     for ticket in tickets.values():
         states[ticket.state.value] = states.get(ticket.state.value, 0) + 1
-    run = [
+    run: list[dict[str, Any]] = [
         {"what": "seed", "value": str(arguments.seed)},
         {"what": "minutes", "value": round(seconds / 60, 1)},
         {"what": "requests acknowledged", "value": len(history.acknowledged)},

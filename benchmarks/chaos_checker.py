@@ -67,8 +67,8 @@ def pairs_of(store: Store, graph: Manifest) -> set[Pair]:
         names.append(dict(zip(node.tolist(), ids.to_pylist(), strict=True)))
     found: list[set[Pair]] = [set(), set()]
     for k in range(graph["partitions"]):
-        for side, (users, items) in enumerate(load_shard(store, graph, k).entries()):
-            found[side].update((names[0][u], names[1][i]) for u, i in zip(users.tolist(), items.tolist(), strict=True))
+        for ends, (users, items) in zip(found, load_shard(store, graph, k).entries(), strict=True):
+            ends.update((names[0][u], names[1][i]) for u, i in zip(users.tolist(), items.tolist(), strict=True))
     assert found[0] == found[1], "rows of users and rows of items differ"
     return found[0]
 
@@ -80,8 +80,8 @@ class Model:
         self.pairs = set(pairs)
         self._of: tuple[dict[int, set[Pair]], dict[int, set[Pair]]] = (defaultdict(set), defaultdict(set))
         for pair in pairs:
-            for side in (0, 1):
-                self._of[side][pair[side]].add(pair)
+            for of, end in zip(self._of, pair, strict=True):
+                of[end].add(pair)
 
     def forget(self, body: Body) -> None:
         """Take out what a request names."""

@@ -106,7 +106,7 @@ class Injector:
     def _run(self) -> None:
         faults: list[tuple[int, str, Callable[[], None]]] = [
             (3, "service killed", self._kill_service),
-            (3, "worker killed", lambda: self._signal_worker(signal.SIGKILL)),
+            (3, "worker killed", self._kill_worker),
             (2, "worker frozen", self._freeze_worker),
             (3, "disk full", lambda: self._phase(self.server.full)),
             (2, "answers of log writes lost", lambda: self._phase(self.server.lost)),
@@ -129,6 +129,9 @@ class Injector:
     def _kill_service(self) -> None:
         self.server.kill()
         self.server.start()
+
+    def _kill_worker(self) -> None:
+        self._signal_worker(signal.SIGKILL)
 
     def _signal_worker(self, number: int) -> psutil.Process | None:
         workers = self.server.workers()

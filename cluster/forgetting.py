@@ -53,6 +53,7 @@ def forget(
     if not dry_run and (answer := _answer(session, request)) is not None:
         return add_evidence(session, [answer], progress=progress)[0]
     version = able_version(session)
+    session.whole_version()
     if dry_run:
         return _dry_run(session, version, request)
     open_list(session.store)  # a wrong key is told before the request is accepted

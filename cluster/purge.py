@@ -27,7 +27,7 @@ from .requests import FOLDER as REQUESTS
 from .requests import TOMBSTONE, content_name
 from .segments import FOLDER as LOG
 from .segments import segment_id
-from .session import KEY, Session, graph_key, silent
+from .session import KEY, Session, graph_key, missing_text, silent
 from .training import CHECKPOINTS
 from .versions import PURGED, PURGING
 
@@ -99,14 +99,9 @@ def purge(
 
 def _check_whole(session: Session, ledger: Ledger) -> None:
     """Raise InputError where older files may be all that is left of a damaged version."""
-    if (version := ledger.current) is None:
-        return
-    for name in {**version["files"], **version["lake_graph"]["files"]}:
-        if not session.store.exists(name):
-            raise InputError(
-                f"{session.store.root_uri}/{name} is missing, and version {version['version']} names it: nothing is "
-                "removed from a damaged output. Restore the file from a backup, or run `unlearnrec train`"
-            )
+    version = ledger.current
+    if version is not None and (missing := session.missing_file(version)) is not None:
+        raise InputError(missing_text(session.store, missing, version))
 
 
 def _log_files(session: Session) -> list[Leftover]:

@@ -72,7 +72,7 @@ def serve(
     host = config.serve.host if host is None else host
     token = _token(config.serve.token_variable, host, is_loopback(host))
     session = Session(config)
-    session.version()
+    session.whole_version()
     open_list(session.store)
     desk = Desk(session)
     with (

@@ -105,6 +105,25 @@ class Session:
         self.check_partitions(current["graph"])
         return current
 
+    def whole_version(self) -> Manifest:
+        """The current version, when all of its files are there.
+
+        Raises:
+            InputError: as `version`; or a file is missing, which is named: the output was damaged, or copied in parts.
+        """
+        while True:
+            version = self.version()
+            missing = self.missing_file(version)
+            if missing is None:
+                return version
+            if self.version()["version"] == version["version"]:  # else a purge took it, after another commit
+                raise InputError(missing_text(self.store, missing, version))
+
+    def missing_file(self, version: Manifest) -> str | None:
+        """The first file that a version, or the graph to train on next, names in vain."""
+        names = {**version["files"], **version["lake_graph"]["files"]}
+        return next((name for name in names if not self.store.exists(name)), None)
+
     def check_partitions(self, graph: Manifest) -> None:
         """Raise InputError unless the graph has as many partitions as the configuration asks for."""
         if graph["partitions"] != self.config.cluster.partitions:
@@ -183,6 +202,14 @@ class Session:
     def kernel(self) -> str:
         """The neighbour sum that `train.kernel` means."""
         return "torch" if self.config.train.kernel == "auto" else self.config.train.kernel
+
+
+def missing_text(store: Store, name: str, version: Manifest) -> str:
+    """What to tell when `name` is not there."""
+    return (
+        f"{store.root_uri}/{name} is missing, and version {version['version']} names it: the output is damaged, and is left "
+        "as it is. Restore the file from a backup, or run `unlearnrec train`"
+    )
 
 
 def digest(manifest: Manifest) -> str:

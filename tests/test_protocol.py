@@ -17,7 +17,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from fake_workers import FakeWorkers
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from memory_store import Crash
 from processes import Process, SharedStore
@@ -37,6 +37,7 @@ from unlearnrec.cluster.service import Service
 from unlearnrec.cluster.session import Session, silent
 from unlearnrec.cluster.suppression import ENVIRONMENT, SuppressionList, digests_of
 from unlearnrec.cluster.versions import CANCELLED, COMMITTED, COMPLETED
+from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 from unlearnrec.partitioning.storage import Store
 
@@ -141,6 +142,7 @@ def start(tmp_path_factory):
         version | {"reason": "pretrain", "model": model, "files": version["files"] | {name: entry}}, head
     )
     Protocol.config = config
+    Protocol.begin_with = pairs_of(Store(config.output), version["graph"])
     Protocol.files = {name: Store(config.output).read(name) for name in Store(config.output).list()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ENVIRONMENT, KEY)
@@ -166,6 +168,7 @@ acts = st.one_of(
 class Protocol(RuleBasedStateMachine):
     config: Any
     files: dict[str, bytes]
+    begin_with: Pairs
 
     @initialize()
     def open(self) -> None:
@@ -185,7 +188,7 @@ class Protocol(RuleBasedStateMachine):
         self.patch.setattr(forgetting, "parse_request", read)
         self.desks = [self.desk(who) for who in DESKS]
         self.services = {n: self.service() for n in SERVICES}
-        self.initial = pairs_of(self.store, self.session().version()["graph"])
+        self.initial = Protocol.begin_with
         self.bodies: dict[str, dict[str, Any]] = {}
         """The content that the log has accepted, by id."""
         self.acknowledged: set[str] = set()
@@ -406,6 +409,74 @@ class Protocol(RuleBasedStateMachine):
 
 
 TestProtocol = Protocol.TestCase
+
+
+def whole_act(who: int, what: str, name: str = "", which: int = 0) -> Any:
+    return lambda model: model.begin((who, what, name, which), WHOLE)
+
+
+HISTORY = [
+    *(whole_act(0, "post", name) for name in "ab"),
+    lambda model: model.wait(GRACE + 1),
+    *(whole_act(2, "tick") for _ in range(2)),
+    whole_act(0, "post", "c"),
+    whole_act(4, "purge", which=1),
+    lambda model: model.wait(GRACE + 1),
+    *(whole_act(2, "tick") for _ in range(2)),
+    *(whole_act(0, "post", name) for name in "de"),
+]
+
+
+@settings(max_examples=300 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 25, deadline=None)
+@given(random=st.randoms(use_true_random=False), log_first=st.booleans())
+def test_a_copy_made_meanwhile_goes_on_or_is_refused_by_name(random, log_first):
+    """Files are copied one by one, in any order, while requests are accepted, carried out and purged."""
+    model = Protocol()
+    model.open()
+    copy: dict[str, bytes] = {}
+    try:
+        steps = [0] * len(HISTORY) + [1] * 12
+        random.shuffle(steps)
+        left = list(HISTORY)
+        for step in [*steps, *[1] * 1000]:
+            if step == 0:
+                left.pop(0)(model)
+                continue
+            there = sorted(model.store.files.keys() - copy.keys())
+            logs = [name for name in there if name.startswith("log/")]
+            if not there:
+                break
+            name = random.choice(logs if log_first and logs else there)
+            copy[name] = model.store.files[name]
+    finally:
+        model.patch.undo()
+    restored = Protocol()
+    restored.files = copy
+    try:
+        restored.open()
+        session = restored.session()
+        try:
+            version = session.whole_version()
+        except InputError as error:
+            assert any(name in str(error) for name in (*model.store.files, "log/", "versions/", "graph/")), error
+            return
+        ledger = Ledger(session.journal.records())
+        lost = [name for name in ledger.open if restored.purged(name)]
+        for _ in range(30):
+            restored.clock.now += 100
+            restored.services[2].tick()
+        states = Ledger(session.journal.records()).tickets
+        assert {name for name, ticket in states.items() if ticket.state is State.FAILED} == set(lost)
+        forgotten = [name for name, ticket in states.items() if ticket.state in (State.COMMITTED, State.COMPLETED)]
+        expected = restored.initial
+        for name in forgotten:
+            expected -= removed_by(restored.body_of(0, name), expected)
+        assert pairs_of(restored.store, session.version()["graph"]) == expected
+        assert version["version"] <= session.version()["version"]
+    finally:
+        restored.patch.undo()
+
+
 # `HYPOTHESIS_PROFILE=deep` is for a night; otherwise the same examples each time.
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 TestProtocol.settings = settings(

@@ -237,7 +237,8 @@ class WorkerGroup:
         while True:
             try:
                 if not self._formed:
-                    self.rebuild()
+                    # Before the first generation nobody can be stuck: workers that are silent are still starting.
+                    (self.rebuild if self._generation else self.form)()
                     restore()
                 return self.call(method, *args, partitions=partitions, on_progress=on_progress, **kwargs)
             except WorkerFailure as failure:
