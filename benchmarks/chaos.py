@@ -230,7 +230,7 @@ def _conflict(server: Server, request_id: str, history: History) -> None:
 def _cancel(server: Server, request_id: str, history: History) -> None:
     answer = _call(server, "DELETE", f"/v1/requests/{request_id}", history)
     if answer is not None and answer.status_code == 200:
-        history.count("requests cancelled")
+        history.count("cancellations answered")
         history.cancelled.add(request_id)
         history.told(request_id, answer.json())
 
@@ -258,8 +258,8 @@ def _reader(config: Config, history: History, stop: threading.Event) -> None:
     """Reads the current version's files every few seconds: whole, or replaced meanwhile."""
     session = Session(config)
     while not stop.wait(5.0):
-        version = session.version()
         try:
+            version = session.version()
             for name, entry in version["files"].items():
                 if session.store.sha256(session.store.read(name)) != entry["sha256"]:
                     history.wrong(f"{name} of version {version['version']} is not as committed")
