@@ -226,6 +226,15 @@ class Protocol(RuleBasedStateMachine):
         self.begin(second, WHOLE)
         self.advance(first[0], WHOLE)
 
+    @rule(name=ids, purge_first=st.booleans(), moments=st.integers(0, 12))
+    def race_with_a_purge(self, name: str, purge_first: bool, moments: int) -> None:
+        """Of a request that was never accepted, while it is."""
+        pair = [(0, "post", name, 0), (PURGE, "purge", "", 1)]
+        first, second = pair[::-1] if purge_first else pair
+        self.begin(first, moments)
+        self.begin(second, WHOLE)
+        self.advance(first[0], WHOLE)
+
     @rule(names=st.lists(ids, min_size=1, max_size=3), moments=moments, seconds=st.integers(0, 1))
     def race_of_services(self, names: list[str], moments: int, seconds: int) -> None:
         """Both decide on the same requests."""
