@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from unlearnrec.cluster.accepting import TakenId, close
+from unlearnrec.cluster.accepting import BeingPurged, TakenId, accept, close
 from unlearnrec.cluster.config import parse_config
 from unlearnrec.cluster.desk import Desk, TooMany
 from unlearnrec.cluster.journal import Journal
+from unlearnrec.cluster.requests import make_request
 from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.versions import FAILED
+from unlearnrec.cluster.versions import FAILED, PURGED, PURGING
 from unlearnrec.partitioning.storage import Store
 
 THREADS = 8
@@ -116,3 +117,20 @@ def test_an_acceptance_looks_at_the_store_once(open_desk: Any, monkeypatch: pyte
     desk.accept(["ann"], [], [], "second")
     log = "log/000000002.json"
     assert asked == [("read", log), ("create", "requests/second.json"), ("create", log)]
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_request_is_not_accepted_while_a_purge_takes_its_content(open_desk: Any, tmp_path: Path, seen: bool) -> None:
+    """Of an attempt that was never accepted; whether or not the session has seen the purge begin."""
+    session, journal = open_desk()._session, Journal(Store(str(tmp_path)))
+    request, other = (make_request(["ann"], [], [], name, b"") for name in ("r", "other"))
+    accept(session, make_request(["ann"], [], [], "before", b""))
+    journal.append(PURGING, {"unnamed": ["requests/r.json", "versions/000001/x"]})
+    session.ledger(look=seen)
+    with pytest.raises(BeingPurged, match=r"requests/r\.json"):
+        accept(session, request)
+    accept(session, other)
+    journal.append(PURGED, {})
+    session.ledger()
+    accept(session, request)
+    assert accepted(tmp_path) == ["before", "other", "r"]
