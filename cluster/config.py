@@ -6,12 +6,13 @@ the value it got and what would be right. What may stand where is written once, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ..partitioning.errors import InputError
 from .config_errors import explain
@@ -189,6 +190,18 @@ class Evaluate(Section):
     """Users scored at once: memory is this many times the number of items, in float32."""
 
 
+def _callback_host(value: str) -> str:
+    if not re.fullmatch(r"(https?://)?([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?", value):
+        raise ValueError(
+            f"serve.callback_hosts: got {value!r}, expected HOST[:PORT], https://HOST[:PORT] or http://HOST[:PORT], in "
+            "small letters and without a path"
+        )
+    return value
+
+
+CallbackHost = Annotated[str, AfterValidator(_callback_host)]
+
+
 class Serve(Section):
     """The long-running service: who may ask, and how much at once."""
 
@@ -206,6 +219,18 @@ class Serve(Section):
     """Longest body of a request; longer ones are refused (413)."""
     poll_seconds: float = Field(1.0, ge=0.05, le=60)
     """How often the log is read for what other commands wrote."""
+    tokens_file: str | None = None
+    """A JSON file of more tokens: names, SHA-256 digests and scopes, no token itself (docs/serving.md)."""
+    rate_per_second: float = Field(500, gt=0)
+    """Calls that each token (without tokens: each address) may make in the long run; more are refused (429)."""
+    burst: int = Field(1000, ge=1)
+    """Calls that it may make at once."""
+    callback_hosts: Annotated[tuple[CallbackHost, ...], BeforeValidator(_as_tuple)] = ()
+    """Where `status_callback_urls` may lead: HOST[:PORT] for https, http://HOST[:PORT] for plain http. Empty: nowhere."""
+    callback_attempts: int = Field(12, ge=1, le=50)
+    """Attempts to tell a receiver one state; the pauses between them double, from one second to an hour."""
+    detached: bool = False
+    """Run as a detached actor of the Ray cluster at `cluster.address`, behind Ray Serve, until `serve --stop`."""
 
 
 class Config(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,8 @@ from threading import Event, Lock
 from typing import Any
 
 from ..partitioning.storage import Store
-from .accepting import accept, check_same, close
+from .accepting import TakenId, accept, check_same, close
+from .callbacks import News, Outbox
 from .coordinator import (
     State,
     Ticket,
@@ -22,7 +23,7 @@ from .coordinator import (
     oldest_age,
     retry_after,
 )
-from .requests import Id, content_name, make_request
+from .requests import Id, Request, content_name, make_request
 from .session import Session
 from .versions import CANCELLED
 
@@ -54,8 +55,8 @@ class View:
 class Desk:
     """One output's requests. A request is accepted when `accept` returns: its record is durable then."""
 
-    def __init__(self, session: Session, clock: Callable[[], float] = time.time) -> None:
-        self._session, self._clock = session, clock
+    def __init__(self, session: Session, clock: Callable[[], float] = time.time, outbox: Outbox | None = None) -> None:
+        self._session, self._clock, self._outbox = session, clock, outbox
         self._grace = session.config.forget.grace_seconds
         self._limit = session.config.serve.max_open_requests
         self._lock = Lock()
@@ -63,13 +64,30 @@ class Desk:
         """Requests on their way into the log, which count as open."""
         self.news = Event()
         """Set when a request was accepted."""
-        self.running: frozenset[str] = frozenset()
+        self._running: frozenset[str] = frozenset()
+
+    @property
+    def running(self) -> frozenset[str]:
         """The requests of the batch under way; set by the loop."""
+        return self._running
+
+    @running.setter
+    def running(self, requests: frozenset[str]) -> None:
+        self._running = requests
+        if self._outbox is not None:
+            self._outbox.wake.set()
 
     def accept(
-        self, users: list[Id], items: list[Id], interactions: list[tuple[Id, Id]], request_id: str | None
+        self,
+        users: list[Id],
+        items: list[Id],
+        interactions: list[tuple[Id, Id]],
+        request_id: str | None,
+        callback_urls: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Accept a request, or say where it is if it was accepted before; one that failed is tried again.
+
+        callback_urls: to be told of its state from now on; only those with which it is accepted count.
 
         Raises:
             TakenId: another request has this id.
@@ -82,7 +100,7 @@ class Desk:
         if ticket is None or ticket.state is State.FAILED:
             # Not one after the other: what is made durable at the same time shares the writes of the log.
             with self._room(request.request_id):
-                accept(self._session, request)
+                self._accept(request, callback_urls)
             self.news.set()
         return self._describe(self._session.ledger(look=False).tickets[request.request_id])
 
@@ -105,6 +123,15 @@ class Desk:
             raise TooLate
         return self._describe(ticket)
 
+    def latest(self, request_ids: Collection[str]) -> dict[str, News]:
+        """What there is to tell about those of these requests that were accepted."""
+        found = {}
+        for ticket in filter(None, map(self._session.ledger().tickets.get, request_ids)):
+            state = self._describe(ticket)
+            phase = "in_progress" if state["request_status"] == "in_progress" else ticket.state.value
+            found[ticket.request_id] = News(f"{phase} {state['received_time']}", ticket.final, state)
+        return found
+
     def view(self) -> View:
         """The open requests and the current version."""
         ledger = self._session.ledger()
@@ -125,6 +152,19 @@ class Desk:
                 if state is not State.ACCEPTED
             },
         }
+
+    def _accept(self, request: Request, callback_urls: Sequence[str]) -> None:
+        """With whom to tell written down first: no crash leaves an accepted request that nobody is told of."""
+        if self._outbox is not None and callback_urls:
+            self._outbox.add(request.request_id, callback_urls)
+        try:
+            accept(self._session, request)
+        except TakenId:
+            if self._outbox is not None:
+                self._outbox.drop(request.request_id)
+            raise
+        if self._outbox is not None:
+            self._outbox.wake.set()
 
     @contextmanager
     def _room(self, request_id: str) -> Iterator[None]:

@@ -17,6 +17,8 @@ from typing import Any
 
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import MANIFEST
+from .callbacks import FOLDER as CALLBACKS
+from .callbacks import callbacks_name
 from .checkpoints import checkpoint_number
 from .config import Config
 from .coordinator import Ledger
@@ -162,13 +164,18 @@ def _places(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
             if name.split("/")[1].partition("-")[0] not in keys:
                 yield name, CHECKPOINT, "of a run on a graph that is no longer current"
     yield from _requests(session, ledger)
-    for folder in ("versions", "graph", CHECKPOINTS, SCRATCH, REQUESTS):
+    for folder in ("versions", "graph", CHECKPOINTS, SCRATCH, REQUESTS, CALLBACKS):
         for name in store.unfinished(folder):
             yield name, UNNAMED, "a write that did not end"
 
 
 def _requests(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
-    logged, done = set(map(content_name, ledger.tickets)), carried_out(ledger)
+    logged, told = set(map(content_name, ledger.tickets)), set(map(callbacks_name, ledger.tickets))
+    done = carried_out(ledger)
+    # Before the contents: whoever has callbacks has a content too, and is not accepted while that is removed.
+    for name in session.store.list(CALLBACKS):
+        if name not in told:
+            yield name, UNNAMED, "callbacks of a request that was not accepted"
     for name in session.store.list(REQUESTS):
         if name in done:
             with contextlib.suppress(FileNotFoundError):

@@ -1,30 +1,36 @@
-"""`serve`: the command. The loop has the main thread, because signals and Ray belong there; HTTP has one of its own."""
+"""`serve`: the command on one machine. The loop has the main thread, because signals and Ray belong there; HTTP has one
+of its own. `detached` is the same on a cluster."""
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..partitioning.errors import InputError
 from ..workers import WorkerGroup
+from .callback_sender import Sender
+from .callbacks import Outbox, load_key, url_pattern
 from .carrying_out import carry_out
 from .config import Config
+from .config import Serve as Settings
 from .desk import Desk
 from .evidence import add_evidence
 from .progress import Progress
 from .readouts import Readouts, make_readouts
 from .requests import Request
-from .service import Service
+from .service import Engine, Service
 from .session import Manifest, Session, silent
 from .suppression import open_list
+from .tokens import SHORTEST_TOKEN, load_tokens
 
-SHORTEST_TOKEN = 16
+if TYPE_CHECKING:
+    from .door import Admission
+
 SLICE_SECONDS = 0.1
 """The longest that a signal waits for an idle loop."""
 
@@ -59,29 +65,27 @@ def serve(
     batch; its requests stay accepted.
 
     Raises:
-        InputError: the packages of the extra are missing, a token is needed or too short, the port is taken, or the
-            output has no version.
+        InputError: the packages of the extra are missing, a token is needed or too short, the port is taken, the key of
+            the callbacks is not set, or the output has no version.
     """
     progress = progress or silent()
     try:
         import uvicorn
 
-        from .http import is_loopback, make_app
+        from .http import make_app
     except ModuleNotFoundError as error:
         raise InputError(f"serve: {error.name} is not installed. Run `pip install 'unlearnrec[serve]'`") from None
     host = config.serve.host if host is None else host
-    token = _token(config.serve.token_variable, host, is_loopback(host))
+    admission = admit(config.serve, host)
     session = Session(config)
-    session.whole_version()
-    open_list(session.store)
-    desk = Desk(session)
+    check_output(session)
     with (
         _listen(host, config.serve.port if port is None else port) as listener,
         session.workers() as group,
         _signals() as stopped,  # after Ray's own, which would end the process in the middle of a batch
+        coordinate(session, WorkerEngine(session, group, progress)) as service,
     ):
-        service = Service(session, desk, WorkerEngine(session, group, progress))
-        app = make_app(service, token, config.serve.max_body_bytes)
+        app = make_app(service, admission, callback_pattern(config.serve))
         # No access log, and no tracebacks of requests: both may hold ids of users.
         settings = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off")
         server = uvicorn.Server(settings)
@@ -89,34 +93,75 @@ def serve(
         thread.start()
         address, bound = listener.getsockname()[:2]
         progress.note(f"listening on http://{f'[{address}]' if ':' in address else address}:{bound}")
-        while not stopped():
-            desk.news.clear()
-            _sleep(min(service.tick(), config.serve.poll_seconds), stopped, desk.news)
+        follow(service, stopped, config.serve.poll_seconds)
         progress.note("stopping")
         server.should_exit = True
         thread.join(timeout=5)
     return {"status": "stopped", "version": service.health()["version"]}
 
 
+def admit(settings: Settings, host: str) -> Admission:
+    """Who may call, with the tokens of the environment and of the file.
+
+    Raises:
+        InputError: others than this machine could reach `host` and there is no token, or as `tokens.load_tokens`.
+    """
+    from .door import Admission, is_loopback
+
+    tokens = load_tokens(settings.token_variable, settings.tokens_file)
+    if not tokens and not is_loopback(host):
+        raise InputError(
+            f"serve.host {host}: others could reach it, and {settings.token_variable} is not set. Set it to a secret of "
+            f"at least {SHORTEST_TOKEN} characters (`openssl rand -hex 32`), or listen on 127.0.0.1"
+        )
+    return Admission(tokens, settings.max_body_bytes, settings.rate_per_second, settings.burst)
+
+
+def check_output(session: Session) -> None:
+    """Raise InputError unless there is something to serve, and the key of the suppression list where there is one."""
+    session.whole_version()
+    open_list(session.store)
+
+
+def callback_pattern(settings: Settings) -> str | None:
+    """Of the URLs that may be called; None: none may."""
+    return url_pattern(settings.callback_hosts) if settings.callback_hosts else None
+
+
+@contextmanager
+def coordinate(session: Session, engine: Engine) -> Iterator[Service]:
+    """The service on an output, with its callbacks where any are allowed. Its loop is `follow`.
+
+    Raises:
+        InputError: as `callbacks.load_key`.
+    """
+    settings = session.config.serve
+    pattern = callback_pattern(settings)
+    if pattern is None:
+        yield Service(session, Desk(session), engine)
+        return
+    key, outbox = load_key(), Outbox(session.store)
+    desk = Desk(session, outbox=outbox)
+    sender = Sender(outbox, desk.latest, key, pattern, settings.callback_attempts, settings.poll_seconds)
+    sender.start()
+    try:
+        yield Service(session, desk, engine, sender=sender)
+    finally:
+        sender.close()
+
+
+def follow(service: Service, stopped: Callable[[], bool], poll_seconds: float) -> None:
+    """The loop: one tick after the other, until `stopped`."""
+    news = service.desk.news
+    while not stopped():
+        news.clear()
+        _sleep(min(service.tick(), poll_seconds), stopped, news)
+
+
 def _sleep(seconds: float, stopped: Callable[[], bool], news: threading.Event) -> None:
     end = time.monotonic() + seconds
     while not stopped() and (left := end - time.monotonic()) > 0 and not news.wait(min(left, SLICE_SECONDS)):
         pass
-
-
-def _token(variable: str, host: str, loopback: bool) -> str | None:
-    token = os.environ.get(variable) or None
-    if token is None and not loopback:
-        raise InputError(
-            f"serve.host {host}: others could reach it, and {variable} is not set. Set it to a secret of at least "
-            f"{SHORTEST_TOKEN} characters (`openssl rand -hex 32`), or listen on 127.0.0.1"
-        )
-    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
-        raise InputError(
-            f"{variable}: a token has at least {SHORTEST_TOKEN} characters, all ASCII. Make one with "
-            "`openssl rand -hex 32`"
-        )
-    return token
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ..partitioning.errors import InputError
 from .accepting import UnreadableRequest, close, read_accepted
+from .callback_sender import Sender
 from .coordinator import Ticket, Verdict, error_class, judge, next_batch, seconds_until_due
 from .desk import Desk
 from .readouts import Readouts, living
@@ -39,8 +40,15 @@ class Engine(Protocol):
 class Service:
     """What the HTTP face asks, and the loop's step. `tick` is called by one thread, everything else by any."""
 
-    def __init__(self, session: Session, desk: Desk, engine: Engine, clock: Callable[[], float] = time.time) -> None:
-        self._session, self.desk, self._engine, self._clock = session, desk, engine, clock
+    def __init__(
+        self,
+        session: Session,
+        desk: Desk,
+        engine: Engine,
+        clock: Callable[[], float] = time.time,
+        sender: Sender | None = None,
+    ) -> None:
+        self._session, self.desk, self._engine, self._clock, self._sender = session, desk, engine, clock, sender
         self._alone: set[str] = set()
         self._wait_seconds, self._not_before, self._paused_at = FIRST_WAIT_SECONDS, 0.0, 0
         self._next_report = 0.0
@@ -76,7 +84,8 @@ class Service:
     def gauges(self) -> dict[str, float]:
         """As `Desk.gauges`, and the loop's own."""
         version = self.published.version if self.published else 0
-        return self.desk.gauges() | {"served_version": version, "blocked": int(self.blocked is not None)}
+        told = self._sender.gauges() if self._sender else {}
+        return self.desk.gauges() | told | {"served_version": version, "blocked": int(self.blocked is not None)}
 
     def _tick(self) -> float:
         settings = self._session.config

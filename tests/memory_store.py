@@ -41,6 +41,12 @@ class MemoryStore:
             raise FileExistsError(name)
         self._moment()
 
+    def remove(self, name: str) -> None:
+        self._moment()
+        if self.files.pop(name, None) is None:
+            raise FileNotFoundError(name)
+        self._moment()
+
     def sha256(self, data: bytes) -> str:
         return hashlib.sha256(data).hexdigest()
 

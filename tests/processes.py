@@ -92,13 +92,6 @@ class SharedStore(MemoryStore):
         super().create(name, data)
         self._dates[name] = self._clock()
 
-    def remove(self, name: str) -> None:
-        self._moment()
-        if name not in self.files:
-            raise FileNotFoundError(name)
-        del self.files[name]
-        self._moment()
-
     def unfinished(self, folder: str = "") -> list[str]:
         return []
 

@@ -1,19 +1,40 @@
 """The HTTP face, on a fake service: status codes, the door, limits, and what an answer must not hold."""
 
+import hashlib
+import json
+
 import pytest
 
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
+from unlearnrec.cluster import limits
 from unlearnrec.cluster.accepting import TakenId
+from unlearnrec.cluster.callbacks import url_pattern
 from unlearnrec.cluster.config import Serve
 from unlearnrec.cluster.desk import Desk, TooLate, TooMany
-from unlearnrec.cluster.http import is_loopback, make_app
-from unlearnrec.cluster.serve import _token
+from unlearnrec.cluster.door import Admission, is_loopback
+from unlearnrec.cluster.http import make_app
+from unlearnrec.cluster.limits import Buckets
+from unlearnrec.cluster.serve import admit
+from unlearnrec.cluster.tokens import SCOPES, Token, load_tokens
 from unlearnrec.partitioning.errors import InputError
 
 TOKEN = "0123456789abcdef"
 LIMIT = 2048
+PATTERN = url_pattern(["desk.example"])
+
+
+def admission(*tokens, rate=1e6, burst=10**6):
+    return Admission(tokens, LIMIT, rate, burst)
+
+
+def token(text=TOKEN, name="all", scopes=SCOPES):
+    return Token(name, hashlib.sha256(text.encode()).digest(), frozenset(scopes))
+
+
+def bearer(text):
+    return {"Authorization": f"Bearer {text}"}
 
 
 class FakeDesk:
@@ -22,13 +43,14 @@ class FakeDesk:
     def __init__(self):
         self.kept, self.full, self.late, self.broken = {}, False, False, None
 
-    def accept(self, users, items, interactions, request_id):
+    def accept(self, users, items, interactions, request_id, callback_urls=()):
         if self.broken:
             raise self.broken
         if self.full:
             raise TooMany(17)
         content = (tuple(users), tuple(items), tuple(interactions))
         request_id = request_id or f"req-{abs(hash(content))}"
+        self.urls = list(callback_urls)
         if self.kept.setdefault(request_id, content) != content:
             raise TakenId("taken")
         return self.status(request_id)
@@ -71,7 +93,8 @@ def service():
 
 @pytest.fixture
 def client(service):
-    return TestClient(make_app(service, None, LIMIT), base_url="http://127.0.0.1:8080", raise_server_exceptions=False)
+    app = make_app(service, admission(), PATTERN)
+    return TestClient(app, base_url="http://127.0.0.1:8080", raise_server_exceptions=False)
 
 
 def test_a_request_is_accepted_and_repeating_it_gives_the_same_answer(client):
@@ -140,7 +163,8 @@ def test_refusals(client, service):
     failed = client.post("/v1/requests/r2", json={"users": [1]})
     assert failed.status_code == 500 and "ann" not in failed.text
     assert client.get("/nowhere").json()["error"]["code"] == 404
-    assert client.put("/v1/requests/r1").status_code == 405
+    wrong = client.put("/v1/requests/r1")
+    assert wrong.status_code == 405 and wrong.headers["allow"] == "DELETE, GET, POST"
 
 
 def test_a_long_body_is_refused_before_it_is_read(client, service):
@@ -180,16 +204,120 @@ PATHS = ("/v1/discovery", "/v1/requests/x", "/v1/recommendations/ann", "/metrics
 
 
 def test_without_the_token_nothing_is_told(service):
-    client = TestClient(make_app(service, TOKEN, LIMIT))
-    for wrong in ({}, {"Authorization": "Bearer "}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": TOKEN}):
+    client = TestClient(make_app(service, admission(token())))
+    assert client.get("/metrics").headers["www-authenticate"] == "Bearer"
+    for wrong in (bearer(""), bearer(f"{TOKEN}x"), {"Authorization": TOKEN}, {"Authorization": f"Basic {TOKEN}"}):
         for path in PATHS:
             answer = client.get(path, headers=wrong)
-            assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
         assert client.post("/v1/requests", json={"users": [1]}, headers=wrong).status_code == 401
         assert client.get("/healthz").status_code == 200
     assert not service.desk.kept
-    right = {"Authorization": f"Bearer {TOKEN}"}
-    assert client.get("/v1/recommendations/ann", headers=right).status_code == 200
+    assert client.get("/v1/recommendations/ann", headers=bearer(TOKEN)).status_code == 200
+
+
+CALLS = [
+    ("POST", "/v1/requests", "requests:write"),
+    ("POST", "/v1/requests/x", "requests:write"),
+    ("DELETE", "/v1/requests/x", "requests:write"),
+    ("GET", "/v1/requests/x", "requests:read"),
+    ("GET", "/v1/recommendations/ann", "recommendations:read"),
+    ("GET", "/metrics", "metrics:read"),
+]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_token_opens_its_scope_and_no_other(service, scope):
+    client = TestClient(make_app(service, admission(token("other" * 9, "none"), token(name="one", scopes=[scope]))))
+    for method, path, needed in CALLS:
+        body = {"json": {"users": [1]}} if method == "POST" else {}
+        answer = client.request(method, path, headers=bearer(TOKEN), **body)
+        assert (answer.status_code == 403) == (needed != scope), (method, path)
+        if needed != scope:
+            assert answer.headers["www-authenticate"] == f'Bearer error="insufficient_scope", scope="{needed}"'
+    assert client.get("/v1/discovery", headers=bearer(TOKEN)).status_code == 200
+    assert ("x" in service.desk.kept) == (scope == "requests:write")
+
+
+def test_each_token_has_its_own_rate_and_guesses_are_counted(service):
+    client = TestClient(make_app(service, admission(token(), token("second-" * 4, "second"), rate=0.01, burst=3)))
+    codes = [client.get("/v1/discovery", headers=bearer(TOKEN)).status_code for _ in range(4)]
+    assert codes == [200, 200, 200, 429]
+    refused = client.get("/v1/discovery", headers=bearer(TOKEN))
+    assert 90 <= int(refused.headers["retry-after"]) <= 100 and "serve.rate_per_second" in refused.text
+    assert client.get("/v1/discovery", headers=bearer("second-" * 4)).status_code == 200
+    assert [client.get("/metrics", headers=bearer("guess")).status_code for _ in range(4)] == [401, 401, 401, 429]
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_bucket_fills_again():
+    now = [0.0]
+    buckets = Buckets(2.0, 2, lambda: now[0])
+    assert [buckets.take("a") for _ in range(3)] == [0, 0, 0.5]
+    assert buckets.take("b") == 0
+    now[0] = 0.5
+    assert buckets.take("a") == 0 and buckets.take("a") == 0.5
+    now[0] = 100.0
+    assert [buckets.take("a") > 0 for _ in range(3)] == [False, False, True]
+
+
+def test_few_callers_are_remembered(monkeypatch):
+    monkeypatch.setattr(limits, "MOST_CALLERS", 2)
+    buckets = Buckets(1.0, 1, lambda: 0.0)
+    assert [buckets.take(caller) for caller in "abcbca"] == [0, 0, 0, 1, 1, 0]
+
+
+def test_an_opendsr_body_is_a_request(client, service):
+    body = {
+        "subject_request_id": "a7551968-d5d6-44b2-9831-815ac9017798",
+        "subject_request_type": "erasure",
+        "regulation": "gdpr",
+        "submitted_time": "2018-10-02T15:00:00Z",
+        "subject_identities": [
+            {"identity_type": "controller_customer_id", "identity_value": "ann", "identity_format": "raw"}
+        ],
+        "api_version": "2.0",
+        "status_callback_urls": ["https://desk.example/opendsr/callbacks"],
+    }
+    answer = client.post("/v1/requests", json=body)
+    assert answer.status_code == 202 and answer.json()["request_id"] == body["subject_request_id"]
+    assert service.desk.kept == {body["subject_request_id"]: (("ann",), (), ())}
+    assert service.desk.urls == body["status_callback_urls"]
+    assert client.post("/v1/requests/other", json=body).status_code == 409
+    for wrong in ({"subject_request_type": "access"}, {"api_version": "1.0"}, {"extensions": {}}):
+        assert client.post("/v1/requests", json=body | wrong).status_code == 422
+    email = body | {"subject_identities": [body["subject_identities"][0] | {"identity_type": "email"}]}
+    assert client.post("/v1/requests", json=email).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://desk.example/x",
+        "https://desk.example.evil.example/",
+        "https://desk.example@evil.example/",
+        "https://desk.example:8443/",
+        "https://DESK.example/",
+        "https://desk.example\\@evil.example/",
+        "https://deskxexample/",
+        "https://127.0.0.1/",
+        "https://desk.example/\n",
+        "file:///etc/passwd",
+    ],
+)
+def test_callbacks_lead_to_listed_hosts_alone(client, service, url):
+    for urls in ([url], ["https://desk.example/", url]):
+        answer = client.post("/v1/requests", json={"users": [1], "status_callback_urls": urls})
+        field = f"status_callback_urls[{len(urls) - 1}]"
+        assert answer.status_code == 422 and answer.json()["error"]["errors"][0]["field"] == field
+    assert not service.desk.kept
+
+
+def test_without_a_list_of_hosts_there_are_no_callbacks(service):
+    client = TestClient(make_app(service, admission()), base_url="http://127.0.0.1:8080")
+    body = {"users": [1], "status_callback_urls": ["https://desk.example/"]}
+    assert client.post("/v1/requests", json=body).status_code == 422 and not service.desk.kept
 
 
 def test_without_a_token_only_loopback_names_are_answered(client):
@@ -203,14 +331,53 @@ def test_elsewhere_than_loopback_a_token_is_needed(monkeypatch):
         *[True] * 4,
         *[False] * 3,
     ]
-    assert _token("TOKEN_HERE", "127.0.0.1", True) is None
+    settings = Serve(token_variable="TOKEN_HERE")
+    assert admit(settings, "127.0.0.1").tokens == ()
     with pytest.raises(InputError, match="TOKEN_HERE is not set"):
-        _token("TOKEN_HERE", "0.0.0.0", False)
-    monkeypatch.setenv("TOKEN_HERE", "short")
-    with pytest.raises(InputError, match="at least 16"):
-        _token("TOKEN_HERE", "127.0.0.1", True)
+        admit(settings, "0.0.0.0")
+    for bad in ("short", "sixteen and more ", "ü" * 16):
+        monkeypatch.setenv("TOKEN_HERE", bad)
+        with pytest.raises(InputError, match="at least 16"):
+            admit(settings, "127.0.0.1")
     monkeypatch.setenv("TOKEN_HERE", TOKEN)
-    assert _token("TOKEN_HERE", "0.0.0.0", False) == TOKEN
+    assert admit(settings, "0.0.0.0").tokens == (token(name="default"),)
+
+
+DIGEST = hashlib.sha256(TOKEN.encode()).hexdigest()
+
+
+def test_tokens_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.delenv("TOKEN_HERE", raising=False)
+    file = tmp_path / "tokens.json"
+    file.write_text(json.dumps([{"name": "desk", "sha256": DIGEST, "scopes": ["requests:write"]}]))
+    assert load_tokens("TOKEN_HERE", str(file)) == (token(name="desk", scopes=["requests:write"]),)
+    monkeypatch.setenv("TOKEN_HERE", TOKEN)
+    with pytest.raises(InputError, match="the same sha256"):
+        load_tokens("TOKEN_HERE", str(file))
+    monkeypatch.setenv("TOKEN_HERE", "another-" * 3)
+    assert [t.name for t in load_tokens("TOKEN_HERE", str(file))] == ["default", "desk"]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", "not JSON"),
+        ("{}", "entry list"),
+        (json.dumps([{"name": "a", "sha256": DIGEST, "scopes": []}]), r"\[0\].scopes"),
+        (json.dumps([{"name": "a", "sha256": DIGEST, "scopes": ["everything"]}]), r"\[0\].scopes\[0\]"),
+        (json.dumps([{"name": "a", "sha256": TOKEN, "scopes": ["metrics:read"]}]), r"\[0\].sha256"),
+        (json.dumps([{"name": "a b", "sha256": DIGEST, "scopes": ["metrics:read"]}]), r"\[0\].name"),
+        (json.dumps([{"name": "a", "sha256": d * 64, "scopes": ["metrics:read"]} for d in "ab"]), "the same name"),
+        (None, "No such file"),
+    ],
+)
+def test_a_wrong_file_of_tokens_is_named(tmp_path, content, named):
+    file = tmp_path / "tokens.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InputError, match=f"serve.tokens_file .*{named}") as error:
+        load_tokens("TOKEN_HERE", str(file))
+    assert TOKEN not in str(error.value)
 
 
 def test_the_defaults_are_careful():

@@ -18,6 +18,7 @@ from small_output import (
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster import purge as purging
+from unlearnrec.cluster.callbacks import Outbox
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import to_yaml
 from unlearnrec.cluster.forgetting import _answer
@@ -158,11 +159,15 @@ def test_a_request_that_is_only_accepted_keeps_its_content(local):
     session.journal.append("completed", {"request_id": "nothing", "answer": {"request_id": "nothing"}})
     session.store.write("requests/nothing.json", b'{"salt": "s", "body": "strangers"}')
     session.store.write("requests/dead.json", b'{"salt": "s", "body": "never accepted"}')
-    assert found(local) == {"requests/nothing.json": REQUEST, "requests/dead.json": UNNAMED}
+    outbox = Outbox(session.store)
+    outbox.add("waiting", ["https://desk.example/"])
+    outbox.add("dead", ["https://desk.example/"])
+    dead = {"requests/dead.json": UNNAMED, "callbacks/dead.json": UNNAMED}
+    assert found(local) == {"requests/nothing.json": REQUEST, **dead}
     answer = purge(local)
-    assert (answer["removed_files"], answer["purged_requests"], answer["kept_files"]) == (0, 1, 1)
+    assert (answer["removed_files"], answer["purged_requests"], answer["kept_files"]) == (0, 1, 2)
     assert session.store.read("requests/waiting.json") == body and session.store.exists("requests/dead.json")
-    assert purge(local, now=True)["removed_files"] == 1
+    assert purge(local, now=True)["removed_files"] == 2 and set(Outbox(session.store).entries()) == {"waiting"}
     assert session.store.read("requests/waiting.json") == body and not session.store.exists("requests/dead.json")
 
 

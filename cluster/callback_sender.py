@@ -1,0 +1,185 @@
+"""Tells receivers the news of their requests, in threads of its own: no request and no batch ever waits for a receiver."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import requests
+
+from .callbacks import News, Outbox, sign
+
+CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0
+LONGEST_BACKOFF_SECONDS = 3600.0
+THREADS, THREADS_A_HOST = 8, 2
+"""A host that does not answer keeps few threads, and the others go on."""
+SHORTEST_PAUSE_SECONDS = 0.05
+
+log = logging.getLogger(__name__)
+
+Post = Callable[[str, bytes, Mapping[str, str]], bool]
+Key = tuple[str, str]
+"""(request id, URL)."""
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """How often an event was tried in vain, and when it is tried again."""
+
+    event: str
+    made: int = 0
+    not_before: float = 0.0
+
+
+def backoff(made: int, draw: float) -> float:
+    """Seconds after the attempt number `made` failed: doubled each time, and spread over its second half by `draw`,
+    uniform in [0, 1), so that receivers that come back are not met by everybody at once."""
+    return min(LONGEST_BACKOFF_SECONDS, 2.0 ** (made - 1)) * (0.5 + 0.5 * draw)
+
+
+class Sender:
+    """Sends, at least once and in order, the newest state of each request to each of its URLs; older ones that a
+    receiver missed are skipped. `step` decides; `run` repeats it in a thread until `close`.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        news: Callable[[Collection[str]], Mapping[str, News]],
+        key: bytes,
+        pattern: str,
+        max_attempts: int,
+        poll_seconds: float,
+        post: Post | None = None,
+        submit: Callable[..., object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._outbox, self._news, self._key, self._pattern = outbox, news, key, re.compile(pattern)
+        self._max_attempts, self._poll_seconds = max_attempts, poll_seconds
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="callback")
+        self._post, self._submit, self._clock = post or _post, submit or self._pool.submit, clock
+        self._lock = threading.Lock()
+        self._attempts: dict[Key, Attempts] = {}
+        self._under_way: set[Key] = set()
+        self._counts: Counter[str] = Counter()
+        self._closed = threading.Event()
+
+    def start(self) -> None:
+        """Begin to send; what an earlier process left is sent too."""
+        threading.Thread(target=self._run, name="callbacks", daemon=True).start()
+
+    def close(self) -> None:
+        """Begin nothing any more. What is not delivered is sent by the next process."""
+        self._closed.set()
+        self._outbox.wake.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def gauges(self) -> dict[str, float]:
+        """For `/metrics`: requests with news to tell, and what this process delivered, tried in vain, and gave up."""
+        names = ("delivered", "retried", "given_up")
+        with self._lock:
+            counts = {f"callbacks_{name}_total": float(self._counts[name]) for name in names}
+        return {"callbacks_waiting": len(self._outbox.entries()), **counts}
+
+    def step(self) -> float:
+        """Send what is due, and forget the requests of which all is told. Returns the seconds until the next step."""
+        entries = self._outbox.entries()
+        if not entries:
+            return self._poll_seconds
+        now, wait = self._clock(), self._poll_seconds
+        for request_id, news in self._news(entries).items():
+            missing = entries[request_id].missing(news.event)
+            if news.final and not missing:
+                self._outbox.drop(request_id)
+            for url in missing:
+                wait = min(wait, self._send(request_id, url, news, now))
+        return wait
+
+    def _send(self, request_id: str, url: str, news: News, now: float) -> float:
+        """Begin one attempt if it is due; returns the seconds until another step should ask again."""
+        key = request_id, url
+        with self._lock:
+            attempts = self._attempts.get(key)
+            if attempts is None or attempts.event != news.event:
+                attempts = Attempts(news.event)
+            busy = sum(_host(other) == _host(url) for _, other in self._under_way)
+            if key in self._under_way or busy >= THREADS_A_HOST:
+                return self._poll_seconds  # the end of an attempt wakes this thread
+            if attempts.not_before > now:
+                return attempts.not_before - now
+            self._under_way.add(key)
+        self._submit(self._attempt, key, news, attempts)
+        return self._poll_seconds
+
+    def _attempt(self, key: Key, news: News, attempts: Attempts) -> None:
+        request_id, url = key
+        try:
+            message_id, body = news.message(request_id, url)
+            headers = {"Content-Type": "application/json", **sign(self._key, message_id, int(time.time()), body)}
+            # The list of hosts may be another than when the request was accepted.
+            allowed = self._pattern.fullmatch(url) is not None
+            delivered = allowed and self._post(url, body, headers)
+            made = attempts.made + 1
+            if delivered or not allowed or made >= self._max_attempts:
+                self._outbox.tell(request_id, url, news.event)
+                self._count("delivered" if delivered else "given_up", key, None)
+                if not delivered:
+                    log.warning("request %s: its callback was given up after %d attempts", request_id, made)
+            else:
+                again = self._clock() + backoff(made, random.random())
+                self._count("retried", key, Attempts(news.event, made, again))
+        except Exception as error:  # such as a store that fails: delivered perhaps, and sent once more
+            log.warning("request %s: its callback failed with %s", request_id, type(error).__name__)
+            again = self._clock() + backoff(attempts.made + 1, random.random())
+            self._count("retried", key, Attempts(news.event, attempts.made + 1, again))
+        finally:
+            with self._lock:
+                self._under_way.discard(key)
+            self._outbox.wake.set()
+
+    def _count(self, what: str, key: Key, attempts: Attempts | None) -> None:
+        with self._lock:
+            self._counts[what] += 1
+            if attempts is None:
+                self._attempts.pop(key, None)
+            else:
+                self._attempts[key] = attempts
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._outbox.wake.clear()
+            try:
+                wait = self.step()
+            except Exception as error:
+                log.warning("callbacks wait: %s", type(error).__name__)
+                wait = self._poll_seconds
+            time.sleep(SHORTEST_PAUSE_SECONDS)
+            self._outbox.wake.wait(wait)
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc
+
+
+def _post(url: str, body: bytes, headers: Mapping[str, str]) -> bool:
+    """Whether the receiver took it. Redirects are not followed: they could lead anywhere. The answer is not read."""
+    try:
+        with requests.post(
+            url,
+            data=body,
+            headers=dict(headers),
+            timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
+            allow_redirects=False,
+            stream=True,
+        ) as answer:
+            return 200 <= answer.status_code < 300
+    except requests.RequestException:
+        return False

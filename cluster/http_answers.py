@@ -1,0 +1,68 @@
+"""The shapes of the HTTP face's answers, for its OpenAPI document and its clients; nothing is made from them here."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+API_VERSION = "2.0"
+"""Of OpenDSR, whose names are used where they fit."""
+
+
+class RequestState(BaseModel):
+    """Where a request is. Once it is carried out, the numbers of its answer stand beside these."""
+
+    model_config = ConfigDict(extra="allow")
+
+    api_version: Literal["2.0"]
+    subject_request_id: str
+    request_status: Literal["pending", "in_progress", "completed", "cancelled"]
+    """OpenDSR's word for the next one."""
+    status: str
+    received_time: datetime
+    request_id: str
+    phase: str
+    version: int | None
+    cancellable_until: datetime | None = None
+    removed_interactions: int | None = None
+    error: str | None = None
+
+
+class SupportedIdentity(BaseModel):
+    """A way in which users may be named."""
+
+    identity_type: str
+    identity_format: str
+
+
+class Discovery(BaseModel):
+    """What is supported."""
+
+    api_version: Literal["2.0"]
+    supported_identities: list[SupportedIdentity]
+    supported_subject_request_types: list[str]
+
+
+class Recommendation(BaseModel):
+    """One item; ranks begin with 1."""
+
+    item_id: int | str
+    score: float
+    rank: int
+
+
+class Recommendations(BaseModel):
+    """Of one user, best first, from this version."""
+
+    version: int
+    recommendations: list[Recommendation]
+
+
+class Health(BaseModel):
+    """Whether recommendations are answered, from which version, and what keeps requests waiting."""
+
+    status: Literal["ok", "starting"]
+    version: int | None
+    blocked: str | None

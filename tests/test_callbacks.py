@@ -1,0 +1,286 @@
+"""Callbacks step by step without threads: what is sent when, what a crash leaves, and how a receiver checks a message."""
+
+import base64
+import json
+import re
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from memory_store import MemoryStore
+from small_output import commit_train, small_config, user_name, write_interactions
+
+import unlearnrec
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.accepting import TakenId, close
+from unlearnrec.cluster.callback_sender import LONGEST_BACKOFF_SECONDS, Sender, backoff
+from unlearnrec.cluster.callbacks import KEY_VARIABLE, News, Outbox, load_key, sign, url_pattern
+from unlearnrec.cluster.desk import Desk
+from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.versions import FAILED
+from unlearnrec.partitioning.errors import InputError
+
+KEY = bytes(range(32))
+URL, OTHER = "https://desk.example/callbacks", "https://other.example:8443/"
+PATTERN = url_pattern(["desk.example", "https://other.example:8443"])
+
+
+class Receivers:
+    """Takes what it is sent, except at URLs that are `down`."""
+
+    def __init__(self):
+        self.sent, self.down = [], set()
+
+    def __call__(self, url, body, headers):
+        if url in self.down:
+            return False
+        self.sent.append((url, json.loads(body), headers["webhook-id"]))
+        return True
+
+    def statuses(self, url=URL):
+        return [body["status"] for to, body, _ in self.sent if to == url]
+
+
+class World:
+    """One output's outbox and what is new about its requests; `restart` forgets what is not durable."""
+
+    def __init__(self, max_attempts=3):
+        self.store, self.receivers, self.now = MemoryStore(), Receivers(), 0.0
+        self.states, self.max_attempts = {}, max_attempts
+        self.restart()
+
+    def restart(self, pattern=PATTERN):
+        self.outbox = Outbox(self.store)
+        self.sender = Sender(
+            self.outbox,
+            lambda ids: {i: self.states[i] for i in ids if i in self.states},
+            KEY,
+            pattern,
+            self.max_attempts,
+            1.0,
+            post=self.receivers,
+            submit=lambda work, *arguments: work(*arguments),
+            clock=lambda: self.now,
+        )
+
+    def say(self, request_id, status, request_status="pending", final=False):
+        state = {"subject_request_id": request_id, "request_status": request_status, "status": status}
+        state |= {"received_time": "2026-01-01T00:00:00.000+00:00", "removed_interactions": 7, "users": ["ann"]}
+        self.states[request_id] = News(status, final, state)
+
+    def pass_time(self, seconds):
+        self.now += seconds
+        return self.sender.step()
+
+
+def test_each_state_is_told_once_and_the_last_one_ends_it():
+    world = World()
+    world.outbox.add("r", [URL, OTHER, URL])
+    world.say("r", "accepted")
+    for _ in range(3):
+        world.sender.step()
+    world.say("r", "in_progress", "in_progress")
+    world.sender.step()
+    world.say("r", "committed", "completed", final=True)
+    for _ in range(3):
+        world.sender.step()
+    assert world.receivers.statuses(URL) == world.receivers.statuses(OTHER) == ["accepted", "in_progress", "committed"]
+    assert not world.store.files and not world.outbox.entries()
+    _, body, _ = world.receivers.sent[-1]
+    assert body["status_callback_url"] == OTHER and body["subject_request_id"] == "r"
+    assert body["request_status"] == "completed" and body["results_count"] == 7
+    assert "ann" not in json.dumps([body for _, body, _ in world.receivers.sent])
+    assert len({message_id for _, _, message_id in world.receivers.sent}) == 6
+
+
+def test_a_receiver_that_is_down_is_tried_again_and_others_do_not_wait():
+    world = World()
+    world.outbox.add("r", [URL, OTHER])
+    world.say("r", "accepted")
+    world.receivers.down = {URL}
+    wait = world.sender.step()
+    assert world.receivers.statuses(OTHER) == ["accepted"] and 0 < world.sender.step() <= wait
+    world.say("r", "committed", "completed", final=True)
+    world.sender.step()
+    world.receivers.down = set()
+    assert world.receivers.statuses() == [] and world.store.files
+    world.pass_time(1.0)
+    assert world.receivers.statuses() == ["committed"]  # the newest state; what was missed is skipped
+    world.sender.step()
+    assert not world.store.files
+    assert world.sender.gauges() == {
+        "callbacks_waiting": 0,
+        "callbacks_delivered_total": 3,
+        "callbacks_retried_total": 2,
+        "callbacks_given_up_total": 0,
+    }
+
+
+def test_attempts_are_bounded_and_spread():
+    world = World(max_attempts=3)
+    world.outbox.add("r", [URL])
+    world.say("r", "committed", "completed", final=True)
+    world.receivers.down = {URL}
+    for _ in range(5):
+        world.pass_time(LONGEST_BACKOFF_SECONDS)
+    gauges = world.sender.gauges()
+    assert gauges["callbacks_retried_total"] == 2 and gauges["callbacks_given_up_total"] == 1
+    assert not world.store.files
+    assert [backoff(n, 0.0) for n in (1, 2, 3)] == [0.5, 1, 2] and backoff(3, 1.0) == 4
+    assert backoff(50, 1.0) == LONGEST_BACKOFF_SECONDS
+
+
+def test_after_a_restart_only_what_was_not_delivered_is_sent():
+    world = World()
+    world.outbox.add("r", [URL, OTHER])
+    world.say("r", "accepted")
+    world.receivers.down = {OTHER}
+    world.sender.step()
+    world.restart()
+    world.receivers.down = set()
+    for _ in range(2):
+        world.sender.step()
+    assert world.receivers.statuses(URL) == world.receivers.statuses(OTHER) == ["accepted"]
+    world.restart()
+    world.sender.step()
+    assert len(world.receivers.sent) == 2
+
+
+def test_a_host_that_left_the_list_is_not_called():
+    world = World()
+    world.outbox.add("r", [URL])
+    world.say("r", "committed", "completed", final=True)
+    world.restart(url_pattern(["other.example"]))
+    for _ in range(2):
+        world.sender.step()
+    assert not world.receivers.sent and not world.store.files
+
+
+def test_what_was_not_accepted_is_not_told():
+    world = World()
+    world.outbox.add("nobody", [URL])
+    assert world.sender.step() == 1.0 and not world.receivers.sent
+
+
+def test_a_dead_host_keeps_few_threads():
+    world = World()
+    begun = []
+    world.sender._submit = lambda work, key, *rest: begun.append(key)
+    for n in range(9):
+        world.outbox.add(f"r{n}", [URL, OTHER])
+        world.say(f"r{n}", "accepted")
+    world.sender.step()
+    world.sender.step()
+    assert sorted(url for _, url in begun) == sorted([URL, URL, OTHER, OTHER])
+
+
+# ---- at the desk -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def session(tmp_path):
+    config = small_config(write_interactions(tmp_path / "interactions.parquet"), str(tmp_path / "output"))
+    pipeline.ingest(config)
+    commit_train(config)
+    return Session(config)
+
+
+def test_the_desk_writes_urls_down_with_the_request_and_says_what_is_new(session):
+    outbox = Outbox(session.store)
+    desk = Desk(session, outbox=outbox)
+    desk.accept([user_name(1)], [], [], "r", [URL])
+    desk.accept([user_name(1)], [], [], "r", [OTHER])  # the same request again: those of the first time count
+    desk.accept([user_name(2)], [], [], "quiet")
+    with pytest.raises(TakenId):
+        desk.accept([user_name(3)], [], [], "r", [OTHER])
+    assert {name: entry.urls for name, entry in Outbox(session.store).entries().items()} == {"r": (URL,)}
+
+    seen = [desk.latest(["r", "nobody"])["r"]]
+    outbox.wake.clear()
+    desk.running = frozenset({"r"})
+    assert outbox.wake.is_set()
+    seen.append(desk.latest(["r"])["r"])
+    desk.running = frozenset()
+    close(session, "r", FAILED, {"error": "KeyError"})
+    seen.append(desk.latest(["r"])["r"])
+    desk.accept([user_name(1)], [], [], "r", [OTHER])  # it failed, and is asked for again
+    seen.append(desk.latest(["r"])["r"])
+    assert [news.event.split()[0] for news in seen] == ["accepted", "in_progress", "failed", "accepted"]
+    assert len({news.event for news in seen}) == 4 and not any(news.final for news in seen)
+    assert Outbox(session.store).entries()["r"].urls == (OTHER,)
+    assert user_name(1) not in json.dumps([news.message("r", URL)[1].decode() for news in seen])
+
+
+# ---- keys and signatures ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("key", "says"), [("", "is not set"), ("whsec_#", "base64"), ("whsec_c2hvcnQ=", "24 bytes")])
+def test_a_key_is_needed(monkeypatch, key, says):
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    with pytest.raises(InputError, match=says):
+        load_key()
+
+
+def test_the_signature_is_the_one_of_standard_webhooks(monkeypatch):
+    """The example of its documentation."""
+    monkeypatch.setenv(KEY_VARIABLE, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    headers = sign(load_key(), "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def snippet():
+    """The receiver's code in the documentation."""
+    text = (Path(unlearnrec.__file__).parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    found = {}
+    exec(re.search(r"```python\n(.*?def verify.*?)```", text, flags=re.S).group(1), found)
+    return found["verify"]
+
+
+def test_the_documented_receiver_accepts_what_is_sent_and_nothing_else():
+    verify, secret = snippet(), "whsec_" + base64.b64encode(KEY).decode()
+    body = b'{"request_status": "completed"}'
+    headers = sign(KEY, "msg_1", int(time.time()), body)
+    assert verify(secret, headers, body)
+    assert not verify(secret, headers, body + b" ")
+    assert not verify(secret, {**headers, "webhook-id": "msg_2"}, body)
+    assert not verify("whsec_" + base64.b64encode(KEY[1:]).decode(), headers, body)
+    assert not verify(secret, sign(KEY, "msg_1", int(time.time()) - 3600, body), body)
+
+
+def test_a_message_arrives_signed_and_a_redirect_is_not_followed():
+    got = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append((self.path, dict(self.headers), self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(302 if self.path == "/moved" else 204)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    origin = f"http://127.0.0.1:{server.server_port}"
+    outbox = Outbox(MemoryStore())
+    outbox.add("r", [f"{origin}/here", f"{origin}/moved"])
+    state = {"subject_request_id": "r", "request_status": "cancelled", "status": "cancelled", "received_time": "now"}
+    news = {"r": News("cancelled", True, state)}
+    sender = Sender(outbox, lambda _: news, KEY, url_pattern([origin]), 2, 0.05)
+    sender.start()
+    try:
+        deadline = time.monotonic() + 20
+        while outbox.entries() and time.monotonic() < deadline:
+            time.sleep(0.02)
+    finally:
+        sender.close()
+        server.shutdown()
+        server.server_close()
+    assert not outbox.entries()
+    assert sorted(path for path, _, _ in got) == ["/here", "/moved", "/moved"]
+    secret = "whsec_" + base64.b64encode(KEY).decode()
+    for _, headers, body in got:
+        assert snippet()(secret, {name.lower(): value for name, value in headers.items()}, body)
