@@ -249,11 +249,21 @@ def serve(
     config: ConfigFile = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of serve.port; 0: a free one.")] = None,
     host: Annotated[str | None, typer.Option(help="Instead of serve.host.")] = None,
+    detached: Annotated[
+        bool, typer.Option("--detached", help="On the cluster at cluster.address; also serve.detached.")
+    ] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End what --detached started for this output.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Take deletion requests over HTTP, carry them out, answer recommendations; until it is stopped."""
     loaded = _load(config, overrides)
+    if stop or detached or loaded.serve.detached:
+        from . import deploy
+
+        if stop:
+            return deploy.stop(loaded, progress=_progress())
+        return deploy.start(loaded, host=host, port=port, progress=_progress())
     from . import serve as body
 
     return body.serve(loaded, host=host, port=port, progress=_progress())

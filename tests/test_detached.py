@@ -1,0 +1,110 @@
+"""The service as a detached actor behind Ray Serve: a process that dies, and is followed by another."""
+
+import os
+import signal
+import time
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+import requests
+
+pytest.importorskip("fastapi")
+pytest.importorskip("ray.serve")
+
+from unlearnrec.cluster import deploy, pipeline
+from unlearnrec.cluster.config import parse_config
+from unlearnrec.cluster.sample import make_sample
+from unlearnrec.cluster.session import Session
+from unlearnrec.partitioning.errors import InputError
+from unlearnrec.workers import WorkerGroup
+
+TOKEN = "a-token-of-enough-letters"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture
+def config(ray_session, tmp_path, monkeypatch):
+    """A small output with an encoder, and the configuration to serve it with."""
+    monkeypatch.setenv("UNLEARNREC_TOKEN", TOKEN)
+    sample = make_sample(tmp_path / "data", users=60, items=40, mean_interactions=10, communities=4, factors=4)
+    config = parse_config(
+        {
+            "interactions": sample["train"],
+            "output": str(tmp_path / "output"),
+            "backbone": {"embedding_size": 8, "num_layers": 2},
+            "train": {"epochs": 1, "batch_size": 500},
+            "pretrain": {"epochs": 1, "counterfactuals": 1},
+            "serve": {"poll_seconds": 0.2, "port": 0},
+        }
+    )
+    with WorkerGroup.start(2, 1, 0, 1, 60.0) as group:
+        pipeline.ingest(config)
+        pipeline.train(config, group=group)
+        pipeline.pretrain(config, group=group)
+    return config
+
+
+def until(condition, seconds=90.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+    return found
+
+
+@pytest.mark.slow
+def test_the_actor_dies_and_its_successor_carries_out_what_was_accepted(config):
+    first, second, third = (str(n) for n in sorted(set(pq.read_table(config.interactions)["user_id"].to_pylist()))[:3])
+    with pytest.raises(InputError, match=r"no actor 'unlearnrec-.*' in namespace"):
+        deploy.stop(config)
+    started = deploy.start(config)
+    try:
+        url, actor = started["url"], ray.get_actor(started["actor"], deploy.NAMESPACE)
+
+        def get(path, headers=HEADERS):
+            return requests.get(url + path, headers=headers, timeout=60)
+
+        def post(name, user):
+            return requests.post(f"{url}/v1/requests/{name}", json={"users": [user]}, headers=HEADERS, timeout=60)
+
+        def completed(name):
+            answer = get(f"/v1/requests/{name}")
+            return answer.status_code == 200 and answer.json()["request_status"] == "completed"
+
+        with pytest.raises(InputError, match=rf"the actor '{started['actor']}' .* serves .* already"):
+            deploy.start(config)
+        assert get("/metrics", headers={}).status_code == 401 and get("/healthz", headers={}).json()["version"] == 2
+        assert get(f"/v1/recommendations/{first}?k=3").json()["recommendations"]
+        assert post("one", first).status_code == 202
+        until(lambda: completed("one"))
+        assert (
+            get(f"/v1/recommendations/{first}").status_code == 404
+            and get(f"/v1/recommendations/{second}").status_code == 200
+        )
+        assert post("one", second).status_code == 409  # raised in the actor, answered by the face
+
+        assert post("two", second).status_code == 202
+        os.kill(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+        until(lambda: get("/v1/requests/two").status_code == 200)
+        until(lambda: completed("two"))
+        until(lambda: get(f"/v1/recommendations/{second}").status_code == 404)
+        assert get(f"/v1/recommendations/{third}").status_code == 200
+        assert 'unlearnrec_requests_total{state="committed"} 2' in get("/metrics").text
+    finally:
+        stopped = deploy.stop(config)
+    assert stopped == {"status": "stopped", "actor": started["actor"]}
+    with pytest.raises(requests.ConnectionError):
+        get("/healthz")
+    records = Session(config).journal.records()
+    answers = [name for r in records if r.kind == "committed" for name in r.body["manifest"].get("answers", {})]
+    assert sorted(answers) == ["one", "two"]
+    until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
+
+
+def test_a_ray_that_ends_with_the_command_does_not_do(monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    config = parse_config({"interactions": "x.parquet", "output": str(tmp_path), "cluster": {"address": None}})
+    with pytest.raises(InputError, match=r"cluster\.address"):
+        deploy.stop(config)
