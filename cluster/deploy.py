@@ -5,6 +5,7 @@ The face is an application of Ray Serve. It holds no state and no secret: tokens
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -12,6 +13,7 @@ import time
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from ..partitioning.errors import InputError
 from ..workers.placement import connect, misfit
@@ -102,10 +104,12 @@ def stop(config: Config, *, progress: Progress | None = None) -> dict[str, Any]:
             raise InputError(
                 f"serve --stop: no actor {name!r} in namespace {NAMESPACE!r} serves {config.output}"
             ) from None
-        serve.delete(name)
-        if not serve.status().applications:
-            serve.shutdown()
-        ray.get(actor.stop.remote(), timeout=STOP_SECONDS)
+        if name in (applications := serve.status().applications):
+            serve.delete(name)
+            if len(applications) == 1:
+                serve.shutdown()
+        with contextlib.suppress(RayActorError):  # it is being restarted, and has no batch under way
+            ray.get(actor.stop.remote(), timeout=STOP_SECONDS)
         ray.kill(actor)
     finally:
         if owns_ray:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("ray.serve")
 
 from unlearnrec.cluster import deploy, pipeline
+from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import parse_config
 from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session
@@ -96,15 +98,19 @@ def test_the_actor_dies_and_its_successor_carries_out_what_was_accepted(config):
     assert stopped == {"status": "stopped", "actor": started["actor"]}
     with pytest.raises(requests.ConnectionError):
         get("/healthz")
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    assert any((logs / "serve").iterdir())
+    assert not [file for file in logs.rglob("*.*") if file.is_file() and b"/v1/recommendations/" in file.read_bytes()]
     records = Session(config).journal.records()
     answers = [name for r in records if r.kind == "committed" for name in r.body["manifest"].get("answers", {})]
     assert sorted(answers) == ["one", "two"]
     until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
 
 
-def test_a_ray_that_ends_with_the_command_does_not_do(monkeypatch, tmp_path):
+@pytest.mark.parametrize("option", ["--detached", "--stop"])
+def test_a_ray_that_ends_with_the_command_does_not_do(monkeypatch, tmp_path, capsys, option):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    config = parse_config({"interactions": "x.parquet", "output": str(tmp_path), "cluster": {"address": None}})
-    with pytest.raises(InputError, match=r"cluster\.address"):
-        deploy.stop(config)
+    monkeypatch.setattr(deploy, "check_output", lambda session: None)
+    assert run(["serve", option, "interactions=x.parquet", f"output={tmp_path}"]) == 2
+    assert "cluster.address" in capsys.readouterr().err
