@@ -28,10 +28,11 @@ class UnreadableRequest(RuntimeError):
     """The content of an accepted request is not there, or not the one that was accepted."""
 
 
-def accept(session: Session, request: Request) -> None:
+def accept(session: Session, request: Request, written: Callable[[], None] = lambda: None) -> None:
     """Write the request down before anything is done: its content as a side object, its commitment in the log.
 
-    One that is accepted already stays as it is; one that failed is open again.
+    One that is accepted already stays as it is; one that failed is open again. `written` is called between the two: no
+    other content can have this id any more, and nobody has accepted it yet.
 
     Raises:
         TakenId: another request has this id.
@@ -53,6 +54,7 @@ def accept(session: Session, request: Request) -> None:
         ticket = ledger.tickets.get(request.request_id)
         if ticket is not None and ticket.state is not State.FAILED:
             return
+        written()
         entry = {"request_id": request.request_id, "commitment": commitment(body, salt)}
         try:
             session.journal.append(ACCEPTED, entry, after=seen, void=_forestalls(request.request_id))

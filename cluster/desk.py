@@ -13,7 +13,7 @@ from threading import Event, Lock
 from typing import Any
 
 from ..partitioning.storage import Store
-from .accepting import TakenId, accept, check_same, close
+from .accepting import accept, check_same, close
 from .callbacks import News, Outbox
 from .coordinator import (
     State,
@@ -23,7 +23,7 @@ from .coordinator import (
     oldest_age,
     retry_after,
 )
-from .requests import Id, Request, content_name, make_request
+from .requests import Id, content_name, make_request
 from .session import Session
 from .versions import CANCELLED
 
@@ -74,8 +74,7 @@ class Desk:
     @running.setter
     def running(self, requests: frozenset[str]) -> None:
         self._running = requests
-        if self._outbox is not None:
-            self._outbox.wake.set()
+        self._wake()
 
     def accept(
         self,
@@ -87,7 +86,7 @@ class Desk:
     ) -> dict[str, Any]:
         """Accept a request, or say where it is if it was accepted before; one that failed is tried again.
 
-        callback_urls: to be told of its state from now on; only those with which it is accepted count.
+        callback_urls: to be told of its state from now on; of one that is accepted already they are not changed.
 
         Raises:
             TakenId: another request has this id.
@@ -100,8 +99,9 @@ class Desk:
         if ticket is None or ticket.state is State.FAILED:
             # Not one after the other: what is made durable at the same time shares the writes of the log.
             with self._room(request.request_id):
-                self._accept(request, callback_urls)
+                accept(self._session, request, lambda: self._tell(request.request_id, callback_urls))
             self.news.set()
+            self._wake()
         return self._describe(self._session.ledger(look=False).tickets[request.request_id])
 
     def status(self, request_id: str) -> dict[str, Any] | None:
@@ -153,16 +153,12 @@ class Desk:
             },
         }
 
-    def _accept(self, request: Request, callback_urls: Sequence[str]) -> None:
-        """With whom to tell written down first: no crash leaves an accepted request that nobody is told of."""
+    def _tell(self, request_id: str, callback_urls: Sequence[str]) -> None:
+        """Before a request is accepted: no crash leaves one whose callers are not known."""
         if self._outbox is not None and callback_urls:
-            self._outbox.add(request.request_id, callback_urls)
-        try:
-            accept(self._session, request)
-        except TakenId:
-            if self._outbox is not None:
-                self._outbox.drop(request.request_id)
-            raise
+            self._outbox.add(request_id, callback_urls)
+
+    def _wake(self) -> None:
         if self._outbox is not None:
             self._outbox.wake.set()
 

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from memory_store import MemoryStore
+from memory_store import Crash, MemoryStore
 from small_output import commit_train, small_config, user_name, write_interactions
 
 import unlearnrec
@@ -211,6 +211,25 @@ def test_the_desk_writes_urls_down_with_the_request_and_says_what_is_new(session
     assert len({news.event for news in seen}) == 4 and not any(news.final for news in seen)
     assert Outbox(session.store).entries()["r"].urls == (OTHER,)
     assert user_name(1) not in json.dumps([news.message("r", URL)[1].decode() for news in seen])
+
+
+def test_whom_to_tell_is_durable_before_the_request_is_accepted(session, monkeypatch):
+    desk = Desk(session, outbox=Outbox(session.store))
+    append = session.journal.append
+
+    def die(*arguments, **keywords):
+        raise Crash
+
+    monkeypatch.setattr(session.journal, "append", die)
+    with pytest.raises(Crash):
+        desk.accept([user_name(1)], [], [], "r", [URL])
+    with pytest.raises(TakenId):  # its content is there, and so is its owner's claim to the id
+        desk.accept([user_name(2)], [], [], "r", [OTHER])
+    monkeypatch.setattr(session.journal, "append", append)
+    outbox = Outbox(session.store)
+    assert outbox.entries()["r"].urls == (URL,) and desk.latest(["r"]) == {}
+    desk.accept([user_name(1)], [], [], "r", [URL])
+    assert desk.latest(["r"])["r"].state["request_status"] == "pending"
 
 
 # ---- keys and signatures ---------------------------------------------------------------------------------------------
