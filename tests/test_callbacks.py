@@ -5,6 +5,7 @@ import json
 import re
 import threading
 import time
+import types
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from unlearnrec.cluster.accepting import TakenId, close
 from unlearnrec.cluster.callback_sender import LONGEST_BACKOFF_SECONDS, Sender, backoff
 from unlearnrec.cluster.callbacks import KEY_VARIABLE, News, Outbox, load_key, sign, url_pattern
 from unlearnrec.cluster.desk import Desk
+from unlearnrec.cluster.serve import coordinate, follow
 from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.versions import FAILED
+from unlearnrec.cluster.versions import COMPLETED, FAILED
 from unlearnrec.partitioning.errors import InputError
 
 KEY = bytes(range(32))
@@ -268,12 +270,15 @@ def test_the_documented_receiver_accepts_what_is_sent_and_nothing_else():
     assert not verify(secret, sign(KEY, "msg_1", int(time.time()) - 3600, body), body)
 
 
-def test_a_message_arrives_signed_and_a_redirect_is_not_followed():
+@pytest.fixture
+def receiver():
+    """(origin, what arrived: path, headers by small letters, body); `/moved` leads elsewhere."""
     got = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            got.append((self.path, dict(self.headers), self.rfile.read(int(self.headers["content-length"]))))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            got.append((self.path, headers, self.rfile.read(int(headers["content-length"]))))
             self.send_response(302 if self.path == "/moved" else 204)
             self.send_header("Location", "/elsewhere")
             self.end_headers()
@@ -283,7 +288,20 @@ def test_a_message_arrives_signed_and_a_redirect_is_not_followed():
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    origin = f"http://127.0.0.1:{server.server_port}"
+    yield f"http://127.0.0.1:{server.server_port}", got
+    server.shutdown()
+    server.server_close()
+
+
+def until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_message_arrives_signed_and_a_redirect_is_not_followed(receiver):
+    origin, got = receiver
     outbox = Outbox(MemoryStore())
     outbox.add("r", [f"{origin}/here", f"{origin}/moved"])
     state = {"subject_request_id": "r", "request_status": "cancelled", "status": "cancelled", "received_time": "now"}
@@ -291,15 +309,57 @@ def test_a_message_arrives_signed_and_a_redirect_is_not_followed():
     sender = Sender(outbox, lambda _: news, KEY, url_pattern([origin]), 2, 0.05)
     sender.start()
     try:
-        deadline = time.monotonic() + 20
-        while outbox.entries() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: not outbox.entries())
     finally:
         sender.close()
-        server.shutdown()
-        server.server_close()
-    assert not outbox.entries()
     assert sorted(path for path, _, _ in got) == ["/here", "/moved", "/moved"]
     secret = "whsec_" + base64.b64encode(KEY).decode()
-    for _, headers, body in got:
-        assert snippet()(secret, {name.lower(): value for name, value in headers.items()}, body)
+    assert all(snippet()(secret, headers, body) for _, headers, body in got)
+
+
+class Engine:
+    """Finds nothing to forget, which takes as long as `hold` is not set."""
+
+    def __init__(self, session):
+        self.session, self.hold = session, threading.Event()
+
+    def carry_out(self, requests, before_commit):
+        self.hold.wait(20)
+        for request in requests:
+            answer = {"request_id": request.request_id, "status": "nothing_to_forget", "version": 1}
+            close(self.session, request.request_id, COMPLETED, {"answer": answer})
+
+    def readouts(self, version):
+        return types.SimpleNamespace(version=version["version"])
+
+
+def test_the_service_tells_every_state_and_what_was_left_by_the_one_before(session, receiver, monkeypatch):
+    origin, got = receiver
+    serve = session.config.serve.model_copy(update={"callback_hosts": (origin,), "poll_seconds": 0.05})
+    session.config = session.config.model_copy(update={"serve": serve})
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    engine = Engine(session)
+    with pytest.raises(InputError, match=KEY_VARIABLE), coordinate(session, engine):
+        pass
+    monkeypatch.setenv(KEY_VARIABLE, base64.b64encode(KEY).decode())
+    Desk(session, outbox=Outbox(session.store)).accept(["nobody"], [], [], "left", [origin])
+
+    def heard(request_id):
+        told = [json.loads(body) for _, _, body in got]
+        return [body["status"] for body in told if body["subject_request_id"] == request_id]
+
+    stopped = threading.Event()
+    with coordinate(session, engine) as service:
+        until(lambda: heard("left") == ["accepted"])
+        loop = threading.Thread(target=follow, args=(service, stopped.is_set, 0.05))
+        loop.start()
+        until(lambda: len(heard("left")) == 2)
+        service.desk.accept(["stranger"], [], [], "new", [f"{origin}/new"])  # during a batch
+        until(lambda: heard("new") == ["accepted"])
+        engine.hold.set()
+        until(lambda: not Outbox(session.store).entries())
+        assert service.gauges()["callbacks_waiting"] == 0 and service.gauges()["callbacks_delivered_total"] >= 5
+        stopped.set()
+        loop.join()
+    assert heard("left") == ["accepted", "accepted", "nothing_to_forget"]
+    assert heard("new")[0] == "accepted" and heard("new")[-1] == "nothing_to_forget"
