@@ -75,9 +75,8 @@ class News:
 
     def message(self, request_id: str, url: str) -> tuple[str, bytes]:
         """(id, body). Every attempt has the same id; no external ids of users or items."""
-        told = ("controller_id", "subject_request_id", "request_status", "status", "received_time")
-        known = {name: self.state[name] for name in (*told, "expected_completion_time") if name in self.state}
-        body = {"api_version": API_VERSION, "status_callback_url": url, **known}
+        told = ("subject_request_id", "request_status", "status", "received_time")
+        body = {"api_version": API_VERSION, "status_callback_url": url, **{name: self.state[name] for name in told}}
         if self.state["request_status"] == "completed":
             body["results_count"] = self.state.get("removed_interactions", 0)
         about = "\n".join([request_id, url, self.event, str(self.state["received_time"])])
