@@ -170,6 +170,7 @@ def _serve(output: str, pipe: Connection) -> None:
 
     import uvicorn
 
+    from ..cluster.door import Admission
     from ..cluster.http import Service, make_app
 
     begin = time.perf_counter()
@@ -177,7 +178,8 @@ def _serve(output: str, pipe: Connection) -> None:
     desk.status("nobody")
     opened = time.perf_counter() - begin
     listener = socket.create_server(("127.0.0.1", 0))
-    app = make_app(cast(Service, SimpleNamespace(desk=desk)), None, 1 << 20)
+    unlimited = Admission([], max_body_bytes=1 << 20, rate_per_second=1e9, burst=10**9)
+    app = make_app(cast(Service, SimpleNamespace(desk=desk)), unlimited)
     pipe.send((listener.getsockname()[1], opened))
     settings = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off")
     uvicorn.Server(settings).run([listener])

@@ -31,8 +31,8 @@ class UnreadableRequest(RuntimeError):
 def accept(session: Session, request: Request, written: Callable[[], None] = lambda: None) -> None:
     """Write the request down before anything is done: its content as a side object, its commitment in the log.
 
-    One that is accepted already stays as it is; one that failed is open again. `written` is called between the two: no
-    other content can have this id any more, and nobody has accepted it yet.
+    One that is accepted already stays as it is; one that failed is open again. `written` is called between the two, at
+    each try: no other content can have this id any more, and nobody is known to have accepted it yet.
 
     Raises:
         TakenId: another request has this id.

@@ -40,6 +40,10 @@ class LateEngine:
         """As `WorkerEngine.readouts`."""
         return self._engine().readouts(version)
 
+    def report(self, request_ids: Sequence[str]) -> None:
+        """As `WorkerEngine.report`."""
+        self._engine().report(request_ids)
+
     def _engine(self) -> WorkerEngine:
         if self._group is None:
             self._group = self._stack.enter_context(self._session.workers())

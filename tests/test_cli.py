@@ -101,11 +101,19 @@ def test_status_takes_the_id_first(pipeline):
 
 
 def test_purge_residue_and_lift_pass_their_options_on(pipeline):
-    assert run(["purge", *PLACES]) == run(["purge", "--now", *PLACES]) == run(["residue", *PLACES]) == 0
+    for options in ([], ["--now"], ["--truncate-log"]):
+        assert run(["purge", *options, *PLACES]) == 0
+    assert run(["residue", *PLACES]) == 0
     assert run(["lift", "--users", "1,2", "--interactions", "x.csv", *PLACES]) == 0
     told = [(name, {k: v for k, v in kwargs.items() if k != "progress"}) for name, _, kwargs in pipeline.calls]
     lifted = {"users": "1,2", "items": None, "interactions": "x.csv"}
-    assert told == [("purge", {"now": False}), ("purge", {"now": True}), ("residue", {}), ("lift", lifted)]
+    assert told == [
+        ("purge", {"now": False, "truncate_log": False}),
+        ("purge", {"now": True, "truncate_log": False}),
+        ("purge", {"now": False, "truncate_log": True}),
+        ("residue", {}),
+        ("lift", lifted),
+    ]
 
 
 @pytest.mark.parametrize(
