@@ -65,9 +65,9 @@ def test_from_a_checkpoint_and_from_the_beginning_a_ledger_is_the_same(steps: li
     cut = round(share * len(records))
     state = json.loads(json.dumps(Ledger(records[:cut]).state()))
     there, whole = Ledger(records[cut:], state), Ledger(records)
-    assert there.state() == whole.state() and list(there.open.items()) == list(whole.open.items())
-    assert list(there.tickets.items()) == list(whole.tickets.items())
-    assert (+there.counts, there.debt(), there.needed_from()) == (+whole.counts, whole.debt(), whole.needed_from())
+    there._lock = whole._lock
+    assert vars(there) == vars(whole) and there.needed_from() == whole.needed_from()
+    assert [list(there.open), list(there.tickets)] == [list(whole.open), list(whole.tickets)]
 
 
 def opened(store: MemoryStore) -> Session:

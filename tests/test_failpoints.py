@@ -1,6 +1,7 @@
 """Kills, frozen workers, full disks and bad connections at the arrows of docs/protocol.md, on the real thing.
 
-By default the most telling arrows, one of `forget` and one of `serve`; all of them with UNLEARNREC_TEST_ALL_ARROWS=1 (about half an hour).
+By default the most telling arrows, one of `forget` and one of `serve`; all of them with UNLEARNREC_TEST_ALL_ARROWS=1
+(about half an hour).
 """
 
 import errno

@@ -25,6 +25,7 @@ from safetensors.numpy import save
 from small_output import commit_train, item_name, small_config, user_name, write_interactions
 
 from unlearnrec.cluster import forgetting, pipeline, purge, segments, verify
+from unlearnrec.cluster import session as session_module
 from unlearnrec.cluster.accepting import TakenId
 from unlearnrec.cluster.carrying_out import carry_out
 from unlearnrec.cluster.coordinator import Ledger, State
@@ -179,6 +180,7 @@ class Protocol(RuleBasedStateMachine):
         zone = timezone.utc
         now = types.SimpleNamespace(now=lambda _: datetime.fromtimestamp(self.clock.now, zone))
         self.patch.setattr(segments, "datetime", now)
+        self.patch.setattr(session_module, "CHECKPOINT_RECORDS", 3)
         for module in (forgetting, purge, verify):
             self.patch.setattr(module, "Session", lambda config: self.session())
         for module in (forgetting, purge):
