@@ -26,8 +26,8 @@ from ..distributed.comm import Comm
 from ..distributed.evaluate import evaluate, pair_scores
 from ..distributed.influence import InfluenceEncoder, NodeRows
 from ..distributed.local_graph import LocalGraph
-from ..distributed.pretrain import PretrainSettings, calibrate, examples, fit
-from ..distributed.removal import Removal
+from ..distributed.pretrain import POPULAR_SHARE, PretrainSettings, calibrate, examples, fit, simulated_requests
+from ..distributed.removal import Removal, Simulated
 from ..distributed.run import TrainRun, make_backbone, run_training
 from ..distributed.trainer import TrainSettings
 from ..partitioning.assignment import Assignment
@@ -72,8 +72,9 @@ class Recipe:
     backbone: dict[str, Any]
     train: dict[str, Any]
     epochs: int
-    counterfactuals: tuple[float, ...] = (0.02, 0.01)
-    """Share of all interactions that each counterfactual for the encoder leaves out."""
+    counterfactuals: int = 3
+    """Runs that the encoder learns from, and `request_share`: as in `pretrain`."""
+    request_share: float = 0.05
     encoder_epochs: int = 30
     encoder_learning_rate: float = 0.003
     encoder_batch: int = 256
@@ -141,10 +142,17 @@ class Lab:
 
     def simulated(self, number: int, share: float) -> Pairs:
         """A keyed random share of the interactions; the encoder learns from numbers below 1,000."""
-        return self._removal(number, share).pairs(self.graph().shard)
+        return self._pairs(Simulated(self.seed, number, share))
 
-    def _removal(self, number: int, share: float) -> Removal:
-        return Removal(simulated=((self.seed, number, share),))
+    def _pairs(self, request: Simulated) -> Pairs:
+        return Removal(simulated=(request,)).pairs(self.graph().shard)
+
+    def _requests(self) -> list[Simulated]:
+        recipe, data = self.recipe, self.data
+        most = max(1, round(POPULAR_SHARE * data.num_items))
+        popular = np.argsort(-np.bincount(data.items, minlength=data.num_items), kind="stable")[:most]
+        items = sorted(popular.tolist())
+        return simulated_requests(self.seed, recipe.counterfactuals, recipe.request_share, items)
 
     def train(self, removed: Pairs = NOTHING, seed: int | None = None) -> Model:
         """The run on all but some interactions. Under the lab's own seed that is the counterfactual of a request."""
@@ -175,8 +183,7 @@ class Lab:
     def counterfactuals(self) -> list[tuple[Pairs, Model]]:
         """The requests that methods may learn from, each with the run without it; `learned_seconds` says what they took."""
         if not self._counterfactuals:
-            for number, share in enumerate(self.recipe.counterfactuals):
-                pairs = self.simulated(number, share)
+            for pairs in map(self._pairs, self._requests()):
                 self._counterfactuals.append((pairs, self.train(pairs)))
         self.learned_seconds = sum(model.seconds for _, model in self._counterfactuals)
         return self._counterfactuals
@@ -188,10 +195,8 @@ class Lab:
             self.seed, recipe.encoder_epochs, recipe.encoder_batch, recipe.encoder_learning_rate
         )
         targets = [
-            (self._removal(number, share), model.e0)
-            for (number, share), (_, model) in zip(
-                enumerate(recipe.counterfactuals), self.counterfactuals(), strict=True
-            )
+            (Removal(simulated=(request,)), model.e0)
+            for request, (_, model) in zip(self._requests(), self.counterfactuals(), strict=True)
         ]
         encoder = InfluenceEncoder(original.readout.shape[1] // size, seed=self.seed)
         fit(self._comm, encoder, examples(original.graph, original.nodes, targets), settings)

@@ -258,8 +258,8 @@ def _joined(requests: tuple[Any, ...]) -> Any:
 def _settings(matrix: Matrix) -> str:
     recipes = {title: recipe_of(matrix, overrides) for title, overrides in matrix.backbones.items()}
     lines = [
-        f"- {title}: {r.epochs} epochs, backbone {r.backbone}, train {r.train}; encoder from counterfactuals without "
-        f"{', '.join(f'{share:.1%}' for share in r.counterfactuals)}"
+        f"- {title}: {r.epochs} epochs, backbone {r.backbone}, train {r.train}; encoder from "
+        f"{r.counterfactuals} counterfactuals, of which the largest leaves out {r.request_share:.0%}"
         for title, r in recipes.items()
     ]
     return (

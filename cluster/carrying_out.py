@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..distributed.influence import FORMAT
 from ..distributed.removal import Removal
 from ..partitioning.assignment import Assignment
 from ..partitioning.errors import InputError
@@ -39,8 +40,14 @@ def able_version(session: Session) -> Manifest:
             f"version {version['version']} was trained --without some data that the lake still has: a counterfactual, "
             "from which nothing is forgotten. Run `unlearnrec train` and `pretrain` first"
         )
-    if version["model"]["encoder"] is None:
+    encoder = version["model"]["encoder"]
+    if encoder is None:
         raise InputError(f"version {version['version']} has no Influence Encoder. Run `unlearnrec pretrain` first")
+    if encoder.get("format") != FORMAT:
+        raise InputError(
+            f"version {version['version']} has an Influence Encoder of format {encoder.get('format', 1)}, and this release "
+            f"uses {FORMAT}. Run `unlearnrec pretrain` again"
+        )
     return version
 
 

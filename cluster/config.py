@@ -149,10 +149,10 @@ class Pretrain(Section):
     """Interactions a step: forgotten ones (counterfactual; null means 256) or positive pairs (published; null 4,096)."""
     objective: Literal["counterfactual", "published"] = "counterfactual"
     """`counterfactual` learns from retrains without simulated requests; `published` is the paper's loss."""
-    counterfactuals: int = Field(2, ge=1, le=64)
-    """How many retrains to learn from (objective counterfactual)."""
-    request_share: float = Field(0.02, gt=0, le=0.5)
-    """Share of all interactions that one simulated request, or one counterfactual, leaves out."""
+    counterfactuals: int = Field(3, ge=1, le=64)
+    """How many retrains to learn from (objective counterfactual): with 3, one of each kind of simulated request."""
+    request_share: float = Field(0.05, gt=0, le=0.5)
+    """Share of all interactions that a simulated request leaves out, or the largest of them (counterfactual)."""
     forget_weight: float = Field(0.05, ge=0)
     """`a` of the published objective: low scores for forgotten pairs."""
     preserve_weight: float = Field(0.1, ge=0)

@@ -7,8 +7,11 @@ import json
 import time
 from typing import Any
 
+import numpy as np
+
 from ..distributed.checkpoint import Checkpoints
-from ..distributed.pretrain import PretrainSettings
+from ..distributed.influence import FORMAT
+from ..distributed.pretrain import POPULAR_SHARE, PretrainSettings, simulated_requests
 from ..distributed.published import PublishedSettings
 from ..distributed.removal import Removal
 from ..distributed.run import make_backbone
@@ -20,8 +23,6 @@ from .training import as_trained, make_run, needed_files, run_on
 
 SCRATCH = "pretrain"
 """The folder of counterfactual runs; empty but while a pre-training is under way."""
-SIZES = (1.0, 0.5)
-"""The counterfactuals' shares, as parts of `pretrain.request_share`, in turn: the encoder should meet several sizes."""
 
 
 def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerGroup | None = None) -> dict[str, Any]:
@@ -76,10 +77,9 @@ def _fit_counterfactual(
     settings = config.pretrain
     key = json.dumps([graph, trained.model_dump(mode="json"), settings.counterfactuals, settings.request_share])
     folder = f"{SCRATCH}/{graph_key(graph)}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    removals = [
-        Removal(simulated=((config.seed, number, settings.request_share * SIZES[number % len(SIZES)]),))
-        for number in range(settings.counterfactuals)
-    ]
+    popular = _popular_items(session, version, group)
+    requests = simulated_requests(config.seed, settings.counterfactuals, settings.request_share, popular)
+    removals = [Removal(simulated=(request,)) for request in requests]
     runs = []
     for number, removal in enumerate(removals):
         title = f"counterfactual {number + 1}/{len(removals)}"
@@ -100,7 +100,15 @@ def _fit_counterfactual(
     arguments = (session.location, graph, original, runs, shape, fit, name)
     with progress.task("encoder", settings.epochs) as task:
         results = session.call(group, version, "fit_encoder", *arguments, on_progress=follow(task, "encoder"))
-    return {"file": name, "tables": None, "objective": "counterfactual", "shape": shape}, results
+    return {"file": name, "tables": None, "objective": "counterfactual", "format": FORMAT, "shape": shape}, results
+
+
+def _popular_items(session: Session, version: Manifest, group: WorkerGroup) -> list[int]:
+    """The items of highest degree, by global dense id."""
+    parts = session.call(group, version, "degrees_of_items")
+    items, degrees = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
+    most = np.lexsort((items, -degrees))[: max(1, round(POPULAR_SHARE * len(items)))]
+    return sorted(items[most].tolist())
 
 
 def _fit_published(
@@ -131,7 +139,7 @@ def _fit_published(
     arguments = (session.location, shape, fit, name, tables)
     with progress.task("encoder", settings.epochs) as task:
         results = session.call(group, version, "fit_published", *arguments, on_progress=follow(task, "encoder"))
-    return {"file": name, "tables": tables, "objective": "published", "shape": shape}, results
+    return {"file": name, "tables": tables, "objective": "published", "format": FORMAT, "shape": shape}, results
 
 
 def _finished_run(

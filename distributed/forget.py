@@ -11,18 +11,20 @@ from torch import Tensor
 
 from ..partitioning.shard import GraphShard
 from .batch import add_by_row
-from .influence import InfluenceEncoder, NodeRows
+from .influence import InfluenceEncoder, NodeRows, going
 from .local_graph import LocalGraph
 from .removal import Ids, empty_nodes
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Interactions seen from their ends here, for a side: rows int64 [n] (local), ascending, and both ends' rows."""
+    """Interactions seen from their ends here, for a side: rows int64 [n] (local), ascending, both ends' rows, and how much
+    else of both goes (`influence.going`, [n, 2])."""
 
     rows: Tensor
     own: NodeRows
     other: NodeRows
+    going: Tensor
 
 
 def ends(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tensor) -> tuple[Ends, Ends]:
@@ -36,23 +38,29 @@ def ends(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tensor) -> tu
     me = graph.comm.rank
     peer = torch.where(owners[0] == me, owners[1], owners[0])
     size = nodes.e0.shape[1]
+    # Whoever owns a node has all its interactions of the request.
+    count = torch.bincount(torch.cat([r[o == me] for r, o in zip(rows, owners, strict=True)]), minlength=len(nodes.e0))
+    share = going(count, nodes.degree).to(nodes.e0.dtype)
     outgoing, incoming, places = {}, {}, {}
     for k in torch.unique(peer[peer != me]).tolist():
         places[k] = torch.nonzero(peer == k)[:, 0]
         here = torch.where(owners[0] == me, rows[0], rows[1])[places[k]]
-        outgoing[k] = nodes.at(here).packed()
+        outgoing[k] = torch.cat([nodes.at(here).packed(), share[here, None]], dim=1)
         incoming[k] = torch.empty_like(outgoing[k])
     graph.comm.exchange(outgoing, incoming)
     views = []
     for side in (0, 1):
-        far = nodes.e0.new_zeros((len(users), nodes.e0.shape[1] + nodes.readout.shape[1] + 1))
+        far = nodes.e0.new_zeros((len(users), nodes.e0.shape[1] + nodes.readout.shape[1] + 2))
         local = torch.nonzero(peer == me)[:, 0]
-        far[local] = nodes.at(rows[1 - side][local]).packed()
+        there = rows[1 - side][local]
+        far[local] = torch.cat([nodes.at(there).packed(), share[there, None]], dim=1)
         for k, place in places.items():
             far[place] = incoming[k]
         mine = torch.nonzero(owners[side] == me)[:, 0]
         mine = mine[torch.argsort(rows[side][mine], stable=True)]
-        views.append(Ends(rows[side][mine], nodes.at(rows[side][mine]), NodeRows.unpacked(far[mine], size)))
+        own = rows[side][mine]
+        both = torch.stack([share[own], far[mine, -1]], dim=1)
+        views.append(Ends(own, nodes.at(own), NodeRows.unpacked(far[mine, :-1], size), both))
     return views[0], views[1]
 
 
@@ -62,14 +70,13 @@ def influence(
 ) -> tuple[Tensor, Tensor]:
     """(touched local rows [t] ascending, their changes [t, d]) of forgetting these interactions with an end here.
 
-    nodes: the current version's rows of all local nodes, degrees from BEFORE the deletion, so that the sum over requests
-    does not depend on how they are batched.
+    nodes: the current version's rows of all local nodes, with the degrees from BEFORE the deletion.
     """
     change = torch.zeros_like(nodes.e0)
     views = ends(graph, nodes, users, items)
     for side, view in enumerate(views):
         if len(view.rows):
-            add_by_row(view.rows, encoder.change(side, view.own, view.other), change)
+            add_by_row(view.rows, encoder.change(side, view.own, view.other, view.going), change)
     touched = torch.unique(torch.cat([view.rows for view in views]))
     return touched, change[touched]
 

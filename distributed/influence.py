@@ -1,9 +1,9 @@
 """The Influence Encoder: from forgotten interactions and the current model to changed rows of E0.
 
 A forgotten interaction (a, b) changes a by a combination of a few directions in embedding space, such as b's readout or
-a's own row, whose weights a small MLP computes from what is known about the pair: score, degrees, norms. The changes of
-a node's forgotten interactions are added up. The MLP sees no ids and each interaction alone, so that it carries over to
-nodes it has never seen, a batch of requests gives the sum of the single ones, and an empty request gives nothing.
+a's own row, whose weights a small MLP computes from what is known about the pair: score, degrees, norms, and how much else
+of a and of b the request takes. The changes of a node's forgotten interactions are added up. The MLP sees no ids, so that
+it carries over to nodes it has never seen.
 
 It is trained on counterfactual retrains: `pretrain.py`. The form of the paper is `published.py`.
 
@@ -17,7 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-NUM_FEATURES = 11
+FORMAT = 2
+"""Of the stored weights; 1 did not know what else goes."""
+NUM_FEATURES = 13
+MOST_GOING = 0.1
+"""Beyond this share of a node's interactions the encoder does not tell requests apart: it has seen few larger ones."""
+_TYPICAL_DEGREE = 20
+"""Where a direction is taken as it is; only the size of an untrained encoder's answer depends on it."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,14 @@ class NodeRows:
         return NodeRows(e0, readout, readout[:, :0], degree)
 
 
-def features(own: NodeRows, other: NodeRows) -> Tensor:
-    """[n, F] of interactions between a (`own`) and b (`other`)."""
+def going(count: Tensor, degree: Tensor) -> Tensor:
+    """Share of a node's other interactions that go with one of them, [n], where `count` of its `degree` go: 0 for a
+    single one, at most MOST_GOING."""
+    return ((count - 1).clamp(min=0) / degree.clamp(min=1)).clamp(max=MOST_GOING)
+
+
+def features(own: NodeRows, other: NodeRows, going_n2: Tensor) -> Tensor:
+    """[n, F] of interactions between a (`own`) and b (`other`); going_n2: `going` of a and of b."""
     score = (own.readout * other.readout).sum(1)
     columns = (
         score,
@@ -61,14 +73,19 @@ def features(own: NodeRows, other: NodeRows) -> Tensor:
         other.e0.norm(dim=1),
         (own.e0 * other.e0).sum(1),
     )
-    return torch.stack(columns, dim=1)
+    return torch.cat([torch.stack(columns, dim=1), going_n2], dim=1)
 
 
 def directions(own: NodeRows, other: NodeRows) -> Tensor:
-    """[n, 3 m + 2, d]: the blocks of b's readout, of the mean of a's neighbours, of a's readout; E0 of b and of a."""
+    """[n, 3 m + 2, d]: the blocks of b's readout, of the mean of a's neighbours, of a's readout; E0 of b and of a.
+
+    All over the root of a's degree: one of many interactions changes little, and the sum over hundreds of a heavy node
+    stays bounded.
+    """
     size = own.e0.shape[1]
     blocks = [x.unflatten(1, (-1, size)) for x in (other.readout, own.mean, own.readout, other.e0, own.e0)]
-    return torch.cat(blocks, dim=1)
+    scale = (_TYPICAL_DEGREE / own.degree.to(own.e0.dtype).clamp(min=1)).sqrt()
+    return torch.cat(blocks, dim=1) * scale[:, None, None]
 
 
 class Side(nn.Module):
@@ -99,8 +116,8 @@ class Side(nn.Module):
 class InfluenceEncoder(nn.Module):
     """Both sides. Its weights are dense: every rank holds them, DDP keeps them equal.
 
-    `gain` scales every change. In a retrain the neighbours' rows move as well; `pretrain.calibrate` finds how much more the
-    touched rows have to move where the others stay.
+    `gain` [2] scales the changes of users and of items. In a retrain the neighbours' rows move as well;
+    `pretrain.calibrate` finds how much more the touched rows have to move where the others stay.
     """
 
     gain: Tensor
@@ -109,16 +126,17 @@ class InfluenceEncoder(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed % 2**63)
         self.users, self.items = (Side(3 * blocks + 2, hidden, mlp_layers, generator) for _ in range(2))
-        self.register_buffer("gain", torch.ones(()))
+        self.register_buffer("gain", torch.ones(2))
 
     def forward(self, users: tuple[Tensor, Tensor], items: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Changes [n, d] of the ends of interactions before the gain, from (features [n, F], directions
         [n, 3 m + 2, d]) of each side."""
         return self._side(self.users, users), self._side(self.items, items)
 
-    def change(self, side: int, own: NodeRows, other: NodeRows) -> Tensor:
+    def change(self, side: int, own: NodeRows, other: NodeRows, going_n2: Tensor) -> Tensor:
         """Each interaction's change [n, d] of its end `own` on a side (0 user, 1 item)."""
-        return self.gain * self._side((self.users, self.items)[side], (features(own, other), directions(own, other)))
+        inputs = (features(own, other, going_n2), directions(own, other))
+        return self.gain[side] * self._side((self.users, self.items)[side], inputs)
 
     @staticmethod
     def _side(module: nn.Module, inputs: tuple[Tensor, Tensor]) -> Tensor:

@@ -31,7 +31,7 @@ from .comm import Comm
 from .evaluate import evaluate, pair_scores, rank
 from .fine_tune import fine_tune
 from .forget import influence, shrink
-from .influence import InfluenceEncoder, NodeRows
+from .influence import FORMAT, InfluenceEncoder, NodeRows
 from .local_graph import LocalGraph
 from .pretrain import PretrainSettings, calibrate, examples, fit
 from .published import Published, PublishedEncoder, PublishedSettings, pretrain_published, published_influence
@@ -131,7 +131,8 @@ class Partition:
         backbone = make_backbone(spec["backbone"], spec["seed"]).to(self._device)
         if spec["dense"]:
             backbone.load_state_dict(from_bytes(_read(store, version, spec["dense"])))
-        encoder = self._encoder(store, version, spec["encoder"]) if spec["encoder"] else None
+        usable = spec["encoder"] and spec["encoder"].get("format") == FORMAT
+        encoder = self._encoder(store, version, spec["encoder"]) if usable else None
         self._model = Model(graph, e0, backbone, _node_rows(graph, backbone, e0), encoder)
         self._held = fingerprint(version, halo, kernel)
 
@@ -209,6 +210,11 @@ class Partition:
             "gone_items": np.setdiff1d(shard.item_ids, smaller.item_ids),
         }
 
+    def degrees_of_items(self) -> tuple[Ids, Ids]:
+        """(ids, degrees) of the items here."""
+        shard = self._loaded().graph.shard
+        return shard.item_ids, np.diff(shard.item_indptr)
+
     def fit_encoder(
         self,
         location: Location,
@@ -247,7 +253,7 @@ class Partition:
             settings,
             lambda epoch, loss: self._say(phase="encoder", epoch=epoch, loss=round(loss, 5)),
         )
-        fitted["gain"] = calibrate(model.graph, backbone, nodes, encoder, targets)
+        fitted["user_gain"], fitted["item_gain"] = calibrate(model.graph, backbone, nodes, encoder, targets)
         files = [_write(store, name, to_bytes(encoder.state_dict()))] if self._rank == 0 else []
         return {"fit": fitted, "files": files}
 

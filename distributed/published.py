@@ -27,7 +27,7 @@ from .keyed import EDGE_DROP, keyed_uniform
 from .local_graph import LocalGraph
 from .losses import bpr
 from .propagation import Propagation
-from .removal import Removal, only
+from .removal import Removal, Simulated, only
 
 WITHDRAWAL = 0.1
 """c of eq. 17."""
@@ -136,7 +136,7 @@ def pretrain_published(
         parameter.requires_grad_(False)
     for epoch in range(settings.epochs):
         if epoch % FRESH_REQUEST_EPOCHS == 0:
-            removal = Removal(simulated=((settings.seed, epoch, settings.request_share),))
+            removal = Removal(simulated=(Simulated(settings.seed, epoch, settings.request_share),))
             gone = removal.pairs(graph.shard)
             forgotten = [torch.from_numpy(x).to(e0.device) for x in gone]
             shard = only(graph.shard, *gone)

@@ -10,7 +10,7 @@ import torch
 
 from ..partitioning.assignment import Assignment
 from ..partitioning.shard import GraphShard, Pairs
-from .keyed import REQUEST, keyed_uniform
+from .keyed import REQUEST, REQUEST_USER, keyed_uniform
 
 Ids = npt.NDArray[np.int64]
 
@@ -19,18 +19,48 @@ def _none() -> Ids:
     return np.empty(0, dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class Simulated:
+    """A simulated request, drawn by key: the same interactions wherever they lie.
+
+    An interaction goes for one of three reasons, which are independent: chance, its user, its item.
+    """
+
+    seed: int
+    number: int
+    share: float = 0.0
+    """Of all interactions."""
+    users: float = 0.0
+    """Share of the users, chosen by key."""
+    of_users: float = 0.0
+    """Share of their interactions that goes."""
+    items: tuple[int, ...] = ()
+    """Some items, by global dense id."""
+    of_items: float = 0.0
+    """Share of their interactions that goes."""
+
+    def hit(self, users: Ids, items: Ids, num_items: int) -> npt.NDArray[np.bool_]:
+        """Which of these interactions [n] go."""
+        stays = torch.full((len(users),), 1 - self.share)
+        if self.users:
+            chosen = keyed_uniform(self.seed, REQUEST_USER, self.number, torch.from_numpy(users)) < self.users
+            stays[chosen] *= 1 - self.of_users
+        if self.items:
+            stays[torch.from_numpy(np.isin(items, self.items))] *= 1 - self.of_items
+        pairs = torch.from_numpy(users * num_items + items)
+        goes: npt.NDArray[np.bool_] = (keyed_uniform(self.seed, REQUEST, self.number, pairs) < 1 - stays).numpy()
+        return goes
+
+
 @dataclass(frozen=True, eq=False)
 class Removal:
-    """All interactions of some users and items, and some interactions, all by global dense id; and simulated requests.
-
-    `simulated` holds (seed, number, share): a keyed random share of all interactions, as the simulated request `number`.
-    """
+    """All interactions of some users and items, and some interactions, all by global dense id; and simulated requests."""
 
     users: Ids = field(default_factory=_none)
     items: Ids = field(default_factory=_none)
     pair_users: Ids = field(default_factory=_none)
     pair_items: Ids = field(default_factory=_none)
-    simulated: Sequence[tuple[int, int, float]] = ()
+    simulated: Sequence[Simulated] = ()
 
     def __bool__(self) -> bool:
         return bool(len(self.users) or len(self.items) or len(self.pair_users) or self.simulated)
@@ -49,9 +79,8 @@ class Removal:
                 hit |= _marks(self.items, num_items)[items]
             if len(wanted):
                 hit |= np.isin(pair, wanted)
-            for seed, number, share in self.simulated:
-                draws = keyed_uniform(seed, REQUEST, number, torch.from_numpy(pair))
-                hit |= draws.numpy() < share
+            for request in self.simulated:
+                hit |= request.hit(users, items, num_items)
             codes.append(pair[hit])
         found = np.unique(np.concatenate(codes))
         return found // num_items, found % num_items

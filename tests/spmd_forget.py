@@ -14,11 +14,11 @@ from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.evaluate import evaluate, pair_scores, rank
 from unlearnrec.distributed.forget import ends, influence
-from unlearnrec.distributed.influence import InfluenceEncoder, NodeRows
+from unlearnrec.distributed.influence import InfluenceEncoder, NodeRows, directions
 from unlearnrec.distributed.keyed import initial_rows
 from unlearnrec.distributed.local_graph import LocalGraph
 from unlearnrec.distributed.pretrain import PretrainSettings, calibrate, examples, fit
-from unlearnrec.distributed.removal import Removal, empty_nodes
+from unlearnrec.distributed.removal import Removal, Simulated, empty_nodes
 from unlearnrec.partitioning.shard import build_shards
 
 SIZE, SCALE = 16, 0.1
@@ -141,15 +141,15 @@ def fitted(comm: Comm, epochs: int = 30) -> dict[str, Any]:
     """Fits an encoder to counterfactuals that differ from the original by a fixed combination of directions."""
     graph = spmd.local_graph(comm)
     nodes = node_rows(graph, start(graph), "lightgcn")
-    removals = [Removal(simulated=((9, number, 0.3),)) for number in range(4)]
+    removals = [Removal(simulated=(Simulated(9, number, 0.3),)) for number in range(4)]
     counterfactuals = []
     for removal in removals:
         users, items = (torch.from_numpy(x) for x in removal.pairs(graph.shard))
         e0 = nodes.e0.clone()
         for side, view in enumerate(ends(graph, nodes, users, items)):
-            far = (view.other.readout, view.own.mean, view.own.readout, view.other.e0, view.own.e0)
-            weights = combination(len(far))[side]
-            e0.index_add_(0, view.rows, sum(w * x for w, x in zip(weights, far, strict=True)))
+            far = directions(view.own, view.other)
+            weights = combination(far.shape[1])[side]
+            e0.index_add_(0, view.rows, (weights[:, None] * far).sum(1))
         counterfactuals.append((removal, e0))
     data = examples(graph, nodes, counterfactuals)
     encoder = encoder_for(nodes)

@@ -9,16 +9,16 @@ import torch
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.forget import shrink
-from unlearnrec.distributed.keyed import REQUEST, keyed_uniform
+from unlearnrec.distributed.keyed import REQUEST, REQUEST_USER, keyed_uniform
 from unlearnrec.distributed.launch import run_processes
-from unlearnrec.distributed.removal import Removal, empty_nodes, only, with_empty_rows
+from unlearnrec.distributed.removal import Removal, Simulated, empty_nodes, only, with_empty_rows
 from unlearnrec.partitioning.shard import GraphShard, build_shards
 
 # Of a row or its change, which are of size 0.1: what adding floats in another order may cost.
 TOLERANCE = 2e-7
 # One request after the other sees readouts and degrees without the earlier ones: this share of the change's norm, on a
 # tiny graph of which the requests take a tenth. NGCF's layers multiply, and react more.
-SEQUENCE_TOLERANCE = {"ngcf": 0.35}
+SEQUENCE_TOLERANCE = {"ngcf": 0.5}
 
 Pairs = set[tuple[int, int]]
 
@@ -48,6 +48,18 @@ def assert_same(one: GraphShard, other: GraphShard) -> None:
 # ---- which interactions ----------------------------------------------------------------------------------------------
 
 
+def draw(stream: int, request: Simulated, key: int) -> float:
+    return float(keyed_uniform(request.seed, stream, request.number, torch.tensor([key])))
+
+
+def chance(request: Simulated, user: int, item: int) -> float:
+    """That an interaction goes."""
+    stays = 1 - request.share
+    if draw(REQUEST_USER, request, user) < request.users:
+        stays *= 1 - request.of_users
+    return 1 - stays * (1 - request.of_items if item in request.items else 1)
+
+
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_removal_finds_what_brute_force_finds(size, seed):
@@ -59,7 +71,8 @@ def test_a_removal_finds_what_brute_force_finds(size, seed):
     some = rng.choice(len(users), 5, replace=False)
     pair_users = np.concatenate([users[some], users[some[:1]], rng.integers(0, spmd.USERS, 4)]).astype(np.int64)
     pair_items = np.concatenate([items[some], items[some[:1]], rng.integers(0, spmd.ITEMS, 4)]).astype(np.int64)
-    simulated = ((seed, 0, 0.1), (seed, 7, 0.05))
+    some_items = tuple(sorted(set(items[::9].tolist())))
+    simulated = (Simulated(seed, 0, 0.1), Simulated(seed, 7, 0.02, 0.3, 0.5, some_items, 0.2))
     parts = [
         ({"users": gone_users}, {e for e in edges if e[0] in gone_users}),
         ({"items": gone_items}, {e for e in edges if e[1] in gone_items}),
@@ -69,8 +82,8 @@ def test_a_removal_finds_what_brute_force_finds(size, seed):
             {
                 (u, i)
                 for u, i in edges
-                for s, number, share in simulated
-                if keyed_uniform(s, REQUEST, number, torch.tensor([u * spmd.ITEMS + i])) < share
+                for request in simulated
+                if draw(REQUEST, request, u * spmd.ITEMS + i) < chance(request, u, i)
             },
         ),
     ]
@@ -99,8 +112,13 @@ def test_a_removal_of_nothing():
 
 
 def test_a_simulated_share_is_about_the_share():
-    found = Removal(simulated=((1, 0, 0.3),)).pairs(shards(1)[0])
-    assert 0.2 < len(found[0]) / len(spmd.pairs()[0]) < 0.4
+    users, items = spmd.pairs()
+    found = Removal(simulated=(Simulated(1, 0, 0.3),)).pairs(shards(1)[0])
+    assert 0.2 < len(found[0]) / len(users) < 0.4
+    popular = np.argsort(-np.bincount(items))[:5]
+    tilted = Removal(simulated=(Simulated(1, 0, items=tuple(popular.tolist()), of_items=0.5),)).pairs(shards(1)[0])
+    assert np.isin(tilted[1], popular).all()
+    assert 0.3 < len(tilted[0]) / np.isin(items, popular).sum() < 0.7
 
 
 def test_only_keeps_the_rows_and_these_interactions():
@@ -185,10 +203,18 @@ def test_one_and_four_partitions_forget_alike(backbone, alone, four):
 
 
 @pytest.mark.parametrize("backbone", list(BACKBONES))
-def test_a_batch_is_the_sum_of_its_requests(backbone, alone, four):
+def test_a_batch_is_about_the_sum_of_its_requests(backbone, alone, four):
+    users, items = spmd_forget.joined(spmd_forget.requests())
+    degree = [np.bincount(x)[x] for x in (users, items)]
+    more = (degree[0] > 1) | (degree[1] > 1)
+    shared = np.concatenate([users[more], items[more] + spmd.USERS])
+    lone = np.setdiff1d(np.concatenate([users, items + spmd.USERS]), shared)
+    assert len(lone) > 5
     for results in ([alone[backbone]], [r[backbone] for r in four]):
         batch, total, sequence = (spmd.whole(results, name) for name in ("batch", "sum", "sequence"))
-        assert (batch - total).abs().max() < TOLERANCE
+        # The encoder is told what else goes of a node; where nothing does, it is the sum.
+        assert (batch - total)[lone].abs().max() < TOLERANCE
+        assert 0 < (batch - total).norm() < SEQUENCE_TOLERANCE.get(backbone, 0.2) * batch.norm()
         assert 0 < (batch - sequence).norm() < SEQUENCE_TOLERANCE.get(backbone, 0.2) * batch.norm()
 
 
@@ -229,9 +255,10 @@ def test_an_encoder_learns_a_fixed_combination_the_same_on_two_ranks():
             assert result["quality"][name] == pytest.approx(value, abs=1e-4)
     assert first["losses"][-1] < 0.3 * first["losses"][0]
     # The targets are this encoder's own combination, so it delivers them as they are; and twice them with twice the gain.
-    assert first["gains"][0] == pytest.approx(1, abs=0.1)
-    assert first["gains"][1] == pytest.approx(2 * first["gains"][0], rel=0.1)
-    assert all(r["gains"] == pytest.approx(first["gains"], rel=1e-4) for r in second)
+    assert first["gains"][0] == pytest.approx((1, 1), abs=0.1)
+    assert first["gains"][1] == pytest.approx([2 * gain for gain in first["gains"][0]], rel=0.1)
+    for number in (0, 1):
+        assert all(r["gains"][number] == pytest.approx(first["gains"][number], rel=1e-4) for r in second)
     for side in (0, 1):
         error, size = first["left"][side]
         assert 1 - error / size > 0.5
