@@ -10,7 +10,7 @@ from typing import Any
 from ..partitioning.errors import InputError
 from .coordinator import ACCEPTED, State, Ticket
 from .journal import JournalConflict
-from .requests import TOMBSTONE, Request, commitment, content_name, read_request
+from .requests import TOMBSTONE, Request, Tally, commitment, content_name, read_request
 from .segments import Record
 from .session import Session
 from .versions import COMMITTED, PURGING
@@ -45,8 +45,11 @@ def accept(session: Session, request: Request, written: Callable[[], None] = lam
         if name in (ledger.purging or ()):
             raise BeingPurged(f"{name} is being removed by a purge. Try again, or finish it with `unlearnrec purge`")
         salt = secrets.token_hex(16)
+        new: dict[str, Any] = {"salt": salt, "body": body.decode()}
+        if rows := request.tally.document():
+            new["rows"] = rows
         try:
-            session.store.create(name, json.dumps({"salt": salt, "body": body.decode()}).encode())
+            session.store.create(name, json.dumps(new).encode())
         except FileExistsError:
             content = json.loads(session.store.read(name))
             check_same(content, request)
@@ -79,6 +82,15 @@ def answered(session: Session, request: Request) -> dict[str, Any] | None:
         return None
     answer = {key: value for key, value in ticket.describe().items() if key != "phase"}
     return answer | {"content_purged": True} if content == TOMBSTONE else answer
+
+
+def contents_of(session: Session, request_id: str) -> dict[str, Any] | None:
+    """The stored content of a request; None where there is none, or where it was purged."""
+    try:
+        content: dict[str, Any] = json.loads(session.store.read(content_name(request_id)))
+    except FileNotFoundError:
+        return None
+    return None if content == TOMBSTONE else content
 
 
 def check_same(content: dict[str, Any], request: Request) -> None:
@@ -128,7 +140,7 @@ def read_accepted(session: Session, ticket: Ticket) -> Request:
         content = json.loads(session.store.read(content_name(ticket.request_id)))
         body = content["body"].encode()
         if commitment(body, content["salt"]) == ticket.commitment:
-            return read_request(ticket.request_id, body)
+            return read_request(ticket.request_id, body, Tally.read(content.get("rows", {})))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass
     raise UnreadableRequest(f"{content_name(ticket.request_id)} is not the content that was accepted")

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..distributed.influence import FORMAT
-from ..distributed.removal import Removal
-from ..partitioning.assignment import Assignment
+from ..distributed.removal import Removal, merged
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_assignment, load_ids
 from ..workers import WorkerGroup
 from .accepting import close
 from .evidence import add_evidence
+from .gone import note_outcomes
 from .graphs import Ids, merged_gone, new_graph
 from .journal import JournalConflict
+from .matching import asked_of, effect, owners_of, resolve, union
 from .progress import Progress
-from .requests import Request, Resolved, resolve
+from .requests import Request
 from .session import Manifest, Session, files_of
-from .suppression import ENVIRONMENT, FORGOTTEN, KINDS, digests_of, open_list
-from .suppression import FOLDER as SUPPRESSION
 from .training import as_trained, make_run, needed_files
 from .versions import COMPLETED
 
@@ -75,7 +74,6 @@ def carry_out(
     if closed := [request.request_id for request in requests if request.request_id not in still_open]:
         raise JournalConflict(f"request {closed[0]} was closed by somebody else")
     version = able_version(session)
-    _suppress(session, version, requests, progress)
     start = time.perf_counter()
     session.call(group, version, "holds")
     startup = time.perf_counter() - start
@@ -88,27 +86,29 @@ def carry_out(
 
     graph = version["graph"]
     maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
-    found = {request.request_id: resolve(request, *maps) for request in requests}
+    named = {request.request_id: resolve(request, maps[0], maps[1], graph.get("time")) for request in requests}
     owners = load_assignment(session.store, graph)
-    removal = _union(found.values())
-    named = np.concatenate([owners.owner_of_user[removal.users], owners.owner_of_item[removal.items]])
-    pairs_at = owners.owner_of_user[removal.pair_users]
-    asked = sorted({int(k) for k in np.concatenate([named, pairs_at])})
+    removal, timed = union(named.values())
+    asked = asked_of(owners, removal, timed)
     mark("route")
-    nothing = np.empty(0, dtype=np.int64)
-    pairs = (
-        distinct(session.call(group, version, "find", removal, partitions=asked), graph["items"])
-        if asked
-        else (nothing, nothing)
-    )
+    found = merged(session.call(group, version, "find", removal, timed, partitions=asked) if asked else [])
+    outcomes = note_outcomes(session, graph, requests, named, found, progress)
+    whole = effect(found, list(named.values()), graph["items"])
+    pairs = (whole.users, whole.items)
     mark("find")
-    own = {request_id: _own(what, pairs, graph["items"]) for request_id, what in found.items()}
+    own = {request_id: effect(found, [what], graph["items"]) for request_id, what in named.items()}
     base = {
-        request_id: {"request_id": request_id, "unknown_ids": what.unknown, "startup_seconds": startup}
-        for request_id, what in found.items()
+        request.request_id: {
+            "request_id": request.request_id,
+            "unknown_ids": named[request.request_id].unknown,
+            "rows": outcomes[request.request_id].counts(request.tally),
+            "removed_events": own[request.request_id].events,
+            "startup_seconds": startup,
+        }
+        for request in requests
     }
     answers: dict[str, dict[str, Any]] = {}
-    for request_id in [request_id for request_id, (users, _) in own.items() if not len(users)]:
+    for request_id in [request_id for request_id, mine in own.items() if not mine.events]:
         answer = {
             **base[request_id],
             "status": "nothing_to_forget",
@@ -120,9 +120,9 @@ def carry_out(
         if not close(session, request_id, COMPLETED, {"answer": answer}, since=head):
             raise JournalConflict(f"request {request_id} was closed by somebody else")
         answers[request_id] = answer
-    if not len(pairs[0]):
+    if not whole.events:
         return answers
-    affected = owners_of(owners, pairs)
+    affected = owners_of(owners, whole.touched)
     number = session.versions.next_number()
     names = {
         k: (
@@ -132,20 +132,22 @@ def carry_out(
         )
         for k in affected
     }
+    thinned = whole.thinned if whole.partial else None
+    arguments = (session.location, *pairs, names, cut_only, thinned)
     with progress.task("forget", len(affected)) as task:
-        results = session.call(
-            group, version, "forget", session.location, pairs[0], pairs[1], names, cut_only, partitions=affected
-        )
+        results = session.call(group, version, "forget", *arguments, partitions=affected)
         task.advance(len(affected))
     mark("unlearn")
     by_partition = dict(zip(affected, results, strict=True))
     gone = merged_gone(results)
     shards = {k: r["shard"] for k, r in by_partition.items()}
-    changed = new_graph(session, graph, number, shards, gone, len(pairs[0]))
+    changed = new_graph(session, graph, number, shards, gone, len(pairs[0]), whole.events)
     embeddings = list(version["model"]["embeddings"])
     encoder = dict(version["model"]["encoder"])
     encoder["tables"] = encoder["tables"] and list(encoder["tables"])
     for k, result in by_partition.items():
+        if not result["files"]:  # its interactions only lost some of their events
+            continue
         embeddings[k] = result["files"][0]["name"]
         if encoder["tables"]:
             encoder["tables"][k] = result["files"][1]["name"]
@@ -159,7 +161,7 @@ def carry_out(
     files = version["files"] | changed["files"] | files_of(results)
     manifest["files"] = {name: files[name] for name in needed_files(manifest)}
     mark("write")
-    if session.config.forget.fine_tune_steps and not cut_only:
+    if session.config.forget.fine_tune_steps and len(pairs[0]) and not cut_only:
         _fine_tune(session, group, manifest, number, pairs)
         mark("fine_tune")
     drift = 1 - changed["interactions"] / encoder["interactions"]
@@ -174,11 +176,11 @@ def carry_out(
             **base[request_id],
             "status": "committed",
             "version": number,
-            "removed_interactions": len(mine[0]),
-            "deleted_users": int(np.isin(gone[0], mine[0]).sum()),
-            "deleted_items": int(np.isin(gone[1], mine[1]).sum()),
-            "touched_nodes": 0 if cut_only else len(np.unique(mine[0])) + len(np.unique(mine[1])),
-            "affected_partitions": owners_of(owners, mine),
+            "removed_interactions": len(mine.users),
+            "deleted_users": int(np.isin(gone[0], mine.users).sum()),
+            "deleted_items": int(np.isin(gone[1], mine.items).sum()),
+            "touched_nodes": 0 if cut_only else len(np.unique(mine.users)) + len(np.unique(mine.items)),
+            "affected_partitions": owners_of(owners, mine.touched),
             "batch_requests": len(requests) - len(answers),
             "encoder_drift": drift,
             "encoder_stale": stale,
@@ -198,19 +200,6 @@ def carry_out(
     return answers | {answer["request_id"]: answer for answer in evidenced}
 
 
-def _suppress(session: Session, version: Manifest, requests: Sequence[Request], progress: Progress) -> None:
-    """Put on the suppression list what the requests name, where there is a key."""
-    suppression = open_list(session.store)
-    if suppression is not None:
-        # Before the commit, so that no crash leaves a version without the data and a list without the names. An entry of
-        # a request that fails is right too: it stays accepted.
-        types = version["graph"]["id_type"]
-        each = [digests_of(suppression.key, request, types) for request in requests]
-        suppression.append(FORGOTTEN, {kind: set().union(*(named[kind] for named in each)) for kind in KINDS})
-    elif session.store.list(SUPPRESSION):
-        progress.note(f"{ENVIRONMENT} is not set: this request is not put on the suppression list")
-
-
 def _fine_tune(session: Session, group: WorkerGroup, manifest: Manifest, number: int, pairs: tuple[Ids, Ids]) -> None:
     """Let the touched rows take some training steps, and the manifest name the files that result."""
     model, graph = manifest["model"], manifest["graph"]
@@ -227,29 +216,3 @@ def _fine_tune(session: Session, group: WorkerGroup, manifest: Manifest, number:
             manifest["files"].pop(model["embeddings"][k])
             model["embeddings"][k] = file["name"]
             manifest["files"][file["name"]] = {"sha256": file["sha256"], "bytes": file["bytes"]}
-
-
-def _union(found: Iterable[Resolved]) -> Removal:
-    """All that some requests name, as one removal."""
-    parts = list(found)
-    names = ("users", "items", "pair_users", "pair_items")
-    users, items, pair_users, pair_items = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
-    return Removal(users, items, pair_users, pair_items)
-
-
-def _own(found: Resolved, pairs: tuple[Ids, Ids], num_items: int) -> tuple[Ids, Ids]:
-    """Those of the batch's pairs that one request removes."""
-    wanted = found.pair_users * num_items + found.pair_items
-    mine = np.isin(pairs[0], found.users) | np.isin(pairs[1], found.items)
-    mine |= np.isin(pairs[0] * num_items + pairs[1], wanted)
-    return pairs[0][mine], pairs[1][mine]
-
-
-def owners_of(owners: Assignment, pairs: tuple[Ids, Ids]) -> list[int]:
-    """The partitions that own an end of these pairs."""
-    return sorted({int(k) for k in (*owners.owner_of_user[pairs[0]], *owners.owner_of_item[pairs[1]])})
-
-
-def distinct(parts: list[tuple[Ids, Ids]], num_items: int) -> tuple[Ids, Ids]:
-    codes = np.unique(np.concatenate([users * num_items + items for users, items in parts]))
-    return codes // num_items, codes % num_items

@@ -119,7 +119,14 @@ def forget(
     users: Annotated[str | None, typer.Option(metavar="FILE|ID,ID...", help="Users to forget.")] = None,
     items: Annotated[str | None, typer.Option(metavar="FILE|ID,ID...", help="Items to forget.")] = None,
     interactions: Annotated[str | None, typer.Option(metavar="FILE", help="Columns user_id and item_id.")] = None,
-    requests: Annotated[str | None, typer.Option(metavar="FILE", help="A table of requests.")] = None,
+    requests: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Rows of user_id, item_id, since, until: JSON, JSONL, CSV or Parquet."),
+    ] = None,
+    results: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write what became of each row of --requests: .csv, .jsonl or .parquet."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")] = False,
     request_id: Annotated[str | None, typer.Option(help="Repeating a request under its id is harmless.")] = None,
     json: Json = False,
@@ -139,6 +146,7 @@ def forget(
         requests=requests,
         dry_run=dry_run,
         request_id=request_id,
+        results=results,
         progress=_progress(),
     )
 

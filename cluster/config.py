@@ -39,7 +39,10 @@ class Columns(Section):
     item: str = "item_id"
     """The item's id: integers or strings."""
     time: str | None = None
-    """When the event happened, if the table says so."""
+    """When the event happened, if the table says so: timestamps (without a zone: UTC), dates, or whole numbers. Kept with
+    the graph, so that `forget` can take time ranges."""
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
+    """Of a time column of numbers, since 1970. Null: `since` and `until` must be numbers as well."""
     value: str | None = None
     """A number such as a rating or a count; rows where it is null or not positive are not interactions."""
 

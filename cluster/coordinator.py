@@ -85,6 +85,8 @@ class Ledger:
         self.committed_at: int = state.get("committed_at", 0)
         """The record of the current version."""
         self.versions: int = state.get("versions", 0)
+        self.ingested_version: int = state.get("ingested_version", 0)
+        """The first of the versions on the graph of the current one's ingest."""
         self.makers: dict[str, int] = dict(state.get("makers", {}))
         """File -> the first version that names it."""
         self.evidence: dict[str, dict[str, Any]] = dict(state.get("evidence", {}))
@@ -109,6 +111,7 @@ class Ledger:
                 "current": self.current,
                 "committed_at": self.committed_at,
                 "versions": self.versions,
+                "ingested_version": self.ingested_version,
                 "makers": dict(self.makers),
                 "evidence": dict(self.evidence),
                 "unreported": dict(self.unreported),
@@ -147,6 +150,8 @@ class Ledger:
             for part in (manifest, manifest["graph"], manifest.get("lake_graph", {})):
                 for name in part.get("files", ()):
                     self.makers.setdefault(name, manifest["version"])
+            if self.current is None or _ingest(manifest) != _ingest(self.current):
+                self.ingested_version = manifest["version"]
             self.current, self.versions, self.committed_at = manifest, self.versions + 1, record.number
         elif record.kind == COMPLETED:
             self._close(body["request_id"], State.COMPLETED, at, answer=body["answer"])
@@ -187,6 +192,12 @@ class Ledger:
         if self.current is None or not self._trained_interactions:
             return 0.0
         return 1 - self.current["graph"]["interactions"] / self._trained_interactions
+
+
+def _ingest(manifest: Mapping[str, Any]) -> str | None:
+    """Which ingest the graph is of that is trained on next."""
+    found: str | None = manifest.get("lake_graph", {}).get("ingest")
+    return found
 
 
 # ---- when ------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from .coordinator import (
     oldest_age,
     retry_after,
 )
-from .requests import Id, content_name, make_request
+from .requests import Id, Range, content_name, make_request
 from .session import Session
 from .versions import CANCELLED
 
@@ -82,6 +82,7 @@ class Desk:
         items: list[Id],
         interactions: list[tuple[Id, Id]],
         request_id: str | None,
+        ranges: Sequence[Range] = (),
         callback_urls: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Accept a request, or say where it is if it was accepted before; one that failed is tried again.
@@ -92,7 +93,7 @@ class Desk:
             TakenId: another request has this id.
             TooMany: as it says.
         """
-        request = make_request(users, items, interactions, request_id, self._key)
+        request = make_request(users, items, interactions, request_id, self._key, ranges)
         ticket = self._session.ledger().tickets.get(request.request_id)
         if ticket is not None:
             check_same(_content(self._session.store, request.request_id), request)

@@ -13,12 +13,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ..workers import WorkerGroup
+from .accepting import contents_of
 from .coordinator import ACCEPTED
 from .evidence_change import Change, Ids
-from .evidence_checks import checks_of, scores_of
+from .evidence_checks import checks_of, events_check, scores_of
 from .evidence_page import page
+from .matching import Effect
 from .progress import Progress
-from .requests import TOMBSTONE, Request, content_name, read_request
+from .requests import Request, read_request
 from .segments import Record
 from .session import Manifest, Session, silent
 from .software import software
@@ -87,8 +89,8 @@ class _Look:
     """What a version's files and the workers say of the requests that it answers, by request id."""
 
     change: Change
-    pairs: dict[str, tuple[Ids, Ids] | None]
-    """Interactions that each removed; None where that is not known any more."""
+    effects: dict[str, Effect | None]
+    """What each removed; None where that is not known any more."""
     scores: dict[str, dict[str, Any]]
 
 
@@ -106,9 +108,9 @@ class _Batch:
             change = Change.read(store, chain["version before"].body["manifest"], after)
             contents = {one: _content(self.session, one) for one in self._ids if one in after["answers"]}
             known = {one: content for one, content in contents.items() if content is not None and change.has_before}
-            pairs = dict.fromkeys(contents) | change.removed(store, known)
-            scores = scores_of(self.session, change, pairs, self._group)
-            self._looks[after["version"]] = _Look(change, pairs, scores)
+            effects = dict.fromkeys(contents) | change.effects(store, known)
+            scores = scores_of(self.session, change, {one: _pairs(did) for one, did in effects.items()}, self._group)
+            self._looks[after["version"]] = _Look(change, effects, scores)
         return self._looks[after["version"]]
 
 
@@ -191,7 +193,14 @@ def _document(answer: Mapping[str, Any], chain: Mapping[str, Record], look: _Loo
         },
         "removed": {
             key: told.get(key)
-            for key in ("removed_interactions", "deleted_users", "deleted_items", "touched_nodes", "unknown_ids")
+            for key in (
+                "removed_interactions",
+                "removed_events",
+                "deleted_users",
+                "deleted_items",
+                "touched_nodes",
+                "unknown_ids",
+            )
         }
         | {
             "affected_partitions": told.get("affected_partitions", change.affected),
@@ -203,7 +212,7 @@ def _document(answer: Mapping[str, Any], chain: Mapping[str, Record], look: _Loo
         },
         "files": {"changed": change.changed_files(), "unchanged": change.unchanged_files},
         "verification": {
-            "checks": checks_of(change, look.pairs[request_id], told.get("removed_interactions")),
+            "checks": _checks(change, look.effects[request_id], told),
             "scores": look.scores[request_id],
         },
         "not_removed": [{"what": what, "why": text} for what, text in NOT_REMOVED],
@@ -215,7 +224,16 @@ def _document(answer: Mapping[str, Any], chain: Mapping[str, Record], look: _Loo
     }
 
 
+def _pairs(effect: Effect | None) -> tuple[Ids, Ids] | None:
+    return None if effect is None else (effect.users, effect.items)
+
+
+def _checks(change: Change, effect: Effect | None, told: Mapping[str, Any]) -> list[dict[str, Any]]:
+    checks = checks_of(change, _pairs(effect), told.get("removed_interactions"))
+    return [*checks, events_check(change, effect, told.get("removed_events"))] if effect and effect.partial else checks
+
+
 def _content(session: Session, request_id: str) -> Request | None:
     """What a request names, None after a purge."""
-    content = json.loads(session.store.read(content_name(request_id)))
-    return None if content == TOMBSTONE else read_request(request_id, content["body"].encode())
+    content = contents_of(session, request_id)
+    return None if content is None else read_request(request_id, content["body"].encode())

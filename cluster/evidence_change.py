@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load
 
-from ..distributed.removal import Removal
+from ..distributed.removal import merged
 from ..partitioning.ingest import load_ids
 from ..partitioning.shard import GraphShard
 from ..partitioning.storage import Store
-from .requests import Request, resolve
+from .matching import Effect, effect, resolve, union
+from .requests import Request
 from .session import Manifest
 
 Ids = npt.NDArray[np.int64]
@@ -96,26 +97,16 @@ class Change:
         """Number of files that both versions name."""
         return len(self.before["files"].keys() & self.after["files"].keys())
 
-    def removed(self, store: Store, requests: Mapping[str, Request]) -> dict[str, tuple[Ids, Ids]]:
-        """By request id, (users, items) of the interactions of the version before that it names, by dense id."""
+    def effects(self, store: Store, requests: Mapping[str, Request]) -> dict[str, Effect]:
+        """By request id, what it does to the version before."""
         graph = self.before["graph"]
-        maps = [load_ids(store, graph, side) for side in ("user", "item")] if requests else []
-        named = {request_id: resolve(request, *maps) for request_id, request in requests.items()}
-        empty = np.empty(0, dtype=np.int64)
-        users, items, pair_users, pair_items = (
-            np.concatenate([empty, *(getattr(one, name) for one in named.values())])
-            for name in ("users", "items", "pair_users", "pair_items")
-        )
-        union = Removal(users, items, pair_users, pair_items)
-        parts = [union.pairs(shard) for shard in self.old.values()]
-        codes = np.unique(np.concatenate([empty, *(u * graph["items"] + i for u, i in parts)]))
-        users, items = codes // graph["items"], codes % graph["items"]
-        found = {}
-        for request_id, one in named.items():
-            hit = np.isin(users, one.users) | np.isin(items, one.items)
-            hit |= np.isin(codes, one.pair_users * graph["items"] + one.pair_items)
-            found[request_id] = (users[hit], items[hit])
-        return found
+        if not requests:
+            return {}
+        maps = [load_ids(store, graph, side) for side in ("user", "item")]
+        named = {request_id: resolve(one, maps[0], maps[1], graph.get("time")) for request_id, one in requests.items()}
+        removal, timed = union(named.values())
+        found = merged([removal.find(shard, timed) for shard in self.old.values()])
+        return {request_id: effect(found, [one], graph["items"]) for request_id, one in named.items()}
 
     @cached_property
     def user_codes(self) -> list[Ids]:

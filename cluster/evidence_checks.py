@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..distributed import measures
+from ..distributed.removal import Removal
 from ..workers import WorkerFailure, WorkerGroup
 from .evidence_change import Change, contains, files_of_partition
+from .matching import Effect
 from .session import Manifest, Session
 
 Ids = npt.NDArray[np.int64]
@@ -53,6 +55,30 @@ def _pairs_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> di
     if not agrees:
         detail += f"; the answer says {told} were removed, the files of the version before give {len(pairs[0])}"
     return _check("removed interactions", not there.any() and agrees, len(users), len(pairs[0]), detail)
+
+
+def events_check(change: Change, effect: Effect, told: int | None) -> dict[str, Any]:
+    """Of interactions that lost some of their events: no more are left than should be, on either side, and no other."""
+    users, items, counts, times = effect.thinned
+    num_users, num_items = change.after["graph"]["users"], change.after["graph"]["items"]
+    by_user, by_item = users * num_items + items, items * num_users + users
+    left = set(zip(np.repeat(by_user, counts).tolist(), times.tolist(), strict=True))
+    chosen = _sample(len(users))
+    wrong = 0
+    for shard, user_codes, item_codes in zip(change.new, change.user_codes, change.item_codes, strict=True):
+        sides = ((user_codes, shard.user_counts, by_user), (item_codes, shard.item_counts, by_item))
+        for stored, stored_counts, codes in sides:
+            here = chosen[contains(stored, codes[chosen])]
+            wrong += int((stored_counts[np.searchsorted(stored, codes[here])] > counts[here]).sum())
+        found = Removal().find(shard, np.unique(users[chosen]))
+        mine = np.isin(found.event_codes, by_user[chosen])
+        events = zip(found.event_codes[mine].tolist(), found.times[mine].tolist(), strict=True)
+        wrong += sum(event not in left for event in events)
+    agrees = told is None or told == effect.events
+    detail = f"interactions that lost some of their events; {wrong} have others than should be left"
+    if not agrees:
+        detail += f"; the answer says {told} events were removed, the files of the version before give {effect.events}"
+    return _check("removed events", not wrong and agrees, len(chosen), len(users), detail)
 
 
 def _nodes_check(change: Change, pairs: tuple[Ids, Ids]) -> dict[str, Any]:
@@ -132,7 +158,9 @@ def scores_of(
             places = places[_sample(len(places))]
             whole[request_id], chosen[request_id] = int(both.sum()), (pairs[0][places], pairs[1][places])
         else:
-            answers[request_id] = {"left_out": "every forgotten pair lost an end, and has no score any more"}
+            lost = "every forgotten pair lost an end, and has no score any more"
+            none = "no interaction lost all of its events, so no pair was forgotten"
+            answers[request_id] = {"left_out": lost if len(pairs[0]) else none}
     if not chosen:
         return answers
     draw = np.random.default_rng(change.after["version"])

@@ -7,20 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from ..distributed.removal import Removal
 from ..partitioning.errors import InputError
-from ..partitioning.ingest import load_assignment, load_ids, load_shard
+from ..partitioning.ingest import load_assignment
 from ..workers import WorkerGroup
 from .accepting import accept as _accept
 from .accepting import answered as _answer
-from .carrying_out import able_version, carry_out, distinct, owners_of
+from .carrying_out import able_version, carry_out
 from .config import Config
 from .coordinator import State, iso
+from .estimate import estimated_seconds
 from .evidence import add_evidence
+from .gone import looked_up
 from .journal import JournalConflict
+from .matching import effect, owners_of
 from .progress import Progress
-from .requests import Request, Resolved, parse_request, resolve
+from .requests import Request, parse_request
+from .results_file import ResultsFile, result_rows, stored_outcome
 from .session import Manifest, Session, silent
+from .stored import find_stored
 from .suppression import open_list
 
 
@@ -33,29 +37,54 @@ def forget(
     requests: str | None = None,
     dry_run: bool = False,
     request_id: str | None = None,
+    results: str | None = None,
     progress: Progress | None = None,
     group: WorkerGroup | None = None,
     cut_only: bool = False,
 ) -> dict[str, Any]:
     """Carry out a deletion request; the same id and content again gives the same answer and changes nothing.
 
-    The arguments are those of the command. `seconds` counts from the request to readouts without it; starting workers
-    and loading the version before (`startup_seconds`) are apart. `cut_only` leaves the parameters as they are: what
-    comparisons measure against.
+    The arguments are those of the command; `results` names a file for what became of each row of `requests`. `seconds`
+    counts from the request to readouts without it; starting workers and loading the version before (`startup_seconds`) are
+    apart. `cut_only` leaves the parameters as they are: what comparisons measure against.
 
     Raises:
-        InputError: bad ids or files, no encoder, another request under this id, or the wrong key of the suppression list.
+        InputError: bad ids or files, no encoder, another request under this id, the wrong key of the suppression list, or
+            a place for `results` that will not do. Nothing has been changed then.
         WorkerFailure: as `WorkerGroup.run`. The request stays accepted: run the command again.
     """
     progress = progress or silent()
     session = Session(config)
+    file = None if results is None else ResultsFile(session, results, requests)
     request = parse_request(users, items, interactions, requests, request_id, session.options, session.request_key())
-    if not dry_run and (answer := _answer(session, request)) is not None:
-        return add_evidence(session, [answer], progress=progress)[0]
-    version = able_version(session)
-    session.whole_version()
     if dry_run:
-        return _dry_run(session, version, request)
+        session.whole_version()
+        return _dry_run(session, able_version(session), request, file)
+    answer = _forget(session, request, progress, group, cut_only)
+    if file is not None:
+        answer = {**answer, "results": _write_results(session, request, answer, file, progress)}
+    return answer
+
+
+def _write_results(
+    session: Session, request: Request, answer: dict[str, Any], file: ResultsFile, progress: Progress
+) -> str | None:
+    """Where the results are; None, with a note, where they cannot be told."""
+    outcome = stored_outcome(session, request, answer)
+    if outcome is None:
+        why = "the request waits" if answer["status"] == "accepted" else "what would tell has been purged"
+        progress.note(f"no results were written: {why}")
+        return None
+    return file.write(result_rows(request, outcome))
+
+
+def _forget(
+    session: Session, request: Request, progress: Progress, group: WorkerGroup | None, cut_only: bool
+) -> dict[str, Any]:
+    if (answer := _answer(session, request)) is not None:
+        return add_evidence(session, [answer], progress=progress)[0]
+    able_version(session)
+    session.whole_version()
     open_list(session.store)  # a wrong key is told before the request is accepted
     _accept(session, request)
     if (waiting := _in_grace(session, request)) is not None:
@@ -98,26 +127,27 @@ def status(config: Config, request_id: str) -> dict[str, Any]:
     raise InputError(f"{config.output} has no request {request_id!r}. Check the id and `output`")
 
 
-def _resolve(session: Session, graph: Manifest, request: Request) -> Resolved:
-    return resolve(request, *(load_ids(session.store, graph, side) for side in ("user", "item")))
-
-
-def _dry_run(session: Session, version: Manifest, request: Request) -> dict[str, Any]:
-    """What would be touched; no workers, nothing written."""
+def _dry_run(
+    session: Session, version: Manifest, request: Request, results: ResultsFile | None = None
+) -> dict[str, Any]:
+    """What would be touched; no workers, nothing written under the output."""
     start = time.perf_counter()
     graph = version["graph"]
-    found, owners = _resolve(session, graph, request), load_assignment(session.store, graph)
-    removal = Removal(found.users, found.items, found.pair_users, found.pair_items)
-    parts = [removal.pairs(load_shard(session.store, graph, k)) for k in range(graph["partitions"])]
-    users, items = distinct(parts, graph["items"])
-    affected = owners_of(owners, (users, items))
-    return {
+    named, found = find_stored(session.store, graph, [request])
+    whole = effect(found, named, graph["items"])
+    outcome = looked_up(session, graph, request, named[0], found)
+    answer = {
         "request_id": request.request_id,
         "status": "dry_run",
         "version": version["version"],
-        "removed_interactions": len(users),
-        "affected_partitions": affected,
-        "touched_nodes": len(np.unique(users)) + len(np.unique(items)),
-        "unknown_ids": found.unknown,
-        "seconds": time.perf_counter() - start,
+        "removed_interactions": len(whole.users),
+        "removed_events": whole.events,
+        "rows": outcome.counts(request.tally),
+        "affected_partitions": owners_of(load_assignment(session.store, graph), whole.touched),
+        "touched_nodes": len(np.unique(whole.users)) + len(np.unique(whole.items)),
+        "unknown_ids": named[0].unknown,
+        "estimated_seconds": estimated_seconds(session.ledger(), len(whole.users)),
     }
+    if results is not None:
+        answer["results"] = results.write(result_rows(request, outcome))
+    return answer | {"seconds": time.perf_counter() - start}

@@ -26,6 +26,7 @@ def new_graph(
     shards: Mapping[int, dict[str, Any]],
     gone: tuple[Ids, Ids],
     removed_interactions: int,
+    removed_events: int,
 ) -> Manifest:
     """The graph's manifest with some partitions' shards replaced ({"name", "sha256", "bytes"} each) and nodes deleted.
 
@@ -53,6 +54,7 @@ def new_graph(
         changed["files"][name] = session.versions.put(name, sink.getvalue())
         changed[f"{side}_file"] = name
     changed["interactions"] = graph["interactions"] - removed_interactions
+    changed["events"] = graph["events"] - removed_events
     return changed
 
 
@@ -81,7 +83,8 @@ def reduced_graph(
     )
     gone = merged_gone(results)
     shards = {k: results[k]["shard"] for k in partitions}
-    return new_graph(session, graph, number, shards, gone, sum(r["removed"] for r in results)), results
+    removed, events = (sum(r[name] for r in results) for name in ("removed", "removed_events"))
+    return new_graph(session, graph, number, shards, gone, removed, events), results
 
 
 def merged_gone(results: Sequence[Mapping[str, Any]]) -> tuple[Ids, Ids]:

@@ -21,6 +21,7 @@ from .desk import TooLate, TooMany
 from .door import OPEN, Admission, Door
 from .http_answers import API_VERSION
 from .http_errors import Refusal, handle_errors
+from .request_rows import RANGES, parse_row
 from .requests import REQUEST_ID
 from .tokens import Scope, Token
 
@@ -41,12 +42,34 @@ class Identity(BaseModel):
     identity_format: Literal["raw"]
 
 
-NAMING = ("users", "items", "interactions", "subject_identities")
+class Range(BaseModel):
+    """A user's events in [since, until): numbers in the unit of the time column, or ISO-8601 (without a zone: UTC)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user: Id
+    item: Id | None = None
+    since: int | str | None = None
+    until: int | str | None = None
+
+    @model_validator(mode="after")
+    def _valid(self) -> Range:
+        row = parse_row(self.user, self.item, self.since, self.until)
+        if isinstance(row, str) or row[0] != RANGES:
+            raise ValueError(row if isinstance(row, str) else "has neither since nor until; give at least one")
+        return self
+
+    def entry(self) -> Any:
+        """As `desk.Desk.accept` takes it."""
+        return parse_row(self.user, self.item, self.since, self.until)[1]
+
+
+NAMING = ("users", "items", "interactions", "ranges", "subject_identities")
 """Fields of a deletion that name what goes; one of them must not be empty."""
 
 
 class Deletion(BaseModel):
-    """What is to be forgotten: users and items with all their interactions, and single interactions."""
+    """What is to be forgotten: users and items with all their interactions, single interactions, and time ranges."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -57,6 +80,7 @@ class Deletion(BaseModel):
     users: list[Id] = []
     items: list[Id] = []
     interactions: list[tuple[Id, Id]] = []
+    ranges: list[Range] = []
     subject_identities: list[Identity] = []
     """More users."""
     subject_request_id: Annotated[str, Field(pattern=f"^{REQUEST_ID.pattern}$")] | None = None
@@ -75,7 +99,7 @@ class Deletion(BaseModel):
     @model_validator(mode="after")
     def _something(self) -> Deletion:
         if not any(getattr(self, name) for name in NAMING):
-            raise ValueError("names no user, item or interaction; give at least one")
+            raise ValueError("names no user, item, interaction or range; give at least one")
         return self
 
 
@@ -83,7 +107,13 @@ class Desk(Protocol):
     """What this module needs of `desk.Desk`."""
 
     def accept(
-        self, users: Any, items: Any, interactions: Any, request_id: str | None, callback_urls: Sequence[str] = ()
+        self,
+        users: Any,
+        items: Any,
+        interactions: Any,
+        request_id: str | None,
+        ranges: Any = (),
+        callback_urls: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Raises TakenId, TooMany."""
 
@@ -120,10 +150,11 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
         for number, url in enumerate(body.status_callback_urls):
             if callback_pattern is None or not re.fullmatch(callback_pattern, url):
                 raise _invalid("not at a host of serve.callback_hosts", "status_callback_urls", number)
+        ranges = [one.entry() for one in body.ranges]
         users = [*body.users, *(identity.identity_value for identity in body.subject_identities)]
         try:
             found = desk.accept(
-                users, body.items, body.interactions, request_id, callback_urls=body.status_callback_urls
+                users, body.items, body.interactions, request_id, ranges, callback_urls=body.status_callback_urls
             )
         except TakenId:
             raise HTTPException(409, "another request has this id: choose a new one, or leave it out") from None

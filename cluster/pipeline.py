@@ -51,7 +51,7 @@ def ingest(config: Config, *, progress: Progress | None = None) -> dict[str, Any
     """
     progress = progress or silent()
     session = Session(config)
-    suppress = row_filter(session.store)
+    suppress = row_filter(session.store, config.columns.time_unit)
     with progress.task("rows read") as task:
         seen = 0
 

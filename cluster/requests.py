@@ -1,4 +1,4 @@
-"""Deletion requests as people write them, and the dense ids that they mean."""
+"""Deletion requests as people write them, in one canonical form. What they mean in a graph: `matching.py`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ import hmac
 import json
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-
 from ..partitioning.errors import InputError
-from ..partitioning.graph import dense_ids
 from ..partitioning.lake import read_ids
 from ..partitioning.storage import StorageOptions
+from .request_rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, Row, read_rows
+from .times import Bound
 
 Id = int | str
-IdMap = tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int16]]
-"""(external ids, dense ids, owners) as `partitioning.ingest.load_ids` gives them."""
+Range = tuple[Id, Id | None, Bound | None, Bound | None]
+"""(user, item, since, until): the user's events, with this item if there is one, in [since, until)."""
 
 FOLDER = "requests"
 TOMBSTONE = {"purged": True}
@@ -32,28 +30,48 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(frozen=True)
+class Tally:
+    """How many rows a request was written with: `repeats` by position among its entries (absent: one), and rows that mean
+    nothing."""
+
+    repeats: Mapping[int, int] = field(default_factory=dict)
+    invalid: int = 0
+
+    def document(self) -> dict[str, Any]:
+        """As JSON, beside the content; {} where every entry is one row."""
+        repeats = {"repeats": sorted(self.repeats.items())} if self.repeats else {}
+        return repeats | ({"invalid": self.invalid} if self.invalid else {})
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Tally:
+        """The inverse of `document`."""
+        return cls(dict(document.get("repeats", ())), document.get("invalid", 0))
+
+
+@dataclass(frozen=True)
 class Request:
-    """What is to be forgotten, by external id; canonical: sorted, each once."""
+    """What is to be forgotten, by external id; canonical: sorted, each once.
+
+    Its entries are users, items, interactions and ranges, in this order; a position counts through all of them.
+    """
 
     request_id: str
     users: tuple[Id, ...]
     items: tuple[Id, ...]
     interactions: tuple[tuple[Id, Id], ...]
+    ranges: tuple[Range, ...] = ()
+    tally: Tally = field(default=Tally(), compare=False)
+    rows: tuple[Row, ...] = field(default=(), compare=False, repr=False)
+    """Of the file that it was read from, in order."""
 
     def body(self) -> bytes:
         """The content as canonical JSON, without the id."""
-        return _body(self.users, self.items, self.interactions)
+        return _body(self.users, self.items, self.interactions, self.ranges)
 
-
-@dataclass(frozen=True)
-class Resolved:
-    """A request by dense id: users [.], items [.], pair_users, pair_items [n], all int64; `unknown` ids or pairs."""
-
-    users: npt.NDArray[np.int64]
-    items: npt.NDArray[np.int64]
-    pair_users: npt.NDArray[np.int64]
-    pair_items: npt.NDArray[np.int64]
-    unknown: int
+    def entries(self) -> Iterator[tuple[str, Any]]:
+        """(kind, what it names) of each entry."""
+        for kind in KINDS:
+            yield from ((kind, value) for value in getattr(self, kind))
 
 
 def parse_request(
@@ -70,7 +88,7 @@ def parse_request(
     Args:
         users, items: "ID,ID,..." or a file (Parquet or CSV) with the column `user_id` or `item_id`.
         interactions: a file with both columns.
-        requests: a file with one or both: rows with one id mean the whole user or item.
+        requests: a file as `request_rows.read_rows` takes it.
         request_id: up to 128 letters, digits, `.`, `_`, `-`; None derives it from the content.
         key: the secret under which it is derived, so that it does not tell the content.
 
@@ -78,40 +96,53 @@ def parse_request(
         InputError: a file is unreadable or lacks a column, nothing is named, or the request id has other characters.
     """
     check_request_id(request_id)
-    named: dict[str, list[Id]] = {"user_id": [], "item_id": []}
-    pairs: list[tuple[Id, Id]] = []
-    for value, column in ((users, "user_id"), (items, "item_id")):
+    named: dict[str, list[Any]] = {kind: [] for kind in KINDS}
+    rows: list[Row] = []
+    for value, kind, column in ((users, USERS, "user_id"), (items, ITEMS, "item_id")):
         if value is not None:
-            named[column] += _ids(value, column, options)
+            named[kind] += _ids(value, column, options)
     if interactions is not None:
         table = read_ids(interactions, ("user_id", "item_id"), options)
-        pairs += zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True)
+        named[INTERACTIONS] += zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True)
     if requests is not None:
-        table = read_ids(requests, None, options)
-        if table.num_columns == 2:
-            pairs += zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True)
-        else:
-            named[table.column_names[0]] += table.column(0).to_pylist()
-    if not (named["user_id"] or named["item_id"] or pairs):
+        rows = read_rows(requests, options)
+        for row in rows:
+            if not isinstance(row, str):
+                named[row[0]].append(row[1])
+    if not (any(named.values()) or rows):
         given = ", ".join(x for x in (users, items, interactions, requests) if x) or "the request"
         raise InputError(f"{given}: names no user, item or interaction. Give at least one")
-    return make_request(named["user_id"], named["item_id"], pairs, request_id, key)
+    return make_request(named[USERS], named[ITEMS], named[INTERACTIONS], request_id, key, named[RANGES], tuple(rows))
 
 
 def make_request(
-    users: Iterable[Id], items: Iterable[Id], interactions: Iterable[tuple[Id, Id]], request_id: str | None, key: bytes
+    users: Iterable[Id],
+    items: Iterable[Id],
+    interactions: Iterable[tuple[Id, Id]],
+    request_id: str | None,
+    key: bytes,
+    ranges: Iterable[Range] = (),
+    rows: tuple[Row, ...] = (),
 ) -> Request:
     """The request for what is named, in canonical form; without `request_id` its id is derived under `key`."""
-    content = (_canonical(users), _canonical(items), _canonical(interactions))
+    counts = [Counter(map(_canonical, values)) for values in (users, items, interactions, ranges)]
+    # As JSON, because there is no order of a text, a number and None.
+    content = [
+        tuple(sorted(count, key=json.dumps if kind == RANGES else None))
+        for kind, count in zip(KINDS, counts, strict=True)
+    ]
+    times = [count[entry] for entries, count in zip(content, counts, strict=True) for entry in entries]
+    tally = Tally({p: n for p, n in enumerate(times) if n > 1}, sum(isinstance(row, str) for row in rows))
     body = _body(*content)
-    return Request(request_id or f"req-{hmac.new(key, body, hashlib.sha256).hexdigest()[:16]}", *content)
+    request_id = request_id or f"req-{hmac.new(key, body, hashlib.sha256).hexdigest()[:16]}"
+    return Request(request_id, content[0], content[1], content[2], content[3], tally, rows)
 
 
-def read_request(request_id: str, body: bytes) -> Request:
+def read_request(request_id: str, body: bytes, tally: Tally | None = None) -> Request:
     """The request whose `body()` this is."""
     content = json.loads(body)
-    pairs = tuple((user, item) for user, item in content["interactions"])
-    return Request(request_id, tuple(content["users"]), tuple(content["items"]), pairs)
+    pairs, ranges = (tuple(map(tuple, content.get(kind, ()))) for kind in (INTERACTIONS, RANGES))
+    return Request(request_id, tuple(content["users"]), tuple(content["items"]), pairs, ranges, tally or Tally())
 
 
 def check_request_id(request_id: str | None) -> None:
@@ -130,21 +161,6 @@ def commitment(body: bytes, salt: str) -> str:
     return hmac.new(salt.encode(), body, hashlib.sha256).hexdigest()
 
 
-def resolve(request: Request, user_map: IdMap, item_map: IdMap) -> Resolved:
-    """The dense ids of what a request names. Unknown users, items and pairs are counted, never an error."""
-    users, items = (
-        dense_ids(ids, node, [str(x) for x in wanted])
-        for (ids, node, _), wanted in ((user_map, request.users), (item_map, request.items))
-    )
-    pair_users, pair_items = (
-        dense_ids(ids, node, [str(pair[side]) for pair in request.interactions])
-        for side, (ids, node, _) in enumerate((user_map, item_map))
-    )
-    known = (pair_users >= 0) & (pair_items >= 0)
-    unknown = int((users < 0).sum() + (items < 0).sum() + (~known).sum())
-    return Resolved(users[users >= 0], items[items >= 0], pair_users[known], pair_items[known], unknown)
-
-
 def _ids(value: str, column: str, options: StorageOptions) -> list[Id]:
     if "://" in value or value.lower().endswith((".parquet", ".csv")) or os.path.exists(value):
         ids: list[Id] = read_ids(value, column, options)[column].to_pylist()
@@ -152,12 +168,14 @@ def _ids(value: str, column: str, options: StorageOptions) -> list[Id]:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def _canonical(values: Iterable[Any]) -> tuple[Any, ...]:
-    """Sorted, each once. Integers become text: "17" on the command line and 17 in a file are one id."""
-    texts = {tuple(map(str, value)) if isinstance(value, tuple) else str(value) for value in values}
-    return tuple(sorted(texts))
+def _canonical(value: Any) -> Any:
+    """An entry with its ids as text: "17" on the command line and 17 in a file are one id."""
+    if not isinstance(value, tuple):
+        return str(value)
+    ids = tuple(None if x is None else str(x) for x in value[:2])
+    return (*ids, *value[2:])
 
 
-def _body(users: tuple[Id, ...], items: tuple[Id, ...], interactions: tuple[tuple[Id, Id], ...]) -> bytes:
-    content = {"users": users, "items": items, "interactions": interactions}
+def _body(users: Any, items: Any, interactions: Any, ranges: Any) -> bytes:
+    content = {"users": users, "items": items, "interactions": interactions} | ({"ranges": ranges} if ranges else {})
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -10,12 +10,14 @@ from typing import Any
 from ..partitioning.errors import InputError
 from ..partitioning.lake import read_table
 from .config import Config
+from .digests import KINDS, Digests, digests_of, none
 from .progress import Progress
 from .purge import REQUEST, carried_out, leftovers
 from .requests import FOLDER as REQUESTS
-from .requests import Request
+from .requests import read_request
+from .row_filter import RowFilter
 from .session import Session, silent
-from .suppression import ENVIRONMENT, FOLDER, KINDS, Digests, RowFilter, SuppressionList, digests_of, open_list
+from .suppression import ENVIRONMENT, FOLDER, SuppressionList, open_list
 
 LAKE = "lake rows"
 
@@ -48,9 +50,10 @@ def residue(config: Config, *, progress: Progress | None = None) -> dict[str, An
     if any(named.values()):
         for table in dict.fromkeys(x for x in (config.interactions, config.test_interactions) if x):
             try:
-                rows = _rows(session, table, RowFilter(key, named), progress)
+                rows = _rows(session, table, RowFilter(key, named, session.columns.time_unit), progress)
             except InputError:  # its message may name a file after an id
-                not_read.append({"place": table, "why": "cannot be read as a table of interactions"})
+                why = "cannot be read as a table of interactions, or its times not compared with ranges that were forgotten"
+                not_read.append({"place": table, "why": why})
                 continue
             if rows:
                 detail = "name a user, an item or an interaction that was forgotten"
@@ -61,12 +64,11 @@ def residue(config: Config, *, progress: Progress | None = None) -> dict[str, An
 def _forgotten(session: Session, suppression: SuppressionList | None, contents: Sequence[str]) -> tuple[bytes, Digests]:
     """(a key, digests under it of all that is known to be forgotten and was not lifted)."""
     key = suppression.key if suppression else secrets.token_bytes(32)
-    named: Digests = {kind: set() for kind in KINDS}
-    id_types = session.id_types()
+    named = none()
+    id_types, time = session.id_types(), session.times()
     for place in contents:
-        body = json.loads(json.loads(session.store.read(place))["body"])
-        pairs = tuple((user, item) for user, item in body["interactions"])
-        digests = digests_of(key, Request("", tuple(body["users"]), tuple(body["items"]), pairs), id_types)
+        request = read_request("", json.loads(session.store.read(place))["body"].encode())
+        digests = digests_of(key, request, id_types, time["unit"] if time else None)
         named = {kind: named[kind] | digests[kind] for kind in KINDS}
     if suppression is not None:
         listed, lifted = suppression.state()
@@ -75,9 +77,10 @@ def _forgotten(session: Session, suppression: SuppressionList | None, contents: 
 
 
 def _rows(session: Session, table: str, names: RowFilter, progress: Progress) -> int:
-    rows = 0
+    rows, columns = 0, session.columns
+    time = columns.time if names.needs_times else None
     with progress.task("rows read") as task:
-        for batch in read_table(table, (session.columns.user, session.columns.item), session.options):
-            rows += int(names(batch.column(0), batch.column(1)).sum())
+        for batch in read_table(table, (columns.user, columns.item), session.options, time=time):
+            rows += int(names(*batch.columns).sum())
             task.advance(batch.num_rows)
     return rows

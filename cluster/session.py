@@ -160,6 +160,11 @@ class Session:
         types: dict[str, str] = {"user": "string", "item": "string"}
         return types | (load_manifest(self.store)["id_type"] if self.store.exists(MANIFEST) else {})
 
+    def times(self) -> dict[str, Any] | None:
+        """{"unit"} of the event times of the last ingest, None where it has none."""
+        found: dict[str, Any] | None = load_manifest(self.store).get("time") if self.store.exists(MANIFEST) else None
+        return found
+
     @contextmanager
     def workers(self) -> Iterator[WorkerGroup]:
         """The worker group of the configuration, started; ended at exit."""

@@ -10,18 +10,15 @@ from __future__ import annotations
 import hmac
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-
 from ..partitioning.errors import InputError
-from ..partitioning.graph import Encoder, parse_integers
 from ..partitioning.storage import Store
 from .config import Config
-from .requests import Id, Request, parse_request
+from .digests import ANY_ITEM, KINDS, Digests, digests_of, none
+from .requests import parse_request
+from .row_filter import RowFilter
 from .session import Session
 
 ENVIRONMENT = "UNLEARNREC_SUPPRESSION_KEY"
@@ -29,10 +26,6 @@ SHORTEST = 16
 """Bytes of the key."""
 FOLDER = "suppression"
 FORGOTTEN, LIFTED = "forgotten", "lifted"
-KINDS = ("users", "items", "pairs")
-
-Digests = dict[str, set[bytes]]
-"""By kind: HMAC-SHA256, 32 bytes each."""
 
 
 def environment_key() -> bytes | None:
@@ -60,8 +53,8 @@ def open_list(store: Store) -> SuppressionList | None:
     return None if key is None else SuppressionList(store, key)
 
 
-def row_filter(store: Store) -> RowFilter | None:
-    """What `ingest` has to leave out; None where nothing is on the list.
+def row_filter(store: Store, time_unit: str | None = None) -> RowFilter | None:
+    """What `ingest` has to leave out; None where nothing is on the list. time_unit: as `RowFilter`.
 
     Raises:
         InputError: there is a list, but no key; or as `open_list`.
@@ -75,7 +68,7 @@ def row_filter(store: Store) -> RowFilter | None:
             "the table still has would come back. Set it to the key that the list was made with"
         )
     listed, _ = suppression.state()
-    return RowFilter(suppression.key, listed) if any(listed.values()) else None
+    return RowFilter(suppression.key, listed, time_unit) if any(listed.values()) else None
 
 
 class SuppressionList:
@@ -90,10 +83,15 @@ class SuppressionList:
         if names := store.list(FOLDER):
             self._read(names[-1])
 
-    def append(self, kind: str, named: Digests) -> None:
-        """Put them on the list (FORGOTTEN), or off it (LIFTED)."""
+    def append(self, kind: str, named: Digests, missing: Digests | None = None, requests: Sequence[str] = ()) -> None:
+        """Put them on the list (FORGOTTEN), or off it (LIFTED).
+
+        missing: those of them that the graph did not have. requests: the ids of those that name them.
+        """
         content: dict[str, Any] = {"format": 1, "check": self._check, "kind": kind}
-        content |= {name: sorted(digest.hex() for digest in named[name]) for name in KINDS}
+        content |= _texts(named)
+        if kind == FORGOTTEN:
+            content |= {"missing": _texts(missing or none()), "requests": list(requests)}
         data = json.dumps(content).encode()
         while True:
             # Two writers of the same content may take one number on S3: that is one entry, and enough.
@@ -109,21 +107,37 @@ class SuppressionList:
         Raises:
             InputError: a file is missing, unreadable, or was made with another key.
         """
-        listed: Digests = {kind: set() for kind in KINDS}
-        lifted: Digests = {kind: set() for kind in KINDS}
+        listed, lifted = none(), none()
+        for content in self._entries():
+            target, other = (listed, lifted) if content["kind"] == FORGOTTEN else (lifted, listed)
+            for kind, found in _digests(content).items():
+                target[kind] |= found
+                other[kind] -= found
+        return listed, lifted
+
+    def removed(self, without: Collection[str]) -> Digests:
+        """What requests removed, except those in whose batch one of `without` was, and what was not lifted since.
+
+        Raises:
+            InputError: as `state`.
+        """
+        removed = none()
+        for content in self._entries():
+            for kind, found in _digests(content).items():
+                if content["kind"] == LIFTED:
+                    removed[kind] -= found
+                elif set(without).isdisjoint(content.get("requests", ())):
+                    removed[kind] |= found - _digests(content.get("missing", {}))[kind]
+        return removed
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
         for number, name in enumerate(self._store.list(FOLDER), start=1):
             if name != _name(number):
                 raise InputError(
                     f"{self._store.root_uri}/{_name(number)} is missing, but {name} is there: the suppression list has a "
                     "gap, and what was forgotten could come back. Restore the file from a backup"
                 )
-            content = self._read(name)
-            target, other = (listed, lifted) if content["kind"] == FORGOTTEN else (lifted, listed)
-            for kind in KINDS:
-                found = {bytes.fromhex(text) for text in content[kind]}
-                target[kind] |= found
-                other[kind] -= found
-        return listed, lifted
+            yield self._read(name)
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -141,68 +155,13 @@ class SuppressionList:
         return content
 
 
-def digests_of(key: bytes, request: Request, id_types: Mapping[str, str]) -> Digests:
-    """What a request names. id_types: {"user", "item"} of the graph, since "017" means 17 where ids are integers."""
-    pairs = [[pair[side] for pair in request.interactions] for side in (0, 1)]
-    users, items = _texts(request.users, id_types["user"]), _texts(request.items, id_types["item"])
-    pair_users, pair_items = _texts(pairs[0], id_types["user"]), _texts(pairs[1], id_types["item"])
-    return {
-        "users": {_one(key, b"user\0", user) for user in users},
-        "items": {_one(key, b"item\0", item) for item in items},
-        "pairs": {_pair(key, user, item) for user, item in zip(pair_users, pair_items, strict=True)},
-    }
-
-
-class RowFilter:
-    """Says which rows of a table name something on a list. Each distinct id is hashed once, and pairs only if there are
-    any on it: each distinct pair of a call then."""
-
-    def __init__(self, key: bytes, listed: Digests) -> None:
-        self._key, self._pairs = key, listed["pairs"]
-        self._sides = [_Side(key, b"user\0", listed["users"]), _Side(key, b"item\0", listed["items"])]
-
-    def __call__(self, users: pa.Array, items: pa.Array) -> npt.NDArray[np.bool_]:
-        """bool [n] for the rows users [n], items [n], int64 or string."""
-        named = np.zeros(len(users), dtype=bool)
-        codes = []
-        for side, ids in zip(self._sides, (users, items), strict=True):
-            if side.wanted or self._pairs:
-                codes.append(side.codes(ids))
-                named |= side.listed[codes[-1]]
-        if self._pairs:
-            pairs, row = np.unique((codes[0] << 32) | codes[1], return_inverse=True)
-            texts = (
-                side.texts(code) for side, code in zip(self._sides, (pairs >> 32, pairs & 0xFFFFFFFF), strict=True)
-            )
-            hits = [_pair(self._key, user, item) in self._pairs for user, item in zip(*texts, strict=True)]
-            named |= np.array(hits, dtype=bool)[row.reshape(-1)]
-        return named
-
-
-class _Side:
-    """The distinct ids of a side as they appear, and which are listed: bool by code."""
-
-    def __init__(self, key: bytes, domain: bytes, wanted: set[bytes]) -> None:
-        self._key, self._domain, self.wanted = key, domain, wanted
-        self._encoder, self.listed = Encoder(), np.empty(0, dtype=bool)
-
-    def codes(self, ids: pa.Array) -> npt.NDArray[np.int64]:
-        codes = self._encoder.encode(ids)
-        new = self._encoder.known.slice(len(self.listed)).to_pylist()
-        hits = [bool(self.wanted) and _one(self._key, self._domain, str(x)) in self.wanted for x in new]
-        self.listed = np.concatenate([self.listed, np.array(hits, dtype=bool)])
-        return codes
-
-    def texts(self, codes: npt.NDArray[np.int64]) -> list[str]:
-        return [str(x) for x in self._encoder.known.take(pa.array(codes)).to_pylist()]
-
-
 def lift(
     config: Config, *, users: str | None = None, items: str | None = None, interactions: str | None = None
 ) -> dict[str, Any]:
     """Take what these name off the list: for renewed consent. The next `ingest` lets it in again.
 
-    It lifts what was put there under the same name: the interactions of a user who is listed stay out with the user.
+    It lifts what was put there under the same name, time ranges of a user or an interaction too: the interactions of a user
+    who is listed stay out with the user.
 
     Raises:
         InputError: bad ids or files, or as `open_list`; no key is set.
@@ -215,28 +174,29 @@ def lift(
     named = digests_of(suppression.key, request, session.id_types())
     listed, _ = suppression.state()
     lifted = {kind: named[kind] & listed[kind] for kind in KINDS}
-    count = sum(map(len, lifted.values()))
-    if count:
+    # Time ranges go with the user, or with the interaction, that they are of.
+    by_name = {entry: _named_by(entry) for entry in listed["ranges"]}
+    lifted["ranges"] = {entry for entry, name in by_name.items() if name in named["users"] | named["pairs"]}
+    found = {name for kind in ("users", "items", "pairs") for name in lifted[kind]}
+    found |= {by_name[entry] for entry in lifted["ranges"]}
+    if found:
         suppression.append(LIFTED, lifted)
-    return {"lifted": count, "not_listed": sum(map(len, named.values())) - count}
+    return {"lifted": len(found), "not_listed": sum(map(len, named.values())) - len(found)}
+
+
+def _named_by(entry: bytes) -> bytes:
+    """The digest of the user that a range is of, or of the interaction."""
+    user, pair = entry[:32], entry[32:64]
+    return user if pair == ANY_ITEM else pair
+
+
+def _texts(digests: Digests) -> dict[str, list[str]]:
+    return {kind: sorted(digest.hex() for digest in digests[kind]) for kind in KINDS if kind in digests}
+
+
+def _digests(content: dict[str, Any]) -> Digests:
+    return {kind: {bytes.fromhex(text) for text in content.get(kind, ())} for kind in KINDS}
 
 
 def _name(number: int) -> str:
     return f"{FOLDER}/{number:09d}.json"
-
-
-def _texts(ids: Sequence[Id], id_type: str) -> list[str]:
-    texts = [str(x) for x in ids]
-    if id_type != "int64":
-        return texts
-    parsed = parse_integers(pa.array(texts, pa.string())).to_pylist()
-    return [text if number is None else str(number) for text, number in zip(texts, parsed, strict=True)]
-
-
-def _one(key: bytes, domain: bytes, text: str) -> bytes:
-    return hmac.digest(key, domain + text.encode(), "sha256")
-
-
-def _pair(key: bytes, user: str, item: str) -> bytes:
-    parts = (user.encode(), item.encode())
-    return hmac.digest(key, b"pair\0" + b"".join(len(x).to_bytes(8, "big") + x for x in parts), "sha256")

@@ -19,9 +19,12 @@ from ..workers import WorkerGroup
 from .config import Config
 from .graphs import reduced_graph
 from .journal import JournalConflict
+from .matching import effect, resolve
 from .progress import Progress
-from .requests import parse_request, resolve
+from .request_rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, read_rows
+from .requests import Request, make_request
 from .session import Manifest, Session, files_of, follow, graph_key, silent
+from .stored import find_stored
 
 CHECKPOINTS = "checkpoints"
 """The folder of states of trainings under way."""
@@ -40,7 +43,7 @@ def train(
 
     Args:
         resume: continue from the last checkpoint of the same run, if there is one.
-        without: files of users, items or interactions to leave out, as in `forget --requests`: the counterfactual.
+        without: files of what to leave out, as in `forget --requests` (other columns are ignored): the counterfactual.
         probe: measure quality during training.
         group: workers that run already; else they are started and ended here.
 
@@ -219,13 +222,32 @@ def _removal(session: Session, graph: Manifest, files: Sequence[str]) -> tuple[R
     if not files:
         return Removal(), 0
     maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
-    found = [resolve(parse_request(None, None, None, file, None, session.options), maps[0], maps[1]) for file in files]
+    requests = [_without(session, file) for file in files]
+    found = [resolve(request, maps[0], maps[1], graph.get("time")) for request in requests]
+    for file, one in zip(files, found, strict=True):
+        for why in one.invalid.values():
+            raise InputError(f"--without {file}: a time range: {why}")
+    parts = [one.removal for one in found]
+    if any(one.timed.any() for one in found):
+        # Interactions that lose all of their events; the others stay, as they do in `forget`.
+        whole = effect(find_stored(session.store, graph, requests)[1], found, graph["items"])
+        parts.append(Removal(pair_users=whole.users, pair_items=whole.items))
     removal = Removal(
-        np.unique(np.concatenate([x.users for x in found])),
-        np.unique(np.concatenate([x.items for x in found])),
-        np.concatenate([x.pair_users for x in found]),
-        np.concatenate([x.pair_items for x in found]),
+        np.unique(np.concatenate([x.users for x in parts])),
+        np.unique(np.concatenate([x.items for x in parts])),
+        np.concatenate([x.pair_users for x in parts]),
+        np.concatenate([x.pair_items for x in parts]),
     )
     if not removal:
         raise InputError(f"--without {', '.join(files)}: names nothing that the graph holds. Check the ids")
     return removal, sum(x.unknown for x in found)
+
+
+def _without(session: Session, file: str) -> Request:
+    """What a file names; here every row must mean something."""
+    rows = read_rows(file, session.options, other_columns=True)
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, str):
+            raise InputError(f"--without {file}: row {number}: {row}. Drop the row or correct it")
+    named: dict[str, list[Any]] = {kind: [row[1] for row in rows if row[0] == kind] for kind in KINDS}
+    return make_request(named[USERS], named[ITEMS], named[INTERACTIONS], None, b"", named[RANGES])

@@ -35,10 +35,11 @@ from .influence import FORMAT, InfluenceEncoder, NodeRows
 from .local_graph import LocalGraph
 from .pretrain import PretrainSettings, calibrate, examples, fit
 from .published import Published, PublishedEncoder, PublishedSettings, pretrain_published, published_influence
-from .removal import Pairs, Removal, with_empty_rows
+from .removal import Found, Pairs, Removal, with_empty_rows
 from .run import TrainRun, make_backbone, run_training
 
 Ids = npt.NDArray[np.int64]
+_NOBODY: Ids = np.empty(0, dtype=np.int64)
 Written = dict[str, Any]
 """{"name", "sha256", "bytes"} of a file."""
 
@@ -206,6 +207,7 @@ class Partition:
             "shard": _write(store, names[0], smaller.to_bytes()),
             "files": [_write(store, names[1], to_bytes({"e0": e0}))],
             "removed": len(shard.user_neighbours) - len(smaller.user_neighbours),
+            "removed_events": int(shard.user_counts.sum() - smaller.user_counts.sum()),
             "gone_users": np.setdiff1d(shard.user_ids, smaller.user_ids),
             "gone_items": np.setdiff1d(shard.item_ids, smaller.item_ids),
         }
@@ -280,16 +282,26 @@ class Partition:
 
     # ---- forgetting ----------------------------------------------------------------------------------------------
 
-    def find(self, removal: Removal) -> Pairs:
-        """The interactions here that a request removes. Only the owners of what it names need be asked."""
-        return removal.pairs(self._loaded().graph.shard)
+    def find(self, removal: Removal, timed: Ids) -> Found:
+        """The interactions here that a request may remove, as `Removal.find`. Only the owners of what it names need be
+        asked."""
+        return removal.find(self._loaded().graph.shard, timed)
 
     def forget(
-        self, location: Location, users: Ids, items: Ids, names: Mapping[int, tuple[str, ...]], cut_only: bool = False
+        self,
+        location: Location,
+        users: Ids,
+        items: Ids,
+        names: Mapping[int, tuple[str, ...]],
+        cut_only: bool = False,
+        thinned: tuple[Ids, Ids, Ids, Ids] | None = None,
     ) -> dict[str, Any]:
         """Only the affected partitions: forget interactions users, items [n] (sorted; others than with an end here are
         left alone), and write shard and rows of E0 to names[rank], to which the generation is added: what a worker of an
         earlier one still writes is no file of this attempt.
+
+        thinned: interactions that lose some of their events, as for `GraphShard.thinned`. They change counts and times,
+        and no row: a partition that has no other writes its shard only.
 
         The model in memory is not changed: the driver commits, and then loads the new version.
         """
@@ -298,6 +310,10 @@ class Partition:
         graph = model.graph
         here = (graph.owner_of_user[pairs[0]] == self._rank) | (graph.owner_of_item[pairs[1]] == self._rank)
         mine = [x[here] for x in pairs]
+        shard = graph.shard if thinned is None else graph.shard.thinned(*thinned)
+        own = [self._own_name(name) for name in names[self._rank]]
+        if not len(mine[0]):
+            return _kept_rows(_write(store, own[0], shard.to_bytes()))
         e0, rows = model.e0.clone(), torch.empty(0, dtype=torch.int64, device=self._device)
         if not cut_only:
             if model.encoder is None:
@@ -308,8 +324,7 @@ class Partition:
                 rows, change = influence(graph, model.nodes, model.encoder, mine[0], mine[1])
             e0[rows] += change
         pairs_here = (mine[0].cpu().numpy(), mine[1].cpu().numpy())
-        own = [self._own_name(name) for name in names[self._rank]]
-        result = self._write_shrunk(store, graph.shard, e0, pairs_here, own[:2])
+        result = self._write_shrunk(store, shard, e0, pairs_here, own[:2])
         if isinstance(model.encoder, Published):
             # What the encoder knew of touched nodes goes with them: rows of deleted nodes, and the rest start again.
             tables = {}
@@ -386,6 +401,11 @@ def fingerprint(version: dict[str, Any], halo: str, kernel: str) -> str:
 def _node_rows(graph: LocalGraph, backbone: Backbone, e0: Tensor) -> NodeRows:
     z = backbone.readout(e0, graph.propagation.layer)
     return NodeRows(e0, z, graph.neighbour_means(z), graph.degrees)
+
+
+def _kept_rows(shard: Written) -> dict[str, Any]:
+    """What `forget` returns where only the shard changed."""
+    return {"shard": shard, "files": [], "gone_users": _NOBODY, "gone_items": _NOBODY, "touched": 0}
 
 
 def _write(store: Store, name: str, data: bytes) -> Written:

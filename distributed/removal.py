@@ -1,6 +1,6 @@
 """Which interactions a run leaves out or a request removes, found by each partition in its own rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -67,9 +67,26 @@ class Removal:
 
     def pairs(self, shard: GraphShard) -> Pairs:
         """The interactions (users [n], items [n]) of this shard that it removes, each once, sorted by (user, item)."""
+        found = np.unique(np.concatenate([codes[hit] for codes, hit in self._hits(shard)]))
+        return found // shard.num_items, found % shard.num_items
+
+    def find(self, shard: GraphShard, timed: Ids) -> "Found":
+        """These interactions, and all of the users `timed` that are owned here, with the times of their events."""
+        codes, counts = [], []
+        for (code, hit), count in zip(self._hits(shard), (shard.user_counts, shard.item_counts), strict=True):
+            codes.append(code[hit])
+            counts.append(count[hit])
+        users, items = shard.entries()[0]
+        entries = _marks(timed, shard.num_users)[users] if len(timed) else np.zeros(len(users), dtype=bool)
+        events = np.repeat(users[entries] * shard.num_items + items[entries], shard.user_counts[entries])
+        times = _none() if shard.user_times is None else shard.user_times[np.repeat(entries, shard.user_counts)]
+        part = Found(np.concatenate(codes), np.concatenate(counts).astype(np.int64), events[: len(times)], times)
+        return merged([part])
+
+    def _hits(self, shard: GraphShard) -> Iterator[tuple[Ids, npt.NDArray[np.bool_]]]:
+        """For the rows of users, then of items: the code of each entry, user * items + item, and whether it goes."""
         num_items = shard.num_items
         wanted = self.pair_users * num_items + self.pair_items
-        codes = []
         for users, items in shard.entries():
             pair = users * num_items + items
             hit = np.zeros(len(pair), dtype=bool)
@@ -81,9 +98,35 @@ class Removal:
                 hit |= np.isin(pair, wanted)
             for request in self.simulated:
                 hit |= request.hit(users, items, num_items)
-            codes.append(pair[hit])
-        found = np.unique(np.concatenate(codes))
-        return found // num_items, found % num_items
+            yield pair, hit
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Interactions that a request may touch, by code: user * items + item, by global dense id.
+
+    Shapes: codes, counts [n]: interactions, ascending, each once, and the events of each. event_codes, times [m]: the
+    events whose times were asked for, sorted by (code, time); the interactions among `codes` that have none stand there
+    for other reasons.
+    """
+
+    codes: Ids
+    counts: Ids
+    event_codes: Ids
+    times: Ids
+
+
+def merged(parts: Sequence[Found]) -> Found:
+    """What several partitions found, each interaction once; events come from one partition only, that of the user."""
+    event_codes = np.concatenate([_none(), *(part.event_codes for part in parts)])
+    times = np.concatenate([_none(), *(part.times for part in parts)])
+    order = np.lexsort((times, event_codes))
+    event_codes, times = event_codes[order], times[order]
+    timed, events = np.unique(event_codes, return_counts=True)
+    codes = np.concatenate([timed, *(part.codes for part in parts)])
+    counts = np.concatenate([events, *(part.counts for part in parts)])
+    codes, first = np.unique(codes, return_index=True)
+    return Found(codes, counts[first], event_codes, times)
 
 
 def _marks(ids: Ids, total: int) -> npt.NDArray[np.bool_]:

@@ -55,7 +55,7 @@ def ingest(
     # Before METIS, which may take minutes.
     store.check()
     assignment = assign(graph, strategy, num_partitions, seed, assignment_file, options)
-    shards = build_shards(graph.users, graph.items, graph.counts, assignment)
+    shards = build_shards(graph.users, graph.items, graph.counts, assignment, graph.times)
     attempt = uuid.uuid4().hex[:8]
     files: dict[str, bytes] = {
         f"graph/users-{attempt}.parquet": _id_map("user_id", graph.user_ids, assignment.owner_of_user),
@@ -76,6 +76,7 @@ def ingest(
         "events": graph.events,
         "skipped": graph.skipped,
         "suppressed": graph.suppressed,
+        "time": None if graph.times is None else {"unit": graph.time_unit},
         "partitions": num_partitions,
         "strategy": strategy,
         "seed": seed,

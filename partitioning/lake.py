@@ -32,7 +32,9 @@ class Columns:
     user: str = "user_id"
     item: str = "item_id"
     time: str | None = None
-    """When the event was. Must exist when it is named; this version checks it and does not keep it yet."""
+    """When the event was: timestamps, dates, or integers. Kept with the graph, 8 bytes an event."""
+    time_unit: str | None = None
+    """Of a time column of numbers, since the epoch: "s", "ms", "us" or "ns"; None: not known, only compared."""
     value: str | None = None
     """Numeric strength, for instance a rating. Rows whose value is null, NaN or <= 0 are not interactions."""
 
@@ -85,13 +87,14 @@ def list_table(uri: str, options: StorageOptions) -> list[LakeFile]:
 def read_table(
     uri: str, ids: Sequence[str], options: StorageOptions, value: str | None = None, time: str | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Stream a table: one column for each name in `ids`, as int64 or string and free of nulls, then `value`, if named.
+    """Stream a table: one column for each name in `ids`, as int64 or string and free of nulls, then `value` and `time`, if
+    named: float64, and a timestamp without a zone that means UTC, or int64 where the table has numbers.
 
     Only these columns are read. All batches agree in types.
 
     Raises:
-        InputError: a file is unreadable, lacks a column or has it in a wrong type, files disagree in an id's type, or
-            an id is null. The message names the file and the column. Raised while iterating.
+        InputError: a file is unreadable, lacks a column or has it in a wrong type, files disagree in the type of an id or
+            time, or one of them is null. The message names the file and the column. Raised while iterating.
     """
     files = list_table(uri, options)
     partition_types = _partition_types(files)
@@ -99,10 +102,11 @@ def read_table(
     for file in files:
         with _open(file) as parquet:
             schema = parquet.schema_arrow
-            for name in [*ids, *(n for n in (value, time) if n)]:
+            wanted = [*ids, *(name for name in (value, time) if name)]
+            for name in wanted:
                 column_type = partition_types[name] if name in file.partition else _field_type(schema, name, file)
-                if name in ids:
-                    target = _id_type(column_type, name, file)
+                if name in ids or name == time:
+                    target = _id_type(column_type, name, file) if name in ids else _time_type(column_type, name, file)
                     first, first_file = types.setdefault(name, (target, file.uri))
                     if target != first:
                         raise InputError(
@@ -114,19 +118,13 @@ def read_table(
                         f"{file.uri}: column '{name}' (columns.value) is {column_type}; it must be numeric. Cast the "
                         "column"
                     )
-                elif name == time and not (pa.types.is_temporal(column_type) or _is_number(column_type)):
-                    raise InputError(
-                        f"{file.uri}: column '{name}' (columns.time) is {column_type}; it must be a time. Cast the "
-                        "column"
-                    )
-            wanted = [*ids, *([value] if value else [])]
             stored = [name for name in dict.fromkeys(wanted) if name not in file.partition]
             row = 0
             try:
                 for batch in parquet.iter_batches(_BATCH_ROWS, columns=stored):
                     arrays = [
                         _cast(_column(batch, name, file), types[name][0], name, file, row)
-                        if name in ids
+                        if name in types
                         else pc.cast(_column(batch, name, file), pa.float64())
                         for name in wanted
                     ]
@@ -238,6 +236,19 @@ def _id_type(column_type: pa.DataType, name: str, file: LakeFile) -> pa.DataType
     raise InputError(f"{file.uri}: column '{name}' is {column_type}; ids must be integers or strings. Cast the column")
 
 
+def _time_type(column_type: pa.DataType, name: str, file: LakeFile) -> pa.DataType:
+    if pa.types.is_timestamp(column_type):
+        return pa.timestamp(column_type.unit)
+    if pa.types.is_date(column_type):
+        return pa.timestamp("s" if pa.types.is_date32(column_type) else "ms")
+    if _is_number(column_type):
+        return pa.int64()
+    raise InputError(
+        f"{file.uri}: column '{name}' (columns.time) is {column_type}; it must be a time: a "
+        "timestamp, a date or a number. Cast the column"
+    )
+
+
 def _column(batch: pa.RecordBatch, name: str, file: LakeFile) -> pa.Array:
     if name not in file.partition:
         return batch.column(name)
@@ -245,17 +256,19 @@ def _column(batch: pa.RecordBatch, name: str, file: LakeFile) -> pa.Array:
 
 
 def _cast(array: pa.Array, target: pa.DataType, name: str, file: LakeFile, row: int) -> pa.Array:
-    """An id column as int64 or string; `row` is the batch's first row in the file, for the message."""
+    """A column of ids or times in its type; `row` is the batch's first row in the file, for the message."""
     try:
-        # Through the dictionary's own type: there is no cast from a dictionary of large strings to strings.
+        # Through the dictionary's own type: there is no cast from a dictionary of large strings to strings. A zone goes
+        # through integers, which are in UTC.
         plain = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
-        ids = plain.cast(target)
+        cast = plain.cast(pa.int64()).cast(target) if pa.types.is_timestamp(plain.type) else plain.cast(target)
     except pa.ArrowInvalid as error:
-        raise InputError(f"{file.uri}: column '{name}' does not fit {target}: {error}. Use string ids") from error
-    if ids.null_count:
-        first = row + pc.index(pc.is_null(ids), True).as_py() + 1
+        remedy = "Use string ids, and timestamps or whole numbers for times"
+        raise InputError(f"{file.uri}: column '{name}' does not fit {target}: {error}. {remedy}") from error
+    if cast.null_count:
+        first = row + pc.index(pc.is_null(cast), True).as_py() + 1
         raise InputError(
             f"{file.uri}: column '{name}' is null in row {first}. Every row needs a value there: drop the row or fill "
             "it in"
         )
-    return ids
+    return cast

@@ -8,6 +8,7 @@ n = pairs of a request.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,8 @@ from scipy.sparse import coo_array, csr_array
 
 from .assignment import Assignment
 
-FORMAT = 1
+FORMAT, FORMAT_WITH_TIMES = 1, 2
+"""Of a file: the second has times of events, which a reader of the first would lose."""
 
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
@@ -39,7 +41,8 @@ class GraphShard:
     Shapes:
         user_ids int64 [u], ascending global dense ids; user_indptr int64 [u + 1];
         user_neighbours int32 [eu], global dense item ids, ascending in each row; user_counts int32 [eu], events of each
-        pair. item_* [i], [i + 1], [ei] likewise, with users as neighbours.
+        pair. item_* [i], [i + 1], [ei] likewise, with users as neighbours. user_times int64 [sum of user_counts], times of
+        the events of each pair, ascending; None where they are not known. The rows of items have none.
     """
 
     partition: int
@@ -56,6 +59,7 @@ class GraphShard:
     item_indptr: npt.NDArray[np.int64]
     item_neighbours: npt.NDArray[np.int32]
     item_counts: npt.NDArray[np.int32]
+    user_times: npt.NDArray[np.int64] | None = None
 
     def interactions(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """(users, items, counts), each int32 [eu]: the interactions of the users owned here, sorted by (user, item).
@@ -77,12 +81,12 @@ class GraphShard:
 
     def with_entries(self, users: npt.NDArray[np.bool_], items: npt.NDArray[np.bool_]) -> "GraphShard":
         """The same rows with only some of their entries: masks [eu] of the users' rows, [ei] of the items'."""
-        arrays: dict[str, npt.NDArray[np.int64]] = {}
+        arrays: dict[str, Any] = {"user_times": self._times_of(users)}
         for side, kept in (("user", users), ("item", items)):
             arrays[f"{side}_indptr"] = np.concatenate([[0], np.cumsum(kept)])[getattr(self, f"{side}_indptr")]
             for name in ("neighbours", "counts"):
                 arrays[f"{side}_{name}"] = getattr(self, f"{side}_{name}")[kept]
-        return replace(self, **arrays)  # type: ignore[arg-type]
+        return replace(self, **arrays)
 
     def without(self, users: npt.ArrayLike, items: npt.ArrayLike) -> "GraphShard":
         """This shard minus the pairs (users[j], items[j]), global dense ids [n], removed from either side's rows.
@@ -96,8 +100,11 @@ class GraphShard:
         gone_items = _find(self.item_ids, self.item_indptr, self.item_neighbours, items_n, users_n)
         user_rows = _drop(self.user_indptr, self.user_neighbours, self.user_counts, gone_users)
         item_rows = _drop(self.item_indptr, self.item_neighbours, self.item_counts, gone_items)
+        kept = np.ones(len(self.user_neighbours), dtype=bool)
+        kept[gone_users] = False
         return replace(
             self,
+            user_times=self._times_of(kept) if len(gone_users) else self.user_times,
             user_indptr=user_rows[0],
             user_neighbours=user_rows[1],
             user_counts=user_rows[2],
@@ -105,6 +112,39 @@ class GraphShard:
             item_neighbours=item_rows[1],
             item_counts=item_rows[2],
         )
+
+    def thinned(
+        self, users: npt.ArrayLike, items: npt.ArrayLike, counts: npt.ArrayLike, times: npt.ArrayLike
+    ) -> "GraphShard":
+        """This shard with fewer events of the pairs (users[j], items[j]), global dense ids [n] sorted by (user, item), each
+        once: counts [n] of them are left, at least one each, whose times [sum of counts] stand pair after pair.
+
+        Pairs that do not stand here are ignored. The shard must have times.
+        """
+        assert self.user_times is not None
+        users_n, items_n = np.asarray(users, dtype=np.int64), np.asarray(items, dtype=np.int64)
+        counts_n, times_n = np.asarray(counts, dtype=np.int32), np.asarray(times, dtype=np.int64)
+        user_counts, item_counts = self.user_counts.copy(), self.item_counts.copy()
+        by_item = np.lexsort((users_n, items_n))
+        of_items = by_item[np.isin(items_n[by_item], self.item_ids)]
+        item_counts[
+            _find(self.item_ids, self.item_indptr, self.item_neighbours, items_n[of_items], users_n[of_items])
+        ] = counts_n[of_items]
+        here = np.isin(users_n, self.user_ids)
+        places = _find(self.user_ids, self.user_indptr, self.user_neighbours, users_n[here], items_n[here])
+        user_counts[places] = counts_n[here]
+        kept = np.ones(len(user_counts), dtype=bool)
+        kept[places] = False
+        # All other events, and those that are left of these pairs, in order of their entry.
+        entry = np.repeat(np.arange(len(user_counts)), np.where(kept, user_counts, 0))
+        entries = np.concatenate([entry, np.repeat(places, counts_n[here])])
+        new = np.concatenate([self._times_of(kept), times_n[np.repeat(here, counts_n)]])
+        order = np.argsort(entries, kind="stable")
+        return replace(self, user_counts=user_counts, item_counts=item_counts, user_times=new[order])
+
+    def _times_of(self, entries: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64] | None:
+        """The times of some entries of the users' rows: mask [eu]."""
+        return None if self.user_times is None else self.user_times[np.repeat(entries, self.user_counts)]
 
     def drop_nodes(self, users: npt.ArrayLike, items: npt.ArrayLike) -> "GraphShard":
         """This shard minus the rows of the nodes users [n], items [m] (global dense ids), which must be empty.
@@ -120,8 +160,14 @@ class GraphShard:
 
     def to_bytes(self) -> bytes:
         """The shard as one safetensors file. The same shard always gives the same bytes."""
-        header = np.array([FORMAT, self.partition, self.num_partitions, self.num_users, self.num_items], dtype=np.int64)
-        return bytes(save({"header": header, **{name: getattr(self, name) for name in _ARRAYS}}))
+        version = FORMAT if self.user_times is None else FORMAT_WITH_TIMES
+        header = np.array(
+            [version, self.partition, self.num_partitions, self.num_users, self.num_items], dtype=np.int64
+        )
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        if self.user_times is not None:
+            arrays["user_times"] = self.user_times
+        return bytes(save({"header": header, **arrays}))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "GraphShard":
@@ -132,18 +178,27 @@ class GraphShard:
         """
         arrays = load(data)
         version, partition, num_partitions, num_users, num_items = (int(x) for x in arrays["header"])
-        if version != FORMAT:
-            raise ValueError(f"graph shard has format {version}, this version of unlearnrec reads format {FORMAT}")
-        return cls(partition, num_partitions, num_users, num_items, **{name: arrays[name] for name in _ARRAYS})
+        if version not in (FORMAT, FORMAT_WITH_TIMES):
+            raise ValueError(
+                f"graph shard has format {version}, this version of unlearnrec reads formats {FORMAT} and "
+                f"{FORMAT_WITH_TIMES}"
+            )
+        del arrays["header"]
+        return cls(partition, num_partitions, num_users, num_items, **arrays)
 
 
 def build_shards(
-    users: npt.ArrayLike, items: npt.ArrayLike, counts: npt.ArrayLike, assignment: Assignment
+    users: npt.ArrayLike,
+    items: npt.ArrayLike,
+    counts: npt.ArrayLike,
+    assignment: Assignment,
+    times: npt.NDArray[np.int64] | None = None,
 ) -> list[GraphShard]:
     """Cut a graph into one shard for each partition, in order of partition.
 
     users, items, counts: [E], global dense ids and events of each pair, in any order (a pair named twice has its counts
-    added). Nodes of the assignment without interactions get empty rows.
+    added). Nodes of the assignment without interactions get empty rows. times: of the events [sum of counts], pair after
+    pair; the pairs must then be sorted by (user, item), each once.
     """
     shape = (len(assignment.owner_of_user), len(assignment.owner_of_item))
     rows, columns = np.asarray(users, dtype=np.int32), np.asarray(items, dtype=np.int32)
@@ -170,6 +225,7 @@ def build_shards(
             item_indptr=item_indptr,
             item_neighbours=item_neighbours,
             item_counts=item_counts,
+            user_times=None if times is None else times[np.repeat(assignment.owner_of_user[rows] == k, counts)],  # type: ignore[arg-type]
         )
         shards.append(shard)
     return shards

@@ -15,10 +15,10 @@ from safetensors.numpy import load, save
 from unlearnrec.cluster.config import Config, parse_config
 from unlearnrec.cluster.forgetting import _accept
 from unlearnrec.cluster.graphs import merged_gone, new_graph
-from unlearnrec.cluster.requests import parse_request, resolve
+from unlearnrec.cluster.matching import resolve
+from unlearnrec.cluster.requests import parse_request
 from unlearnrec.cluster.session import Session
 from unlearnrec.distributed.forget import shrink
-from unlearnrec.distributed.removal import Removal
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 from unlearnrec.partitioning.storage import Store
 
@@ -78,7 +78,7 @@ def without_request(session: Session, version: dict[str, Any], number: int, user
     for side in ("user", "item"):
         maps.append(load_ids(session.store, graph, side))
     found = resolve(parse_request(users, None, None, None, None, session.options), *maps)
-    removal = Removal(found.users, found.items, found.pair_users, found.pair_items)
+    removal = found.removal
     files, shards, results, names = dict(version["files"]), {}, [], []
     for k in range(graph["partitions"]):
         shard = load_shard(session.store, graph, k)
@@ -93,7 +93,7 @@ def without_request(session: Session, version: dict[str, Any], number: int, user
         files[names[-1]] = session.versions.put(names[-1], save({"e0": rows.numpy() + 1}))
         pairs = {side: (getattr(shard, f"{side}_ids"), getattr(smaller, f"{side}_ids")) for side in ("user", "item")}
         results.append({f"gone_{side}s": np.setdiff1d(*ids) for side, ids in pairs.items()})
-    changed = new_graph(session, graph, number, shards, merged_gone(results), 1)
+    changed = new_graph(session, graph, number, shards, merged_gone(results), 1, 1)
     for name in graph["files"]:
         files.pop(name)
     files |= changed["files"]

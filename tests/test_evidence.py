@@ -318,7 +318,8 @@ def test_what_was_not_removed_is_found(small):
     before, after = (r.body["manifest"] for r in session.journal.records() if r.kind == "committed")
     change = Change.read(session.store, before, after)
     request = parse_request(user_name(3), None, None, None, None, session.options)
-    pairs = change.removed(session.store, {"r": request})["r"]
+    removed = change.effects(session.store, {"r": request})["r"]
+    pairs = (removed.users, removed.items)
     assert all(check["ok"] for check in checks_of(change, pairs, 4))
 
     def wrong(changed, pairs=pairs, told=4):

@@ -43,12 +43,12 @@ class FakeDesk:
     def __init__(self):
         self.kept, self.full, self.late, self.broken = {}, False, False, None
 
-    def accept(self, users, items, interactions, request_id, callback_urls=()):
+    def accept(self, users, items, interactions, request_id, ranges=(), callback_urls=()):
         if self.broken:
             raise self.broken
         if self.full:
             raise TooMany(17)
-        content = (tuple(users), tuple(items), tuple(interactions))
+        content = (tuple(users), tuple(items), tuple(interactions), tuple(ranges))
         request_id = request_id or f"req-{abs(hash(content))}"
         self.urls = list(callback_urls)
         if self.kept.setdefault(request_id, content) != content:

@@ -60,6 +60,36 @@ def test_rows_without_a_positive_value_are_no_interactions(tmp_path: Path) -> No
     assert len(pairs(uri)) == 5
 
 
+@pytest.mark.parametrize(
+    ("times", "unit", "stored"),
+    [
+        (pa.array([3, 1, 2], pa.timestamp("ms")), "ms", [1, 3, 2]),
+        (pa.array([3, 1, 2], pa.timestamp("us", tz="Asia/Tokyo")), "us", [1, 3, 2]),  # stored in UTC whatever the zone
+        (pa.array([3, 1, 2], pa.date32()), "s", [86400, 3 * 86400, 2 * 86400]),
+        (pa.array([3, 1, 2], pa.date64()), "ms", [1, 3, 2]),
+        (pa.array([3, 1, 2], pa.int32()), None, [1, 3, 2]),
+        (pa.array([3.0, 1.0, 2.0]), None, [1, 3, 2]),
+    ],
+)
+def test_times_are_kept_in_order_of_the_pair(
+    tmp_path: Path, times: pa.Array, unit: str | None, stored: list[int]
+) -> None:
+    uri = write(tmp_path / "t.parquet", user_id=[1, 1, 1], item_id=["b", "a", "b"], when=times, stars=[1.0, 1.0, 1.0])
+    for columns in (Columns(time="when"), Columns(time="when", value="stars")):
+        g = read_interactions(uri, columns, AWS)
+        assert g.counts.tolist() == [1, 2] and g.time_unit == unit and g.times is not None
+        assert g.times.tolist() == [stored[0], *sorted(stored[1:])]
+    assert read_interactions(uri, Columns(time="when", time_unit="ms"), AWS).time_unit == (unit or "ms")
+    assert read_interactions(uri, Columns(), AWS).times is None
+
+
+def test_files_must_agree_in_the_unit_of_times(tmp_path: Path) -> None:
+    for name, unit in (("a", "ms"), ("b", "us")):
+        write(tmp_path / "t" / f"{name}.parquet", user_id=[1], item_id=[2], when=pa.array([1], pa.timestamp(unit)))
+    with pytest.raises(InputError, match=r"b\.parquet: column 'when' holds timestamp\[us\], but .*a\.parquet holds"):
+        read_interactions(str(tmp_path / "t"), Columns(time="when"), AWS)
+
+
 def test_marker_files_and_hidden_folders_are_skipped(tmp_path: Path) -> None:
     write(tmp_path / "t" / "a.parquet", user_id=[1], item_id=[2])
     for name in ("_SUCCESS", ".a.crc", "_delta_log/0.json"):
@@ -164,6 +194,8 @@ OK = {"user_id": [1, 2], "item_id": [3, 4]}
         (OK | {"item_id": [[1], [2]]}, Columns(), ["'item_id' is list", "Cast"]),
         (OK | {"stars": ["5", "4"]}, Columns(value="stars"), ["'stars'", "must be numeric", "Cast"]),
         (OK | {"when": ["now", "then"]}, Columns(time="when"), ["'when'", "must be a time", "Cast"]),
+        (OK | {"when": [1.5, 2.0]}, Columns(time="when"), ["'when' does not fit int64", "timestamps"]),
+        (OK | {"when": pa.array([1, None], pa.timestamp("s"))}, Columns(time="when"), ["'when' is null in row 2"]),
         (OK | {"user_id": [1, None]}, Columns(), ["'user_id' is null in row 2", "drop"]),
         (OK | {"item_id": ["a", None]}, Columns(), ["'item_id' is null in row 2"]),
         (

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unlearnrec.cluster.requests import IdMap, Request, commitment, parse_request, resolve
+from unlearnrec.cluster.matching import IdMap, resolve
+from unlearnrec.cluster.requests import Request, commitment, parse_request
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import AWS, StorageOptions, filesystem_for
 
@@ -90,28 +91,32 @@ def test_ids_that_are_texts(tmp_path: Path) -> None:
     assert request.users == tuple(sorted(names)) and request.items == ("a b", "ünal")
     assert "ünal".encode() in request.body()
     users = id_map(sorted(names), range(10, 16))
-    found = resolve(request, users, id_map(["a b", "b"], [4, 5]))
-    assert found.users.tolist() == list(range(10, 16)) and found.items.tolist() == [4] and found.unknown == 1
+    named = resolve(request, users, id_map(["a b", "b"], [4, 5]))
+    found = named.removal
+    assert found.users.tolist() == list(range(10, 16)) and found.items.tolist() == [4] and named.unknown == 1
     # Where ids are texts, 0017 and 17 are two people.
-    assert resolve(parse(users="0017"), users, users).users.tolist() == [10 + sorted(names).index("0017")]
+    assert resolve(parse(users="0017"), users, users).removal.users.tolist() == [10 + sorted(names).index("0017")]
 
 
 def test_texts_that_look_like_integers_find_integers(tmp_path: Path) -> None:
     users, items = id_map([-4, 17, 250], [9, 0, 5]), id_map([17, 18], [3, 1])
     text = "17, 0017,-4,1.0,17a,+17,999,9999999999999999999,²"
-    found = resolve(parse(users=text), users, items)
-    assert sorted(found.users.tolist()) == [0, 0, 9] and found.unknown == 6
+    named = resolve(parse(users=text), users, items)
+    found = named.removal
+    assert sorted(found.users.tolist()) == [0, 0, 9] and named.unknown == 6
     assert {x.dtype for x in (found.users, found.items, found.pair_users, found.pair_items)} == {np.dtype(np.int64)}
     path = csv(tmp_path / "p.csv", "user_id,item_id\n250,17\n250,99\n7,17\n17,18\n")
-    found = resolve(parse(interactions=path), users, items)
+    named = resolve(parse(interactions=path), users, items)
+    found = named.removal
     # A pair is known when both its ends are.
     assert sorted(zip(found.pair_users.tolist(), found.pair_items.tolist(), strict=True)) == [(0, 1), (5, 3)]
-    assert found.unknown == 2 and not len(found.users) and not len(found.items)
+    assert named.unknown == 2 and not len(found.users) and not len(found.items)
 
 
 def test_a_request_for_nobody_known_is_no_error() -> None:
-    found = resolve(parse(users="x,y", items="z"), id_map(["a"], [0]), id_map([1], [0]))
-    assert found.unknown == 3 and not len(found.users) and not len(found.items) and not len(found.pair_users)
+    named = resolve(parse(users="x,y", items="z"), id_map(["a"], [0]), id_map([1], [0]))
+    found = named.removal
+    assert named.unknown == 3 and not len(found.users) and not len(found.items) and not len(found.pair_users)
 
 
 def test_a_list_longer_than_a_file_name_is_a_list() -> None:
@@ -154,7 +159,7 @@ def test_a_missing_id_is_refused(tmp_path: Path) -> None:
         parquet(tmp_path / "x.parquet", user_id=[1], item_id=pa.array([None], pa.int64())),
     ):
         with pytest.raises(InputError, match="item_id"):
-            parse(requests=path)
+            parse(interactions=path)
 
 
 @pytest.mark.parametrize("bad", ["", "a b", "a/b", "../x", "ü", "x" * 129, "a\n"])

@@ -136,6 +136,6 @@ def test_another_format_is_refused() -> None:
     from safetensors.numpy import load, save
 
     arrays = load(make_shards({(0, 0)}, 1)[0].to_bytes())
-    arrays["header"] = arrays["header"] + np.array([1, 0, 0, 0, 0])
-    with pytest.raises(ValueError, match="format 2"):
+    arrays["header"] = arrays["header"] + np.array([2, 0, 0, 0, 0])
+    with pytest.raises(ValueError, match="format 3"):
         GraphShard.from_bytes(save(arrays))

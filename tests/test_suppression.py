@@ -10,12 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from small_output import commit_forget, commit_train, small_config, user_name, write_interactions
 
-from unlearnrec.cluster import pipeline, suppression
+from unlearnrec.cluster import digests, pipeline, row_filter
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import to_yaml
+from unlearnrec.cluster.digests import digests_of
 from unlearnrec.cluster.requests import Request
+from unlearnrec.cluster.row_filter import RowFilter
 from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.suppression import ENVIRONMENT, FORGOTTEN, LIFTED, RowFilter, SuppressionList, digests_of
+from unlearnrec.cluster.suppression import ENVIRONMENT, FORGOTTEN, LIFTED, SuppressionList
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_manifest, load_shard
 from unlearnrec.partitioning.storage import Store
@@ -151,11 +153,11 @@ def test_the_list_tells_no_id_without_the_key(tmp_path, key):
     data = store.read(name)
     assert b"ann" not in data and b"i1" not in data and key not in data
     content = json.loads(data)
-    assert all(len(bytes.fromhex(x)) == 32 for kind in suppression.KINDS for x in content[kind])
+    assert all(len(bytes.fromhex(x)) == 32 for kind in digests.KINDS for x in content[kind])
     other = digests_of(OTHER.encode(), request(["ann"], ["i1"], [("ann", "i1")]), TEXTS)
     same = digests_of(key, request(["ann"], ["ann"], [("ann", "ann"), ("an", "nann"), ("anna", "nn")]), TEXTS)
     listed, _ = SuppressionList(store, key).state()
-    assert all(listed[kind].isdisjoint(other[kind]) for kind in suppression.KINDS)
+    assert all(listed[kind].isdisjoint(other[kind]) for kind in digests.KINDS)
     # User, item and pair of one text, and pairs that are written alike, are all different.
     assert len(set().union(*same.values())) == 5
 
@@ -165,11 +167,11 @@ def test_a_filter_hashes_each_id_once(key, monkeypatch):
     users, items = (pa.array([f"{side}{x}" for x in draw.integers(50, size=1000)]) for side in "ui")
     listed = digests_of(key, request(["u3", "u9", "x"], ["i7"]), TEXTS)
     hashed = []
-    real = suppression._one
+    real = row_filter.one
     monkeypatch.setattr(
-        suppression, "_one", lambda k, domain, text: hashed.append((domain, text)) or real(k, domain, text)
+        row_filter, "one", lambda k, domain, text: hashed.append((domain, text)) or real(k, domain, text)
     )
-    monkeypatch.setattr(suppression, "_pair", None)  # no pairs on the list: none is hashed
+    monkeypatch.setattr(row_filter, "pair_digest", None)  # no pairs on the list: none is hashed
     names = RowFilter(key, listed)
     for start in range(0, 1000, 100):
         part = [x.slice(start, 100) for x in (users, items)]
@@ -182,8 +184,8 @@ def test_entries_are_numbered_and_a_gap_is_noticed(tmp_path, key):
     store = Store(str(tmp_path))
     found = SuppressionList(store, key)
     named = [digests_of(key, request([name]), TEXTS) for name in "abc"]
-    for digests in named:
-        found.append(FORGOTTEN, digests)
+    for one in named:
+        found.append(FORGOTTEN, one)
     found.append(LIFTED, named[0])
     listed, lifted = found.state()
     assert listed["users"] == named[1]["users"] | named[2]["users"] and lifted["users"] == named[0]["users"]

@@ -1,0 +1,180 @@
+"""The file of `forget --requests`: one row for each thing to be forgotten, and which rows mean nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from ..partitioning.errors import InputError
+from ..partitioning.lake import ID_COLUMNS, LakeFile, list_table
+from ..partitioning.storage import StorageOptions
+from .times import NANOSECONDS, Bound, Moment, empty, parse_bound
+
+USERS, ITEMS, INTERACTIONS, RANGES = KINDS = ("users", "items", "interactions", "ranges")
+RANGE = ("since", "until")
+COLUMNS = (*ID_COLUMNS, *RANGE)
+
+Row = tuple[str, Any] | str
+"""(kind, what it names), by external id as text: users and items one id, interactions (user, item), ranges (user, item or
+None, since, until). Or why it means nothing: a text without ids."""
+
+
+def read_rows(path: str, options: StorageOptions, other_columns: bool = False) -> list[Row]:
+    """The rows of a file of requests, in order.
+
+    A row with one id means the whole user or item, with both this interaction; with `since` or `until` only the user's
+    events (with this item) in [since, until). Null, an empty field of a CSV and NaN are "not given".
+
+    Args:
+        path: .json (a list of objects, or one object), .jsonl, .csv (with a header), or Parquet (file or folder).
+        other_columns: ignore columns with other names; else they are an error, because a misspelt `until` would let a row
+            mean more.
+
+    Raises:
+        InputError: the file is not readable as a whole, has neither column of ids, or another column.
+    """
+    read = {".json": _json, ".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv}
+    ending = next((ending for ending in read if path.lower().endswith(ending)), None)
+    found = list_table(path, options)
+    tables = [(read[ending] if ending else _parquet)(file) for file in (found[:1] if ending else found)]
+    rows: list[Row] = []
+    for file, (names, columns) in zip(found, tables, strict=False):
+        _check_columns(names, file.uri, other_columns)
+        rows += map(parse_row, *(columns.get(name, [None] * len(next(iter(columns.values())))) for name in COLUMNS))
+    return rows
+
+
+def parse_row(user: Any, item: Any, since: Any, until: Any) -> Row:
+    """What these four values mean."""
+    if isinstance(user, Invalid):
+        return str(user)
+    try:
+        user, item = _id(user, "user_id"), _id(item, "item_id")
+        low, high = (_bound(value, name) for value, name in zip((since, until), RANGE, strict=True))
+    except ValueError as error:
+        return str(error)
+    if user is None and item is None:
+        return "it has neither user_id nor item_id"
+    if low is None and high is None:
+        if user is not None and item is not None:
+            return INTERACTIONS, (user, item)
+        return (USERS, user) if item is None else (ITEMS, item)
+    if user is None:
+        return "a time range needs a user_id"
+    if empty(low, high):
+        return "since is not before until"
+    return RANGES, (user, item, low, high)
+
+
+class Invalid(str):
+    """In the place of a row's user: the row is no object, for this reason."""
+
+
+def _id(value: Any, name: str) -> str | None:
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():  # a column of integers with nulls, as pandas writes it
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{name} is neither a whole number nor text")
+    return str(value)
+
+
+def _bound(value: Any, name: str) -> Bound | None:
+    try:
+        return parse_bound(value)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+# ---- formats: (names of columns, {column: values}) --------------------------------------------------------------------
+
+_Table = tuple[Sequence[str], Mapping[str, Sequence[Any]]]
+
+
+def _json(file: LakeFile) -> _Table:
+    content = _parsed(_text(file), file, "JSON")
+    return _objects(content if isinstance(content, list) else [content])
+
+
+def _jsonl(file: LakeFile) -> _Table:
+    lines = [(n, line) for n, line in enumerate(_text(file).split("\n"), start=1) if line.strip()]
+    return _objects([_parsed(line, file, f"JSON in line {n}") for n, line in lines])
+
+
+def _objects(rows: Sequence[Any]) -> _Table:
+    names = dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row)
+    columns = {name: [row.get(name) if isinstance(row, dict) else None for row in rows] for name in COLUMNS}
+    wrong = Invalid("it is no object with user_id, item_id, since, until")
+    columns["user_id"] = [
+        value if isinstance(row, dict) else wrong for row, value in zip(rows, columns["user_id"], strict=True)
+    ]
+    return list(names), columns
+
+
+def _csv(file: LakeFile) -> _Table:
+    texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
+    try:
+        with file.filesystem.open_input_stream(file.path) as stream:
+            table = pyarrow.csv.read_csv(stream, convert_options=texts)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{file.uri} is not a readable CSV file: {error}. Its first line must be a header") from error
+    columns = {name: [text and text.strip() for text in table[name].to_pylist()] for name in _known(table.column_names)}
+    return table.column_names, columns
+
+
+def _parquet(file: LakeFile) -> _Table:
+    try:
+        with file.filesystem.open_input_file(file.path) as source:
+            table = pq.ParquetFile(source).read()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{file.uri} is not a readable Parquet file: {error}. Files of other formats end with .json, .jsonl or .csv"
+        ) from error
+    names = table.column_names
+    return names, {name: _moments(table[name]) if name in RANGE else table[name].to_pylist() for name in _known(names)}
+
+
+def _moments(column: pa.ChunkedArray) -> list[Any]:
+    """The values; of timestamps whole nanoseconds, which datetime does not have."""
+    if not pa.types.is_timestamp(column.type):
+        values: list[Any] = column.to_pylist()
+        return values
+    factor = NANOSECONDS[column.type.unit]
+    return [None if number is None else Moment(number * factor) for number in column.cast(pa.int64()).to_pylist()]
+
+
+def _known(names: Sequence[str]) -> list[str]:
+    return [name for name in COLUMNS if names.count(name) == 1]
+
+
+def _text(file: LakeFile) -> str:
+    try:
+        with file.filesystem.open_input_stream(file.path) as stream:
+            return str(stream.read().decode("utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file.uri} is not readable as text in UTF-8: {error}") from error
+
+
+def _parsed(text: str, file: LakeFile, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file.uri} is not readable as {what}: {error}") from error
+
+
+def _check_columns(names: Sequence[str], uri: str, other_columns: bool) -> None:
+    twice = [name for name in COLUMNS if names.count(name) > 1]
+    if twice:
+        raise InputError(f"{uri}: more than one column '{twice[0]}'. Drop or rename all but one")
+    if not set(names) & set(ID_COLUMNS):
+        raise InputError(f"{uri}: no column 'user_id' or 'item_id'; it has {', '.join(names) or 'none'}")
+    unknown = [name for name in names if name not in COLUMNS]
+    if unknown and not other_columns:
+        raise InputError(f"{uri}: column '{unknown[0]}' is not known here. A file of requests has {', '.join(COLUMNS)}")

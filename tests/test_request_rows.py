@@ -1,0 +1,193 @@
+"""The file of `--requests`: four formats, rows that mean nothing, and times with and without zones."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unlearnrec.cluster.request_rows import COLUMNS, INTERACTIONS, ITEMS, RANGES, USERS, parse_row, read_rows
+from unlearnrec.cluster.requests import make_request, parse_request, read_request
+from unlearnrec.cluster.times import NANOSECONDS, empty, in_unit, moment, parse_bound, portable
+from unlearnrec.partitioning.errors import InputError
+from unlearnrec.partitioning.storage import AWS
+
+MIXED = [
+    ("ann", None, None, None),
+    (None, "i1", None, None),
+    ("ann", "i2", None, None),
+    ("bob", None, "2024-05-01T12:00:00+02:00", None),
+    ("bob", "i3", None, 1714557600),
+    ("bob", None, 5, "2024-05-02"),
+    (None, None, 1, 2),
+    (None, "i9", 1, 2),
+    ("bob", None, "soon", None),
+    ("bob", None, "2024-05-02", "2024-05-01T23:59:59Z"),
+    ("ann", None, None, None),
+]
+EXPECTED = [
+    (USERS, "ann"),
+    (ITEMS, "i1"),
+    (INTERACTIONS, ("ann", "i2")),
+    (RANGES, ("bob", None, "2024-05-01T10:00:00Z", None)),
+    (RANGES, ("bob", "i3", None, 1714557600)),
+    (RANGES, ("bob", None, 5, "2024-05-02T00:00:00Z")),
+    "it has neither user_id nor item_id",
+    "a time range needs a user_id",
+    "since is no time: write ISO-8601 (2024-05-01T12:00:00+02:00) or a number",
+    "since is not before until",
+    (USERS, "ann"),
+]
+
+
+def write(path: Path, rows: list[tuple[Any, ...]]) -> str:
+    """The rows in the format of the path's ending."""
+    objects = [{k: v for k, v in zip(COLUMNS, row, strict=True) if v is not None} for row in rows]
+    if path.suffix == ".json":
+        path.write_text(json.dumps(objects))
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(x) + "\n\n" for x in objects))
+    elif path.suffix == ".csv":
+        lines = [",".join("" if v is None else str(v) for v in row) for row in rows]
+        path.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
+    else:
+        texts = [[None if v is None else str(v) for v in column] for column in zip(*rows, strict=True)]
+        pq.write_table(pa.table({name: pa.array(v, pa.string()) for name, v in zip(COLUMNS, texts, strict=True)}), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "parquet"])
+def test_every_format_means_the_same(tmp_path, ending):
+    path = write(tmp_path / f"rows.{ending}", MIXED)
+    assert read_rows(path, AWS) == EXPECTED
+    request = parse_request(None, None, None, path, None, AWS, b"key")
+    other = parse_request(None, None, None, write(tmp_path / "other.json", MIXED), None, AWS, b"key")
+    assert request == other and request.body() == other.body()
+    assert request.tally.invalid == 4 and list(request.tally.repeats.values()) == [2]
+    assert len(list(request.entries())) == 6 and len(request.rows) == len(MIXED)
+    assert read_request(request.request_id, request.body()) == request
+
+
+def test_one_object_and_what_json_can_hold_besides(tmp_path):
+    path = tmp_path / "one.json"
+    path.write_text('{"user_id": 17}')
+    assert read_rows(str(path), AWS) == [(USERS, "17")]
+    path.write_text('[{"user_id": 17}, 3, {"user_id": true}, {"user_id": 1.5}, {"item_id": [1]}, {"user_id": ""}]')
+    rows = read_rows(str(path), AWS)
+    assert rows[0] == (USERS, "17") and all(isinstance(row, str) for row in rows[1:])
+    assert "no object" in rows[1] and "user_id is neither" in rows[2] and "item_id is neither" in rows[4]
+
+
+def test_integers_with_nulls_as_pandas_writes_them(tmp_path):
+    nan = float("nan")
+    table = {"user_id": [1.0, nan, 3.0], "item_id": [nan, 2.0, 4.5]}
+    pq.write_table(pa.table(table), tmp_path / "r.parquet")
+    rows = read_rows(str(tmp_path / "r.parquet"), AWS)
+    assert rows[:2] == [(USERS, "1"), (ITEMS, "2")] and rows[2] == "item_id is neither a whole number nor text"
+
+
+def test_times_of_a_parquet_file_keep_their_nanoseconds(tmp_path):
+    since = pa.array([1_714_557_600_123_456_789, None], pa.timestamp("ns", tz="Europe/Berlin"))
+    until = pa.array([date(2024, 5, 3), date(2024, 5, 4)])
+    pq.write_table(pa.table({"user_id": ["a", "b"], "since": since, "until": until}), tmp_path / "r.parquet")
+    assert read_rows(str(tmp_path / "r.parquet"), AWS) == [
+        (RANGES, ("a", None, "2024-05-01T10:00:00.123456789Z", "2024-05-03T00:00:00Z")),
+        (RANGES, ("b", None, None, "2024-05-04T00:00:00Z")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("r.json", "{", "JSON"),
+        ("r.json", "[" * 100_000, "JSON"),
+        ("r.json", '[{"since": 1}]', "no column 'user_id' or 'item_id'"),
+        ("r.json", "[]", "no column"),
+        ("r.json", '[{"user_id": 1, "untill": 2}]', "column 'untill' is not known"),
+        ("r.jsonl", '{"user_id": 1}\nx\n', "JSON in line 2"),
+        ("r.csv", "user_id,until,unitl\n1,,\n", "column 'unitl' is not known"),
+        ("r.csv", "user_id,user_id\n1,2\n", "more than one column 'user_id'"),
+        ("r.csv", "user_id,item_id\n1\n", "not a readable CSV"),
+        ("r.parquet", "user_id\n1\n", "not a readable Parquet file"),
+        ("r.txt", "user_id\n1\n", "not a readable Parquet file"),
+    ],
+)
+def test_a_file_that_is_bad_as_a_whole(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=words) as error:
+        read_rows(str(tmp_path / name), AWS)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_other_columns_where_they_are_allowed(tmp_path):
+    (tmp_path / "r.csv").write_text("user_id,day\n1,2\n")
+    assert read_rows(str(tmp_path / "r.csv"), AWS, other_columns=True) == [(USERS, "1")]
+
+
+# ---- times -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "means"),
+    [
+        ("2024-05-01", "2024-05-01T00:00:00Z"),
+        ("2024-05-01T12:00:00", "2024-05-01T12:00:00Z"),  # no zone: UTC
+        ("2024-05-01T12:00:00Z", "2024-05-01T12:00:00Z"),
+        ("2024-05-01 14:00:00+02:00", "2024-05-01T12:00:00Z"),
+        ("2024-05-01T12:00:00.5-00:30", "2024-05-01T12:30:00.5Z"),
+        ("2024-05-01T12:00:00,000000001Z", "2024-05-01T12:00:00.000000001Z"),
+        ("0001-01-01", "0001-01-01T00:00:00Z"),
+        (datetime(2024, 5, 1, 14, tzinfo=timezone(timedelta(hours=2))), "2024-05-01T12:00:00Z"),
+        (" 17 ", 17),
+        ("-3", -3),
+        (1.5, 2),
+        ("", None),
+        (float("nan"), None),
+    ],
+)
+def test_what_a_time_means(written, means):
+    assert parse_bound(written) == means
+
+
+@pytest.mark.parametrize(
+    "written", ["tomorrow", "2024-13-01", True, [1], float("inf"), "1.7e9", "2024-05-01T25:00:00Z"]
+)
+def test_what_is_no_time(written):
+    with pytest.raises(ValueError, match="is n") as error:
+        parse_bound(written)
+    assert str(written) not in str(error.value)
+
+
+@given(st.datetimes(datetime(1800, 1, 1), datetime(2200, 1, 1)), st.sampled_from(list(NANOSECONDS)))
+def test_a_bound_in_a_unit_is_the_first_whole_number_at_or_after_it(when, unit):
+    exact = int((when - datetime(1970, 1, 1)) / timedelta(microseconds=1)) * 1000
+    since, _ = in_unit(parse_bound(when.isoformat()), None, unit)
+    assert since * NANOSECONDS[unit] >= exact > (since - 1) * NANOSECONDS[unit]
+    assert in_unit(portable(since, unit), None, unit)[0] == since
+    assert moment(exact) == parse_bound(when)
+
+
+def test_open_ends_mixed_ends_and_units_that_are_not_known():
+    assert in_unit(None, None, None) == (-(2**63), 2**63 - 1)
+    assert in_unit(10**30, None, "s")[0] == 2**63 - 1
+    assert in_unit(1_714_500_000, "2024-05-01", "s") == (1_714_500_000, 1_714_521_600)
+    with pytest.raises(ValueError, match="since is not before until"):
+        in_unit(1_714_600_000, "2024-05-01", "s")
+    with pytest.raises(ValueError, match=r"columns\.time_unit"):
+        in_unit(1, "2024-05-01", None)
+    assert empty("2024-05-01T00:00:00Z", "2024-05-01T00:00:00Z") and not empty(1, None) and not empty(5, "2024-01-01")
+    # Within one second: nothing of a column of whole seconds is in it, but it is a range.
+    assert in_unit("2024-05-01T00:00:00.2Z", "2024-05-01T00:00:00.8Z", "s") == (1_714_521_601,) * 2
+
+
+def test_a_request_without_ranges_is_written_as_before():
+    body = make_request(["b", "a"], [1], [(2, 3)], "r", b"").body()
+    assert body == b'{"interactions":[["2","3"]],"items":["1"],"users":["a","b"]}'
+    assert parse_row("a", None, 1, None) == (RANGES, ("a", None, 1, None))
