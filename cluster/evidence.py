@@ -138,7 +138,8 @@ def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
     html = page(document, digest).encode()
     session.store.write(report_name(request_id, "html"), html)
     body = {"request_id": request_id, "version": document["version"]["after"], "sha256": digest}
-    session.journal.append(EVIDENCE, body | {"page_sha256": session.store.sha256(html)})
+    body |= {"page_sha256": session.store.sha256(html), "seconds": document["times"]["seconds"]}
+    session.journal.append(EVIDENCE, body)
     return [check["name"] for check in document["verification"]["checks"] if check["ok"] is False]
 
 

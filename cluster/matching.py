@@ -168,16 +168,12 @@ def by_entry(found: Found, named: Resolved, num_items: int) -> tuple[Ids, Ids]:
     users, items = found.codes // num_items, found.codes % num_items
     interactions, events = np.zeros((2, len(named.user)), dtype=np.int64)
     plain = named.known & ~named.ranged
-    by_item = np.argsort(items, kind="stable")
+    of_users, of_items = plain & (named.item == ANY), plain & (named.user == ANY)
+    by_item = np.argsort(items, kind="stable") if of_items.any() else np.arange(len(items))
     whole = (
-        (plain & (named.item == ANY), users, found.counts, named.user),
-        (plain & (named.user == ANY), items[by_item], found.counts[by_item], named.item),
-        (
-            plain & (named.user != ANY) & (named.item != ANY),
-            found.codes,
-            found.counts,
-            named.user * num_items + named.item,
-        ),
+        (of_users, users, found.counts, named.user),
+        (of_items, items[by_item], found.counts[by_item], named.item),
+        (plain & ~of_users & ~of_items, found.codes, found.counts, named.user * num_items + named.item),
     )
     for mask, keys, counts, wanted in whole:
         low, high = (np.searchsorted(keys, wanted[mask], side) for side in ("left", "right"))

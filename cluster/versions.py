@@ -22,7 +22,8 @@ COMPLETED, CANCELLED, FAILED = "completed", "cancelled", "failed"
 PURGING, PURGED = "purging", "purged"
 """What `purge` writes before it removes files that no record names (the body's `unnamed` lists them), and at its end."""
 EVIDENCE = "evidence"
-"""What fixes a request's report; its body: `request_id`, `version`, `sha256` of the JSON file, `page_sha256` of the page."""
+"""What fixes a request's report; its body: `request_id`, `version`, `sha256` of the JSON file, `page_sha256` of the page,
+and `seconds` of the request, where they were known."""
 
 
 def _removes(record: Record, manifest: Manifest) -> bool:

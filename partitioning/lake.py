@@ -240,7 +240,7 @@ def _time_type(column_type: pa.DataType, name: str, file: LakeFile) -> pa.DataTy
     if pa.types.is_timestamp(column_type):
         return pa.timestamp(column_type.unit)
     if pa.types.is_date(column_type):
-        return pa.timestamp("s" if pa.types.is_date32(column_type) else "ms")
+        return pa.timestamp("s")
     if _is_number(column_type):
         return pa.int64()
     raise InputError(

@@ -91,6 +91,7 @@ def test_forget_passes_its_options_on(pipeline):
         "requests": None,
         "dry_run": True,
         "request_id": "r1",
+        "results": None,
     }
 
 

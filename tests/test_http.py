@@ -121,6 +121,11 @@ def test_a_request_is_accepted_and_repeating_it_gives_the_same_answer(client):
         ({"users": [""]}, "users[0]"),
         ({"items": ["x" * 1025]}, "items[0]"),
         ({"interactions": [[1]]}, "interactions[0][1]"),
+        ({"ranges": [{"user": 1}]}, "ranges[0]"),
+        ({"ranges": [{"item": 1, "since": 1}]}, "ranges[0].user"),
+        ({"ranges": [{"user": 1, "since": 2, "until": 2}]}, "ranges[0]"),
+        ({"ranges": [{"user": "ann", "since": "ann's birthday"}]}, "ranges[0]"),
+        ({"ranges": [{"user": 1, "since": 1, "untill": 2}]}, "ranges[0].untill"),
         ({"interactions": [[1, 2, 3]]}, "interactions[0]"),
         ({"people": [1]}, "people"),
         ([1], "body"),
@@ -135,6 +140,13 @@ def test_an_invalid_body_is_422_and_names_the_field(client, service, body, field
         answer = client.post("/v1/requests", json=body)
     assert answer.status_code == 422 and field in {e["field"] for e in answer.json()["error"]["errors"]}
     assert "ann" not in answer.text and not service.desk.kept
+
+
+def test_time_ranges_reach_the_desk_in_canonical_form(client, service):
+    ranges = [{"user": "ann", "since": "2024-05-01T12:00:00+02:00"}, {"user": 7, "item": "x", "until": 5}]
+    assert client.post("/v1/requests/r1", json={"ranges": ranges}).status_code == 202
+    expected = (("ann", None, "2024-05-01T10:00:00Z", None), ("7", "x", None, 5))
+    assert service.desk.kept["r1"] == ((), (), (), expected)
 
 
 def test_half_a_character_is_invalid(client):

@@ -66,7 +66,6 @@ def test_rows_without_a_positive_value_are_no_interactions(tmp_path: Path) -> No
         (pa.array([3, 1, 2], pa.timestamp("ms")), "ms", [1, 3, 2]),
         (pa.array([3, 1, 2], pa.timestamp("us", tz="Asia/Tokyo")), "us", [1, 3, 2]),  # stored in UTC whatever the zone
         (pa.array([3, 1, 2], pa.date32()), "s", [86400, 3 * 86400, 2 * 86400]),
-        (pa.array([3, 1, 2], pa.date64()), "ms", [1, 3, 2]),
         (pa.array([3, 1, 2], pa.int32()), None, [1, 3, 2]),
         (pa.array([3.0, 1.0, 2.0]), None, [1, 3, 2]),
     ],
