@@ -110,7 +110,7 @@ def test_every_digest_is_that_of_a_file(config):
         "version before": "committed",
     }
     (record,) = [r for r in Session(config).journal.records() if r.kind == "evidence"]
-    assert set(record.body) == {"request_id", "version", "sha256", "page_sha256"}
+    assert set(record.body) == {"request_id", "version", "sha256", "page_sha256", "seconds"}
     html = (Path(config.output) / report_name("r", "html")).read_text()
     assert record.body["sha256"] in html and html == page(document, record.body["sha256"])
     assert "<script" not in html and "http" not in html

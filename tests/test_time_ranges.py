@@ -19,6 +19,7 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config import parse_config
 from unlearnrec.cluster.session import Session
 from unlearnrec.cluster.suppression import ENVIRONMENT
+from unlearnrec.cluster.versions import Versions
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 from unlearnrec.workers import WorkerGroup
@@ -306,3 +307,80 @@ def test_with_a_key_ingest_leaves_the_range_out_and_the_list_tells_what_is_gone(
     (tmp_path / "pair.csv").write_text(f"user_id,item_id\n{pair[0]},{pair[1]}\n")
     assert pipeline.lift(config, interactions=str(tmp_path / "pair.csv"))["lifted"] == 1
     assert pipeline.ingest(config)["suppressed"] == 0
+
+
+def test_a_counterfactual_without_a_range_leaves_out_what_loses_all_its_events(run, tmp_path):
+    config = config_for(tmp_path, run.events, run.config.cluster.partitions)
+    pipeline.ingest(config)
+    middle = sorted(t for _, _, t in run.events)[len(run.events) // 2]
+    file = write_rows(tmp_path / "rows.jsonl", {"user_id": name(6), "since": middle}, {"user_id": name(7)})
+    answer = pipeline.train(config, without=[file], group=run.group)
+    gone = [e for e in run.events if e[0] == name(7) or (e[0] == name(6) and e[2] >= middle)]
+    left = pairs(Counter(run.events) - Counter(gone))
+    assert answer["removed_interactions"] == len(pairs(run.events)) - len(left) > 1
+    assert pairs(stored(config, Session(config).version()["graph"])) == left
+    for row in ({"user_id": None, "since": 1}, {"user_id": name(6), "since": 5, "until": 5}):
+        with pytest.raises(InputError, match=r"--without .*row 1: "):
+            pipeline.train(config, without=[write_rows(tmp_path / "bad.jsonl", row)], group=run.group)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"pretrain": {"epochs": 1, "objective": "published"}}, {"forget": {"fine_tune_steps": 2}}],
+    ids=["published", "fine-tuned"],
+)
+def test_other_ways_to_forget_take_ranges_too(run, tmp_path, monkeypatch, more):
+    """One interaction loses an event, another all of its events: the partitions of the first alone keep their rows."""
+    config = config_for(tmp_path, run.events, run.config.cluster.partitions, **more)
+    pipeline.ingest(config)
+    pipeline.train(config, group=run.group)
+    pipeline.pretrain(config, group=run.group)
+    counts = Counter(e[:2] for e in run.events)
+    thin = next(pair for pair, n in counts.items() if n >= 2)
+    first = min(e for e in run.events if e[:2] == thin)
+    only_thin = write_rows(tmp_path / "thin.jsonl", {"user_id": thin[0], "item_id": thin[1], "until": first[2] + 1})
+    before = Session(config).version()
+    answer = pipeline.forget(config, requests=only_thin, group=run.group)
+    assert (answer["removed_interactions"], answer["removed_events"]) == (0, 1)
+    assert Session(config).version()["model"] == before["model"]
+    whole = next(pair for pair in counts if pair != thin)
+    file = write_rows(tmp_path / "whole.jsonl", {"user_id": whole[0], "item_id": whole[1], "since": 0})
+    answer = pipeline.forget(config, requests=file, group=run.group)
+    assert (answer["removed_interactions"], answer["removed_events"]) == (1, counts[whole])
+    gone = [first, *(e for e in run.events if e[:2] == whole)]
+    assert stored(config, Session(config).version()["graph"]) == Counter(run.events) - Counter(gone)
+    assert pipeline.verify(config, None)["ok"]
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["no key", "key"])
+def test_a_crash_before_the_commit_changes_no_result(run, tmp_path, monkeypatch, key):
+    """What is noted before the commit must not make its own rows known to be gone."""
+    monkeypatch.setenv(ENVIRONMENT, key) if key else monkeypatch.delenv(ENVIRONMENT, raising=False)
+    config = config_for(tmp_path, run.events, run.config.cluster.partitions)
+    pipeline.ingest(config)
+    pipeline.train(config, group=run.group)
+    pipeline.pretrain(config, group=run.group)
+    file = write_rows(
+        tmp_path / "rows.jsonl", {"user_id": name(8)}, {"user_id": "nobody"}, {"user_id": name(8), "since": 0}
+    )
+
+    class Crash(BaseException):
+        pass
+
+    def die(*_, **__):
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Versions, "commit", die)
+        with pytest.raises(Crash):
+            pipeline.forget(config, requests=file, group=run.group)
+    answer = pipeline.forget(config, requests=file, results=str(tmp_path / "r.jsonl"), group=run.group)
+    assert answer["rows"] == {"deleted": 2, "not_found": 1, "already_gone": 0, "invalid": 0}
+    with_grace = config.model_copy(update={"forget": config.forget.model_copy(update={"grace_seconds": 3600.0})})
+    other = write_rows(tmp_path / "other.jsonl", {"user_id": name(8)}, {"user_id": name(9)})
+    waiting = pipeline.forget(with_grace, requests=other, results=str(tmp_path / "w.jsonl"), group=run.group)
+    assert waiting["status"] == "accepted" and waiting["results"] is None and not (tmp_path / "w.jsonl").exists()
+    answer = pipeline.forget(config, requests=other, results=str(tmp_path / "w.jsonl"), group=run.group)
+    assert answer["rows"] == {"deleted": 1, "not_found": 0, "already_gone": 1, "invalid": 0}
+    lines = [json.loads(x)["result"] for x in (tmp_path / "w.jsonl").read_text().splitlines()]
+    assert lines == ["already_gone", "deleted"]
