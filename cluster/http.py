@@ -29,6 +29,7 @@ MAX_K = 1000
 
 Name = Annotated[str, Field(min_length=1, max_length=1024)]
 Id = Annotated[int, Field(strict=True)] | Annotated[Name, Field(strict=True)]
+Time = Annotated[int, Field(strict=True)] | Annotated[str, Field(strict=True, max_length=64)]
 RequestId = Annotated[str, Path(pattern=f"^{REQUEST_ID.pattern}$")]
 
 
@@ -49,8 +50,8 @@ class Range(BaseModel):
 
     user: Id
     item: Id | None = None
-    since: int | str | None = None
-    until: int | str | None = None
+    since: Time | None = None
+    until: Time | None = None
 
     @model_validator(mode="after")
     def _valid(self) -> Range:

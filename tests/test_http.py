@@ -125,6 +125,7 @@ def test_a_request_is_accepted_and_repeating_it_gives_the_same_answer(client):
         ({"ranges": [{"item": 1, "since": 1}]}, "ranges[0].user"),
         ({"ranges": [{"user": 1, "since": 2, "until": 2}]}, "ranges[0]"),
         ({"ranges": [{"user": "ann", "since": "ann's birthday"}]}, "ranges[0]"),
+        ({"ranges": [{"user": 1, "since": True}]}, "ranges[0].since"),
         ({"ranges": [{"user": 1, "since": 1, "untill": 2}]}, "ranges[0].untill"),
         ({"interactions": [[1, 2, 3]]}, "interactions[0]"),
         ({"people": [1]}, "people"),
