@@ -28,11 +28,17 @@ class UnreadableRequest(RuntimeError):
     """The content of an accepted request is not there, or not the one that was accepted."""
 
 
-def accept(session: Session, request: Request, written: Callable[[], None] = lambda: None) -> None:
+def accept(
+    session: Session, request: Request, requester: str | None = None, written: Callable[[], None] = lambda: None
+) -> None:
     """Write the request down before anything is done: its content as a side object, its commitment in the log.
 
-    One that is accepted already stays as it is; one that failed is open again. `written` is called between the two, at
-    each try: no other content can have this id any more, and nobody is known to have accepted it yet.
+    One that is accepted already stays as it is; one that failed is open again.
+
+    Args:
+        requester: the operator who asks, whose name the log keeps.
+        written: called between the two, at each try: no other content can have this id any more, and nobody is known to
+            have accepted it yet.
 
     Raises:
         TakenId: another request has this id.
@@ -58,7 +64,8 @@ def accept(session: Session, request: Request, written: Callable[[], None] = lam
         if ticket is not None and ticket.state is not State.FAILED:
             return
         written()
-        entry = {"request_id": request.request_id, "commitment": commitment(body, salt)}
+        who = {} if requester is None else {"requester": requester}
+        entry = {"request_id": request.request_id, "commitment": commitment(body, salt), **who}
         try:
             session.journal.append(ACCEPTED, entry, after=seen, void=_forestalls(request.request_id))
         except JournalConflict:
@@ -101,7 +108,7 @@ def check_same(content: dict[str, Any], request: Request) -> None:
         )
 
 
-def close(
+def advance(
     session: Session,
     request_id: str,
     kind: str,
@@ -109,7 +116,8 @@ def close(
     since: int | None = None,
     allowed: Callable[[Ticket], bool] = lambda ticket: True,
 ) -> bool:
-    """Close an open request with one record, unless it is closed already or not `allowed`; says whether it did.
+    """Close, hold or approve an open request with one record, unless it is closed already or not `allowed`; says whether
+    it did.
 
     since: the head that the decision was based on; a version that was committed later makes it void.
 

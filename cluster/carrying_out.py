@@ -14,7 +14,8 @@ from ..distributed.removal import Removal, merged
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_assignment, load_ids
 from ..workers import WorkerGroup
-from .accepting import close
+from .accepting import advance
+from .coordinator import State, within_limit
 from .evidence import add_evidence
 from .gone import note_outcomes
 from .graphs import Ids, merged_gone, new_graph
@@ -24,7 +25,7 @@ from .progress import Progress
 from .requests import Request
 from .session import Manifest, Session, files_of
 from .training import as_trained, make_run, needed_files
-from .versions import COMPLETED
+from .versions import COMPLETED, HELD
 
 
 def able_version(session: Session) -> Manifest:
@@ -60,9 +61,10 @@ def carry_out(
 ) -> dict[str, dict[str, Any]]:
     """Carry out accepted requests as one version: the answer of each by its id.
 
-    Those that remove nothing are completed without a version. What a request removed is counted against the version
-    before, so that a pair which two of them name counts in both. `before_commit` is called with the
-    manifest when all its files are written.
+    Those that remove nothing are completed without a version. Those above `forget.max_share` are held, and those that
+    would take the version above it stay accepted for the next; neither has an answer. What a request removed is
+    counted against the version before, so that a pair which two of them name counts in both. `before_commit` is called
+    with the manifest when all its files are written.
 
     Raises:
         JournalConflict: another version was committed meanwhile, or a request was closed: decide anew.
@@ -70,9 +72,11 @@ def carry_out(
     """
     # Before the version is read: a commit by somebody else from here on is then a conflict, not overwritten.
     ledger = session.ledger()
-    head, still_open = ledger.seen, ledger.open
-    if closed := [request.request_id for request in requests if request.request_id not in still_open]:
-        raise JournalConflict(f"request {closed[0]} was closed by somebody else")
+    head, tickets = ledger.seen, [ledger.open.get(request.request_id) for request in requests]
+    approved = {ticket.request_id for ticket in tickets if ticket is not None and ticket.approved_by is not None}
+    for request, ticket in zip(requests, tickets, strict=True):
+        if ticket is None or ticket.state is not State.ACCEPTED:
+            raise JournalConflict(f"request {request.request_id} was closed or held by somebody else")
     version = able_version(session)
     start = time.perf_counter()
     session.call(group, version, "holds")
@@ -92,11 +96,26 @@ def carry_out(
     asked = asked_of(owners, removal, timed)
     mark("route")
     found = merged(session.call(group, version, "find", removal, timed, partitions=asked) if asked else [])
+    own = {request_id: effect(found, [what], graph["items"]) for request_id, what in named.items()}
+    shares = {request_id: mine.share(graph) for request_id, mine in own.items()}
+    max_share = session.config.forget.max_share
+    batch, held = within_limit(shares, max_share, approved)
+    for request_id in held:
+        body = {"share": shares[request_id], "max_share": max_share}
+        if not advance(session, request_id, HELD, body, since=head):
+            raise JournalConflict(f"request {request_id} was closed by somebody else")
+        progress.note(
+            f"request {request_id} is held: {shares[request_id]:.2%} of the interactions, forget.max_share={max_share:g}"
+        )
+    if not batch:
+        return {}
+    requests = [request for request in requests if request.request_id in batch]
+    named = {request_id: named[request_id] for request_id in batch}
+    own = {request_id: own[request_id] for request_id in batch}
     outcomes = note_outcomes(session, graph, requests, named, found, progress)
     whole = effect(found, list(named.values()), graph["items"])
     pairs = (whole.users, whole.items)
     mark("find")
-    own = {request_id: effect(found, [what], graph["items"]) for request_id, what in named.items()}
     base = {
         request.request_id: {
             "request_id": request.request_id,
@@ -117,7 +136,7 @@ def carry_out(
             "affected_partitions": [],
             "seconds": time.perf_counter() - start,
         }
-        if not close(session, request_id, COMPLETED, {"answer": answer}, since=head):
+        if not advance(session, request_id, COMPLETED, {"answer": answer}, since=head):
             raise JournalConflict(f"request {request_id} was closed by somebody else")
         answers[request_id] = answer
     if not whole.events:

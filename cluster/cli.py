@@ -129,6 +129,7 @@ def forget(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")] = False,
     request_id: Annotated[str | None, typer.Option(help="Repeating a request under its id is harmless.")] = None,
+    requester: Annotated[str | None, typer.Option(metavar="NAME", help="Who asks; the log keeps it.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
@@ -147,8 +148,40 @@ def forget(
         dry_run=dry_run,
         request_id=request_id,
         results=results,
+        requester=requester,
         progress=_progress(),
     )
+
+
+@app.command()
+def approve(
+    request_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)],
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who approves it; the log keeps it.")],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Let a request be carried out that is held because it deletes more than forget.max_share."""
+    loaded = _load(config, overrides)
+    from . import pipeline
+
+    return pipeline.approve(loaded, request_id, by=by)
+
+
+@app.command()
+def cancel(
+    request_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Withdraw a request that is held, or in its grace window."""
+    loaded = _load(config, overrides)
+    from . import pipeline
+
+    return pipeline.cancel(loaded, request_id)
 
 
 @app.command()

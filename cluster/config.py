@@ -176,6 +176,11 @@ class Forget(Section):
     grace_seconds: float = Field(0, ge=0, le=2592000)
     """How long a request waits, in which it can be cancelled and others join its version. With 0 the command `forget`
     carries out its request at once; otherwise it only accepts it, for `serve` or for another `forget` after that time."""
+    max_share: float = Field(0.2, gt=0, le=1)
+    """Of the interactions that a request, or all requests of a version together, may remove. A request above it is held
+    until somebody approves it. The default catches mistakes such as the wrong file; set it to what is usual for you."""
+    deadline_hours: float = Field(720, gt=0, le=87600)
+    """A request is overdue when it has no answer this long after its acceptance: 30 days, within the GDPR's month."""
     retention_hours: float = Field(0, ge=0, le=87600)
     """`purge` keeps older files with deleted data until they were written this long ago; `purge --now` does not."""
 

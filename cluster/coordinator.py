@@ -22,22 +22,25 @@ from ..workers.failures import LOST, Kind, WorkerFailure
 from .checkpoints import CHECKPOINT
 from .journal import JournalConflict
 from .segments import Record
-from .versions import CANCELLED, COMMITTED, COMPLETED, EVIDENCE, FAILED, PURGED, PURGING
+from .versions import APPROVED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, FAILED, HELD, PURGED, PURGING
 
 ACCEPTED = "accepted"
-MIN_RETRY_SECONDS = 5
+MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 5, 3600
 
 
 class State(Enum):
-    """Where a request is. FAILED is a quarantine: it may be accepted again; the last three are final."""
+    """Where a request is. HELD waits for an approval; FAILED is a quarantine: it may be accepted again; the last three
+    are final."""
 
     ACCEPTED = "accepted"
+    HELD = "held"
     FAILED = "failed"
     COMMITTED = "committed"
     COMPLETED = "completed"
     CANCELLED = "cancelled"
 
 
+OPEN = frozenset({State.ACCEPTED, State.HELD})
 FINAL = frozenset({State.COMMITTED, State.COMPLETED, State.CANCELLED})
 
 
@@ -53,6 +56,11 @@ class Ticket:
     error: str | None = None
     first_record: int = 0
     """The first record that its evidence names, or will name."""
+    requester: str | None = None
+    """The operator who asked for it, as named at its acceptance."""
+    share: float | None = None
+    """Of the interactions, which it was held for."""
+    approved_by: str | None = None
 
     @property
     def final(self) -> bool:
@@ -62,8 +70,9 @@ class Ticket:
     def describe(self) -> dict[str, Any]:
         """What `status` says: the answer where there is one, and always `request_id`, `status`, `phase`, `version`."""
         plain = {"request_id": self.request_id, "status": self.state.value, "version": None}
-        error = {"error": self.error} if self.error else {}
-        return {"phase": self.state.value, **(self.answer or plain), **error}
+        more = {name: getattr(self, name) for name in ("error", "requester", "share", "approved_by")}
+        known = {name: value for name, value in more.items() if value is not None}
+        return {"phase": self.state.value, **(self.answer or plain), **known}
 
 
 class Ledger:
@@ -136,8 +145,14 @@ class Ledger:
             known = self.tickets.get(body["request_id"])
             if known is None or known.state is State.FAILED:
                 # A request that failed begins anew, with another age: it was asked for again.
-                commitment, first = body.get("commitment", ""), record.number
-                self._set(Ticket(body["request_id"], State.ACCEPTED, at, commitment, first_record=first))
+                about = {"commitment": body.get("commitment", ""), "requester": body.get("requester")}
+                self._set(Ticket(body["request_id"], State.ACCEPTED, at, **about, first_record=record.number))
+        elif record.kind in (HELD, APPROVED):
+            ticket = self.open.get(body["request_id"])
+            if ticket is not None and record.kind == HELD:
+                self._set(replace(ticket, state=State.HELD, share=body["share"]))
+            elif ticket is not None:
+                self._set(replace(ticket, state=State.ACCEPTED, approved_by=body["by"]))
         elif record.kind == COMMITTED:
             manifest = body["manifest"]
             if manifest["reason"] == "train":
@@ -177,9 +192,10 @@ class Ledger:
         self.counts.subtract([before.state] if before else [])
         self.counts[ticket.state] += 1
         self.tickets[ticket.request_id] = ticket
-        self.open.pop(ticket.request_id, None)
-        if ticket.state is State.ACCEPTED:
+        if ticket.state in OPEN:
             self.open[ticket.request_id] = ticket
+        else:
+            self.open.pop(ticket.request_id, None)
 
     def needed_from(self) -> int:
         """The first record that somebody may still look up: for evidence that is not written yet, or of the current
@@ -221,8 +237,8 @@ def seconds_until_due(tickets: Iterable[Ticket], now: float, grace_seconds: floa
 
 
 def may_cancel(ticket: Ticket, now: float, grace_seconds: float) -> bool:
-    """Whether it is still in its grace window."""
-    return ticket.state is State.ACCEPTED and now < _due_at(ticket, grace_seconds)
+    """Whether it is still in its grace window, or held."""
+    return ticket.state in OPEN and now < _due_at(ticket, grace_seconds)
 
 
 def oldest_age(tickets: Iterable[Ticket], now: float) -> float:
@@ -240,7 +256,7 @@ def retry_after(
     if len(tickets) + arriving < limit:
         return None
     due = seconds_until_due(tickets, now, grace_seconds) if tickets else 0.0
-    return max(MIN_RETRY_SECONDS, math.ceil(due))
+    return max(MIN_RETRY_SECONDS, math.ceil(min(MAX_RETRY_SECONDS, due)))
 
 
 def iso(seconds: float) -> str:
@@ -249,7 +265,30 @@ def iso(seconds: float) -> str:
 
 
 def _due_at(ticket: Ticket, grace_seconds: float) -> float:
-    return ticket.accepted_at + grace_seconds
+    return math.inf if ticket.state is State.HELD else ticket.accepted_at + grace_seconds
+
+
+# ---- how much at once ------------------------------------------------------------------------------------------------
+
+
+def within_limit(
+    shares: Mapping[str, float], max_share: float, approved: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """(the requests of one version, those to hold until somebody approves them).
+
+    shares: of the graph that each request removes, oldest request first. One that alone removes more than `max_share` is
+    held unless it is approved. The version takes the others up to the first with which it would remove more; the rest are
+    left for the next version. An approved one that is larger has a version of its own.
+    """
+    held = [name for name, share in shares.items() if share > max_share and name not in approved]
+    batch: list[str] = []
+    total = 0.0
+    for name in (name for name in shares if name not in held):
+        total += shares[name]
+        if batch and total > max_share:
+            break
+        batch.append(name)
+    return batch, held
 
 
 # ---- after a failure -------------------------------------------------------------------------------------------------

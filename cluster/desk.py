@@ -13,9 +13,11 @@ from threading import Event, Lock
 from typing import Any
 
 from ..partitioning.storage import Store
-from .accepting import accept, check_same, close
+from .accepting import accept, advance, check_same
+from .approval import approve_held
 from .callbacks import News, Outbox
 from .coordinator import (
+    OPEN,
     State,
     Ticket,
     iso,
@@ -27,7 +29,7 @@ from .requests import Id, Range, content_name, make_request
 from .session import Session
 from .versions import CANCELLED
 
-OPENDSR = {State.ACCEPTED: "pending", State.FAILED: "pending", State.CANCELLED: "cancelled"}
+OPENDSR = {State.ACCEPTED: "pending", State.HELD: "pending", State.FAILED: "pending", State.CANCELLED: "cancelled"}
 """OpenDSR's `request_status`; of all others "completed"."""
 
 
@@ -63,7 +65,7 @@ class Desk:
         self._arriving: Counter[str] = Counter()
         """Requests on their way into the log, which count as open."""
         self.news = Event()
-        """Set when a request was accepted."""
+        """Set when a request was accepted or approved."""
         self._running: frozenset[str] = frozenset()
 
     @property
@@ -83,11 +85,14 @@ class Desk:
         interactions: list[tuple[Id, Id]],
         request_id: str | None,
         ranges: Sequence[Range] = (),
+        requester: str | None = None,
         callback_urls: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Accept a request, or say where it is if it was accepted before; one that failed is tried again.
 
-        callback_urls: to be told of its state from now on; of one that is accepted already they are not changed.
+        Args:
+            requester: the operator who asks, whose name the log keeps.
+            callback_urls: to be told of its state from now on; of one that is accepted already they are not changed.
 
         Raises:
             TakenId: another request has this id.
@@ -100,7 +105,7 @@ class Desk:
         if ticket is None or ticket.state is State.FAILED:
             # Not one after the other: what is made durable at the same time shares the writes of the log.
             with self._room(request.request_id):
-                accept(self._session, request, lambda: self._tell(request.request_id, callback_urls))
+                accept(self._session, request, requester, lambda: self._tell(request.request_id, callback_urls))
             self.news.set()
             self._wake()
         return self._describe(self._session.ledger(look=False).tickets[request.request_id])
@@ -111,12 +116,13 @@ class Desk:
         return self._describe(ticket) if ticket is not None else None
 
     def cancel(self, request_id: str) -> dict[str, Any] | None:
-        """Cancel a request in its grace window; cancelling it again changes nothing. None if nobody made it.
+        """Cancel a request in its grace window, or while it is held; cancelling it again changes nothing. None if nobody
+        made it.
 
         Raises:
             TooLate: the window has passed.
         """
-        close(self._session, request_id, CANCELLED, {}, allowed=lambda t: may_cancel(t, self._clock(), self._grace))
+        advance(self._session, request_id, CANCELLED, {}, allowed=lambda t: may_cancel(t, self._clock(), self._grace))
         ticket = self._session.ledger().tickets.get(request_id)
         if ticket is None:
             return None
@@ -130,8 +136,21 @@ class Desk:
         for ticket in filter(None, map(self._session.ledger().tickets.get, request_ids)):
             state = self._describe(ticket)
             phase = "in_progress" if state["request_status"] == "in_progress" else ticket.state.value
+            if ticket.state is State.ACCEPTED and ticket.approved_by is not None:
+                phase = "approved"
             found[ticket.request_id] = News(f"{phase} {state['received_time']}", ticket.final, state)
         return found
+
+    def approve(self, request_id: str, by: str) -> dict[str, Any] | None:
+        """Let a held request be carried out; approving it again changes nothing. None if nobody made it.
+
+        Raises:
+            NotApproved: it is not held, or is not this person's to approve.
+        """
+        ticket = approve_held(self._session, request_id, by)
+        self.news.set()
+        self._wake()
+        return self._describe(ticket) if ticket is not None else None
 
     def view(self) -> View:
         """The open requests and the current version."""
@@ -143,14 +162,13 @@ class Desk:
         ledger = self._session.ledger()
         return {
             "open_requests": len(ledger.open),
+            "held_requests": ledger.counts[State.HELD],
             "oldest_open_request_seconds": oldest_age(list(ledger.open.values()), self._clock()),
             "versions_committed_total": ledger.versions,
             "current_version": ledger.current["version"] if ledger.current else 0,
             "unlearning_debt_ratio": ledger.debt(),
             **{
-                f'requests_total{{state="{state.value}"}}': ledger.counts[state]
-                for state in State
-                if state is not State.ACCEPTED
+                f'requests_total{{state="{state.value}"}}': ledger.counts[state] for state in State if state not in OPEN
             },
         }
 
@@ -192,12 +210,13 @@ class Desk:
     def _describe(self, ticket: Ticket) -> dict[str, Any]:
         running = ticket.state is State.ACCEPTED and ticket.request_id in self.running
         due = ticket.accepted_at + self._grace
+        waits = ticket.state is State.ACCEPTED and may_cancel(ticket, self._clock(), self._grace)
         return {
             **ticket.describe(),
             "subject_request_id": ticket.request_id,
             "request_status": "in_progress" if running else OPENDSR.get(ticket.state, "completed"),
             "received_time": iso(ticket.accepted_at),
-            **({"cancellable_until": iso(due)} if may_cancel(ticket, self._clock(), self._grace) else {}),
+            **({"cancellable_until": iso(due)} if waits else {}),
         }
 
 

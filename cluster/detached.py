@@ -100,6 +100,10 @@ class Coordinator:
         """As `Desk.cancel`."""
         return self._begun().desk.cancel(request_id)
 
+    def approve(self, request_id: str, by: str) -> dict[str, Any] | None:
+        """As `Desk.approve`."""
+        return self._begun().desk.approve(request_id, by)
+
     def recommendations(self, user: str, k: int) -> dict[str, Any] | None:
         """As `Service.recommendations`."""
         return self._begun().recommendations(user, k)

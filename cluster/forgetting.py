@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_assignment
 from ..workers import WorkerGroup
 from .accepting import accept as _accept
 from .accepting import answered as _answer
+from .approval import Held, check_operator, unknown
 from .carrying_out import able_version, carry_out
 from .config import Config
 from .coordinator import State, iso
@@ -38,6 +38,7 @@ def forget(
     dry_run: bool = False,
     request_id: str | None = None,
     results: str | None = None,
+    requester: str | None = None,
     progress: Progress | None = None,
     group: WorkerGroup | None = None,
     cut_only: bool = False,
@@ -51,16 +52,18 @@ def forget(
     Raises:
         InputError: bad ids or files, no encoder, another request under this id, the wrong key of the suppression list, or
             a place for `results` that will not do. Nothing has been changed then.
+        Held: it removes more than `forget.max_share`, and nobody has approved it.
         WorkerFailure: as `WorkerGroup.run`. The request stays accepted: run the command again.
     """
     progress = progress or silent()
+    check_operator("--requester", requester)
     session = Session(config)
     file = None if results is None else ResultsFile(session, results, requests)
     request = parse_request(users, items, interactions, requests, request_id, session.options, session.request_key())
     if dry_run:
         session.whole_version()
         return _dry_run(session, able_version(session), request, file)
-    answer = _forget(session, request, progress, group, cut_only)
+    answer = _forget(session, request, requester, progress, group, cut_only)
     if file is not None:
         answer = {**answer, "results": _write_results(session, request, answer, file, progress)}
     return answer
@@ -79,29 +82,46 @@ def _write_results(
 
 
 def _forget(
-    session: Session, request: Request, progress: Progress, group: WorkerGroup | None, cut_only: bool
+    session: Session,
+    request: Request,
+    requester: str | None,
+    progress: Progress,
+    group: WorkerGroup | None,
+    cut_only: bool,
 ) -> dict[str, Any]:
     if (answer := _answer(session, request)) is not None:
         return add_evidence(session, [answer], progress=progress)[0]
     able_version(session)
     session.whole_version()
     open_list(session.store)  # a wrong key is told before the request is accepted
-    _accept(session, request)
+    _accept(session, request, requester)
     if (waiting := _in_grace(session, request)) is not None:
         progress.note(
             f"accepted; it waits until {waiting['due']} (forget.grace_seconds), then run this again or `serve`"
         )
         return waiting
+    _check_not_held(session, request)
     try:
         if group is not None:
-            return carry_out(session, [request], group, progress, cut_only)[request.request_id]
-        with session.workers() as own:
-            return carry_out(session, [request], own, progress, cut_only)[request.request_id]
+            answers = carry_out(session, [request], group, progress, cut_only)
+        else:
+            with session.workers() as own:
+                answers = carry_out(session, [request], own, progress, cut_only)
     except JournalConflict:
         # Perhaps a service that runs on this output was faster.
         if (answer := _answer(session, request)) is not None:
             return add_evidence(session, [answer], progress=progress)[0]
+        _check_not_held(session, request)
         raise
+    if request.request_id not in answers:
+        _check_not_held(session, request)
+    return answers[request.request_id]
+
+
+def _check_not_held(session: Session, request: Request) -> None:
+    ticket = session.ledger().tickets[request.request_id]
+    if ticket.state is State.HELD and ticket.share is not None:
+        raise Held(request.request_id, ticket.share, session.config.forget.max_share)
 
 
 def _in_grace(session: Session, request: Request) -> dict[str, Any] | None:
@@ -124,7 +144,7 @@ def status(config: Config, request_id: str) -> dict[str, Any]:
     ticket = session.ledger().tickets.get(request_id)
     if ticket is not None:
         return ticket.describe()
-    raise InputError(f"{config.output} has no request {request_id!r}. Check the id and `output`")
+    raise unknown(config, request_id)
 
 
 def _dry_run(
@@ -145,6 +165,8 @@ def _dry_run(
         "rows": outcome.counts(request.tally),
         "affected_partitions": owners_of(load_assignment(session.store, graph), whole.touched),
         "touched_nodes": len(np.unique(whole.users)) + len(np.unique(whole.items)),
+        "share": whole.share(graph),
+        "needs_approval": whole.share(graph) > session.config.forget.max_share,
         "unknown_ids": named[0].unknown,
         "estimated_seconds": estimated_seconds(session.ledger(), len(whole.users)),
     }

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from . import http_answers as answers
 from .accepting import TakenId
+from .approval import LONGEST_NAME, OPERATOR, NotApproved
 from .callbacks import LONGEST_URL, MOST_URLS
 from .desk import TooLate, TooMany
 from .door import OPEN, Admission, Door
@@ -104,6 +105,14 @@ class Deletion(BaseModel):
         return self
 
 
+class Approval(BaseModel):
+    """Who approves a held request, where no token says it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    by: Annotated[str, Field(pattern=f"^{OPERATOR.pattern}$", max_length=LONGEST_NAME)]
+
+
 class Desk(Protocol):
     """What this module needs of `desk.Desk`."""
 
@@ -114,6 +123,7 @@ class Desk(Protocol):
         interactions: Any,
         request_id: str | None,
         ranges: Any = (),
+        requester: str | None = None,
         callback_urls: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Raises TakenId, TooMany."""
@@ -123,6 +133,9 @@ class Desk(Protocol):
 
     def cancel(self, request_id: str) -> dict[str, Any] | None:
         """None: unknown. Raises TooLate."""
+
+    def approve(self, request_id: str, by: str) -> dict[str, Any] | None:
+        """None: unknown. Raises NotApproved."""
 
 
 class Service(Protocol):
@@ -147,7 +160,7 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
     handle_errors(app)
     desk: Desk = service.desk
 
-    def accept(body: Deletion, request_id: str | None) -> dict[str, Any]:
+    def accept(body: Deletion, request_id: str | None, caller: str | None) -> dict[str, Any]:
         for number, url in enumerate(body.status_callback_urls):
             if callback_pattern is None or not re.fullmatch(callback_pattern, url):
                 raise _invalid("not at a host of serve.callback_hosts", "status_callback_urls", number)
@@ -155,7 +168,7 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
         users = [*body.users, *(identity.identity_value for identity in body.subject_identities)]
         try:
             found = desk.accept(
-                users, body.items, body.interactions, request_id, ranges, callback_urls=body.status_callback_urls
+                users, body.items, body.interactions, request_id, ranges, caller, body.status_callback_urls
             )
         except TakenId:
             raise HTTPException(409, "another request has this id: choose a new one, or leave it out") from None
@@ -171,14 +184,14 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
     }
 
     @app.post("/v1/requests", **taken)
-    def post(body: Deletion) -> Any:
-        return accept(body, body.subject_request_id)
+    def post(body: Deletion, caller: Caller) -> Any:
+        return accept(body, body.subject_request_id, caller)
 
     @app.post("/v1/requests/{request_id}", **taken)
-    def post_under_id(request_id: RequestId, body: Deletion) -> Any:
+    def post_under_id(request_id: RequestId, body: Deletion, caller: Caller) -> Any:
         if body.subject_request_id not in (None, request_id):
             raise HTTPException(409, "subject_request_id is not the id of the path")
-        return accept(body, request_id)
+        return accept(body, request_id, caller)
 
     @app.get(
         "/v1/requests/{request_id}",
@@ -198,6 +211,28 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
             return _stamped(_known(desk.cancel(request_id)))
         except TooLate:
             raise HTTPException(409, "its grace window has passed: it cannot be cancelled any more") from None
+
+    def approve(request_id: str, by: str) -> dict[str, Any]:
+        try:
+            return _stamped(_known(desk.approve(request_id, by)))
+        except NotApproved:
+            raise HTTPException(409, "it is not held, or whoever asked for it would approve it") from None
+
+    approving: Any = {
+        "dependencies": [_needs("requests:approve")],
+        "responses": {200: {"model": answers.RequestState}, **_refusals(403, 404, 409, 422, 503)},
+    }
+    if admission.tokens:
+
+        @app.post("/v1/requests/{request_id}/approval", **approving)
+        def approve_by_token(request_id: RequestId, caller: Caller) -> Any:
+            return approve(request_id, str(caller))
+
+    else:
+
+        @app.post("/v1/requests/{request_id}/approval", **approving)
+        def approve_by_name(request_id: RequestId, body: Approval) -> Any:
+            return approve(request_id, body.by)
 
     @app.get(
         "/v1/discovery",
@@ -244,6 +279,14 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
     urls |= {"maxItems": 0} if callback_pattern is None else {"items": urls["items"] | {"pattern": callback_pattern}}
     return app
 
+
+def _caller(request: Request) -> str | None:
+    token: Token | None = request.state.token
+    return None if token is None else token.name
+
+
+Caller = Annotated[str | None, Depends(_caller)]
+"""The name of the token; None where none are needed."""
 
 _BEARER = HTTPBearer(auto_error=False, description="Needed where the service has tokens; the door asks for it.")
 

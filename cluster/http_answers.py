@@ -27,6 +27,11 @@ class RequestState(BaseModel):
     version: int | None
     cancellable_until: datetime | None = None
     removed_interactions: int | None = None
+    requester: str | None = None
+    """The name of the token that the request came with."""
+    share: float | None = None
+    """Of the interactions, which it was held for."""
+    approved_by: str | None = None
     error: str | None = None
 
 

@@ -88,6 +88,10 @@ class Effect:
         """(users, items) of all of these interactions."""
         return np.concatenate([self.users, self.thinned[0]]), np.concatenate([self.items, self.thinned[1]])
 
+    def share(self, graph: Mapping[str, Any]) -> float:
+        """Of the graph's interactions that go, or of its events, whichever is more."""
+        return max(len(self.users) / max(1, graph["interactions"]), self.events / max(1, graph["events"]))
+
     @property
     def partial(self) -> bool:
         """Whether an interaction loses some of its events only."""

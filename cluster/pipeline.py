@@ -14,6 +14,7 @@ from ..partitioning.graph import dense_ids
 from ..partitioning.ingest import load_ids
 from ..partitioning.lake import read_table
 from ..workers import WorkerGroup
+from .approval import approve, cancel
 from .config import Config
 from .export import ExportWriter
 from .forgetting import forget, status
@@ -27,6 +28,8 @@ from .training import train
 from .verify import verify
 
 __all__ = [
+    "approve",
+    "cancel",
     "evaluate",
     "export",
     "forget",

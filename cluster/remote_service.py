@@ -32,6 +32,10 @@ class RemoteService:
         """As `Desk.cancel`."""
         return self._ask("cancel", request_id)
 
+    def approve(self, request_id: str, by: str) -> dict[str, Any] | None:
+        """As `Desk.approve`."""
+        return self._ask("approve", request_id, by)
+
     def recommendations(self, user: str, k: int) -> dict[str, Any] | None:
         """As `Service.recommendations`."""
         return self._ask("recommendations", user, k)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..partitioning.errors import InputError
-from .accepting import UnreadableRequest, close, read_accepted
+from .accepting import UnreadableRequest, advance, read_accepted
 from .callback_sender import Sender
 from .coordinator import Ticket, Verdict, error_class, judge, next_batch, seconds_until_due
 from .desk import Desk
@@ -164,7 +164,7 @@ class Service:
         return 0.0
 
     def _quarantine(self, request_id: str, error: Exception) -> None:
-        close(self._session, request_id, FAILED, {"error": error_class(error)})
+        advance(self._session, request_id, FAILED, {"error": error_class(error)})
         self._alone.discard(request_id)
         log.error(
             "request %s failed with %s: not tried again until it is asked for again", request_id, error_class(error)

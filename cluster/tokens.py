@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..partitioning.errors import InputError
 
-Scope = Literal["requests:write", "requests:read", "recommendations:read", "metrics:read"]
+Scope = Literal["requests:write", "requests:read", "requests:approve", "recommendations:read", "metrics:read"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 SHORTEST_TOKEN = 16

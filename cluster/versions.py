@@ -19,6 +19,8 @@ Manifest = dict[str, Any]
 COMMITTED = "committed"
 COMPLETED, CANCELLED, FAILED = "completed", "cancelled", "failed"
 """What closes a request without a version."""
+HELD, APPROVED = "held", "approved"
+"""What makes an open request wait for somebody's approval, and what ends that."""
 PURGING, PURGED = "purging", "purged"
 """What `purge` writes before it removes files that no record names (the body's `unnamed` lists them), and at its end."""
 EVIDENCE = "evidence"
@@ -30,9 +32,11 @@ def _removes(record: Record, manifest: Manifest) -> bool:
     return record.kind == PURGING and not manifest["files"].keys().isdisjoint(record.body["unnamed"])
 
 
-def _closes(record: Record, manifest: Manifest) -> bool:
-    """Whether it closes a request that this manifest would answer too."""
-    return record.kind in (COMPLETED, CANCELLED, FAILED) and record.body["request_id"] in manifest.get("answers", {})
+def _keeps(record: Record, manifest: Manifest) -> bool:
+    """Whether it closes, or holds, a request that this manifest would answer."""
+    return record.kind in (COMPLETED, CANCELLED, FAILED, HELD) and record.body["request_id"] in manifest.get(
+        "answers", {}
+    )
 
 
 class Versions:
@@ -75,7 +79,7 @@ class Versions:
 
         Raises:
             JournalConflict: another version was committed since, a purge removes a file that this one names, or a
-                request that it answers was closed (cancelled, say). This one does not exist.
+                request that it answers was closed (cancelled, say) or held. This one does not exist.
             RuntimeError: a file that it names is not there.
         """
         self.repair()
@@ -94,7 +98,7 @@ class Versions:
             {"manifest": manifest},
             after=after,
             # Requests may be accepted meanwhile; another version may not.
-            void=lambda r: r.kind == COMMITTED or _removes(r, manifest) or _closes(r, manifest),
+            void=lambda r: r.kind == COMMITTED or _removes(r, manifest) or _keeps(r, manifest),
         )
         committed: Manifest = record.body["manifest"]
         self._copy(committed)

@@ -15,7 +15,7 @@ from small_output import commit_train, small_config, user_name, write_interactio
 
 import unlearnrec
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.accepting import TakenId, close
+from unlearnrec.cluster.accepting import TakenId, advance
 from unlearnrec.cluster.callback_sender import LONGEST_BACKOFF_SECONDS, Sender, backoff
 from unlearnrec.cluster.callbacks import KEY_VARIABLE, News, Outbox, load_key, sign, url_pattern
 from unlearnrec.cluster.desk import Desk
@@ -192,11 +192,13 @@ def session(tmp_path):
 def test_the_desk_writes_urls_down_with_the_request_and_says_what_is_new(session):
     outbox = Outbox(session.store)
     desk = Desk(session, outbox=outbox)
-    desk.accept([user_name(1)], [], [], "r", [URL])
-    desk.accept([user_name(1)], [], [], "r", [OTHER])  # the same request again: those of the first time count
+    desk.accept([user_name(1)], [], [], "r", callback_urls=[URL])
+    desk.accept(
+        [user_name(1)], [], [], "r", callback_urls=[OTHER]
+    )  # the same request again: those of the first time count
     desk.accept([user_name(2)], [], [], "quiet")
     with pytest.raises(TakenId):
-        desk.accept([user_name(3)], [], [], "r", [OTHER])
+        desk.accept([user_name(3)], [], [], "r", callback_urls=[OTHER])
     assert {name: entry.urls for name, entry in Outbox(session.store).entries().items()} == {"r": (URL,)}
 
     seen = [desk.latest(["r", "nobody"])["r"]]
@@ -205,9 +207,9 @@ def test_the_desk_writes_urls_down_with_the_request_and_says_what_is_new(session
     assert outbox.wake.is_set()
     seen.append(desk.latest(["r"])["r"])
     desk.running = frozenset()
-    close(session, "r", FAILED, {"error": "KeyError"})
+    advance(session, "r", FAILED, {"error": "KeyError"})
     seen.append(desk.latest(["r"])["r"])
-    desk.accept([user_name(1)], [], [], "r", [OTHER])  # it failed, and is asked for again
+    desk.accept([user_name(1)], [], [], "r", callback_urls=[OTHER])  # it failed, and is asked for again
     seen.append(desk.latest(["r"])["r"])
     assert [news.event.split()[0] for news in seen] == ["accepted", "in_progress", "failed", "accepted"]
     assert len({news.event for news in seen}) == 4 and not any(news.final for news in seen)
@@ -224,13 +226,13 @@ def test_whom_to_tell_is_durable_before_the_request_is_accepted(session, monkeyp
 
     monkeypatch.setattr(session.journal, "append", die)
     with pytest.raises(Crash):
-        desk.accept([user_name(1)], [], [], "r", [URL])
+        desk.accept([user_name(1)], [], [], "r", callback_urls=[URL])
     with pytest.raises(TakenId):  # its content is there, and so is its owner's claim to the id
-        desk.accept([user_name(2)], [], [], "r", [OTHER])
+        desk.accept([user_name(2)], [], [], "r", callback_urls=[OTHER])
     monkeypatch.setattr(session.journal, "append", append)
     outbox = Outbox(session.store)
     assert outbox.entries()["r"].urls == (URL,) and desk.latest(["r"]) == {}
-    desk.accept([user_name(1)], [], [], "r", [URL])
+    desk.accept([user_name(1)], [], [], "r", callback_urls=[URL])
     assert desk.latest(["r"])["r"].state["request_status"] == "pending"
 
 
@@ -327,7 +329,7 @@ class Engine:
         self.hold.wait(20)
         for request in requests:
             answer = {"request_id": request.request_id, "status": "nothing_to_forget", "version": 1}
-            close(self.session, request.request_id, COMPLETED, {"answer": answer})
+            advance(self.session, request.request_id, COMPLETED, {"answer": answer})
 
     def readouts(self, version):
         return types.SimpleNamespace(version=version["version"])
@@ -342,7 +344,7 @@ def test_the_service_tells_every_state_and_what_was_left_by_the_one_before(sessi
     with pytest.raises(InputError, match=KEY_VARIABLE), coordinate(session, engine):
         pass
     monkeypatch.setenv(KEY_VARIABLE, base64.b64encode(KEY).decode())
-    Desk(session, outbox=Outbox(session.store)).accept(["nobody"], [], [], "left", [origin])
+    Desk(session, outbox=Outbox(session.store)).accept(["nobody"], [], [], "left", callback_urls=[origin])
 
     def heard(request_id):
         told = [json.loads(body) for _, _, body in got]
@@ -354,7 +356,7 @@ def test_the_service_tells_every_state_and_what_was_left_by_the_one_before(sessi
         loop = threading.Thread(target=follow, args=(service, stopped.is_set, 0.05))
         loop.start()
         until(lambda: len(heard("left")) == 2)
-        service.desk.accept(["stranger"], [], [], "new", [f"{origin}/new"])  # during a batch
+        service.desk.accept(["stranger"], [], [], "new", callback_urls=[f"{origin}/new"])  # during a batch
         until(lambda: heard("new") == ["accepted"])
         engine.hold.set()
         until(lambda: not Outbox(session.store).entries())

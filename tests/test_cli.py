@@ -81,7 +81,7 @@ def test_overrides_stand_after_the_options(pipeline, tmp_path):
 
 
 def test_forget_passes_its_options_on(pipeline):
-    assert run(["forget", "--users", "1,2", "--dry-run", "--request-id", "r1", *PLACES]) == 0
+    assert run(["forget", "--users", "1,2", "--dry-run", "--request-id", "r1", "--requester", "Ann", *PLACES]) == 0
     [(_, _, kwargs)] = pipeline.calls
     kwargs.pop("progress")
     assert kwargs == {
@@ -92,7 +92,15 @@ def test_forget_passes_its_options_on(pipeline):
         "dry_run": True,
         "request_id": "r1",
         "results": None,
+        "requester": "Ann",
     }
+
+
+def test_approve_and_cancel_take_the_id_first(pipeline):
+    assert run(["approve", "r1", "--by", "Bob", *PLACES]) == run(["cancel", "r1", *PLACES]) == 0
+    [approved, cancelled] = pipeline.calls
+    assert approved[0] == "approve" and approved[1][1:] == ("r1",) and approved[2] == {"by": "Bob"}
+    assert cancelled[0] == "cancel" and cancelled[1][1:] == ("r1",)
 
 
 def test_status_takes_the_id_first(pipeline):

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from memory_store import Crash, MemoryStore
 
 from unlearnrec.cluster import segments
-from unlearnrec.cluster.accepting import TakenId, close
+from unlearnrec.cluster.accepting import TakenId, advance
+from unlearnrec.cluster.approval import NotApproved
 from unlearnrec.cluster.config import parse_config
 from unlearnrec.cluster.coordinator import (
+    HELD,
     Ledger,
     State,
     Ticket,
@@ -25,6 +27,7 @@ from unlearnrec.cluster.coordinator import (
     oldest_age,
     retry_after,
     seconds_until_due,
+    within_limit,
 )
 from unlearnrec.cluster.desk import Desk, TooLate, TooMany
 from unlearnrec.cluster.journal import Journal, JournalConflict
@@ -105,6 +108,39 @@ def test_a_batch_is_what_has_waited_long_enough_oldest_first():
     assert oldest_age(tickets, 100) == 30 and oldest_age([], 100) == 0
 
 
+def test_what_one_version_may_delete():
+    shares = {"a": 0.03, "b": 0.0, "big": 0.21, "c": 0.10, "d": 0.08, "e": 0.01}
+    assert within_limit(shares, 0.2, ()) == (["a", "b", "c"], ["big"])  # d would make it 0.21, and e is younger
+    assert within_limit(shares, 0.21, ()) == (["a", "b"], [])
+    assert within_limit(shares, 0.2, {"big"}) == (["a", "b"], [])
+    assert within_limit({"big": 0.21, "e": 0.01}, 0.2, {"big"}) == (["big"], [])  # a version of its own
+    assert within_limit(shares, 1.0, ()) == (list(shares), [])
+    assert within_limit({}, 0.2, ()) == ([], [])
+
+
+def test_a_held_request_waits_for_its_approval_in_no_batch():
+    records = [
+        record(1, "accepted", request_id="a", commitment="c", requester="Ann"),
+        record(2, "held", request_id="a", share=0.3),
+    ]
+    held = Ledger(records).tickets["a"]
+    assert held.describe() == {
+        "request_id": "a",
+        "status": "held",
+        "phase": "held",
+        "version": None,
+        "requester": "Ann",
+        "share": 0.3,
+    }
+    assert next_batch([held], START + 1e6, 0, 10) == [] and seconds_until_due([held], START, 0) == float("inf")
+    assert may_cancel(held, START + 1e6, 10) and retry_after([held], START, 10, limit=1) == 3600
+    ledger = Ledger(
+        [*records, record(3, "approved", request_id="a", by="Bob"), record(4, "held", request_id="z", share=1)]
+    )
+    assert ledger.open["a"].state is State.ACCEPTED and ledger.open["a"].approved_by == "Bob"
+    assert next_batch(ledger.open.values(), START, 0, 10) == ["a"] and list(ledger.tickets) == ["a"]
+
+
 def test_cancelling_and_refusing():
     assert may_cancel(ticket("a", 95), 100, 10) and not may_cancel(ticket("a", 90), 100, 10)
     assert not may_cancel(ticket("a", 95, State.FAILED), 100, 10)
@@ -152,7 +188,7 @@ class Clock:
 
 
 class FakeEngine:
-    """Commits as `carry_out` does, with no model. Users "none..." remove nothing, "poison..." raise."""
+    """Commits as `carry_out` does, with no model. Users "none..." remove nothing, "poison..." raise, "big..." are held."""
 
     def __init__(self, session):
         self.session, self.error, self.batches, self.meanwhile = session, None, [], None
@@ -167,11 +203,15 @@ class FakeEngine:
         if any(r.users[0].startswith("poison") for r in requests):
             raise KeyError("poison")
         answers = {}
+        tickets = Ledger(self.session.journal.records()).tickets
         for r in requests:
+            if r.users[0].startswith("big") and tickets[r.request_id].approved_by is None:
+                advance(self.session, r.request_id, HELD, {"share": 0.3}, since=head)
+                continue
             answer = {"request_id": r.request_id, "status": "nothing_to_forget", "version": 1}
             if not r.users[0].startswith("none"):
                 answers[r.request_id] = answer | {"status": "committed"}
-            elif not close(self.session, r.request_id, COMPLETED, {"answer": answer}, since=head):
+            elif not advance(self.session, r.request_id, COMPLETED, {"answer": answer}, since=head):
                 raise JournalConflict
         if answers:
             manifest = version(0, "forget", 100, **answers)
@@ -389,6 +429,29 @@ def test_evidence_that_a_crash_kept_from_being_written_is_written_later(store, c
         assert service._engine.reported == expected
 
 
+def test_a_held_request_is_carried_out_when_somebody_else_approves_it(store, clock):
+    service = open_service(store, clock)
+    service.desk.accept(["big"], [], [], "a", requester="Ann")
+    service.desk.accept(["big"], [], [], "b")
+    with pytest.raises(NotApproved, match="it is accepted"):
+        service.desk.approve("a", "Bob")
+    clock.now += 10
+    while service.tick() == 0:
+        pass
+    assert states(store) == {"a": "held", "b": "held"} and service.gauges()["held_requests"] == 2
+    assert service.desk.status("a")["request_status"] == "pending"
+    with pytest.raises(NotApproved, match="somebody else"):
+        service.desk.approve("a", "ANN")
+    with pytest.raises(InputError, match="one line"):
+        service.desk.approve("a", "two\nlines")
+    for by in ("Bob", "Cid"):  # the first approval counts
+        assert service.desk.approve("a", by)["approved_by"] == "Bob"
+    assert service.desk.approve("nobody", "Bob") is None
+    assert service.desk.cancel("b")["status"] == "cancelled"
+    service.tick()
+    assert states(store) == {"a": "committed", "b": "cancelled"} and service.desk.status("a")["approved_by"] == "Bob"
+
+
 def test_gauges_name_nobody(store, clock):
     service = open_service(store, clock)
     accept(service, "somebody")
@@ -403,7 +466,8 @@ def test_gauges_name_nobody(store, clock):
 
 steps = st.lists(
     st.one_of(
-        st.tuples(st.just("accept"), st.sampled_from(["a", "b", "c", "d", "none1", "none2", "poison"])),
+        st.tuples(st.just("accept"), st.sampled_from(["a", "b", "c", "d", "none1", "none2", "poison", "big"])),
+        st.tuples(st.just("approve"), st.just("big")),
         st.tuples(st.just("cancel"), st.sampled_from(["a", "b", "none1", "poison"])),
         st.tuples(st.just("wait"), st.sampled_from(["3", "11"])),
         st.tuples(st.just("tick"), st.just("")),
@@ -441,11 +505,13 @@ def test_each_acknowledged_request_gets_one_final_answer_whatever_dies(steps):
                         cancelled.add(value)
                 elif step == "tick":
                     service.tick()
+                elif step == "approve":
+                    service.desk.approve(value, "Bob")
                 elif step == "crash":
                     store.crash_at = int(value)
                 else:
                     clock.now += float(value)
-            except TooLate:
+            except (TooLate, NotApproved):
                 pass
             except Crash:
                 services[number % 2] = open_service(store, clock)
@@ -464,8 +530,10 @@ def test_each_acknowledged_request_gets_one_final_answer_whatever_dies(steps):
         assert all(len(kinds) == 1 for kinds in finals.values()), finals
         found = states(store)
         assert not [name for name, state in found.items() if state == "accepted"]
+        approved = {r.body["request_id"] for r in records if r.kind == "approved"}
+        assert all(name == "big" and name not in approved for name, state in found.items() if state == "held")
         assert acknowledged <= set(found)
         assert all(finals[name] == ["cancelled"] for name in cancelled)
         expected = {"none": "completed", "pois": "failed"}
         for name, state in found.items():
-            assert state == "cancelled" or state == expected.get(name[:4], "committed")
+            assert state in ("cancelled", "held") or state == expected.get(name[:4], "committed")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from unlearnrec.cluster.accepting import BeingPurged, TakenId, accept, close
+from unlearnrec.cluster.accepting import BeingPurged, TakenId, accept, advance
 from unlearnrec.cluster.config import parse_config
 from unlearnrec.cluster.desk import Desk, TooMany
 from unlearnrec.cluster.journal import Journal
@@ -57,7 +57,7 @@ def test_one_request_made_at_once_is_accepted_once(open_desk: Any, tmp_path: Pat
         answers = at_once(lambda me: there[me % desks].accept(["ann"], [], [], "r"))
         assert [answer["status"] for answer in answers] == ["accepted"] * THREADS
         assert accepted(tmp_path) == ["r"] * round_
-        close(there[0]._session, "r", FAILED, {"error": "KeyError"})
+        advance(there[0]._session, "r", FAILED, {"error": "KeyError"})
 
 
 def test_an_id_is_for_one_content(open_desk: Any, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_limit_holds_for_requests_that_come_at_once(open_desk: Any, tmp_path
     answers = at_once(lambda me: desk.accept([f"user-{me}"], [], [], f"r{me}"))
     assert sum(isinstance(answer, TooMany) for answer in answers) == THREADS - 3
     assert len(accepted(tmp_path)) == desk.gauges()["open_requests"] == 3
-    close(desk._session, accepted(tmp_path)[0], FAILED, {"error": "KeyError"})
+    advance(desk._session, accepted(tmp_path)[0], FAILED, {"error": "KeyError"})
     assert sum(not isinstance(x, TooMany) for x in at_once(lambda me: desk.accept([f"u-{me}"], [], [], f"s{me}"))) == 1
 
 

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from unlearnrec.cluster import limits
 from unlearnrec.cluster.accepting import TakenId
+from unlearnrec.cluster.approval import NotApproved
 from unlearnrec.cluster.callbacks import url_pattern
 from unlearnrec.cluster.config import Serve
 from unlearnrec.cluster.desk import Desk, TooLate, TooMany
@@ -43,14 +44,14 @@ class FakeDesk:
     def __init__(self):
         self.kept, self.full, self.late, self.broken = {}, False, False, None
 
-    def accept(self, users, items, interactions, request_id, ranges=(), callback_urls=()):
+    def accept(self, users, items, interactions, request_id, ranges=(), requester=None, callback_urls=()):
         if self.broken:
             raise self.broken
         if self.full:
             raise TooMany(17)
         content = (tuple(users), tuple(items), tuple(interactions), tuple(ranges))
         request_id = request_id or f"req-{abs(hash(content))}"
-        self.urls = list(callback_urls)
+        self.urls, self.requester = list(callback_urls), requester
         if self.kept.setdefault(request_id, content) != content:
             raise TakenId("taken")
         return self.status(request_id)
@@ -62,6 +63,11 @@ class FakeDesk:
         if self.late:
             raise TooLate
         return self.status(request_id) and {"request_id": request_id, "status": "cancelled"}
+
+    def approve(self, request_id, by):
+        if self.late:
+            raise NotApproved
+        return self.status(request_id) and {"request_id": request_id, "status": "accepted", "approved_by": by}
 
 
 class FakeService:
@@ -159,6 +165,25 @@ def test_half_a_character_is_invalid(client):
 def test_a_bad_request_id_is_422(client, bad):
     for answer in (client.post(f"/v1/requests/{bad}", json={"users": [1]}), client.get(f"/v1/requests/{bad}")):
         assert answer.status_code == 422 and answer.json()["error"]["errors"][0]["field"] == "request_id"
+
+
+def test_approval(client, service):
+    assert client.post("/v1/requests/r1/approval", json={"by": "Bob"}).status_code == 404
+    client.post("/v1/requests/r1", json={"users": [1]})
+    assert client.post("/v1/requests/r1/approval", json={"by": "Bob"}).json()["approved_by"] == "Bob"
+    for bad in ({}, {"by": ""}, {"by": "two\nlines"}, {"by": "x", "more": 1}):
+        assert client.post("/v1/requests/r1/approval", json=bad).status_code == 422
+    service.desk.late = True
+    assert client.post("/v1/requests/r1/approval", json={"by": "Bob"}).status_code == 409
+
+
+def test_a_token_says_who_asks_and_who_approves(service):
+    app = make_app(service, admission(token(name="ann"), token("bob" * 9, "bob", ["requests:approve"])))
+    client = TestClient(app, base_url="http://127.0.0.1:8080")
+    client.post("/v1/requests/r1", json={"users": [1]}, headers=bearer(TOKEN))
+    assert service.desk.requester == "ann"
+    approved = client.post("/v1/requests/r1/approval", json={"by": "cid"}, headers=bearer("bob" * 9))
+    assert approved.json()["approved_by"] == "bob"
 
 
 def test_refusals(client, service):
@@ -295,7 +320,7 @@ def test_an_opendsr_body_is_a_request(client, service):
     }
     answer = client.post("/v1/requests", json=body)
     assert answer.status_code == 202 and answer.json()["request_id"] == body["subject_request_id"]
-    assert service.desk.kept == {body["subject_request_id"]: (("ann",), (), ())}
+    assert service.desk.kept == {body["subject_request_id"]: (("ann",), (), (), ())}
     assert service.desk.urls == body["status_callback_urls"]
     assert client.post("/v1/requests/other", json=body).status_code == 409
     for wrong in ({"subject_request_type": "access"}, {"api_version": "1.0"}, {"extensions": {}}):
@@ -398,4 +423,4 @@ def test_the_defaults_are_careful():
 
 
 def test_the_desk_has_what_the_face_asks_for():
-    assert all(callable(getattr(Desk, name)) for name in ("accept", "status", "cancel"))
+    assert all(callable(getattr(Desk, name)) for name in ("accept", "status", "cancel", "approve"))

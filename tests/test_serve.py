@@ -17,6 +17,7 @@ pytest.importorskip("fastapi")
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.accepting import accept
+from unlearnrec.cluster.approval import Held
 from unlearnrec.cluster.carrying_out import carry_out
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import parse_config, to_yaml
@@ -104,6 +105,56 @@ def test_a_batch_is_one_version_and_each_request_has_its_own_answer(finished, co
     with pytest.raises(JournalConflict):  # it has its answer: not a second time
         carry_out(session, batch[:1], group, silent())
     assert pipeline.forget(config, users=str(user), request_id="r0", group=group)["version"] == after["version"]
+
+
+def limited(config, max_share):
+    return config.model_copy(update={"forget": config.forget.model_copy(update={"max_share": max_share})})
+
+
+def test_a_batch_stays_below_the_limit_and_what_is_above_it_alone_is_held(finished, config, group):
+    total = len(finished.pairs)
+    counts = {user: sum(u == user for u, _ in finished.pairs) for user in finished.users}
+    small, middle, large = (sorted(finished.users, key=counts.get)[place] for place in (0, 1, -1))
+    session = Session(limited(config, (counts[small] + counts[middle] - 1) / total))
+    assert counts[large] > counts[small] + counts[middle] - 1
+    batch = accepted(session, ([large], [], []), ([small], [], []), ([middle], [], []), ([-5], [], []))
+    answers = carry_out(session, batch, group, silent())
+    assert set(answers) == {"r1"} and answers["r1"]["removed_interactions"] == counts[small]
+    tickets = Ledger(session.journal.records()).tickets
+    assert [tickets[f"r{n}"].state.value for n in range(4)] == ["held", "committed", "accepted", "accepted"]
+    assert tickets["r0"].share == pytest.approx(counts[large] / total)
+    with pytest.raises(JournalConflict):  # it is held
+        carry_out(session, batch[:1], group, silent())
+    assert set(carry_out(session, batch[2:], group, silent())) == {"r2", "r3"}
+
+
+def test_a_request_above_the_limit_needs_somebody_elses_approval(
+    finished, config, group, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("UNLEARNREC_SUPPRESSION_KEY", "a-key-of-enough-letters")
+    file, user = tmp_path / "run.yaml", str(finished.users[0])
+    strict = limited(config, 0.001)
+    file.write_text(to_yaml(strict), encoding="utf-8")
+    before = Session(config).version()
+    dry = pipeline.forget(strict, users=user, dry_run=True)
+    assert dry["needs_approval"] and dry["share"] == dry["removed_interactions"] / len(finished.pairs)
+    for _ in range(2):  # held by the first, found held by the second
+        with pytest.raises(Held, match=r"more than forget\.max_share=0\.001.*unlearnrec approve r --by"):
+            pipeline.forget(strict, users=user, request_id="r", requester="Ann", group=group)
+    assert Session(config).version() == before and not Session(config).store.list("suppression")
+    assert [r.kind for r in Session(config).journal.records()][-2:] == ["accepted", "held"]
+    assert run(["approve", "r", "--by", "ann", "--config", str(file)]) == 2
+    assert "somebody else" in capsys.readouterr().err
+    assert run(["approve", "other", "--by", "Bob", "--config", str(file)]) == 2
+    assert run(["approve", "r", "--by", "Bob", "--config", str(file)]) == 0
+    answer = pipeline.forget(strict, users=user, request_id="r", group=group)
+    assert answer["status"] == "committed" and pipeline.status(strict, "r")["approved_by"] == "Bob"
+
+    with pytest.raises(Held):
+        pipeline.forget(strict, users=str(finished.users[1]), request_id="s", group=group)
+    assert run(["cancel", "s", "--config", str(file)]) == 0
+    assert pipeline.status(strict, "s")["phase"] == "cancelled"
+    assert run(["cancel", "r", "--config", str(file)]) == 2
 
 
 def test_with_a_grace_window_the_command_accepts_and_carries_out_later(finished, config, group):
