@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from ..cluster import pipeline
 from ..cluster.comparison import Probe, compare, copy_output, measure
 from ..cluster.config import Config, parse_config
+from ..cluster.held_out import held_out_pairs
 from ..cluster.progress import open_progress
 from ..cluster.session import Session
 from ..distributed.run import Probe as TrainProbe
@@ -112,7 +113,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> None:
         f"exchanged a layer). Recipe: backbone {recipe['backbone']}, train {recipe['train']}."
     )
     with session.workers() as group:
-        users, items, _ = pipeline.held_out_pairs(session, {"graph": session.lake_graph()})
+        users, items, _ = held_out_pairs(session, {"graph": session.lake_graph()})
         watch = TrainProbe(arguments.probe_every, users, items, config.evaluate.k, config.evaluate.batch_users)
         trained = pipeline.train(config, progress=progress, probe=watch, group=group)
         say("## Training\n\n" + _curve(trained["curve"]))

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..distributed.influence import FORMAT
-from ..distributed.removal import Removal, merged
+from ..distributed.removal import merged
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_assignment, load_ids
 from ..workers import WorkerGroup
 from .accepting import advance
+from .candidate import Candidate
 from .coordinator import State, within_limit
 from .evidence import add_evidence
+from .gate import baseline
 from .gone import note_outcomes
-from .graphs import Ids, merged_gone, new_graph
+from .graphs import merged_gone, new_graph
 from .journal import JournalConflict
 from .matching import asked_of, effect, owners_of, resolve, union
 from .progress import Progress
 from .requests import Request
 from .session import Manifest, Session, files_of
-from .training import as_trained, make_run, needed_files
+from .training import needed_files
 from .versions import COMPLETED, HELD
 
 
@@ -79,14 +80,15 @@ def carry_out(
             raise JournalConflict(f"request {request.request_id} was closed or held by somebody else")
     version = able_version(session)
     start = time.perf_counter()
-    session.call(group, version, "holds")
+    session.hold(group, version)
+    baseline(session, group, version)
     startup = time.perf_counter() - start
 
     start = time.perf_counter()
     marks: dict[str, float] = {}
 
     def mark(phase: str) -> None:
-        marks[phase] = time.perf_counter() - start - sum(marks.values())
+        marks[phase] = marks.get(phase, 0.0) + time.perf_counter() - start - sum(marks.values())
 
     graph = version["graph"]
     maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
@@ -180,9 +182,9 @@ def carry_out(
     files = version["files"] | changed["files"] | files_of(results)
     manifest["files"] = {name: files[name] for name in needed_files(manifest)}
     mark("write")
-    if session.config.forget.fine_tune_steps and len(pairs[0]) and not cut_only:
-        _fine_tune(session, group, manifest, number, pairs)
-        mark("fine_tune")
+    largest_change = max(result["largest_change"] for result in results)
+    candidate = Candidate(session, group, version, manifest, number, pairs, gone)
+    judged = candidate.finish(mark, progress, largest_change, kept_rows=cut_only or not len(pairs[0]))
     drift = 1 - changed["interactions"] / encoder["interactions"]
     stale = drift > session.config.pretrain.drift_budget
     if stale:
@@ -203,6 +205,7 @@ def carry_out(
             "batch_requests": len(requests) - len(answers),
             "encoder_drift": drift,
             "encoder_stale": stale,
+            **judged,
         }
         for request_id, mine in own.items()
         if request_id not in answers
@@ -212,26 +215,8 @@ def carry_out(
     before_commit(manifest)
     committed = session.versions.commit(manifest, after=head)
     mark("commit")
-    session.load(group, committed)
+    session.hold(group, committed)
     mark("refresh")
     finished = {"seconds": time.perf_counter() - start, "phases": marks}
     evidenced = add_evidence(session, [answer | finished for answer in done.values()], group, progress)
     return answers | {answer["request_id"]: answer for answer in evidenced}
-
-
-def _fine_tune(session: Session, group: WorkerGroup, manifest: Manifest, number: int, pairs: tuple[Ids, Ids]) -> None:
-    """Let the touched rows take some training steps, and the manifest name the files that result."""
-    model, graph = manifest["model"], manifest["graph"]
-    trained = as_trained(session.config, model)
-    # Draws of an epoch that neither the training nor another request had.
-    run = replace(make_run(trained, graph, Removal()), epochs=trained.train.epochs + number)
-    names = [session.versions.new_name(number, f"tuned-{k:03d}", "safetensors") for k in range(graph["partitions"])]
-    steps = session.config.forget.fine_tune_steps
-    candidate = manifest | {"version": number}
-    arguments = (session.location, np.unique(pairs[0]), np.unique(pairs[1]), run, steps, names)
-    results = session.call(group, candidate, "fine_tune", *arguments)
-    for k, result in enumerate(results):
-        for file in result["files"]:
-            manifest["files"].pop(model["embeddings"][k])
-            model["embeddings"][k] = file["name"]
-            manifest["files"][file["name"]] = {"sha256": file["sha256"], "bytes": file["bytes"]}

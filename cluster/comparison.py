@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..distributed import measures
 from ..workers import WorkerGroup
 from .config import Config
-from .pipeline import held_out_pairs
+from .held_out import held_out_pairs
 from .session import Session
 
 Ids = npt.NDArray[np.int64]

@@ -173,6 +173,16 @@ class Forget(Section):
 
     fine_tune_steps: int = Field(0, ge=0)
     """Training steps after the encoder's answer, on all partitions, in which only the touched rows move."""
+    gate_gap_closed: float | None = Field(0.5, gt=0, le=1)
+    """Least share of the way from where trained pairs stand to where held-out ones do that forgotten pairs must go, and
+    the inverse of the most; null: not measured. This and the next two are checked on samples before the commit:
+    docs/forgetting.md, "The gate"."""
+    gate_recall_loss: float | None = Field(0.05, gt=0, lt=1)
+    """Largest share of Recall on the test interactions that may be lost; null: not measured."""
+    gate_change: float | None = Field(2.0, gt=0)
+    """Largest change of a row, in units of the largest that pre-training saw; null: not measured."""
+    gate_fine_tune_steps: int = Field(50, ge=0)
+    """Training steps of the touched rows when the gate is missed, before it is looked at again; 0: none."""
     grace_seconds: float = Field(0, ge=0, le=2592000)
     """How long a request waits, in which it can be cancelled and others join its version. With 0 the command `forget`
     carries out its request at once; otherwise it only accepts it, for `serve` or for another `forget` after that time."""

@@ -203,6 +203,10 @@ class Ledger:
         waiting = [self.tickets[request_id].first_record for request_id in [*self.open, *self.unreported]]
         return min([self.committed_at or self.seen, *waiting])
 
+    def needs_retrain(self) -> bool:
+        """Whether the current version missed its gate, or one that it was made from since the last training."""
+        return self.current is not None and bool(self.current.get("needs_retrain"))
+
     def debt(self) -> float:
         """Unlearning debt: the share of the interactions that were forgotten since the last training."""
         if self.current is None or not self._trained_interactions:

@@ -167,6 +167,7 @@ class Desk:
             "versions_committed_total": ledger.versions,
             "current_version": ledger.current["version"] if ledger.current else 0,
             "unlearning_debt_ratio": ledger.debt(),
+            "needs_retrain": int(ledger.needs_retrain()),
             **{
                 f'requests_total{{state="{state.value}"}}': ledger.counts[state] for state in State if state not in OPEN
             },

@@ -217,6 +217,8 @@ def _document(answer: Mapping[str, Any], chain: Mapping[str, Record], look: _Loo
             "scores": look.scores[request_id],
         },
         "not_removed": [{"what": what, "why": text} for what, text in NOT_REMOVED],
+        "gate": told.get("gate"),
+        "needs_retrain": told.get("needs_retrain"),
         "drift": {
             "share_forgotten_since_pretraining": told.get("encoder_drift"),
             "more_than_budget": told.get("encoder_stale"),

@@ -9,15 +9,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ..partitioning import ingest as ingestion
-from ..partitioning.errors import InputError
-from ..partitioning.graph import dense_ids
 from ..partitioning.ingest import load_ids
-from ..partitioning.lake import read_table
 from ..workers import WorkerGroup
 from .approval import approve, cancel
 from .config import Config
 from .export import ExportWriter
 from .forgetting import forget, status
+from .held_out import held_out_pairs
 from .pretraining import pretrain
 from .progress import Progress
 from .purge import purge
@@ -102,31 +100,6 @@ def evaluate(config: Config, *, progress: Progress | None = None, group: WorkerG
         with session.workers() as own:
             metrics = session.call(own, version, "evaluate", *arguments)[0]
     return {"version": version["version"], **metrics, "users": int(metrics["users"]), "unknown_test_rows": unknown}
-
-
-def held_out_pairs(session: Session, version: Manifest) -> tuple[Ids, Ids, int]:
-    """(users, items) of the test interactions by dense id, and how many rows name a user or item that is not there.
-
-    Raises:
-        InputError: no test interactions are configured, or they cannot be read.
-    """
-    config = session.config
-    if config.test_interactions is None:
-        raise InputError("test_interactions is not set: name a table of held-out interactions to evaluate on")
-    maps = [load_ids(session.store, version["graph"], side) for side in ("user", "item")]
-    columns = (session.columns.user, session.columns.item)
-    users, items = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-    for batch in read_table(config.test_interactions, columns, session.options):
-        for found, (ids, node, _), column in zip((users, items), maps, (0, 1), strict=True):
-            found.append(dense_ids(ids, node, batch.column(column)))
-    all_users, all_items = np.concatenate(users), np.concatenate(items)
-    known = (all_users >= 0) & (all_items >= 0)
-    if not known.any():
-        raise InputError(
-            f"{config.test_interactions}: none of its {len(known)} rows names a user and an item of the graph. Are the "
-            "ids the same as in `interactions`?"
-        )
-    return all_users[known], all_items[known], int((~known).sum())
 
 
 def export(

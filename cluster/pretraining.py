@@ -55,6 +55,8 @@ def _pretrain(session: Session, head: int, version: Manifest, group: WorkerGroup
         "lake_graph": version["lake_graph"],
         "model": version["model"] | {"encoder": encoder | {"interactions": version["graph"]["interactions"]}},
     }
+    if version.get("needs_retrain"):
+        manifest["needs_retrain"] = True
     files = version["files"] | files_of(results)
     manifest["files"] = {name: files[name] for name in needed_files(manifest)}
     committed = session.versions.commit(manifest, after=head)
@@ -100,7 +102,9 @@ def _fit_counterfactual(
     arguments = (session.location, graph, original, runs, shape, fit, name)
     with progress.task("encoder", settings.epochs) as task:
         results = session.call(group, version, "fit_encoder", *arguments, on_progress=follow(task, "encoder"))
-    return {"file": name, "tables": None, "objective": "counterfactual", "format": FORMAT, "shape": shape}, results
+    largest = max(result["largest_shift"] for result in results)
+    entry = {"file": name, "tables": None, "objective": "counterfactual", "format": FORMAT, "shape": shape}
+    return entry | {"largest_shift": largest}, results
 
 
 def _popular_items(session: Session, version: Manifest, group: WorkerGroup) -> list[int]:

@@ -17,6 +17,7 @@ from ..partitioning.ingest import load_ids
 from . import pipeline, report
 from .comparison import Measured, Probe, compare, copy_output, measure
 from .config import Config, parse_config
+from .held_out import held_out_pairs
 from .progress import Progress
 from .sample import make_sample
 from .session import Session, silent
@@ -55,14 +56,14 @@ def quickstart(
     copy_output(config.output, other["retrained"].output)
     session = Session(config)
     with session.workers() as group:
-        users, items, _ = pipeline.held_out_pairs(session, {"graph": session.lake_graph()})
+        users, items, _ = held_out_pairs(session, {"graph": session.lake_graph()})
         probe = _probe(session, request, users, items, seed)
         watch = TrainProbe(10, users, items, config.evaluate.k, config.evaluate.batch_users)
         trained = pipeline.train(config, progress=progress, probe=watch, group=group)
         pretrained = pipeline.pretrain(config, progress=progress, group=group)
         copy_output(config.output, other["cut"].output)
         models = {"original": measure(config, group, probe)}
-        models["edges cut"] = _cut(other["cut"], request, group, probe, progress)
+        models["edges cut"], cut = _cut(other["cut"], request, group, probe, progress)
         forgotten = pipeline.forget(
             config, interactions=str(request), request_id="quickstart-interactions", progress=progress, group=group
         )
@@ -87,6 +88,7 @@ def quickstart(
         "pretrain_seconds": pretrained["seconds"],
         "report": str(folder / "reports" / "report.html"),
         "models": table,
+        "gate": {"edges cut": cut["gate"], "unlearned": forgotten["gate"]},
         "passed": passed(by_name),
     }
     _report(result, ingested, trained, pretrained, forgotten, of_users, final, models)
@@ -159,10 +161,12 @@ def _probe(session: Session, request: Path, test_users: Any, test_items: Any, se
     return Probe((forgotten[0], forgotten[1]), (test_users, test_items), random)
 
 
-def _cut(config: Config, request: Path, group: Any, probe: Probe, progress: Progress) -> Measured:
-    """The edges removed from the graph and nothing else done."""
-    pipeline.forget(config, interactions=str(request), progress=progress, group=group, cut_only=True)
-    return measure(config, group, probe)
+def _cut(
+    config: Config, request: Path, group: Any, probe: Probe, progress: Progress
+) -> tuple[Measured, dict[str, Any]]:
+    """The edges removed from the graph and nothing else done; and the answer."""
+    answer = pipeline.forget(config, interactions=str(request), progress=progress, group=group, cut_only=True)
+    return measure(config, group, probe), answer
 
 
 def _report(
@@ -210,6 +214,17 @@ def _report(
                 report.auc_figure({row["model"]: row["attack AUC"] for row in result["models"]}),
                 report.score_figure(scores | {"held out": held_out[~np.isnan(held_out)]}),
                 report.shift_figure(needed[both], delivered[both]),
+            ],
+        ),
+        report.Section(
+            "The gate",
+            "What `forget` checks before its commit, where no retrained model is at hand: how much of the way from where "
+            "trained pairs stand among comparable ones to where held-out ones do the forgotten pairs went (1 is expected of "
+            "a retrain), and the Recall lost.",
+            table=[
+                {"model": name, "verdict": gate["status"]}
+                | {measure: gate["measures"][measure].get("value", "-") for measure in gate["measures"]}
+                for name, gate in result["gate"].items()
             ],
         ),
         report.Section(

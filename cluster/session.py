@@ -42,6 +42,10 @@ class Session:
         self.location = Location(config.output, self.options)
         self.journal = Journal(self.store)
         self.versions = Versions(self.store, self.journal)
+        self.held_out: dict[str, Any] = {}
+        """Samples of the test interactions by ingest (`held_out.held_out_sample`)."""
+        self.baselines: dict[str, Any] = {}
+        """What the current version is worth (`gate.baseline`)."""
         self._ledger: Ledger | None = None
         self._folding = Lock()
 
@@ -182,6 +186,10 @@ class Session:
     def load(self, group: WorkerGroup, version: Manifest) -> None:
         """Load a version into all workers."""
         self._run(group, lambda: None, "load", *self._load_arguments(version))
+
+    def hold(self, group: WorkerGroup, version: Manifest) -> None:
+        """Load a version into all workers, unless they hold it."""
+        self.call(group, version, "holds")
 
     def call(self, group: WorkerGroup, version: Manifest, method: str, *arguments: Any, **keywords: Any) -> list[Any]:
         """Call a method of workers that hold `version`: they load it first where they hold another, or after a failure."""

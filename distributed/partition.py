@@ -33,6 +33,7 @@ from .fine_tune import fine_tune
 from .forget import influence, shrink
 from .influence import FORMAT, InfluenceEncoder, NodeRows
 from .local_graph import LocalGraph
+from .membership import Standing, standing, trained_pairs
 from .pretrain import PretrainSettings, calibrate, examples, fit
 from .published import Published, PublishedEncoder, PublishedSettings, pretrain_published, published_influence
 from .removal import Found, Pairs, Removal, with_empty_rows
@@ -246,6 +247,7 @@ class Partition:
             nodes = _node_rows(model.graph, backbone, rows(original[0]))
         targets = [(removal, rows(names)) for removal, names in counterfactuals]
         data = examples(model.graph, nodes, targets)
+        largest = max((float(x.needed.norm(dim=1).max()) for x in data if len(x.needed)), default=0.0)
         encoder = InfluenceEncoder(**shape).to(self._device)
         assert self._comm is not None
         fitted = fit(
@@ -257,7 +259,7 @@ class Partition:
         )
         fitted["user_gain"], fitted["item_gain"] = calibrate(model.graph, backbone, nodes, encoder, targets)
         files = [_write(store, name, to_bytes(encoder.state_dict()))] if self._rank == 0 else []
-        return {"fit": fitted, "files": files}
+        return {"fit": fitted, "files": files, "largest_shift": largest}
 
     def fit_published(
         self, location: Location, shape: dict[str, Any], settings: PublishedSettings, name: str, tables: Sequence[str]
@@ -315,6 +317,7 @@ class Partition:
         if not len(mine[0]):
             return _kept_rows(_write(store, own[0], shard.to_bytes()))
         e0, rows = model.e0.clone(), torch.empty(0, dtype=torch.int64, device=self._device)
+        change = e0[rows]
         if not cut_only:
             if model.encoder is None:
                 raise RuntimeError("the loaded version has no encoder")
@@ -331,7 +334,10 @@ class Partition:
             for name, table in model.encoder.fresh_rows(rows).items():
                 _, tables[name] = shrink(graph.shard, table, *pairs_here)
             result["files"].append(_write(store, own[2], to_bytes(tables)))
-        return result | {"touched": len(rows)}
+        gone = [torch.from_numpy(result[f"gone_{side}s"]).to(self._device) for side in ("user", "item")]
+        deleted = torch.cat([graph.user_rows(gone[0]), graph.item_rows(gone[1])])
+        sizes = change[~torch.isin(rows, deleted)].norm(dim=1)
+        return result | {"touched": len(rows), "largest_change": float(sizes.max()) if len(sizes) else 0.0}
 
     def fine_tune(
         self, location: Location, users: Ids, items: Ids, run: TrainRun, steps: int, names: Sequence[str]
@@ -370,6 +376,37 @@ class Partition:
         positions, scores = pair_scores(model.graph, model.nodes.readout, pairs[0], pairs[1])
         return positions.cpu().numpy(), scores.cpu().numpy()
 
+    def baseline(self, held_out: Pairs, seed: int, cutoff: int, batch_users: int) -> dict[str, Any]:
+        """{"metrics", "held_out", "trained"}: quality on held-out pairs (the same on every rank), and how they, and as many
+        trained pairs of the same users, stand among comparable ones."""
+        graph, z = self._loaded().graph, self._loaded().nodes.readout
+        users, items = self._tensors(held_out)
+        never = (users * graph.num_items + items).sort().values
+        return {
+            "metrics": evaluate(graph, z, users, items, [cutoff], batch_users),
+            "held_out": standing(graph, z, users, items, never, seed),
+            "trained": standing(graph, z, *trained_pairs(graph, users, seed), never, seed),
+        }
+
+    def standing(
+        self, pairs: Pairs, held_out: Pairs, seed: int, references: Sequence[Standing] | None = None
+    ) -> Standing:
+        """How pairs stand among comparable ones, which are no pairs of either kind.
+
+        references: by rank, of an earlier call with the same pairs; None draws them.
+        """
+        graph = self._loaded().graph
+        mine, test = self._tensors(pairs), self._tensors(held_out)
+        never = torch.cat([users * graph.num_items + items for users, items in (mine, test)]).sort().values
+        known = (
+            None if references is None else torch.from_numpy(references[self._rank].references.copy()).to(self._device)
+        )
+        return standing(graph, self._loaded().nodes.readout, *mine, never, seed, known)
+
+    def _tensors(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        users, items = (torch.from_numpy(x.copy()).to(self._device) for x in pairs)
+        return users, items
+
     def embeddings(self) -> tuple[Ids, npt.NDArray[np.float32], Ids, npt.NDArray[np.float32]]:
         """User ids, their readouts, item ids, their readouts."""
         graph, z = self._loaded().graph, self._loaded().nodes.readout.cpu().numpy()
@@ -393,8 +430,10 @@ class Partition:
 
 
 def fingerprint(version: dict[str, Any], halo: str, kernel: str) -> str:
-    """What tells one loaded version from another: its number would not, where outputs share workers."""
-    return hashlib.sha256(json.dumps([version, halo, kernel], sort_keys=True).encode()).hexdigest()
+    """What tells one loaded version from another: its number would not, where outputs share workers. A version has the
+    same before and after its commit."""
+    held = [version[part] for part in ("graph", "model", "files")]
+    return hashlib.sha256(json.dumps([held, halo, kernel], sort_keys=True).encode()).hexdigest()
 
 
 @torch.no_grad()
@@ -405,7 +444,8 @@ def _node_rows(graph: LocalGraph, backbone: Backbone, e0: Tensor) -> NodeRows:
 
 def _kept_rows(shard: Written) -> dict[str, Any]:
     """What `forget` returns where only the shard changed."""
-    return {"shard": shard, "files": [], "gone_users": _NOBODY, "gone_items": _NOBODY, "touched": 0}
+    nothing = {"files": [], "gone_users": _NOBODY, "gone_items": _NOBODY, "touched": 0, "largest_change": 0.0}
+    return {"shard": shard, **nothing}
 
 
 def _write(store: Store, name: str, data: bytes) -> Written:

@@ -17,6 +17,7 @@ from unlearnrec.distributed.forget import ends, influence
 from unlearnrec.distributed.influence import InfluenceEncoder, NodeRows, directions
 from unlearnrec.distributed.keyed import initial_rows
 from unlearnrec.distributed.local_graph import LocalGraph
+from unlearnrec.distributed.membership import Standing, standing, trained_pairs
 from unlearnrec.distributed.pretrain import PretrainSettings, calibrate, examples, fit
 from unlearnrec.distributed.removal import Removal, Simulated, empty_nodes
 from unlearnrec.partitioning.shard import build_shards
@@ -200,3 +201,17 @@ def ranking(comm: Comm, cutoffs: tuple[int, ...], users: np.ndarray, items: np.n
             }
         )
     return results
+
+
+def standings(comm: Comm, users: np.ndarray, items: np.ndarray, never: np.ndarray) -> tuple[Standing, Standing, Any]:
+    """Of pairs; of the same with opposite scores and the same references; and trained pairs of these users."""
+    everything, owners = spmd.pairs(), spmd.assignment(comm.size)
+    shard = build_shards(*everything, np.ones_like(everything[0]), owners)[comm.rank]
+    graph = LocalGraph(shard.drop_nodes(*empty_nodes(shard)), owners, comm)
+    z = all_readouts()[node_ids(graph)]
+    flipped = z * torch.where(torch.arange(len(z)) < graph.num_local_users, 1, -1)[:, None]
+    pairs = (torch.from_numpy(users), torch.from_numpy(items), torch.from_numpy(never))
+    first = standing(graph, z, *pairs, seed=5)
+    again = standing(graph, flipped, *pairs, seed=5, references=torch.from_numpy(first.references))
+    trained = [x.tolist() for x in trained_pairs(graph, pairs[0], seed=5)]
+    return first, again, list(zip(*trained, strict=True))

@@ -21,9 +21,10 @@ import pytest
 import ray
 from safetensors.numpy import load
 
-from unlearnrec.cluster import pipeline, pretraining
+from unlearnrec.cluster import gate, pipeline, pretraining
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import parse_config, to_yaml
+from unlearnrec.cluster.desk import Desk
 from unlearnrec.cluster.journal import JournalConflict
 from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session, silent
@@ -277,6 +278,71 @@ def test_fine_tuning_moves_touched_rows_alone(config, group, tmp_path):
     assert all(new[key].tobytes() != encoded[key].tobytes() for key in new.keys() & touched)
     other = 1 - partition
     assert current(config)["model"]["embeddings"][other] == before["model"]["embeddings"][other]
+
+
+def with_forget(config, **settings):
+    return config.model_copy(update={"forget": config.forget.model_copy(update=settings)})
+
+
+def test_a_version_that_misses_the_gate_is_committed_and_needs_a_retrain(finished, config, group, tmp_path, capsys):
+    before = current(config)
+    file = write_pairs(tmp_path / "pairs.parquet", inner_pairs(config, before, 12)[0])
+    good = pipeline.forget(config, interactions=file, dry_run=True)
+    strict = with_forget(config, gate_change=1e-6, gate_gap_closed=None, gate_recall_loss=None)
+    answer = pipeline.forget(strict, interactions=file, request_id="r", group=group)
+    assert good["removed_interactions"] == answer["removed_interactions"] == 12
+    gate = answer["gate"]
+    assert gate["status"] == "missed" and gate["missed"] == ["largest_change"] and answer["needs_retrain"]
+    assert gate["bounds"]["largest_change"] == 1e-6 < gate["measures"]["largest_change"]["value"]
+    assert "fine_tune" not in answer["phases"] and "unlearnrec train" in answer["retrain"]  # it would not mend this
+    assert current(config)["version"] == before["version"] + 1 and Desk(Session(config)).gauges()["needs_retrain"] == 1
+    report = json.loads((Path(config.output) / answer["evidence"]).read_text())
+    assert report["gate"]["status"] == "missed" and report["needs_retrain"]
+    assert pipeline.status(config, "r")["needs_retrain"]
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert run(["forget", "--interactions", file, "--request-id", "r", "--config", str(path), "--json"]) == 3
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["passed"] is False
+
+    # It stays so through later requests and a pre-training; a training ends it.
+    user, _ = busy_user(finished, config)
+    later = pipeline.forget(config, users=str(user), group=group)
+    assert (
+        later["gate"]["status"] == "not_applicable" and not later["needs_retrain"] and current(config)["needs_retrain"]
+    )
+    pipeline.pretrain(config, group=group)
+    assert current(config)["needs_retrain"]
+    pipeline.train(config, group=group)
+    assert "needs_retrain" not in current(config) and Desk(Session(config)).gauges()["needs_retrain"] == 0
+
+
+def test_the_gate_looks_at_what_is_committed_and_the_workers_need_not_load_it_again(
+    config, group, tmp_path, monkeypatch
+):
+    file = write_pairs(tmp_path / "pairs.parquet", inner_pairs(config, current(config), 12)[0])
+    loaded = []
+    load = Session.load
+    monkeypatch.setattr(
+        Session, "load", lambda self, group, version: (loaded.append(version), load(self, group, version))
+    )
+    seen = []
+    judge = gate.Gate.judge
+
+    def once_missed(self, candidate, largest_change):
+        found = judge(self, candidate, largest_change)
+        seen.append(candidate["model"]["embeddings"][:])
+        return found | ({"status": "missed", "missed": ["gap_closed"]} if len(seen) == 1 else {"status": "passed"})
+
+    monkeypatch.setattr(gate.Gate, "judge", once_missed)
+    answer = pipeline.forget(with_forget(config, gate_fine_tune_steps=2), interactions=file, group=group)
+    assert answer["gate"]["status"] == "fine_tuned" and not answer["needs_retrain"] and "retrain" not in answer
+    assert seen[0] != seen[1] == current(config)["model"]["embeddings"]
+    loaded.clear()
+    pipeline.evaluate(config, group=group)
+    assert not loaded
+    off = with_forget(config, gate_gap_closed=None, gate_recall_loss=None, gate_change=None)
+    file = write_pairs(tmp_path / "more.parquet", inner_pairs(config, current(config), 3)[0])
+    assert "gate" not in pipeline.forget(off, interactions=file, group=group)
 
 
 def test_a_request_says_when_the_encoder_has_drifted(finished, config, group):

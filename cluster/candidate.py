@@ -1,0 +1,86 @@
+"""A new version between its files and its commit: fine-tuning of touched rows, and the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..distributed.removal import Removal
+from ..workers import WorkerGroup
+from .gate import FINE_TUNED, MENDABLE, MISSED, PASSED, Gate, bounds_of
+from .graphs import Ids
+from .progress import Progress
+from .session import Manifest, Session
+from .training import as_trained, make_run
+
+RETRAIN = "run `unlearnrec train`, then `unlearnrec pretrain`"
+"""What to do about a version that needs a retrain."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """What a batch made of a version. `manifest` is completed in place; `pairs` were removed, the nodes `gone` deleted."""
+
+    session: Session
+    group: WorkerGroup
+    version: Manifest
+    manifest: Manifest
+    number: int
+    pairs: tuple[Ids, Ids]
+    gone: tuple[Ids, Ids]
+
+    def finish(
+        self, mark: Callable[[str], None], progress: Progress, largest_change: float, kept_rows: bool
+    ) -> dict[str, Any]:
+        """Fine-tune and judge it, as the configuration says; returns what the answers say of it.
+
+        mark: ends a phase. largest_change: of a row that stays. kept_rows: leave them as they are.
+        """
+        settings = self.session.config.forget
+        gate = None
+        if bounds_of(settings):
+            gate = Gate(self.session, self.group, self.version, self.pairs, self.gone)
+            mark("gate")
+        if settings.fine_tune_steps and not kept_rows:
+            self._fine_tune(settings.fine_tune_steps)
+            mark("fine_tune")
+        if self.version.get("needs_retrain"):
+            self.manifest["needs_retrain"] = True
+        if gate is None:
+            return {}
+        self.session.hold(self.group, self._numbered())
+        mark("refresh")
+        found = gate.judge(self._numbered(), largest_change)
+        mark("gate")
+        if MENDABLE.intersection(found["missed"]) and settings.gate_fine_tune_steps and not kept_rows:
+            self._fine_tune(settings.gate_fine_tune_steps)
+            found = gate.judge(self._numbered(), largest_change)
+            found["status"] = FINE_TUNED if found["status"] == PASSED else found["status"]
+            mark("fine_tune")
+        if found["status"] != MISSED:
+            return {"gate": found, "needs_retrain": False}
+        self.manifest["needs_retrain"] = True
+        progress.note(f"the new version misses its bounds ({', '.join(found['missed'])}): {RETRAIN}")
+        return {"gate": found, "needs_retrain": True, "retrain": RETRAIN}
+
+    def _numbered(self) -> Manifest:
+        return self.manifest | {"version": self.number}
+
+    def _fine_tune(self, steps: int) -> None:
+        """Let the touched rows take some training steps, and the manifest name the files that result."""
+        session, manifest, number = self.session, self.manifest, self.number
+        model, graph = manifest["model"], manifest["graph"]
+        trained = as_trained(session.config, model)
+        # Draws of an epoch that neither the training nor another request had.
+        run = replace(make_run(trained, graph, Removal()), epochs=trained.train.epochs + number)
+        names = [session.versions.new_name(number, f"tuned-{k:03d}", "safetensors") for k in range(graph["partitions"])]
+        arguments = (session.location, np.unique(self.pairs[0]), np.unique(self.pairs[1]), run, steps, names)
+        results = session.call(self.group, self._numbered(), "fine_tune", *arguments)
+        for k, result in enumerate(results):
+            for file in result["files"]:
+                manifest["files"].pop(model["embeddings"][k])
+                model["embeddings"][k] = file["name"]
+                manifest["files"][file["name"]] = {"sha256": file["sha256"], "bytes": file["bytes"]}

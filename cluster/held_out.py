@@ -1,0 +1,56 @@
+"""The held-out interactions by dense id: all of them, or those of some users."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ..partitioning.errors import InputError
+from ..partitioning.graph import dense_ids
+from ..partitioning.ingest import load_ids
+from ..partitioning.lake import read_table
+from .session import Manifest, Session
+
+Ids = npt.NDArray[np.int64]
+
+
+def held_out_pairs(session: Session, version: Manifest) -> tuple[Ids, Ids, int]:
+    """(users, items) of the test interactions by dense id, and how many rows name a user or item that is not there.
+
+    Raises:
+        InputError: no test interactions are configured, or they cannot be read.
+    """
+    config = session.config
+    if config.test_interactions is None:
+        raise InputError("test_interactions is not set: name a table of held-out interactions to evaluate on")
+    maps = [load_ids(session.store, version["graph"], side) for side in ("user", "item")]
+    columns = (session.columns.user, session.columns.item)
+    users, items = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    for batch in read_table(config.test_interactions, columns, session.options):
+        for found, (ids, node, _), column in zip((users, items), maps, (0, 1), strict=True):
+            found.append(dense_ids(ids, node, batch.column(column)))
+    all_users, all_items = np.concatenate(users), np.concatenate(items)
+    known = (all_users >= 0) & (all_items >= 0)
+    if not known.any():
+        raise InputError(
+            f"{config.test_interactions}: none of its {len(known)} rows names a user and an item of the graph. Are the "
+            "ids the same as in `interactions`?"
+        )
+    return all_users[known], all_items[known], int((~known).sum())
+
+
+def held_out_sample(session: Session, version: Manifest, count: int) -> tuple[Ids, Ids]:
+    """(users, items) of about `count` test interactions, all those of some users; read once for each ingest.
+
+    Raises:
+        InputError: as `held_out_pairs`.
+    """
+    ingest: str = version["graph"]["ingest"]
+    if (known := session.held_out.get(ingest)) is not None:
+        return known[0], known[1]
+    users, items, _ = held_out_pairs(session, version)
+    order = np.random.default_rng(session.config.seed).permutation(version["graph"]["users"])
+    place = order[users]  # of each pair's user in a random order
+    chosen = place <= np.sort(place)[min(count, len(place)) - 1]
+    session.held_out[ingest] = (users[chosen], items[chosen])
+    return users[chosen], items[chosen]

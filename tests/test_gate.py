@@ -1,0 +1,158 @@
+"""The gate: how pairs stand among comparable ones (against brute force, on one and two partitions), and its verdict."""
+
+import numpy as np
+import pytest
+import spmd
+import spmd_forget
+
+from unlearnrec.cluster.gate import MISSED, NOT_APPLICABLE, PASSED, Baseline, gap_closed, missed, verdict
+from unlearnrec.distributed import membership
+from unlearnrec.distributed.comm import Comm
+from unlearnrec.distributed.launch import run_processes
+from unlearnrec.distributed.membership import REFERENCES, Standing
+
+# ---- standing -------------------------------------------------------------------------------------------------------
+
+
+def asked():
+    """Pairs that are in the graph and pairs that are not, two of them with a lone end; and codes that are no references."""
+    rng = np.random.default_rng(3)
+    known = np.stack(spmd.pairs(), axis=1).astype(np.int64)
+    others = np.stack([rng.integers(0, spmd.USERS - 1, 40), rng.integers(0, spmd.ITEMS - 1, 40)], axis=1)
+    lone = np.array([[spmd.USERS - 1, 3], [2, spmd.ITEMS - 1]])
+    pairs = np.concatenate([rng.permutation(known)[:60], others, lone])
+    never = np.sort(rng.choice(spmd.USERS * spmd.ITEMS, 800, replace=False))
+    return pairs[:, 0], pairs[:, 1], never
+
+
+@pytest.fixture(scope="module")
+def results():
+    alone = [spmd_forget.standings(Comm(), *asked())]
+    return alone, run_processes(2, spmd_forget.standings, *asked())
+
+
+def whole(parts, which):
+    """{position: (percentile, degree, references)} over the ranks."""
+    found = {}
+    for standing in (part[which] for part in parts):
+        columns = (standing.percentiles, standing.degrees, standing.references)
+        found |= {int(p): values for p, *values in zip(standing.positions, *columns, strict=True)}
+    return found
+
+
+def test_a_pair_is_set_against_unmet_items_of_like_popularity(results):
+    users, items, never = asked()
+    met = set(zip(*(x.tolist() for x in spmd.pairs()), strict=True))
+    degrees = np.bincount(spmd.pairs()[1], minlength=spmd.ITEMS)
+    scores = spmd_forget.all_readouts().numpy()
+    scores = scores[: spmd.USERS] @ scores[spmd.USERS :].T
+    found = whole(results[0], 0)
+    assert set(found) == {n for n, u in enumerate(users) if u != spmd.USERS - 1}
+    for n, (percentile, degree, references) in found.items():
+        u, i = int(users[n]), int(items[n])
+        assert degree == degrees[i] and len(references) == REFERENCES
+        used = [int(j) for j in references if j >= 0]
+        assert all((u, j) not in met and u * spmd.ITEMS + j not in never and j != i and degrees[j] for j in used)
+        expected = np.nan if not degrees[i] or not used else np.mean([scores[u, j] < scores[u, i] for j in used])
+        np.testing.assert_allclose(percentile, expected, rtol=1e-5)
+    assert 0 < sum(np.isnan(percentile) for percentile, _, _ in found.values()) < 20
+
+
+def test_references_are_about_as_popular(monkeypatch):
+    monkeypatch.setattr(membership, "WINDOW", 3)
+    users, items, never = asked()
+    degrees = np.bincount(spmd.pairs()[1], minlength=spmd.ITEMS)
+    order = np.array([i for i in np.argsort(degrees, kind="stable") if degrees[i]])
+    found = whole([spmd_forget.standings(Comm(), users, items, never)], 0)
+    spread = set()
+    for _, degree, references in found.values():
+        block = np.flatnonzero(degrees[order] == degree)
+        used = np.flatnonzero(np.isin(order, references))
+        if degree and len(used):
+            low, high = np.clip(block[[0, -1]] + [-6, 6], 0, len(order) - 1)  # at the ends the window is moved inwards
+            assert low <= used.min() and used.max() <= high
+            spread.add(len(used))
+    assert max(spread) >= 5
+
+
+def test_it_is_the_same_for_any_number_of_partitions_and_the_references_can_be_kept(results):
+    alone, two = (whole(parts, 0) for parts in results)
+    assert alone.keys() == two.keys()
+    for one, other in zip(alone.values(), (two[n] for n in alone), strict=True):
+        for x, y in zip(one, other, strict=True):
+            np.testing.assert_array_equal(x, y)
+    flipped = whole(results[1], 1)
+    for n, (percentile, _, references) in two.items():
+        np.testing.assert_array_equal(references, flipped[n][2])
+        np.testing.assert_allclose(flipped[n][0], 1 - percentile, rtol=1e-5, atol=1e-6)
+
+
+def test_trained_pairs_are_interactions_of_the_users_that_are_named(results):
+    users, _, _ = asked()
+    met = set(zip(*(x.tolist() for x in spmd.pairs()), strict=True))
+    for parts in results:
+        pairs = [pair for part in parts for pair in part[2]]
+        assert set(pairs) <= met and len(set(pairs)) > 40
+        assert sorted(u for u, _ in pairs) == sorted(int(u) for u in users if u != spmd.USERS - 1)
+    assert sorted(results[0][0][2]) == sorted(pair for part in results[1] for pair in part[2])
+
+
+# ---- what it means --------------------------------------------------------------------------------------------------
+
+
+def place(percentiles, degree=5):
+    count = len(percentiles)
+    return Standing(
+        np.arange(count), np.asarray(percentiles, np.float32), np.full(count, degree), np.zeros((count, 1), np.int64)
+    )
+
+
+def base(trained=0.9, held_out=0.8, count=600):
+    """Half of the reference pairs have popular items, where nothing is remembered."""
+    rng = np.random.default_rng(0)
+
+    def pairs(mean):
+        both = np.concatenate([rng.normal(mean, 0.05, count), np.linspace(0.9, 1, count)])
+        return Standing(np.arange(2 * count), both, np.repeat([5, 500], count), np.zeros((2 * count, 1), np.int64))
+
+    nobody = np.empty(0, np.int64)
+    return Baseline((nobody, nobody), [{"trained": pairs(trained), "held_out": pairs(held_out)}])
+
+
+@pytest.mark.parametrize(("moved", "expected"), [(0.1, 1.0), (0.014, 0.14), (0.0, 0.0)])
+def test_the_gap_is_measured_against_pairs_of_the_same_kind(moved, expected):
+    rng = np.random.default_rng(1)
+    before = rng.normal(0.9, 0.05, 300)
+    after = before - rng.normal(moved, 0.1 * moved, 300)
+    found = gap_closed(base(), [place(before)], [place(after)], 300)
+    assert found["value"] == pytest.approx(expected, abs=0.1) and found["pairs"] == 300
+    assert bool(missed({"gap_closed": found}, {"gap_closed": 0.5})) == (expected < 0.5)
+
+
+def test_what_cannot_be_measured_is_said_to_be_so():
+    nine, many = np.full(9, 0.9), np.full(30, 0.9)
+    assert "fewer than 10" in gap_closed(base(), [place(nine)], [place(nine)], 9)["left_out"]
+    gone = np.where(np.arange(30) < 9, 0.8, np.nan)  # most lost an end
+    assert "fewer than 10" in gap_closed(base(), [place(many)], [place(gone)], 30)["left_out"]
+    assert "held-out" in gap_closed(base(count=50), [place(many)], [place(many)], 30)["left_out"]
+    popular = [place(many, degree=500)]
+    assert "nothing to close" in gap_closed(base(), popular, popular, 30)["left_out"]
+
+
+def test_the_verdict():
+    bounds = {"gap_closed": 0.5, "recall_loss": 0.05}
+    good, bad, nothing = {"value": 0.9, "error": 0.1}, {"value": 0.2, "error": 0.1}, {"left_out": "why"}
+    none_lost, lost = {"value": -0.01}, {"value": 0.06}
+    unsure = {"value": 0.2, "error": 0.2}  # few pairs: it may well be 0.5
+    cases = [
+        (good, none_lost, PASSED, []),
+        (bad, none_lost, MISSED, ["gap_closed"]),
+        (bad, lost, MISSED, ["gap_closed", "recall_loss"]),
+        (nothing, lost, MISSED, ["recall_loss"]),
+        (nothing, none_lost, NOT_APPLICABLE, []),
+        (unsure, none_lost, PASSED, []),
+        ({"value": 2.9, "error": 0.4}, none_lost, MISSED, ["gap_closed"]),  # more than twice as far as a retrain goes
+    ]
+    for gap, recall, expected, names in cases:
+        measures = {"gap_closed": gap, "recall_loss": recall}
+        assert verdict(measures, bounds) == expected and missed(measures, bounds) == names
