@@ -287,6 +287,21 @@ def lift(
 
 
 @app.command()
+def rollback(
+    to: Annotated[int, typer.Option("--to", metavar="VERSION", min=1, help="An older version.")],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Make an older version current again, unless something was deleted since."""
+    loaded = _load(config, overrides)
+    from . import pipeline
+
+    return pipeline.rollback(loaded, to=to)
+
+
+@app.command()
 def serve(
     overrides: Overrides = None,
     config: ConfigFile = None,

@@ -107,7 +107,10 @@ class Ledger:
         self.checkpointed: int = state.get("checkpointed", 0)
         """The number of records that the last checkpoint stands for."""
         self.seen: int = state.get("seen", 0)
-        self._trained_interactions: int = state.get("trained_interactions", 0)
+        self.carried_out_at: int = state.get("carried_out_at", 0)
+        """The last record that carries out a request."""
+        self._trained = {int(version): interactions for version, interactions in state.get("trained", {}).items()}
+        """By version: the interactions of the training that it comes from."""
         self._lock = Lock()
         self.absorb(records)
 
@@ -127,7 +130,8 @@ class Ledger:
                 "purging": self.purging,
                 "checkpointed": self.checkpointed,
                 "seen": self.seen,
-                "trained_interactions": self._trained_interactions,
+                "carried_out_at": self.carried_out_at,
+                "trained": {str(version): interactions for version, interactions in self._trained.items()},
             }
 
     def absorb(self, records: Sequence[Record]) -> None:
@@ -155,8 +159,13 @@ class Ledger:
                 self._set(replace(ticket, state=State.ACCEPTED, approved_by=body["by"]))
         elif record.kind == COMMITTED:
             manifest = body["manifest"]
-            if manifest["reason"] == "train":
-                self._trained_interactions = manifest["graph"]["interactions"]
+            source = manifest.get("rolled_back_to", manifest["version"] - 1)
+            trained = (
+                manifest["graph"]["interactions"] if manifest["reason"] == "train" else self._trained.get(source, 0)
+            )
+            self._trained[manifest["version"]] = trained
+            if manifest["reason"] == "forget":
+                self.carried_out_at = record.number
             for request_id, answer in manifest.get("answers", {}).items():
                 known = self.tickets.get(request_id)
                 first = min(known.first_record if known else record.number, self.committed_at, record.number - 1)
@@ -169,6 +178,7 @@ class Ledger:
                 self.ingested_version = manifest["version"]
             self.current, self.versions, self.committed_at = manifest, self.versions + 1, record.number
         elif record.kind == COMPLETED:
+            self.carried_out_at = record.number
             self._close(body["request_id"], State.COMPLETED, at, answer=body["answer"])
         elif record.kind in (CANCELLED, FAILED):
             self._close(body["request_id"], State(record.kind), at, error=body.get("error"))
@@ -209,9 +219,8 @@ class Ledger:
 
     def debt(self) -> float:
         """Unlearning debt: the share of the interactions that were forgotten since the last training."""
-        if self.current is None or not self._trained_interactions:
-            return 0.0
-        return 1 - self.current["graph"]["interactions"] / self._trained_interactions
+        trained = self._trained[self.current["version"]] if self.current is not None else 0
+        return 1 - self.current["graph"]["interactions"] / trained if self.current is not None and trained else 0.0
 
 
 def _ingest(manifest: Mapping[str, Any]) -> str | None:

@@ -20,6 +20,7 @@ from .pretraining import pretrain
 from .progress import Progress
 from .purge import purge
 from .residue import residue
+from .rollback import rollback
 from .session import Manifest, Session, silent
 from .suppression import lift, row_filter
 from .training import train
@@ -36,6 +37,7 @@ __all__ = [
     "pretrain",
     "purge",
     "residue",
+    "rollback",
     "status",
     "train",
     "verify",
@@ -48,10 +50,12 @@ def ingest(config: Config, *, progress: Progress | None = None) -> dict[str, Any
     """Read the table of interactions, partition the graph and write it under `graph/`.
 
     Raises:
-        InputError: bad input or output, or a suppression list without its key; nothing has been written then.
+        InputError: bad input or output, a suppression list without its key, or a request was carried out meanwhile; the
+            graph that was there stays.
     """
     progress = progress or silent()
     session = Session(config)
+    head = session.journal.head()  # before the list is read: what is carried out from here on may not be on it
     suppress = row_filter(session.store, config.columns.time_unit)
     with progress.task("rows read") as task:
         seen = 0
@@ -73,6 +77,8 @@ def ingest(config: Config, *, progress: Progress | None = None) -> dict[str, Any
             config.partitioning.assignment,
             read,
             suppress,
+            head,
+            lambda: session.check_none_carried_out(head),
         )
     session.request_key()
     session.save_config()

@@ -17,9 +17,11 @@ from ..distributed.removal import Removal
 from ..distributed.run import make_backbone
 from ..workers import WorkerGroup
 from .config import Config
+from .journal import JournalConflict
 from .progress import Progress
 from .session import Manifest, Session, files_of, follow, graph_key, silent
 from .training import as_trained, make_run, needed_files, run_on
+from .versions import COMMITTED
 
 SCRATCH = "pretrain"
 """The folder of counterfactual runs; empty but while a pre-training is under way."""
@@ -32,6 +34,7 @@ def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerG
 
     Raises:
         InputError: nothing has been trained yet.
+        RuntimeError: another version was committed meanwhile, and not by requests alone.
         WorkerFailure: as `WorkerGroup.run`.
     """
     progress = progress or silent()
@@ -48,18 +51,8 @@ def _pretrain(session: Session, head: int, version: Manifest, group: WorkerGroup
     started = time.perf_counter()
     fit = _fit_published if session.config.pretrain.objective == "published" else _fit_counterfactual
     encoder, results = fit(session, version, group, progress)
-    manifest = {
-        "format": 1,
-        "reason": "pretrain",
-        "graph": version["graph"],
-        "lake_graph": version["lake_graph"],
-        "model": version["model"] | {"encoder": encoder | {"interactions": version["graph"]["interactions"]}},
-    }
-    if version.get("needs_retrain"):
-        manifest["needs_retrain"] = True
-    files = version["files"] | files_of(results)
-    manifest["files"] = {name: files[name] for name in needed_files(manifest)}
-    committed = session.versions.commit(manifest, after=head)
+    encoder |= {"interactions": version["graph"]["interactions"]}
+    committed = _commit(session, head, version, encoder, files_of(results))
     for name in session.store.list(SCRATCH):
         session.store.remove(name)
     return {
@@ -68,6 +61,37 @@ def _pretrain(session: Session, head: int, version: Manifest, group: WorkerGroup
         "version": committed["version"],
         **results[0]["fit"],
     }
+
+
+def _commit(session: Session, head: int, version: Manifest, encoder: dict[str, Any], files: dict[str, Any]) -> Manifest:
+    """The version with this encoder. Requests that were committed since `head` stay: the encoder is put to their result.
+
+    Raises:
+        RuntimeError: something else was committed since, or the encoder's tables have rows of deleted nodes.
+    """
+    while True:
+        manifest = {
+            "format": 1,
+            "reason": "pretrain",
+            "graph": version["graph"],
+            "lake_graph": version["lake_graph"],
+            "model": version["model"] | {"encoder": encoder},
+        }
+        if version.get("needs_retrain"):
+            manifest["needs_retrain"] = True
+        known = version["files"] | files
+        manifest["files"] = {name: known[name] for name in needed_files(manifest)}
+        try:
+            return session.versions.commit(manifest, after=head)
+        except JournalConflict as error:
+            records = session.journal.since(head)
+            newer = [r.body["manifest"] for r in records if r.kind == COMMITTED]
+            if encoder["tables"] or not newer or any(one["reason"] != "forget" for one in newer):
+                raise RuntimeError(
+                    "another version was committed while this pre-training ran (by another run; or by a request, with "
+                    "pretrain.objective=published), or `purge --now` removed its files. Run `unlearnrec pretrain` again"
+                ) from error
+            head, version = records[-1].number, newer[-1]
 
 
 def _fit_counterfactual(

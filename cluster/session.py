@@ -140,15 +140,26 @@ class Session:
         """The graph to train on: what was ingested last, minus what was forgotten since.
 
         Raises:
-            InputError: nothing was ingested, or for another number of partitions.
+            InputError: nothing was ingested, or for another number of partitions; or a request was carried out since that
+                ingest began, which it may have the data of.
         """
         ingested = self.ingested()
         current = self.versions.current()
         graph: Manifest = ingested
         if current is not None and current["lake_graph"]["ingest"] == ingested["ingest"]:
             graph = current["lake_graph"]
+        else:
+            self.check_none_carried_out(ingested.get("log_head", 0))
         self.check_partitions(graph)
         return graph
+
+    def check_none_carried_out(self, head: int) -> None:
+        """Raise InputError if a request was carried out after this head of the log."""
+        if self.ledger().carried_out_at > head:
+            raise InputError(
+                "a deletion request was carried out after `ingest` began to read, and the new graph may hold its data. Run "
+                "`unlearnrec ingest` again, with the key of the suppression list in the environment"
+            )
 
     def ingested(self) -> Manifest:
         """The graph that was ingested last, whatever was forgotten since.

@@ -21,11 +21,10 @@ import pytest
 import ray
 from safetensors.numpy import load
 
-from unlearnrec.cluster import gate, pipeline, pretraining
+from unlearnrec.cluster import gate, pipeline
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import parse_config, to_yaml
 from unlearnrec.cluster.desk import Desk
-from unlearnrec.cluster.journal import JournalConflict
 from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session, silent
 from unlearnrec.partitioning.errors import InputError
@@ -544,21 +543,6 @@ def test_the_counterfactual_lacks_what_it_was_trained_without(finished, ingested
         pipeline.forget(ingested, users=str(user), group=group)
     with pytest.raises(InputError, match="names nothing that the graph holds"):
         pipeline.train(ingested, without=[write_pairs(tmp_path / "none.parquet", [(-1, -1)])], group=group)
-
-
-def test_a_version_committed_meanwhile_is_never_overwritten(finished, config, group, monkeypatch):
-    """A request is carried out while a pre-training runs: the pre-training must not bring the old graph back."""
-    user, _ = busy_user(finished, config)
-    real = pretraining._fit_counterfactual
-
-    def meanwhile(*arguments):
-        pipeline.forget(config, users=str(user), group=group)
-        return real(*arguments)
-
-    monkeypatch.setattr(pretraining, "_fit_counterfactual", meanwhile)
-    with pytest.raises(JournalConflict):
-        pipeline.pretrain(config, group=group)
-    assert Session(config).version()["reason"] == "forget"
 
 
 def test_a_request_has_its_answer_after_a_retrain_too(finished, config, group):

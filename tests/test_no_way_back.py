@@ -1,0 +1,238 @@
+"""What was deleted does not come back: by a rollback, by an ingest, a training or a pre-training that began before it."""
+
+import shutil
+import types
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_output import accept, commit_forget, commit_train, small_config, user_name, write_interactions
+
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.accepting import advance
+from unlearnrec.cluster.cli import run
+from unlearnrec.cluster.config import parse_config, to_yaml
+from unlearnrec.cluster.coordinator import Ledger
+from unlearnrec.cluster.sample import make_sample
+from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.versions import COMPLETED, Versions
+from unlearnrec.partitioning import ingest as ingestion
+from unlearnrec.partitioning.errors import InputError
+from unlearnrec.partitioning.ingest import load_ids, load_shard
+from unlearnrec.workers import WorkerGroup
+
+# ---- rollback, and ingest; no workers -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path):
+    """An output with two trained versions."""
+    config = small_config(write_interactions(tmp_path / "events.parquet"), str(tmp_path / "output"))
+    pipeline.ingest(config)
+    for seed in (0, 1):
+        version = commit_train(config, seed)
+        assert version["version"] == seed + 1
+    return config
+
+
+def test_a_rollback_is_a_new_version_with_the_older_ones_files(small):
+    first, second = (r.body["manifest"] for r in Session(small).journal.records())
+    answer = pipeline.rollback(small, to=1)
+    now = Session(small).version()
+    assert answer["version"] == now["version"] == 3 and answer["rolled_back_to"] == 1 and now["base"] == 2
+    assert now["files"] == first["files"] != second["files"] and now["model"] == first["model"]
+    assert Ledger(Session(small).journal.records()).debt() == 0
+    for bad in (3, 4, 99):
+        with pytest.raises(InputError, match="older versions 1 to 2"):
+            pipeline.rollback(small, to=bad)
+
+
+def test_a_rollback_does_not_bring_back_what_was_deleted(small, tmp_path, capsys):
+    deleted = commit_forget(small, user_name(3), "r")
+    commit_train(small, 2)
+    file = tmp_path / "run.yaml"
+    file.write_text(to_yaml(small), encoding="utf-8")
+    for to in ("1", "2"):
+        assert run(["rollback", "--to", to, "--config", str(file)]) == 2
+        assert "deleted since, in version 3" in capsys.readouterr().err
+    assert Session(small).version()["version"] == 4
+    pipeline.rollback(small, to=3)
+    now = Session(small).version()
+    assert now["files"] == deleted["files"] and "answers" not in now
+    assert Ledger(Session(small).journal.records()).debt() == pytest.approx(1 - now["graph"]["interactions"] / 48)
+    assert user_name(3) not in load_ids(Session(small).store, now["graph"], "user")[0].to_pylist()
+    assert pipeline.status(small, "r")["version"] == 3
+
+
+def test_a_rollback_to_files_that_a_purge_removed_is_refused(small):
+    pipeline.purge(small, now=True)
+    with pytest.raises(InputError, match="a purge removed files"):
+        pipeline.rollback(small, to=1)
+
+
+def test_a_rollback_to_another_graph_where_a_request_found_nothing_is_refused(small):
+    """In the later graph there was nobody of this name; in the earlier one there is."""
+    pipeline.ingest(small)
+    commit_train(small, 5)
+    accept(small, user_name(3), "r")
+    advance(
+        Session(small), "r", COMPLETED, {"answer": {"request_id": "r", "status": "nothing_to_forget", "version": 3}}
+    )
+    with pytest.raises(InputError, match="request r found nothing to forget in a later graph"):
+        pipeline.rollback(small, to=1)
+
+
+def test_a_deletion_during_an_ingest_stops_it(small, monkeypatch):
+    before = Session(small).ingested()
+    real = ingestion.assign
+
+    def slowly(*arguments):
+        commit_forget(small, user_name(3), "r")
+        return real(*arguments)
+
+    monkeypatch.setattr(ingestion, "assign", slowly)
+    with pytest.raises(InputError, match=r"after `ingest` began to read.*ingest` again"):
+        pipeline.ingest(small)
+    assert Session(small).ingested() == before and Session(small).lake_graph()["interactions"] < 48
+
+
+def test_a_deletion_between_an_ingest_and_the_training_on_it_stops_the_training(small):
+    pipeline.ingest(small)
+    commit_forget(small, user_name(3), "r")  # from the version on the older graph
+    for command in (lambda: pipeline.train(small), lambda: commit_train(small)):
+        with pytest.raises(InputError, match="may hold its data"):
+            command()
+    pipeline.ingest(small)
+    assert Session(small).lake_graph()["interactions"] == 48  # no suppression list: its key was not set
+
+
+# ---- trainings under way, and new data; real workers ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def group(ray_session):
+    with WorkerGroup.start(2, 1, 0, 1, 60.0) as group:
+        yield group
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, group):
+    folder = tmp_path_factory.mktemp("finished")
+    sample = make_sample(folder / "data", users=60, items=40, mean_interactions=10, communities=4, factors=4)
+    config = parse_config(
+        {
+            "interactions": sample["train"],
+            "output": str(folder / "output"),
+            "backbone": {"embedding_size": 8, "num_layers": 2},
+            "train": {"epochs": 2, "batch_size": 500},
+            "pretrain": {"epochs": 1, "counterfactuals": 1},
+        }
+    )
+    pipeline.ingest(config)
+    pipeline.train(config, group=group)
+    pipeline.pretrain(config, group=group)
+    table = pq.read_table(sample["train"], columns=["user_id", "item_id"])
+    pairs = set(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    return types.SimpleNamespace(config=config, pairs=pairs, users=sorted({u for u, _ in pairs}), table=table)
+
+
+@pytest.fixture
+def config(finished, tmp_path):
+    shutil.copytree(finished.config.output, tmp_path / "output")
+    return finished.config.model_copy(update={"output": str(tmp_path / "output")})
+
+
+def pairs_of(config):
+    """All interactions of the current version, by external id."""
+    session = Session(config)
+    graph = session.version()["graph"]
+    names = []
+    for side in ("user", "item"):
+        ids, node, _ = load_ids(session.store, graph, side)
+        names.append(dict(zip(node.tolist(), ids.to_pylist(), strict=True)))
+    parts = [load_shard(session.store, graph, k).interactions()[:2] for k in range(graph["partitions"])]
+    return {(names[0][int(u)], names[1][int(i)]) for users, items in parts for u, i in zip(users, items, strict=True)}
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """Let something happen just before the next commit."""
+
+    def arrange(happens):
+        commit = Versions.commit
+
+        def late(self, manifest, after):
+            monkeypatch.setattr(Versions, "commit", commit)
+            happens()
+            return commit(self, manifest, after)
+
+        monkeypatch.setattr(Versions, "commit", late)
+
+    return arrange
+
+
+def test_an_encoder_is_put_to_what_requests_left_meanwhile(finished, config, group, meanwhile):
+    user = finished.users[0]
+    before = Session(config).version()
+    meanwhile(lambda: pipeline.forget(config, users=str(user), request_id="r", group=group))
+    pipeline.pretrain(config, group=group)
+    now, forgotten = Session(config).version(), pipeline.status(config, "r")["version"]
+    assert now["version"] == forgotten + 1 == before["version"] + 2 and now["reason"] == "pretrain"
+    assert pairs_of(config) == {(u, i) for u, i in finished.pairs if u != user}
+    assert now["model"]["encoder"]["file"] != before["model"]["encoder"]["file"]
+    assert now["model"]["encoder"]["interactions"] == before["graph"]["interactions"]  # drift counts from its own graph
+    assert pipeline.forget(config, users=str(finished.users[1]), group=group)["status"] == "committed"
+
+
+def test_a_pretraining_does_not_undo_another_commit(finished, config, group, meanwhile):
+    meanwhile(lambda: pipeline.train(config, group=group))
+    with pytest.raises(RuntimeError, match="unlearnrec pretrain` again"):
+        pipeline.pretrain(config, group=group)
+    published = config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"objective": "published"})})
+    pipeline.pretrain(config, group=group)
+    meanwhile(lambda: pipeline.forget(config, users=str(finished.users[0]), group=group))
+    with pytest.raises(RuntimeError, match=r"pretrain\.objective=published"):  # it has rows for the deleted user
+        pipeline.pretrain(published, group=group)
+    assert Session(config).version()["reason"] == "forget"
+
+
+def test_a_training_that_began_before_a_deletion_does_not_bring_it_back(finished, config, group, meanwhile):
+    user = finished.users[0]
+    meanwhile(lambda: pipeline.forget(config, users=str(user), group=group))
+    with pytest.raises(RuntimeError, match="unlearnrec train` again"):
+        pipeline.train(config, group=group)
+    assert Session(config).version()["reason"] == "forget"
+    pipeline.train(config, group=group)
+    assert pairs_of(config) == {(u, i) for u, i in finished.pairs if u != user}
+
+
+def test_new_interactions_of_known_and_new_users_and_items_after_a_deletion(
+    finished, config, group, tmp_path, monkeypatch
+):
+    """Ids of the forgotten are neither given to others nor do the names come back, though the table still has them."""
+    monkeypatch.setenv("UNLEARNREC_SUPPRESSION_KEY", "a-key-of-enough-letters")
+    gone, other = finished.users[0], finished.users[-1]
+    pipeline.forget(config, users=str(gone), group=group)
+    items = sorted({i for _, i in finished.pairs})
+    new_user, new_item = 10**6, 10**6 + 1
+    more = {(-1, items[0]), (new_user, items[1]), (new_user, new_item), (other, new_item), (gone, new_item)}
+    added = pa.table({"user_id": [u for u, _ in more], "item_id": [i for _, i in more]})
+    table = tmp_path / "more.parquet"
+    pq.write_table(pa.concat_tables([finished.table, added.cast(finished.table.schema)]), table)
+    larger = config.model_copy(update={"interactions": str(table)})
+    assert pipeline.ingest(larger)["suppressed"] > 0
+    pipeline.train(larger, group=group)
+    expected = {(u, i) for u, i in finished.pairs | more if u != gone}
+    assert pairs_of(larger) == expected
+    pipeline.pretrain(larger, group=group)
+    pipeline.forget(larger, users=f"{other},{gone}", group=group)
+    expected = {(u, i) for u, i in expected if u != other}
+    assert pairs_of(larger) == expected
+    pipeline.export(larger, to=str(tmp_path / "export"), top_k=50, group=group)
+    recommended = pq.read_table(tmp_path / "export" / "recommendations.parquet").to_pylist()
+    users, things = {u for u, _ in expected}, {i for _, i in expected}
+    assert {row["user_id"] for row in recommended} == users >= {-1, new_user}
+    for user in (-1, new_user, finished.users[1]):
+        found = {row["item_id"] for row in recommended if row["user_id"] == user and np.isfinite(row["score"])}
+        assert found == things - {i for u, i in expected if u == user}
