@@ -15,11 +15,12 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
 from ..partitioning.errors import InputError
+from .cli_output import print_result
 
 # Newer typer carries its own copy of click, so `click.UsageError` would not be the class that is raised.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -197,16 +198,14 @@ def status(
     json: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
-    """Where a deletion request is."""
+    """Where a deletion request is; without ID all that have no answer yet, overdue ones first."""
     if request_id is not None and "=" in request_id:  # no id has one: it is the first override
         overrides = [request_id, *(overrides or [])]
         request_id = None
-    if request_id is None and not verify:
-        raise InputError("status: name a request, or give --verify to check all of them")
     loaded = _load(config, overrides)
     from . import pipeline
 
-    if verify or request_id is None:
+    if verify:
         return pipeline.verify(loaded, request_id)
     return pipeline.status(loaded, request_id)
 
@@ -369,36 +368,6 @@ def bench(
     return body.run(name, context.args)
 
 
-def _print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> None:
-    if as_json:
-        print(json_module.dumps(result, default=str), file=stdout, flush=True)
-        return
-    if isinstance(result.get("checks"), list):
-        for check in result["checks"]:
-            print(f"{'ok  ' if check['ok'] else 'FAIL'}  {check['name']}: {check['detail']}", file=stdout)
-        result = {key: value for key, value in result.items() if key != "checks"}
-    if isinstance(result.get("residues"), list):
-        for item in result["residues"]:
-            size = f"{item['rows']} rows" if "rows" in item else f"{item['bytes']} bytes"
-            print(f"{item['kind']}: {item['place']}: {item['detail']}, {size}", file=stdout)
-        result = {**result, "residues": len(result["residues"])}
-    if isinstance(result.get("models"), list):
-        _print_table(result["models"], stdout)
-    result = {key: value for key, value in result.items() if key not in ("models", "curve")}
-    width = max(map(len, result), default=0)
-    for key, value in result.items():
-        print(f"{key:<{width}}  {value:.6g}" if isinstance(value, float) else f"{key:<{width}}  {value}", file=stdout)
-
-
-def _print_table(rows: Sequence[Mapping[str, Any]], stdout: TextIO) -> None:
-    lines = [list(rows[0]), *([f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    for line in lines:
-        print(
-            "  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip(), file=stdout
-        )
-
-
 def _exit_code(result: Mapping[str, Any]) -> int:
     if result.get("passed") is False:
         return GATE_FAILED
@@ -427,7 +396,7 @@ def run(arguments: Sequence[str]) -> int:
         if result == INTERRUPTED:
             return fail(FAILED, "interrupted")
         if isinstance(result, Mapping):
-            _print_result(result, as_json, stdout)
+            print_result(result, as_json, stdout)
             return _exit_code(result)
         return result or DONE
     except InputError as error:

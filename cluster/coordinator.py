@@ -89,6 +89,7 @@ class Ledger:
             for entry in state.get("tickets", ())
         }
         self.open = {request_id: self.tickets[request_id] for request_id in state.get("open", ())}
+        self.failed = {request_id: self.tickets[request_id] for request_id in state.get("failed", ())}
         self.counts = Counter(ticket.state for ticket in self.tickets.values())
         self.current: dict[str, Any] | None = state.get("current")
         self.committed_at: int = state.get("committed_at", 0)
@@ -120,6 +121,7 @@ class Ledger:
             return {
                 "tickets": [vars(ticket) | {"state": ticket.state.value} for ticket in self.tickets.values()],
                 "open": list(self.open),
+                "failed": list(self.failed),
                 "current": self.current,
                 "committed_at": self.committed_at,
                 "versions": self.versions,
@@ -202,10 +204,15 @@ class Ledger:
         self.counts.subtract([before.state] if before else [])
         self.counts[ticket.state] += 1
         self.tickets[ticket.request_id] = ticket
-        if ticket.state in OPEN:
-            self.open[ticket.request_id] = ticket
-        else:
-            self.open.pop(ticket.request_id, None)
+        for where, states in ((self.open, OPEN), (self.failed, {State.FAILED})):
+            if ticket.state in states:
+                where[ticket.request_id] = ticket
+            else:
+                where.pop(ticket.request_id, None)
+
+    def unanswered(self) -> list[Ticket]:
+        """Requests that have no answer and were not cancelled: open ones and failed ones, oldest first."""
+        return sorted([*self.open.values(), *self.failed.values()], key=lambda ticket: ticket.accepted_at)
 
     def needed_from(self) -> int:
         """The first record that somebody may still look up: for evidence that is not written yet, or of the current
@@ -257,6 +264,11 @@ def may_cancel(ticket: Ticket, now: float, grace_seconds: float) -> bool:
 def oldest_age(tickets: Iterable[Ticket], now: float) -> float:
     """Seconds since the oldest of these was accepted, 0 for none."""
     return max((now - t.accepted_at for t in tickets), default=0.0)
+
+
+def overdue(tickets: Iterable[Ticket], now: float, deadline_seconds: float) -> list[Ticket]:
+    """Those that were accepted longer ago than the deadline."""
+    return [ticket for ticket in tickets if now - ticket.accepted_at > deadline_seconds]
 
 
 def retry_after(

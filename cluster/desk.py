@@ -18,11 +18,13 @@ from .approval import approve_held
 from .callbacks import News, Outbox
 from .coordinator import (
     OPEN,
+    Ledger,
     State,
     Ticket,
     iso,
     may_cancel,
     oldest_age,
+    overdue,
     retry_after,
 )
 from .requests import Id, Range, content_name, make_request
@@ -50,6 +52,7 @@ class View:
     """What the log says at one moment."""
 
     open: list[Ticket]
+    overdue: list[Ticket]
     current: dict[str, Any] | None
     unreported: dict[str, float]
 
@@ -60,6 +63,7 @@ class Desk:
     def __init__(self, session: Session, clock: Callable[[], float] = time.time, outbox: Outbox | None = None) -> None:
         self._session, self._clock, self._outbox = session, clock, outbox
         self._grace = session.config.forget.grace_seconds
+        self._deadline = session.config.forget.deadline_hours * 3600
         self._limit = session.config.serve.max_open_requests
         self._lock = Lock()
         self._arriving: Counter[str] = Counter()
@@ -153,9 +157,9 @@ class Desk:
         return self._describe(ticket) if ticket is not None else None
 
     def view(self) -> View:
-        """The open requests and the current version."""
+        """The open and the overdue requests, and the current version."""
         ledger = self._session.ledger()
-        return View(list(ledger.open.values()), ledger.current, dict(ledger.unreported))
+        return View(list(ledger.open.values()), self._overdue(ledger), ledger.current, dict(ledger.unreported))
 
     def gauges(self) -> dict[str, float]:
         """Name and labels -> value, for `/metrics`; no id."""
@@ -164,6 +168,7 @@ class Desk:
             "open_requests": len(ledger.open),
             "held_requests": ledger.counts[State.HELD],
             "oldest_open_request_seconds": oldest_age(list(ledger.open.values()), self._clock()),
+            "overdue_requests": len(self._overdue(ledger)),
             "versions_committed_total": ledger.versions,
             "current_version": ledger.current["version"] if ledger.current else 0,
             "unlearning_debt_ratio": ledger.debt(),
@@ -172,6 +177,9 @@ class Desk:
                 f'requests_total{{state="{state.value}"}}': ledger.counts[state] for state in State if state not in OPEN
             },
         }
+
+    def _overdue(self, ledger: Ledger) -> list[Ticket]:
+        return overdue(ledger.unanswered(), self._clock(), self._deadline)
 
     def _tell(self, request_id: str, callback_urls: Sequence[str]) -> None:
         """Before a request is accepted: no crash leaves one whose callers are not known."""
@@ -218,6 +226,7 @@ class Desk:
             "request_status": "in_progress" if running else OPENDSR.get(ticket.state, "completed"),
             "received_time": iso(ticket.accepted_at),
             **({"cancellable_until": iso(due)} if waits else {}),
+            **({} if ticket.final else {"expected_completion_time": iso(ticket.accepted_at + self._deadline)}),
         }
 
 

@@ -14,7 +14,7 @@ from .accepting import answered as _answer
 from .approval import Held, check_operator, unknown
 from .carrying_out import able_version, carry_out
 from .config import Config
-from .coordinator import State, iso
+from .coordinator import State, iso, oldest_age, overdue
 from .estimate import estimated_seconds
 from .evidence import add_evidence
 from .gone import looked_up
@@ -134,17 +134,38 @@ def _in_grace(session: Session, request: Request) -> dict[str, Any] | None:
     return {"request_id": request.request_id, "status": "accepted", "version": None, "due": iso(due), **nothing}
 
 
-def status(config: Config, request_id: str) -> dict[str, Any]:
-    """Where a request is: its status and phase, and the version that has it.
+def status(config: Config, request_id: str | None = None) -> dict[str, Any]:
+    """Where a request is: its status and phase, and the version that has it. Without an id: all without an answer.
 
     Raises:
         InputError: no such request.
     """
-    session = Session(config)
-    ticket = session.ledger().tickets.get(request_id)
-    if ticket is not None:
-        return ticket.describe()
-    raise unknown(config, request_id)
+    ledger = Session(config).ledger()
+    now, deadline = time.time(), config.forget.deadline_hours * 3600
+    if request_id is not None:
+        ticket = ledger.tickets.get(request_id)
+        if ticket is None:
+            raise unknown(config, request_id)
+        return ticket.describe() | ({} if ticket.final else {"due_by": iso(ticket.accepted_at + deadline)})
+    waiting = ledger.unanswered()
+    late = {ticket.request_id for ticket in overdue(waiting, now, deadline)}
+    return {
+        "open_requests": len(waiting),
+        "overdue_requests": len(late),
+        "oldest_open_request_seconds": oldest_age(waiting, now),
+        "version": ledger.current["version"] if ledger.current else None,
+        "needs_retrain": ledger.needs_retrain(),
+        "requests": [
+            {
+                "request_id": ticket.request_id,
+                "status": ticket.state.value,
+                "age_hours": (now - ticket.accepted_at) / 3600,
+                "due_by": iso(ticket.accepted_at + deadline),
+                "overdue": ticket.request_id in late,
+            }
+            for ticket in waiting
+        ],
+    }
 
 
 def _dry_run(

@@ -26,6 +26,8 @@ class RequestState(BaseModel):
     phase: str
     version: int | None
     cancellable_until: datetime | None = None
+    expected_completion_time: datetime | None = None
+    """When it is overdue."""
     removed_interactions: int | None = None
     requester: str | None = None
     """The name of the token that the request came with."""

@@ -50,6 +50,7 @@ class Service:
     ) -> None:
         self._session, self.desk, self._engine, self._clock, self._sender = session, desk, engine, clock, sender
         self._alone: set[str] = set()
+        self._late: set[str] = set()
         self._wait_seconds, self._not_before, self._paused_at = FIRST_WAIT_SECONDS, 0.0, 0
         self._next_report = 0.0
         self.published: Readouts | None = None
@@ -91,6 +92,7 @@ class Service:
         settings = self._session.config
         view, now = self.desk.view(), self._clock()
         number = view.current["version"] if view.current else 0
+        self._warn(view.overdue, now)
         if now < self._not_before and number == self._paused_at:
             return self._not_before - now
         self._paused_at = number
@@ -128,6 +130,16 @@ class Service:
         if late and now >= self._next_report:
             self._next_report = now + REPORT_AFTER_SECONDS
             self._engine.report(late[: self._session.config.serve.max_batch])
+
+    def _warn(self, late: Sequence[Ticket], now: float) -> None:
+        """Say it once for each request that becomes overdue."""
+        names = {ticket.request_id for ticket in late}
+        if names - self._late:
+            hours = (now - late[0].accepted_at) / 3600
+            log.warning(
+                "%d requests are overdue (forget.deadline_hours); the oldest waits %.0f hours", len(late), hours
+            )
+        self._late = names
 
     def _contents(self, tickets: Sequence[Ticket]) -> list[Request]:
         """What these requests say; one whose content is damaged is quarantined."""

@@ -10,7 +10,8 @@ import types
 import pytest
 
 import unlearnrec.cluster
-from unlearnrec.cluster.cli import _print_result, run
+from unlearnrec.cluster.cli import run
+from unlearnrec.cluster.cli_output import print_result
 from unlearnrec.cluster.progress import PlainProgress
 from unlearnrec.partitioning.errors import InputError
 
@@ -33,6 +34,7 @@ def pipeline(monkeypatch):
         return call
 
     names = ("ingest", "train", "pretrain", "forget", "status", "evaluate", "export", "purge", "residue", "lift")
+    names += ("approve", "cancel", "rollback")
     for name in names:
         setattr(fake, name, body(name))
     monkeypatch.setitem(sys.modules, "unlearnrec.cluster.pipeline", fake)
@@ -107,6 +109,20 @@ def test_status_takes_the_id_first(pipeline):
     assert run(["status", "r1", *PLACES]) == 0
     [(name, (config, request_id), _)] = pipeline.calls
     assert (name, config.output, request_id) == ("status", "out", "r1")
+
+
+def test_status_without_an_id_and_rollback(pipeline, capsys):
+    rows = [{"request_id": "r1", "age_hours": 721.0, "overdue": True}]
+    pipeline.answer = {"open_requests": 1, "requests": rows}
+    assert run(["status", *PLACES]) == 0
+    assert pipeline.calls[0][1][1:] == (None,)
+    lines = capsys.readouterr().out.splitlines()
+    expected = [["request_id", "age_hours", "overdue"], ["r1", "721", "True"], ["open_requests", "1"]]
+    assert [line.split() for line in lines[-3:]] == expected
+    pipeline.answer = {"open_requests": 0, "requests": []}
+    assert run(["status", *PLACES]) == run(["rollback", "--to", "3", *PLACES]) == 0
+    assert pipeline.calls[2][0] == "rollback" and pipeline.calls[2][2] == {"to": 3}
+    assert run(["rollback", *PLACES]) == 2
 
 
 def test_purge_residue_and_lift_pass_their_options_on(pipeline):
@@ -185,5 +201,5 @@ def test_plain_progress_is_sparse(capsys):
 def test_a_comparison_is_printed_as_a_table() -> None:
     printed = io.StringIO()
     models = [{"model": "original", "recall@20": 0.123456}, {"model": "cut", "recall@20": 0.1}]
-    _print_result({"speedup": 2.0, "models": models, "curve": [{"epoch": 1}]}, False, printed)
+    print_result({"speedup": 2.0, "models": models, "curve": [{"epoch": 1}]}, False, printed)
     assert printed.getvalue() == ("  model     recall@20\n  original  0.1235\n  cut       0.1\nspeedup  2\n")

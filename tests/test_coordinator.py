@@ -25,6 +25,7 @@ from unlearnrec.cluster.coordinator import (
     may_cancel,
     next_batch,
     oldest_age,
+    overdue,
     retry_after,
     seconds_until_due,
     within_limit,
@@ -450,6 +451,29 @@ def test_a_held_request_is_carried_out_when_somebody_else_approves_it(store, clo
     assert service.desk.cancel("b")["status"] == "cancelled"
     service.tick()
     assert states(store) == {"a": "committed", "b": "cancelled"} and service.desk.status("a")["approved_by"] == "Bob"
+
+
+def test_the_loop_says_once_what_is_overdue(store, clock, caplog):
+    service = open_service(store, clock)
+    accept(service, "poison")
+    clock.now += 10
+    while service.tick() == 0:
+        pass
+    assert states(store) == {"poison": "failed"} and service.gauges()["overdue_requests"] == 0
+    assert service.desk.status("poison")["expected_completion_time"] == iso(START + 720 * 3600)
+    clock.now = START + 720 * 3600 + 1
+    accept(service, "late")
+    caplog.clear()
+    for _ in range(3):
+        service.tick()
+    said = [r.getMessage() for r in caplog.records if "overdue" in r.getMessage()]
+    assert said == ["1 requests are overdue (forget.deadline_hours); the oldest waits 720 hours"]
+    assert service.gauges()["overdue_requests"] == 1  # a failed request has no answer yet
+    assert overdue([ticket("a", 10), ticket("b", 20)], 31, 20) == [ticket("a", 10)]
+    service.desk.accept(["x"], [], [], "done")
+    clock.now += 10
+    service.tick()
+    assert "expected_completion_time" not in service.desk.status("done")
 
 
 def test_gauges_name_nobody(store, clock):

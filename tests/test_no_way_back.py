@@ -13,7 +13,7 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.accepting import advance
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import parse_config, to_yaml
-from unlearnrec.cluster.coordinator import Ledger
+from unlearnrec.cluster.coordinator import HELD, Ledger
 from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session
 from unlearnrec.cluster.versions import COMPLETED, Versions
@@ -81,6 +81,24 @@ def test_a_rollback_to_another_graph_where_a_request_found_nothing_is_refused(sm
     )
     with pytest.raises(InputError, match="request r found nothing to forget in a later graph"):
         pipeline.rollback(small, to=1)
+
+
+def test_status_without_an_id_tells_who_waits_and_how_long(small):
+    accept(small, user_name(1), "old")
+    accept(small, user_name(2), "held")
+    commit_forget(small, user_name(3), "done")
+    advance(Session(small), "held", HELD, {"share": 0.3})
+    found = pipeline.status(small)
+    assert [(r["request_id"], r["status"], r["overdue"]) for r in found["requests"]] == [
+        ("old", "accepted", False),
+        ("held", "held", False),
+    ]
+    assert found["open_requests"] == 2 and found["overdue_requests"] == 0 and found["oldest_open_request_seconds"] >= 0
+    late = small.model_copy(update={"forget": small.forget.model_copy(update={"deadline_hours": 1e-9})})
+    assert pipeline.status(late)["overdue_requests"] == 2 and all(
+        r["overdue"] for r in pipeline.status(late)["requests"]
+    )
+    assert "due_by" in pipeline.status(small, "old") and "due_by" not in pipeline.status(small, "done")
 
 
 def test_a_deletion_during_an_ingest_stops_it(small, monkeypatch):

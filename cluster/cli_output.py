@@ -1,0 +1,42 @@
+"""What a command's result looks like on stdout: one JSON object, or lines and tables for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+
+def print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> None:
+    """With `as_json` the result as one line; else its lists of rows as tables, then a line for each other key."""
+    if as_json:
+        print(json.dumps(result, default=str), file=stdout, flush=True)
+        return
+    if isinstance(result.get("checks"), list):
+        for check in result["checks"]:
+            print(f"{'ok  ' if check['ok'] else 'FAIL'}  {check['name']}: {check['detail']}", file=stdout)
+        result = {key: value for key, value in result.items() if key != "checks"}
+    if isinstance(result.get("residues"), list):
+        for item in result["residues"]:
+            size = f"{item['rows']} rows" if "rows" in item else f"{item['bytes']} bytes"
+            print(f"{item['kind']}: {item['place']}: {item['detail']}, {size}", file=stdout)
+        result = {**result, "residues": len(result["residues"])}
+    for name in ("models", "requests"):
+        if isinstance(result.get(name), list):
+            _print_table(result[name], stdout)
+            result = {key: value for key, value in result.items() if key != name}
+    result = {key: value for key, value in result.items() if key != "curve"}
+    width = max(map(len, result), default=0)
+    for key, value in result.items():
+        print(f"{key:<{width}}  {value:.6g}" if isinstance(value, float) else f"{key:<{width}}  {value}", file=stdout)
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]], stdout: TextIO) -> None:
+    if not rows:
+        return
+    lines = [list(rows[0]), *([f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        print(
+            "  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip(), file=stdout
+        )
