@@ -11,6 +11,7 @@ import json
 import os
 import posixpath
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -307,6 +308,7 @@ class Partition:
 
         The model in memory is not changed: the driver commits, and then loads the new version.
         """
+        start = time.perf_counter()
         model, store = self._loaded(), location.store()
         pairs = [torch.from_numpy(x.copy()).to(self._device) for x in (users, items)]
         graph = model.graph
@@ -315,7 +317,8 @@ class Partition:
         shard = graph.shard if thinned is None else graph.shard.thinned(*thinned)
         own = [self._own_name(name) for name in names[self._rank]]
         if not len(mine[0]):
-            return _kept_rows(_write(store, own[0], shard.to_bytes()))
+            kept = _kept_rows(_write(store, own[0], shard.to_bytes()))
+            return kept | {"seconds": time.perf_counter() - start}
         e0, rows = model.e0.clone(), torch.empty(0, dtype=torch.int64, device=self._device)
         change = e0[rows]
         if not cut_only:
@@ -337,7 +340,8 @@ class Partition:
         gone = [torch.from_numpy(result[f"gone_{side}s"]).to(self._device) for side in ("user", "item")]
         deleted = torch.cat([graph.user_rows(gone[0]), graph.item_rows(gone[1])])
         sizes = change[~torch.isin(rows, deleted)].norm(dim=1)
-        return result | {"touched": len(rows), "largest_change": float(sizes.max()) if len(sizes) else 0.0}
+        largest = float(sizes.max()) if len(sizes) else 0.0
+        return result | {"touched": len(rows), "largest_change": largest, "seconds": time.perf_counter() - start}
 
     def fine_tune(
         self, location: Location, users: Ids, items: Ids, run: TrainRun, steps: int, names: Sequence[str]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from unlearnrec.benchmarks import partitioning, requests, results_file
+from unlearnrec.benchmarks import affected, partitioning, requests, results_file
 from unlearnrec.cluster.sample import make_sample
 from unlearnrec.partitioning.assignment import assign, balance, edge_cut
 from unlearnrec.partitioning.graph import read_interactions
@@ -43,6 +43,17 @@ def test_partitioning_writes_what_ingest_would_say(tmp_path: Path, capsys: pytes
             assert int(row[f"{halo}, rows"].replace(",", "")) == rows_per_layer(shards, assignment, halo)
         assert float(row["edge cut"]) == pytest.approx(edge_cut(graph, assignment), rel=1e-3)
         assert float(row["balance"]) == pytest.approx(balance(graph, assignment), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_affected_partitions_alone_are_called(tmp_path: Path, ray_session: None) -> None:
+    output = tmp_path / "affected.md"
+    sizes = ["--users", "60", "--degree", "8", "--removed", "24", "--repeat", "1"]
+    affected.main([*sizes, "--output", str(output)])
+    rows = table_of(output.read_text(encoding="utf-8"))
+    assert [row["affected partitions"] for row in rows] == ["1", "2", "3", "4"]
+    assert [len(row["busy, s"].split(",")) for row in rows] == [1, 2, 3, 4]
+    assert {row["interactions"] for row in rows} == {"24"} and {row["calls to others"] for row in rows} == {"0"}
 
 
 def test_a_commands_paths_are_shown_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
