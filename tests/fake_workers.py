@@ -55,10 +55,13 @@ class FakeWorkers:
     def _holds(self, k: int) -> str | None:
         return self._held
 
-    def _find(self, k: int, removal: Any) -> Any:
-        return removal.pairs(self._shard(k))
+    def _find(self, k: int, removal: Any, timed: Any) -> Any:
+        return removal.find(self._shard(k), timed)
 
-    def _forget(self, k: int, location: Any, users: Any, items: Any, names: Any, cut_only: bool) -> dict[str, Any]:
+    def _forget(
+        self, k: int, location: Any, users: Any, items: Any, names: Any, cut_only: bool, thinned: None
+    ) -> dict[str, Any]:
+        assert thinned is None, "the shards have no times"
         shard = self._shard(k)
         smaller, rows = shrink(shard, torch.from_numpy(self._rows(k)), users, items)
         return {
@@ -67,6 +70,7 @@ class FakeWorkers:
             "removed": len(shard.user_neighbours) - len(smaller.user_neighbours),
             "gone_users": np.setdiff1d(shard.user_ids, smaller.user_ids),
             "gone_items": np.setdiff1d(shard.item_ids, smaller.item_ids),
+            "largest_change": 1.0,
         }
 
     def _scores(self, k: int, users: Any, items: Any) -> Any:

@@ -359,7 +359,7 @@ def test_the_service_tells_every_state_and_what_was_left_by_the_one_before(sessi
         service.desk.accept(["stranger"], [], [], "new", callback_urls=[f"{origin}/new"])  # during a batch
         until(lambda: heard("new") == ["accepted"])
         engine.hold.set()
-        until(lambda: not Outbox(session.store).entries())
+        until(lambda: not session.store.list("callbacks"))
         assert service.gauges()["callbacks_waiting"] == 0 and service.gauges()["callbacks_delivered_total"] >= 5
         stopped.set()
         loop.join()

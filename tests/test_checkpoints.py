@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_store import Crash, MemoryStore
 from small_output import commit_forget, commit_train, small_config, user_name, write_interactions
@@ -37,6 +37,9 @@ def manifest(number: int, reason: str, answers: list[str]) -> dict:
         "version": number,
         "reason": reason,
         "graph": {"interactions": 100 - number, "files": {f"graph/{number // 3}": {}}},
+        "lake_graph": {"ingest": f"ingest {number // 5}"},
+        **({"rolled_back_to": number // 2} if reason == "rollback" else {}),
+        **({"needs_retrain": True} if number % 2 else {}),
         "files": files,
         "answers": answered,
     }
@@ -45,20 +48,22 @@ def manifest(number: int, reason: str, answers: list[str]) -> dict:
 def as_record(number: int, step: tuple[str, list[str]]) -> Record:
     kind, names = step
     body = {"request_id": names[0], "commitment": "c", "answer": {"request_id": names[0]}, "number": number - 1}
-    body |= {"unnamed": names}
-    if kind in ("train", "forget"):
+    body |= {"unnamed": names, "requester": "ann", "share": number / 100, "by": "bob"}
+    if kind in ("train", "forget", "rollback"):
         kind, body = "committed", {"manifest": manifest(number, kind, names if kind == "forget" else [])}
     return Record(number, kind, f"2026-01-01T00:00:{number:02d}.000+00:00", body, "", f"log/{number}")
 
 
-CLOSING = ["completed", "cancelled", "failed", "train", "forget"]
-KINDS = ["accepted", "accepted", "accepted", *CLOSING, "evidence", "purging", "purged", "checkpoint", "other"]
+CLOSING = ["completed", "cancelled", "failed", "train", "forget", "rollback"]
+OPEN = ["accepted", "accepted", "accepted", "held", "held", "approved"]
+KINDS = [*OPEN, *CLOSING, "evidence", "purging", "purged", "checkpoint", "other"]
 steps = st.lists(
     st.tuples(st.sampled_from(KINDS), st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True)),
     max_size=40,
 )
 
 
+@settings(max_examples=600, deadline=None)
 @given(steps=steps, share=st.floats(0, 1))
 def test_from_a_checkpoint_and_from_the_beginning_a_ledger_is_the_same(steps: list, share: float) -> None:
     records = [as_record(number, step) for number, step in enumerate(steps, start=1)]
@@ -68,6 +73,7 @@ def test_from_a_checkpoint_and_from_the_beginning_a_ledger_is_the_same(steps: li
     there._lock = whole._lock
     assert vars(there) == vars(whole) and there.needed_from() == whole.needed_from()
     assert [list(there.open), list(there.tickets)] == [list(whole.open), list(whole.tickets)]
+    assert (there.unanswered(), there.debt()) == (whole.unanswered(), whole.debt())
 
 
 def opened(store: MemoryStore) -> Session:

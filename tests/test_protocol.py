@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import types
+from collections.abc import Collection
 from datetime import datetime, timezone
 from typing import Any
 
@@ -27,23 +28,28 @@ from small_output import commit_train, item_name, small_config, user_name, write
 from unlearnrec.cluster import forgetting, pipeline, purge, segments, verify
 from unlearnrec.cluster import session as session_module
 from unlearnrec.cluster.accepting import TakenId
+from unlearnrec.cluster.approval import Held, NotApproved
 from unlearnrec.cluster.carrying_out import carry_out
 from unlearnrec.cluster.coordinator import Ledger, State
 from unlearnrec.cluster.desk import Desk, TooLate
+from unlearnrec.cluster.digests import digests_of, none
 from unlearnrec.cluster.evidence import add_evidence
 from unlearnrec.cluster.journal import Journal, JournalConflict
 from unlearnrec.cluster.readouts import living
 from unlearnrec.cluster.requests import make_request, read_request
+from unlearnrec.cluster.segments import Record
 from unlearnrec.cluster.service import Service
 from unlearnrec.cluster.session import Session, silent
-from unlearnrec.cluster.suppression import ENVIRONMENT, SuppressionList, digests_of
-from unlearnrec.cluster.versions import CANCELLED, COMMITTED, COMPLETED
+from unlearnrec.cluster.suppression import ENVIRONMENT, SuppressionList
+from unlearnrec.cluster.versions import APPROVED, CANCELLED, COMMITTED, COMPLETED, HELD
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 from unlearnrec.partitioning.storage import Store
 
 USERS, ITEMS = 6, 4
 GRACE = 10.0
+MAX_SHARE = 0.25
+"""Of 12 interactions at first: the item of "b" is all that is allowed, and too much once others are gone; so is "e"."""
 KEY = "0123456789abcdef"
 IDS = ("a", "b", "c", "d", "e")
 # Of each id two contents, so that ids conflict; some name the same things, or nothing that there is.
@@ -111,6 +117,12 @@ def pairs_of(store: Any, graph: dict[str, Any]) -> Pairs:
     return frozenset(sides[0])
 
 
+def approve_all(desk: Desk) -> None:
+    for ticket in desk.view().open:
+        if ticket.state is State.HELD:
+            desk.approve(ticket.request_id, "somebody")
+
+
 def removed_by(body: dict[str, Any], pairs: Pairs) -> Pairs:
     """The plain model of a request."""
     users, items = set(body["users"]), set(body["items"])
@@ -125,7 +137,7 @@ def start(tmp_path_factory):
     config = small_config(
         write_interactions(folder / "t.parquet", USERS, ITEMS),
         str(folder / "output"),
-        forget={"grace_seconds": GRACE},
+        forget={"grace_seconds": GRACE, "max_share": MAX_SHARE},
         serve={"max_batch": 3},
         cluster={"partitions": 2, "max_rebuilds": 0},
     )
@@ -160,6 +172,7 @@ moments = st.integers(0, 40)
 acts = st.one_of(
     st.tuples(st.sampled_from(DESKS), st.just("post"), ids, st.sampled_from([0, 0, 0, 1])),
     st.tuples(st.sampled_from(DESKS), st.just("cancel"), ids, st.just(0)),
+    st.tuples(st.sampled_from(DESKS), st.just("approve"), ids, st.just(0)),
     st.tuples(st.sampled_from(DESKS), st.just("command"), ids, st.just(0)),
     st.tuples(st.sampled_from(SERVICES), st.just("tick"), st.just(""), st.just(0)),
     st.tuples(st.just(PURGE), st.just("purge"), st.just(""), st.integers(0, 1)),
@@ -195,6 +208,8 @@ class Protocol(RuleBasedStateMachine):
         """The content that the log has accepted, by id."""
         self.acknowledged: set[str] = set()
         self.cancelled: set[str] = set()
+        self.held: set[str] = set()
+        self.approved: set[str] = set()
         self.answers: dict[str, Any] = {}
         self.checked = 0
         self.expected: dict[int, Pairs] = {}
@@ -285,6 +300,8 @@ class Protocol(RuleBasedStateMachine):
                 name = record.body["request_id"]
                 content = json.loads(self.store.files[f"requests/{name}.json"])
                 self.bodies.setdefault(name, json.loads(content["body"]))
+            if record.kind in (HELD, APPROVED):
+                self.hold(record)
             if record.kind in (COMPLETED, CANCELLED):
                 self.close(record.body["request_id"], record.kind)
             if record.kind == COMPLETED:
@@ -295,6 +312,7 @@ class Protocol(RuleBasedStateMachine):
                 for name in manifest.get("answers", {}):
                     self.close(name, COMMITTED)
                 left = self.expected.get(manifest["version"] - 1, self.initial)
+                self.within_the_limit(manifest.get("answers", {}), left)
                 for name in manifest.get("answers", {}):
                     left -= removed_by(self.bodies[name], left)
                 self.expected[manifest["version"]] = left
@@ -309,6 +327,23 @@ class Protocol(RuleBasedStateMachine):
         assert pairs_of(self.store, current["graph"]) == self.expected[current["version"]]
         for name in ledger.open:
             assert not self.purged(name), "the content of an accepted request is gone"
+
+    def hold(self, record: Record) -> None:
+        name = record.body["request_id"]
+        if record.kind == APPROVED:
+            assert name in self.held, f"{name} was approved and not held"
+            self.approved.add(name)
+            return
+        current = self.expected[max(self.expected)]
+        assert name not in self.approved and self.answers.get(name, (None,))[0] is None
+        assert record.body["share"] == len(removed_by(self.bodies[name], current)) / len(current) > MAX_SHARE
+        self.held.add(name)
+
+    def within_the_limit(self, answered: Collection[str], before: Pairs) -> None:
+        shares = {name: len(removed_by(self.bodies[name], before)) / len(before) for name in answered}
+        assert all(share <= MAX_SHARE or name in self.approved for name, share in shares.items())
+        assert sum(shares.values()) <= MAX_SHARE or len(shares) == 1
+        assert self.held & answered.keys() <= self.approved
 
     def close(self, name: str, kind: str) -> None:
         assert name not in self.answers or self.answers[name][0] is None, f"{name} was answered twice"
@@ -325,6 +360,7 @@ class Protocol(RuleBasedStateMachine):
             for _ in range(60):
                 self.clock.now += 100
                 last.tick()
+                approve_all(last.desk)
             ledger = Ledger(Journal(self.store).records())
             assert not ledger.open and not ledger.unreported and last.blocked is None
             self.the_log_and_the_version_are_those_of_the_model()
@@ -332,18 +368,22 @@ class Protocol(RuleBasedStateMachine):
             assert not wrong, wrong
             users = {user for user, _ in self.expected[max(self.expected)]}
             assert last.published.users == users
-            self.suppression_list_has_all(ledger)
+            self.suppression_list_is_right(ledger)
         finally:
             self.patch.undo()
 
-    def suppression_list_has_all(self, ledger: Ledger) -> None:
+    def suppression_list_is_right(self, ledger: Ledger) -> None:
         suppression = SuppressionList(self.store, KEY.encode())
         listed, _ = suppression.state()
+        allowed = none()
         for name, ticket in ledger.tickets.items():
+            request = read_request(name, json.dumps(self.bodies[name]).encode())
+            named = digests_of(suppression.key, request, {"user": "string", "item": "string"})
             if ticket.state is State.COMMITTED:
-                request = read_request(name, json.dumps(self.bodies[name]).encode())
-                named = digests_of(suppression.key, request, {"user": "string", "item": "string"})
                 assert all(named[kind] <= listed[kind] for kind in named)
+            if name not in self.held - self.approved:
+                allowed = {kind: allowed[kind] | named[kind] for kind in named}
+        assert all(listed[kind] <= allowed[kind] for kind in listed), "what was held is on the list"
 
     # ---- acts --------------------------------------------------------------------------------------------------------
 
@@ -373,10 +413,19 @@ class Protocol(RuleBasedStateMachine):
             self.cancelled.add(name)
             self.told(name, answer)
 
+    def approve(self, who: int, name: str, _: int) -> None:
+        try:
+            self.desks[who].approve(name, "somebody")
+        except NotApproved:
+            return
+
     def command(self, who: int, name: str, _: int) -> None:
         """`forget`: accepts, and carries out when the window has passed."""
         try:
             answer = forgetting.forget(self.config, request_id=name, group=FakeWorkers(self.store))
+        except Held:
+            self.acknowledged.add(name)
+            return
         except (TakenId, JournalConflict):
             return
         self.acknowledged.add(name)
@@ -401,7 +450,7 @@ class Protocol(RuleBasedStateMachine):
 
     def told(self, name: str, answer: dict[str, Any]) -> None:
         """The first final answer that anybody was told stays."""
-        if answer["status"] in ("accepted", "failed"):
+        if answer["status"] in ("accepted", "held", "failed"):
             return
         kept = (answer["status"], answer["version"], answer.get("removed_interactions"))
         kind, before = self.answers.get(name, (None, None))
@@ -476,6 +525,7 @@ def test_a_copy_made_meanwhile_goes_on_or_is_refused_by_name(random, log_first):
         for _ in range(30):
             restored.clock.now += 100
             restored.services[2].tick()
+            approve_all(restored.desks[0])
         states = Ledger(session.journal.records()).tickets
         assert {name for name, ticket in states.items() if ticket.state is State.FAILED} == set(lost)
         forgotten = [name for name, ticket in states.items() if ticket.state in (State.COMMITTED, State.COMPLETED)]
