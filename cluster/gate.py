@@ -133,6 +133,14 @@ def gap_closed(base: Baseline, before: Sequence[Standing], after: Sequence[Stand
     return {"value": float(value), "error": float(np.hypot(own, value * error) / gap), "pairs": len(moved)}
 
 
+def recall_loss(base: Baseline, new: Mapping[str, float], name: str) -> dict[str, Any]:
+    """The share of a metric that is lost: {"value", "users"}, or {"left_out"}."""
+    old = base.parts[0]["metrics"]
+    if not old[name]:
+        return {"left_out": f"{name} was 0 before"}
+    return {"value": 1 - new[name] / old[name], "users": int(old["users"])}
+
+
 def _expected(percentiles: Floats, degrees: Ids, wanted: Ids) -> tuple[float, float] | None:
     """(mean, standard error) of where pairs stand whose items have degrees like `wanted`; None where they are too few."""
     if len(percentiles) < NEAREST:
@@ -158,7 +166,9 @@ class Gate:
         stay = np.flatnonzero(~np.isin(pairs[0], gone[0]) & ~np.isin(pairs[1], gone[1]))
         chosen = np.sort(draw.permutation(stay)[:FORGOTTEN])
         self._forgotten = (pairs[0][chosen], pairs[1][chosen])
-        self._before = self._standing(version, None)
+        self._before: list[Standing] = []
+        if not isinstance(self._base, str) and len(chosen) >= FEWEST:
+            self._before = session.call(group, version, "standing", *self._asked(self._base))
 
     def judge(self, candidate: Manifest, largest_change: float) -> dict[str, Any]:
         """{"status", "measures", "bounds", "missed"}. largest_change: of a row that stays, as the workers say."""
@@ -170,9 +180,12 @@ class Gate:
         if isinstance(base, str):
             measures |= {name: {"left_out": base} for name in MENDABLE}
         else:
-            after = self._standing(candidate, self._before)
-            measures["gap_closed"] = gap_closed(base, self._before, after, len(self._forgotten[0]))
-            measures["recall_loss"] = self._recall_loss(base, candidate)
+            settings = self._session.config.evaluate
+            arguments = (*self._asked(base), self._before or None, settings.k[0], settings.batch_users)
+            after = self._session.call(self._group, candidate, "judge", *arguments)
+            standings = [part["standing"] for part in after]
+            measures["gap_closed"] = gap_closed(base, self._before, standings, len(self._forgotten[0]))
+            measures["recall_loss"] = recall_loss(base, after[0]["metrics"], f"recall@{settings.k[0]}")
         return {
             "status": verdict(measures, bounds),
             "measures": {name: measures[name] for name in bounds},
@@ -180,16 +193,5 @@ class Gate:
             "missed": missed(measures, bounds),
         }
 
-    def _recall_loss(self, base: Baseline, candidate: Manifest) -> dict[str, Any]:
-        cutoffs, block = self._session.config.evaluate.k[:1], self._session.config.evaluate.batch_users
-        new = self._session.call(self._group, candidate, "evaluate", *base.held_out, cutoffs, block)[0]
-        old, name = base.parts[0]["metrics"], f"recall@{cutoffs[0]}"
-        if not old[name]:
-            return {"left_out": f"{name} was 0 before"}
-        return {"value": 1 - new[name] / old[name], "users": int(old["users"])}
-
-    def _standing(self, version: Manifest, references: Sequence[Standing] | None) -> list[Standing]:
-        if isinstance(self._base, str) or len(self._forgotten[0]) < FEWEST:
-            return []
-        arguments = (self._forgotten, self._base.held_out, self._session.config.seed, references)
-        return self._session.call(self._group, version, "standing", *arguments)
+    def _asked(self, base: Baseline) -> tuple[Pairs, Pairs, int]:
+        return self._forgotten, base.held_out, self._session.config.seed

@@ -407,6 +407,23 @@ class Partition:
         )
         return standing(graph, self._loaded().nodes.readout, *mine, never, seed, known)
 
+    def judge(
+        self,
+        pairs: Pairs,
+        held_out: Pairs,
+        seed: int,
+        references: Sequence[Standing] | None,
+        cutoff: int,
+        batch_users: int,
+    ) -> dict[str, Any]:
+        """{"metrics", "standing"}: quality on held-out pairs as `baseline`, and `standing`; in one call, since the way to
+        the workers is most of its time."""
+        graph, z = self._loaded().graph, self._loaded().nodes.readout
+        return {
+            "metrics": evaluate(graph, z, *self._tensors(held_out), [cutoff], batch_users),
+            "standing": self.standing(pairs, held_out, seed, references),
+        }
+
     def _tensors(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         users, items = (torch.from_numpy(x.copy()).to(self._device) for x in pairs)
         return users, items
