@@ -17,10 +17,10 @@ from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import to_yaml
 from unlearnrec.cluster.coordinator import Ledger
 from unlearnrec.cluster.estimate import LATEST, estimated_seconds
-from unlearnrec.cluster.journal import Record
 from unlearnrec.cluster.requests import Tally, parse_request
 from unlearnrec.cluster.results_file import SCHEMA, ResultsFile, result_rows
 from unlearnrec.cluster.row_results import Outcome
+from unlearnrec.cluster.segments import Record
 from unlearnrec.cluster.session import Session
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import AWS, filesystem_for
@@ -132,7 +132,7 @@ def test_a_dry_run_tells_rows_without_workers(config, rows, tmp_path, monkeypatc
 # ---- how long it will take -------------------------------------------------------------------------------------------
 
 
-def records_of(*made, ingest="i"):
+def ledger_of(*made, ingests="i"):
     """made: (seconds until the commit, seconds in the evidence or None, interactions) of each version."""
     records = []
 
@@ -140,18 +140,19 @@ def records_of(*made, ingest="i"):
         records.append(Record(len(records) + 1, kind, datetime.now(timezone.utc).isoformat(), body, ""))
 
     for version, (seconds, told, removed) in enumerate(made, start=1):
-        answer = {"seconds": seconds, "removed_interactions": removed}
-        add("committed", {"manifest": {"version": version, "answers": {"r": answer}, "lake_graph": {"ingest": ingest}}})
+        answer = {"version": version, "seconds": seconds, "removed_interactions": removed}
+        graph = {"interactions": 100, "ingest": ingests[min(version, len(ingests)) - 1]}
+        manifest = {"version": version, "reason": "forget", "graph": graph, "lake_graph": graph, "files": {}}
+        add("committed", {"manifest": manifest | {"answers": {f"r{version}": answer}}})
         if told is not None:
-            add("evidence", {"request_id": "r", "version": version, "seconds": told})
-    return records
+            add("evidence", {"request_id": f"r{version}", "version": version, "seconds": told})
+    return Ledger(records)
 
 
 def test_an_estimate_comes_from_the_log_or_there_is_none():
-    graph = {"ingest": "i"}
-    assert estimated_seconds([], graph, 5) is None
-    assert estimated_seconds(records_of((1.0, None, 5), ingest="another"), graph, 5) is None
-    assert estimated_seconds(records_of((1.0, 3.0, 5), (1.0, 4.0, 50), (2.0, None, 8)), graph, 5) == 3.0
-    assert estimated_seconds(records_of((1.0, 3.0, 5), (1.0, 4.0, 50), (2.0, None, 8)), graph, 500) == 30.0
-    assert estimated_seconds(records_of((2.0, None, 0)), graph, 7) == 14.0
-    assert estimated_seconds(records_of(*[(9.0, 9.0, 1)] * 50, *[(1.0, 1.0, 1)] * LATEST), graph, 1) == 1.0
+    assert estimated_seconds(Ledger(), 5) is None
+    assert estimated_seconds(ledger_of((9.0, None, 5), (1.0, 2.0, 5), ingests="ij"), 5) == 2.0
+    assert estimated_seconds(ledger_of((1.0, 3.0, 5), (1.0, 4.0, 50), (2.0, None, 8)), 5) == 3.0
+    assert estimated_seconds(ledger_of((1.0, 3.0, 5), (1.0, 4.0, 50), (2.0, None, 8)), 500) == 30.0
+    assert estimated_seconds(ledger_of((2.0, None, 0)), 7) == 14.0
+    assert estimated_seconds(ledger_of(*[(9.0, 9.0, 1)] * 50, *[(1.0, 1.0, 1)] * LATEST), 1) == 1.0

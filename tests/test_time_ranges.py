@@ -16,6 +16,7 @@ import pytest
 from small_output import places_of
 
 from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.approval import Held
 from unlearnrec.cluster.config import parse_config
 from unlearnrec.cluster.session import Session
 from unlearnrec.cluster.suppression import ENVIRONMENT
@@ -238,6 +239,30 @@ def test_a_range_that_empties_no_pair_changes_the_graph_only(run):
     other = pipeline.forget(config, users=f"{name(0)},nobody", group=group)
     assert other["status"] == "nothing_to_forget"
     assert other["rows"] == {"deleted": 0, "not_found": 2, "already_gone": 0, "invalid": 0}
+
+
+def test_a_range_is_held_for_its_events_and_has_results_when_it_is_carried_out(run, tmp_path, monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT, KEY)
+    config, group = run.config, run.group
+    strict = config.model_copy(update={"forget": config.forget.model_copy(update={"max_share": 0.001})})
+    before, left = Session(config).version(), stored(config, Session(config).version()["graph"])
+    counts = Counter(e[:2] for e in left.elements())
+    u, i = next(pair for pair, n in counts.items() if n >= 2 and pair[0] > name(5))
+    first = min(t for *pair, t in left if pair == [u, i])
+    file = write_rows(tmp_path / "rows.jsonl", {"user_id": u, "item_id": i, "until": first + 1}, {"user_id": "nobody"})
+    dry = pipeline.forget(strict, requests=file, dry_run=True)
+    assert (dry["share"], dry["removed_interactions"]) == (1 / left.total(), 0) and dry["needs_approval"]
+    for _ in range(2):
+        with pytest.raises(Held):
+            pipeline.forget(strict, requests=file, results=str(tmp_path / "r.csv"), requester="Ann", group=group)
+    assert Session(config).version() == before and not (tmp_path / "r.csv").exists()
+    assert not Session(config).store.list("suppression")
+    pipeline.approve(strict, dry["request_id"], by="Bob")
+    answer = pipeline.forget(strict, requests=file, results=str(tmp_path / "r.csv"), group=group)
+    assert answer["status"] == "committed" and answer["removed_events"] == 1
+    assert [x["result"] for x in read_results(tmp_path / "r.csv")] == ["deleted", "not_found"]
+    assert stored(config, Session(config).version()["graph"]) == left - Counter([(u, i, first)])
+    assert Session(config).store.list("suppression") and pipeline.verify(config, None)["ok"]
 
 
 def test_training_does_not_depend_on_times(run, tmp_path):
