@@ -114,7 +114,7 @@ def carry_out(
     requests = [request for request in requests if request.request_id in batch]
     named = {request_id: named[request_id] for request_id in batch}
     own = {request_id: own[request_id] for request_id in batch}
-    outcomes = note_outcomes(session, graph, requests, named, found, progress)
+    outcomes = note_outcomes(session, version, requests, named, found, progress)
     whole = effect(found, list(named.values()), graph["items"])
     pairs = (whole.users, whole.items)
     mark("find")

@@ -1,5 +1,5 @@
-"""What requests name and remove, written down before their commit, and looked up by later ones: the suppression list, and a
-note beside the content. Neither holds an id that the other files do not have."""
+"""What requests name and remove, written down before their commit, and looked up by later ones: the suppression list, and
+notes without any id."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from .digests import Digests, entry_digests, none
 from .matching import Resolved
 from .progress import Progress
 from .request_rows import KINDS
-from .requests import Request, content_name, read_request
-from .row_results import ALREADY_GONE, INVALID, NOT_FOUND, Outcome, outcome_of
+from .requests import Request, read_request
+from .row_results import INVALID, NOT_FOUND, Outcome, outcome_of
 from .session import Manifest, Session
 from .suppression import ENVIRONMENT, FOLDER, FORGOTTEN, SuppressionList, open_list
 
-NOT_REMOVED = "not_removed"
-"""Beside the content of a request that was carried out: positions of entries that removed nothing, by result."""
+OUTCOMES = "outcomes"
+"""The folder of notes: by result the positions of a request's entries that removed nothing from a version. Others than those
+on the version before the request's own were left by attempts that were not committed."""
 
 LATEST_CONTENTS = 1000
 """So many contents of earlier requests are read at most."""
@@ -29,25 +30,26 @@ LATEST_CONTENTS = 1000
 
 def note_outcomes(
     session: Session,
-    graph: Manifest,
+    version: Manifest,
     requests: Sequence[Request],
     named: Mapping[str, Resolved],
     found: Found,
     progress: Progress,
 ) -> dict[str, Outcome]:
-    """What becomes of each request's entries, by request id; written down where the next `ingest` and later requests look.
+    """What becomes of each request's entries in a version, by request id; written down where the next `ingest` and later
+    requests look.
 
     It must come before the commit, so that no crash leaves a version without the data and a list without the names. What is
     noted for a request that then fails is right too: it stays accepted.
     """
-    suppression = open_list(session.store)
+    graph, suppression = version["graph"], open_list(session.store)
     known = _Earlier(session, graph, suppression, named)
     outcomes = {}
     for request in requests:
         outcome = known.outcome(request, named[request.request_id], found, graph["items"])
-        if outcome.not_removed and (content := contents_of(session, request.request_id)) is not None:
-            content[NOT_REMOVED] = outcome.not_removed
-            session.store.write(content_name(request.request_id), json.dumps(content).encode())
+        if outcome.not_removed:
+            name = _note_name(request.request_id, version["version"])
+            session.store.write(name, json.dumps(outcome.not_removed).encode())
         outcomes[request.request_id] = outcome
     if suppression is not None:
         valid, missing = none(), none()
@@ -120,21 +122,24 @@ class _Earlier:
             if self._suppression is not None:
                 self._removed = self._suppression.removed(self._without)
                 return self._removed
-            for request_id in self._carried_out()[-LATEST_CONTENTS:]:
+            for version, request_id in self._carried_out()[-LATEST_CONTENTS:]:
                 content = contents_of(self._session, request_id)
                 if content is None:
                     continue
                 request = read_request(request_id, content["body"].encode())
-                kept = {p for positions in content.get(NOT_REMOVED, {}).values() for p in positions}
+                kept = {
+                    p for positions in not_removed(self._session, request_id, version - 1).values() for p in positions
+                }
                 places = [p for p, _ in enumerate(request.entries()) if p not in kept]
                 for (kind, digest), *_ in self.digests(only(request, places)):
                     self._removed[kind].add(digest)
         return self._removed
 
-    def _carried_out(self) -> list[str]:
+    def _carried_out(self) -> list[tuple[int, str]]:
+        """(version, request) of the earlier ones."""
         tickets = list(self._session.ledger().tickets.values())
-        versions = {t.request_id: t.answer["version"] for t in tickets if t.state is State.COMMITTED and t.answer}
-        return sorted(versions.keys() - self._without, key=lambda request_id: versions[request_id])
+        answers = [t.answer for t in tickets if t.state is State.COMMITTED and t.answer is not None]
+        return sorted((a["version"], a["request_id"]) for a in answers if a["request_id"] not in self._without)
 
 
 def only(request: Request, positions: Collection[int]) -> Request:
@@ -148,7 +153,19 @@ def only(request: Request, positions: Collection[int]) -> Request:
     return Request(request.request_id, users, items, interactions, ranges)
 
 
-def kept_gone(content: Mapping[str, Any]) -> list[int]:
-    """The positions that were found to be gone already when the request was carried out."""
-    positions: list[int] = content.get(NOT_REMOVED, {}).get(ALREADY_GONE, [])
-    return positions
+def not_removed(session: Session, request_id: str, version: int) -> dict[str, list[int]]:
+    """By result, the positions of entries of a request that removed nothing from this version."""
+    try:
+        found: dict[str, list[int]] = json.loads(session.store.read(_note_name(request_id, version)))
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def _note_name(request_id: str, version: int) -> str:
+    return f"{OUTCOMES}/{request_id}@{version}.json"
+
+
+def noted_request(name: str) -> str:
+    """The request that a file of OUTCOMES is of; its id has no `@`."""
+    return name.removeprefix(f"{OUTCOMES}/").partition("@")[0]

@@ -22,6 +22,7 @@ from .callbacks import callbacks_name
 from .checkpoints import checkpoint_number
 from .config import Config
 from .coordinator import Ledger
+from .gone import OUTCOMES, noted_request
 from .journal import JournalConflict
 from .pretraining import SCRATCH
 from .progress import Progress
@@ -34,7 +35,7 @@ from .training import CHECKPOINTS
 from .versions import PURGED, PURGING
 
 OLDER, SUPERSEDED, CHECKPOINT = "older version", "superseded graph", "checkpoint"
-REQUEST, UNNAMED, LOG_FILE = "request content", "unnamed file", "file of the log"
+REQUEST, UNNAMED, LOG_FILE, NOTE = "request content", "unnamed file", "file of the log", "note about a request"
 
 UNDER_WAY_SECONDS = 3600.0
 """A file that no record names may belong to a command that runs: it stays this long after it was written."""
@@ -164,7 +165,7 @@ def _places(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
             if name.split("/")[1].partition("-")[0] not in keys:
                 yield name, CHECKPOINT, "of a run on a graph that is no longer current"
     yield from _requests(session, ledger)
-    for folder in ("versions", "graph", CHECKPOINTS, SCRATCH, REQUESTS, CALLBACKS):
+    for folder in ("versions", "graph", CHECKPOINTS, SCRATCH, REQUESTS, OUTCOMES, CALLBACKS):
         for name in store.unfinished(folder):
             yield name, UNNAMED, "a write that did not end"
 
@@ -183,6 +184,9 @@ def _requests(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]
                     yield name, REQUEST, "of a request that was carried out"
         elif name not in logged and name != KEY:
             yield name, UNNAMED, "of a request that was not accepted"
+    for name in session.store.list(OUTCOMES):
+        if content_name(noted_request(name)) in done:
+            yield name, NOTE, "of a request that was carried out"
 
 
 def _due(item: Leftover, retention_hours: float, clock: float) -> bool:

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from ..partitioning.errors import InputError
 from ..partitioning.storage import Store, split_uri
 from .accepting import contents_of
-from .gone import kept_gone
+from .gone import not_removed
 from .requests import Request
-from .row_results import INVALID, Outcome, outcome_of
+from .row_results import ALREADY_GONE, INVALID, Outcome, outcome_of
 from .session import Session
 from .stored import find_stored
 from .versions import COMMITTED
@@ -82,8 +82,7 @@ def result_rows(request: Request, outcome: Outcome) -> pa.Table:
 def stored_outcome(session: Session, request: Request, answer: Mapping[str, Any]) -> Outcome | None:
     """What became of the entries of a request that has its answer, from the files of the version before; None where it has
     none yet, and where a purge has removed what would tell."""
-    content = contents_of(session, request.request_id)
-    if answer["status"] == "accepted" or content is None:
+    if answer["status"] == "accepted" or contents_of(session, request.request_id) is None:
         return None
     versions = [r.body["manifest"] for r in session.journal.records() if r.kind == COMMITTED]
     by_number = {version["version"]: version for version in versions}
@@ -95,7 +94,8 @@ def stored_outcome(session: Session, request: Request, answer: Mapping[str, Any]
         (named,), found = find_stored(session.store, before["graph"], [request])
     except InputError:
         return None
-    return outcome_of(found, named, before["graph"]["items"], kept_gone(content))
+    gone = not_removed(session, request.request_id, before["version"]).get(ALREADY_GONE, [])
+    return outcome_of(found, named, before["graph"]["items"], gone)
 
 
 def _place(uri: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..partitioning.errors import InputError
 from .config import Config
-from .coordinator import Ledger, State, Ticket
+from .coordinator import OPEN, Ledger, State, Ticket
 from .evidence import report_name
 from .forgetting import status
 from .requests import TOMBSTONE, commitment, content_name
@@ -88,7 +88,7 @@ def _content(session: Session, ticket: Ticket) -> tuple[bool, str]:
     place = content_name(ticket.request_id)
     try:
         content = json.loads(session.store.read(place))
-        if content == TOMBSTONE and ticket.state is State.ACCEPTED:
+        if content == TOMBSTONE and ticket.state in OPEN:
             return (
                 False,
                 f"{place} was purged, and the log has no answer yet: it is of another moment than the log. Ask again",

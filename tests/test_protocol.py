@@ -213,6 +213,8 @@ class Protocol(RuleBasedStateMachine):
         self.answers: dict[str, Any] = {}
         self.checked = 0
         self.expected: dict[int, Pairs] = {}
+        self.emptied: set[str] = set()
+        """Requests whose content was purged."""
 
     def session(self) -> Session:
         return Session(self.config, self.store)
@@ -327,6 +329,8 @@ class Protocol(RuleBasedStateMachine):
         assert pairs_of(self.store, current["graph"]) == self.expected[current["version"]]
         for name in ledger.open:
             assert not self.purged(name), "the content of an accepted request is gone"
+        assert all(map(self.purged, self.emptied)), "a purged content came back"
+        self.emptied |= {name for name, ticket in ledger.tickets.items() if ticket.final and self.purged(name)}
 
     def hold(self, record: Record) -> None:
         name = record.body["request_id"]
