@@ -21,7 +21,7 @@ from unlearnrec.cluster.callbacks import KEY_VARIABLE, News, Outbox, load_key, s
 from unlearnrec.cluster.desk import Desk
 from unlearnrec.cluster.serve import coordinate, follow
 from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.versions import COMPLETED, FAILED
+from unlearnrec.cluster.versions import COMPLETED, FAILED, HELD
 from unlearnrec.partitioning.errors import InputError
 
 KEY = bytes(range(32))
@@ -193,9 +193,8 @@ def test_the_desk_writes_urls_down_with_the_request_and_says_what_is_new(session
     outbox = Outbox(session.store)
     desk = Desk(session, outbox=outbox)
     desk.accept([user_name(1)], [], [], "r", callback_urls=[URL])
-    desk.accept(
-        [user_name(1)], [], [], "r", callback_urls=[OTHER]
-    )  # the same request again: those of the first time count
+    # The same request again: those of the first time count.
+    desk.accept([user_name(1)], [], [], "r", callback_urls=[OTHER])
     desk.accept([user_name(2)], [], [], "quiet")
     with pytest.raises(TakenId):
         desk.accept([user_name(3)], [], [], "r", callback_urls=[OTHER])
@@ -211,8 +210,15 @@ def test_the_desk_writes_urls_down_with_the_request_and_says_what_is_new(session
     seen.append(desk.latest(["r"])["r"])
     desk.accept([user_name(1)], [], [], "r", callback_urls=[OTHER])  # it failed, and is asked for again
     seen.append(desk.latest(["r"])["r"])
-    assert [news.event.split()[0] for news in seen] == ["accepted", "in_progress", "failed", "accepted"]
-    assert len({news.event for news in seen}) == 4 and not any(news.final for news in seen)
+    advance(session, "r", HELD, {"share": 0.3})
+    seen.append(desk.latest(["r"])["r"])
+    outbox.wake.clear()
+    desk.approve("r", "Bob")
+    assert outbox.wake.is_set()
+    seen.append(desk.latest(["r"])["r"])
+    events = ["accepted", "in_progress", "failed", "accepted", "held", "approved"]
+    assert [news.event.split()[0] for news in seen] == events
+    assert len({news.event for news in seen}) == 6 and not any(news.final for news in seen)
     assert Outbox(session.store).entries()["r"].urls == (OTHER,)
     assert user_name(1) not in json.dumps([news.message("r", URL)[1].decode() for news in seen])
 
