@@ -42,6 +42,7 @@ from unlearnrec.cluster.service import Service
 from unlearnrec.cluster.session import Session, silent
 from unlearnrec.cluster.suppression import ENVIRONMENT, SuppressionList
 from unlearnrec.cluster.versions import APPROVED, CANCELLED, COMMITTED, COMPLETED, HELD
+from unlearnrec.distributed.influence import FORMAT
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 from unlearnrec.partitioning.storage import Store
@@ -149,7 +150,7 @@ def start(tmp_path_factory):
     entry = session.versions.put(name, save({"x": np.zeros(1, dtype=np.float32)}))
     model = version["model"] | {
         "dense": None,
-        "encoder": {"file": name, "tables": None, "interactions": version["graph"]["interactions"]},
+        "encoder": {"file": name, "tables": None, "format": FORMAT, "interactions": version["graph"]["interactions"]},
     }
     session.versions.commit(
         version | {"reason": "pretrain", "model": model, "files": version["files"] | {name: entry}}, head
