@@ -24,7 +24,9 @@ from .removal import Removal, Simulated
 
 _VALIDATION_SHARE = 0.1
 """Of the targets, held out to report the quality of the fit; keyed by node."""
-_GAIN_ROUNDS, _GAIN_STEP, _LARGEST_GAIN = 3, 0.05, 3.0
+_GAIN_ROUNDS, _GAIN_STEP = 3, 0.05
+_GAINS = (0.25, 3.0)
+"""Where the gains may lie: whatever the counterfactuals of a tiny graph say, neither side's rows stay as they are."""
 
 POPULAR_SHARE = 0.03
 """Of the items, by degree: those of which some simulated requests take more."""
@@ -174,7 +176,7 @@ def calibrate(
             normal += sums[:4].view(2, 2) / squares + sums[6:8].outer(sums[6:8]) / mean
             right += sums[4:6] / squares + sums[6:8] * sums[8] / mean
         ridge = 1e-6 * normal.trace().clamp(min=1e-30) * torch.eye(2, dtype=torch.float64, device=gains.device)
-        gains = (gains + torch.linalg.solve(normal + ridge, right)).clamp(0, _LARGEST_GAIN)
+        gains = (gains + torch.linalg.solve(normal + ridge, right)).clamp(*_GAINS)
     encoder.gain.copy_(gains)
     return float(gains[0]), float(gains[1])
 
