@@ -162,7 +162,7 @@ def checkpoint_manifests(config):
     return list(Path(config.output).glob("checkpoints/*/manifest.json"))
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=180.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"

@@ -125,9 +125,9 @@ def test_a_killed_worker_is_named_within_seconds(formed):
     killed = []
     later(0.5, lambda: (killed.append(time.monotonic()), os.kill(victim, signal.SIGKILL)))
     with pytest.raises(WorkerFailure) as caught:
-        formed.call("collective", 4.5)
+        formed.call("collective", 9.5)
     assert caught.value.dead == [0] and not formed.formed
-    assert time.monotonic() - killed[0] < 4
+    assert time.monotonic() - killed[0] < 9  # before the one that sleeps is there
 
 
 def test_a_worker_that_restarted_between_calls_is_a_lost_one(formed):
