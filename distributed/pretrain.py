@@ -47,8 +47,8 @@ def simulated_requests(seed: int, count: int, share: float, popular: Sequence[in
     chance, in turn.
 
     The last takes more from some users and from the `popular` items (global dense ids). Without it the encoder takes what
-    happens when all nodes lose alike for the rule, and changes the scores of popular items' forgotten interactions by
-    twice what a retrain would (docs/log.md).
+    happens when all nodes lose alike for the rule, and changes the scores of popular items' forgotten interactions far
+    more than a retrain does (docs/log.md).
     """
     kinds = (
         {"share": share},
