@@ -5,6 +5,7 @@ from .base import Method
 from .cut import Cut
 from .encoder import CounterfactualEncoder
 from .fine_tune import FineTune
+from .fine_tuned_encoder import FineTunedEncoder
 from .influence_function import InfluenceFunction
 from .published import PublishedForm
 from .retrain import Retrain
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     "influence function": InfluenceFunction,
     "published encoder": PublishedForm,
     "counterfactual encoder": CounterfactualEncoder,
+    "encoder, fine-tuned": FineTunedEncoder,
 }
 
 __all__ = ["METHODS", "Method"]

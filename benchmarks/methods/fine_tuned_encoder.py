@@ -1,0 +1,25 @@
+"""Ours, and then some training steps of the touched rows on what is left: what `forget.fine_tune_steps` and the gate do."""
+
+from ...distributed.fine_tune import fine_tune
+from ...distributed.trainer import TrainSettings
+from ..lab import Lab, Model, Pairs
+from .encoder import CounterfactualEncoder
+
+STEPS = 50
+"""The default of `forget.gate_fine_tune_steps`."""
+
+
+class FineTunedEncoder(CounterfactualEncoder):
+    """STEPS steps on the remaining interactions; only rows of E0 that the request touches move."""
+
+    def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
+        model = super().forget(lab, original, request)
+        settings = TrainSettings(seed=lab.seed, total_pairs=len(lab.data.users), **lab.recipe.train)
+        # Draws of an epoch that neither the training nor another request of a stream had.
+        epoch = lab.recipe.epochs + len(lab.data.users) - len(model.graph.pair_users)
+        rows = model.rows(request)
+        return Model(
+            model.graph,
+            fine_tune(model.graph, model.backbone, model.e0, rows, settings, epoch, STEPS),
+            model.backbone,
+        )
