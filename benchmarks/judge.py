@@ -2,182 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from ..distributed import attacks, measures
-from ..distributed.evaluate import rank
-from .lab import Ids, Lab, Model, Pairs
-from .scenarios import Scenario
+from ..distributed import measures, shares
+from ..distributed.shares import Measure
+from .lab import Data
+from .panel import Panel, Scores, Seen
+from .shadows import Shadows
 
-SAMPLE = 20_000
-"""Held-out, kept and random pairs that scores are compared with, at most."""
 BINS = 4
 """Strata of user degree and of item popularity."""
+MIN_STRATUM = 20
+"""Forgotten and held-out pairs that a stratum has at least."""
 MIN_TRAINED = 200
 """Forgotten pairs that it takes to train an attacker."""
-SHADOW_POOL = 5_000
-"""Forgotten pairs, and as many held-out ones, that shadow models are trained with or without."""
-UNTOUCHED = 2_000
-"""Users without a part in the request whose top lists are compared."""
-K = 20
 EQUIVALENCE_MARGIN = {"attack auc": 0.01, "recall": 0.002}
 """How far from a retrained model still counts as equivalent: fixed beforehand, in the measure's own unit."""
 
-Scores = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """The pairs that a request is judged on: forgotten ones whose user is still there, held-out, kept, random ones."""
-
-    forgotten: Pairs
-    held_out: Pairs
-    kept: Pairs
-    random: Pairs
-    untouched: Ids
-    """Users."""
-
-    @classmethod
-    def of(cls, scenario: Scenario) -> Panel:
-        """Drawn with a fixed seed."""
-        data, request = scenario.lab.data, scenario.request
-        draw = np.random.default_rng(0)
-        gone = np.isin(data.codes((data.users, data.items)), data.codes(request))
-        left = [
-            np.bincount(side[~gone], minlength=total) > 0
-            for side, total in ((data.users, data.num_users), (data.items, data.num_items))
-        ]
-
-        def sample(pairs: Pairs) -> Pairs:
-            there = np.flatnonzero(left[0][pairs[0]] & left[1][pairs[1]])
-            chosen = np.sort(draw.permutation(there)[:SAMPLE])
-            return pairs[0][chosen], pairs[1][chosen]
-
-        known = np.union1d(data.codes((data.users, data.items)), data.codes((data.test_users, data.test_items)))
-        random = draw.integers(data.num_users, size=SAMPLE) * data.num_items + draw.integers(
-            data.num_items, size=SAMPLE
-        )
-        still = left[0][request[0]] & left[1][request[1]]
-        untouched = np.setdiff1d(np.flatnonzero(left[0]), request[0])
-        return cls(
-            (request[0][still], request[1][still]),
-            sample((data.test_users, data.test_items)),
-            sample((data.users[~gone], data.items[~gone])),
-            sample(data.pairs(np.setdiff1d(random, known))),
-            np.sort(draw.permutation(untouched)[:UNTOUCHED]),
-        )
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a model says of a panel."""
-
-    forgotten: Scores
-    held_out: Scores
-    kept: Scores
-    random: Scores
-    quality: dict[str, float]
-    top: Ids
-    """[untouched, K]."""
-
-    @classmethod
-    def by(cls, model: Model, panel: Panel, lab: Lab) -> Seen:
-        """Scores, quality and top lists."""
-        scores = [model.scores(pairs) for pairs in (panel.forgotten, panel.held_out, panel.kept, panel.random)]
-        users = torch.from_numpy(panel.untouched)
-        lists = [ranked.items for ranked in rank(model.graph, model.readout, users, K, 1024)]
-        top = torch.cat(lists).numpy() if lists else np.empty((0, K), dtype=np.int64)
-        return cls(scores[0], scores[1], scores[2], scores[3], lab.quality(model, (K,)), top)
-
-    @property
-    def attack(self) -> float:
-        """AUC of forgotten against held-out."""
-        return measures.auc(self.forgotten, self.held_out) if len(self.forgotten) else float("nan")
-
-
-@dataclass(frozen=True)
-class Shadows:
-    """Models of an attacker who trains on all but the request, and on a random half of a pool of forgotten and held-out
-    pairs: what a pair's score is with it and without it.
-
-    Shapes: S shadows, n pairs of the pool.
-    """
-
-    pairs: Pairs
-    forgotten: npt.NDArray[np.bool_]
-    inside: npt.NDArray[np.bool_]
-    scores: Scores
-
-    @classmethod
-    def train(cls, scenario: Scenario, panel: Panel, count: int) -> Shadows:
-        """`count` of them, each under a seed of its own."""
-        lab, draw = scenario.lab, np.random.default_rng(1)
-        data = lab.data
-        size = min(len(panel.forgotten[0]), len(panel.held_out[0]), SHADOW_POOL)
-        chosen = [np.sort(draw.permutation(len(p[0]))[:size]) for p in (panel.forgotten, panel.held_out)]
-        parts = [(p[0][c], p[1][c]) for p, c in zip((panel.forgotten, panel.held_out), chosen, strict=True)]
-        pairs = tuple(np.concatenate([p[side] for p in parts]) for side in (0, 1))
-        kept = data.pairs(np.setdiff1d(data.codes((data.users, data.items)), data.codes(scenario.request)))
-        rest = replace(data, users=kept[0], items=kept[1])
-        inside, scores = [], []
-        for number in range(count):
-            mask = draw.random(2 * size) < 0.5
-            shadow = lab.with_data(rest.with_pairs((pairs[0][mask], pairs[1][mask])))
-            scores.append(shadow.train(seed=lab.seed + 100 + number).scores((pairs[0], pairs[1])))
-            inside.append(mask)
-        forgotten = np.arange(2 * size) < size
-        return cls((pairs[0], pairs[1]), forgotten, np.array(inside), np.array(scores))
-
-    def attack(self, model: Model) -> tuple[float, float]:
-        """(AUC, TPR at 1% FPR) of the likelihood ratio of each pair's score in `model` (LiRA)."""
-        ratios = attacks.shadow_log_ratios(model.scores(self.pairs), self.scores, self.inside)
-        known = ~np.isnan(ratios)
-        members, others = ratios[known & self.forgotten], ratios[known & ~self.forgotten]
-        return measures.auc(members, others), measures.true_positives_at(members, others)
+T = TypeVar("T")
+Seens = tuple[Seen, Seen, Seen]
+"""Before the request, after the method, and retrained; so is the next."""
+Three = tuple[Measure, Measure, Measure]
 
 
 def judge(
-    scenario: Scenario,
-    panel: Panel,
-    models: tuple[Model, Model, Model],
-    seen: tuple[Seen, Seen, Seen],
-    others: Sequence[Seen],
-    shadows: Shadows | None = None,
+    data: Data, panel: Panel, seen: Seens, others: Sequence[Seen], shadows: Shadows | None = None
 ) -> dict[str, Any]:
-    """models, seen: before the request, after the method, and retrained. others: retrains under other seeds."""
+    """Every measure by name, with its values "... before" and "... retrained", and under "shares" the share of that gap that
+    was closed, as (share, low, high): `shares.share_of_gap`. NaN where there is no gap to close.
+
+    others: retrains under other seeds.
+    """
     before, after, target = seen
-    data = scenario.lab.data
-    result: dict[str, Any] = {
-        "recall": after.quality[f"recall@{K}"],
-        "ndcg": after.quality[f"ndcg@{K}"],
-        "recall, share of retrained": after.quality[f"recall@{K}"] / target.quality[f"recall@{K}"],
-    }
-    touched = models[1].rows(scenario.request)
-    alive = models[1].graph.degrees[touched] > 0
-    rows = touched[alive]
-    if models[0].e0 is models[1].e0 or models[0].e0.shape == models[2].e0.shape:
-        needed, delivered = ((m.e0 - models[0].e0)[rows].numpy() for m in (models[2], models[1]))
-        result["row R2"] = measures.explained(needed, delivered)
-        result["row slope"] = measures.slope(needed, delivered)
+    result: dict[str, Any] = {"recall, share of retrained": after.recall / target.recall}
+    found = _quality(seen) | _rows(panel, seen)
     if len(panel.untouched):
         result["top lists as before"] = measures.overlap_at(after.top, before.top)
         result["top lists as retrained"] = measures.overlap_at(after.top, target.top)
+    apart = ~np.isin(panel.held_out[0], panel.request[0])
+    if apart.any():
+        for name, one in (("", after), (" retrained", target)):
+            change = measures.relative_change(before.held_out[apart], one.held_out[apart])
+            result[f"change on untouched users{name}"] = change
     if len(panel.forgotten[0]):
-        result |= _pairs(panel, data, models, seen)
-    if shadows is not None:
-        names = (" before", "", " retrained")
-        for name, model in zip(names, models, strict=True):
-            result[f"shadow attack auc{name}"], result[f"shadow attack tpr{name}"] = shadows.attack(model)
+        found |= _pairs(seen, shadows)
+        result |= _strata(panel, data, seen)
+    result["shares"] = {name: shares.share_of_gap(*three) for name, three in found.items()}
+    if "attack auc" in found:
+        result["gap closed"] = result["shares"]["attack auc"].value
+    for name, three in found.items():
+        for when, measure in zip((" before", "", " retrained"), three, strict=True):
+            result[f"{name}{when}"] = measure.value
     if len(others) >= 3:
         for name, value, values in (
             ("attack auc", after.attack, [o.attack for o in others]),
-            ("recall", after.quality[f"recall@{K}"], [o.quality[f"recall@{K}"] for o in others]),
+            ("recall", after.recall, [o.recall for o in others]),
         ):
             spread = np.array(values)
             result[f"{name}, z"] = measures.retrain_z(value, spread)
@@ -185,87 +67,72 @@ def judge(
     return result
 
 
-def _pairs(
-    panel: Panel, data: Any, models: tuple[Model, Model, Model], seen: tuple[Seen, Seen, Seen]
-) -> dict[str, Any]:
+def _quality(seen: Seens) -> dict[str, Three]:
+    return {
+        "recall": _three(seen, lambda s: shares.mean(s.quality.recall[:, 0].numpy())),
+        "ndcg": _three(seen, lambda s: shares.mean(s.quality.ndcg[:, 0].numpy())),
+    }
+
+
+def _rows(panel: Panel, seen: Seens) -> dict[str, Three]:
+    """How far the rows of E0 that the request touches and that are left went to where the retrain has them."""
+    rows = seen[0].model.rows(panel.request)
+    rows = rows[panel.graph.degrees[rows] > 0]
+    before, after, target = (s.model.e0[rows].numpy() for s in seen)
+    return _changes("row", target - before, after - before)
+
+
+def _changes(name: str, needed: Scores, delivered: Scores) -> dict[str, Three]:
+    """Measures that are shares themselves: 0 before, 1 retrained."""
+    steps = np.zeros_like(needed), delivered, needed
+    return {
+        f"{name} R2": _three(steps, lambda step: shares.explained(needed, step)),
+        f"{name} slope": _three(steps, lambda step: shares.slope(needed, step)),
+    }
+
+
+def _pairs(seen: Seens, shadows: Shadows | None) -> dict[str, Three]:
     """What takes scores of forgotten pairs."""
     before, after, target = seen
-    needed, delivered = target.forgotten - before.forgotten, after.forgotten - before.forgotten
-    aucs = [s.attack for s in seen]
-    tested = ((before.forgotten, before.held_out), (after.forgotten, after.held_out))
-    closed = measures.gap_closed_interval(*tested, (target.forgotten, target.held_out), repetitions=300)
-    result = {
-        "shift R2": measures.explained(needed, delivered),
-        "shift R2, interval": measures.bootstrap(measures.explained, [(needed, delivered)], repetitions=300),
-        "shift slope": measures.slope(needed, delivered),
-        "attack auc": aucs[1],
-        "attack auc before": aucs[0],
-        "attack auc retrained": aucs[2],
-        "gap closed": measures.gap_closed(*aucs),
-        "gap closed, interval": closed,
-        "attack tpr": measures.true_positives_at(after.forgotten, after.held_out),
-        "attack tpr retrained": measures.true_positives_at(target.forgotten, target.held_out),
-        "difference attack auc": _difference(before, after),
-        "difference attack auc retrained": _difference(before, target),
-        "returns to top": _returns(models[1], panel),
-        "returns to top, retrained": _returns(models[2], panel),
-        "MI-BF": measures.mi_bf(before.forgotten, after.forgotten),
-        "MI-BF retrained": measures.mi_bf(before.forgotten, target.forgotten),
-        "MI-NG": measures.mi_ng(after.random, after.forgotten),
-        "MI-NG retrained": measures.mi_ng(target.random, target.forgotten),
+    found = _changes("shift", target.forgotten - before.forgotten, after.forgotten - before.forgotten)
+    attackers: dict[str, Callable[[Seen], tuple[Scores, Scores]]] = {"attack": lambda s: (s.forgotten, s.held_out)}
+    if len(before.forgotten) >= MIN_TRAINED:
+        attackers["trained attack"] = lambda s: s.trained_attack
+    if shadows is not None:
+        attackers["shadow attack"] = lambda s: shadows.ratios(s.model)
+    for name, attacker in attackers.items():
+        told = [attacker(s) for s in seen]
+        found[f"{name} auc"] = _three(told, lambda two: shares.auc(*two))
+        found[f"{name} tpr"] = _three(told, lambda two: shares.true_positives_at(*two))
+    return found | {
+        "difference attack auc": _three(
+            seen, lambda s: shares.difference_attack(s.forgotten - before.forgotten, s.kept - before.kept)
+        ),
+        "returns to top": _three(seen, lambda s: shares.mean(s.returned)),
+        "MI-BF": _three(seen, lambda s: shares.mi_bf(before.forgotten, s.forgotten)),
+        "MI-NG": _three(seen, lambda s: shares.mi_ng(s.random, s.forgotten)),
     }
-    if len(needed) >= MIN_TRAINED:
-        trained = [_trained_attack(model, panel) for model in models[1:]]
-        result["trained attack auc"], result["trained attack tpr"] = trained[0]
-        result["trained attack auc retrained"], result["trained attack tpr retrained"] = trained[1]
+
+
+def _three(of: Sequence[T], measure: Callable[[T], Measure]) -> Three:
+    before, after, target = map(measure, of)
+    return before, after, target
+
+
+def _strata(panel: Panel, data: Data, seen: Seens) -> dict[str, list[float]]:
+    """The attack within strata of users and of items: shares of its gap, and how far from the retrained model's it is."""
     degrees = np.bincount(data.users, minlength=data.num_users)
     popularity = np.bincount(data.items, minlength=data.num_items)
+    result = {}
     for name, values, end in (("user degree", degrees, 0), ("item popularity", popularity, 1)):
         both = np.concatenate([values[panel.forgotten[end]], values[panel.held_out[end]]])
         inside, outside = np.split(measures.strata(both, BINS), [len(panel.forgotten[0])])
-        tables = [measures.auc_by_stratum(s.forgotten, s.held_out, inside, outside) for s in seen]
-        result[f"gap closed by {name}"] = [
-            measures.gap_closed(*(table[b][0] for table in tables)) for b in sorted(tables[0])
+        parts = [(inside == stratum, outside == stratum) for stratum in range(BINS)]
+        threes = [
+            _three([(s.forgotten[ours], s.held_out[theirs]) for s in seen], lambda two: shares.auc(*two))
+            for ours, theirs in parts
+            if min(ours.sum(), theirs.sum()) >= MIN_STRATUM
         ]
-        result[f"attack auc off by {name}"] = [tables[1][b][0] - tables[2][b][0] for b in sorted(tables[0])]
+        result[f"gap closed by {name}"] = [shares.share_of_gap(*three).value for three in threes]
+        result[f"attack auc off by {name}"] = [three[1].value - three[2].value for three in threes]
     return result
-
-
-def _difference(before: Seen, after: Seen) -> float:
-    """Who holds both versions tells forgotten from kept pairs by how their scores changed."""
-    return attacks.difference_attack(after.forgotten - before.forgotten, after.kept - before.kept)
-
-
-def _trained_attack(model: Model, panel: Panel) -> tuple[float, float]:
-    """A classifier on what a holder of the model and of the remaining graph can compute of a pair."""
-    features = [_features(model, pairs) for pairs in (panel.forgotten, panel.held_out)]
-    return attacks.trained_attack(features[0], features[1], groups=(panel.forgotten[0], panel.held_out[0]))
-
-
-def _features(model: Model, pairs: Pairs) -> npt.NDArray[np.float64]:
-    """[n, 9]: score, cosine, log degrees and lengths of both ends, products with the means of their neighbours."""
-    nodes, offset = model.nodes, model.graph.num_users
-    own, other = (nodes.at(torch.from_numpy(x)) for x in (pairs[0], pairs[1] + offset))
-    score = (own.readout * other.readout).sum(1)
-    lengths = [x.readout.norm(dim=1) for x in (own, other)]
-    columns = [
-        score,
-        score / (lengths[0] * lengths[1]).clamp(min=1e-12),
-        own.degree.double().log1p(),
-        other.degree.double().log1p(),
-        *lengths,
-        (other.readout * own.mean).sum(1),
-        (own.readout * other.mean).sum(1),
-        (own.e0 * other.e0).sum(1),
-    ]
-    return torch.stack([c.double() for c in columns], dim=1).numpy()
-
-
-def _returns(model: Model, panel: Panel) -> float:
-    """How often a forgotten item is among the K best that its user is not known to have."""
-    pairs = panel.forgotten
-    users, places = np.unique(pairs[0], return_inverse=True)
-    lists = torch.cat([r.items for r in rank(model.graph, model.readout, torch.from_numpy(users), K, 1024)]).numpy()
-    found = lists[places] == pairs[1][:, None]
-    ranks = np.where(found.any(1), found.argmax(1), K)
-    return measures.returns_to_top(ranks, K)

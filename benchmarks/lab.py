@@ -23,7 +23,7 @@ from torch import Tensor
 from ..distributed.backbones import Backbone
 from ..distributed.checkpoint import Checkpoints, from_bytes, to_bytes
 from ..distributed.comm import Comm
-from ..distributed.evaluate import evaluate, pair_scores
+from ..distributed.evaluate import pair_scores
 from ..distributed.influence import InfluenceEncoder, NodeRows
 from ..distributed.local_graph import LocalGraph
 from ..distributed.pretrain import POPULAR_SHARE, PretrainSettings, calibrate, examples, fit, simulated_requests
@@ -202,8 +202,3 @@ class Lab:
         fit(self._comm, encoder, examples(original.graph, original.nodes, targets), settings)
         calibrate(original.graph, original.backbone, original.nodes, encoder, targets)
         return encoder
-
-    def quality(self, model: Model, cutoffs: Sequence[int] = (20,)) -> dict[str, float]:
-        """Recall and NDCG on the held-out interactions."""
-        test = [torch.from_numpy(x) for x in (self.data.test_users, self.data.test_items)]
-        return evaluate(model.graph, model.readout, test[0], test[1], cutoffs, 1024)

@@ -25,10 +25,12 @@ from ..partitioning.errors import InputError
 from ..partitioning.storage import Store
 from . import results_file
 from . import unlearning_report as report
-from .judge import K, Panel, Seen, Shadows, judge
+from .judge import judge
 from .lab import Data, Lab, Model, Recipe
 from .methods import METHODS, Method
+from .panel import Panel, Seen
 from .scenarios import SCENARIOS, STREAM, Scenario
+from .shadows import Shadows
 
 
 class Matrix(Section):
@@ -172,9 +174,9 @@ class _Bench:
         self.original = self.lab.train()
         self.retrained = self.lab.train(scenario.request)
         self.panel = Panel.of(scenario)
-        self.seen = {id(m): Seen.by(m, self.panel, self.lab) for m in (self.original, self.retrained)}
+        self.references = Seen(self.original, self.panel), Seen(self.retrained, self.panel)
         others = [self.lab.train(scenario.request, seed=lab.seed + 1 + n) for n in range(spread)]
-        self.others = [Seen.by(m, self.panel, self.lab) for m in others]
+        self.others = [Seen(m, self.panel) for m in others]
         self.shadows = Shadows.train(scenario, self.panel, shadows) if shadows else None
 
     def cell(self, name: str) -> dict[str, Any]:
@@ -199,9 +201,10 @@ class _Bench:
             checkpoints.append(self._checkpoint(model, start, count))
         if model.seconds and name in WHOLE:
             seconds = model.seconds  # of the run, however long ago it was made
-        target = self.seen[id(self.retrained)]
-        seen = (Seen.by(start, self.panel, self.lab), Seen.by(model, self.panel, self.lab), target)
-        result = judge(self.scenario, self.panel, (start, model, self.retrained), seen, self.others, self.shadows)
+        original, target = self.references
+        first = original if start is self.original else Seen(start, self.panel)
+        seen = first, Seen(model, self.panel), target
+        result = judge(self.lab.data, self.panel, seen, self.others, self.shadows)
         return result | {
             "interactions": len(request[0]),
             "requests": len(steps),
@@ -228,10 +231,8 @@ class _Bench:
         if not self.scenario.requests:
             return {}
         request = _joined(self.scenario.requests[:count])
-        scenario = Scenario(self.lab, request)
-        target = self.lab.train(request)
-        panel = Panel.of(scenario)
-        seen = [Seen.by(m, panel, self.lab) for m in (start, model, target)]
+        panel = Panel.of(Scenario(self.lab, request))
+        seen = [Seen(m, panel) for m in (start, model, self.lab.train(request))]
         needed, delivered = (s.forgotten - seen[0].forgotten for s in (seen[2], seen[1]))
         return {
             "requests": count,
@@ -241,7 +242,7 @@ class _Bench:
             "attack auc": seen[1].attack,
             "attack auc before": seen[0].attack,
             "attack auc retrained": seen[2].attack,
-            "recall, share of retrained": seen[1].quality[f"recall@{K}"] / seen[2].quality[f"recall@{K}"],
+            "recall, share of retrained": seen[1].recall / seen[2].recall,
         }
 
 
@@ -266,6 +267,9 @@ def _settings(matrix: Matrix) -> str:
         "Every cell is judged against the retrain without the request under the same seed. `seconds` are from the request "
         "to refreshed readouts, `preparation` is what a method does before there is a request. `sharded` starts from an "
         "ensemble of its own and forgets exactly; its gap and shifts against the one model's retrain say little.\n\n"
+        "A share of the gap is (after - before) / (retrained - before) of a measure, with its 95% bootstrap interval over "
+        'pairs or users: 0 is nothing done, 1 as retrained. It is "-" where there is no gap to close: the interval of '
+        'retrained - before holds 0. For the difference attack, "before" is .5: there is no second version.\n\n'
         + "\n".join(lines)
     )
 

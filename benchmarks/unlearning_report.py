@@ -26,27 +26,48 @@ MORE = (
     "row R2",
     "shift slope",
     "returns to top",
+    "change on untouched users",
     "top lists as before",
     "top lists as retrained",
     "MI-BF",
     "MI-NG",
 )
 """Of the second table; the reference of each is the row of `retrain`."""
+SHARES = (
+    "attack tpr",
+    "trained attack auc",
+    "trained attack tpr",
+    "shadow attack auc",
+    "shadow attack tpr",
+    "difference attack auc",
+    "returns to top",
+    "MI-BF",
+    "MI-NG",
+    "shift slope",
+    "row R2",
+    "recall",
+    "ndcg",
+)
+"""Of the third table; those of the attack's AUC and of the shifts are in the first."""
 
 
 def write(path: Path, title: str, settings: str, cells: Sequence[Cell]) -> None:
     """The file, with a plot beside it."""
     figure = path.with_suffix(".svg")
     draw(figure, cells)
-    groups = list(dict.fromkeys((c["backbone"], c["seed"], c["scenario"]) for c in cells))
+    groups = list(dict.fromkeys(map(_group, cells)))
     parts = [
         settings,
         f"![Attack gap closed and pair shifts explained, by scenario and method]({figure.name})",
         _summary(cells),
     ]
     for group in groups:
-        parts.append(_scenario([c for c in cells if (c["backbone"], c["seed"], c["scenario"]) == group]))
+        parts.append(_scenario([c for c in cells if _group(c) == group]))
     results_file.write(path, title, parts)
+
+
+def _group(cell: Cell) -> tuple[Any, ...]:
+    return cell["backbone"], cell["seed"], cell["scenario"]
 
 
 def _finite(values: Sequence[Any]) -> list[float]:
@@ -57,11 +78,12 @@ def _strata(cell: Cell) -> list[float]:
     return _finite([x for name in STRATA for x in cell.get(f"gap closed by {name}", [])])
 
 
+RECALL = "recall >= .99 of retrained"
 CRITERIA: dict[str, Callable[[Cell], bool | None]] = {
     "gap closed .95-1.05": lambda c: _within(c.get("gap closed"), 0.95, 1.05),
     "in all strata .85-1.15": lambda c: all(0.85 <= x <= 1.15 for x in _strata(c)) if _strata(c) else None,
     "shift R2 >= .95": lambda c: _within(c.get("shift R2"), 0.95, math.inf),
-    "recall >= .99 of retrained": lambda c: _within(c["recall, share of retrained"], 0.99, math.inf),
+    RECALL: lambda c: _within(c["recall, share of retrained"], 0.99, math.inf),
     "equivalent within seeds": lambda c: (
         all(c[f"{name}, equivalence p"] < 0.05 for name in IN_SEEDS) if "recall, z" in c else None
     ),
@@ -70,7 +92,7 @@ CRITERIA: dict[str, Callable[[Cell], bool | None]] = {
 
 
 def _within(value: float | None, low: float, high: float) -> bool | None:
-    return None if value is None else low <= value <= high
+    return None if value is None or math.isnan(value) else low <= value <= high
 
 
 def _summary(cells: Sequence[Cell]) -> str:
@@ -82,7 +104,28 @@ def _summary(cells: Sequence[Cell]) -> str:
             answers = [a for a in map(criterion, mine) if a is not None]
             row[name] = f"{sum(answers)} of {len(answers)}"
         rows.append(row)
-    return "## Criteria met, of the cells where they can be asked\n\n" + results_file.table(rows)
+    return "\n\n".join(
+        ["## Criteria met, of the cells where they can be asked", results_file.table(rows), *strength(cells)]
+    )
+
+
+def strength(cells: Sequence[Cell]) -> list[str]:
+    """Whether the criteria tell cut edges from forgetting: a sentence, where that can be said."""
+    retrained = {_group(c): c for c in cells if c["method"] == "retrain"}
+    asked, passed = 0, []
+    for cell in (c for c in cells if c["method"] == "cut" and _group(c) in retrained):
+        met = {name for name, criterion in CRITERIA.items() if criterion(retrained[_group(cell)])}
+        answers = [CRITERIA[name](cell) for name in met - {RECALL}]
+        if any(a is not None for a in answers):
+            asked += 1
+            if all(a is not False for a in [*answers, CRITERIA[RECALL](cell)]):
+                passed.append(f"{cell['scenario']} with {cell['backbone']}, seed {cell['seed']}")
+    if not asked:
+        return []
+    start = "`cut`, which changes no parameter, meets every criterion that the retrain meets in"
+    if passed:
+        return [f"{start} {len(passed)} of {asked} cells, in which they are too weak: {'; '.join(passed)}."]
+    return [f"{start} none of the {asked} cells where more than Recall can be asked."]
 
 
 def _scenario(cells: Sequence[Cell]) -> str:
@@ -98,6 +141,10 @@ def _scenario(cells: Sequence[Cell]) -> str:
     parts = [head, results_file.table([_main_row(c, cells) for c in cells]), "More measures:"]
     shown = [name for name in MORE if any(c.get(name) is not None for c in cells)]
     parts.append(results_file.table([{"method": c["method"]} | {n: _text(c.get(n)) for n in shown} for c in cells]))
+    parts += [
+        "Share of the gap to the retrain, by measure:",
+        results_file.table([_shares_row(c, cells) for c in cells]),
+    ]
     for cell in cells:
         if len(cell["checkpoints"]) > 1:
             parts += [f"{cell['method']}, along the stream:", results_file.table(cell["checkpoints"])]
@@ -106,9 +153,9 @@ def _scenario(cells: Sequence[Cell]) -> str:
 
 def _main_row(cell: Cell, cells: Sequence[Cell]) -> dict[str, Any]:
     row: dict[str, Any] = {"method": cell["method"], "recall / retrained": cell["recall, share of retrained"]}
-    for name in ("gap closed", "shift R2"):
-        if any(name in c for c in cells):
-            row[f"{name} [95%]"] = _with_interval(cell, name)
+    for title, name in (("gap closed", "attack auc"), ("shift R2", "shift R2")):
+        if any(name in c["shares"] for c in cells):
+            row[f"{title} [95%]"] = _share(cell, name, 3)
     for name in STRATA:
         values = _finite(cell.get(f"gap closed by {name}", []))
         row[f"gap closed by {name}"] = f"{min(values):.2f} to {max(values):.2f}" if values else "-"
@@ -124,11 +171,16 @@ def _main_row(cell: Cell, cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def _with_interval(cell: Cell, name: str) -> str:
-    if cell.get(name) is None:
+def _shares_row(cell: Cell, cells: Sequence[Cell]) -> dict[str, Any]:
+    shown = [name for name in SHARES if any(name in c["shares"] for c in cells)]
+    return {"method": cell["method"]} | {name: _share(cell, name, 2) for name in shown}
+
+
+def _share(cell: Cell, name: str, digits: int) -> str:
+    if name not in cell["shares"] or math.isnan(cell["shares"][name][0]):
         return "-"
-    low, high = cell[f"{name}, interval"]
-    return f"{cell[name]:.3f} [{low:.3f}, {high:.3f}]"
+    value, low, high = (f"{x:.{digits}f}" for x in cell["shares"][name])
+    return f"{value} [{low}, {high}]"
 
 
 def _text(value: Any) -> Any:

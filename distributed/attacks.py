@@ -1,4 +1,5 @@
-"""Attackers that see more than one score of a pair: features, shadow models, two versions. One score: `measures.auc`.
+"""Attackers that see more than one score of a pair: features, shadow models. One score: `measures.auc`; two versions:
+`shares.difference_attack`.
 
 n = pairs, F = features, E = expanded features (F, their squares and products), S = shadow models.
 Scores and ratios are larger for what looks like a member of the training data; `auc` and `true_positives_at` judge them.
@@ -9,27 +10,10 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from .measures import Ids, Scores, auc, true_positives_at
+from .measures import Ids, Scores
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-
-
-def trained_attack(
-    members: Scores,
-    others: Scores,
-    groups: tuple[Ids, Ids] | None = None,
-    folds: int = 5,
-    l2: float = 1.0,
-    seed: int = 0,
-    false_positive_rate: float = 0.01,
-) -> tuple[float, float]:
-    """(AUC, true positive rate at `false_positive_rate`) of an attacker who knows the membership of all pairs but a fold's.
-
-    Arguments and attacker: `cross_fitted_scores`.
-    """
-    found = cross_fitted_scores(members, others, groups, folds, l2, seed)
-    return auc(*found), true_positives_at(*found, false_positive_rate)
 
 
 def cross_fitted_scores(
@@ -40,7 +24,8 @@ def cross_fitted_scores(
     l2: float = 1.0,
     seed: int = 0,
 ) -> tuple[Floats, Floats]:
-    """Out-of-fold log odds of members and of others, from features [n, F] of each, by logistic regression.
+    """Out-of-fold log odds of members and of others, from features [n, F] of each, by logistic regression: an attacker who
+    knows the membership of all pairs but a fold's.
 
     Features, their squares and pairwise products are standardised on the training folds; the penalty is l2/2 |w|^2 beside
     the summed loss. Both classes weigh the same, or else a fold's intercept would tell of the classes' shares in the others.
@@ -79,27 +64,6 @@ def shadow_log_ratios(target: Scores, shadows: Scores, in_mask: Mask) -> Floats:
     log_out = -((score - mean_out) ** 2) / variance_out - np.log(variance_out)
     ratios: Floats = (log_in - log_out) / 2
     return ratios
-
-
-def shadow_deviations(target: Scores, shadows: Scores, in_mask: Mask) -> Floats:
-    """Offline LiRA (same paper, equation 4): the same from shadows without the pair alone, as z-scores (target - mean) / sd.
-
-    The paper's 1 - Pr[Z > score] is a monotone function of it. Pairs that are in every shadow are NaN.
-    """
-    mean_out, variance_out = _shadow_moments(shadows, ~in_mask)
-    deviations: Floats = (target.astype(np.float64) - mean_out) / np.sqrt(variance_out)
-    return deviations
-
-
-def difference_attack(change_forgotten: Scores, change_kept: Scores) -> float:
-    """AUC of telling forgotten from kept pairs by the change of their scores between two versions that an attacker has seen.
-
-    The larger of the two-sided AUCs, max(a, 1 - a), of the signed change and of its absolute value: never below 0.5, and a
-    little above it by chance. The retrained model's value, not 0.5, is the target: it moves forgotten pairs too.
-    """
-    signed = auc(change_forgotten, change_kept)
-    absolute = auc(np.abs(change_forgotten), np.abs(change_kept))
-    return max(signed, 1 - signed, absolute, 1 - absolute)
 
 
 def _folds(group_N: Ids, folds: int, seed: int) -> npt.NDArray[np.int64]:

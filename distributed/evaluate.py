@@ -48,42 +48,61 @@ def rank(graph: LocalGraph, z: Tensor, users: Tensor, k: int, batch_users: int) 
         yield Ranked(block, item_ids[best.indices], best.values)
 
 
-@torch.no_grad()
-def evaluate(
-    graph: LocalGraph, z: Tensor, test_users: Tensor, test_items: Tensor, cutoffs: Sequence[int], batch_users: int
-) -> dict[str, float]:
-    """Mean Recall@K and NDCG@K (binary gains) over the users with test items, by name: "recall@20", "ndcg@20", "users".
+@dataclass(frozen=True)
+class UserQuality:
+    """Recall and NDCG, float64 [n, number of cut-offs], of this rank's users [n] with test items, ascending."""
 
-    test_users, test_items [n]: global ids of all held-out interactions, the same on every rank; users owned elsewhere or
-    deleted are the others' business. Recall is hits / number of test items; the ideal DCG is that of
-    min(K, number of test items) hits.
+    users: Tensor
+    recall: Tensor
+    ndcg: Tensor
+
+
+@torch.no_grad()
+def quality_by_user(
+    graph: LocalGraph, z: Tensor, test_users: Tensor, test_items: Tensor, cutoffs: Sequence[int], batch_users: int
+) -> UserQuality:
+    """Recall@K and NDCG@K (binary gains) of each user with test items; arguments as of `evaluate`.
+
+    Recall is hits / number of test items; the ideal DCG is that of min(K, number of test items) hits.
     """
     mine = graph.user_rows(test_users) >= 0
     code = torch.unique(test_users[mine] * graph.num_items + test_items[mine])
-    test_users, test_items = code // graph.num_items, code % graph.num_items
-    users, counts = torch.unique_consecutive(test_users, return_counts=True)
+    users, counts = torch.unique_consecutive(code // graph.num_items, return_counts=True)
     largest = max(cutoffs)
     discounts = 1.0 / torch.log2(torch.arange(2, largest + 2, dtype=torch.float64, device=z.device))
     ideal = discounts.cumsum(0)
-    sums = torch.zeros(2 * len(cutoffs) + 1, dtype=torch.float64, device=z.device)
-    sums[-1] = len(users)
+    recall, ndcg = (torch.empty((len(users), len(cutoffs)), dtype=torch.float64, device=z.device) for _ in range(2))
     position = 0
     for ranked in rank(graph, z, users, largest, batch_users):
-        count = counts[position : position + len(ranked.users)]
-        position += len(ranked.users)
+        here = slice(position, position + len(ranked.users))
+        position = here.stop
         found = torch.isin(ranked.users[:, None] * graph.num_items + ranked.items, code)
         found &= ranked.scores > -torch.inf
         hits = found.to(torch.float64)
         for c, cutoff in enumerate(cutoffs):
             top = hits[:, :cutoff]
-            best = ideal[count.clamp(max=cutoff) - 1]
-            sums[2 * c] += (top.sum(1) / count).sum()
-            sums[2 * c + 1] += ((top * discounts[: top.shape[1]]).sum(1) / best).sum()
+            recall[here, c] = top.sum(1) / counts[here]
+            ndcg[here, c] = (top * discounts[: top.shape[1]]).sum(1) / ideal[counts[here].clamp(max=cutoff) - 1]
+    return UserQuality(users, recall, ndcg)
+
+
+@torch.no_grad()
+def evaluate(
+    graph: LocalGraph, z: Tensor, test_users: Tensor, test_items: Tensor, cutoffs: Sequence[int], batch_users: int
+) -> dict[str, float]:
+    """Mean Recall@K and NDCG@K over the users with test items, by name: "recall@20", "ndcg@20", "users".
+
+    test_users, test_items [n]: global ids of all held-out interactions, the same on every rank; users owned elsewhere or
+    deleted are the others' business.
+    """
+    mine = quality_by_user(graph, z, test_users, test_items, cutoffs, batch_users)
+    total = torch.tensor([len(mine.users)], dtype=torch.float64, device=z.device)
+    sums = torch.cat([mine.recall.sum(0), mine.ndcg.sum(0), total])
     graph.comm.all_reduce(sums)
-    total = max(1.0, float(sums[-1]))
+    recall, ndcg = (sums[:-1] / sums[-1].clamp(min=1)).view(2, -1).tolist()
     metrics = {"users": float(sums[-1])}
     for c, cutoff in enumerate(cutoffs):
-        metrics |= {f"recall@{cutoff}": float(sums[2 * c]) / total, f"ndcg@{cutoff}": float(sums[2 * c + 1]) / total}
+        metrics |= {f"recall@{cutoff}": recall[c], f"ndcg@{cutoff}": ndcg[c]}
     return metrics
 
 

@@ -1,11 +1,9 @@
 """Measures of forgetting on arrays of scores. Definitions and sources in the docstrings.
 
 P = forgotten pairs, H = held-out pairs (of the test set: never seen by any model), n = random pairs,
-m = retrains under other seeds. Attackers that see more than one score a pair are in attacks.py.
+m = retrains under other seeds. Attackers that see more than one score a pair are in attacks.py; intervals of shares of a gap
+in shares.py.
 """
-
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +12,6 @@ from scipy.stats import t as student
 
 Scores = npt.NDArray[np.floating]
 Ids = npt.NDArray[np.integer]
-AnyArray = npt.NDArray[Any]
-Interval = tuple[float, float]
 
 
 def auc(positives: Scores, negatives: Scores) -> float:
@@ -50,12 +46,12 @@ def slope(needed: Scores, delivered: Scores) -> float:
 def mi_bf(before: Scores, after: Scores) -> float:
     """Mean sigmoid(score) of the forgotten pairs before over after (UnlearnRec, SIGIR 2025; there higher is better,
     here the retrained model's value is)."""
-    return float(np.mean(_sigmoid(before)) / np.mean(_sigmoid(after)))
+    return float(np.mean(sigmoid(before)) / np.mean(sigmoid(after)))
 
 
 def mi_ng(random_after: Scores, forgotten_after: Scores) -> float:
     """Mean sigmoid(score) of random non-interactions over that of the forgotten pairs, after (UnlearnRec, SIGIR 2025)."""
-    return float(np.mean(_sigmoid(random_after)) / np.mean(_sigmoid(forgotten_after)))
+    return float(np.mean(sigmoid(random_after)) / np.mean(sigmoid(forgotten_after)))
 
 
 def gap_closed(before: float, after: float, target: float) -> float:
@@ -71,27 +67,6 @@ def strata(values: npt.NDArray[np.number], num_bins: int) -> npt.NDArray[np.int6
     """
     bins = (rankdata(values) - 0.5) * num_bins // len(values)
     return np.unique(bins, return_inverse=True)[1].astype(np.int64)
-
-
-def auc_by_stratum(
-    positives: Scores, negatives: Scores, positive_bins: Ids, negative_bins: Ids, minimum: int = 20
-) -> dict[int, tuple[float, int, int]]:
-    """Bin -> (auc, number of positives, number of negatives), where there are at least `minimum` of either."""
-    found = {}
-    for stratum in np.intersect1d(positive_bins, negative_bins).tolist():
-        inside, outside = positives[positive_bins == stratum], negatives[negative_bins == stratum]
-        if min(len(inside), len(outside)) >= minimum:
-            found[int(stratum)] = (auc(inside, outside), len(inside), len(outside))
-    return found
-
-
-def returns_to_top(ranks: Ids, k: int) -> float:
-    """Share of forgotten items that stand in the top k of their user's list.
-
-    Ranks are 0-based, among the items that the user is not known to have after the request. The target is the retrained
-    model's share, which is not 0: some would be recommended without ever having been seen.
-    """
-    return float(np.mean(ranks < k))
 
 
 def overlap_at(lists_a: Ids, lists_b: Ids) -> float:
@@ -134,80 +109,13 @@ def equivalence_p(value: float, retrains: Scores, margin: float) -> float:
     return float(student.sf((margin - abs(difference)) / error, len(retrains) - 1))
 
 
-def bootstrap(
-    statistic: Callable[..., float],
-    arrays: Sequence[AnyArray | tuple[AnyArray, ...]],
-    repetitions: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Interval:
-    """Bootstrap percentile interval (Efron 1979) of `statistic(*arrays)`, tuples unpacked.
-
-    Unpaired: `bootstrap(auc, [positives, negatives])`; paired: `bootstrap(explained, [(needed, delivered)])`. Each array is
-    resampled along its first axis on an index of its own, the arrays of a tuple on a common one. Rows are taken as
-    independent; pairs of one user are not quite, and the spread over training seeds is not covered.
-    """
-    rng = np.random.default_rng(seed)
-    groups = [array if isinstance(array, tuple) else (array,) for array in arrays]
-    for group in groups:
-        if len({len(array) for array in group}) > 1:
-            raise ValueError(f"aligned arrays differ in length: {[len(array) for array in group]}")
-    values = []
-    for _ in range(repetitions):
-        drawn: list[AnyArray] = []
-        for group in groups:
-            index = rng.integers(len(group[0]), size=len(group[0]))
-            drawn.extend(array[index] for array in group)
-        values.append(statistic(*drawn))
-    return _percentiles(values, confidence)
+def sigmoid(x: Scores) -> Scores:
+    """In double precision, without overflow."""
+    return 1 / (1 + np.exp(-np.clip(x.astype(np.float64), -500, 500)))
 
 
-def gap_closed_interval(
-    before: tuple[Scores, Scores],
-    after: tuple[Scores, Scores],
-    target: tuple[Scores, Scores],
-    repetitions: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Interval:
-    """Bootstrap percentile interval of `gap_closed` of three models' `auc`.
-
-    Each model gives its scores of (forgotten [P], held-out [H]) pairs. Forgotten pairs are resampled jointly across the
-    models, and so are held-out ones. As of any ratio, the interval means nothing where the gap itself may be zero: look at
-    the intervals of the AUCs first.
-    """
-    rng = np.random.default_rng(seed)
-    if len({(len(forgotten), len(held_out)) for forgotten, held_out in (before, after, target)}) > 1:
-        raise ValueError("the three models must score the same forgotten and the same held-out pairs")
-    num_forgotten, num_held_out = len(before[0]), len(before[1])
-    ordered = []
-    for forgotten, held_out in (before, after, target):
-        order = np.argsort(held_out)
-        sides = [np.searchsorted(held_out[order], forgotten, side) for side in ("left", "right")]
-        ordered.append((order, *sides))
-    values = []
-    for _ in range(repetitions):
-        times_P = np.bincount(rng.integers(num_forgotten, size=num_forgotten), minlength=num_forgotten)
-        times_H = np.bincount(rng.integers(num_held_out, size=num_held_out), minlength=num_held_out)
-        aucs = []
-        for order, left, right in ordered:
-            below = np.concatenate([[0], np.cumsum(times_H[order])])
-            aucs.append(float(times_P @ (below[left] + below[right])) / 2 / num_forgotten / num_held_out)
-        values.append(gap_closed(*aucs))
-    return _percentiles(values, confidence)
-
-
-def _against_retrains(value: float, retrains: Scores) -> Interval:
+def _against_retrains(value: float, retrains: Scores) -> tuple[float, float]:
     """(Difference to the mean of the retrains, standard error of that difference)."""
     if len(retrains) < 3:
         raise ValueError(f"{len(retrains)} retrains: their spread takes at least 3")
     return value - float(np.mean(retrains)), float(np.std(retrains, ddof=1) * np.sqrt(1 + 1 / len(retrains)))
-
-
-def _percentiles(values: Sequence[float], confidence: float) -> Interval:
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
-
-
-def _sigmoid(x: Scores) -> Scores:
-    return 1 / (1 + np.exp(-np.clip(x.astype(np.float64), -500, 500)))
