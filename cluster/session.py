@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
-from ..distributed.partition import Location, fingerprint
+from ..distributed.partition_state import Location, fingerprint
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import MANIFEST, load_manifest
 from ..partitioning.lake import Columns
@@ -19,8 +19,8 @@ from ..partitioning.storage import StorageOptions, Store
 from ..workers import WorkerGroup
 from .checkpoints import CHECKPOINT, put_checkpoint
 from .config import Config, to_yaml
-from .coordinator import Ledger
 from .journal import Journal
+from .coordinator import Ledger
 from .progress import Progress, Task
 from .versions import Versions
 

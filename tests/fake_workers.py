@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import load, save
 
 from unlearnrec.distributed.forget import shrink
-from unlearnrec.distributed.partition import fingerprint
+from unlearnrec.distributed.partition_state import fingerprint
 from unlearnrec.partitioning.ingest import load_shard
 from unlearnrec.partitioning.storage import Store
 
