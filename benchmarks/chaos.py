@@ -23,7 +23,7 @@ import requests
 
 from ..cluster import pipeline
 from ..cluster.config import Config, parse_config, to_yaml
-from ..cluster.coordinator import Ledger
+from ..cluster.ledger import Ledger
 from ..cluster.sample import make_sample
 from ..cluster.segments import Record
 from ..cluster.session import Session

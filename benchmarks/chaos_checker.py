@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..cluster.coordinator import Ledger, State
+from ..cluster.ledger import Ledger, State
 from ..cluster.segments import Record
 from ..cluster.session import Manifest
 from ..cluster.versions import CANCELLED, COMMITTED, COMPLETED

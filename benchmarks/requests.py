@@ -27,12 +27,11 @@ from unittest import mock
 import numpy as np
 
 from ..cluster.config import Config, parse_config
-from ..cluster.coordinator import ACCEPTED
 from ..cluster.desk import Desk
 from ..cluster.requests import content_name
 from ..cluster.segments import FIRST, Chain, encode
 from ..cluster.session import Session
-from ..cluster.versions import COMPLETED
+from ..cluster.versions import ACCEPTED, COMPLETED
 from ..partitioning.storage import Store
 from . import results_file
 

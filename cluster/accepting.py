@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ..partitioning.errors import InputError
-from .coordinator import ACCEPTED, State, Ticket
 from .journal import JournalConflict
+from .ledger import State, Ticket
 from .requests import TOMBSTONE, Request, Tally, commitment, content_name, read_request
 from .segments import Record
 from .session import Session
-from .versions import COMMITTED, PURGING
+from .versions import ACCEPTED, COMMITTED, PURGING
 
 
 class TakenId(InputError):

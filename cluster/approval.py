@@ -9,7 +9,8 @@ from typing import Any
 from ..partitioning.errors import InputError
 from .accepting import advance
 from .config import Config
-from .coordinator import State, Ticket, may_cancel
+from .coordinator import may_cancel
+from .ledger import State, Ticket
 from .session import Session
 from .versions import APPROVED, CANCELLED
 

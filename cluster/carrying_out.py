@@ -15,12 +15,13 @@ from ..partitioning.ingest import load_assignment, load_ids
 from ..workers import WorkerGroup
 from .accepting import advance
 from .candidate import Candidate
-from .coordinator import State, within_limit
+from .coordinator import within_limit
 from .evidence import add_evidence
 from .gate import baseline
 from .gone import note_outcomes
 from .graphs import merged_gone, new_graph
 from .journal import JournalConflict
+from .ledger import State
 from .matching import asked_of, effect, owners_of, resolve, union
 from .progress import Progress
 from .requests import Request

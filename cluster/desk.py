@@ -16,17 +16,8 @@ from ..partitioning.storage import Store
 from .accepting import accept, advance, check_same
 from .approval import approve_held
 from .callbacks import News, Outbox
-from .coordinator import (
-    OPEN,
-    Ledger,
-    State,
-    Ticket,
-    iso,
-    may_cancel,
-    oldest_age,
-    overdue,
-    retry_after,
-)
+from .coordinator import iso, may_cancel, oldest_age, overdue, retry_after
+from .ledger import OPEN, Ledger, State, Ticket
 from .requests import Id, Range, content_name, make_request
 from .session import Session
 from .versions import CANCELLED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from .coordinator import Ledger, State
+from .ledger import Ledger, State
 
 LATEST = 20
 """Versions that are looked at."""

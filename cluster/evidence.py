@@ -14,7 +14,6 @@ from typing import Any
 
 from ..workers import WorkerGroup
 from .accepting import contents_of
-from .coordinator import ACCEPTED
 from .evidence_change import Change, Ids
 from .evidence_checks import checks_of, events_check, scores_of
 from .evidence_page import page
@@ -24,7 +23,7 @@ from .requests import Request, read_request
 from .segments import Record
 from .session import Manifest, Session, silent
 from .software import software
-from .versions import COMMITTED, EVIDENCE
+from .versions import ACCEPTED, COMMITTED, EVIDENCE
 
 FOLDER = "reports"
 FORMAT = 1

@@ -14,11 +14,12 @@ from .accepting import answered as _answer
 from .approval import Held, check_operator, unknown
 from .carrying_out import able_version, carry_out
 from .config import Config
-from .coordinator import State, iso, oldest_age, overdue
+from .coordinator import iso, oldest_age, overdue
 from .estimate import estimated_seconds
 from .evidence import add_evidence
 from .gone import looked_up
 from .journal import JournalConflict
+from .ledger import State
 from .matching import effect, owners_of
 from .progress import Progress
 from .requests import Request, parse_request

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..distributed.removal import Found
 from .accepting import contents_of
-from .coordinator import State
 from .digests import Digests, entry_digests, none
+from .ledger import State
 from .matching import Resolved
 from .progress import Progress
 from .request_rows import KINDS

@@ -21,9 +21,9 @@ from .callbacks import FOLDER as CALLBACKS
 from .callbacks import callbacks_name
 from .checkpoints import checkpoint_number
 from .config import Config
-from .coordinator import Ledger
 from .gone import OUTCOMES, noted_request
 from .journal import JournalConflict
+from .ledger import Ledger
 from .pretraining import SCRATCH
 from .progress import Progress
 from .requests import FOLDER as REQUESTS

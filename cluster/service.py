@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from ..partitioning.errors import InputError
 from .accepting import UnreadableRequest, advance, read_accepted
 from .callback_sender import Sender
-from .coordinator import Ticket, Verdict, error_class, judge, next_batch, seconds_until_due
+from .coordinator import Verdict, error_class, judge, next_batch, seconds_until_due
 from .desk import Desk
+from .ledger import Ticket
 from .readouts import Readouts, living
 from .requests import Request
 from .session import Manifest, Session

@@ -20,7 +20,7 @@ from ..workers import WorkerGroup
 from .checkpoints import CHECKPOINT, put_checkpoint
 from .config import Config, to_yaml
 from .journal import Journal
-from .coordinator import Ledger
+from .ledger import Ledger
 from .progress import Progress, Task
 from .versions import Versions
 

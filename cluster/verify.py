@@ -8,9 +8,9 @@ from typing import Any
 
 from ..partitioning.errors import InputError
 from .config import Config
-from .coordinator import OPEN, Ledger, State, Ticket
 from .evidence import report_name
 from .forgetting import status
+from .ledger import OPEN, Ledger, State, Ticket
 from .requests import TOMBSTONE, commitment, content_name
 from .segments import Record
 from .session import Session

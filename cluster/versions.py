@@ -16,6 +16,8 @@ from .segments import Record
 
 Manifest = dict[str, Any]
 
+ACCEPTED = "accepted"
+"""What opens a request."""
 COMMITTED = "committed"
 COMPLETED, CANCELLED, FAILED = "completed", "cancelled", "failed"
 """What closes a request without a version."""

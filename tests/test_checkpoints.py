@@ -18,8 +18,8 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster import session as session_module
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import Config, parse_config, to_yaml
-from unlearnrec.cluster.coordinator import Ledger
 from unlearnrec.cluster.journal import Journal
+from unlearnrec.cluster.ledger import Ledger
 from unlearnrec.cluster.purge import purge
 from unlearnrec.cluster.residue import residue
 from unlearnrec.cluster.segments import Record

@@ -15,10 +15,6 @@ from unlearnrec.cluster.accepting import TakenId, advance
 from unlearnrec.cluster.approval import NotApproved
 from unlearnrec.cluster.config import parse_config
 from unlearnrec.cluster.coordinator import (
-    HELD,
-    Ledger,
-    State,
-    Ticket,
     Verdict,
     error_class,
     judge,
@@ -32,10 +28,11 @@ from unlearnrec.cluster.coordinator import (
 )
 from unlearnrec.cluster.desk import Desk, TooLate, TooMany
 from unlearnrec.cluster.journal import Journal, JournalConflict
+from unlearnrec.cluster.ledger import Ledger, State, Ticket
 from unlearnrec.cluster.segments import Record
 from unlearnrec.cluster.service import Service
 from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.versions import COMPLETED
+from unlearnrec.cluster.versions import COMPLETED, HELD
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.workers.failures import Cause, Kind, WorkerFailure
 

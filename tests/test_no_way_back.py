@@ -13,10 +13,10 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.accepting import advance
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import parse_config, to_yaml
-from unlearnrec.cluster.coordinator import HELD, Ledger
+from unlearnrec.cluster.ledger import Ledger
 from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.versions import COMPLETED, Versions
+from unlearnrec.cluster.versions import COMPLETED, HELD, Versions
 from unlearnrec.partitioning import ingest as ingestion
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard

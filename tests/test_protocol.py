@@ -30,11 +30,11 @@ from unlearnrec.cluster import session as session_module
 from unlearnrec.cluster.accepting import TakenId
 from unlearnrec.cluster.approval import Held, NotApproved
 from unlearnrec.cluster.carrying_out import carry_out
-from unlearnrec.cluster.coordinator import Ledger, State
 from unlearnrec.cluster.desk import Desk, TooLate
 from unlearnrec.cluster.digests import digests_of, none
 from unlearnrec.cluster.evidence import add_evidence
 from unlearnrec.cluster.journal import Journal, JournalConflict
+from unlearnrec.cluster.ledger import Ledger, State
 from unlearnrec.cluster.readouts import living
 from unlearnrec.cluster.requests import make_request, read_request
 from unlearnrec.cluster.segments import Record

@@ -15,8 +15,8 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.accepting import accept, read_accepted
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import to_yaml
-from unlearnrec.cluster.coordinator import Ledger
 from unlearnrec.cluster.estimate import LATEST, estimated_seconds
+from unlearnrec.cluster.ledger import Ledger
 from unlearnrec.cluster.requests import Tally, parse_request
 from unlearnrec.cluster.results_file import SCHEMA, ResultsFile, result_rows
 from unlearnrec.cluster.row_results import Outcome

@@ -21,8 +21,8 @@ from unlearnrec.cluster.approval import Held
 from unlearnrec.cluster.carrying_out import carry_out
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import parse_config, to_yaml
-from unlearnrec.cluster.coordinator import Ledger
 from unlearnrec.cluster.journal import JournalConflict
+from unlearnrec.cluster.ledger import Ledger
 from unlearnrec.cluster.readouts import living
 from unlearnrec.cluster.requests import make_request
 from unlearnrec.cluster.sample import make_sample

@@ -1,0 +1,226 @@
+"""What the log comes to: its records folded into one ticket a deletion request, and what the versions say together.
+
+Nothing here reads, writes or waits. What becomes of the tickets is decided in coordinator.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+from threading import Lock
+from typing import Any
+
+from .checkpoints import CHECKPOINT
+from .segments import Record
+from .versions import ACCEPTED, APPROVED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, FAILED, HELD, PURGED, PURGING
+
+
+class State(Enum):
+    """Where a request is. HELD waits for an approval; FAILED is a quarantine: it may be accepted again; the last three
+    are final."""
+
+    ACCEPTED = "accepted"
+    HELD = "held"
+    FAILED = "failed"
+    COMMITTED = "committed"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+
+
+OPEN = frozenset({State.ACCEPTED, State.HELD})
+FINAL = frozenset({State.COMMITTED, State.COMPLETED, State.CANCELLED})
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A request as the log knows it; times are seconds since the epoch."""
+
+    request_id: str
+    state: State
+    accepted_at: float
+    commitment: str = ""
+    answer: Mapping[str, Any] | None = None
+    error: str | None = None
+    first_record: int = 0
+    """The first record that its evidence names, or will name."""
+    requester: str | None = None
+    """The operator who asked for it, as named at its acceptance."""
+    share: float | None = None
+    """Of the interactions, which it was held for."""
+    approved_by: str | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing will change it any more."""
+        return self.state in FINAL
+
+    def describe(self) -> dict[str, Any]:
+        """What `status` says: the answer where there is one, and always `request_id`, `status`, `phase`, `version`."""
+        plain = {"request_id": self.request_id, "status": self.state.value, "version": None}
+        more = {name: getattr(self, name) for name in ("error", "requester", "share", "approved_by")}
+        known = {name: value for name, value in more.items() if value is not None}
+        return {"phase": self.state.value, **(self.answer or plain), **known}
+
+
+class Ledger:
+    """What a log comes to: all tickets in the order of their acceptance, and what its versions say.
+
+    `seen` is the number of the last record absorbed. Threads may absorb and read at the same time.
+    """
+
+    def __init__(self, records: Sequence[Record] = (), state: Mapping[str, Any] | None = None) -> None:
+        """state: what `state` gave for the records before these."""
+        state = state or {}
+        self.tickets = {
+            entry["request_id"]: Ticket(**entry | {"state": State(entry["state"])})
+            for entry in state.get("tickets", ())
+        }
+        self.open = {request_id: self.tickets[request_id] for request_id in state.get("open", ())}
+        self.failed = {request_id: self.tickets[request_id] for request_id in state.get("failed", ())}
+        self.counts = Counter(ticket.state for ticket in self.tickets.values())
+        self.current: dict[str, Any] | None = state.get("current")
+        self.committed_at: int = state.get("committed_at", 0)
+        """The record of the current version."""
+        self.versions: int = state.get("versions", 0)
+        self.ingested_version: int = state.get("ingested_version", 0)
+        """The first of the versions on the graph of the current one's ingest."""
+        self.makers: dict[str, int] = dict(state.get("makers", {}))
+        """File -> the first version that names it."""
+        self.evidence: dict[str, dict[str, Any]] = dict(state.get("evidence", {}))
+        """Request -> the body of the record that fixes its report, and `file`, which holds the record."""
+        self.unreported: dict[str, float] = dict(state.get("unreported", {}))
+        """Committed requests whose evidence is not in the log, with the time of the commit."""
+        self.purging: list[str] | None = state.get("purging")
+        """The unnamed files that purges remove which have begun since one ended; None where none has."""
+        self.checkpointed: int = state.get("checkpointed", 0)
+        """The number of records that the last checkpoint stands for."""
+        self.seen: int = state.get("seen", 0)
+        self.carried_out_at: int = state.get("carried_out_at", 0)
+        """The last record that carries out a request."""
+        self._trained = {int(version): interactions for version, interactions in state.get("trained", {}).items()}
+        """By version: the interactions of the training that it comes from."""
+        self._lock = Lock()
+        self.absorb(records)
+
+    def state(self) -> dict[str, Any]:
+        """All of it as JSON can hold it: `Ledger(later records, state)` is the ledger of all records."""
+        with self._lock:
+            return {
+                "tickets": [vars(ticket) | {"state": ticket.state.value} for ticket in self.tickets.values()],
+                "open": list(self.open),
+                "failed": list(self.failed),
+                "current": self.current,
+                "committed_at": self.committed_at,
+                "versions": self.versions,
+                "ingested_version": self.ingested_version,
+                "makers": dict(self.makers),
+                "evidence": dict(self.evidence),
+                "unreported": dict(self.unreported),
+                "purging": self.purging,
+                "checkpointed": self.checkpointed,
+                "seen": self.seen,
+                "carried_out_at": self.carried_out_at,
+                "trained": {str(version): interactions for version, interactions in self._trained.items()},
+            }
+
+    def absorb(self, records: Sequence[Record]) -> None:
+        """Take in the records that follow `seen`; those up to it are known already."""
+        with self._lock:
+            for record in records:
+                if record.number > self.seen:
+                    self._one(record)
+                    self.seen = record.number
+
+    def _one(self, record: Record) -> None:
+        at = datetime.fromisoformat(record.time).timestamp()
+        body = record.body
+        if record.kind == ACCEPTED:
+            known = self.tickets.get(body["request_id"])
+            if known is None or known.state is State.FAILED:
+                # A request that failed begins anew, with another age: it was asked for again.
+                about = {"commitment": body.get("commitment", ""), "requester": body.get("requester")}
+                self._set(Ticket(body["request_id"], State.ACCEPTED, at, **about, first_record=record.number))
+        elif record.kind in (HELD, APPROVED):
+            ticket = self.open.get(body["request_id"])
+            if ticket is not None and record.kind == HELD:
+                self._set(replace(ticket, state=State.HELD, share=body["share"]))
+            elif ticket is not None:
+                self._set(replace(ticket, state=State.ACCEPTED, approved_by=body["by"]))
+        elif record.kind == COMMITTED:
+            manifest = body["manifest"]
+            source = manifest.get("rolled_back_to", manifest["version"] - 1)
+            trained = (
+                manifest["graph"]["interactions"] if manifest["reason"] == "train" else self._trained.get(source, 0)
+            )
+            self._trained[manifest["version"]] = trained
+            if manifest["reason"] == "forget":
+                self.carried_out_at = record.number
+            for request_id, answer in manifest.get("answers", {}).items():
+                known = self.tickets.get(request_id)
+                first = min(known.first_record if known else record.number, self.committed_at, record.number - 1)
+                self._close(request_id, State.COMMITTED, at, answer=answer, first_record=first)
+                self.unreported[request_id] = at
+            for part in (manifest, manifest["graph"], manifest.get("lake_graph", {})):
+                for name in part.get("files", ()):
+                    self.makers.setdefault(name, manifest["version"])
+            if self.current is None or _ingest(manifest) != _ingest(self.current):
+                self.ingested_version = manifest["version"]
+            self.current, self.versions, self.committed_at = manifest, self.versions + 1, record.number
+        elif record.kind == COMPLETED:
+            self.carried_out_at = record.number
+            self._close(body["request_id"], State.COMPLETED, at, answer=body["answer"])
+        elif record.kind in (CANCELLED, FAILED):
+            self._close(body["request_id"], State(record.kind), at, error=body.get("error"))
+        elif record.kind == EVIDENCE:
+            self.evidence[body["request_id"]] = body | {"file": record.file}
+            self.unreported.pop(body["request_id"], None)
+        elif record.kind == PURGING:
+            self.purging = [*(self.purging or ()), *body["unnamed"]]
+        elif record.kind == PURGED:
+            self.purging = None
+        elif record.kind == CHECKPOINT:
+            self.checkpointed = body["number"]
+
+    def _close(self, request_id: str, state: State, at: float, **fields: Any) -> None:
+        ticket = self.tickets.get(request_id) or Ticket(request_id, State.ACCEPTED, at)
+        if not ticket.final:  # the first final answer counts
+            self._set(replace(ticket, state=state, **fields))
+
+    def _set(self, ticket: Ticket) -> None:
+        before = self.tickets.get(ticket.request_id)
+        self.counts.subtract([before.state] if before else [])
+        self.counts[ticket.state] += 1
+        self.tickets[ticket.request_id] = ticket
+        for where, states in ((self.open, OPEN), (self.failed, {State.FAILED})):
+            if ticket.state in states:
+                where[ticket.request_id] = ticket
+            else:
+                where.pop(ticket.request_id, None)
+
+    def unanswered(self) -> list[Ticket]:
+        """Requests that have no answer and were not cancelled: open ones and failed ones, oldest first."""
+        return sorted([*self.open.values(), *self.failed.values()], key=lambda ticket: ticket.accepted_at)
+
+    def needed_from(self) -> int:
+        """The first record that somebody may still look up: for evidence that is not written yet, or of the current
+        version."""
+        waiting = [self.tickets[request_id].first_record for request_id in [*self.open, *self.unreported]]
+        return min([self.committed_at or self.seen, *waiting])
+
+    def needs_retrain(self) -> bool:
+        """Whether the current version missed its gate, or one that it was made from since the last training."""
+        return self.current is not None and bool(self.current.get("needs_retrain"))
+
+    def debt(self) -> float:
+        """Unlearning debt: the share of the interactions that were forgotten since the last training."""
+        trained = self._trained[self.current["version"]] if self.current is not None else 0
+        return 1 - self.current["graph"]["interactions"] / trained if self.current is not None and trained else 0.0
+
+
+def _ingest(manifest: Mapping[str, Any]) -> str | None:
+    """Which ingest the graph is of that is trained on next."""
+    found: str | None = manifest.get("lake_graph", {}).get("ingest")
+    return found
