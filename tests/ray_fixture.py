@@ -1,9 +1,11 @@
-"""One local Ray for all tests that need it."""
+"""One local Ray for all tests that need it, and for each file that needs them two workers on it."""
 
 from collections.abc import Iterator
 
 import pytest
 import ray
+
+from unlearnrec.workers import WorkerGroup
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +14,15 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield
     ray.shutdown()
+
+
+def two_workers() -> WorkerGroup:
+    """To be used in a `with` block."""
+    return WorkerGroup.start(2, 1, 0, 1, 60.0)
+
+
+@pytest.fixture(scope="module")
+def group(ray_session: None) -> Iterator[WorkerGroup]:
+    """Two workers, which all tests of a file use."""
+    with two_workers() as group:
+        yield group

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,12 @@ def without_request(session: Session, version: dict[str, Any], number: int, user
         files.pop(name)
     files |= changed["files"]
     return version | {"graph": changed, "model": {"embeddings": names}, "files": files}
+
+
+def copied(config: Config, folder: Path) -> Config:
+    """The configuration of a copy of this output, at folder/output."""
+    output = shutil.copytree(config.output, folder / "output")
+    return config.model_copy(update={"output": str(output)})
 
 
 def accept(config: Config, users: str, request_id: str) -> None:

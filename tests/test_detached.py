@@ -9,17 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import requests
+from ray_fixture import two_workers
+from trained_output import trained_output
 
 pytest.importorskip("fastapi")
 pytest.importorskip("ray.serve")
 
-from unlearnrec.cluster import deploy, pipeline
+from unlearnrec.cluster import deploy
 from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.config import parse_config
-from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session
 from unlearnrec.partitioning.errors import InputError
-from unlearnrec.workers import WorkerGroup
 
 TOKEN = "a-token-of-enough-letters"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -29,22 +28,8 @@ HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 def config(ray_session, tmp_path, monkeypatch):
     """A small output with an encoder, and the configuration to serve it with."""
     monkeypatch.setenv("UNLEARNREC_TOKEN", TOKEN)
-    sample = make_sample(tmp_path / "data", users=60, items=40, mean_interactions=10, communities=4, factors=4)
-    config = parse_config(
-        {
-            "interactions": sample["train"],
-            "output": str(tmp_path / "output"),
-            "backbone": {"embedding_size": 8, "num_layers": 2},
-            "train": {"epochs": 1, "batch_size": 500},
-            "pretrain": {"epochs": 1, "counterfactuals": 1},
-            "serve": {"poll_seconds": 0.2, "port": 0},
-        }
-    )
-    with WorkerGroup.start(2, 1, 0, 1, 60.0) as group:
-        pipeline.ingest(config)
-        pipeline.train(config, group=group)
-        pipeline.pretrain(config, group=group)
-    return config
+    with two_workers() as group:
+        return trained_output(tmp_path, group, serve={"poll_seconds": 0.2, "port": 0})[0]
 
 
 def until(condition, seconds=90.0):

@@ -12,22 +12,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_output import accept, commit_forget, commit_train, small_config, user_name, write_interactions
+from small_output import accept, commit_forget, commit_train, copied, small_config, user_name, write_interactions
+from trained_output import trained_output
 
 import unlearnrec
 from unlearnrec.cluster import accepting, carrying_out, pipeline
 from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.config import parse_config, to_yaml
+from unlearnrec.cluster.config import to_yaml
 from unlearnrec.cluster.evidence import add_evidence, report_name
 from unlearnrec.cluster.evidence_change import Change
 from unlearnrec.cluster.evidence_checks import REFERENCES, checks_of
 from unlearnrec.cluster.evidence_page import page
 from unlearnrec.cluster.requests import parse_request
-from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session, silent
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import Store
-from unlearnrec.workers import WorkerGroup
 
 
 class Crash(BaseException):
@@ -51,8 +50,7 @@ def small(tmp_path_factory):
 @pytest.fixture
 def bare(small, tmp_path):
     """The same at a place of its own."""
-    shutil.copytree(small.output, tmp_path / "output")
-    return small.model_copy(update={"output": str(tmp_path / "output")})
+    return copied(small, tmp_path)
 
 
 @pytest.fixture
@@ -345,40 +343,17 @@ def test_what_was_not_removed_is_found(small):
 
 
 @pytest.fixture(scope="module")
-def group(ray_session):
-    with WorkerGroup.start(2, 1, 0, 1, 60.0) as group:
-        yield group
-
-
-@pytest.fixture(scope="module")
 def finished(tmp_path_factory, group):
     """A trained output with an encoder and ids that can be searched for. Not to be changed."""
-    folder = tmp_path_factory.mktemp("finished")
-    sample = make_sample(folder / "data", users=60, items=40, mean_interactions=10, communities=4, factors=4)
-    table = pq.read_table(sample["train"])
-    users = [f"user-{u:06d}@example" for u in table["user_id"].to_pylist()]
-    items = [f"item-{i:06d}-sku" for i in table["item_id"].to_pylist()]
-    pq.write_table(pa.table({"user_id": users, "item_id": items}), folder / "train.parquet")
-    config = parse_config(
-        {
-            "interactions": str(folder / "train.parquet"),
-            "output": str(folder / "output"),
-            "backbone": {"embedding_size": 8, "num_layers": 2},
-            "train": {"epochs": 10, "batch_size": 300},
-            "pretrain": {"epochs": 2, "counterfactuals": 1},
-        }
-    )
-    pipeline.ingest(config)
-    pipeline.train(config, group=group)
-    pipeline.pretrain(config, group=group)
-    return types.SimpleNamespace(config=config, events=list(zip(users, items, strict=True)))
+    more = {"train": {"epochs": 10, "batch_size": 300}, "pretrain": {"epochs": 2}}
+    config, events = trained_output(tmp_path_factory.mktemp("finished"), group, names=True, **more)
+    return types.SimpleNamespace(config=config, events=events)
 
 
 @pytest.fixture
 def trained(finished, tmp_path):
     """The finished run at a place of its own."""
-    shutil.copytree(finished.config.output, tmp_path / "output")
-    return finished.config.model_copy(update={"output": str(tmp_path / "output")})
+    return copied(finished.config, tmp_path)
 
 
 def test_a_request_leaves_its_evidence(finished, trained, group, tmp_path):

@@ -14,20 +14,19 @@ import sys
 import time
 import types
 
-import pyarrow.parquet as pq
 import pytest
 import requests
 from chaos_proxy import Proxy
+from ray_fixture import two_workers
 from s3 import free_port
+from trained_output import trained_output
 
 from unlearnrec.benchmarks.chaos_checker import Model, pairs_of
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.config import parse_config, to_yaml
-from unlearnrec.cluster.sample import make_sample
+from unlearnrec.cluster.config import to_yaml
 from unlearnrec.cluster.session import Session
 from unlearnrec.partitioning.failpoints import ENVIRONMENT, parse
 from unlearnrec.partitioning.storage import StorageOptions, Store
-from unlearnrec.workers import WorkerGroup
 
 ALL = os.environ.get("UNLEARNREC_TEST_ALL_ARROWS") == "1"
 KEY = "0123456789abcdef"
@@ -59,27 +58,11 @@ ARROWS = [
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, ray_session):
     """A small output with an encoder. Not to be changed."""
-    folder = tmp_path_factory.mktemp("finished")
-    sample = make_sample(folder / "data", users=60, items=40, mean_interactions=10, communities=4, factors=4)
-    config = parse_config(
-        {
-            "interactions": sample["train"],
-            "output": str(folder / "output"),
-            "backbone": {"embedding_size": 8, "num_layers": 2},
-            "train": {"epochs": 1, "batch_size": 500},
-            "pretrain": {"epochs": 1, "counterfactuals": 1},
-            "cluster": {"collective_timeout_seconds": 8.0},
-            "serve": {"poll_seconds": 0.2},
-        }
-    )
-    with WorkerGroup.start(2, 1, 0, 1, 60.0) as group:
-        pipeline.ingest(config)
-        pipeline.train(config, group=group)
-        pipeline.pretrain(config, group=group)
-    users = sorted(set(pq.read_table(sample["train"])["user_id"].to_pylist()))
-    store = Session(config).store
-    start = pairs_of(store, Session(config).version()["graph"])
-    return types.SimpleNamespace(config=config, users=users, start=start)
+    more = {"cluster": {"collective_timeout_seconds": 8.0}, "serve": {"poll_seconds": 0.2}}
+    with two_workers() as group:
+        config, events = trained_output(tmp_path_factory.mktemp("finished"), group, **more)
+    start = pairs_of(Session(config).store, Session(config).version()["graph"])
+    return types.SimpleNamespace(config=config, users=sorted({u for u, _ in events}), start=start)
 
 
 @pytest.fixture

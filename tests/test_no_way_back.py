@@ -1,26 +1,24 @@
 """What was deleted does not come back: by a rollback, by an ingest, a training or a pre-training that began before it."""
 
-import shutil
 import types
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_output import accept, commit_forget, commit_train, small_config, user_name, write_interactions
+from small_output import accept, commit_forget, commit_train, copied, small_config, user_name, write_interactions
+from trained_output import trained_output
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.accepting import advance
 from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.config import parse_config, to_yaml
+from unlearnrec.cluster.config import to_yaml
 from unlearnrec.cluster.ledger import Ledger
-from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session
 from unlearnrec.cluster.versions import COMPLETED, HELD, Versions
 from unlearnrec.partitioning import ingest as ingestion
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
-from unlearnrec.workers import WorkerGroup
 
 # ---- rollback, and ingest; no workers -------------------------------------------------------------------------------
 
@@ -129,36 +127,15 @@ def test_a_deletion_between_an_ingest_and_the_training_on_it_stops_the_training(
 
 
 @pytest.fixture(scope="module")
-def group(ray_session):
-    with WorkerGroup.start(2, 1, 0, 1, 60.0) as group:
-        yield group
-
-
-@pytest.fixture(scope="module")
 def finished(tmp_path_factory, group):
-    folder = tmp_path_factory.mktemp("finished")
-    sample = make_sample(folder / "data", users=60, items=40, mean_interactions=10, communities=4, factors=4)
-    config = parse_config(
-        {
-            "interactions": sample["train"],
-            "output": str(folder / "output"),
-            "backbone": {"embedding_size": 8, "num_layers": 2},
-            "train": {"epochs": 2, "batch_size": 500},
-            "pretrain": {"epochs": 1, "counterfactuals": 1},
-        }
-    )
-    pipeline.ingest(config)
-    pipeline.train(config, group=group)
-    pipeline.pretrain(config, group=group)
-    table = pq.read_table(sample["train"], columns=["user_id", "item_id"])
-    pairs = set(zip(*(column.to_pylist() for column in table.columns), strict=True))
-    return types.SimpleNamespace(config=config, pairs=pairs, users=sorted({u for u, _ in pairs}), table=table)
+    config, events = trained_output(tmp_path_factory.mktemp("finished"), group, train={"epochs": 2})
+    table = pq.read_table(config.interactions, columns=["user_id", "item_id"])
+    return types.SimpleNamespace(config=config, pairs=set(events), users=sorted({u for u, _ in events}), table=table)
 
 
 @pytest.fixture
 def config(finished, tmp_path):
-    shutil.copytree(finished.config.output, tmp_path / "output")
-    return finished.config.model_copy(update={"output": str(tmp_path / "output")})
+    return copied(finished.config, tmp_path)
 
 
 def pairs_of(config):

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from safetensors.numpy import load
+from small_output import copied
 
 from unlearnrec.cluster import gate, pipeline
 from unlearnrec.cluster.cli import run
@@ -29,17 +30,10 @@ from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session, silent
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_assignment, load_ids, load_shard
-from unlearnrec.workers import WorkerGroup
 
 EPOCHS = 40
 CHECKPOINT_EVERY = 2
 NOT_REPEATED = ("seconds", "phases")  # of an answer: what the first time took
-
-
-@pytest.fixture(scope="module")
-def group(ray_session):
-    with WorkerGroup.start(2, 1, 0, 1, 60.0) as group:
-        yield group
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +60,7 @@ def finished(tmp_path_factory, group):
 @pytest.fixture
 def config(finished, tmp_path):
     """The finished run at a place of its own."""
-    shutil.copytree(finished.config.output, tmp_path / "output")
-    return finished.config.model_copy(update={"output": str(tmp_path / "output")})
+    return copied(finished.config, tmp_path)
 
 
 @pytest.fixture

@@ -1,46 +1,28 @@
 """The real thing: train, forget, purge, look at every byte that is left, and go on working with it."""
 
-import shutil
 import types
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load
-from small_output import places_of, row_of
+from small_output import copied, places_of, row_of
+from trained_output import small_sample, with_names
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config import parse_config
-from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session, silent
 from unlearnrec.cluster.versions import Versions
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_assignment, load_ids, load_shard
 from unlearnrec.partitioning.shard import GraphShard
-from unlearnrec.workers import WorkerGroup
 
 EPOCHS = 4
 
 
 class Crash(Exception):
     """The process ends here."""
-
-
-@pytest.fixture(scope="module")
-def group(ray_session):
-    with WorkerGroup.start(2, 1, 0, 1, 60.0) as group:
-        yield group
-
-
-def rename(path: str, target: Path) -> str:
-    """A table with ids that can be searched for: long texts that contain no other."""
-    table = pq.read_table(path)
-    users = [f"user-{u:06d}@example" for u in table["user_id"].to_pylist()]
-    items = [f"item-{i:06d}-sku" for i in table["item_id"].to_pylist()]
-    pq.write_table(pa.table({"user_id": users, "item_id": items}), target)
-    return str(target)
 
 
 def train_and_die(config, group, monkeypatch):
@@ -86,11 +68,11 @@ def pairs_under(store):
 def forgotten(tmp_path_factory, group):
     """A run in which a user and some single interactions were forgotten, purged; and what was found before and after."""
     folder = tmp_path_factory.mktemp("purged")
-    sample = make_sample(folder / "data", users=60, items=40, mean_interactions=10, communities=4, factors=4)
+    sample = small_sample(folder)
     config = parse_config(
         {
-            "interactions": rename(sample["train"], folder / "train.parquet"),
-            "test_interactions": rename(sample["test"], folder / "test.parquet"),
+            "interactions": with_names(sample["train"], folder / "train.parquet"),
+            "test_interactions": with_names(sample["test"], folder / "test.parquet"),
             "output": str(folder / "output"),
             "backbone": {"embedding_size": 8, "num_layers": 2},
             "train": {"epochs": EPOCHS, "batch_size": 300, "checkpoint_every": 1},
@@ -184,8 +166,7 @@ def test_all_commands_go_on(forgotten, group, tmp_path, monkeypatch):
 
 
 def test_what_was_forgotten_with_a_key_stays_out_of_the_next_ingest(forgotten, group, tmp_path, monkeypatch):
-    shutil.copytree(forgotten.config.output, tmp_path / "output")
-    config = forgotten.config.model_copy(update={"output": str(tmp_path / "output")})
+    config = copied(forgotten.config, tmp_path)
     session = Session(config)
     names = load_ids(session.store, session.version()["graph"], "user")[0].to_pylist()
     user, other = names[3], names[9]

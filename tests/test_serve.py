@@ -1,7 +1,6 @@
 """Batches on real workers, the readouts that the service answers from, and the service itself as a process that dies."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import requests
+from small_output import copied
+from trained_output import trained_output
 
 pytest.importorskip("fastapi")
 
@@ -20,52 +21,29 @@ from unlearnrec.cluster.accepting import accept
 from unlearnrec.cluster.approval import Held
 from unlearnrec.cluster.carrying_out import carry_out
 from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.config import parse_config, to_yaml
+from unlearnrec.cluster.config import to_yaml
 from unlearnrec.cluster.journal import JournalConflict
 from unlearnrec.cluster.ledger import Ledger
 from unlearnrec.cluster.readouts import living
 from unlearnrec.cluster.requests import make_request
-from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.serve import WorkerEngine
 from unlearnrec.cluster.session import Session, silent
-from unlearnrec.workers import WorkerGroup
 
 TOKEN = "a-token-of-enough-letters"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture(scope="module")
-def group(ray_session):
-    with WorkerGroup.start(2, 1, 0, 1, 60.0) as group:
-        yield group
-
-
-@pytest.fixture(scope="module")
 def finished(tmp_path_factory, group):
     """A small output with an encoder, and its interactions. Not to be changed."""
-    folder = tmp_path_factory.mktemp("finished")
-    sample = make_sample(folder / "data", users=60, items=40, mean_interactions=10, communities=4, factors=4)
-    config = parse_config(
-        {
-            "interactions": sample["train"],
-            "output": str(folder / "output"),
-            "backbone": {"embedding_size": 8, "num_layers": 2},
-            "train": {"epochs": 4, "batch_size": 500},
-            "pretrain": {"epochs": 1, "counterfactuals": 1},
-        }
-    )
-    pipeline.ingest(config)
-    pipeline.train(config, group=group)
-    pipeline.pretrain(config, group=group)
-    table = pq.read_table(sample["train"])
-    pairs = sorted(set(zip(*(column.to_pylist() for column in table.columns[:2]), strict=True)))
+    config, events = trained_output(tmp_path_factory.mktemp("finished"), group, train={"epochs": 4})
+    pairs = sorted(set(events))
     return types.SimpleNamespace(config=config, pairs=pairs, users=sorted({u for u, _ in pairs}))
 
 
 @pytest.fixture
 def config(finished, tmp_path):
-    shutil.copytree(finished.config.output, tmp_path / "output")
-    return finished.config.model_copy(update={"output": str(tmp_path / "output")})
+    return copied(finished.config, tmp_path)
 
 
 def accepted(session, *named):
