@@ -17,12 +17,11 @@ Layer = Callable[[Tensor], Tensor]
 class Backbone(nn.Module):
     """Holds the dense weights, if any. The embeddings E0 belong to the partitions.
 
-    Weights must be initialised from `seed` alone, so that all ranks begin alike. A self-supervised backbone sets
-    `contrast_weight` and has `view`.
+    Weights must be initialised from `seed` alone, so that all ranks begin alike.
     """
 
     contrast_weight = 0.0
-    """Of the InfoNCE between two views in the loss; 0 for none."""
+    """Of the InfoNCE between two views in the loss; 0 for none. See `SelfSupervised`."""
     contrast_temperature = 0.2
 
     def __init__(
@@ -56,3 +55,13 @@ class Backbone(nn.Module):
     def view(self, e0_ND: Tensor, layer: Layer, views: Views, number: int) -> Tensor:
         """The readout [N, readout_size] under the perturbations of view `number` (0 or 1) of this step."""
         raise NotImplementedError
+
+
+class SelfSupervised(Backbone):
+    """One that has `view`: the two views of a step must agree."""
+
+    def __init__(
+        self, *args: Any, contrast_weight: float = 0.1, contrast_temperature: float = 0.2, **others: Any
+    ) -> None:
+        super().__init__(*args, **others)
+        self.contrast_weight, self.contrast_temperature = contrast_weight, contrast_temperature

@@ -6,26 +6,16 @@ import torch
 from torch import Tensor
 
 from ..contrast import Views
-from .base import Backbone, Layer
+from .base import Layer, SelfSupervised
 
 
-class SimGCL(Backbone):
+class SimGCL(SelfSupervised):
     """Readout = the mean of layers 1 .. L. A view adds to each layer a row of length `noise` in the layer's own orthant
     (eq. 7, 8)."""
 
-    def __init__(
-        self,
-        embedding_size: int,
-        num_layers: int,
-        seed: int = 0,
-        noise: float = 0.1,
-        contrast_weight: float = 0.1,
-        contrast_temperature: float = 0.2,
-        **others: Any,
-    ) -> None:
-        super().__init__(embedding_size, num_layers, seed, **others)
+    def __init__(self, *args: Any, noise: float = 0.1, **others: Any) -> None:
+        super().__init__(*args, **others)
         self.noise = noise
-        self.contrast_weight, self.contrast_temperature = contrast_weight, contrast_temperature
 
     def forward(self, e0_ND: Tensor, layer: Layer) -> Tensor:
         x_ND = total_ND = layer(e0_ND)
