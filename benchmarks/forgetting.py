@@ -126,7 +126,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> None:
             f"{pretrained['user_r2_held_out']:.3f}, items {pretrained['item_r2_held_out']:.3f}."
         )
         for title, file in requests.items():
-            say(_request(arguments, folder, title, file, (users, items), group, trained["seconds"]))
+            say(_request(arguments, folder, title, file, (users, items), group))
 
 
 def _requests(train: str, folder: Path) -> dict[str, Path]:
@@ -150,7 +150,6 @@ def _request(
     file: Path,
     test: tuple[Any, Any],
     group: WorkerGroup,
-    train_seconds: float,
 ) -> str:
     progress = open_progress()
     place = folder / file.stem
