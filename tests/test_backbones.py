@@ -112,6 +112,18 @@ def test_the_contrastive_term_is_in_the_training(name, alone):
     assert (spmd.whole([plain], "rows") - spmd.whole([alone[name, "pull"]], "rows")).abs().max() > 1e-3
 
 
+def test_the_readout_of_simgcl_is_lightgcns_with_e0_and_the_papers_without():
+    graph = spmd.local_graph(Comm())
+    e0 = torch.randn(graph.num_rows, 6)
+    first = graph.propagation.layer(e0)
+    layers = [e0, first, graph.propagation.layer(first)]
+    for ego, used in ((True, layers), (False, layers[1:])):
+        backbone = BACKBONES["simgcl"](6, 2, noise=0.0, ego=ego)
+        expected = torch.stack(used).mean(0)
+        assert torch.allclose(backbone(e0, graph.propagation.layer), expected, atol=1e-6)
+        assert torch.allclose(backbone.view(e0, graph.propagation.layer, Views(graph, 0), 0), expected, atol=1e-6)
+
+
 def test_views_keep_the_share_of_edges_and_their_own_normalisation():
     graph = spmd.local_graph(Comm())
     views = Views(graph, 0)

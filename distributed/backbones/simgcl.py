@@ -1,8 +1,8 @@
 """SimGCL (Yu et al., SIGIR 2022): no augmented graphs; the two views differ by noise on every layer."""
 
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..contrast import Views
@@ -10,24 +10,31 @@ from .base import Layer, SelfSupervised
 
 
 class SimGCL(SelfSupervised):
-    """Readout = the mean of layers 1 .. L. A view adds to each layer a row of length `noise` in the layer's own orthant
-    (eq. 7, 8)."""
+    """Readout = the mean of layers 1 .. L, with `ego` of 0 .. L. A view adds to each layer but E0 a row of length `noise`
+    in the layer's own orthant (eq. 7, 8).
 
-    def __init__(self, *args: Any, noise: float = 0.1, **others: Any) -> None:
+    Without E0 of its own in it, a node's readout can hardly be changed but through its neighbours' rows, which a request
+    does not touch.
+    """
+
+    def __init__(self, *args: Any, noise: float = 0.1, ego: bool = False, **others: Any) -> None:
         super().__init__(*args, **others)
-        self.noise = noise
+        self.noise, self.ego = noise, ego
 
     def forward(self, e0_ND: Tensor, layer: Layer) -> Tensor:
-        x_ND = total_ND = layer(e0_ND)
-        for _ in range(1, self.num_layers):
-            x_ND = layer(x_ND)
-            total_ND = total_ND + x_ND
-        return total_ND / self.num_layers
+        return self._mean(e0_ND, lambda x_ND, _: layer(x_ND))
 
     def view(self, e0_ND: Tensor, layer: Layer, views: Views, number: int) -> Tensor:
-        x_ND, total_ND = e0_ND, torch.zeros_like(e0_ND)
+        def noisy(x_ND: Tensor, depth: int) -> Tensor:
+            y_ND = layer(x_ND)
+            return y_ND + self.noise * y_ND.detach().sign() * views.noise(number, depth, self.embedding_size)
+
+        return self._mean(e0_ND, noisy)
+
+    def _mean(self, e0_ND: Tensor, layer: Callable[[Tensor, int], Tensor]) -> Tensor:
+        x_ND = e0_ND
+        layers = [e0_ND] if self.ego else []
         for depth in range(self.num_layers):
-            x_ND = layer(x_ND)
-            x_ND = x_ND + self.noise * x_ND.detach().sign() * views.noise(number, depth, self.embedding_size)
-            total_ND = total_ND + x_ND
-        return total_ND / self.num_layers
+            x_ND = layer(x_ND, depth)
+            layers.append(x_ND)
+        return sum(layers[1:], layers[0]) / len(layers)
