@@ -11,7 +11,7 @@ from ..partitioning.errors import InputError
 from .accepting import UnreadableRequest, advance, read_accepted
 from .callback_sender import Sender
 from .coordinator import Verdict, error_class, judge, next_batch, seconds_until_due
-from .desk import Desk
+from .desk import Desk, View
 from .ledger import Ticket
 from .readouts import Readouts, living
 from .requests import Request
@@ -62,7 +62,12 @@ class Service:
         """One step: follow the log, then carry out one batch if any is due. Returns the seconds until the next step has
         something to do, as far as is known. Nothing is raised."""
         try:
-            return self._tick()
+            view = self.desk.view()
+        except Exception as error:
+            left = self._not_before - self._clock()
+            return left if left > 0 else self._pause(error)  # a look while it waits makes the wait no longer
+        try:
+            return self._tick(view)
         except Exception as error:
             return self._pause(error)
 
@@ -89,9 +94,8 @@ class Service:
         told = self._sender.gauges() if self._sender else {}
         return self.desk.gauges() | told | {"served_version": version, "blocked": int(self.blocked is not None)}
 
-    def _tick(self) -> float:
-        settings = self._session.config
-        view, now = self.desk.view(), self._clock()
+    def _tick(self, view: View) -> float:
+        settings, now = self._session.config, self._clock()
         number = view.current["version"] if view.current else 0
         self._warn(view.overdue, now)
         if now < self._not_before and number == self._paused_at:

@@ -1,4 +1,4 @@
-"""A TCP proxy before an S3 server that loses answers, is slow, and answers with errors of its own."""
+"""A TCP proxy before an S3 server that loses answers, refuses, is slow, and goes away for a while: as its tests say."""
 
 from __future__ import annotations
 
@@ -7,8 +7,30 @@ import socket
 import socketserver
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlsplit
+
+SLOW_SECONDS = 0.3
+OUTAGE_SECONDS = 4.0
+"""Longer than s3fs repeats a call (2 s), where AWS_MAX_ATTEMPTS is 1."""
+UNAVAILABLE = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+@dataclass
+class Fault:
+    """What happens to the next `times` requests whose `METHOD /PATH` fits the pattern (`fnmatch`) and that hold `text`."""
+
+    pattern: str
+    action: str | Callable[[], None]
+    times: int
+    text: bytes
+
+    def fits(self, request: bytes) -> bool:
+        line = b" ".join(request.split(b" ", 2)[:2]).partition(b"?")[0]
+        return fnmatchcase(line.decode(), self.pattern) and self.text in request
 
 
 class Proxy:
@@ -16,8 +38,10 @@ class Proxy:
 
     def __init__(self, target: str) -> None:
         self._target = (urlsplit(target).hostname, urlsplit(target).port)
-        self.slow_seconds, self.lost = 0.0, 0
-        self._lose, self._errors, self._code = 0, 0, 503
+        self.faults: list[Fault] = []
+        """Those that are still to come."""
+        self._lock = threading.Lock()
+        self._away_until = 0.0
         proxy = self
 
         class Handler(socketserver.BaseRequestHandler):
@@ -36,38 +60,59 @@ class Proxy:
         self._server.shutdown()
         self._server.server_close()
 
-    def lose(self, count: int) -> None:
-        """The next PUTs are carried out, and their answers are dropped."""
-        self._lose = count
+    def add(self, pattern: str, action: str | Callable[[], None], times: int = 1, text: bytes = b"") -> None:
+        """A fault to come; of several that fit, the first.
 
-    def answer(self, code: int, count: int) -> None:
-        """The next requests are not passed on: they get this status."""
-        self._code, self._errors = code, count
+        action: "lose": carried out, and the answer is dropped; "refuse": not passed on, 503; "slow"; "outage": as "lose",
+        and then nobody reaches the server for some seconds; a function, called after it was carried out and before the
+        answer.
+        """
+        with self._lock:
+            self.faults.append(Fault(pattern, action, times, text))
+
+    def _next(self, request: bytes) -> str | Callable[[], None] | None:
+        with self._lock:
+            if time.monotonic() < self._away_until:
+                return "refuse"
+            fault = next((one for one in self.faults if one.fits(request)), None)
+            if fault is None:
+                return None
+            fault.times -= 1
+            if not fault.times:
+                self.faults.remove(fault)
+            return fault.action
 
     def _handle(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
             request = _message(client)
             if not request:
                 return
-            time.sleep(self.slow_seconds)
-            if self._errors:
-                self._errors -= 1
-                client.sendall(
-                    f"HTTP/1.1 {self._code} Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
-                )
+            action = self._next(request)
+            if action == "refuse":
+                client.sendall(UNAVAILABLE)
                 return
-            head, _, body = request.partition(b"\r\n\r\n")
-            lines = [x for x in head.split(b"\r\n") if not x.lower().startswith((b"connection:", b"expect:"))]
-            with socket.create_connection(self._target) as server:
-                server.sendall(b"\r\n".join([*lines, b"Connection: close"]) + b"\r\n\r\n" + body)
-                answer = b"".join(iter(lambda: server.recv(65536), b""))
-            if self._lose and request.startswith(b"PUT"):
-                self._lose -= 1
-                self.lost += 1
+            if action == "slow":
+                time.sleep(SLOW_SECONDS)
+            answer = self._pass_on(request)
+            if action == "outage":
+                self._away_until = time.monotonic() + OUTAGE_SECONDS
+            if action in ("lose", "outage"):
                 return
-            head, _, body = answer.partition(b"\r\n\r\n")
-            lines = [x for x in head.split(b"\r\n") if not x.lower().startswith(b"connection:")]
-            client.sendall(b"\r\n".join([*lines, b"Connection: close"]) + b"\r\n\r\n" + body)
+            if callable(action):
+                action()
+            client.sendall(answer)
+
+    def _pass_on(self, request: bytes) -> bytes:
+        with socket.create_connection(self._target) as server:
+            server.sendall(_closing(request, b"expect:"))
+            return _closing(b"".join(iter(lambda: server.recv(65536), b"")))
+
+
+def _closing(message: bytes, *unwanted: bytes) -> bytes:
+    """The message as the only one of its connection, without these headers."""
+    head, _, body = message.partition(b"\r\n\r\n")
+    lines = [x for x in head.split(b"\r\n") if not x.lower().startswith((b"connection:", *unwanted))]
+    return b"\r\n".join([*lines, b"Connection: close"]) + b"\r\n\r\n" + body
 
 
 def _message(client: socket.socket) -> bytes:

@@ -389,6 +389,22 @@ def test_what_is_not_the_requests_fault_is_waited_for(store, clock):
     assert service.tick() == 0.0 and service.blocked is None and states(store) == {"a": "committed"}
 
 
+def test_looks_that_fail_while_it_waits_make_the_wait_no_longer(store, clock, monkeypatch):
+    service = open_service(store, clock)
+    accept(service, "a")
+    clock.now += 10
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "read", lambda name: (_ for _ in ()).throw(OSError("away")))
+        assert service.tick() == 1.0
+        for passed in (0.2, 0.2, 0.2):
+            clock.now += passed
+            assert service.tick() < 1.0 and service.blocked == "OSError"
+        clock.now += 0.5
+        assert service.tick() == 2.0
+    clock.now += 2
+    assert service.tick() == 0.0 and service.blocked is None and states(store) == {"a": "committed"}
+
+
 def test_damaged_content_is_quarantined(store, clock):
     service = open_service(store, clock)
     for name in ("a", "b", "c"):
@@ -478,6 +494,7 @@ def test_gauges_name_nobody(store, clock):
     accept(service, "somebody")
     accept(service, "none")
     clock.now += 10
+    assert service.gauges()["oldest_open_request_seconds"] == 10
     service.tick()
     gauges = service.gauges()
     assert "somebody" not in str(gauges) and gauges["unlearning_debt_ratio"] == 0.5

@@ -1,10 +1,6 @@
 """Batches on real workers, the readouts that the service answers from, and the service itself as a process that dies."""
 
-import os
 import signal
-import subprocess
-import sys
-import time
 import types
 
 import numpy as np
@@ -16,6 +12,9 @@ from trained_output import trained_output
 
 pytest.importorskip("fastapi")
 
+from server_process import Server
+
+from unlearnrec.benchmarks.chaos_checker import pairs_of
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.accepting import accept
 from unlearnrec.cluster.approval import Held
@@ -28,9 +27,6 @@ from unlearnrec.cluster.readouts import living
 from unlearnrec.cluster.requests import make_request
 from unlearnrec.cluster.serve import WorkerEngine
 from unlearnrec.cluster.session import Session, silent
-
-TOKEN = "a-token-of-enough-letters"
-HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture(scope="module")
@@ -184,53 +180,12 @@ def test_what_serve_needs_before_it_starts(config, tmp_path, capsys, monkeypatch
 # ---- the process ----------------------------------------------------------------------------------------------------
 
 
-class Server:
-    """`serve` as a process, on a free port."""
-
-    def __init__(self, file, folder):
-        self.log = folder / "stderr"
-        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"UNLEARNREC_TOKEN": TOKEN}
-        with open(self.log, "wb") as stderr:
-            command = [sys.executable, "-m", "unlearnrec", "serve", "--config", str(file), "--port", "0"]
-            self.process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment, cwd=folder
-            )
-        self.url = self.wait(self._address)
-
-    def _address(self):
-        lines = self.log.read_text().splitlines()
-        return next((line.split()[-1] for line in lines if line.startswith("listening on ")), None)
-
-    def wait(self, condition, seconds=90.0):
-        deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, f"waited in vain\n{self.log.read_text()}"
-            time.sleep(0.05)
-        return found
-
-    def get(self, path):
-        return requests.get(self.url + path, headers=HEADERS, timeout=30)
-
-    def post(self, name, **body):
-        return requests.post(f"{self.url}/v1/requests/{name}", json=body, headers=HEADERS, timeout=30)
-
-    def answered(self, *names):
-        return self.wait(
-            lambda: all(self.get(f"/v1/requests/{n}").json()["request_status"] == "completed" for n in names)
-        )
-
-    def ready(self):
-        return self.wait(lambda: self.get("/healthz").status_code == 200)
-
-
 @pytest.mark.slow
 def test_the_service_dies_and_no_acknowledged_request_is_lost(finished, config, group, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(to_yaml(config), encoding="utf-8")
     first, second, third, fourth, kept = finished.users[:5]
-    server = Server(file, tmp_path)
-    try:
+    with Server(file, tmp_path) as server:
         server.ready()
         assert requests.get(server.url + "/metrics", timeout=30).status_code == 401
         assert server.get(f"/v1/recommendations/{first}?k=3").json()["recommendations"]
@@ -243,12 +198,8 @@ def test_the_service_dies_and_no_acknowledged_request_is_lost(finished, config, 
 
         for number, user in enumerate((third, fourth)):
             assert server.post(f"late{number}", users=[user]).status_code == 202
-    finally:
-        server.process.kill()
-        server.process.wait()
 
-    server = Server(file, tmp_path)
-    try:
+    with Server(file, tmp_path) as server:
         server.ready()
         server.answered("one", "two", "late0", "late1")
         for user in (first, second, third, fourth):
@@ -262,9 +213,29 @@ def test_the_service_dies_and_no_acknowledged_request_is_lost(finished, config, 
         assert "unlearnrec_open_requests 0" in metrics and 'requests_total{state="committed"} 5' in metrics
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=60) == 0, server.log.read_text()
-    finally:
-        server.process.kill()
-        server.process.wait()
     records = Session(config).journal.records()
     answers = [n for r in records if r.kind == "committed" for n in r.body["manifest"].get("answers", {})]
     assert len(answers) == len(set(answers)) == 5
+
+
+@pytest.mark.slow
+def test_two_services_on_one_output_carry_out_each_request_once(finished, config, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(to_yaml(config), encoding="utf-8")
+    users, both = finished.users[:8], [tmp_path / "one", tmp_path / "two"]
+    for folder in both:
+        folder.mkdir()
+    with Server(file, both[0]) as one, Server(file, both[1]) as two:
+        for server in (one, two):
+            server.ready()
+        for number, user in enumerate(users):
+            for server in (one, two):  # the same request to both
+                assert server.post(f"r{number}", users=[user]).status_code == 202
+        for server in (one, two):
+            server.answered(*(f"r{number}" for number in range(len(users))))
+            server.wait(lambda server=server: server.get(f"/v1/recommendations/{users[-1]}").status_code == 404)
+    session = Session(config)
+    answers = [n for r in session.journal.records() for n in r.body.get("manifest", {}).get("answers", {})]
+    assert sorted(answers) == [f"r{number}" for number in range(len(users))]
+    left = {pair for pair in finished.pairs if pair[0] not in users}
+    assert pairs_of(session.store, session.version()["graph"]) == left
