@@ -110,9 +110,9 @@ class Backbone(Section):
     """Share of the edges that each view of sgl keeps."""
     noise: float = Field(0.1, ge=0)
     """Length of the noise that the views of simgcl add to each layer's rows."""
-    ego: bool = True
-    """Whether the readout of simgcl has E0 itself in its mean, as that of lightgcn. In the paper it has not, and such a
-    model can be made to forget far less (docs/log.md)."""
+    ego: bool = False
+    """Whether the readout of simgcl has E0 itself in its mean, as that of lightgcn has. In the paper it has not; such a
+    model recommends better, and can be made to forget less well (docs/log.md)."""
     contrast_weight: float = Field(0.1, ge=0)
     """Of the contrastive loss of sgl and simgcl."""
     contrast_temperature: float = Field(0.2, gt=0)
