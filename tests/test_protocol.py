@@ -41,7 +41,7 @@ from unlearnrec.cluster.segments import Record
 from unlearnrec.cluster.service import Service
 from unlearnrec.cluster.session import Session, silent
 from unlearnrec.cluster.suppression import ENVIRONMENT, SuppressionList
-from unlearnrec.cluster.versions import APPROVED, CANCELLED, COMMITTED, COMPLETED, HELD
+from unlearnrec.cluster.versions import APPROVED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, HELD
 from unlearnrec.distributed.influence import FORMAT
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
@@ -216,6 +216,7 @@ class Protocol(RuleBasedStateMachine):
         self.expected: dict[int, Pairs] = {}
         self.emptied: set[str] = set()
         """Requests whose content was purged."""
+        self.reported: set[str] = set()
 
     def session(self) -> Session:
         return Session(self.config, self.store)
@@ -264,6 +265,30 @@ class Protocol(RuleBasedStateMachine):
         self.begin((SERVICES[0], "tick", "", 0), moments)
         self.begin((SERVICES[1], "tick", "", 0), WHOLE)
         self.begin((SERVICES[0], "tick", "", 0), WHOLE)
+
+    @rule(
+        names=st.permutations(IDS),
+        who=st.sampled_from(SERVICES),
+        moments=st.integers(15, 26),
+        dies=st.booleans(),
+        full=st.integers(0, 14) | st.none(),
+    )
+    def purge_before_the_evidence(self, names: list[str], who: int, moments: int, dies: bool, full: int | None) -> None:
+        """Who carries a request out stands still about its commit, or dies; a second request takes its files out of use,
+        and a purge removes them, perhaps without room for a report."""
+        other = next(service for service in SERVICES if service != who)
+        for name, service, until in ((names[0], who, moments), (names[1], other, WHOLE)):
+            self.begin((0, "post", name, 0), WHOLE)
+            self.clock.now += GRACE + 1
+            self.begin((service, "tick", "", 0), until)
+        if dies:
+            self.kill(who, 0)
+        self.the_log_and_the_version_are_those_of_the_model()  # it reads contents, which go now
+        if full is not None:
+            self.begin((PURGE, "purge", "", 1), full)
+            self.fail(PURGE, 0)
+        self.begin((PURGE, "purge", "", 1), WHOLE)
+        self.advance(who, WHOLE)
 
     @rule(who=st.integers(0, 4), moments=st.integers(1, 30))
     def go_on(self, who: int, moments: int) -> None:
@@ -319,6 +344,10 @@ class Protocol(RuleBasedStateMachine):
                 for name in manifest.get("answers", {}):
                     left -= removed_by(self.bodies[name], left)
                 self.expected[manifest["version"]] = left
+            if record.kind == EVIDENCE:
+                name = record.body["request_id"]
+                assert self.answers[name][0] == COMMITTED and name not in self.reported, f"{name} was reported twice"
+                self.reported.add(name)
         self.checked = len(records)
         assert not [name for name, ticket in ledger.tickets.items() if ticket.state is State.FAILED]
         assert self.acknowledged <= ledger.tickets.keys(), "an acknowledged request is gone"
@@ -369,6 +398,7 @@ class Protocol(RuleBasedStateMachine):
             ledger = Ledger(Journal(self.store).records())
             assert not ledger.open and not ledger.unreported and last.blocked is None
             self.the_log_and_the_version_are_those_of_the_model()
+            assert self.reported == {name for name, (kind, _) in self.answers.items() if kind == COMMITTED}
             wrong = [check for check in verify.verify(self.config)["checks"] if not check["ok"]]
             assert not wrong, wrong
             users = {user for user, _ in self.expected[max(self.expected)]}
