@@ -102,6 +102,11 @@ class SharedStore(MemoryStore):
         self.read(name)
         return self._dates.get(name, 0.0)
 
+    def modified_before(self, name: str, seconds: float) -> float:
+        """When a file was written that may be gone, and may have been written anew at `seconds` or later."""
+        found = self._dates.get(name, 0.0)
+        return found if found < seconds else 0.0
+
     def _moment(self) -> None:
         thread = threading.current_thread()
         for process in self._processes:

@@ -41,7 +41,7 @@ from unlearnrec.cluster.segments import Record
 from unlearnrec.cluster.service import Service
 from unlearnrec.cluster.session import Session, silent
 from unlearnrec.cluster.suppression import ENVIRONMENT, SuppressionList
-from unlearnrec.cluster.versions import APPROVED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, HELD
+from unlearnrec.cluster.versions import APPROVED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, HELD, PURGING
 from unlearnrec.distributed.influence import FORMAT
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
@@ -124,6 +124,11 @@ def approve_all(desk: Desk) -> None:
             desk.approve(ticket.request_id, "somebody")
 
 
+def seconds(record: Record) -> float:
+    """When it was written, since the epoch."""
+    return datetime.fromisoformat(record.time).timestamp()
+
+
 def removed_by(body: dict[str, Any], pairs: Pairs) -> Pairs:
     """The plain model of a request."""
     users, items = set(body["users"]), set(body["items"])
@@ -164,6 +169,8 @@ def start(tmp_path_factory):
 
 
 DESKS, SERVICES, PURGE = (0, 1), (2, 3), 4
+OPERATORS = ("operator 0", "operator 1")
+"""Who asks at each desk; the first one approves at both."""
 WHOLE = 10**9
 """Moments: all there are."""
 Act = tuple[int, str, str, int]
@@ -216,6 +223,8 @@ class Protocol(RuleBasedStateMachine):
         self.expected: dict[int, Pairs] = {}
         self.emptied: set[str] = set()
         """Requests whose content was purged."""
+        self.accepted: dict[str, Record] = {}
+        """By request, its first acceptance."""
         self.reported: set[str] = set()
 
     def session(self) -> Session:
@@ -284,11 +293,24 @@ class Protocol(RuleBasedStateMachine):
         if dies:
             self.kill(who, 0)
         self.the_log_and_the_version_are_those_of_the_model()  # it reads contents, which go now
+        busy = self.processes[PURGE].busy
         if full is not None:
             self.begin((PURGE, "purge", "", 1), full)
             self.fail(PURGE, 0)
         self.begin((PURGE, "purge", "", 1), WHOLE)
+        assert busy or full is not None or not Ledger(Journal(self.store).records()).unreported
         self.advance(who, WHOLE)
+
+    @rule(name=ids, who=st.sampled_from(DESKS))
+    def cancel_late(self, name: str, who: int) -> None:
+        """Behind the grace window of its clock nobody cancels, unless it is held."""
+        if self.processes[who].busy:
+            return
+        self.begin((who, "post", name, 0), WHOLE)
+        self.clock.now += GRACE + GRACE / 2 * who
+        before = self.state(name)
+        self.begin((who, "cancel", name, 0), WHOLE)
+        assert before is not State.ACCEPTED or self.state(name) is before, "cancelled too late"
 
     @rule(who=st.integers(0, 4), moments=st.integers(1, 30))
     def go_on(self, who: int, moments: int) -> None:
@@ -328,17 +350,18 @@ class Protocol(RuleBasedStateMachine):
                 name = record.body["request_id"]
                 content = json.loads(self.store.files[f"requests/{name}.json"])
                 self.bodies.setdefault(name, json.loads(content["body"]))
+                self.accepted.setdefault(name, record)
             if record.kind in (HELD, APPROVED):
                 self.hold(record)
             if record.kind in (COMPLETED, CANCELLED):
-                self.close(record.body["request_id"], record.kind)
+                self.close(record.body["request_id"], record)
             if record.kind == COMPLETED:
                 current = self.expected[max(self.expected)]
                 assert not removed_by(self.bodies[record.body["request_id"]], current)
             if record.kind == COMMITTED:
                 manifest = record.body["manifest"]
                 for name in manifest.get("answers", {}):
-                    self.close(name, COMMITTED)
+                    self.close(name, record)
                 left = self.expected.get(manifest["version"] - 1, self.initial)
                 self.within_the_limit(manifest.get("answers", {}), left)
                 for name in manifest.get("answers", {}):
@@ -366,6 +389,7 @@ class Protocol(RuleBasedStateMachine):
         name = record.body["request_id"]
         if record.kind == APPROVED:
             assert name in self.held, f"{name} was approved and not held"
+            assert record.body["by"] != self.accepted[name].body.get("requester"), "approved by who asked for it"
             self.approved.add(name)
             return
         current = self.expected[max(self.expected)]
@@ -378,9 +402,12 @@ class Protocol(RuleBasedStateMachine):
         assert all(share <= MAX_SHARE or name in self.approved for name, share in shares.items())
         assert sum(shares.values()) <= MAX_SHARE or len(shares) == 1
         assert self.held & answered.keys() <= self.approved
+        assert len(answered) <= self.config.serve.max_batch
 
-    def close(self, name: str, kind: str) -> None:
+    def close(self, name: str, record: Record) -> None:
+        kind = record.kind
         assert name not in self.answers or self.answers[name][0] is None, f"{name} was answered twice"
+        assert kind == CANCELLED or seconds(record) >= seconds(self.accepted[name]) + GRACE, "in its grace window"
         self.answers[name] = (self.answers.get(name, (None, None))[0] or kind, self.answers.get(name, (None, None))[1])
 
     def teardown(self) -> None:
@@ -431,7 +458,7 @@ class Protocol(RuleBasedStateMachine):
 
     def post(self, who: int, name: str, which: int) -> None:
         try:
-            answer = self.desks[who].accept(*CONTENTS[name][which], name)
+            answer = self.desks[who].accept(*CONTENTS[name][which], name, requester=OPERATORS[who])
         except TakenId:
             return
         self.acknowledged.add(name)
@@ -450,7 +477,7 @@ class Protocol(RuleBasedStateMachine):
 
     def approve(self, who: int, name: str, _: int) -> None:
         try:
-            self.desks[who].approve(name, "somebody")
+            self.desks[who].approve(name, OPERATORS[0])
         except NotApproved:
             return
 
@@ -471,7 +498,12 @@ class Protocol(RuleBasedStateMachine):
         self.services[who].tick()
 
     def purge(self, _: int, __: str, now: int) -> None:
+        head = Journal(self.store).head()
         purge.purge(self.config, now=bool(now))
+        for record in Journal(self.store).since(head):
+            if record.kind == PURGING and not now:
+                written = [self.store.modified_before(name, seconds(record)) for name in record.body["unnamed"]]
+                assert all(seconds(record) - at >= purge.UNDER_WAY_SECONDS for at in written), "a command may need it"
 
     # ---- helpers -----------------------------------------------------------------------------------------------------
 
@@ -491,6 +523,10 @@ class Protocol(RuleBasedStateMachine):
         kind, before = self.answers.get(name, (None, None))
         assert before in (None, kept), f"{name}: first {before}, then {kept}"
         self.answers[name] = (kind, kept)
+
+    def state(self, name: str) -> State | None:
+        ticket = Ledger(Journal(self.store).records()).tickets.get(name)
+        return ticket.state if ticket else None
 
     def purged(self, name: str) -> bool:
         content = self.store.files.get(f"requests/{name}.json")
