@@ -304,19 +304,35 @@ class Protocol(RuleBasedStateMachine):
         assert busy or full or not Ledger(Journal(self.store).records()).unreported
         self.advance(who, WHOLE)
 
-    @rule(name=ids, who=st.sampled_from(SERVICES), moments=st.integers(0, 10))
-    def purge_the_files_of_a_commit(self, name: str, who: int, moments: int) -> None:
-        """A purge that found them unnamed stands still before it removes them, while they are committed."""
+    @rule(name=ids, who=st.sampled_from(SERVICES), moments=st.integers(0, 10), looks=st.integers(0, 9) | st.none())
+    def purge_the_files_of_a_commit(self, name: str, who: int, moments: int, looks: int | None) -> None:
+        """A purge that finds them unnamed stands still while it looks, or before it removes them, and they are committed."""
         self.begin((0, "post", name, 0), WHOLE)
         self.clock.now += GRACE + 1
+        self.stop_in_a_batch(who, moments)
+        self.the_log_and_the_version_are_those_of_the_model()
+        if looks is None:
+            self.stop_before_removals()
+        else:
+            self.begin((PURGE, "purge", "", 1), looks)
+        self.advance(who, WHOLE)
+        self.advance(PURGE, WHOLE)
+
+    @rule(name=ids, who=st.sampled_from(SERVICES), moments=st.integers(0, 10))
+    def cancel_in_a_batch(self, name: str, who: int, moments: int) -> None:
+        """At the desk whose clock is behind."""
+        self.begin((1, "post", name, 0), WHOLE)
+        self.clock.now += GRACE + 1
+        self.stop_in_a_batch(who, moments)
+        self.begin((1, "cancel", name, 0), WHOLE)
+        self.advance(who, WHOLE)
+
+    def stop_in_a_batch(self, who: int, moments: int) -> None:
+        """So many moments after its first file."""
         files = set(self.store.list("versions"))
         self.begin((who, "tick", "", 0), 0)
         self.until(who, lambda: not files.issuperset(self.store.list("versions")))
         self.advance(who, moments)
-        self.the_log_and_the_version_are_those_of_the_model()
-        self.stop_before_removals()
-        self.advance(who, WHOLE)
-        self.advance(PURGE, WHOLE)
 
     @rule(name=ids)
     def purge_the_content_of_an_acceptance(self, name: str) -> None:
@@ -591,6 +607,25 @@ def test_a_purge_at_any_moment_between_commit_and_evidence(dies, full):
             assert model.state("a") is model.state("c") is State.COMMITTED
         finally:
             model.teardown()
+
+
+def test_a_batch_stands_still_while_its_files_are_purged_or_its_request_is_cancelled():
+    for looks in (*range(10), None):
+        model = Protocol()
+        model.open()
+        try:
+            model.purge_the_files_of_a_commit("a", SERVICES[0], 9, looks)
+            model.the_log_and_the_version_are_those_of_the_model()
+        finally:
+            model.teardown()
+    model = Protocol()
+    model.open()
+    try:
+        model.cancel_in_a_batch("a", SERVICES[0], 9)
+        model.the_log_and_the_version_are_those_of_the_model()
+        assert model.state("a") is State.CANCELLED
+    finally:
+        model.teardown()
 
 
 def whole_act(who: int, what: str, name: str = "", which: int = 0) -> Any:
