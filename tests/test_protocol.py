@@ -609,6 +609,23 @@ def test_a_purge_at_any_moment_between_commit_and_evidence(dies, full):
             model.teardown()
 
 
+def test_a_service_writes_the_evidence_that_another_left():
+    model = Protocol()
+    model.open()
+    try:
+        model.begin((0, "post", "a", 0), WHOLE)
+        model.clock.now += GRACE + 1
+        model.begin((SERVICES[0], "tick", "", 0), 0)
+        model.until(SERVICES[0], lambda: model.state("a") is State.COMMITTED)
+        model.kill(SERVICES[0], 0)
+        model.clock.now += 100
+        model.begin((SERVICES[1], "tick", "", 0), WHOLE)
+        model.the_log_and_the_version_are_those_of_the_model()
+        assert not Ledger(Journal(model.store).records()).unreported
+    finally:
+        model.teardown()
+
+
 def test_a_batch_stands_still_while_its_files_are_purged_or_its_request_is_cancelled():
     for looks in (*range(10), None):
         model = Protocol()
