@@ -6,22 +6,25 @@ one that the log has. A request stays committed whatever happens here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from ..partitioning.errors import InputError
 from ..workers import WorkerGroup
 from .accepting import contents_of
 from .evidence_change import Change, Ids
 from .evidence_checks import checks_of, events_check, scores_of
 from .evidence_page import page
+from .journal import JournalConflict
 from .matching import Effect
 from .progress import Progress
 from .requests import Request, read_request
 from .segments import Record
-from .session import Manifest, Session, silent
+from .session import Manifest, Session, missing_text, silent
 from .software import software
 from .versions import ACCEPTED, COMMITTED, EVIDENCE
 
@@ -99,18 +102,28 @@ class _Batch:
     def __init__(self, session: Session, request_ids: Sequence[str], group: WorkerGroup | None) -> None:
         self.session, self._ids, self._group = session, request_ids, group
         self._looks: dict[int, _Look] = {}
+        """The last one, by version."""
 
     def look(self, chain: Mapping[str, Record]) -> _Look:
         after: Manifest = chain["committed"].body["manifest"]
         if after["version"] not in self._looks:
             store = self.session.store
             change = Change.read(store, chain["version before"].body["manifest"], after)
+            if not change.has_after:
+                self._check_superseded(after)
             contents = {one: _content(self.session, one) for one in self._ids if one in after["answers"]}
-            known = {one: content for one, content in contents.items() if content is not None and change.has_before}
+            known = {one: content for one, content in contents.items() if content is not None}
             effects = dict.fromkeys(contents) | change.effects(store, known)
             scores = scores_of(self.session, change, {one: _pairs(did) for one, did in effects.items()}, self._group)
-            self._looks[after["version"]] = _Look(change, effects, scores)
+            self._looks = {after["version"]: _Look(change, effects, scores)}
         return self._looks[after["version"]]
+
+    def _check_superseded(self, version: Manifest) -> None:
+        """Raise InputError where files are missing that no purge removes: those of the current version."""
+        current = self.session.ledger().current
+        missing = self.session.missing_file(version)
+        if missing is not None and current is not None and current["version"] == version["version"]:
+            raise InputError(missing_text(self.session.store, missing, version))
 
 
 def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
@@ -118,6 +131,7 @@ def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
     session = batch.session
     request_id: str = answer["request_id"]
     ledger = session.ledger()
+    seen = ledger.seen
     if request_id in ledger.evidence:
         return []
     chain = _chain(session.journal.since(ledger.tickets[request_id].first_record - 1), request_id)
@@ -138,7 +152,8 @@ def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
     session.store.write(report_name(request_id, "html"), html)
     body = {"request_id": request_id, "version": document["version"]["after"], "sha256": digest}
     body |= {"page_sha256": session.store.sha256(html), "seconds": document["times"]["seconds"]}
-    session.journal.append(EVIDENCE, body)
+    with contextlib.suppress(JournalConflict):  # another process was faster, with the same report
+        session.journal.append(EVIDENCE, body, after=seen, void=lambda record: _fixes(record, request_id))
     return [check["name"] for check in document["verification"]["checks"] if check["ok"] is False]
 
 
@@ -171,6 +186,10 @@ def _chain(records: Sequence[Record], request_id: str) -> dict[str, Record]:
 
 def _answers(record: Record, request_id: str) -> bool:
     return record.kind == COMMITTED and request_id in record.body["manifest"].get("answers", {})
+
+
+def _fixes(record: Record, request_id: str) -> bool:
+    return record.kind == EVIDENCE and record.body["request_id"] == request_id
 
 
 def _document(answer: Mapping[str, Any], chain: Mapping[str, Record], look: _Look) -> dict[str, Any]:

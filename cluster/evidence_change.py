@@ -26,6 +26,7 @@ from .session import Manifest
 
 Ids = npt.NDArray[np.int64]
 Marks = npt.NDArray[np.bool_]
+NONE: Ids = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +37,11 @@ class Change:
     after: Manifest
     affected: list[int]
     old: dict[int, GraphShard]
-    """Shards of affected partitions before; empty when a purge has removed them."""
+    """Shards of affected partitions before; empty when a purge has removed files of that version."""
     new: list[GraphShard]
+    """All shards after; empty when a purge has removed files of that version."""
     rows: tuple[dict[int, int], list[int]]
-    """Rows of E0 in the files: before (affected partitions), after."""
+    """Rows of E0 in the files of `old` and of `new`."""
     found: dict[str, dict[str, Any] | None]
     """SHA-256 and bytes of files as they lie in the store, None for what is missing."""
     live: tuple[Ids, Ids]
@@ -47,11 +49,11 @@ class Change:
 
     @classmethod
     def read(cls, store: Store, before: Manifest, after: Manifest) -> Change:
-        """Read both versions.
+        """Read both versions, as far as they are there.
 
         Raises:
-            OSError: a file of the new version is missing or cannot be read.
-            InputError: one of its id maps is damaged.
+            OSError: a file cannot be read, or goes in this moment.
+            InputError: one of the id maps is damaged.
         """
         size = after["graph"]["partitions"]
         pairs = [(files_of_partition(before, k), files_of_partition(after, k)) for k in range(size)]
@@ -67,30 +69,38 @@ class Change:
             found[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
             return data
 
-        def need(name: str) -> bytes:
-            if (data := get(name)) is None:
-                raise FileNotFoundError(f"{store.root_uri}/{name} is missing, and version {after['version']} names it")
-            return data
+        def partition(names: Mapping[str, str]) -> tuple[GraphShard, int] | None:
+            shard, rows = get(names["shard"]), get(names["embeddings"])
+            return None if shard is None or rows is None else (GraphShard.from_bytes(shard), len(load(rows)["e0"]))
 
-        old, old_rows = {}, {}
-        for k in affected:
-            shard, rows = get(before["graph"]["shard_files"][k]), get(before["model"]["embeddings"][k])
-            if shard is not None and rows is not None:
-                old[k], old_rows[k] = GraphShard.from_bytes(shard), len(load(rows)["e0"])
-        new = [GraphShard.from_bytes(need(name)) for name in after["graph"]["shard_files"]]
-        new_rows = [len(load(need(name))["e0"]) for name in after["model"]["embeddings"]]
-        for name in before["files"].keys() ^ after["files"].keys():
-            if name not in found:
-                get(name)
-        live = [load_ids(store, after["graph"], side)[1] for side in ("user", "item")]
-        if len(old) < len(affected):
-            old, old_rows = {}, {}
-        return cls(before, after, affected, old, new, (old_rows, new_rows), found, (live[0], live[1]))
+        old = {k: partition(pairs[k][0]) for k in affected}
+        new = {k: partition(pairs[k][1]) for k in range(size)}
+        maps = {graph[f"{side}_file"] for graph in (before["graph"], after["graph"]) for side in ("user", "item")}
+        for name in sorted((maps | (before["files"].keys() ^ after["files"].keys())) - found.keys()):
+            get(name)
+        old_read = {k: read for k, read in old.items() if read is not None and _there(before, found)}
+        new_read = [read for read in new.values() if read is not None and _there(after, found)]
+        live = [load_ids(store, after["graph"], side)[1] if new_read else NONE for side in ("user", "item")]
+        return cls(
+            before,
+            after,
+            affected,
+            {k: shard for k, (shard, _) in old_read.items()},
+            [shard for shard, _ in new_read],
+            ({k: rows for k, (_, rows) in old_read.items()}, [rows for _, rows in new_read]),
+            found,
+            (live[0], live[1]),
+        )
 
     @property
     def has_before(self) -> bool:
-        """Whether the affected partitions' files of the version before are still there."""
-        return bool(self.old) or not self.affected
+        """Whether what was looked for of the version before is still there."""
+        return _there(self.before, self.found)
+
+    @property
+    def has_after(self) -> bool:
+        """Whether what was looked for of the new version is still there."""
+        return _there(self.after, self.found)
 
     @property
     def unchanged_files(self) -> int:
@@ -98,9 +108,9 @@ class Change:
         return len(self.before["files"].keys() & self.after["files"].keys())
 
     def effects(self, store: Store, requests: Mapping[str, Request]) -> dict[str, Effect]:
-        """By request id, what it does to the version before."""
+        """By request id, what it does to the version before; empty where files of one of the versions are gone."""
         graph = self.before["graph"]
-        if not requests:
+        if not requests or not (self.has_before and self.has_after):
             return {}
         maps = [load_ids(store, graph, side) for side in ("user", "item")]
         named = {request_id: resolve(one, maps[0], maps[1], graph.get("time")) for request_id, one in requests.items()}
@@ -137,17 +147,17 @@ class Change:
         return marks
 
     def partitions(self) -> list[dict[str, Any]]:
-        """Rows and bytes of each affected partition, {"before", "after"} each (before: None where purged).
+        """Rows and bytes of each affected partition, {"before", "after"} each (None where purged).
 
         `entries` counts an interaction in the row of its user and in that of its item, where that row lies here.
         """
         lines = []
         for k in self.affected:
             line: dict[str, Any] = {"partition": k}
-            old = self.old.get(k)
+            shards = self.old.get(k), self.new[k] if self.new else None
             for name in ("users", "items", "entries"):
-                line[name] = _both(None if old is None else _count(old, name), _count(self.new[k], name))
-            line["embedding_rows"] = _both(self.rows[0].get(k), self.rows[1][k])
+                line[name] = _both(*(None if shard is None else _count(shard, name) for shard in shards))
+            line["embedding_rows"] = _both(self.rows[0].get(k), self.rows[1][k] if self.new else None)
             for name, kind in (("shard_bytes", "shard"), ("embedding_bytes", "embeddings")):
                 names = (files_of_partition(version, k)[kind] for version in (self.before, self.after))
                 line[name] = _both(*((self.found.get(name) or {}).get("bytes") for name in names))
@@ -166,6 +176,10 @@ class Change:
                     {"version": when, "name": name, "state": state, "sha256": entry["sha256"], "bytes": entry["bytes"]}
                 )
         return lines
+
+
+def _there(version: Manifest, found: Mapping[str, dict[str, Any] | None]) -> bool:
+    return all(found[name] is not None for name in version["files"].keys() & found.keys())
 
 
 def files_of_partition(version: Manifest, k: int) -> dict[str, str]:

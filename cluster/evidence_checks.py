@@ -25,6 +25,7 @@ REFERENCES = 100
 """Pairs of each reference distribution at least: a request for one interaction is read against this many."""
 
 UNKNOWN = "its content or files of the version before were purged, so what it removed is not known any more"
+PURGED = "files of this version were removed by a purge before this report was written"
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -35,10 +36,12 @@ def checks_of(change: Change, pairs: tuple[Ids, Ids] | None, told: int | None) -
     pairs: the interactions that the request removed, None where that is not known any more. told: their number
     by the answer.
     """
+    if not change.has_after:
+        names = ("files of the version", "untouched partitions", "rows of partitions", "removed interactions")
+        return [_not_checked(name, PURGED) for name in names]
     checks = [_files_check(change), _untouched_check(change), _rows_check(change)]
     if pairs is None:
-        detail = f"left out: {UNKNOWN}"
-        return [*checks, {"name": "removed interactions", "ok": None, "checked": 0, "of": told, "detail": detail}]
+        return [*checks, _not_checked("removed interactions", UNKNOWN, told)]
     return [*checks, _pairs_check(change, pairs, told), _nodes_check(change, pairs)]
 
 
@@ -228,6 +231,10 @@ def _random(
 
 def _check(name: str, ok: bool, checked: int, of: int, detail: str) -> dict[str, Any]:
     return {"name": name, "ok": bool(ok), "checked": checked, "of": of, "detail": detail}
+
+
+def _not_checked(name: str, why: str, of: int | None = None) -> dict[str, Any]:
+    return {"name": name, "ok": None, "checked": 0, "of": of, "detail": f"left out: {why}"}
 
 
 def _entry(version: Manifest, name: str) -> dict[str, Any] | None:

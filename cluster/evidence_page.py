@@ -17,7 +17,10 @@ def page(document: Mapping[str, Any], digest: str) -> str:
     """
     version, times, checks = document["version"], document["times"], document["verification"]["checks"]
     failed = [check["name"] for check in checks if check["ok"] is False]
+    left_out = [check["name"] for check in checks if check["ok"] is None]
     verdict = f"These checks FAILED: {', '.join(failed)}." if failed else "Every check that was made passed."
+    if left_out:
+        verdict += f" Left out, for the reasons below: {', '.join(left_out)}."
     return render_report(
         f"Evidence: request {document['request_id']}",
         [

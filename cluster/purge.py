@@ -1,7 +1,8 @@
 """`purge`: remove what still holds deleted data under the output (docs/commit.md).
 
 The present version, the graph to train on next and their files stay; so do the log and the copies of manifests, which
-name nobody. `leftovers` finds, `purge` removes.
+name nobody. `leftovers` finds, `purge` removes, and before that writes the evidence that is missing: later there is less to
+look at.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import json
 import posixpath
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,6 +22,7 @@ from .callbacks import FOLDER as CALLBACKS
 from .callbacks import callbacks_name
 from .checkpoints import checkpoint_number
 from .config import Config
+from .evidence import add_evidence
 from .gone import OUTCOMES, noted_request
 from .journal import JournalConflict
 from .ledger import Ledger
@@ -32,7 +34,7 @@ from .segments import FOLDER as LOG
 from .segments import segment_id
 from .session import KEY, Session, graph_key, missing_text, silent
 from .training import CHECKPOINTS
-from .versions import PURGED, PURGING
+from .versions import EVIDENCE, PURGED, PURGING
 
 OLDER, SUPERSEDED, CHECKPOINT = "older version", "superseded graph", "checkpoint"
 REQUEST, UNNAMED, LOG_FILE, NOTE = "request content", "unnamed file", "file of the log", "note about a request"
@@ -61,6 +63,7 @@ def purge(
     `truncate_log` removes, under the same retention, the files of the log that its last checkpoint stands for, except
     those that evidence still has to name.
     A purge that was interrupted is finished by the next. The lake, exports and copies elsewhere are not touched.
+    Evidence that cannot be written holds nothing up: it is written later, without what has gone (docs/evidence.md).
 
     Raises:
         InputError: the log is damaged, a file of the current version is missing, or the output was made by another
@@ -70,6 +73,7 @@ def purge(
     session = Session(config)
     if truncate_log:
         session.checkpoint()
+    reported: set[str] = set()
     while True:
         ledger = session.ledger()
         head = ledger.seen
@@ -77,12 +81,16 @@ def purge(
         found += _log_files(session) if truncate_log else []
         due = [x for x in found if now or _due(x, config.forget.retention_hours, time.time())]
         if not due and ledger.purging is None:
-            return _answer(due, len(found), ledger)
+            return _answer(due, len(found), ledger, reported)
         _check_whole(session, ledger)
+        if due:
+            reported |= _report(session, progress)
         # Before anything is removed: a commit that comes after this record, decided before it, sees what it loses.
         unnamed = [x.place for x in due if x.kind == UNNAMED]
         try:
-            session.journal.append(PURGING, {"unnamed": unnamed}, after=head)
+            session.journal.append(
+                PURGING, {"unnamed": unnamed}, after=head, void=lambda record: record.kind != EVIDENCE
+            )
             break
         except JournalConflict:
             continue
@@ -94,10 +102,18 @@ def purge(
                 with contextlib.suppress(FileNotFoundError):
                     session.store.remove(item.place)
             task.advance()
-    answer = _answer(due, len(found) - len(due), ledger)
+    answer = _answer(due, len(found) - len(due), ledger, reported)
     session.journal.append(PURGED, answer)
     session.checkpoint_if_due()
     return answer
+
+
+def _report(session: Session, progress: Progress) -> set[str]:
+    """Write the evidence that is missing, without workers; the requests that now have it."""
+    ledger = session.ledger()
+    missing = list(ledger.unreported)
+    add_evidence(session, [ledger.tickets[request_id].describe() for request_id in missing], progress=progress)
+    return set(missing) - session.ledger().unreported.keys()
 
 
 def _check_whole(session: Session, ledger: Ledger) -> None:
@@ -194,11 +210,12 @@ def _due(item: Leftover, retention_hours: float, clock: float) -> bool:
     return not limit or clock - item.modified >= limit
 
 
-def _answer(removed: Sequence[Leftover], kept: int, ledger: Ledger) -> dict[str, Any]:
+def _answer(removed: Sequence[Leftover], kept: int, ledger: Ledger, reported: Collection[str]) -> dict[str, Any]:
     return {
         "removed_files": sum(x.kind != REQUEST for x in removed),
         "removed_bytes": sum(x.bytes for x in removed),
         "purged_requests": sum(x.kind == REQUEST for x in removed),
         "kept_files": kept,
+        "reports_written": len(reported),
         "version": ledger.current["version"] if ledger.current else None,
     }

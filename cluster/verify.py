@@ -131,7 +131,9 @@ def _evidence(
             False,
             f"{report_name(request_id)} is the one of the log, and says that a check failed: {', '.join(failed)}",
         )
-    return True, f"{report_name(request_id)} and its page are those of {fixed['file']}"
+    detail = f"{report_name(request_id)} and its page are those of {fixed['file']}"
+    left_out = [check["name"] for check in document["verification"]["checks"] if check["ok"] is None]
+    return True, f"{detail}; it says why these checks were left out: {', '.join(left_out)}" if left_out else detail
 
 
 def _file_checks(session: Session, version: dict[str, Any]) -> Iterator[Check]:

@@ -78,6 +78,8 @@ class SharedStore(MemoryStore):
         super().__init__()
         self.files, self._clock, self._processes = dict(files), clock, processes
         self._dates: dict[str, float] = {}
+        self.full: str | None = None
+        """Names that begin like this cannot be created: there is no room."""
 
     def list(self, folder: str = "") -> list[str]:
         found = super().list(folder)
@@ -89,6 +91,8 @@ class SharedStore(MemoryStore):
         self._dates[name] = self._clock()
 
     def create(self, name: str, data: bytes) -> None:
+        if self.full is not None and name.startswith(self.full):
+            raise OSError(28, "No space left on device")
         super().create(name, data)
         self._dates[name] = self._clock()
 
@@ -101,6 +105,11 @@ class SharedStore(MemoryStore):
     def modified(self, name: str) -> float:
         self.read(name)
         return self._dates.get(name, 0.0)
+
+    def modified_before(self, name: str, seconds: float) -> float:
+        """When a file was written that may be gone, and may have been written anew at `seconds` or later."""
+        found = self._dates.get(name, 0.0)
+        return found if found < seconds else 0.0
 
     def _moment(self) -> None:
         thread = threading.current_thread()

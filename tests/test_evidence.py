@@ -281,8 +281,38 @@ def test_purge_keeps_reports_and_they_still_hold(config):
     assert pipeline.status(config, "r")["phase"] == "committed"
 
 
-def test_evidence_after_a_purge_claims_no_more_than_it_knows(bare):
-    pipeline.purge(bare, now=True)
+def no_reports(monkeypatch):
+    """No report can be written: from here on, until the patch is undone."""
+    real = Store.create
+
+    def full(self, path, data):
+        if path.startswith("reports/"):
+            raise OSError(28, "No space left on device")
+        return real(self, path, data)
+
+    monkeypatch.setattr(Store, "create", full)
+
+
+def test_a_purge_writes_the_evidence_that_is_missing_first(bare):
+    """The service died between commit and evidence, and another version has replaced the one to report on."""
+    commit_forget(bare, user_name(5), "s")
+    answer = pipeline.purge(bare, now=True)
+    assert answer["reports_written"] == 2 and answer["purged_requests"] == 2 and not failures(bare)
+    for name in ("r", "s"):
+        assert all(check["ok"] for check in report(bare, name)["verification"]["checks"])
+    kinds = [record.kind for record in Session(bare).journal.records()]
+    assert kinds.count("evidence") == 2 and kinds.index("evidence") < kinds.index("purging")
+
+
+def test_nothing_is_reported_where_nothing_is_removed(bare):
+    kept = bare.model_copy(update={"forget": bare.forget.model_copy(update={"retention_hours": 1.0})})
+    assert pipeline.purge(kept)["reports_written"] == 0 and not Session(bare).store.list("reports")
+
+
+def test_evidence_after_a_purge_claims_no_more_than_it_knows(bare, monkeypatch):
+    with monkeypatch.context() as patch:
+        no_reports(patch)
+        assert pipeline.purge(bare, now=True)["reports_written"] == 0
     evidence_of(bare)
     document = report(bare)
     checks = {check["name"]: check for check in document["verification"]["checks"]}
@@ -292,6 +322,114 @@ def test_evidence_after_a_purge_claims_no_more_than_it_knows(bare):
     assert document["removed"]["partitions_of_version"][0]["users"]["before"] is None
     assert "were purged" in checks["removed interactions"]["detail"]
     assert not failures(bare)
+
+
+def test_evidence_of_a_purged_version_is_written_all_the_same(bare, monkeypatch):
+    """Neither this version nor the one before can be read any more."""
+    commit_forget(bare, user_name(5), "s")
+    with monkeypatch.context() as patch:
+        no_reports(patch)
+        pipeline.purge(bare, now=True)
+    assert set(failures(bare)) == {"request r: evidence", "request s: evidence"}
+    evidence_of(bare)
+    document = report(bare)
+    checks = document["verification"]["checks"]
+    assert len(checks) == 4 and all(check["ok"] is None and "by a purge before" in check["detail"] for check in checks)
+    commits = [record for record in Session(bare).journal.records() if record.kind == "committed"]
+    manifests = {version["version"]: version for version in (record.body["manifest"] for record in commits)}
+    for file in document["files"]["changed"]:
+        version = manifests[{"before": 1, "after": 2}[file["version"]]]
+        assert version["files"][file["name"]] == {"sha256": file["sha256"], "bytes": file["bytes"]}
+        assert file["state"] == ("gone" if not Session(bare).store.exists(file["name"]) else "there")
+    assert document["removed"]["partitions_of_version"][0]["entries"] == {"before": None, "after": None}
+    html = (Path(bare.output) / report_name("r", "html")).read_text()
+    assert "Left out, for the reasons below: files of the version" in html
+    found = {check["name"]: check for check in pipeline.verify(bare, "r")["checks"]}["request r: evidence"]
+    assert found["ok"] and "left out: files of the version, untouched partitions" in found["detail"]
+    assert set(failures(bare)) == {"request s: evidence"}
+
+
+def test_evidence_after_half_a_purge(bare, tmp_path, monkeypatch):
+    """It dies before each of its removals in turn; what is left of a version is not taken for a damaged one."""
+    commit_forget(bare, user_name(5), "s")
+    real, left, outcomes = Store.remove, 0, set()
+
+    def dies(self, name):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Crash
+        real(self, name)
+
+    for removals in range(20):
+        config = bare.model_copy(update={"output": str(tmp_path / f"copy{removals}")})
+        shutil.copytree(bare.output, config.output)
+        left = removals
+        with monkeypatch.context() as patch:
+            no_reports(patch)
+            patch.setattr(Store, "remove", dies)
+            try:
+                pipeline.purge(config, now=True)
+            except Crash:
+                over = False
+            else:
+                over = True
+        evidence_of(config)
+        add_evidence(Session(config), [{"request_id": "s", "status": "committed"}])
+        assert not failures(config)
+        outcomes |= {tuple(check["ok"] for check in report(config)["verification"]["checks"])}
+        if over:
+            break
+    assert over and outcomes == {(None,) * 4, (True, True, True, None), (True,) * 5}
+
+
+def test_a_damaged_current_version_has_no_report(bare):
+    name = Session(bare).version()["model"]["embeddings"][1]
+    (Path(bare.output) / name).unlink()
+    notes, progress = [], silent()
+    progress.note = notes.append
+    assert evidence_of(bare, progress)["evidence"] is None and f"{name} is missing" in notes[0]
+    commit_train(bare)
+    assert evidence_of(bare)["evidence"] == report_name("r") and not failures(bare)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_purge_while_evidence_is_written(bare, tmp_path, monkeypatch, able):
+    """It begins and ends before every other read and write of a report, whether it can write reports itself or not."""
+    commit_forget(bare, user_name(5), "s")
+    real = {name: getattr(Store, name) for name in ("read", "create", "write")}
+    state = {"left": -1}
+
+    def guard(name, config):
+        def guarded(self, path, *data):
+            if not path.startswith("log/0") or data:
+                state["left"] -= 1
+                if state["left"] == -1:
+                    with monkeypatch.context() as patch:
+                        for other, method in real.items():
+                            patch.setattr(Store, other, method)
+                        if not able:
+                            no_reports(patch)
+                        pipeline.purge(config, now=True)
+            return real[name](self, path, *data)
+
+        return guarded
+
+    for acts in range(int(able), 40, 2):
+        config = bare.model_copy(update={"output": str(tmp_path / f"copy{acts}")})
+        shutil.copytree(bare.output, config.output)
+        state["left"] = acts
+        with monkeypatch.context() as patch:
+            for name in real:
+                patch.setattr(Store, name, guard(name, config))
+            evidence_of(config)
+        if state["left"] >= 0:
+            break
+        for name in ("r", "s"):
+            add_evidence(Session(config), [{"request_id": name, "status": "committed"}])
+        records = [r.body["request_id"] for r in Session(config).journal.records() if r.kind == "evidence"]
+        assert sorted(records) == ["r", "s"] and not failures(config)
+    assert 15 < acts < 40
 
 
 def test_records_of_evidence_disturb_no_reader(config):

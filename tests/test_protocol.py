@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import types
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime, timezone
 from typing import Any
 
@@ -41,7 +41,7 @@ from unlearnrec.cluster.segments import Record
 from unlearnrec.cluster.service import Service
 from unlearnrec.cluster.session import Session, silent
 from unlearnrec.cluster.suppression import ENVIRONMENT, SuppressionList
-from unlearnrec.cluster.versions import APPROVED, CANCELLED, COMMITTED, COMPLETED, HELD
+from unlearnrec.cluster.versions import APPROVED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, HELD, PURGING
 from unlearnrec.distributed.influence import FORMAT
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
@@ -124,6 +124,11 @@ def approve_all(desk: Desk) -> None:
             desk.approve(ticket.request_id, "somebody")
 
 
+def seconds(record: Record) -> float:
+    """When it was written, since the epoch."""
+    return datetime.fromisoformat(record.time).timestamp()
+
+
 def removed_by(body: dict[str, Any], pairs: Pairs) -> Pairs:
     """The plain model of a request."""
     users, items = set(body["users"]), set(body["items"])
@@ -164,6 +169,8 @@ def start(tmp_path_factory):
 
 
 DESKS, SERVICES, PURGE = (0, 1), (2, 3), 4
+OPERATORS = ("operator 0", "operator 1")
+"""Who asks at each desk; the first one approves at both."""
 WHOLE = 10**9
 """Moments: all there are."""
 Act = tuple[int, str, str, int]
@@ -216,6 +223,9 @@ class Protocol(RuleBasedStateMachine):
         self.expected: dict[int, Pairs] = {}
         self.emptied: set[str] = set()
         """Requests whose content was purged."""
+        self.accepted: dict[str, Record] = {}
+        """By request, its first acceptance."""
+        self.reported: set[str] = set()
 
     def session(self) -> Session:
         return Session(self.config, self.store)
@@ -265,6 +275,91 @@ class Protocol(RuleBasedStateMachine):
         self.begin((SERVICES[1], "tick", "", 0), WHOLE)
         self.begin((SERVICES[0], "tick", "", 0), WHOLE)
 
+    @rule(
+        names=st.permutations(IDS),
+        who=st.sampled_from(SERVICES),
+        moments=st.integers(0, 8),
+        dies=st.booleans(),
+        full=st.booleans(),
+    )
+    def purge_before_the_evidence(self, names: list[str], who: int, moments: int, dies: bool, full: bool) -> None:
+        """Who carries a request out stands still after its commit, or dies; a second request takes its files out of use, and
+        a purge removes them, perhaps without room for reports."""
+        other = next(service for service in SERVICES if service != who)
+        self.begin((0, "post", names[0], 0), WHOLE)
+        self.clock.now += GRACE + 1
+        self.begin((who, "tick", "", 0), 0)
+        self.until(who, lambda: self.state(names[0]) is State.COMMITTED)
+        self.advance(who, moments)
+        if dies:
+            self.kill(who, 0)
+        self.begin((0, "post", names[1], 0), WHOLE)
+        self.clock.now += GRACE + 1
+        self.begin((other, "tick", "", 0), WHOLE)
+        self.the_log_and_the_version_are_those_of_the_model()  # it reads contents, which go now
+        busy = self.processes[PURGE].busy
+        self.store.full = "reports/" if full else None
+        self.begin((PURGE, "purge", "", 1), WHOLE)
+        self.store.full = None
+        assert busy or full or not Ledger(Journal(self.store).records()).unreported
+        self.advance(who, WHOLE)
+
+    @rule(name=ids, who=st.sampled_from(SERVICES), moments=st.integers(0, 10), looks=st.integers(0, 9) | st.none())
+    def purge_the_files_of_a_commit(self, name: str, who: int, moments: int, looks: int | None) -> None:
+        """A purge that finds them unnamed stands still while it looks, or before it removes them, and they are committed."""
+        self.begin((0, "post", name, 0), WHOLE)
+        self.clock.now += GRACE + 1
+        self.stop_in_a_batch(who, moments)
+        self.the_log_and_the_version_are_those_of_the_model()
+        if looks is None:
+            self.stop_before_removals()
+        else:
+            self.begin((PURGE, "purge", "", 1), looks)
+        self.advance(who, WHOLE)
+        self.advance(PURGE, WHOLE)
+
+    @rule(name=ids, who=st.sampled_from(SERVICES), moments=st.integers(0, 10))
+    def cancel_in_a_batch(self, name: str, who: int, moments: int) -> None:
+        """At the desk whose clock is behind."""
+        self.begin((1, "post", name, 0), WHOLE)
+        self.clock.now += GRACE + 1
+        self.stop_in_a_batch(who, moments)
+        self.begin((1, "cancel", name, 0), WHOLE)
+        self.advance(who, WHOLE)
+
+    def stop_in_a_batch(self, who: int, moments: int) -> None:
+        """So many moments after its first file."""
+        files = set(self.store.list("versions"))
+        self.begin((who, "tick", "", 0), 0)
+        self.until(who, lambda: not files.issuperset(self.store.list("versions")))
+        self.advance(who, moments)
+
+    @rule(name=ids)
+    def purge_the_content_of_an_acceptance(self, name: str) -> None:
+        """It is what an attempt left that died before its acceptance."""
+        self.begin((0, "post", name, 0), 0)
+        self.until(0, lambda: f"requests/{name}.json" in self.store.files)
+        self.kill(0, 0)
+        self.stop_before_removals()
+        self.begin((1, "post", name, 0), WHOLE)
+        self.advance(PURGE, WHOLE)
+
+    def stop_before_removals(self) -> None:
+        head = Journal(self.store).head()
+        self.begin((PURGE, "purge", "", 1), 0)
+        self.until(PURGE, lambda: any(record.kind == PURGING for record in Journal(self.store).since(head)))
+
+    @rule(name=ids, who=st.sampled_from(DESKS))
+    def cancel_late(self, name: str, who: int) -> None:
+        """Behind the grace window of its clock nobody cancels, unless it is held."""
+        if self.processes[who].busy:
+            return
+        self.begin((who, "post", name, 0), WHOLE)
+        self.clock.now += GRACE + GRACE / 2 * who
+        before = self.state(name)
+        self.begin((who, "cancel", name, 0), WHOLE)
+        assert before is not State.ACCEPTED or self.state(name) is before, "cancelled too late"
+
     @rule(who=st.integers(0, 4), moments=st.integers(1, 30))
     def go_on(self, who: int, moments: int) -> None:
         self.advance(who, moments)
@@ -303,22 +398,27 @@ class Protocol(RuleBasedStateMachine):
                 name = record.body["request_id"]
                 content = json.loads(self.store.files[f"requests/{name}.json"])
                 self.bodies.setdefault(name, json.loads(content["body"]))
+                self.accepted.setdefault(name, record)
             if record.kind in (HELD, APPROVED):
                 self.hold(record)
             if record.kind in (COMPLETED, CANCELLED):
-                self.close(record.body["request_id"], record.kind)
+                self.close(record.body["request_id"], record)
             if record.kind == COMPLETED:
                 current = self.expected[max(self.expected)]
                 assert not removed_by(self.bodies[record.body["request_id"]], current)
             if record.kind == COMMITTED:
                 manifest = record.body["manifest"]
                 for name in manifest.get("answers", {}):
-                    self.close(name, COMMITTED)
+                    self.close(name, record)
                 left = self.expected.get(manifest["version"] - 1, self.initial)
                 self.within_the_limit(manifest.get("answers", {}), left)
                 for name in manifest.get("answers", {}):
                     left -= removed_by(self.bodies[name], left)
                 self.expected[manifest["version"]] = left
+            if record.kind == EVIDENCE:
+                name = record.body["request_id"]
+                assert self.answers[name][0] == COMMITTED and name not in self.reported, f"{name} was reported twice"
+                self.reported.add(name)
         self.checked = len(records)
         assert not [name for name, ticket in ledger.tickets.items() if ticket.state is State.FAILED]
         assert self.acknowledged <= ledger.tickets.keys(), "an acknowledged request is gone"
@@ -337,6 +437,7 @@ class Protocol(RuleBasedStateMachine):
         name = record.body["request_id"]
         if record.kind == APPROVED:
             assert name in self.held, f"{name} was approved and not held"
+            assert record.body["by"] != self.accepted[name].body.get("requester"), "approved by who asked for it"
             self.approved.add(name)
             return
         current = self.expected[max(self.expected)]
@@ -350,8 +451,10 @@ class Protocol(RuleBasedStateMachine):
         assert sum(shares.values()) <= MAX_SHARE or len(shares) == 1
         assert self.held & answered.keys() <= self.approved
 
-    def close(self, name: str, kind: str) -> None:
+    def close(self, name: str, record: Record) -> None:
+        kind = record.kind
         assert name not in self.answers or self.answers[name][0] is None, f"{name} was answered twice"
+        assert kind == CANCELLED or seconds(record) >= seconds(self.accepted[name]) + GRACE, "in its grace window"
         self.answers[name] = (self.answers.get(name, (None, None))[0] or kind, self.answers.get(name, (None, None))[1])
 
     def teardown(self) -> None:
@@ -369,6 +472,7 @@ class Protocol(RuleBasedStateMachine):
             ledger = Ledger(Journal(self.store).records())
             assert not ledger.open and not ledger.unreported and last.blocked is None
             self.the_log_and_the_version_are_those_of_the_model()
+            assert self.reported == {name for name, (kind, _) in self.answers.items() if kind == COMMITTED}
             wrong = [check for check in verify.verify(self.config)["checks"] if not check["ok"]]
             assert not wrong, wrong
             users = {user for user, _ in self.expected[max(self.expected)]}
@@ -401,7 +505,7 @@ class Protocol(RuleBasedStateMachine):
 
     def post(self, who: int, name: str, which: int) -> None:
         try:
-            answer = self.desks[who].accept(*CONTENTS[name][which], name)
+            answer = self.desks[who].accept(*CONTENTS[name][which], name, requester=OPERATORS[who])
         except TakenId:
             return
         self.acknowledged.add(name)
@@ -420,7 +524,7 @@ class Protocol(RuleBasedStateMachine):
 
     def approve(self, who: int, name: str, _: int) -> None:
         try:
-            self.desks[who].approve(name, "somebody")
+            self.desks[who].approve(name, OPERATORS[0])
         except NotApproved:
             return
 
@@ -441,7 +545,12 @@ class Protocol(RuleBasedStateMachine):
         self.services[who].tick()
 
     def purge(self, _: int, __: str, now: int) -> None:
+        head = Journal(self.store).head()
         purge.purge(self.config, now=bool(now))
+        for record in Journal(self.store).since(head):
+            if record.kind == PURGING and not now:
+                written = [self.store.modified_before(name, seconds(record)) for name in record.body["unnamed"]]
+                assert all(seconds(record) - at >= purge.UNDER_WAY_SECONDS for at in written), "a command may need it"
 
     # ---- helpers -----------------------------------------------------------------------------------------------------
 
@@ -453,6 +562,11 @@ class Protocol(RuleBasedStateMachine):
         if process.error is not None:
             raise process.error
 
+    def until(self, who: int, happened: Callable[[], bool]) -> None:
+        """Let it go on until something has happened, or it has ended."""
+        while self.processes[who].busy and not happened():
+            self.advance(who, 1)
+
     def told(self, name: str, answer: dict[str, Any]) -> None:
         """The first final answer that anybody was told stays."""
         if answer["status"] in ("accepted", "held", "failed"):
@@ -461,6 +575,10 @@ class Protocol(RuleBasedStateMachine):
         kind, before = self.answers.get(name, (None, None))
         assert before in (None, kept), f"{name}: first {before}, then {kept}"
         self.answers[name] = (kind, kept)
+
+    def state(self, name: str) -> State | None:
+        ticket = Ledger(Journal(self.store).records()).tickets.get(name)
+        return ticket.state if ticket else None
 
     def purged(self, name: str) -> bool:
         content = self.store.files.get(f"requests/{name}.json")
@@ -474,6 +592,57 @@ class Protocol(RuleBasedStateMachine):
 
 
 TestProtocol = Protocol.TestCase
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_purge_at_any_moment_between_commit_and_evidence(dies, full):
+    """Random histories seldom have it."""
+    for moments in range(9):
+        model = Protocol()
+        model.open()
+        try:
+            model.purge_before_the_evidence(["a", "c"], SERVICES[0], moments, dies, full)
+            model.the_log_and_the_version_are_those_of_the_model()
+            assert model.state("a") is model.state("c") is State.COMMITTED
+        finally:
+            model.teardown()
+
+
+def test_a_service_writes_the_evidence_that_another_left():
+    model = Protocol()
+    model.open()
+    try:
+        model.begin((0, "post", "a", 0), WHOLE)
+        model.clock.now += GRACE + 1
+        model.begin((SERVICES[0], "tick", "", 0), 0)
+        model.until(SERVICES[0], lambda: model.state("a") is State.COMMITTED)
+        model.kill(SERVICES[0], 0)
+        model.clock.now += 100
+        model.begin((SERVICES[1], "tick", "", 0), WHOLE)
+        model.the_log_and_the_version_are_those_of_the_model()
+        assert not Ledger(Journal(model.store).records()).unreported
+    finally:
+        model.teardown()
+
+
+def test_a_batch_stands_still_while_its_files_are_purged_or_its_request_is_cancelled():
+    for looks in (*range(10), None):
+        model = Protocol()
+        model.open()
+        try:
+            model.purge_the_files_of_a_commit("a", SERVICES[0], 9, looks)
+            model.the_log_and_the_version_are_those_of_the_model()
+        finally:
+            model.teardown()
+    model = Protocol()
+    model.open()
+    try:
+        model.cancel_in_a_batch("a", SERVICES[0], 9)
+        model.the_log_and_the_version_are_those_of_the_model()
+        assert model.state("a") is State.CANCELLED
+    finally:
+        model.teardown()
 
 
 def whole_act(who: int, what: str, name: str = "", which: int = 0) -> Any:

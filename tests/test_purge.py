@@ -21,6 +21,7 @@ from unlearnrec.cluster import purge as purging
 from unlearnrec.cluster.callbacks import Outbox
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import to_yaml
+from unlearnrec.cluster.evidence import add_evidence
 from unlearnrec.cluster.forgetting import _answer
 from unlearnrec.cluster.journal import JournalConflict
 from unlearnrec.cluster.purge import CHECKPOINT, OLDER, REQUEST, SUPERSEDED, UNNAMED, leftovers, purge
@@ -298,6 +299,7 @@ def test_a_purge_may_end_anywhere(local, tmp_path, monkeypatch):
     commit_train(local, seed=1)
     commit_train(local, seed=2)
     commit_forget(local, FORGOTTEN, "r1")
+    add_evidence(Session(local), [{"request_id": "r1", "status": "committed"}])
     store_of(local).write("versions/000004/shard-000-dead001.safetensors", FORGOTTEN.encode())
     todo = len(found(local))
     done = {"acts": 0, "crash_at": -1}
