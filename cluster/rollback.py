@@ -18,8 +18,9 @@ def rollback(config: Config, *, to: int) -> dict[str, Any]:
     """Commit version `to` once more, as a new version with the same files.
 
     Raises:
-        InputError: there is no such version, it is the current one, its files were purged, or something was deleted since.
-        JournalConflict: another version was committed meanwhile.
+        InputError: there is no such version, it is the current one, its files were purged, a purge is under way, or
+            something was deleted since.
+        JournalConflict: another version was committed, or a purge began, meanwhile.
     """
     session = Session(config)
     records = session.journal.records()
@@ -33,6 +34,10 @@ def rollback(config: Config, *, to: int) -> dict[str, Any]:
         raise InputError(f"--to {to}: its record was removed by `purge --truncate-log`. Run `unlearnrec train`")
     target: Manifest = found.body["manifest"]
     _check_nothing_deleted(target, [record for record in records if record.number > found.number])
+    if session.ledger().purging is not None:
+        raise InputError(
+            f"--to {to}: a purge is under way, or ended early. Let it end, or run `unlearnrec purge` again"
+        )
     if missing := [name for name in target["files"] if not session.store.exists(name)]:
         raise InputError(
             f"--to {to}: {missing[0]} is gone, a purge removed files of older versions. Run `unlearnrec train`"

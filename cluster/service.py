@@ -54,6 +54,7 @@ class Service:
         self._late: set[str] = set()
         self._wait_seconds, self._not_before, self._paused_at = FIRST_WAIT_SECONDS, 0.0, 0
         self._next_report = 0.0
+        self._report_attempts: dict[str, int] = {}
         self.published: Readouts | None = None
         self.blocked: str | None = None
         """The class of the error that keeps requests waiting."""
@@ -134,7 +135,11 @@ class Service:
         late = [request_id for request_id, at in unreported.items() if now >= at + REPORT_AFTER_SECONDS]
         if late and now >= self._next_report:
             self._next_report = now + REPORT_AFTER_SECONDS
-            self._engine.report(late[: self._session.config.serve.max_batch])
+            # Reports that cannot be written do not keep the others waiting.
+            attempts = {request_id: self._report_attempts.get(request_id, 0) for request_id in late}
+            chosen = sorted(late, key=attempts.__getitem__)[: self._session.config.serve.max_batch]
+            self._report_attempts = attempts | {request_id: attempts[request_id] + 1 for request_id in chosen}
+            self._engine.report(chosen)
 
     def _warn(self, late: Sequence[Ticket], now: float) -> None:
         """Say it once for each request that becomes overdue."""

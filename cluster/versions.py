@@ -31,7 +31,10 @@ and `seconds` of the request, where they were known."""
 
 
 def _removes(record: Record, manifest: Manifest) -> bool:
-    return record.kind == PURGING and not manifest["files"].keys().isdisjoint(record.body["unnamed"])
+    if record.kind != PURGING:
+        return False
+    # It also takes what older versions alone have, and only a rollback wants.
+    return manifest["reason"] == "rollback" or not manifest["files"].keys().isdisjoint(record.body["unnamed"])
 
 
 def _keeps(record: Record, manifest: Manifest) -> bool:

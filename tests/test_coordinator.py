@@ -443,6 +443,21 @@ def test_evidence_that_a_crash_kept_from_being_written_is_written_later(store, c
         assert service._engine.reported == expected
 
 
+def test_evidence_that_cannot_be_written_does_not_keep_the_others_waiting(store, clock):
+    service = open_service(store, clock, max_batch=1)
+    for name in ("a", "b", "c"):
+        accept(service, name)
+    clock.now += 10
+    while service.tick() == 0:
+        pass
+    tried = []
+    service._engine.report = tried.extend  # and nothing is written
+    for _ in range(4):
+        clock.now += 60
+        service.tick()
+    assert tried == ["a", "b", "c", "a"]
+
+
 def test_a_held_request_is_carried_out_when_somebody_else_approves_it(store, clock):
     service = open_service(store, clock)
     service.desk.accept(["big"], [], [], "a", requester="Ann")

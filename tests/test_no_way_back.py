@@ -13,6 +13,7 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.accepting import advance
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import to_yaml
+from unlearnrec.cluster.journal import JournalConflict
 from unlearnrec.cluster.ledger import Ledger
 from unlearnrec.cluster.session import Session
 from unlearnrec.cluster.versions import COMPLETED, HELD, Versions
@@ -67,6 +68,23 @@ def test_a_rollback_to_files_that_a_purge_removed_is_refused(small):
     pipeline.purge(small, now=True)
     with pytest.raises(InputError, match="a purge removed files"):
         pipeline.rollback(small, to=1)
+
+
+def test_a_rollback_beside_a_purge_is_refused(small, monkeypatch):
+    """The purge has found the older version's files, and takes them after the rollback has looked."""
+    whole = Session(small)
+    real = Versions.commit
+
+    def beside(self, manifest, after):
+        whole.journal.append("purging", {"unnamed": []})
+        return real(self, manifest, after)
+
+    monkeypatch.setattr(Versions, "commit", beside)
+    with pytest.raises(JournalConflict):
+        pipeline.rollback(small, to=1)
+    with pytest.raises(InputError, match="a purge is under way"):
+        pipeline.rollback(small, to=1)
+    assert Session(small).version()["version"] == 2
 
 
 def test_a_rollback_to_another_graph_where_a_request_found_nothing_is_refused(small):
