@@ -78,6 +78,8 @@ class Recipe:
     encoder_epochs: int = 30
     encoder_learning_rate: float = 0.003
     encoder_batch: int = 256
+    around: bool = False
+    """`influence.around`."""
 
 
 @dataclass
@@ -198,7 +200,12 @@ class Lab:
             (Removal(simulated=(request,)), model.e0)
             for request, (_, model) in zip(self._requests(), self.counterfactuals(), strict=True)
         ]
-        encoder = InfluenceEncoder(original.readout.shape[1] // size, seed=self.seed)
-        fit(self._comm, encoder, examples(original.graph, original.nodes, targets), settings)
+        encoder = InfluenceEncoder(original.readout.shape[1] // size, seed=self.seed, around=recipe.around)
+        fit(
+            self._comm,
+            encoder,
+            examples(original.graph, original.backbone, original.nodes, targets, recipe.around),
+            settings,
+        )
         calibrate(original.graph, original.backbone, original.nodes, encoder, targets)
         return encoder

@@ -120,7 +120,7 @@ def recipe_of(matrix: Matrix, overrides: dict[str, Any]) -> Recipe:
     config = parse_config({"interactions": "-", "output": "-", **sections})
     train = config.train.model_dump(exclude={"epochs", "checkpoint_every", "kernel"})
     epochs = config.train.epochs if "epochs" in sections["train"] else matrix.epochs
-    return Recipe(config.backbone.model_dump(), train, epochs)
+    return Recipe(config.backbone.model_dump(), train, epochs, around=config.influence.around)
 
 
 def methods_of(matrix: Matrix, scenario: str) -> tuple[str, ...]:

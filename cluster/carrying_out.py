@@ -10,6 +10,7 @@ import numpy as np
 
 from ..distributed.influence import FORMAT
 from ..distributed.removal import merged
+from ..partitioning.assignment import Assignment
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_assignment, load_ids
 from ..workers import WorkerGroup
@@ -22,7 +23,7 @@ from .gone import note_outcomes
 from .graphs import merged_gone, new_graph
 from .journal import JournalConflict
 from .ledger import State
-from .matching import asked_of, effect, owners_of, resolve, union
+from .matching import Effect, asked_of, effect, owners_of, resolve, union
 from .progress import Progress
 from .requests import Request
 from .session import Manifest, Session, files_of
@@ -51,6 +52,14 @@ def able_version(session: Session) -> Manifest:
             f"uses {FORMAT}. Run `unlearnrec pretrain` again"
         )
     return version
+
+
+def changed_partitions(version: Manifest, owners: Assignment, whole: Effect, cut_only: bool = False) -> list[int]:
+    """The partitions of which files change, ascending: those that own an end of what goes; all, where the rows around an
+    end change too."""
+    if version["model"]["encoder"]["shape"].get("around") and len(whole.users) and not cut_only:
+        return list(range(version["graph"]["partitions"]))
+    return owners_of(owners, whole.touched)
 
 
 def carry_out(
@@ -144,7 +153,7 @@ def carry_out(
         answers[request_id] = answer
     if not whole.events:
         return answers
-    affected = owners_of(owners, whole.touched)
+    affected = changed_partitions(version, owners, whole, cut_only)
     number = session.versions.next_number()
     names = {
         k: (
@@ -202,7 +211,7 @@ def carry_out(
             "deleted_users": int(np.isin(gone[0], mine.users).sum()),
             "deleted_items": int(np.isin(gone[1], mine.items).sum()),
             "touched_nodes": 0 if cut_only else len(np.unique(mine.users)) + len(np.unique(mine.items)),
-            "affected_partitions": owners_of(owners, mine.touched),
+            "affected_partitions": changed_partitions(version, owners, mine, cut_only),
             "batch_requests": len(requests) - len(answers),
             "encoder_drift": drift,
             "encoder_stale": stale,

@@ -12,7 +12,7 @@ from ..workers import WorkerGroup
 from .accepting import accept as _accept
 from .accepting import answered as _answer
 from .approval import Held, check_operator, unknown
-from .carrying_out import able_version, carry_out
+from .carrying_out import able_version, carry_out, changed_partitions
 from .config import Config
 from .coordinator import iso, oldest_age, overdue
 from .estimate import estimated_seconds
@@ -20,7 +20,7 @@ from .evidence import add_evidence
 from .gone import looked_up
 from .journal import JournalConflict
 from .ledger import State
-from .matching import effect, owners_of
+from .matching import effect
 from .progress import Progress
 from .requests import Request, parse_request
 from .results_file import ResultsFile, result_rows, stored_outcome
@@ -185,7 +185,7 @@ def _dry_run(
         "removed_interactions": len(whole.users),
         "removed_events": whole.events,
         "rows": outcome.counts(request.tally),
-        "affected_partitions": owners_of(load_assignment(session.store, graph), whole.touched),
+        "affected_partitions": changed_partitions(version, load_assignment(session.store, graph), whole),
         "touched_nodes": len(np.unique(whole.users)) + len(np.unique(whole.items)),
         "share": whole.share(graph),
         "needs_approval": whole.share(graph) > session.config.forget.max_share,

@@ -15,6 +15,7 @@ from ..distributed.pretrain import POPULAR_SHARE, PretrainSettings, simulated_re
 from ..distributed.published import PublishedSettings
 from ..distributed.removal import Removal
 from ..distributed.run import make_backbone
+from ..partitioning.errors import InputError
 from ..workers import WorkerGroup
 from .config import Config
 from .journal import JournalConflict
@@ -33,7 +34,7 @@ def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerG
     Counterfactual runs that are finished are kept until the encoder stands, so that an interrupted command goes on.
 
     Raises:
-        InputError: nothing has been trained yet.
+        InputError: nothing has been trained yet, or there is no `influence.around` for this model.
         RuntimeError: another version was committed meanwhile, and not by requests alone.
         WorkerFailure: as `WorkerGroup.run`.
     """
@@ -49,6 +50,7 @@ def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerG
 
 def _pretrain(session: Session, head: int, version: Manifest, group: WorkerGroup, progress: Progress) -> dict[str, Any]:
     started = time.perf_counter()
+    _check_around(session.config, version)
     fit = _fit_published if session.config.pretrain.objective == "published" else _fit_counterfactual
     encoder, results = fit(session, version, group, progress)
     encoder |= {"interactions": version["graph"]["interactions"]}
@@ -61,6 +63,20 @@ def _pretrain(session: Session, head: int, version: Manifest, group: WorkerGroup
         "version": committed["version"],
         **results[0]["fit"],
     }
+
+
+def _check_around(config: Config, version: Manifest) -> None:
+    """Raise InputError if `influence.around` is asked for where there is no such encoder."""
+    name = version["model"]["backbone"]["name"]
+    if not config.influence.around:
+        return
+    if config.pretrain.objective == "published":
+        raise InputError("influence.around=true needs pretrain.objective=counterfactual, got published")
+    if version["model"]["dense"]:
+        raise InputError(
+            f"influence.around=true needs a backbone without dense weights (lightgcn, sgl, simgcl); version "
+            f"{version['version']} is of {name}. Leave it out"
+        )
 
 
 def _commit(session: Session, head: int, version: Manifest, encoder: dict[str, Any], files: dict[str, Any]) -> Manifest:
@@ -120,7 +136,12 @@ def _fit_counterfactual(
         names = _finished_run(session, trained, graph, Removal(), place, group, progress, title, dense)
         original = (names, dense)
     blocks = make_backbone(model["backbone"], 0).readout_size // model["backbone"]["embedding_size"]
-    shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
+    shape = {
+        "blocks": blocks,
+        "mlp_layers": config.influence.mlp_layers,
+        "seed": config.seed,
+        "around": config.influence.around,
+    }
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size or 256, settings.learning_rate)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
     arguments = (session.location, graph, original, runs, shape, fit, name)

@@ -1,4 +1,5 @@
-"""A deletion request on one partition: changed rows, shrunken shard. Only ranks that own an end of an interaction take part.
+"""A deletion request on one partition: changed rows, shrunken shard. Only ranks that own an end of an interaction take part,
+unless the rows around them change too (`InfluenceEncoder.around`).
 
 Shape legend: n = interactions with an end here, t = touched local rows, d = embedding size.
 """
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 
 from ..partitioning.shard import GraphShard
+from .backbones import Backbone
 from .batch import add_by_row
 from .influence import InfluenceEncoder, NodeRows, going
 from .local_graph import LocalGraph
 from .removal import Ids, empty_nodes
+from .spread import spread
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,14 @@ def influence(
             add_by_row(view.rows, encoder.change(side, view.own, view.other, view.going), change)
     touched = torch.unique(torch.cat([view.rows for view in views]))
     return touched, change[touched]
+
+
+def changed_rows(rest: LocalGraph, backbone: Backbone, rows: Tensor, change: Tensor, around: bool) -> Tensor:
+    """What is added to E0 [N, d] for changes [t, d] of touched rows as an encoder, `around` or not, has them. All ranks
+    call it if it is. rest: the graph without the request, with all its rows."""
+    if around:
+        return spread(rest, backbone, rows, change)
+    return change.new_zeros(rest.num_rows, change.shape[1]).index_copy_(0, rows, change)
 
 
 def shrink(shard: GraphShard, e0: Tensor, users: Ids, items: Ids) -> tuple[GraphShard, Tensor]:

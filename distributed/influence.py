@@ -118,12 +118,16 @@ class InfluenceEncoder(nn.Module):
 
     `gain` [2] scales the changes of users and of items. In a retrain the neighbours' rows move as well;
     `pretrain.calibrate` finds how much more the touched rows have to move where the others stay.
+
+    around: its changes are those of the readouts before lengths are scaled, not of rows of E0; the rows around the touched
+    nodes bring them about (`spread`).
     """
 
     gain: Tensor
 
-    def __init__(self, blocks: int, hidden: int = 64, mlp_layers: int = 2, seed: int = 0) -> None:
+    def __init__(self, blocks: int, hidden: int = 64, mlp_layers: int = 2, seed: int = 0, around: bool = False) -> None:
         super().__init__()
+        self.around = around
         generator = torch.Generator().manual_seed(seed % 2**63)
         self.users, self.items = (Side(3 * blocks + 2, hidden, mlp_layers, generator) for _ in range(2))
         self.register_buffer("gain", torch.ones(2))

@@ -5,6 +5,7 @@ E = interactions of owned users, U, I = users and items of the whole graph, D = 
 """
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,6 +14,8 @@ from ..partitioning.halo import HaloPlan, plan
 from ..partitioning.shard import GraphShard
 from .comm import Comm
 from .propagation import Propagation
+
+Ids = npt.NDArray[np.int64]
 
 
 class LocalGraph:
@@ -41,6 +44,11 @@ class LocalGraph:
         self._row_of_item = _rows(self.item_ids, shard.num_items, len(self.user_ids))
         self.propagation = Propagation(self.halo, self.degrees, comm, kernel)
         self._check_cuts()
+
+    def without(self, users: Ids, items: Ids) -> "LocalGraph":
+        """The graph without interactions users, items [n] (global ids), with all its rows. All ranks call it."""
+        shard = self.shard.without(users, items)
+        return LocalGraph(shard, self.assignment, self.comm, self.halo.halo, self.kernel)
 
     def _check_cuts(self) -> None:
         """Both ends of every cut must be of the same graph version.

@@ -16,11 +16,13 @@ from .checkpoint import from_bytes, to_bytes
 from .evaluate import evaluate
 from .fine_tune import fine_tune
 from .forget import influence, shrink
+from .influence import InfluenceEncoder
 from .membership import Standing, standing, trained_pairs
 from .partition_state import Location, PartitionState, Written, write_file
 from .published import Published, published_influence
 from .removal import Found, Ids, Pairs, Removal
 from .run import TrainRun
+from .spread import spread
 
 
 class PartitionForgetting(PartitionState):
@@ -40,9 +42,11 @@ class PartitionForgetting(PartitionState):
         cut_only: bool = False,
         thinned: tuple[Ids, Ids, Ids, Ids] | None = None,
     ) -> dict[str, Any]:
-        """Only the affected partitions: forget interactions users, items [n] (sorted; others than with an end here are
-        left alone), and write shard and rows of E0 to names[rank], to which the generation is added: what a worker of an
-        earlier one still writes is no file of this attempt.
+        """Only the affected partitions, which are all where the rows around an end change too (`spread`).
+
+        Forget interactions users, items [n] (sorted; others than with an end here are left alone), and write shard and
+        rows of E0 to names[rank], to which the generation is added: what a worker of an earlier one still writes is no
+        file of this attempt.
 
         thinned: interactions that lose some of their events, as for `GraphShard.thinned`. They change counts and times,
         and no row: a partition that has no other writes its shard only.
@@ -57,9 +61,13 @@ class PartitionForgetting(PartitionState):
         mine = [x[here] for x in pairs]
         shard = graph.shard if thinned is None else graph.shard.thinned(*thinned)
         own = [self._own_name(name) for name in names[self._rank]]
-        if not len(mine[0]):
+        around = (
+            isinstance(model.encoder, InfluenceEncoder) and model.encoder.around and len(users) > 0 and not cut_only
+        )
+        if not len(mine[0]) and not around:
             kept = _kept_rows(write_file(store, own[0], shard.to_bytes()))
             return kept | {"seconds": time.perf_counter() - start}
+        pairs_here = (mine[0].cpu().numpy(), mine[1].cpu().numpy())
         e0, rows = model.e0.clone(), torch.empty(0, dtype=torch.int64, device=self._device)
         change = e0[rows]
         if not cut_only:
@@ -69,8 +77,10 @@ class PartitionForgetting(PartitionState):
                 rows, change = published_influence(graph, model.nodes.readout, model.encoder, mine[0], mine[1])
             else:
                 rows, change = influence(graph, model.nodes, model.encoder, mine[0], mine[1])
-            e0[rows] += change
-        pairs_here = (mine[0].cpu().numpy(), mine[1].cpu().numpy())
+            if around:
+                e0 += spread(graph.without(*pairs_here), model.backbone, rows, change)
+            else:
+                e0[rows] += change
         result = self._write_shrunk(store, shard, e0, pairs_here, own[:2])
         if isinstance(model.encoder, Published):
             # What the encoder knew of touched nodes goes with them: rows of deleted nodes, and the rest start again.

@@ -72,7 +72,7 @@ class PartitionTraining(PartitionState):
             backbone.load_state_dict(from_bytes(store.read(original[1])))
             nodes = node_rows(model.graph, backbone, rows(original[0]))
         targets = [(removal, rows(names)) for removal, names in counterfactuals]
-        data = examples(model.graph, nodes, targets)
+        data = examples(model.graph, backbone, nodes, targets, shape["around"])
         largest = max((float(x.needed.norm(dim=1).max()) for x in data if len(x.needed)), default=0.0)
         encoder = InfluenceEncoder(**shape).to(self._device)
         assert self._comm is not None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .backbones import Backbone
 from .comm import Comm
 from .evaluate import pair_scores
-from .forget import Ends, ends, influence
+from .forget import Ends, changed_rows, ends, influence
 from .influence import InfluenceEncoder, NodeRows, Side, directions, features
 from .keyed import PAIRS, keyed, keyed_uniform
 from .local_graph import LocalGraph
@@ -71,16 +71,28 @@ class Examples:
 
 
 def examples(
-    graph: LocalGraph, nodes: NodeRows, counterfactuals: list[tuple[Removal, Tensor]]
+    graph: LocalGraph,
+    backbone: Backbone,
+    nodes: NodeRows,
+    counterfactuals: list[tuple[Removal, Tensor]],
+    around: bool = False,
 ) -> tuple[Examples, Examples]:
-    """Both sides' examples from (removal, E0 [N, d] of the run without it) pairs. All ranks call it."""
+    """Both sides' examples from (removal, E0 [N, d] of the run without it) pairs. All ranks call it.
+
+    What is needed is a change of the node's row of E0; `around`, of its readout.
+    """
     parts: tuple[list[Examples], list[Examples]] = ([], [])
     ids = torch.cat([graph.user_ids, graph.item_ids])
     for removal, e0 in counterfactuals:
-        users, items = (torch.from_numpy(x).to(e0.device) for x in removal.pairs(graph.shard))
+        pairs = removal.pairs(graph.shard)
+        users, items = (torch.from_numpy(x).to(e0.device) for x in pairs)
+        moved = e0 - nodes.e0
+        if around:
+            with torch.no_grad():
+                moved = backbone(moved, graph.without(*pairs).propagation.layer)
         for side, view in enumerate(ends(graph, nodes, users, items)):
             rows, target = torch.unique_consecutive(view.rows, return_inverse=True)
-            needed = e0[rows] - nodes.e0[rows]
+            needed = moved[rows]
             key = keyed(side, ids[rows]) if len(rows) else rows
             parts[side].append(_examples(view, target, needed, key))
     joined = []
@@ -207,12 +219,13 @@ class _Probe:
     ) -> "_Probe":
         pairs = removal.pairs(graph.shard)
         users, items = (torch.from_numpy(x).to(graph.comm.device) for x in pairs)
-        rest = LocalGraph(graph.shard.without(*pairs), graph.assignment, graph.comm, graph.halo.halo, graph.kernel)
+        rest = graph.without(*pairs)
         rows, change = influence(graph, nodes, encoder, users, items)
-        sides = torch.zeros_like(nodes.e0).index_copy_(0, rows, change)
-        changes = (sides.clone(), sides)
-        changes[0][graph.num_local_users :] = 0
-        changes[1][: graph.num_local_users] = 0
+        of_users = (rows < graph.num_local_users)[:, None]
+        changes = (
+            changed_rows(rest, backbone, rows, change * of_users, encoder.around),
+            changed_rows(rest, backbone, rows, change * ~of_users, encoder.around),
+        )
         here = graph.user_rows(users) >= 0
         own = (users[here], items[here])
         before = pair_scores(graph, nodes.readout, *own)[1].double()

@@ -152,11 +152,11 @@ def fitted(comm: Comm, epochs: int = 30) -> dict[str, Any]:
             weights = combination(far.shape[1])[side]
             e0.index_add_(0, view.rows, (weights[:, None] * far).sum(1))
         counterfactuals.append((removal, e0))
-    data = examples(graph, nodes, counterfactuals)
+    backbone = BACKBONES["lightgcn"](SIZE, 2, seed=1)
+    data = examples(graph, backbone, nodes, counterfactuals)
     encoder = encoder_for(nodes)
     losses: list[float] = []
     quality = fit(comm, encoder, data, PretrainSettings(3, epochs, 16, 0.01), lambda _, loss: losses.append(loss))
-    backbone = BACKBONES["lightgcn"](SIZE, 2, seed=1)
     gain = calibrate(graph, backbone, nodes, encoder, counterfactuals)
     twice = [(removal, nodes.e0 + 2 * (e0 - nodes.e0)) for removal, e0 in counterfactuals]
     gain_for_twice = calibrate(graph, backbone, nodes, encoder, twice)

@@ -2,7 +2,7 @@
 
 import torch
 
-from ...distributed.forget import influence
+from ...distributed.forget import changed_rows, influence
 from ..lab import Lab, Model, Pairs
 from .base import Method, changed, cut
 
@@ -16,5 +16,5 @@ class CounterfactualEncoder(Method):
     def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
         users, items = (torch.from_numpy(x) for x in request)
         rows, change = influence(original.graph, original.nodes, self.encoder, users, items)
-        whole = torch.zeros_like(original.e0).index_copy_(0, rows, change)
-        return changed(cut(original, request), whole)
+        rest = cut(original, request)
+        return changed(rest, changed_rows(rest.graph, rest.backbone, rows, change, self.encoder.around))

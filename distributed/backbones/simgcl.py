@@ -13,8 +13,7 @@ class SimGCL(SelfSupervised):
     """Readout = the mean of layers 1 .. L, with `ego` of 0 .. L. A view adds to each layer but E0 a row of length `noise`
     in the layer's own orthant (eq. 7, 8).
 
-    Without E0 of its own in it, a node's readout can hardly be changed but through its neighbours' rows, which a request
-    does not touch.
+    Without its own row in it, a node's readout changes through the rows around it only.
     """
 
     def __init__(self, *args: Any, noise: float = 0.1, ego: bool = False, **others: Any) -> None:
