@@ -24,7 +24,7 @@ from ..distributed.backbones import Backbone
 from ..distributed.checkpoint import Checkpoints, from_bytes, to_bytes
 from ..distributed.comm import Comm
 from ..distributed.evaluate import pair_scores
-from ..distributed.influence import InfluenceEncoder, NodeRows
+from ..distributed.influence import AroundEncoder, InfluenceEncoder, NodeRows
 from ..distributed.local_graph import LocalGraph
 from ..distributed.pretrain import POPULAR_SHARE, PretrainSettings, calibrate, examples, fit, simulated_requests
 from ..distributed.removal import Removal, Simulated
@@ -190,7 +190,7 @@ class Lab:
         self.learned_seconds = sum(model.seconds for _, model in self._counterfactuals)
         return self._counterfactuals
 
-    def encoder(self, original: Model) -> InfluenceEncoder:
+    def encoder(self, original: Model) -> InfluenceEncoder | AroundEncoder:
         """The Influence Encoder, fitted to the counterfactuals."""
         recipe, size = self.recipe, original.e0.shape[1]
         settings = PretrainSettings(
@@ -200,12 +200,15 @@ class Lab:
             (Removal(simulated=(request,)), model.e0)
             for request, (_, model) in zip(self._requests(), self.counterfactuals(), strict=True)
         ]
-        encoder = InfluenceEncoder(original.readout.shape[1] // size, seed=self.seed, around=recipe.around)
-        fit(
-            self._comm,
-            encoder,
-            examples(original.graph, original.backbone, original.nodes, targets, recipe.around),
-            settings,
-        )
-        calibrate(original.graph, original.backbone, original.nodes, encoder, targets)
+        shape = {"blocks": original.readout.shape[1] // size, "seed": self.seed}
+        model = (original.graph, original.backbone, original.nodes)
+        data = examples(*model, targets)
+        if recipe.around:
+            both = AroundEncoder(**shape)
+            fit(self._comm, both.rows, data, settings)
+            fit(self._comm, both.readouts, examples(*model, targets, of_readouts=True), settings)
+            return both
+        encoder = InfluenceEncoder(**shape)
+        fit(self._comm, encoder, data, settings)
+        calibrate(*model, encoder, targets)
         return encoder

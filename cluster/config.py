@@ -145,8 +145,8 @@ class Influence(Section):
     num_layers: int = Field(3, ge=1, le=16)
     mlp_layers: int = Field(2, ge=1, le=16)
     around: bool = False
-    """Change the rows around the touched nodes instead of their own (objective counterfactual, backbones without dense
-    weights): simgcl forgets far better, but every request then changes rows in all partitions (docs/encoder.md)."""
+    """Change rows around the touched nodes beside their own (objective counterfactual, backbones without dense weights):
+    closer to a retrain, above all with simgcl, but a request then changes rows in all partitions (docs/encoder.md)."""
 
 
 class Pretrain(Section):

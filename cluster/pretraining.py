@@ -136,20 +136,16 @@ def _fit_counterfactual(
         names = _finished_run(session, trained, graph, Removal(), place, group, progress, title, dense)
         original = (names, dense)
     blocks = make_backbone(model["backbone"], 0).readout_size // model["backbone"]["embedding_size"]
-    shape = {
-        "blocks": blocks,
-        "mlp_layers": config.influence.mlp_layers,
-        "seed": config.seed,
-        "around": config.influence.around,
-    }
+    shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size or 256, settings.learning_rate)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
-    arguments = (session.location, graph, original, runs, shape, fit, name)
+    around = config.influence.around
+    arguments = (session.location, graph, original, runs, shape, fit, name, around)
     with progress.task("encoder", settings.epochs) as task:
         results = session.call(group, version, "fit_encoder", *arguments, on_progress=follow(task, "encoder"))
     largest = max(result["largest_shift"] for result in results)
     entry = {"file": name, "tables": None, "objective": "counterfactual", "format": FORMAT, "shape": shape}
-    return entry | {"largest_shift": largest}, results
+    return entry | {"around": around, "largest_shift": largest}, results
 
 
 def _popular_items(session: Session, version: Manifest, group: WorkerGroup) -> list[int]:

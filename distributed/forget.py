@@ -1,5 +1,5 @@
 """A deletion request on one partition: changed rows, shrunken shard. Only ranks that own an end of an interaction take part,
-unless the rows around them change too (`InfluenceEncoder.around`).
+unless the rows around them change too (`around`).
 
 Shape legend: n = interactions with an end here, t = touched local rows, d = embedding size.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..partitioning.shard import GraphShard
 from .backbones import Backbone
 from .batch import add_by_row
-from .influence import InfluenceEncoder, NodeRows, going
+from .influence import AroundEncoder, InfluenceEncoder, NodeRows, going
 from .local_graph import LocalGraph
 from .removal import Ids, empty_nodes
 from .spread import spread
@@ -84,12 +84,18 @@ def influence(
     return touched, change[touched]
 
 
-def changed_rows(rest: LocalGraph, backbone: Backbone, rows: Tensor, change: Tensor, around: bool) -> Tensor:
-    """What is added to E0 [N, d] for changes [t, d] of touched rows as an encoder, `around` or not, has them. All ranks
-    call it if it is. rest: the graph without the request, with all its rows."""
-    if around:
-        return spread(rest, backbone, rows, change)
-    return change.new_zeros(rest.num_rows, change.shape[1]).index_copy_(0, rows, change)
+@torch.no_grad()
+def around(
+    graph: LocalGraph, backbone: Backbone, nodes: NodeRows, encoder: AroundEncoder, users: Tensor, items: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(touched local rows [t] ascending, what is added to E0 [N, d]): as `influence`, where rows around the touched ones
+    change too. All ranks call it, with or without an end here."""
+    rows, change = influence(graph, nodes, encoder.rows, users, items)
+    _, wanted = influence(graph, nodes, encoder.readouts, users, items)
+    rest = graph.without(users.cpu().numpy(), items.cpu().numpy())
+    whole = torch.zeros_like(nodes.e0).index_copy_(0, rows, change)
+    left = wanted - backbone(whole, rest.propagation.layer)[rows]
+    return rows, whole + spread(rest, backbone, rows, left)
 
 
 def shrink(shard: GraphShard, e0: Tensor, users: Ids, items: Ids) -> tuple[GraphShard, Tensor]:

@@ -118,16 +118,12 @@ class InfluenceEncoder(nn.Module):
 
     `gain` [2] scales the changes of users and of items. In a retrain the neighbours' rows move as well;
     `pretrain.calibrate` finds how much more the touched rows have to move where the others stay.
-
-    around: its changes are those of the readouts before lengths are scaled, not of rows of E0; the rows around the touched
-    nodes bring them about (`spread`).
     """
 
     gain: Tensor
 
-    def __init__(self, blocks: int, hidden: int = 64, mlp_layers: int = 2, seed: int = 0, around: bool = False) -> None:
+    def __init__(self, blocks: int, hidden: int = 64, mlp_layers: int = 2, seed: int = 0) -> None:
         super().__init__()
-        self.around = around
         generator = torch.Generator().manual_seed(seed % 2**63)
         self.users, self.items = (Side(3 * blocks + 2, hidden, mlp_layers, generator) for _ in range(2))
         self.register_buffer("gain", torch.ones(2))
@@ -145,3 +141,12 @@ class InfluenceEncoder(nn.Module):
     @staticmethod
     def _side(module: nn.Module, inputs: tuple[Tensor, Tensor]) -> Tensor:
         return (module(inputs[0])[:, :, None] * inputs[1]).sum(1)
+
+
+class AroundEncoder(nn.Module):
+    """One encoder for the touched nodes' rows of E0, and one for their readouts before lengths are scaled: what the rows
+    leave to be done of these, the rows around bring about (`forget.around`). So neither needs a gain."""
+
+    def __init__(self, blocks: int, hidden: int = 64, mlp_layers: int = 2, seed: int = 0) -> None:
+        super().__init__()
+        self.rows, self.readouts = (InfluenceEncoder(blocks, hidden, mlp_layers, seed) for _ in range(2))

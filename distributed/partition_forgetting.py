@@ -15,14 +15,13 @@ from ..partitioning.storage import Store
 from .checkpoint import from_bytes, to_bytes
 from .evaluate import evaluate
 from .fine_tune import fine_tune
-from .forget import influence, shrink
-from .influence import InfluenceEncoder
+from .forget import around, influence, shrink
+from .influence import AroundEncoder
 from .membership import Standing, standing, trained_pairs
 from .partition_state import Location, PartitionState, Written, write_file
 from .published import Published, published_influence
 from .removal import Found, Ids, Pairs, Removal
 from .run import TrainRun
-from .spread import spread
 
 
 class PartitionForgetting(PartitionState):
@@ -42,7 +41,7 @@ class PartitionForgetting(PartitionState):
         cut_only: bool = False,
         thinned: tuple[Ids, Ids, Ids, Ids] | None = None,
     ) -> dict[str, Any]:
-        """Only the affected partitions, which are all where the rows around an end change too (`spread`).
+        """Only the affected partitions, which are all with an `AroundEncoder`.
 
         Forget interactions users, items [n] (sorted; others than with an end here are left alone), and write shard and
         rows of E0 to names[rank], to which the generation is added: what a worker of an earlier one still writes is no
@@ -61,10 +60,8 @@ class PartitionForgetting(PartitionState):
         mine = [x[here] for x in pairs]
         shard = graph.shard if thinned is None else graph.shard.thinned(*thinned)
         own = [self._own_name(name) for name in names[self._rank]]
-        around = (
-            isinstance(model.encoder, InfluenceEncoder) and model.encoder.around and len(users) > 0 and not cut_only
-        )
-        if not len(mine[0]) and not around:
+        everywhere = isinstance(model.encoder, AroundEncoder) and len(users) > 0 and not cut_only
+        if not len(mine[0]) and not everywhere:
             kept = _kept_rows(write_file(store, own[0], shard.to_bytes()))
             return kept | {"seconds": time.perf_counter() - start}
         pairs_here = (mine[0].cpu().numpy(), mine[1].cpu().numpy())
@@ -73,13 +70,15 @@ class PartitionForgetting(PartitionState):
         if not cut_only:
             if model.encoder is None:
                 raise RuntimeError("the loaded version has no encoder")
-            if isinstance(model.encoder, Published):
-                rows, change = published_influence(graph, model.nodes.readout, model.encoder, mine[0], mine[1])
+            if isinstance(model.encoder, AroundEncoder):
+                rows, whole = around(graph, model.backbone, model.nodes, model.encoder, mine[0], mine[1])
+                e0 += whole
+                change = whole[rows]
             else:
-                rows, change = influence(graph, model.nodes, model.encoder, mine[0], mine[1])
-            if around:
-                e0 += spread(graph.without(*pairs_here), model.backbone, rows, change)
-            else:
+                if isinstance(model.encoder, Published):
+                    rows, change = published_influence(graph, model.nodes.readout, model.encoder, mine[0], mine[1])
+                else:
+                    rows, change = influence(graph, model.nodes, model.encoder, mine[0], mine[1])
                 e0[rows] += change
         result = self._write_shrunk(store, shard, e0, pairs_here, own[:2])
         if isinstance(model.encoder, Published):

@@ -16,7 +16,7 @@ from . import comm as communication
 from .backbones import Backbone
 from .checkpoint import from_bytes
 from .comm import Comm
-from .influence import FORMAT, InfluenceEncoder, NodeRows
+from .influence import FORMAT, AroundEncoder, InfluenceEncoder, NodeRows
 from .local_graph import LocalGraph
 from .published import Published, PublishedEncoder
 from .removal import Pairs, Removal, with_empty_rows
@@ -46,7 +46,7 @@ class Model:
     e0: Tensor
     backbone: Backbone
     nodes: NodeRows
-    encoder: InfluenceEncoder | Published | None
+    encoder: InfluenceEncoder | AroundEncoder | Published | None
 
 
 class PartitionState:
@@ -119,11 +119,14 @@ class PartitionState:
         self._model = Model(graph, e0, backbone, node_rows(graph, backbone, e0), encoder)
         self._held = fingerprint(version, halo, kernel)
 
-    def _encoder(self, store: Store, version: dict[str, Any], spec: dict[str, Any]) -> InfluenceEncoder | Published:
-        kind = PublishedEncoder if spec["tables"] else InfluenceEncoder
+    def _encoder(
+        self, store: Store, version: dict[str, Any], spec: dict[str, Any]
+    ) -> InfluenceEncoder | AroundEncoder | Published:
+        around = AroundEncoder if spec.get("around") else InfluenceEncoder
+        kind = PublishedEncoder if spec["tables"] else around
         dense = kind(**spec["shape"]).to(self._device)
         dense.load_state_dict(from_bytes(_read(store, version, spec["file"])))
-        if isinstance(dense, InfluenceEncoder):
+        if not isinstance(dense, PublishedEncoder):
             return dense
         tables = from_bytes(_read(store, version, spec["tables"][self._rank]))
         return Published(dense, tables["h0"].to(self._device), tables["gate"].to(self._device))

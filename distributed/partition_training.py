@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..partitioning.ingest import load_shard
 from .checkpoint import Checkpoints, from_bytes, to_bytes
-from .influence import InfluenceEncoder
+from .influence import AroundEncoder, InfluenceEncoder
 from .partition_state import Location, PartitionState, node_rows, write_file
-from .pretrain import PretrainSettings, calibrate, examples, fit
+from .pretrain import Examples, PretrainSettings, calibrate, examples, fit
 from .published import PublishedEncoder, PublishedSettings, pretrain_published
 from .removal import Ids, Removal
 from .run import TrainRun, run_training
@@ -54,8 +54,9 @@ class PartitionTraining(PartitionState):
         shape: dict[str, Any],
         settings: PretrainSettings,
         name: str,
+        around: bool = False,
     ) -> dict[str, Any]:
-        """Train the encoder on runs that left out these removals; rank 0 writes it to `name`.
+        """Train the encoder (`around`: an `AroundEncoder`) on runs that left out these removals; rank 0 writes it to `name`.
 
         original: files of the run on the whole graph, rows by rank and dense weights; None where that is the loaded
         version itself. Each counterfactual's files hold its rows of E0, by rank.
@@ -72,20 +73,33 @@ class PartitionTraining(PartitionState):
             backbone.load_state_dict(from_bytes(store.read(original[1])))
             nodes = node_rows(model.graph, backbone, rows(original[0]))
         targets = [(removal, rows(names)) for removal, names in counterfactuals]
-        data = examples(model.graph, backbone, nodes, targets, shape["around"])
+        data = examples(model.graph, backbone, nodes, targets)
         largest = max((float(x.needed.norm(dim=1).max()) for x in data if len(x.needed)), default=0.0)
-        encoder = InfluenceEncoder(**shape).to(self._device)
+        encoder: InfluenceEncoder | AroundEncoder
+        if around:
+            encoder = AroundEncoder(**shape).to(self._device)
+            fitted = self._fit(encoder.rows, data, settings)
+            readouts = examples(model.graph, backbone, nodes, targets, of_readouts=True)
+            more = self._fit(encoder.readouts, readouts, settings)
+            fitted |= {f"readout_{key}": value for key, value in more.items()}
+        else:
+            encoder = InfluenceEncoder(**shape).to(self._device)
+            fitted = self._fit(encoder, data, settings)
+            fitted["user_gain"], fitted["item_gain"] = calibrate(model.graph, backbone, nodes, encoder, targets)
+        files = [write_file(store, name, to_bytes(encoder.state_dict()))] if self._rank == 0 else []
+        return {"fit": fitted, "files": files, "largest_shift": largest}
+
+    def _fit(
+        self, encoder: InfluenceEncoder, data: tuple[Examples, Examples], settings: PretrainSettings
+    ) -> dict[str, float]:
         assert self._comm is not None
-        fitted = fit(
+        return fit(
             self._comm,
             encoder,
             data,
             settings,
             lambda epoch, loss: self._say(phase="encoder", epoch=epoch, loss=round(loss, 5)),
         )
-        fitted["user_gain"], fitted["item_gain"] = calibrate(model.graph, backbone, nodes, encoder, targets)
-        files = [write_file(store, name, to_bytes(encoder.state_dict()))] if self._rank == 0 else []
-        return {"fit": fitted, "files": files, "largest_shift": largest}
 
     def fit_published(
         self, location: Location, shape: dict[str, Any], settings: PublishedSettings, name: str, tables: Sequence[str]

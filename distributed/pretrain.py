@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .backbones import Backbone
 from .comm import Comm
 from .evaluate import pair_scores
-from .forget import Ends, changed_rows, ends, influence
+from .forget import Ends, ends, influence
 from .influence import InfluenceEncoder, NodeRows, Side, directions, features
 from .keyed import PAIRS, keyed, keyed_uniform
 from .local_graph import LocalGraph
@@ -75,11 +75,12 @@ def examples(
     backbone: Backbone,
     nodes: NodeRows,
     counterfactuals: list[tuple[Removal, Tensor]],
-    around: bool = False,
+    of_readouts: bool = False,
 ) -> tuple[Examples, Examples]:
     """Both sides' examples from (removal, E0 [N, d] of the run without it) pairs. All ranks call it.
 
-    What is needed is a change of the node's row of E0; `around`, of its readout.
+    What is needed is a change of the node's row of E0, or, `of_readouts`, of its readout before its length is scaled, beyond
+    what the missing edges do.
     """
     parts: tuple[list[Examples], list[Examples]] = ([], [])
     ids = torch.cat([graph.user_ids, graph.item_ids])
@@ -87,7 +88,7 @@ def examples(
         pairs = removal.pairs(graph.shard)
         users, items = (torch.from_numpy(x).to(e0.device) for x in pairs)
         moved = e0 - nodes.e0
-        if around:
+        if of_readouts:
             with torch.no_grad():
                 moved = backbone(moved, graph.without(*pairs).propagation.layer)
         for side, view in enumerate(ends(graph, nodes, users, items)):
@@ -221,11 +222,10 @@ class _Probe:
         users, items = (torch.from_numpy(x).to(graph.comm.device) for x in pairs)
         rest = graph.without(*pairs)
         rows, change = influence(graph, nodes, encoder, users, items)
-        of_users = (rows < graph.num_local_users)[:, None]
-        changes = (
-            changed_rows(rest, backbone, rows, change * of_users, encoder.around),
-            changed_rows(rest, backbone, rows, change * ~of_users, encoder.around),
-        )
+        sides = torch.zeros_like(nodes.e0).index_copy_(0, rows, change)
+        changes = (sides.clone(), sides)
+        changes[0][graph.num_local_users :] = 0
+        changes[1][: graph.num_local_users] = 0
         here = graph.user_rows(users) >= 0
         own = (users[here], items[here])
         before = pair_scores(graph, nodes.readout, *own)[1].double()

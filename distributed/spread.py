@@ -10,7 +10,7 @@ from .backbones import Backbone
 from .local_graph import LocalGraph
 
 STEPS = 8
-"""Of conjugate gradients; on Gowalla they leave a tenth of the wanted change (docs/log.md)."""
+"""Of conjugate residuals; on Gowalla they leave a tenth of the wanted change (docs/log.md)."""
 RIDGE = 0.01
 """Against what takes large rows for little, relative to how the map answers `wanted` as it is."""
 
@@ -22,7 +22,7 @@ def spread(graph: LocalGraph, backbone: Backbone, rows: Tensor, wanted: Tensor) 
 
     A backbone without dense weights is a symmetric linear map P of E0. With M the choice of the rows, x = P M y where
     (M P P M + ridge) y = wanted: of those x with M P x = wanted the one of least |x|, but for the ridge. A few steps of
-    conjugate gradients (Hestenes and Stiefel 1952) from 0.
+    conjugate residuals (Stiefel 1955) from 0: what is left never grows.
     """
 
     def apply(x_ND: Tensor) -> Tensor:
@@ -31,20 +31,24 @@ def spread(graph: LocalGraph, backbone: Backbone, rows: Tensor, wanted: Tensor) 
     def dot(x_ND: Tensor, y_ND: Tensor) -> Tensor:
         return graph.comm.all_reduce((x_ND.double() * y_ND.double()).sum())
 
+    def square(x_ND: Tensor) -> Tensor:
+        return chosen * apply(apply(x_ND))
+
     size = wanted.shape[1]
     chosen = torch.zeros(graph.num_rows, 1, dtype=wanted.dtype, device=wanted.device)
     chosen[rows] = 1
     chosen[graph.degrees == 0] = 0  # no row around it
     rest = chosen * wanted.new_zeros(graph.num_rows, size).index_copy_(0, rows, wanted)
-    solution, direction, left = torch.zeros_like(rest), rest, dot(rest, rest)
-    ridge = torch.zeros_like(left)
-    for step in range(STEPS):
-        image = chosen * apply(apply(direction))
-        if step == 0:
-            ridge = RIDGE * dot(direction, image) / left.clamp(min=1e-30)
-        image = image + ridge.to(rest.dtype) * direction
-        length = (left / dot(direction, image).clamp(min=1e-30)).to(rest.dtype)
-        solution, rest = solution + length * direction, rest - length * image
-        before, left = left, dot(rest, rest)
-        direction = rest + (left / before.clamp(min=1e-30)).to(rest.dtype) * direction
+    image = square(rest)
+    power = dot(rest, image)
+    ridge = (RIDGE * power / dot(rest, rest).clamp(min=1e-30)).to(rest.dtype)
+    image = image + ridge * rest
+    solution, direction, of_direction, power = torch.zeros_like(rest), rest, image, dot(rest, image)
+    for _ in range(STEPS):
+        length = (power / dot(of_direction, of_direction).clamp(min=1e-30)).to(rest.dtype)
+        solution, rest = solution + length * direction, rest - length * of_direction
+        image = square(rest) + ridge * rest
+        before, power = power, dot(rest, image)
+        ratio = (power / before.clamp(min=1e-30)).to(rest.dtype)
+        direction, of_direction = rest + ratio * direction, image + ratio * of_direction
     return apply(solution)

@@ -16,8 +16,10 @@ from unlearnrec.cluster.session import Session
 from unlearnrec.distributed import spread as spreading
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.forget import changed_rows
+from unlearnrec.distributed.forget import around, influence
+from unlearnrec.distributed.influence import AroundEncoder
 from unlearnrec.distributed.launch import run_processes
+from unlearnrec.distributed.partition_state import node_rows
 from unlearnrec.distributed.spread import spread
 from unlearnrec.partitioning.errors import InputError
 
@@ -78,12 +80,40 @@ def test_nothing_wanted_changes_nothing():
     assert not change.any()
 
 
-def test_without_spreading_only_the_rows_themselves_change():
-    graph = spmd.local_graph(Comm())
-    rows = torch.tensor([3, 5])
-    own, others = (changed_rows(graph, BACKBONES["simgcl"](SIZE, 2), rows, wanted([3, 5]), x) for x in (False, True))
-    assert torch.equal(own[rows], wanted([3, 5])) and int(own.any(1).sum()) == 2
-    assert int(others.any(1).sum()) > 2
+def around_on(comm):
+    graph = spmd.local_graph(comm)
+    backbone = BACKBONES["simgcl"](SIZE, 2, length_power=0.5)
+    e0 = wanted(torch.cat([graph.user_ids, graph.item_ids + graph.num_users])) * 0.1
+    nodes = node_rows(graph, backbone, e0)
+    users, items = (torch.from_numpy(x[::7].astype(np.int64)) for x in spmd.pairs())
+    here = (graph.user_rows(users) >= 0) | (graph.item_rows(items) >= 0)
+    mine = (users[here], items[here])
+    encoder = AroundEncoder(1, seed=5)
+    rows, change = around(graph, backbone, nodes, encoder, *mine)
+    _, own = influence(graph, nodes, encoder.rows, *mine)
+    _, wished = influence(graph, nodes, encoder.readouts, *mine)
+    with torch.no_grad():
+        layer = graph.without(*(x.numpy() for x in mine)).propagation.layer
+        came = backbone(change, layer)[rows]
+        by_rows = backbone(torch.zeros_like(change).index_copy_(0, rows, own), layer)[rows]
+    touched = torch.zeros(graph.num_rows).index_fill_(0, rows, 1)
+    return {
+        "ids": torch.cat([graph.user_ids, graph.item_ids + graph.num_users]),
+        "change": change,
+        "touched": touched[:, None],
+    } | {
+        "off": float((came - wished).norm()),
+        "left": float((by_rows - wished).norm()),
+        "moved": float((change[rows] - own).norm()),
+    }
+
+
+def test_one_and_three_partitions_forget_around_alike():
+    first, results = around_on(Comm()), run_processes(3, around_on)
+    whole = spmd.whole([first], "change")
+    assert (spmd.whole(results, "change") - whole).abs().max() < 1e-4 * whole.abs().max()
+    assert whole[spmd.whole([first], "touched")[:, 0] == 0].any()
+    assert first["off"] < 0.95 * first["left"] and first["moved"] > 0
 
 
 # ---- the commands, with workers ------------------------------------------------------------------------------------------
@@ -94,7 +124,7 @@ def test_a_request_changes_rows_around_its_nodes_in_all_partitions(tmp_path, gro
     config, events = trained_output(tmp_path, group, influence={"around": True})
     session = Session(config)
     before = session.version()
-    assert before["model"]["encoder"]["shape"]["around"]
+    assert before["model"]["encoder"]["around"]
     user = events[0][0]
     asked = pipeline.forget(config, users=str(user), dry_run=True, group=group)
     assert asked["affected_partitions"] == [0, 1]

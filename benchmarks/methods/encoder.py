@@ -2,7 +2,8 @@
 
 import torch
 
-from ...distributed.forget import changed_rows, influence
+from ...distributed.forget import around, influence
+from ...distributed.influence import AroundEncoder
 from ..lab import Lab, Model, Pairs
 from .base import Method, changed, cut
 
@@ -15,6 +16,10 @@ class CounterfactualEncoder(Method):
 
     def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
         users, items = (torch.from_numpy(x) for x in request)
-        rows, change = influence(original.graph, original.nodes, self.encoder, users, items)
-        rest = cut(original, request)
-        return changed(rest, changed_rows(rest.graph, rest.backbone, rows, change, self.encoder.around))
+        model = (original.graph, original.backbone, original.nodes)
+        if isinstance(self.encoder, AroundEncoder):
+            _, whole = around(*model, self.encoder, users, items)
+        else:
+            rows, change = influence(original.graph, original.nodes, self.encoder, users, items)
+            whole = torch.zeros_like(original.e0).index_copy_(0, rows, change)
+        return changed(cut(original, request), whole)
