@@ -131,3 +131,15 @@ def test_difference_attack_takes_the_better_of_sign_and_size():
     # Only the sign tells.
     assert told(np.array([-1.0, -2.0]), np.array([1.0, 2.0])) == 1
     assert told(both_ways, both_ways) == 0.5
+
+
+def test_a_difference_attack_that_finds_chance_finds_no_gap() -> None:
+    rng = np.random.default_rng(8)
+    before = shares.difference_attack(np.zeros(200), np.zeros(200))
+    found = 0
+    for _ in range(20):
+        chance = shares.difference_attack(rng.normal(size=200), rng.normal(size=200))
+        found += not np.isnan(shares.share_of_gap(before, chance, chance, repetitions=100).value)
+    assert found < 8  # the best of four at 2.5% each, not all
+    fallen = shares.difference_attack(rng.normal(size=200) - 1, rng.normal(size=200))
+    assert shares.share_of_gap(before, fallen, fallen, repetitions=100) == (1, 1, 1)
