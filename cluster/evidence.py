@@ -36,7 +36,8 @@ NOT_REMOVED = (
     ("the Influence Encoder", "its weights were fitted on models that had seen the data, and are unchanged"),
     (
         "rows of neighbours",
-        "rows of nodes that are no end of a forgotten interaction were trained beside it; unchanged",
+        "rows of nodes that are no end of a forgotten interaction were trained beside it; unchanged, but for what "
+        "influence.around puts into them for the sake of those that are",
     ),
     ("older versions", "their files still hold the data, until `unlearnrec purge`"),
     ("the request's content", "the ids that it names lie in requests/, until `unlearnrec purge`"),

@@ -25,7 +25,7 @@ REFERENCES = 100
 """Pairs of each reference distribution at least: a request for one interaction is read against this many."""
 
 UNKNOWN = "its content or files of the version before were purged, so what it removed is not known any more"
-PURGED = "files of this version were removed by a purge before this report was written"
+FILES_GONE = "files of this version were removed by a purge before this report was written"
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -38,7 +38,7 @@ def checks_of(change: Change, pairs: tuple[Ids, Ids] | None, told: int | None) -
     """
     if not change.has_after:
         names = ("files of the version", "untouched partitions", "rows of partitions", "removed interactions")
-        return [_not_checked(name, PURGED) for name in names]
+        return [_not_checked(name, FILES_GONE) for name in names]
     checks = [_files_check(change), _untouched_check(change), _rows_check(change)]
     if pairs is None:
         return [*checks, _not_checked("removed interactions", UNKNOWN, told)]

@@ -83,8 +83,9 @@ class Versions:
         decided on.
 
         Raises:
-            JournalConflict: another version was committed since, a purge removes a file that this one names, or a
-                request that it answers was closed (cancelled, say) or held. This one does not exist.
+            JournalConflict: another version was committed since, a purge removes a file that this one names (for a
+                rollback: any purge began), or a request that it answers was closed (cancelled, say) or held. This one
+                does not exist.
             RuntimeError: a file that it names is not there.
         """
         self.repair()
