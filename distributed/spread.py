@@ -39,16 +39,17 @@ def spread(graph: LocalGraph, backbone: Backbone, rows: Tensor, wanted: Tensor) 
     chosen[rows] = 1
     chosen[graph.degrees == 0] = 0  # no row around it
     rest = chosen * wanted.new_zeros(graph.num_rows, size).index_copy_(0, rows, wanted)
-    image = square(rest)
-    power = dot(rest, image)
-    ridge = (RIDGE * power / dot(rest, rest).clamp(min=1e-30)).to(rest.dtype)
-    image = image + ridge * rest
-    solution, direction, of_direction, power = torch.zeros_like(rest), rest, image, dot(rest, image)
-    for _ in range(STEPS):
-        length = (power / dot(of_direction, of_direction).clamp(min=1e-30)).to(rest.dtype)
-        solution, rest = solution + length * direction, rest - length * of_direction
-        image = square(rest) + ridge * rest
+    solution, power = torch.zeros_like(rest), dot(rest, rest)
+    direction = of_direction = torch.zeros_like(rest)
+    ridge = 0.0
+    for step in range(STEPS):
+        image = square(rest)
+        if step == 0:
+            ridge = RIDGE * float(dot(rest, image) / power.clamp(min=1e-30))
+        image = image + ridge * rest
         before, power = power, dot(rest, image)
-        ratio = (power / before.clamp(min=1e-30)).to(rest.dtype)
+        ratio = 0.0 if step == 0 else float(power / before.clamp(min=1e-30))
         direction, of_direction = rest + ratio * direction, image + ratio * of_direction
+        length = float(power / dot(of_direction, of_direction).clamp(min=1e-30))
+        solution, rest = solution + length * direction, rest - length * of_direction
     return apply(solution)
