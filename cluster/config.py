@@ -199,6 +199,9 @@ class Forget(Section):
     """A request is overdue when it has no answer this long after its acceptance: 30 days, within the GDPR's month."""
     retention_hours: float = Field(0, ge=0, le=87600)
     """`purge` keeps older files with deleted data until they were written this long ago; `purge --now` does not."""
+    lease_seconds: float = Field(600, gt=0, le=86400)
+    """`evaluate` and `export` hold the files of the version that they read, against `purge` but not `purge --now`, until
+    they end, or for this long."""
 
 
 def _as_tuple(value: Any) -> Any:

@@ -16,6 +16,7 @@ from .config import Config
 from .export import ExportWriter
 from .forgetting import forget, status
 from .held_out import held_out_pairs
+from .leases import leased
 from .pretraining import pretrain
 from .progress import Progress
 from .purge import purge
@@ -97,14 +98,14 @@ def evaluate(config: Config, *, progress: Progress | None = None, group: WorkerG
         InputError: no test interactions are configured, they are unreadable, or nothing has been trained yet.
     """
     session = Session(config)
-    version = session.version()
-    users, items, unknown = held_out_pairs(session, version)
-    arguments = (users, items, config.evaluate.k, config.evaluate.batch_users)
-    if group is not None:
-        metrics = session.call(group, version, "evaluate", *arguments)[0]
-    else:
-        with session.workers() as own:
-            metrics = session.call(own, version, "evaluate", *arguments)[0]
+    with leased(session) as version:
+        users, items, unknown = held_out_pairs(session, version)
+        arguments = (users, items, config.evaluate.k, config.evaluate.batch_users)
+        if group is not None:
+            metrics = session.call(group, version, "evaluate", *arguments)[0]
+        else:
+            with session.workers() as own:
+                metrics = session.call(own, version, "evaluate", *arguments)[0]
     return {"version": version["version"], **metrics, "users": int(metrics["users"]), "unknown_test_rows": unknown}
 
 
@@ -117,15 +118,15 @@ def export(
         InputError: the target cannot be written, or nothing has been trained yet.
     """
     session = Session(config)
-    version = session.version()
-    maps = {side: load_ids(session.store, version["graph"], side) for side in ("user", "item")}
-    with ExportWriter(to, session.options, maps["user"][0].type, maps["item"][0].type) as writer:
-        if group is not None:
-            _export(session, version, group, writer, maps, top_k)
-        else:
-            with session.workers() as own:
-                _export(session, version, own, writer, maps, top_k)
-        written = writer.close()
+    with leased(session) as version:
+        maps = {side: load_ids(session.store, version["graph"], side) for side in ("user", "item")}
+        with ExportWriter(to, session.options, maps["user"][0].type, maps["item"][0].type) as writer:
+            if group is not None:
+                _export(session, version, group, writer, maps, top_k)
+            else:
+                with session.workers() as own:
+                    _export(session, version, own, writer, maps, top_k)
+            written = writer.close()
     return {"version": version["version"], **written}
 
 

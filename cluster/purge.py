@@ -25,6 +25,7 @@ from .config import Config
 from .evidence import add_evidence
 from .gone import OUTCOMES, noted_request
 from .journal import JournalConflict
+from .leases import leases
 from .ledger import Ledger
 from .pretraining import SCRATCH
 from .progress import Progress
@@ -59,7 +60,8 @@ def purge(
 ) -> dict[str, Any]:
     """Remove what still holds deleted data under `output`, as `forget.retention_hours` allows.
 
-    `now` ignores it, and takes files that a command under way may need: that one then fails and has to be run again.
+    Files of a version that somebody reads under a lease stay as well (`leases`), for the next purge. `now` ignores both, and
+    takes files that a command under way may need: that one then fails and has to be run again.
     `truncate_log` removes, under the same retention, the files of the log that its last checkpoint stands for, except
     those that evidence still has to name.
     A purge that was interrupted is finished by the next. The lake, exports and copies elsewhere are not touched.
@@ -79,7 +81,8 @@ def purge(
         head = ledger.seen
         found = leftovers(session)
         found += _log_files(session) if truncate_log else []
-        due = [x for x in found if now or _due(x, config.forget.retention_hours, time.time())]
+        held = set() if now else _held(session, progress)  # after the log was read, see `leased`
+        due = [x for x in found if now or (x.place not in held and _due(x, config.forget.retention_hours, time.time()))]
         if not due and ledger.purging is None:
             return _answer(due, len(found), ledger, reported)
         _check_whole(session, ledger)
@@ -106,6 +109,19 @@ def purge(
     session.journal.append(PURGED, answer)
     session.checkpoint_if_due()
     return answer
+
+
+def _held(session: Session, progress: Progress) -> set[str]:
+    """The files that readers hold; leases that have ended are removed."""
+    clock, held = time.time(), set[str]()
+    for name, (until, files) in leases(session.store).items():
+        if until > clock:
+            held |= files
+            progress.note(f"{name}: a reader holds files of this version for {until - clock:.0f} more seconds at most")
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                session.store.remove(name)
+    return held
 
 
 def _report(session: Session, progress: Progress) -> set[str]:

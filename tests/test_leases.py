@@ -1,0 +1,106 @@
+"""Readers hold the files of a version against a purge, for a while."""
+
+import pytest
+from small_output import commit_forget, commit_train, small_config, user_name, write_interactions
+
+from unlearnrec.cluster import leases as leasing
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.leases import leased, leases
+from unlearnrec.cluster.session import Session
+
+
+@pytest.fixture
+def small(tmp_path):
+    config = small_config(write_interactions(tmp_path / "events.parquet"), str(tmp_path / "output"))
+    pipeline.ingest(config)
+    commit_train(config, 0)
+    return config
+
+
+def there(config, version):
+    store = Session(config).store
+    return [name for name in version["files"] if store.exists(name)]
+
+
+def test_a_purge_leaves_what_is_read_until_the_reader_ends(small):
+    with leased(Session(small)) as version:
+        commit_forget(small, user_name(3), "r")
+        answer = pipeline.purge(small)
+        assert there(small, version) == list(version["files"]) and answer["kept_files"] > 0
+        assert answer["purged_requests"] == 1  # nobody reads that
+    assert not leases(Session(small).store)
+    assert pipeline.purge(small)["removed_files"] > 0
+    assert set(there(small, version)) == set(version["files"]) & set(Session(small).version()["files"])
+
+
+def test_a_purge_now_takes_it_all_the_same(small):
+    with leased(Session(small)) as version:
+        commit_forget(small, user_name(3), "r")
+        pipeline.purge(small, now=True)
+        assert len(there(small, version)) < len(version["files"])
+
+
+def test_a_lease_of_a_reader_that_died_ends_by_itself(small, monkeypatch):
+    reader = leased(Session(small))
+    version = reader.__enter__()
+    commit_forget(small, user_name(3), "r")
+    (name,) = leases(Session(small).store)
+    until = leases(Session(small).store)[name][0]
+
+    class Later:
+        @staticmethod
+        def time():
+            return until + 1
+
+    monkeypatch.setattr("unlearnrec.cluster.purge.time", Later)
+    assert pipeline.purge(small)["removed_files"] > 0
+    assert len(there(small, version)) < len(version["files"]) and not leases(Session(small).store)
+
+
+def test_a_version_that_is_replaced_before_its_lease_stands_is_not_the_one_that_is_read(small, monkeypatch):
+    real, session = Session.version, Session(small)
+    looks = []
+
+    def version(self):
+        found = real(self)
+        looks.append(found["version"])
+        if len(looks) == 1:  # between the look and the lease
+            commit_forget(small, user_name(3), "r")
+            pipeline.purge(small)
+        return found
+
+    monkeypatch.setattr(Session, "version", version)
+    with leased(session) as read:
+        assert read["version"] == 2 and there(small, read) == list(read["files"])
+        assert len(leases(session.store)) == 1
+
+
+def test_evaluate_and_export_read_under_a_lease(small, monkeypatch, tmp_path):
+    class Seen(Exception):
+        pass
+
+    def call(self, group, version, *arguments):
+        ((until, files),) = leases(self.store).values()
+        assert files == set(version["files"]) and until > leasing.time.time()
+        raise Seen
+
+    monkeypatch.setattr(Session, "call", call)
+    tested = small.model_copy(update={"test_interactions": small.interactions})
+    for command in (
+        lambda: pipeline.evaluate(tested, group=object()),
+        lambda: pipeline.export(small, to=str(tmp_path / "to"), group=object()),
+    ):
+        with pytest.raises(Seen):
+            command()
+    assert not leases(Session(small).store)
+
+
+def test_who_may_not_write_reads_without_a_lease(small, monkeypatch):
+    session = Session(small)
+
+    def refuse(name, data):
+        raise PermissionError(name)
+
+    monkeypatch.setattr(session.store, "create", refuse)
+    with leased(session) as version:
+        assert version["version"] == 1 and not leases(session.store)
