@@ -57,7 +57,8 @@ def able_version(session: Session) -> Manifest:
 def changed_partitions(version: Manifest, owners: Assignment, whole: Effect, cut_only: bool = False) -> list[int]:
     """The partitions of which files change, ascending: those that own an end of what goes; all, where the rows around an
     end change too."""
-    if version["model"]["encoder"].get("around") and len(whole.users) and not cut_only:
+    encoder = version["model"].get("encoder") or {}  # a dry run needs none
+    if encoder.get("around") and len(whole.users) and not cut_only:
         return list(range(version["graph"]["partitions"]))
     return owners_of(owners, whole.touched)
 
