@@ -199,6 +199,28 @@ def test_a_request_that_makes_no_version_on_a_full_disk(finished, moved, group, 
     check(moved, finished.start, user)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not ALL, reason="UNLEARNREC_TEST_ALL_ARROWS is not 1")
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("write", ["Wo", "Wn", "Wh"])
+def test_a_request_that_makes_no_version_is_killed(finished, moved, tmp_path, write, moment):
+    mark, user = tmp_path / "mark", finished.users[3] if write == "Wh" else 10**6
+    arguments = ["--users", str(user), "--request-id", "r", f"forget.max_share={0.001 if write == 'Wh' else 1.0}"]
+    point = f"kill {'outcomes/* {} 1' if write == 'Wo' else 'log/* {} 2'} {mark}".format(moment)
+    assert run(tmp_path, "forget", *arguments, points=point).returncode == -signal.SIGKILL and mark.exists()
+    done = run(tmp_path, "forget", *arguments)
+    kinds = [record.kind for record in Session(moved).journal.records()]
+    if write != "Wh":
+        assert json.loads(done.stdout.splitlines()[-1])["status"] == "nothing_to_forget", done.stderr
+        assert kinds.count("completed") == 1 and Session(moved).version()["version"] == 2
+        return
+    assert done.returncode != 0 and kinds.count("held") == 1, done.stderr
+    approve(moved, "r", by="Bob")
+    done = run(tmp_path, "forget", *arguments)
+    assert json.loads(done.stdout.splitlines()[-1])["status"] == "committed", done.stderr
+    check(moved, finished.start, user)
+
+
 # Of each run: its arguments, and where processes die, each once: those of workers, which are replaced, then the command's.
 TRAIN = [
     ([], ["config.yaml before 1"]),
