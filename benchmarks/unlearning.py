@@ -111,15 +111,16 @@ def read_data(train: str, test: str) -> Data:
     )
 
 
-def recipe_of(matrix: Matrix, overrides: dict[str, Any]) -> Recipe:
-    """A backbone's recipe: the configuration's defaults with these keys."""
+def recipe_of(epochs: int, overrides: dict[str, Any]) -> Recipe:
+    """A backbone's recipe: the configuration's defaults with these keys, and `epochs` where they name none."""
     sections: dict[str, dict[str, Any]] = {"backbone": {}, "train": {}}
     for path, value in overrides.items():
         section, _, key = path.partition(".")
         sections.setdefault(section, {})[key] = value
     config = parse_config({"interactions": "-", "output": "-", **sections})
     train = config.train.model_dump(exclude={"epochs", "checkpoint_every", "kernel"})
-    epochs = config.train.epochs if "epochs" in sections["train"] else matrix.epochs
+    if "epochs" in sections["train"]:
+        epochs = config.train.epochs
     return Recipe(config.backbone.model_dump(), train, epochs, around=config.influence.around)
 
 
@@ -144,7 +145,7 @@ def run(matrix: Matrix, data: Data, store: Store) -> Iterator[dict[str, Any]]:
     ready: Ready = {}
     for backbone, overrides in matrix.backbones.items():
         for seed in matrix.seeds:
-            lab = Lab(store, data, recipe_of(matrix, overrides), seed)
+            lab = Lab(store, data, recipe_of(matrix.epochs, overrides), seed)
             for name in matrix.scenarios:
                 yield from _scenario(matrix, lab, backbone, name, ready)
 
@@ -257,7 +258,7 @@ def _joined(requests: tuple[Any, ...]) -> Any:
 
 
 def _settings(matrix: Matrix) -> str:
-    recipes = {title: recipe_of(matrix, overrides) for title, overrides in matrix.backbones.items()}
+    recipes = {title: recipe_of(matrix.epochs, overrides) for title, overrides in matrix.backbones.items()}
     lines = [
         f"- {title}: {r.epochs} epochs, backbone {r.backbone}, train {r.train}; encoder from "
         f"{r.counterfactuals} counterfactuals, of which the largest leaves out {r.request_share:.0%}"

@@ -3,15 +3,19 @@
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
-from unlearnrec.benchmarks import affected, partitioning, requests, results_file
+from unlearnrec.benchmarks import affected, partitioning, requests, results_file, training, unlearning
+from unlearnrec.benchmarks.lab import Lab
 from unlearnrec.cluster.sample import make_sample
+from unlearnrec.distributed.evaluate import evaluate
 from unlearnrec.partitioning.assignment import assign, balance, edge_cut
 from unlearnrec.partitioning.graph import read_interactions
 from unlearnrec.partitioning.halo import HALOS, rows_per_layer
 from unlearnrec.partitioning.lake import Columns
 from unlearnrec.partitioning.shard import build_shards
-from unlearnrec.partitioning.storage import AWS
+from unlearnrec.partitioning.storage import AWS, Store
 
 
 def table_of(text: str) -> list[dict[str, str]]:
@@ -61,6 +65,32 @@ def test_a_commands_paths_are_shown_by_name(tmp_path: Path, capsys: pytest.Captu
     partitioning.main(["--partitions", "2", "--output", str(output)])
     assert "3,000 users and 1,500 items" in capsys.readouterr().out
     assert str(tmp_path) not in output.read_text(encoding="utf-8")
+
+
+def test_training_says_what_the_same_run_is_worth(tmp_path: Path) -> None:
+    files = make_sample(tmp_path / "data", users=60, items=40, mean_interactions=10)
+    keys = {"backbone.embedding_size": 8, "backbone.num_layers": 1, "train.batch_size": 256}
+    config, results = tmp_path / "recipes.yaml", tmp_path / "results.md"
+    recipes = {"LightGCN": keys, "NGCF": keys | {"backbone.name": "ngcf", "train.epochs": 3}}
+    config.write_text(yaml.safe_dump({"name": "tiny", "epochs": 2, "backbones": recipes}), encoding="utf-8")
+    places = ["--work", str(tmp_path / "work"), "--results", str(results)]
+    arguments = ["--config", str(config), "--train", files["train"], "--test", files["test"], *places]
+    training.main(arguments)
+    text = results.read_text(encoding="utf-8")
+    training.main(arguments)
+    assert results.read_text(encoding="utf-8") == text  # the curves, and with them the seconds, were kept
+
+    data = unlearning.read_data(files["train"], files["test"])
+    sections = text.split("## ")[1:]
+    assert [section.split("\n")[0] for section in sections] == list(recipes)
+    for section, (title, overrides) in zip(sections, recipes.items(), strict=True):
+        rows = table_of(section)
+        assert len(rows) == {"LightGCN": 2, "NGCF": 3}[title]
+        model = Lab(Store(str(tmp_path / "lab")), data, unlearning.recipe_of(2, overrides)).train()
+        test = (torch.from_numpy(data.test_users), torch.from_numpy(data.test_items))
+        expected = evaluate(model.graph, model.readout, *test, (20,), 1024)
+        assert float(rows[-1]["Recall@20"]) == pytest.approx(expected["recall@20"], rel=1e-3)
+        assert float(rows[-1]["NDCG@20"]) == pytest.approx(expected["ndcg@20"], rel=1e-3)
 
 
 def test_requests_counts_what_the_log_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

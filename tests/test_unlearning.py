@@ -37,10 +37,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(made[name]) for name in ("train", "test")}
 
 
+KEYS = {"backbone.embedding_size": 8, "backbone.num_layers": 1, "train.batch_size": 256}
+
+
 def recipe() -> Recipe:
-    matrix = unlearning.Matrix(name="x", backbones={"x": {}}, epochs=6, scenarios=("users",), methods=("cut",))
-    keys = {"backbone.embedding_size": 8, "backbone.num_layers": 1, "train.batch_size": 256}
-    return unlearning.recipe_of(matrix, keys)
+    return unlearning.recipe_of(6, KEYS)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,94 @@
+"""Quality against epochs and seconds, for each backbone with its recipe; one YAML file says which (`--config`).
+
+Runs in this process with one partition. The number of epochs is set beforehand; nothing is chosen on the test interactions.
+A finished run's curve is kept under `--work`, and the results file is rewritten after every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from ..cluster.config import Section
+from ..cluster.progress import open_progress
+from ..distributed.checkpoint import Checkpoints
+from ..distributed.run import Probe, TrainRun, run_training
+from ..distributed.trainer import TrainSettings
+from ..partitioning.errors import InputError
+from ..partitioning.storage import Store
+from . import results_file
+from .lab import Data, Lab, Recipe
+from .unlearning import read_data, recipe_of
+
+K = 20
+
+
+class Recipes(Section):
+    """What is trained."""
+
+    name: str
+    """Of the data set, for the results file."""
+    backbones: dict[str, dict[str, Any]] = Field(min_length=1)
+    """As in the configuration of `bench unlearning`."""
+    epochs: int = Field(ge=1)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """See `--help`."""
+    parser = argparse.ArgumentParser(prog="unlearnrec bench training", description=__doc__)
+    parser.add_argument("--config", required=True, type=Path, help="such as benchmarks/matrices/gowalla-training.yaml")
+    parser.add_argument("--train", required=True, help="Parquet with user_id and item_id")
+    parser.add_argument("--test", required=True)
+    parser.add_argument("--work", required=True, type=Path, help="folder that keeps the curves")
+    parser.add_argument("--results", type=Path)
+    arguments = parser.parse_args(argv)
+    try:
+        recipes = Recipes.model_validate_json(json.dumps(yaml.safe_load(arguments.config.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{arguments.config}: {error}") from error
+    results = arguments.results or results_file.FOLDER / f"training-{recipes.name}.md"
+    data, store = read_data(arguments.train, arguments.test), Store(str(arguments.work))
+    parts: list[str] = []
+    with open_progress().task("runs", len(recipes.backbones)) as task:
+        for title, overrides in recipes.backbones.items():
+            recipe = recipe_of(recipes.epochs, overrides)
+            parts.append(_part(title, recipe, _curve(store, data, recipe)))
+            results_file.write(results, f"Training on {recipes.name}", parts)
+            task.advance()
+
+
+def _curve(store: Store, data: Data, recipe: Recipe) -> list[dict[str, float]]:
+    lab = Lab(store, data, recipe)
+    name = f"curves/{lab.digest([K])}"
+    if not store.exists(f"{name}.json"):
+        settings = TrainSettings(seed=lab.seed, total_pairs=len(data.users), **recipe.train)
+        probe = Probe(1, data.test_users, data.test_items, (K,), 1024)
+        run = TrainRun(settings, recipe.backbone, recipe.epochs, name, probe=probe)
+        _, curve = run_training(lab.graph(), run, Checkpoints(store, name), lambda **_: None)
+        store.write(f"{name}.json", json.dumps(curve).encode())
+    found: list[dict[str, float]] = json.loads(store.read(f"{name}.json"))
+    return found
+
+
+def _part(title: str, recipe: Recipe, curve: list[dict[str, float]]) -> str:
+    rows = [
+        {
+            "epoch": int(entry["epoch"]),
+            "seconds": round(entry["seconds"], 1),
+            "loss": entry["loss"],
+            f"Recall@{K}": entry[f"recall@{K}"],
+            f"NDCG@{K}": entry[f"ndcg@{K}"],
+        }
+        for entry in curve
+    ]
+    return f"## {title}\n\nBackbone {recipe.backbone}, train {recipe.train}.\n\n{results_file.table(rows)}"
+
+
+if __name__ == "__main__":
+    main()
