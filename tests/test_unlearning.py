@@ -1,6 +1,7 @@
 """The benchmark of ways to forget: its runs, scenarios, methods and tables, on a small sample."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +182,9 @@ def test_no_method_learns_from_what_it_is_judged_on(lab: Lab) -> None:
         assert np.isin(lab.data.codes(pairs), judged).mean() < 0.3
 
 
-def test_the_benchmark_resumes_and_says_what_it_measured(files: dict[str, str], tmp_path: Path) -> None:
+def test_the_benchmark_resumes_and_says_what_it_measured(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     matrix = {
         "name": "tiny",
         "epochs": 2,
@@ -225,6 +228,31 @@ def test_the_benchmark_resumes_and_says_what_it_measured(files: dict[str, str], 
     unlearning.main(arguments)
     after = {p: p.stat().st_mtime_ns for p in work.rglob("*") if p.is_file()}
     assert {p for p in stamps if after[p] != stamps[p]} == {cells[0]}
+    # Cells of other code are not mixed in; its training runs are.
+    monkeypatch.setattr(unlearning, "CODE", "other")
+    unlearning.main(arguments)
+    new = {p for p in work.rglob("*") if p.is_file()} - set(stamps)
+    assert len(new) == 10 and {p.parent.name for p in new} == {"cells"}
+
+
+@pytest.mark.parametrize(
+    ("name", "anew"),
+    [
+        ("benchmarks/judge.py", True),
+        ("benchmarks/methods/encoder.py", True),
+        ("distributed/forget.py", True),
+        ("distributed/backbones/simgcl.py", True),
+        ("benchmarks/unlearning_report.py", False),
+    ],
+)
+def test_cells_are_of_the_code_that_makes_their_numbers(name: str, anew: bool, tmp_path: Path) -> None:
+    root = Path(unlearning.__file__).resolve().parent.parent
+    for folder in ("benchmarks", "distributed"):
+        shutil.copytree(root / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    assert unlearning.code_of(tmp_path) == unlearning.CODE
+    with (tmp_path / name).open("a") as file:
+        file.write("# more\n")
+    assert (unlearning.code_of(tmp_path) != unlearning.CODE) == anew
 
 
 def cell(method: str, scenario: str = "users", **values: object) -> dict:
@@ -239,7 +267,7 @@ def cell(method: str, scenario: str = "users", **values: object) -> dict:
 def test_shares_are_shown_with_their_intervals(tmp_path: Path) -> None:
     unlearning_report.write(tmp_path / "x.md", "x", "", [cell("retrain"), cell("cut")])
     text = (tmp_path / "x.md").read_text()
-    assert "| method | MI-BF | ndcg |" in text and "| cut | 0.50 [0.40, 0.60] | - |" in text
+    assert "| method | ndcg | MI-BF |" in text and "| cut | - | 0.50 [0.40, 0.60] |" in text
     assert "1.000 [0.900, 1.100]" in text
 
 
