@@ -2,12 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from fake_workers import OneWorker
+from small_output import copied
+from trained_output import rows_by_partition
 
 from unlearnrec.benchmarks import unlearning, unlearning_report
 from unlearnrec.benchmarks.judge import judge
@@ -16,7 +22,10 @@ from unlearnrec.benchmarks.methods import METHODS
 from unlearnrec.benchmarks.panel import Panel, Seen
 from unlearnrec.benchmarks.scenarios import SCENARIOS, STREAM, TOPIC, Scenario
 from unlearnrec.benchmarks.unlearning_report import strength
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.config import Config, parse_config
 from unlearnrec.cluster.sample import make_sample
+from unlearnrec.cluster.session import Session
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import Store
 
@@ -95,6 +104,61 @@ def test_fine_tuning_goes_on_from_the_encoder_with_draws_of_its_own(lab: Lab, re
     rows = original.rows(request_.request)
     rows = rows[tuned.graph.degrees[rows] > 0]
     assert (tuned.e0[rows] != encoder.e0[rows]).any(1).all()
+
+
+@pytest.fixture(scope="module")
+def product(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """SimGCL as `ingest` and `train` leave it. Not to be changed."""
+    config = parse_config(
+        {
+            "interactions": files["train"],
+            "output": str(tmp_path_factory.mktemp("product") / "output"),
+            "cluster": {"partitions": 1},
+            "backbone": {"name": "simgcl", "embedding_size": 8, "num_layers": 2},
+            "train": {"epochs": 3, "batch_size": 256},
+            "pretrain": {"epochs": 3, "counterfactuals": 2},
+        }
+    )
+    pipeline.ingest(config)
+    pipeline.train(config, group=OneWorker())
+    return config
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_the_encoder_of_the_benchmark_is_that_of_the_commands(
+    around: bool, product: Config, files: dict[str, str], lab: Lab, request_: Scenario, tmp_path: Path
+) -> None:
+    config = copied(product, tmp_path)
+    config = config.model_copy(update={"influence": config.influence.model_copy(update={"around": around})})
+    same = replace(
+        recipe(),
+        backbone=config.backbone.model_dump(),
+        epochs=3,
+        counterfactuals=2,
+        encoder_epochs=3,
+        encoder_learning_rate=config.pretrain.learning_rate,
+        around=around,
+    )
+    other, method = Lab(lab.store, lab.data, same), METHODS["counterfactual encoder"]()
+    original, request = other.train(), (request_.request[0][:20], request_.request[1][:20])
+    method.prepare(other, original)
+    model = method.forget(other, original, request)
+
+    table = pq.read_table(files["train"])
+    sides = ("user_id", "item_id")
+    ids = [np.unique(table[side].to_numpy())[dense] for side, dense in zip(sides, request, strict=True)]
+    pq.write_table(pa.table(ids, names=sides), tmp_path / "request.parquet")
+    group = OneWorker()
+    pipeline.pretrain(config, group=group)
+    session = Session(config)
+    (before,) = rows_by_partition(session, session.version())
+    answer = pipeline.forget(config, interactions=str(tmp_path / "request.parquet"), group=group)
+    (after,) = rows_by_partition(session, session.version())
+    assert answer["removed_interactions"] == 20 and answer["deleted_users"] == answer["deleted_items"] == 0
+    assert np.array_equal(original.e0.numpy(), before) and np.array_equal(model.e0.numpy(), after)
+    changed, touched = (after != before).any(1), np.zeros(len(before), dtype=bool)
+    touched[original.rows(request)] = True
+    assert changed[touched].all() and changed[~touched].any() == around
 
 
 def test_retraining_is_the_reference_and_cutting_is_not(lab: Lab, request_: Scenario) -> None:
