@@ -1,12 +1,14 @@
 """Scenario x method x backbone x seed, each judged against retraining; one YAML file says which (`--config`).
 
 Runs in this process with one partition, on all cores. Training runs and judged cells are kept under `--work`, so that an
-interrupted benchmark goes on where it stopped. The results file is rewritten after every cell.
+interrupted benchmark goes on where it stopped; cells that other code judged are made anew, from the runs that are there. The
+results file is rewritten after every cell.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +33,25 @@ from .methods import METHODS, Method
 from .panel import Panel, Seen
 from .scenarios import SCENARIOS, STREAM, Scenario
 from .shadows import Shadows
+
+SOURCES = (
+    "distributed/**/*.py",
+    "benchmarks/methods/*.py",
+    *(f"benchmarks/{name}.py" for name in ("judge", "lab", "panel", "scenarios", "shadows", "unlearning")),
+)
+"""What a cell's numbers come from, under the package."""
+
+
+def code_of(root: Path) -> str:
+    """Names the text of SOURCES."""
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in SOURCES for path in root.glob(pattern)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+CODE = code_of(Path(__file__).resolve().parent.parent)
+"""Of this process."""
 
 
 class Matrix(Section):
@@ -141,7 +162,7 @@ Ready = dict[tuple[str, str], tuple[Method, float]]
 
 
 def run(matrix: Matrix, data: Data, store: Store) -> Iterator[dict[str, Any]]:
-    """The cells in order, each from the store where it was judged before."""
+    """The cells in order, each from the store where this code judged it before."""
     ready: Ready = {}
     for backbone, overrides in matrix.backbones.items():
         for seed in matrix.seeds:
@@ -154,7 +175,7 @@ def _scenario(matrix: Matrix, lab: Lab, backbone: str, name: str, ready: Ready) 
     spread = matrix.other_seeds if name in matrix.spread else 0
     identity = {"backbone": backbone, "seed": lab.seed, "scenario": name}
     shadows = matrix.shadows if name in matrix.shadowed else 0
-    cells = {method: lab.digest([name, method, spread, shadows]) for method in methods_of(matrix, name)}
+    cells = {method: lab.digest([CODE, name, method, spread, shadows]) for method in methods_of(matrix, name)}
     bench = None
     for method, digest in cells.items():
         place = f"cells/{digest}.json"

@@ -13,7 +13,7 @@ from .plots import draw
 Cell = Mapping[str, Any]
 STRATA = ("user degree", "item popularity")
 IN_SEEDS = ("attack auc", "recall")
-MORE = (
+MEASURES = (
     "recall",
     "ndcg",
     "attack auc",
@@ -32,23 +32,9 @@ MORE = (
     "MI-BF",
     "MI-NG",
 )
-"""Of the second table; the reference of each is the row of `retrain`."""
-SHARES = (
-    "attack tpr",
-    "trained attack auc",
-    "trained attack tpr",
-    "shadow attack auc",
-    "shadow attack tpr",
-    "difference attack auc",
-    "returns to top",
-    "MI-BF",
-    "MI-NG",
-    "shift slope",
-    "row R2",
-    "recall",
-    "ndcg",
-)
-"""Of the third table; those of the attack's AUC and of the shifts are in the first."""
+"""Of the second table, where the row of `retrain` is the reference, and of the third, where they have a share."""
+FIRST = {"gap closed": "attack auc", "shift R2": "shift R2"}
+"""Shares of the first table, by title."""
 
 
 def write(path: Path, title: str, settings: str, cells: Sequence[Cell]) -> None:
@@ -71,7 +57,7 @@ def _group(cell: Cell) -> tuple[Any, ...]:
 
 
 def _finite(values: Sequence[Any]) -> list[float]:
-    return [x for x in values if x is not None and math.isfinite(x)]
+    return [x for x in values if math.isfinite(x)]
 
 
 def _strata(cell: Cell) -> list[float]:
@@ -138,12 +124,13 @@ def _scenario(cells: Sequence[Cell]) -> str:
         f"## {first['scenario']}, {first['backbone']}, seed {first['seed']}\n\n{first['interactions']:,} interactions in "
         f"{first['requests']:,} requests.{before} A retrain takes {first['retrain seconds']:.0f} s."
     )
-    parts = [head, results_file.table([_main_row(c, cells) for c in cells]), "More measures:"]
-    shown = [name for name in MORE if any(c.get(name) is not None for c in cells)]
-    parts.append(results_file.table([{"method": c["method"]} | {n: _text(c.get(n)) for n in shown} for c in cells]))
+    parts = [head, results_file.table([_main_row(c) for c in cells]), "More measures:"]
+    shown = [name for name in MEASURES if name in first]
+    parts.append(results_file.table([{"method": c["method"]} | {name: c[name] for name in shown} for c in cells]))
+    shared = [name for name in MEASURES if name in first["shares"] and name not in FIRST.values()]
     parts += [
         "Share of the gap to the retrain, by measure:",
-        results_file.table([_shares_row(c, cells) for c in cells]),
+        results_file.table([{"method": c["method"]} | {name: _share(c, name, 2) for name in shared} for c in cells]),
     ]
     for cell in cells:
         if len(cell["checkpoints"]) > 1:
@@ -151,10 +138,10 @@ def _scenario(cells: Sequence[Cell]) -> str:
     return "\n\n".join(parts)
 
 
-def _main_row(cell: Cell, cells: Sequence[Cell]) -> dict[str, Any]:
+def _main_row(cell: Cell) -> dict[str, Any]:
     row: dict[str, Any] = {"method": cell["method"], "recall / retrained": cell["recall, share of retrained"]}
-    for title, name in (("gap closed", "attack auc"), ("shift R2", "shift R2")):
-        if any(name in c["shares"] for c in cells):
+    for title, name in FIRST.items():
+        if name in cell["shares"]:
             row[f"{title} [95%]"] = _share(cell, name, 3)
     for name in STRATA:
         values = _finite(cell.get(f"gap closed by {name}", []))
@@ -171,17 +158,8 @@ def _main_row(cell: Cell, cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def _shares_row(cell: Cell, cells: Sequence[Cell]) -> dict[str, Any]:
-    shown = [name for name in SHARES if any(name in c["shares"] for c in cells)]
-    return {"method": cell["method"]} | {name: _share(cell, name, 2) for name in shown}
-
-
 def _share(cell: Cell, name: str, digits: int) -> str:
-    if name not in cell["shares"] or math.isnan(cell["shares"][name][0]):
+    if math.isnan(cell["shares"][name][0]):
         return "-"
     value, low, high = (f"{x:.{digits}f}" for x in cell["shares"][name])
     return f"{value} [{low}, {high}]"
-
-
-def _text(value: Any) -> Any:
-    return "-" if value is None else value

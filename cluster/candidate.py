@@ -37,6 +37,9 @@ class Candidate:
     ) -> dict[str, Any]:
         """Fine-tune and judge it, as the configuration says; returns what the answers say of it.
 
+        Where the gate is missed in nothing but what fine-tuning can change, that is tried, and the fine-tuned rows are kept
+        if they miss nothing; otherwise the version keeps the rows that it had, and `gate.given_up` says what was tried.
+
         mark: ends a phase. largest_change: of a row that stays. kept_rows: leave them as they are.
         """
         settings = self.session.config.forget
@@ -45,7 +48,7 @@ class Candidate:
             gate = Gate(self.session, self.group, self.version, self.pairs, self.gone)
             mark("gate")
         if settings.fine_tune_steps and not kept_rows:
-            self._fine_tune(settings.fine_tune_steps)
+            self.manifest.update(self._fine_tuned(settings.fine_tune_steps))
             mark("fine_tune")
         if self.version.get("needs_retrain"):
             self.manifest["needs_retrain"] = True
@@ -55,32 +58,41 @@ class Candidate:
         mark("refresh")
         found = gate.judge(self._numbered(), largest_change)
         mark("gate")
-        if MENDABLE.intersection(found["missed"]) and settings.gate_fine_tune_steps and not kept_rows:
-            self._fine_tune(settings.gate_fine_tune_steps)
-            found = gate.judge(self._numbered(), largest_change)
-            found["status"] = FINE_TUNED if found["status"] == PASSED else found["status"]
+        steps = settings.gate_fine_tune_steps
+        if found["status"] == MISSED and MENDABLE.issuperset(found["missed"]) and steps and not kept_rows:
+            tuned = self._fine_tuned(steps)
+            again = gate.judge(self._numbered() | tuned, largest_change)
+            if again["status"] == MISSED:
+                found["given_up"] = {"steps": steps, "measures": again["measures"], "missed": again["missed"]}
+                self.session.hold(self.group, self._numbered())
+            else:
+                self.manifest.update(tuned)
+                found = again | {"status": FINE_TUNED if again["status"] == PASSED else again["status"]}
             mark("fine_tune")
         if found["status"] != MISSED:
             return {"gate": found, "needs_retrain": False}
         self.manifest["needs_retrain"] = True
-        progress.note(f"the new version misses its bounds ({', '.join(found['missed'])}): {RETRAIN}")
+        tried = ", also after fine-tuning, which was given up" if "given_up" in found else ""
+        progress.note(f"the new version misses its bounds ({', '.join(found['missed'])}){tried}: {RETRAIN}")
         return {"gate": found, "needs_retrain": True, "retrain": RETRAIN}
 
     def _numbered(self) -> Manifest:
         return self.manifest | {"version": self.number}
 
-    def _fine_tune(self, steps: int) -> None:
-        """Let the touched rows take some training steps, and the manifest name the files that result."""
-        session, manifest, number = self.session, self.manifest, self.number
-        model, graph = manifest["model"], manifest["graph"]
+    def _fine_tuned(self, steps: int) -> Manifest:
+        """Let the touched rows take some training steps: `model` and `files` of a manifest with the rows that result."""
+        session, number = self.session, self.number
+        model, graph = self.manifest["model"], self.manifest["graph"]
         trained = as_trained(session.config, model)
         # Draws of an epoch that neither the training nor another request had.
         run = replace(make_run(trained, graph, Removal()), epochs=trained.train.epochs + number)
         names = [session.versions.new_name(number, f"tuned-{k:03d}", "safetensors") for k in range(graph["partitions"])]
         arguments = (session.location, np.unique(self.pairs[0]), np.unique(self.pairs[1]), run, steps, names)
         results = session.call(self.group, self._numbered(), "fine_tune", *arguments)
+        embeddings, files = list(model["embeddings"]), dict(self.manifest["files"])
         for k, result in enumerate(results):
             for file in result["files"]:
-                manifest["files"].pop(model["embeddings"][k])
-                model["embeddings"][k] = file["name"]
-                manifest["files"][file["name"]] = {"sha256": file["sha256"], "bytes": file["bytes"]}
+                del files[embeddings[k]]
+                embeddings[k] = file["name"]
+                files[file["name"]] = {"sha256": file["sha256"], "bytes": file["bytes"]}
+        return {"model": model | {"embeddings": embeddings}, "files": files}

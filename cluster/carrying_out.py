@@ -10,7 +10,6 @@ import numpy as np
 
 from ..distributed.influence import FORMAT
 from ..distributed.removal import merged
-from ..partitioning.assignment import Assignment
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_assignment, load_ids
 from ..workers import WorkerGroup
@@ -23,7 +22,7 @@ from .gone import note_outcomes
 from .graphs import merged_gone, new_graph
 from .journal import JournalConflict
 from .ledger import State
-from .matching import Effect, asked_of, effect, owners_of, resolve, union
+from .matching import asked_of, changed_partitions, effect, resolve, union
 from .progress import Progress
 from .requests import Request
 from .session import Manifest, Session, files_of
@@ -52,15 +51,6 @@ def able_version(session: Session) -> Manifest:
             f"uses {FORMAT}. Run `unlearnrec pretrain` again"
         )
     return version
-
-
-def changed_partitions(version: Manifest, owners: Assignment, whole: Effect, cut_only: bool = False) -> list[int]:
-    """The partitions of which files change, ascending: those that own an end of what goes; all, where the rows around an
-    end change too."""
-    encoder = version["model"].get("encoder") or {}  # a dry run needs none
-    if encoder.get("around") and len(whole.users) and not cut_only:
-        return list(range(version["graph"]["partitions"]))
-    return owners_of(owners, whole.touched)
 
 
 def carry_out(

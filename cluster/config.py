@@ -188,7 +188,8 @@ class Forget(Section):
     gate_change: float | None = Field(2.0, gt=0)
     """Largest change of a row, in units of the largest that pre-training saw; null: not measured."""
     gate_fine_tune_steps: int = Field(50, ge=0)
-    """Training steps of the touched rows when the gate is missed, before it is looked at again; 0: none."""
+    """Training steps of the touched rows when the gate is missed, before it is looked at again; what still misses it is
+    given up. 0: none."""
     grace_seconds: float = Field(0, ge=0, le=2592000)
     """How long a request waits, in which it can be cancelled and others join its version. With 0 the command `forget`
     carries out its request at once; otherwise it only accepts it, for `serve` or for another `forget` after that time."""

@@ -12,7 +12,7 @@ from ..workers import WorkerGroup
 from .accepting import accept as _accept
 from .accepting import answered as _answer
 from .approval import Held, check_operator, unknown
-from .carrying_out import able_version, carry_out, changed_partitions
+from .carrying_out import able_version, carry_out
 from .config import Config
 from .coordinator import iso, oldest_age, overdue
 from .estimate import estimated_seconds
@@ -20,7 +20,7 @@ from .evidence import add_evidence
 from .gone import looked_up
 from .journal import JournalConflict
 from .ledger import State
-from .matching import effect
+from .matching import changed_partitions, effect
 from .progress import Progress
 from .requests import Request, parse_request
 from .results_file import ResultsFile, result_rows, stored_outcome

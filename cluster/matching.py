@@ -147,6 +147,17 @@ def owners_of(owners: Assignment, pairs: tuple[Ids, Ids]) -> list[int]:
     return sorted({int(k) for k in (*owners.owner_of_user[pairs[0]], *owners.owner_of_item[pairs[1]])})
 
 
+def changed_partitions(
+    version: Mapping[str, Any], owners: Assignment, whole: Effect, cut_only: bool = False
+) -> list[int]:
+    """The partitions of which files change, ascending: those that own an end of what goes; all, where the rows around an
+    end change too."""
+    encoder = version["model"].get("encoder") or {}  # a dry run needs none
+    if encoder.get("around") and len(whole.users) and not cut_only:
+        return list(range(version["graph"]["partitions"]))
+    return owners_of(owners, whole.touched)
+
+
 def effect(found: Found, named: Sequence[Resolved], num_items: int) -> Effect:
     """What these requests do together. found: at least all that they name."""
     users, items = found.codes // num_items, found.codes % num_items

@@ -1,6 +1,7 @@
-"""A worker group without processes and without a model: partitions of an output as plain shards, read and written in turn.
+"""Worker groups without processes.
 
-`forget` removes what it is told to and adds 1 to every row that is left of the partition.
+`FakeWorkers` have no model either: partitions of an output as plain shards, read and written in turn. `forget` removes what
+it is told to and adds 1 to every row that is left of the partition.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from safetensors.numpy import load, save
 
 from unlearnrec.distributed.forget import shrink
+from unlearnrec.distributed.partition import Partition
 from unlearnrec.distributed.partition_state import fingerprint
 from unlearnrec.partitioning.ingest import load_shard
 from unlearnrec.partitioning.storage import Store
@@ -84,3 +86,13 @@ class FakeWorkers:
     def _written(self, name: str, data: bytes) -> dict[str, Any]:
         self._store.write(name, data)
         return {"name": name, "sha256": self._store.sha256(data), "bytes": len(data)}
+
+
+class OneWorker:
+    """The only partition, in this process and with its model: what `Session.call` and the commands need of a group."""
+
+    def __init__(self) -> None:
+        self._partition = Partition(0, 1)
+
+    def run(self, method: str, *arguments: Any, **_: Any) -> list[Any]:
+        return [getattr(self._partition, method)(*arguments)]

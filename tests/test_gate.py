@@ -1,11 +1,17 @@
-"""The gate: how pairs stand among comparable ones (against brute force, on one and two partitions), and its verdict."""
+"""The gate: how pairs stand among comparable ones (against brute force, on one and two partitions), its verdict, and what
+becomes of fine-tuned rows."""
 
 import numpy as np
 import pytest
 import spmd
 import spmd_forget
+from fake_workers import FakeWorkers
+from safetensors.numpy import save
+from small_output import commit_train, small_config, write_interactions
 
-from unlearnrec.cluster.gate import MISSED, NOT_APPLICABLE, PASSED, Baseline, gap_closed, missed, verdict
+from unlearnrec.cluster import candidate, pipeline
+from unlearnrec.cluster.gate import FINE_TUNED, MISSED, NOT_APPLICABLE, PASSED, Baseline, gap_closed, missed, verdict
+from unlearnrec.cluster.session import Session, silent
 from unlearnrec.distributed import membership
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.launch import run_processes
@@ -156,3 +162,80 @@ def test_the_verdict():
     for gap, recall, expected, names in cases:
         measures = {"gap_closed": gap, "recall_loss": recall}
         assert verdict(measures, bounds) == expected and missed(measures, bounds) == names
+
+
+# ---- what becomes of fine-tuned rows --------------------------------------------------------------------------------
+
+
+class TuningWorkers(FakeWorkers):
+    """Fine-tuning doubles the rows of partition 0, which alone has any of the request's."""
+
+    def _fine_tune(self, k, location, users, items, run, steps, names):
+        return {"files": [] if k else [self._written(names[k], save({"e0": 2 * self._rows(k)}))]}
+
+
+def scripted(*answers):
+    """In place of `Gate`: these answers of `judge`, in turn, each after a look at what it is asked about."""
+    left = list(answers)
+
+    class Scripted:
+        def __init__(self, session, group, *_):
+            self._session, self._group = session, group
+
+        def judge(self, manifest, largest_change):
+            self._session.hold(self._group, manifest)
+            names = left.pop(0)
+            status = MISSED if names else PASSED if names == [] else NOT_APPLICABLE
+            measures = {"gap_closed": {"value": float(len(left))}}
+            return {"status": status, "measures": measures, "bounds": {"gap_closed": 0.5}, "missed": names or []}
+
+    return Scripted, left
+
+
+@pytest.mark.parametrize(
+    ("answers", "status", "kept"),
+    [
+        ([["gap_closed", "recall_loss"], []], FINE_TUNED, True),
+        ([["recall_loss"], None], NOT_APPLICABLE, True),
+        ([["gap_closed"], ["gap_closed", "recall_loss"]], MISSED, False),
+        ([["gap_closed", "recall_loss"], ["gap_closed"]], MISSED, False),
+        ([["gap_closed", "largest_change"]], MISSED, False),  # fine-tuning cannot mend the second: it is not tried
+    ],
+)
+def test_fine_tuned_rows_are_kept_if_they_miss_nothing(answers, status, kept, tmp_path, monkeypatch):
+    config = small_config(write_interactions(tmp_path / "t.parquet"), str(tmp_path / "output"))
+    pipeline.ingest(config)
+    version = commit_train(config)
+    session = Session(config)
+    workers, head, notes, progress = TuningWorkers(session.store), session.journal.head(), [], silent()
+    progress.note = notes.append
+    model = {"backbone": config.backbone.model_dump(), "seed": 0, "train": config.train.model_dump()}
+    manifest = version | {"reason": "forget", "model": version["model"] | model, "files": dict(version["files"])}
+    before = manifest | {"model": dict(manifest["model"]), "files": dict(manifest["files"])}
+    gate, left = scripted(*answers)
+    monkeypatch.setattr(candidate, "Gate", gate)
+    pairs, marks = (np.array([0]), np.array([1])), []
+    made = candidate.Candidate(session, workers, version, manifest, version["version"] + 1, pairs, (pairs[0][:0],) * 2)
+    answer = made.finish(marks.append, progress, 1.0, kept_rows=False)
+
+    tuned = [name for name in session.store.list("versions") if "/tuned-" in name]
+    tried = len(answers) == 2
+    assert not left and len(tuned) == tried == ("fine_tune" in marks)
+    assert answer["gate"]["status"] == status and answer["needs_retrain"] == (status == MISSED)
+    rows = manifest["model"]["embeddings"]
+    assert rows == [*(tuned if kept else before["model"]["embeddings"][:1]), before["model"]["embeddings"][1]]
+    assert set(rows) <= manifest["files"].keys() and len(manifest["files"]) == len(before["files"])
+    # Of both attempts it is said what was measured.
+    assert answer["gate"]["missed"] == (answers[-1] or [] if kept else answers[0])
+    assert answer["gate"]["measures"]["gap_closed"]["value"] == (0 if kept or not tried else 1)
+    given_up = {"steps": 50, "measures": {"gap_closed": {"value": 0.0}}, "missed": answers[-1]}
+    assert answer["gate"].get("given_up") == (given_up if tried and not kept else None)
+    assert [("fine-tuning" in note) for note in notes] == ([tried] if status == MISSED else [])
+    # The workers hold what will be committed, and a purge takes the rows that were given up.
+    loads = []
+    monkeypatch.setattr(Session, "load", lambda *_: loads.append(1))
+    committed = session.versions.commit(manifest, after=head)
+    session.hold(workers, committed)
+    assert not loads
+    pipeline.purge(config, now=True)
+    assert [name for name in tuned if session.store.exists(name)] == (tuned if kept else [])

@@ -308,8 +308,9 @@ def test_a_version_that_misses_the_gate_is_committed_and_needs_a_retrain(finishe
     assert "needs_retrain" not in current(config) and Desk(Session(config)).gauges()["needs_retrain"] == 0
 
 
+@pytest.mark.parametrize("mended", [True, False])
 def test_the_gate_looks_at_what_is_committed_and_the_workers_need_not_load_it_again(
-    config, group, tmp_path, monkeypatch
+    mended, config, group, tmp_path, monkeypatch
 ):
     file = write_pairs(tmp_path / "pairs.parquet", inner_pairs(config, current(config), 12)[0])
     loaded = []
@@ -323,12 +324,16 @@ def test_the_gate_looks_at_what_is_committed_and_the_workers_need_not_load_it_ag
     def once_missed(self, candidate, largest_change):
         found = judge(self, candidate, largest_change)
         seen.append(candidate["model"]["embeddings"][:])
-        return found | ({"status": "missed", "missed": ["gap_closed"]} if len(seen) == 1 else {"status": "passed"})
+        miss = {"status": "missed", "missed": ["gap_closed"]}
+        return found | (miss if len(seen) == 1 or not mended else {"status": "passed", "missed": []})
 
     monkeypatch.setattr(gate.Gate, "judge", once_missed)
     answer = pipeline.forget(with_forget(config, gate_fine_tune_steps=2), interactions=file, group=group)
-    assert answer["gate"]["status"] == "fine_tuned" and not answer["needs_retrain"] and "retrain" not in answer
-    assert seen[0] != seen[1] == current(config)["model"]["embeddings"]
+    assert answer["gate"]["status"] == ("fine_tuned" if mended else "missed")
+    assert answer["needs_retrain"] == ("retrain" in answer) == ("given_up" in answer["gate"]) == (not mended)
+    assert len(seen) == 2 and seen[0] != seen[1] and current(config)["model"]["embeddings"] == seen[mended]
+    report = json.loads((Path(config.output) / answer["evidence"]).read_text())
+    assert report["gate"] == answer["gate"] and all(check["ok"] for check in report["verification"]["checks"])
     loaded.clear()
     pipeline.evaluate(config, group=group)
     assert not loaded

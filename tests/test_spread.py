@@ -1,17 +1,21 @@
 """Changes of readouts through the rows around a node (`influence.around`)."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import spmd
 import torch
-from safetensors.numpy import load
-from trained_output import trained_output
+from trained_output import rows_by_partition, trained_output
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config import parse_config
+from unlearnrec.cluster.gate import missed
 from unlearnrec.cluster.pretraining import _check_around
+from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session
 from unlearnrec.distributed import spread as spreading
 from unlearnrec.distributed.backbones import BACKBONES
@@ -20,6 +24,8 @@ from unlearnrec.distributed.forget import around, influence
 from unlearnrec.distributed.influence import AroundEncoder
 from unlearnrec.distributed.launch import run_processes
 from unlearnrec.distributed.partition_state import node_rows
+from unlearnrec.distributed.pretrain import examples
+from unlearnrec.distributed.removal import Removal, Simulated
 from unlearnrec.distributed.spread import spread
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
@@ -117,6 +123,62 @@ def test_one_and_three_partitions_forget_around_alike():
     assert first["off"] < 0.95 * first["left"] and first["moved"] > 0
 
 
+# ---- what the encoder of the readouts learns ----------------------------------------------------------------------------
+
+
+def removals():
+    """Counterfactuals that share nodes; the first leaves out all interactions of a user."""
+    first = Removal(users=np.array([0]), simulated=(Simulated(9, 0, 0.2),))
+    return [first, Removal(simulated=(Simulated(9, 1, 0.3),))]
+
+
+def readout_targets_on(comm):
+    graph = spmd.local_graph(comm)
+    backbone = BACKBONES["simgcl"](SIZE, 2, length_power=0.5)
+    ids = torch.cat([graph.user_ids, graph.item_ids + graph.num_users])
+    nodes = node_rows(graph, backbone, wanted(ids) * 0.1)
+    runs = [(removal, wanted(ids + 1000 * (1 + n))) for n, removal in enumerate(removals())]
+    return examples(graph, backbone, nodes, runs, of_readouts=True), examples(graph, backbone, nodes, runs)
+
+
+def readouts_without(removal, e0):
+    """Means of two layers [N, d] on what a removal leaves, computed densely; the touched users, and items, ascending."""
+    users, items = (x.astype(np.int64) for x in spmd.pairs())
+    gone = removal.pairs(spmd.local_graph(Comm()).shard)
+    left = ~np.isin(users * spmd.ITEMS + items, gone[0] * spmd.ITEMS + gone[1])
+    adjacency = np.zeros((spmd.USERS + spmd.ITEMS,) * 2)
+    adjacency[users[left], items[left] + spmd.USERS] = 1
+    adjacency += adjacency.T
+    scale = np.diag(1 / np.sqrt(adjacency.sum(1).clip(min=1)))
+    layer = scale @ adjacency @ scale
+    return (layer + layer @ layer) @ e0.double().numpy() / 2, [np.unique(x) for x in gone]
+
+
+def test_readouts_are_to_change_as_in_a_retrain_beyond_what_missing_edges_do():
+    (of_readouts, of_rows), parts = readout_targets_on(Comm()), run_processes(3, readout_targets_on)
+    everybody = torch.arange(spmd.USERS + spmd.ITEMS)
+    expected = ([], [])
+    for n, removal in enumerate(removals()):
+        (before, touched), (after, _) = (
+            readouts_without(removal, e0) for e0 in (wanted(everybody) * 0.1, wanted(everybody + 1000 * (1 + n)))
+        )
+        for side in (0, 1):
+            expected[side].append((after - before)[touched[side] + side * spmd.USERS])
+    for side, (found, plain) in enumerate(zip(of_readouts, of_rows, strict=True)):
+        dense = np.concatenate(expected[side])
+        assert found.needed.shape == dense.shape and np.abs(found.needed.numpy() - dense).max() < 1e-5
+        assert len(dense) > 40 and np.abs(dense).max() > 0.1
+        # What is seen of an interaction is the same as for rows.
+        for name in ("features", "directions", "target", "key"):
+            assert torch.equal(getattr(found, name), getattr(plain, name)), name
+        assert (found.needed - plain.needed).norm() > 0.1 * plain.needed.norm()
+        # A node is one partition's, which has its counterfactuals in their order.
+        keys, needed = (torch.cat([getattr(part[0][side], name) for part in parts]) for name in ("key", "needed"))
+        order, alone = (torch.argsort(x, stable=True) for x in (keys, found.key))
+        assert torch.equal(keys[order], found.key[alone])
+        assert (needed[order] - found.needed[alone]).abs().max() < 1e-5
+
+
 # ---- the commands, with workers ------------------------------------------------------------------------------------------
 
 
@@ -137,16 +199,91 @@ def test_a_request_changes_rows_around_its_nodes_in_all_partitions(tmp_path, gro
     # Cutting only changes the partition that owns both ends.
     owner = [dict(zip(x[0].to_pylist(), x[2].tolist(), strict=True)) for x in id_maps(session, after)]
     pair = next(e for e in events if e[0] != user and owner[0][e[0]] == owner[1][e[1]])
-    file = write_pair(tmp_path, pair)
+    file = write_pairs(tmp_path, [pair])
     assert pipeline.forget(config, interactions=file, dry_run=True, group=group)["affected_partitions"] == [0, 1]
     cut = pipeline.forget(config, interactions=file, cut_only=True, group=group)
     assert cut["affected_partitions"] == [owner[0][pair[0]]] and cut["touched_nodes"] == 0
 
 
+@pytest.mark.slow
+def test_the_gate_and_the_evidence_of_a_request_that_changes_rows_around(tmp_path, group):
+    """A request inside one partition, of which the files of both change."""
+    sample = make_sample(tmp_path / "data", users=120, items=80, mean_interactions=20)
+    config = parse_config(
+        {
+            "interactions": sample["train"],
+            "test_interactions": sample["test"],
+            "output": str(tmp_path / "output"),
+            "backbone": {"name": "simgcl", "embedding_size": 8, "num_layers": 2},
+            "train": {"epochs": 4, "batch_size": 256},
+            "pretrain": {"epochs": 3, "counterfactuals": 1},
+            "influence": {"around": True},
+            "forget": {"gate_fine_tune_steps": 0},
+        }
+    )
+    pipeline.ingest(config)
+    pipeline.train(config, group=group)
+    pipeline.pretrain(config, group=group)
+    session = Session(config)
+    before, old = session.version(), rows_by_node(session)
+    quality = [pipeline.evaluate(config, group=group)["recall@20"]]
+    owner = [dict(zip(x[0].to_pylist(), x[2].tolist(), strict=True)) for x in id_maps(session, before)]
+    node = [dict(zip(x[0].to_pylist(), x[1].tolist(), strict=True)) for x in id_maps(session, before)]
+    table = pq.read_table(sample["train"], columns=["user_id", "item_id"])
+    events = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    pairs = sorted({(u, i) for u, i in events if owner[0][u] == owner[1][i] == 0})[::20][:12]
+    file = write_pairs(tmp_path, pairs)
+    ends = {(side, node[side][pair[side]]) for pair in pairs for side in (0, 1)}
+
+    answer = pipeline.forget(config, interactions=file, request_id="r", group=group)
+    after, new = session.version(), rows_by_node(session)
+    quality.append(pipeline.evaluate(config, group=group)["recall@20"])
+    assert answer["removed_interactions"] == len(pairs) == 12 and answer["touched_nodes"] == len(ends)
+    assert answer["affected_partitions"] == [0, 1] and old.keys() == new.keys()
+
+    # The gate: of the ends how far they went, of all users what they are recommended.
+    sizes = {key: np.linalg.norm(new[key] - row) for key, row in old.items()}
+    assert all(sizes.values())
+    gate, largest = answer["gate"], max(sizes[key] for key in ends)
+    seen = before["model"]["encoder"]["largest_shift"]
+    assert gate["measures"]["largest_change"]["value"] == pytest.approx(largest / seen, rel=1e-4)
+    assert gate["measures"]["recall_loss"]["value"] == pytest.approx(1 - quality[1] / quality[0], abs=1e-6)
+    assert gate["measures"]["gap_closed"]["pairs"] == 12 and "given_up" not in gate
+    assert gate["missed"] == missed(gate["measures"], gate["bounds"]) and len(gate["bounds"]) == 3
+    assert answer["needs_retrain"] == (gate["status"] == "missed") == after.get("needs_retrain", False)
+
+    # The evidence: both partitions have new files, of which only the first's lost interactions.
+    report = json.loads((Path(config.output) / answer["evidence"]).read_text())
+    assert report["gate"] == gate and report["needs_retrain"] == answer["needs_retrain"]
+    assert report["removed"]["affected_partitions"] == [0, 1]
+    lines = report["removed"]["partitions_of_version"]
+    assert [line["entries"]["before"] - line["entries"]["after"] for line in lines] == [24, 0]
+    assert all(line["embedding_rows"]["before"] == line["embedding_rows"]["after"] for line in lines)
+    changed = {(file["version"], file["name"]) for file in report["files"]["changed"]}
+    for when, version in (("before", before), ("after", after)):
+        assert {(when, name) for name in version["model"]["embeddings"] + version["graph"]["shard_files"]} <= changed
+    checks = {check["name"]: check for check in report["verification"]["checks"]}
+    assert all(check["ok"] for check in checks.values()) and checks["removed interactions"]["checked"] == 12
+    assert checks["untouched partitions"]["checked"] == 0
+    scores = report["verification"]["scores"]
+    assert scores["of"] == 12 and [line["n"] for line in scores["groups"]] == [12, 100, 100]
+    assert all(check["ok"] for check in pipeline.verify(config)["checks"])
+
+
+def rows_by_node(session):
+    """{(side, dense id): row of E0} of the current version, from its files."""
+    version, found = session.version(), {}
+    for k, rows in enumerate(rows_by_partition(session, version)):
+        shard = load_shard(session.store, version["graph"], k)
+        keys = [(side, n) for side, ids in enumerate((shard.user_ids, shard.item_ids)) for n in ids.tolist()]
+        found |= dict(zip(keys, rows, strict=True))
+    return found
+
+
 def users_rows(session, version, k):
     """The rows of E0 of a partition's users, by node."""
     users = load_shard(session.store, version["graph"], k).user_ids.tolist()
-    rows = load(session.store.read(version["model"]["embeddings"][k]))["e0"]
+    rows = rows_by_partition(session, version)[k]
     return dict(zip(users, rows[: len(users)], strict=True))
 
 
@@ -154,9 +291,9 @@ def id_maps(session, version):
     return [load_ids(session.store, version["graph"], side) for side in ("user", "item")]
 
 
-def write_pair(folder, event):
-    path = folder / "pair.parquet"
-    pq.write_table(pa.table({"user_id": [event[0]], "item_id": [event[1]]}), path)
+def write_pairs(folder, pairs):
+    path = folder / "pairs.parquet"
+    pq.write_table(pa.table([list(side) for side in zip(*pairs, strict=True)], names=["user_id", "item_id"]), path)
     return str(path)
 
 

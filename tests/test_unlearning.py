@@ -1,12 +1,19 @@
 """The benchmark of ways to forget: its runs, scenarios, methods and tables, on a small sample."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from fake_workers import OneWorker
+from small_output import copied
+from trained_output import rows_by_partition
 
 from unlearnrec.benchmarks import unlearning, unlearning_report
 from unlearnrec.benchmarks.judge import judge
@@ -15,7 +22,10 @@ from unlearnrec.benchmarks.methods import METHODS
 from unlearnrec.benchmarks.panel import Panel, Seen
 from unlearnrec.benchmarks.scenarios import SCENARIOS, STREAM, TOPIC, Scenario
 from unlearnrec.benchmarks.unlearning_report import strength
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.config import Config, parse_config
 from unlearnrec.cluster.sample import make_sample
+from unlearnrec.cluster.session import Session
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import Store
 
@@ -95,6 +105,61 @@ def test_fine_tuning_goes_on_from_the_encoder_with_draws_of_its_own(lab: Lab, re
     rows = original.rows(request_.request)
     rows = rows[tuned.graph.degrees[rows] > 0]
     assert (tuned.e0[rows] != encoder.e0[rows]).any(1).all()
+
+
+@pytest.fixture(scope="module")
+def product(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """SimGCL as `ingest` and `train` leave it. Not to be changed."""
+    config = parse_config(
+        {
+            "interactions": files["train"],
+            "output": str(tmp_path_factory.mktemp("product") / "output"),
+            "cluster": {"partitions": 1},
+            "backbone": {"name": "simgcl", "embedding_size": 8, "num_layers": 2},
+            "train": {"epochs": 3, "batch_size": 256},
+            "pretrain": {"epochs": 3, "counterfactuals": 2},
+        }
+    )
+    pipeline.ingest(config)
+    pipeline.train(config, group=OneWorker())
+    return config
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_the_encoder_of_the_benchmark_is_that_of_the_commands(
+    around: bool, product: Config, files: dict[str, str], lab: Lab, request_: Scenario, tmp_path: Path
+) -> None:
+    config = copied(product, tmp_path)
+    config = config.model_copy(update={"influence": config.influence.model_copy(update={"around": around})})
+    same = replace(
+        recipe(),
+        backbone=config.backbone.model_dump(),
+        epochs=3,
+        counterfactuals=2,
+        encoder_epochs=3,
+        encoder_learning_rate=config.pretrain.learning_rate,
+        around=around,
+    )
+    other, method = Lab(lab.store, lab.data, same), METHODS["counterfactual encoder"]()
+    original, request = other.train(), (request_.request[0][:20], request_.request[1][:20])
+    method.prepare(other, original)
+    model = method.forget(other, original, request)
+
+    table = pq.read_table(files["train"])
+    sides = ("user_id", "item_id")
+    ids = [np.unique(table[side].to_numpy())[dense] for side, dense in zip(sides, request, strict=True)]
+    pq.write_table(pa.table(ids, names=sides), tmp_path / "request.parquet")
+    group = OneWorker()
+    pipeline.pretrain(config, group=group)
+    session = Session(config)
+    (before,) = rows_by_partition(session, session.version())
+    answer = pipeline.forget(config, interactions=str(tmp_path / "request.parquet"), group=group)
+    (after,) = rows_by_partition(session, session.version())
+    assert answer["removed_interactions"] == 20 and answer["deleted_users"] == answer["deleted_items"] == 0
+    assert np.array_equal(original.e0.numpy(), before) and np.array_equal(model.e0.numpy(), after)
+    changed, touched = (after != before).any(1), np.zeros(len(before), dtype=bool)
+    touched[original.rows(request)] = True
+    assert changed[touched].all() and changed[~touched].any() == around
 
 
 def test_retraining_is_the_reference_and_cutting_is_not(lab: Lab, request_: Scenario) -> None:
@@ -182,7 +247,9 @@ def test_no_method_learns_from_what_it_is_judged_on(lab: Lab) -> None:
         assert np.isin(lab.data.codes(pairs), judged).mean() < 0.3
 
 
-def test_the_benchmark_resumes_and_says_what_it_measured(files: dict[str, str], tmp_path: Path) -> None:
+def test_the_benchmark_resumes_and_says_what_it_measured(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     matrix = {
         "name": "tiny",
         "epochs": 2,
@@ -226,6 +293,31 @@ def test_the_benchmark_resumes_and_says_what_it_measured(files: dict[str, str], 
     unlearning.main(arguments)
     after = {p: p.stat().st_mtime_ns for p in work.rglob("*") if p.is_file()}
     assert {p for p in stamps if after[p] != stamps[p]} == {cells[0]}
+    # Cells of other code are not mixed in; its training runs are.
+    monkeypatch.setattr(unlearning, "CODE", "other")
+    unlearning.main(arguments)
+    new = {p for p in work.rglob("*") if p.is_file()} - set(stamps)
+    assert len(new) == 10 and {p.parent.name for p in new} == {"cells"}
+
+
+@pytest.mark.parametrize(
+    ("name", "anew"),
+    [
+        ("benchmarks/judge.py", True),
+        ("benchmarks/methods/encoder.py", True),
+        ("distributed/forget.py", True),
+        ("distributed/backbones/simgcl.py", True),
+        ("benchmarks/unlearning_report.py", False),
+    ],
+)
+def test_cells_are_of_the_code_that_makes_their_numbers(name: str, anew: bool, tmp_path: Path) -> None:
+    root = Path(unlearning.__file__).resolve().parent.parent
+    for folder in ("benchmarks", "distributed"):
+        shutil.copytree(root / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    assert unlearning.code_of(tmp_path) == unlearning.CODE
+    with (tmp_path / name).open("a") as file:
+        file.write("# more\n")
+    assert (unlearning.code_of(tmp_path) != unlearning.CODE) == anew
 
 
 def cell(method: str, scenario: str = "users", **values: object) -> dict:
@@ -240,7 +332,7 @@ def cell(method: str, scenario: str = "users", **values: object) -> dict:
 def test_shares_are_shown_with_their_intervals(tmp_path: Path) -> None:
     unlearning_report.write(tmp_path / "x.md", "x", "", [cell("retrain"), cell("cut")])
     text = (tmp_path / "x.md").read_text()
-    assert "| method | MI-BF | ndcg |" in text and "| cut | 0.50 [0.40, 0.60] | - |" in text
+    assert "| method | ndcg | MI-BF |" in text and "| cut | - | 0.50 [0.40, 0.60] |" in text
     assert "1.000 [0.900, 1.100]" in text
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors.numpy import load
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config import Config, parse_config
 from unlearnrec.cluster.sample import make_sample
+from unlearnrec.cluster.session import Session
 from unlearnrec.workers import WorkerGroup
 
 
@@ -53,3 +56,8 @@ def trained_output(
     pipeline.pretrain(config, group=group)
     table = pq.read_table(interactions, columns=["user_id", "item_id"])
     return config, list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def rows_by_partition(session: Session, version: dict[str, Any]) -> list[np.ndarray]:
+    """The rows of E0 in the files of a version, users first."""
+    return [load(session.store.read(name))["e0"] for name in version["model"]["embeddings"]]
