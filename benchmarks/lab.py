@@ -26,7 +26,15 @@ from ..distributed.comm import Comm
 from ..distributed.evaluate import pair_scores
 from ..distributed.influence import AroundEncoder, InfluenceEncoder, NodeRows
 from ..distributed.local_graph import LocalGraph
-from ..distributed.pretrain import POPULAR_SHARE, PretrainSettings, calibrate, examples, fit, simulated_requests
+from ..distributed.pretrain import (
+    POPULAR_SHARE,
+    PretrainSettings,
+    calibrate,
+    examples,
+    fit,
+    simulated_requests,
+    worth_it,
+)
 from ..distributed.removal import Removal, Simulated
 from ..distributed.run import TrainRun, make_backbone, run_training
 from ..distributed.trainer import TrainSettings
@@ -206,8 +214,8 @@ class Lab:
         if recipe.around:
             both = AroundEncoder(**shape)
             fit(self._comm, both.rows, data, settings)
-            fit(self._comm, both.readouts, examples(*model, targets, of_readouts=True), settings)
-            return both
+            if worth_it(fit(self._comm, both.readouts, examples(*model, targets, of_readouts=True), settings)):
+                return both
         encoder = InfluenceEncoder(**shape)
         fit(self._comm, encoder, data, settings)
         calibrate(*model, encoder, targets)

@@ -113,8 +113,8 @@ class Backbone(Section):
     ego: bool = False
     """Whether the readout of simgcl has E0 itself in its mean, as that of lightgcn has. In the paper it has not; such a
     model recommends better, and can be made to forget less well (docs/log.md)."""
-    contrast_weight: float = Field(0.1, ge=0)
-    """Of the contrastive loss of sgl and simgcl."""
+    contrast_weight: float = Field(0.001, ge=0)
+    """Of the contrastive loss of sgl and simgcl. Small enough for bpr with few steps; with softmax 0.1 is better."""
     contrast_temperature: float = Field(0.2, gt=0)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..distributed.checkpoint import Checkpoints
 from ..distributed.influence import FORMAT
-from ..distributed.pretrain import POPULAR_SHARE, PretrainSettings, simulated_requests
+from ..distributed.pretrain import POPULAR_SHARE, PretrainSettings, simulated_requests, worth_it
 from ..distributed.published import PublishedSettings
 from ..distributed.removal import Removal
 from ..distributed.run import make_backbone
@@ -26,6 +26,12 @@ from .versions import COMMITTED
 
 SCRATCH = "pretrain"
 """The folder of counterfactual runs; empty but while a pre-training is under way."""
+
+NOT_AROUND = (
+    "influence.around: the changes of readouts cannot be predicted on these data (R2 on held-out nodes: users "
+    "{readout_user_r2_held_out:.2f}, items {readout_item_r2_held_out:.2f}; above 0 is needed). Requests will change their "
+    "nodes' own rows only, as with influence.around=false"
+)
 
 
 def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerGroup | None = None) -> dict[str, Any]:
@@ -139,10 +145,23 @@ def _fit_counterfactual(
     shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size or 256, settings.learning_rate)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
+    arguments = (session.location, graph, original, runs, shape, fit, name)
+
+    def fitted(around: bool) -> list[dict[str, Any]]:
+        with progress.task("encoder", settings.epochs) as task:
+            on_progress = follow(task, "encoder")
+            return session.call(group, version, "fit_encoder", *arguments, around, on_progress=on_progress)
+
     around = config.influence.around
-    arguments = (session.location, graph, original, runs, shape, fit, name, around)
-    with progress.task("encoder", settings.epochs) as task:
-        results = session.call(group, version, "fit_encoder", *arguments, on_progress=follow(task, "encoder"))
+    results = fitted(around)
+    if around:
+        readouts = {key: value for key, value in results[0]["fit"].items() if key.startswith("readout_")}
+        around = worth_it({key.removeprefix("readout_"): value for key, value in readouts.items()})
+        if not around:
+            progress.note(NOT_AROUND.format(**readouts))
+            results = fitted(around)
+            results[0]["fit"] |= readouts
+        results[0]["fit"]["around"] = around
     largest = max(result["largest_shift"] for result in results)
     entry = {"file": name, "tables": None, "objective": "counterfactual", "format": FORMAT, "shape": shape}
     return entry | {"around": around, "largest_shift": largest}, results

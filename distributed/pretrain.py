@@ -7,7 +7,7 @@ Shape legend: g = targets here, one for each touched node of each counterfactual
 their end here, d = embedding size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -154,6 +154,15 @@ def fit(
 
 
 @torch.no_grad()
+def worth_it(fitted: Mapping[str, float]) -> bool:
+    """Whether an encoder, by what `fit` returned, explains anything of nodes that it was not fitted on.
+
+    Of readouts it may not. On a dense graph most of their change is no one interaction's doing, the fit is then worse than
+    no change at all, and rows around a node would be moved far for it (docs/log.md).
+    """
+    return all(fitted[f"{side}_r2_held_out"] > 0 for side in ("user", "item"))
+
+
 def calibrate(
     graph: LocalGraph,
     backbone: Backbone,

@@ -6,11 +6,16 @@ import spmd
 import torch
 from torch.nn import functional
 
+from unlearnrec.benchmarks.lab import Lab
+from unlearnrec.benchmarks.unlearning import read_data, recipe_of
+from unlearnrec.cluster.sample import make_sample
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.contrast import MAX_ANCHORS, Views, contrast_gradients
+from unlearnrec.distributed.evaluate import evaluate
 from unlearnrec.distributed.launch import run_processes
 from unlearnrec.distributed.losses import info_nce
+from unlearnrec.partitioning.storage import Store
 
 NAMES = list(BACKBONES)
 CONTRASTIVE = [name for name, kind in BACKBONES.items() if kind(4, 1).contrast_weight]
@@ -104,6 +109,24 @@ def _gradients_agree(comm: Comm, name: str, halo: str) -> bool:
 
 def test_gradients_agree_with_finite_differences():
     assert run_processes(2, gradients) == [[], []]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    files = make_sample(tmp_path_factory.mktemp("sample"), users=300, items=200, mean_interactions=20)
+    return read_data(files["train"], files["test"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_defaults_recommend_about_as_well_as_lightgcns(name, data, tmp_path):
+    """With thirty steps in all: a contrastive loss that is too strong for them leaves little of a model."""
+    recall = {}
+    for one in ("lightgcn", name):
+        recipe = recipe_of(30, {"backbone.name": one, "backbone.embedding_size": 16})
+        model = Lab(Store(str(tmp_path)), data, recipe).train()
+        test = (torch.from_numpy(data.test_users), torch.from_numpy(data.test_items))
+        recall[one] = evaluate(model.graph, model.readout, *test, (20,), 1024)["recall@20"]
+    assert recall[name] > 0.85 * recall["lightgcn"] > 0.3
 
 
 @pytest.mark.parametrize("name", CONTRASTIVE)

@@ -11,7 +11,7 @@ import spmd
 import torch
 from trained_output import rows_by_partition, trained_output
 
-from unlearnrec.cluster import pipeline
+from unlearnrec.cluster import pipeline, pretraining
 from unlearnrec.cluster.config import parse_config
 from unlearnrec.cluster.gate import missed
 from unlearnrec.cluster.pretraining import _check_around
@@ -24,7 +24,7 @@ from unlearnrec.distributed.forget import around, influence
 from unlearnrec.distributed.influence import AroundEncoder
 from unlearnrec.distributed.launch import run_processes
 from unlearnrec.distributed.partition_state import node_rows
-from unlearnrec.distributed.pretrain import examples
+from unlearnrec.distributed.pretrain import examples, worth_it
 from unlearnrec.distributed.removal import Removal, Simulated
 from unlearnrec.distributed.spread import spread
 from unlearnrec.partitioning.errors import InputError
@@ -182,8 +182,21 @@ def test_readouts_are_to_change_as_in_a_retrain_beyond_what_missing_edges_do():
 # ---- the commands, with workers ------------------------------------------------------------------------------------------
 
 
+def test_an_encoder_of_readouts_is_worth_it_if_it_explains_both_sides():
+    assert worth_it({"user_r2_held_out": 0.04, "item_r2_held_out": 0.05})
+    for bad in (-0.1, 0.0, float("nan")):
+        assert not worth_it({"user_r2_held_out": bad, "item_r2_held_out": 0.9})
+        assert not worth_it({"user_r2_held_out": 0.9, "item_r2_held_out": bad})
+
+
+@pytest.fixture
+def whatever_it_is_worth(monkeypatch):
+    """On data as small as these an encoder of readouts may explain nothing."""
+    monkeypatch.setattr(pretraining, "worth_it", lambda fitted: True)
+
+
 @pytest.mark.slow
-def test_a_request_changes_rows_around_its_nodes_in_all_partitions(tmp_path, group):
+def test_a_request_changes_rows_around_its_nodes_in_all_partitions(tmp_path, group, whatever_it_is_worth):
     config, events = trained_output(tmp_path, group, influence={"around": True})
     session = Session(config)
     before = session.version()
@@ -206,7 +219,7 @@ def test_a_request_changes_rows_around_its_nodes_in_all_partitions(tmp_path, gro
 
 
 @pytest.mark.slow
-def test_the_gate_and_the_evidence_of_a_request_that_changes_rows_around(tmp_path, group):
+def test_the_gate_and_the_evidence_of_a_request_that_changes_rows_around(tmp_path, group, whatever_it_is_worth):
     """A request inside one partition, of which the files of both change."""
     sample = make_sample(tmp_path / "data", users=120, items=80, mean_interactions=20)
     config = parse_config(

@@ -15,6 +15,7 @@ from fake_workers import OneWorker
 from small_output import copied
 from trained_output import rows_by_partition
 
+from unlearnrec.benchmarks import lab as lab_module
 from unlearnrec.benchmarks import unlearning, unlearning_report
 from unlearnrec.benchmarks.judge import judge
 from unlearnrec.benchmarks.lab import Lab, Model, Recipe
@@ -22,8 +23,9 @@ from unlearnrec.benchmarks.methods import METHODS
 from unlearnrec.benchmarks.panel import Panel, Seen
 from unlearnrec.benchmarks.scenarios import SCENARIOS, STREAM, TOPIC, Scenario
 from unlearnrec.benchmarks.unlearning_report import strength
-from unlearnrec.cluster import pipeline
+from unlearnrec.cluster import pipeline, pretraining
 from unlearnrec.cluster.config import Config, parse_config
+from unlearnrec.cluster.progress import Progress
 from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session
 from unlearnrec.partitioning.errors import InputError
@@ -125,12 +127,23 @@ def product(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
     return config
 
 
-@pytest.mark.parametrize("around", [False, True])
+@pytest.mark.parametrize(("asked", "worth"), [(False, True), (True, True), (True, False)])
 def test_the_encoder_of_the_benchmark_is_that_of_the_commands(
-    around: bool, product: Config, files: dict[str, str], lab: Lab, request_: Scenario, tmp_path: Path
+    asked: bool,
+    worth: bool,
+    product: Config,
+    files: dict[str, str],
+    lab: Lab,
+    request_: Scenario,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Also where an encoder of readouts is asked for, and found to be worth nothing."""
+    for module in (pretraining, lab_module):
+        monkeypatch.setattr(module, "worth_it", lambda fitted: worth)
+    around = asked and worth
     config = copied(product, tmp_path)
-    config = config.model_copy(update={"influence": config.influence.model_copy(update={"around": around})})
+    config = config.model_copy(update={"influence": config.influence.model_copy(update={"around": asked})})
     same = replace(
         recipe(),
         backbone=config.backbone.model_dump(),
@@ -138,7 +151,7 @@ def test_the_encoder_of_the_benchmark_is_that_of_the_commands(
         counterfactuals=2,
         encoder_epochs=3,
         encoder_learning_rate=config.pretrain.learning_rate,
-        around=around,
+        around=asked,
     )
     other, method = Lab(lab.store, lab.data, same), METHODS["counterfactual encoder"]()
     original, request = other.train(), (request_.request[0][:20], request_.request[1][:20])
@@ -150,8 +163,13 @@ def test_the_encoder_of_the_benchmark_is_that_of_the_commands(
     ids = [np.unique(table[side].to_numpy())[dense] for side, dense in zip(sides, request, strict=True)]
     pq.write_table(pa.table(ids, names=sides), tmp_path / "request.parquet")
     group = OneWorker()
-    pipeline.pretrain(config, group=group)
+    progress, notes = Progress(), list[str]()
+    monkeypatch.setattr(progress, "note", notes.append)
+    fitted = pipeline.pretrain(config, group=group, progress=progress)
+    assert fitted.get("around", False) == around and ("readout_user_r2_held_out" in fitted) == asked
+    assert [note.startswith("influence.around: ") for note in notes] == [True] * (asked and not worth)
     session = Session(config)
+    assert session.version()["model"]["encoder"]["around"] == around
     (before,) = rows_by_partition(session, session.version())
     answer = pipeline.forget(config, interactions=str(tmp_path / "request.parquet"), group=group)
     (after,) = rows_by_partition(session, session.version())

@@ -61,7 +61,7 @@ class SelfSupervised(Backbone):
     """One that has `view`: the two views of a step must agree."""
 
     def __init__(
-        self, *args: Any, contrast_weight: float = 0.1, contrast_temperature: float = 0.2, **others: Any
+        self, *args: Any, contrast_weight: float = 0.001, contrast_temperature: float = 0.2, **others: Any
     ) -> None:
         super().__init__(*args, **others)
         self.contrast_weight, self.contrast_temperature = contrast_weight, contrast_temperature
