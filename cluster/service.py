@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..partitioning.errors import InputError
@@ -18,11 +18,19 @@ from .requests import Request
 from .session import Manifest, Session
 from .versions import FAILED
 
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 60.0
+LONGEST_WAIT_SECONDS = 60.0
 REPORT_AFTER_SECONDS = 60.0
 """Evidence that is missing so long after its commit is written here: whoever carried the request out died or could not."""
 
 log = logging.getLogger(__name__)
+
+
+def waits() -> Iterator[float]:
+    """The seconds before another attempt at what something keeps from succeeding: 1, 2 and so on, up to a minute."""
+    seconds = 1.0
+    while True:
+        yield seconds
+        seconds = min(2 * seconds, LONGEST_WAIT_SECONDS)
 
 
 class Engine(Protocol):
@@ -52,7 +60,7 @@ class Service:
         self._session, self.desk, self._engine, self._clock, self._sender = session, desk, engine, clock, sender
         self._alone: set[str] = set()
         self._late: set[str] = set()
-        self._wait_seconds, self._not_before, self._paused_at = FIRST_WAIT_SECONDS, 0.0, 0
+        self._waits, self._not_before, self._paused_at = waits(), 0.0, 0
         self._next_report = 0.0
         self._report_attempts: dict[str, int] = {}
         self.published: Readouts | None = None
@@ -193,11 +201,11 @@ class Service:
         )
 
     def _unblock(self) -> None:
-        self.blocked, self._wait_seconds, self._not_before = None, FIRST_WAIT_SECONDS, 0.0
+        self.blocked, self._waits, self._not_before = None, waits(), 0.0
 
     def _pause(self, error: Exception) -> float:
         self.blocked = error_class(error)
-        seconds, self._wait_seconds = self._wait_seconds, min(2 * self._wait_seconds, LONGEST_WAIT_SECONDS)
+        seconds = next(self._waits)
         self._not_before = self._clock() + seconds
         # Messages for the user name settings and files; those of other exceptions may name anybody.
         log.warning("waiting %g s: %s", seconds, error if isinstance(error, InputError) else self.blocked)
