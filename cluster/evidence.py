@@ -111,7 +111,7 @@ class _Batch:
             store = self.session.store
             change = Change.read(store, chain["version before"].body["manifest"], after)
             if not change.has_after:
-                self._check_superseded(after)
+                self._check_purged(after)
             contents = {one: _content(self.session, one) for one in self._ids if one in after["answers"]}
             known = {one: content for one, content in contents.items() if content is not None}
             effects = dict.fromkeys(contents) | change.effects(store, known)
@@ -119,12 +119,16 @@ class _Batch:
             self._looks = {after["version"]: _Look(change, effects, scores)}
         return self._looks[after["version"]]
 
-    def _check_superseded(self, version: Manifest) -> None:
-        """Raise InputError where files are missing that no purge removes: those of the current version."""
+    def _check_purged(self, version: Manifest) -> None:
+        """Raise InputError where files of a version are missing that no purge removes: the current one names them too, as
+        after a rollback, or a training on the same graph."""
         current = self.session.ledger().current
-        missing = self.session.missing_file(version)
-        if missing is not None and current is not None and current["version"] == version["version"]:
-            raise InputError(missing_text(self.session.store, missing, version))
+        kept = {**current["files"], **current["lake_graph"]["files"]} if current is not None else {}
+        missing = next(
+            (name for name in version["files"] if name in kept and not self.session.store.exists(name)), None
+        )
+        if current is not None and missing is not None:
+            raise InputError(missing_text(self.session.store, missing, current))
 
 
 def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:

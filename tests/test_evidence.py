@@ -393,6 +393,34 @@ def test_a_damaged_current_version_has_no_report(bare):
     assert evidence_of(bare)["evidence"] == report_name("r") and not failures(bare)
 
 
+@pytest.mark.parametrize("again", ["rollback", "training"])
+def test_a_file_that_a_later_current_version_names_too_was_not_purged(bare, again):
+    """The version to report on is another one, and its files are still those of the current one."""
+    version = Session(bare).version()
+    commit_train(bare)
+    if again == "rollback":
+        assert pipeline.rollback(bare, to=version["version"])["version"] == version["version"] + 2
+    name = version["graph"]["shard_files"][1] if again == "training" else version["model"]["embeddings"][1]
+    place = Path(bare.output) / name
+    data, notes, progress = place.read_bytes(), [], silent()
+    progress.note = notes.append
+    place.unlink()
+    assert evidence_of(bare, progress)["evidence"] is None and f"{name} is missing" in notes[0]
+    place.write_bytes(data)
+    evidence_of(bare)
+    assert not failures(bare) and all(check["ok"] for check in report(bare)["verification"]["checks"])
+
+
+def test_no_two_versions_have_one_number(bare):
+    """What is compared by number is compared rightly, also after a rollback."""
+    commit_train(bare)
+    pipeline.rollback(bare, to=2)
+    commit_forget(bare, user_name(5), "s")
+    commit_train(bare)
+    numbers = [r.body["manifest"]["version"] for r in Session(bare).journal.records() if r.kind == "committed"]
+    assert numbers == [1, 2, 3, 4, 5, 6]
+
+
 @pytest.mark.parametrize("able", [True, False])
 def test_a_purge_while_evidence_is_written(bare, tmp_path, monkeypatch, able):
     """It begins and ends before every other read and write of a report, whether it can write reports itself or not."""
