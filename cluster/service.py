@@ -63,6 +63,8 @@ class Service:
         self._waits, self._not_before, self._paused_at = waits(), 0.0, 0
         self._next_report = 0.0
         self._report_attempts: dict[str, int] = {}
+        self._maps: tuple[str, str] | None = None
+        """The id maps of the version in which whoever is served is still there."""
         self.published: Readouts | None = None
         self.blocked: str | None = None
         """The class of the error that keeps requests waiting."""
@@ -126,13 +128,14 @@ class Service:
         self.desk.running = frozenset(chosen)
         whole = self.published
         try:
-            self._engine.carry_out(requests, self._committing)
+            # From just before the commit on, whoever is gone in the new version is not served any more.
+            self._engine.carry_out(requests, self._hide)
         except Exception as error:
             hidden, self.published = self.published, None  # should the log be unreadable now, it is loaded again later
             after = self.desk.view().current
             committed = after is not None and after["version"] != number
             # Where nothing was committed, whoever was hidden for it is still there.
-            self.published = hidden if committed else whole
+            self.published, self._maps = (hidden, self._maps) if committed else (whole, None)
             return self._failed(error, [request.request_id for request in requests])
         finally:
             self.desk.running = frozenset()
@@ -171,12 +174,14 @@ class Service:
 
     def _publish(self, version: Manifest | None) -> None:
         if version is not None and (self.published is None or self.published.version != version["version"]):
+            self._hide(version)  # somebody else may have committed it, and the workers may not be able to load it
             self.published = self._engine.readouts(version)
 
-    def _committing(self, manifest: Manifest) -> None:
-        """From just before the commit on, whoever is gone in this version is not served any more."""
-        if self.published is not None:
-            self.published = self.published.without(*living(self._session, manifest))
+    def _hide(self, version: Manifest) -> None:
+        """Serve nobody and nothing any more that is gone in this version."""
+        maps = version["graph"]["user_file"], version["graph"]["item_file"]
+        if self.published is not None and maps != self._maps:
+            self.published, self._maps = self.published.without(*living(self._session, version)), maps
 
     def _failed(self, error: Exception, batch: Sequence[str]) -> float:
         verdict = judge(error, alone=len(batch) == 1 and batch[0] in self._alone)
