@@ -165,18 +165,17 @@ def over_http(config: Config, earlier: int, clients: int, seconds: float) -> dic
 
 
 def _serve(output: str, pipe: Connection) -> None:
-    import socket
-
     import uvicorn
 
     from ..cluster.door import Admission
     from ..cluster.http import Service, make_app
+    from ..cluster.serve import listen
 
     begin = time.perf_counter()
     desk = Desk(Session(configuration(output)))
     desk.status("nobody")
     opened = time.perf_counter() - begin
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen("127.0.0.1", 0)
     unlimited = Admission([], max_body_bytes=1 << 20, rate_per_second=1e9, burst=10**9)
     app = make_app(cast(Service, SimpleNamespace(desk=desk)), unlimited)
     pipe.send((listener.getsockname()[1], opened))

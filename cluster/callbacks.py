@@ -99,17 +99,16 @@ class Entry:
 class Outbox:
     """The requests about which somebody waits for news: one small file each, until the last news are told.
 
-    Called from any thread.
+    Called from any thread. What an earlier process left is read when it is first needed.
+
+    Raises (every method): OSError of the store.
     """
 
     def __init__(self, store: Store) -> None:
         self._store, self._lock = store, Lock()
-        self._entries: dict[str, Entry] = {}
+        self._read: dict[str, Entry] | None = None
         self.wake = Event()
         """Set when there may be news."""
-        for name in store.list(FOLDER):
-            content = json.loads(store.read(name))
-            self._entries[name[len(FOLDER) + 1 : -len(".json")]] = Entry(tuple(content["urls"]), content["told"])
 
     def add(self, request_id: str, urls: Sequence[str]) -> None:
         """Durable when it returns. Whatever was wanted before under this id is forgotten."""
@@ -118,20 +117,20 @@ class Outbox:
     def tell(self, request_id: str, url: str, event: str) -> None:
         """Note that a URL needs not be told this any more; durable when it returns."""
         with self._lock:
-            entry = self._entries[request_id]
+            entry = self._entries()[request_id]
             self._write(request_id, replace(entry, told={**entry.told, url: event}))
 
     def drop(self, request_id: str) -> None:
         """Nothing will follow."""
         with self._lock:
-            if self._entries.pop(request_id, None) is not None:
+            if self._entries().pop(request_id, None) is not None:
                 with contextlib.suppress(FileNotFoundError):
                     self._store.remove(callbacks_name(request_id))
 
     def entries(self) -> dict[str, Entry]:
         """Request id -> entry."""
         with self._lock:
-            return dict(self._entries)
+            return dict(self._entries())
 
     def _put(self, request_id: str, entry: Entry) -> None:
         with self._lock:
@@ -139,9 +138,21 @@ class Outbox:
         self.wake.set()
 
     def _write(self, request_id: str, entry: Entry) -> None:
+        entries = self._entries()
         content = {"urls": entry.urls, "told": entry.told}
         self._store.write(callbacks_name(request_id), json.dumps(content).encode())
-        self._entries[request_id] = entry
+        entries[request_id] = entry
+
+    def _entries(self) -> dict[str, Entry]:
+        """With the lock held."""
+        if self._read is None:
+            found = {}
+            for name in self._store.list(FOLDER):
+                with contextlib.suppress(FileNotFoundError):  # another service has told it meanwhile
+                    content = json.loads(self._store.read(name))
+                    found[name[len(FOLDER) + 1 : -len(".json")]] = Entry(tuple(content["urls"]), content["told"])
+            self._read = found
+        return self._read
 
 
 def callbacks_name(request_id: str) -> str:

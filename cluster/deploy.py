@@ -21,7 +21,7 @@ from .config import Config
 from .detached import Coordinator
 from .progress import Progress
 from .remote_service import RemoteService
-from .serve import admit, callback_pattern, check_output
+from .serve import admit, callback_pattern, check_output, outwait
 from .session import Session, silent
 
 NAMESPACE = "unlearnrec"
@@ -52,7 +52,7 @@ def start(
     config = _absolute(config)
     host = config.serve.host if host is None else host
     admission = admit(config.serve, host)
-    check_output(Session(config))
+    outwait(lambda: check_output(Session(config)), progress.note)
     name, owns_ray = actor_name(config.output), _connect(config)
     try:
         _refuse_second(config, name)

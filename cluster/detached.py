@@ -15,7 +15,7 @@ from ..workers import WorkerGroup
 from .config import Config
 from .readouts import Readouts
 from .requests import Request
-from .serve import WorkerEngine, check_output, coordinate, follow
+from .serve import WorkerEngine, check_output, coordinate, follow, outwait
 from .service import Service
 from .session import Manifest, Session, silent
 
@@ -67,13 +67,13 @@ class Coordinator:
             threading.Thread(target=self._begin_again, name="begin", daemon=True).start()
 
     def begin(self) -> None:
-        """Start the loop.
+        """Start the loop, as soon as the storage answers.
 
         Raises:
             InputError: the output has no version, or a key is missing on this machine.
         """
         session = Session(self._config)
-        check_output(session)
+        outwait(lambda: check_output(session), log.warning)
         engine = LateEngine(session, self._ends)
         service = self._ends.enter_context(coordinate(session, engine))
         poll_seconds = self._config.serve.poll_seconds

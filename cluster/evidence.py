@@ -15,14 +15,15 @@ from typing import Any
 
 from ..partitioning.errors import InputError
 from ..workers import WorkerGroup
-from .accepting import contents_of
+from .accepting import UnreadableRequest, read_accepted
 from .evidence_change import Change, Ids
 from .evidence_checks import checks_of, events_check, scores_of
 from .evidence_page import page
 from .journal import JournalConflict
+from .ledger import Ticket
 from .matching import Effect
 from .progress import Progress
-from .requests import Request, read_request
+from .requests import TOMBSTONE, Request, content_name
 from .segments import Record
 from .session import Manifest, Session, missing_text, silent
 from .software import software
@@ -30,6 +31,16 @@ from .versions import ACCEPTED, COMMITTED, EVIDENCE
 
 FOLDER = "reports"
 FORMAT = 1
+
+COUNTS = (
+    "removed_interactions",
+    "removed_events",
+    "deleted_users",
+    "deleted_items",
+    "touched_nodes",
+    "unknown_ids",
+)
+"""What a report repeats of the answer in the log."""
 
 NOT_REMOVED = (
     ("dense weights of the backbone", "unchanged, though they were trained with the forgotten data too"),
@@ -80,9 +91,11 @@ def add_evidence(
                 progress.note(f"request {answer['request_id']}: the check of {name} FAILED, see {answer['evidence']}")
         except Exception as error:  # the request is committed: nothing that happens to its report may undo that
             answer["evidence"] = None
+            # Messages for the user name settings and files; those of other exceptions may name anybody.
+            why = f": {error}" if isinstance(error, InputError | OSError | UnreadableRequest) else ""
             progress.note(
                 f"request {answer['request_id']} is committed, but its evidence was not written: "
-                f"{type(error).__name__}: {error}. Repeat the request to write it"
+                f"{type(error).__name__}{why}. Repeat the request to write it"
             )
     return done
 
@@ -106,25 +119,34 @@ class _Batch:
         """The last one, by version."""
 
     def look(self, chain: Mapping[str, Record]) -> _Look:
+        """Of the version that this chain commits. A content that is not the accepted one counts as unknown."""
         after: Manifest = chain["committed"].body["manifest"]
         if after["version"] not in self._looks:
             store = self.session.store
             change = Change.read(store, chain["version before"].body["manifest"], after)
             if not change.has_after:
-                self._check_superseded(after)
-            contents = {one: _content(self.session, one) for one in self._ids if one in after["answers"]}
-            known = {one: content for one, content in contents.items() if content is not None}
-            effects = dict.fromkeys(contents) | change.effects(store, known)
+                self._check_purged(after)
+            own = [request_id for request_id in self._ids if request_id in after["answers"]]
+            known = {}
+            for request_id in own:
+                with contextlib.suppress(UnreadableRequest):
+                    if (content := _content(self.session, self.session.ledger().tickets[request_id])) is not None:
+                        known[request_id] = content
+            effects = dict.fromkeys(own) | change.effects(store, known)
             scores = scores_of(self.session, change, {one: _pairs(did) for one, did in effects.items()}, self._group)
             self._looks = {after["version"]: _Look(change, effects, scores)}
         return self._looks[after["version"]]
 
-    def _check_superseded(self, version: Manifest) -> None:
-        """Raise InputError where files are missing that no purge removes: those of the current version."""
+    def _check_purged(self, version: Manifest) -> None:
+        """Raise InputError where files of a version are missing that no purge removes: the current one names them too, as
+        after a rollback, or a training on the same graph."""
         current = self.session.ledger().current
-        missing = self.session.missing_file(version)
-        if missing is not None and current is not None and current["version"] == version["version"]:
-            raise InputError(missing_text(self.session.store, missing, version))
+        kept = {**current["files"], **current["lake_graph"]["files"]} if current is not None else {}
+        missing = next(
+            (name for name in version["files"] if name in kept and not self.session.store.exists(name)), None
+        )
+        if current is not None and missing is not None:
+            raise InputError(missing_text(self.session.store, missing, current))
 
 
 def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
@@ -136,8 +158,10 @@ def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
     if request_id in ledger.evidence:
         return []
     chain = _chain(session.journal.since(ledger.tickets[request_id].first_record - 1), request_id)
-    data = _kept(session, request_id, chain)
+    ticket = ledger.tickets[request_id]
+    data = _kept(session, ticket, chain)
     if data is None:
+        _content(session, ticket)
         document = _document(answer, chain, batch.look(chain))
         data = json.dumps(document, indent=1).encode() + b"\n"
         name = report_name(request_id)
@@ -145,7 +169,7 @@ def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
             session.store.create(name, data)
         except FileExistsError:
             # Another process was faster, or a damaged file is there.
-            if (kept := _kept(session, request_id, chain)) is None:
+            if (kept := _kept(session, ticket, chain)) is None:
                 session.store.write(name, data)
             data = kept or data
     document, digest = json.loads(data), session.store.sha256(data)
@@ -158,14 +182,29 @@ def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
     return [check["name"] for check in document["verification"]["checks"] if check["ok"] is False]
 
 
-def _kept(session: Session, request_id: str, chain: Mapping[str, Record]) -> bytes | None:
-    """The report that an attempt left before its record, if it is one of this commit."""
+def _kept(session: Session, ticket: Ticket, chain: Mapping[str, Record]) -> bytes | None:
+    """The report that an attempt left before its record, if it is one of this commit and says what the log says."""
     try:
-        data = session.store.read(report_name(request_id))
-        same = json.loads(data)["records"]["committed"]["sha256"] == chain["committed"].digest
+        data = session.store.read(report_name(ticket.request_id))
+        document = json.loads(data)
+        same = document["records"]["committed"]["sha256"] == chain["committed"].digest
+        return data if same and not contradicted(document, ticket) else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return data if same else None
+
+
+def contradicted(document: Mapping[str, Any], ticket: Ticket) -> list[str]:
+    """What a report says otherwise than the log.
+
+    Raises:
+        KeyError, TypeError: it is no report.
+    """
+    answer = ticket.answer or {}
+    pairs: dict[str, tuple[Any, Any]] = {"request_id": (document["request_id"], ticket.request_id)}
+    pairs["commitment"] = document["commitment"], ticket.commitment
+    pairs["version"] = document["version"]["after"], answer.get("version")
+    pairs |= {name: (document["removed"].get(name), answer.get(name)) for name in COUNTS}
+    return [name for name, (told, logged) in pairs.items() if told != logged]
 
 
 def _chain(records: Sequence[Record], request_id: str) -> dict[str, Record]:
@@ -211,17 +250,7 @@ def _document(answer: Mapping[str, Any], chain: Mapping[str, Record], look: _Loo
             "seconds": told.get("seconds"),
             "phases": told.get("phases"),
         },
-        "removed": {
-            key: told.get(key)
-            for key in (
-                "removed_interactions",
-                "removed_events",
-                "deleted_users",
-                "deleted_items",
-                "touched_nodes",
-                "unknown_ids",
-            )
-        }
+        "removed": {name: told.get(name) for name in COUNTS}
         | {
             "affected_partitions": told.get("affected_partitions", change.affected),
             "partitions_of_version": change.partitions(),
@@ -251,11 +280,20 @@ def _pairs(effect: Effect | None) -> tuple[Ids, Ids] | None:
 
 
 def _checks(change: Change, effect: Effect | None, told: Mapping[str, Any]) -> list[dict[str, Any]]:
-    checks = checks_of(change, _pairs(effect), told.get("removed_interactions"))
+    checks = checks_of(change, _pairs(effect), told)
     return [*checks, events_check(change, effect, told.get("removed_events"))] if effect and effect.partial else checks
 
 
-def _content(session: Session, request_id: str) -> Request | None:
-    """What a request names, None after a purge."""
-    content = contents_of(session, request_id)
-    return None if content is None else read_request(request_id, content["body"].encode())
+def _content(session: Session, ticket: Ticket) -> Request | None:
+    """What a request names, None after a purge.
+
+    Raises:
+        UnreadableRequest: it is not what was accepted.
+    """
+    try:
+        return read_accepted(session, ticket)
+    except UnreadableRequest:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            if json.loads(session.store.read(content_name(ticket.request_id))) == TOMBSTONE:
+                return None
+        raise

@@ -30,19 +30,24 @@ FILES_GONE = "files of this version were removed by a purge before this report w
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def checks_of(change: Change, pairs: tuple[Ids, Ids] | None, told: int | None) -> list[dict[str, Any]]:
+def checks_of(change: Change, pairs: tuple[Ids, Ids] | None, told: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The sampled verification: {name, ok, checked, of, detail} each; `ok` is None for what was left out.
 
-    pairs: the interactions that the request removed, None where that is not known any more. told: their number
-    by the answer.
+    pairs: the interactions that the request removed, None where that is not known any more. told: the request's
+    answer, whose counts they are compared with.
     """
     if not change.has_after:
         names = ("files of the version", "untouched partitions", "rows of partitions", "removed interactions")
         return [_not_checked(name, FILES_GONE) for name in names]
     checks = [_files_check(change), _untouched_check(change), _rows_check(change)]
     if pairs is None:
-        return [*checks, _not_checked("removed interactions", UNKNOWN, told)]
-    return [*checks, _pairs_check(change, pairs, told), _nodes_check(change, pairs)]
+        return [*checks, _not_checked("removed interactions", UNKNOWN, told.get("removed_interactions"))]
+    deleted = [told[name] for name in ("deleted_users", "deleted_items") if name in told]
+    return [
+        *checks,
+        _pairs_check(change, pairs, told.get("removed_interactions")),
+        _nodes_check(change, pairs, sum(deleted) if deleted else None),
+    ]
 
 
 def _pairs_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> dict[str, Any]:
@@ -84,7 +89,7 @@ def events_check(change: Change, effect: Effect, told: int | None) -> dict[str, 
     return _check("removed events", not wrong and agrees, len(chosen), len(users), detail)
 
 
-def _nodes_check(change: Change, pairs: tuple[Ids, Ids]) -> dict[str, Any]:
+def _nodes_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> dict[str, Any]:
     """Ends of removed interactions that are nobody's neighbour any more: no row, no external id."""
     gone = found = checked = 0
     for ends, connected, there in zip(pairs, change.connected, change.with_rows, strict=True):
@@ -92,7 +97,10 @@ def _nodes_check(change: Change, pairs: tuple[Ids, Ids]) -> dict[str, Any]:
         chosen = lost[_sample(len(lost))]
         gone, checked, found = gone + len(lost), checked + len(chosen), found + int(there[chosen].sum())
     detail = f"users and items that lost their last interaction; {found} of them have a row or an external id"
-    return _check("deleted nodes", not found, checked, gone, detail)
+    agrees = told is None or told == gone
+    if not agrees:
+        detail += f"; the answer says {told} were deleted"
+    return _check("deleted nodes", not found and agrees, checked, gone, detail)
 
 
 def _rows_check(change: Change) -> dict[str, Any]:

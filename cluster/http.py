@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, Path, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from . import http_answers as answers
@@ -75,7 +76,7 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
     handle_errors(app)
     desk: Desk = service.desk
 
-    def accept(body: Deletion, request_id: str | None, caller: str | None) -> dict[str, Any]:
+    def accept(body: Deletion, request_id: str | None, caller: str | None) -> Response:
         for number, url in enumerate(body.status_callback_urls):
             if callback_pattern is None or not re.fullmatch(callback_pattern, url):
                 raise _invalid("not at a host of serve.callback_hosts", "status_callback_urls", number)
@@ -90,7 +91,7 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
         except TooMany as full:
             wait = {"Retry-After": str(full.seconds)}
             raise HTTPException(429, "too many open requests: try again later", wait) from None
-        return _stamped(found)
+        return _state(found, 202)
 
     taken: Any = {
         "status_code": 202,
@@ -99,11 +100,11 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
     }
 
     @app.post("/v1/requests", **taken)
-    def post(body: Deletion, caller: Caller) -> Any:
+    def post(body: Deletion, caller: Caller) -> Response:
         return accept(body, body.subject_request_id, caller)
 
     @app.post("/v1/requests/{request_id}", **taken)
-    def post_under_id(request_id: RequestId, body: Deletion, caller: Caller) -> Any:
+    def post_under_id(request_id: RequestId, body: Deletion, caller: Caller) -> Response:
         if body.subject_request_id not in (None, request_id):
             raise HTTPException(409, "subject_request_id is not the id of the path")
         return accept(body, request_id, caller)
@@ -113,23 +114,23 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
         dependencies=[_needs("requests:read")],
         responses={200: {"model": answers.RequestState}, **_refusals(403, 404, 422, 503)},
     )
-    def get(request_id: RequestId) -> Any:
-        return _stamped(_known(desk.status(request_id)))
+    def get(request_id: RequestId) -> Response:
+        return _state(desk.status(request_id))
 
     @app.delete(
         "/v1/requests/{request_id}",
         dependencies=[_needs("requests:write")],
         responses={200: {"model": answers.RequestState}, **_refusals(403, 404, 409, 422, 503)},
     )
-    def cancel(request_id: RequestId) -> Any:
+    def cancel(request_id: RequestId) -> Response:
         try:
-            return _stamped(_known(desk.cancel(request_id)))
+            return _state(desk.cancel(request_id))
         except TooLate:
             raise HTTPException(409, "its grace window has passed: it cannot be cancelled any more") from None
 
-    def approve(request_id: str, by: str) -> dict[str, Any]:
+    def approve(request_id: str, by: str) -> Response:
         try:
-            return _stamped(_known(desk.approve(request_id, by)))
+            return _state(desk.approve(request_id, by))
         except NotApproved:
             raise HTTPException(409, "it is not held, or whoever asked for it would approve it") from None
 
@@ -140,13 +141,13 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
     if admission.tokens:
 
         @app.post("/v1/requests/{request_id}/approval", **approving)
-        def approve_by_token(request_id: RequestId, caller: Caller) -> Any:
+        def approve_by_token(request_id: RequestId, caller: Caller) -> Response:
             return approve(request_id, str(caller))
 
     else:
 
         @app.post("/v1/requests/{request_id}/approval", **approving)
-        def approve_by_name(request_id: RequestId, body: Approval) -> Any:
+        def approve_by_name(request_id: RequestId, body: Approval) -> Response:
             return approve(request_id, body.by)
 
     @app.get(
@@ -154,32 +155,33 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
         dependencies=[Security(_BEARER)],
         responses={200: {"model": answers.Discovery}, **_refusals()},
     )
-    def discovery() -> Any:
-        return {
-            "api_version": API_VERSION,
-            "supported_identities": [{"identity_type": "controller_customer_id", "identity_format": "raw"}],
-            "supported_subject_request_types": ["erasure"],
-        }
+    def discovery() -> Response:
+        return _json(
+            {
+                "api_version": API_VERSION,
+                "supported_identities": [{"identity_type": "controller_customer_id", "identity_format": "raw"}],
+                "supported_subject_request_types": ["erasure"],
+            }
+        )
 
     @app.get(
         "/v1/recommendations/{user:path}",
         dependencies=[_needs("recommendations:read")],
         responses={200: {"model": answers.Recommendations}, **_refusals(403, 404, 422, 503)},
     )
-    def recommendations(user: str, k: Annotated[int, Query(ge=1, le=MAX_K)] = 20) -> Any:
+    def recommendations(user: str, k: Annotated[int, Query(ge=1, le=MAX_K)] = 20) -> Response:
         try:
             found = service.recommendations(user, k)
         except LookupError:
             raise HTTPException(503, "no version is loaded yet", {"Retry-After": "5"}) from None
         if found is None:
             raise HTTPException(404, "no such user")
-        return found
+        return _json(found)
 
     @app.get(OPEN, responses={200: {"model": answers.Health}, 503: {"model": answers.Health}})
-    def healthz(response: Response) -> Any:
+    def healthz() -> Response:
         health = service.health()
-        response.status_code = 200 if health["status"] == "ok" else 503
-        return health
+        return _json(health, 200 if health["status"] == "ok" else 503)
 
     @app.get(
         "/metrics",
@@ -187,7 +189,7 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_refusals(403, 503)},
     )
-    def metrics() -> Any:
+    def metrics() -> Response:
         return PlainTextResponse(_prometheus(service.gauges()), media_type="text/plain; version=0.0.4")
 
     urls = app.openapi()["components"]["schemas"]["Deletion"]["properties"]["status_callback_urls"]
@@ -195,7 +197,10 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
     return app
 
 
-def _caller(request: Request) -> str | None:
+# Dependencies are coroutines: FastAPI would call a plain function in a thread of its own.
+
+
+async def _caller(request: Request) -> str | None:
     token: Token | None = request.state.token
     return None if token is None else token.name
 
@@ -209,7 +214,7 @@ _BEARER = HTTPBearer(auto_error=False, description="Needed where the service has
 def _needs(scope: Scope) -> Any:
     """The dependency of a route that this scope opens. Where no tokens are needed, everybody has all scopes."""
 
-    def check(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]) -> None:
+    async def check(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]) -> None:
         token: Token | None = request.state.token
         if token is not None and scope not in token.scopes:
             challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'}
@@ -227,14 +232,15 @@ def _invalid(message: str, *field: str | int) -> RequestValidationError:
     return RequestValidationError([{"type": "value_error", "loc": ("body", *field), "msg": message}])
 
 
-def _known(found: dict[str, Any] | None) -> dict[str, Any]:
+def _state(found: dict[str, Any] | None, status_code: int = 200) -> Response:
     if found is None:
         raise HTTPException(404, "no such request")
-    return found
+    return _json({"api_version": API_VERSION, **found}, status_code)
 
 
-def _stamped(state: dict[str, Any]) -> dict[str, Any]:
-    return {"api_version": API_VERSION, **state}
+def _json(content: dict[str, Any], status_code: int = 200) -> Response:
+    """Made here, because FastAPI would first validate what a function returns, in another thread."""
+    return Response(to_json(content, inf_nan_mode="null"), status_code, media_type="application/json")
 
 
 def _prometheus(gauges: dict[str, float]) -> str:

@@ -175,7 +175,7 @@ class Ledger:
         elif record.kind in (CANCELLED, FAILED):
             self._close(body["request_id"], State(record.kind), at, error=body.get("error"))
         elif record.kind == EVIDENCE:
-            self.evidence[body["request_id"]] = body | {"file": record.file}
+            self.evidence.setdefault(body["request_id"], body | {"file": record.file})  # the first one counts
             self.unreported.pop(body["request_id"], None)
         elif record.kind == PURGING:
             self.purging = [*(self.purging or ()), *body["unnamed"]]

@@ -11,7 +11,7 @@ import contextlib
 import json
 import posixpath
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -32,10 +32,10 @@ from .progress import Progress
 from .requests import FOLDER as REQUESTS
 from .requests import TOMBSTONE, content_name
 from .segments import FOLDER as LOG
-from .segments import segment_id
+from .segments import Record, segment_id
 from .session import KEY, Session, graph_key, missing_text, silent
 from .training import CHECKPOINTS
-from .versions import EVIDENCE, PURGED, PURGING
+from .versions import ACCEPTED, COMMITTED, PURGED, PURGING
 
 OLDER, SUPERSEDED, CHECKPOINT = "older version", "superseded graph", "checkpoint"
 REQUEST, UNNAMED, LOG_FILE, NOTE = "request content", "unnamed file", "file of the log", "note about a request"
@@ -75,7 +75,7 @@ def purge(
     session = Session(config)
     if truncate_log:
         session.checkpoint()
-    reported: set[str] = set()
+    reported: dict[str, bool] = {}
     while True:
         ledger = session.ledger()
         head = ledger.seen
@@ -84,16 +84,14 @@ def purge(
         held = set() if now else _held(session, progress)  # after the log was read, see `leased`
         due = [x for x in found if now or (x.place not in held and _due(x, config.forget.retention_hours, time.time()))]
         if not due and ledger.purging is None:
-            return _answer(due, len(found), ledger, reported)
+            return _answer(due, len(found), ledger, sum(reported.values()))
         _check_whole(session, ledger)
         if due:
-            reported |= _report(session, progress)
+            reported |= _report(session, progress, reported)
         # Before anything is removed: a commit that comes after this record, decided before it, sees what it loses.
         unnamed = [x.place for x in due if x.kind == UNNAMED]
         try:
-            session.journal.append(
-                PURGING, {"unnamed": unnamed}, after=head, void=lambda record: record.kind != EVIDENCE
-            )
+            session.journal.append(PURGING, {"unnamed": unnamed}, after=head, void=_keeps({x.place for x in due}))
             break
         except JournalConflict:
             continue
@@ -105,7 +103,7 @@ def purge(
                 with contextlib.suppress(FileNotFoundError):
                     session.store.remove(item.place)
             task.advance()
-    answer = _answer(due, len(found) - len(due), ledger, reported)
+    answer = _answer(due, len(found) - len(due), ledger, sum(reported.values()))
     session.journal.append(PURGED, answer)
     session.checkpoint_if_due()
     return answer
@@ -124,12 +122,29 @@ def _held(session: Session, progress: Progress) -> set[str]:
     return held
 
 
-def _report(session: Session, progress: Progress) -> set[str]:
-    """Write the evidence that is missing, without workers; the requests that now have it."""
+def _keeps(due: Set[str]) -> Callable[[Record], bool]:
+    """Which records make a purge of these files void that was decided without them."""
+
+    def keeps(record: Record) -> bool:
+        if record.kind == ACCEPTED:
+            request_id = record.body["request_id"]
+            return not due.isdisjoint({content_name(request_id), callbacks_name(request_id)})
+        if record.kind == COMMITTED:
+            manifest = record.body["manifest"]
+            names = {*manifest["files"], *manifest["graph"]["files"], *manifest["lake_graph"]["files"]}
+            return manifest["reason"] != "forget" or not due.isdisjoint(names)
+        return record.kind in (PURGING, PURGED)
+
+    return keeps
+
+
+def _report(session: Session, progress: Progress, tried: Collection[str]) -> dict[str, bool]:
+    """Write the evidence that is missing, without workers, except what was `tried`; whether each request now has it."""
     ledger = session.ledger()
-    missing = list(ledger.unreported)
+    missing = [request_id for request_id in ledger.unreported if request_id not in tried]
     add_evidence(session, [ledger.tickets[request_id].describe() for request_id in missing], progress=progress)
-    return set(missing) - session.ledger().unreported.keys()
+    left = session.ledger().unreported.keys()
+    return {request_id: request_id not in left for request_id in missing}
 
 
 def _check_whole(session: Session, ledger: Ledger) -> None:
@@ -226,12 +241,12 @@ def _due(item: Leftover, retention_hours: float, clock: float) -> bool:
     return not limit or clock - item.modified >= limit
 
 
-def _answer(removed: Sequence[Leftover], kept: int, ledger: Ledger, reported: Collection[str]) -> dict[str, Any]:
+def _answer(removed: Sequence[Leftover], kept: int, ledger: Ledger, reported: int) -> dict[str, Any]:
     return {
         "removed_files": sum(x.kind != REQUEST for x in removed),
         "removed_bytes": sum(x.bytes for x in removed),
         "purged_requests": sum(x.kind == REQUEST for x in removed),
         "kept_files": kept,
-        "reports_written": len(reported),
+        "reports_written": reported,
         "version": ledger.current["version"] if ledger.current else None,
     }

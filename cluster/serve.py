@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..partitioning.errors import InputError
+from ..partitioning.storage import is_away
 from ..workers import WorkerGroup
 from .callback_sender import Sender
 from .callbacks import Outbox, load_key, url_pattern
@@ -23,7 +24,7 @@ from .evidence import add_evidence
 from .progress import Progress
 from .readouts import Readouts, make_readouts
 from .requests import Request
-from .service import Engine, Service
+from .service import Engine, Service, waits
 from .session import Manifest, Session, silent
 from .suppression import open_list
 from .tokens import SHORTEST_TOKEN, load_tokens
@@ -62,7 +63,7 @@ def serve(
     config: Config, *, host: str | None = None, port: int | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Serve until SIGTERM or SIGINT: the batch under way is finished, then the workers end. A second signal leaves the
-    batch; its requests stay accepted.
+    batch; its requests stay accepted. While the storage is away, the start waits for it, as the loop does.
 
     Raises:
         InputError: the packages of the extra are missing, a token is needed or too short, the port is taken, the key of
@@ -78,9 +79,9 @@ def serve(
     host = config.serve.host if host is None else host
     admission = admit(config.serve, host)
     session = Session(config)
-    check_output(session)
+    outwait(lambda: check_output(session), progress.note)
     with (
-        _listen(host, config.serve.port if port is None else port) as listener,
+        listen(host, config.serve.port if port is None else port) as listener,
         session.workers() as group,
         _signals() as stopped,  # after Ray's own, which would end the process in the middle of a batch
         coordinate(session, WorkerEngine(session, group, progress)) as service,
@@ -121,6 +122,18 @@ def check_output(session: Session) -> None:
     """Raise InputError unless there is something to serve, and the key of the suppression list where there is one."""
     session.whole_version()
     open_list(session.store)
+
+
+def outwait(work: Callable[[], None], say: Callable[[str], None]) -> None:
+    """Do `work`, again and again for as long as the storage is away, with the waits of the loop; `say` is told of each."""
+    for seconds in waits():
+        try:
+            return work()
+        except OSError as error:
+            if not is_away(error):
+                raise
+            say(f"waiting {seconds:g} s, the storage does not answer: {type(error).__name__}: {error}")
+            time.sleep(seconds)
 
 
 def callback_pattern(settings: Settings) -> str | None:
@@ -164,10 +177,19 @@ def _sleep(seconds: float, stopped: Callable[[], bool], news: threading.Event) -
         pass
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket for the HTTP face; port 0 is a free one.
+
+    Raises:
+        InputError: nobody can listen there.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
+        # Its connections inherit this. asyncio sets it only on sockets that name their protocol, which these do not; without
+        # it the body of an answer waits for the client to acknowledge its head, 40 ms later.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         raise InputError(
             f"serve.host {host}, serve.port {port}: cannot listen there ({error.strerror or error}). Choose another "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..partitioning.errors import InputError
@@ -18,11 +18,19 @@ from .requests import Request
 from .session import Manifest, Session
 from .versions import FAILED
 
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 60.0
+LONGEST_WAIT_SECONDS = 60.0
 REPORT_AFTER_SECONDS = 60.0
 """Evidence that is missing so long after its commit is written here: whoever carried the request out died or could not."""
 
 log = logging.getLogger(__name__)
+
+
+def waits() -> Iterator[float]:
+    """The seconds before another attempt at what something keeps from succeeding: 1, 2 and so on, up to a minute."""
+    seconds = 1.0
+    while True:
+        yield seconds
+        seconds = min(2 * seconds, LONGEST_WAIT_SECONDS)
 
 
 class Engine(Protocol):
@@ -52,9 +60,11 @@ class Service:
         self._session, self.desk, self._engine, self._clock, self._sender = session, desk, engine, clock, sender
         self._alone: set[str] = set()
         self._late: set[str] = set()
-        self._wait_seconds, self._not_before, self._paused_at = FIRST_WAIT_SECONDS, 0.0, 0
+        self._waits, self._not_before, self._paused_at = waits(), 0.0, 0
         self._next_report = 0.0
         self._report_attempts: dict[str, int] = {}
+        self._maps: tuple[str, str] | None = None
+        """The id maps of the version in which whoever is served is still there."""
         self.published: Readouts | None = None
         self.blocked: str | None = None
         """The class of the error that keeps requests waiting."""
@@ -118,13 +128,14 @@ class Service:
         self.desk.running = frozenset(chosen)
         whole = self.published
         try:
-            self._engine.carry_out(requests, self._committing)
+            # From just before the commit on, whoever is gone in the new version is not served any more.
+            self._engine.carry_out(requests, self._hide)
         except Exception as error:
             hidden, self.published = self.published, None  # should the log be unreadable now, it is loaded again later
             after = self.desk.view().current
             committed = after is not None and after["version"] != number
             # Where nothing was committed, whoever was hidden for it is still there.
-            self.published = hidden if committed else whole
+            self.published, self._maps = (hidden, self._maps) if committed else (whole, None)
             return self._failed(error, [request.request_id for request in requests])
         finally:
             self.desk.running = frozenset()
@@ -163,12 +174,14 @@ class Service:
 
     def _publish(self, version: Manifest | None) -> None:
         if version is not None and (self.published is None or self.published.version != version["version"]):
+            self._hide(version)  # somebody else may have committed it, and the workers may not be able to load it
             self.published = self._engine.readouts(version)
 
-    def _committing(self, manifest: Manifest) -> None:
-        """From just before the commit on, whoever is gone in this version is not served any more."""
-        if self.published is not None:
-            self.published = self.published.without(*living(self._session, manifest))
+    def _hide(self, version: Manifest) -> None:
+        """Serve nobody and nothing any more that is gone in this version."""
+        maps = version["graph"]["user_file"], version["graph"]["item_file"]
+        if self.published is not None and maps != self._maps:
+            self.published, self._maps = self.published.without(*living(self._session, version)), maps
 
     def _failed(self, error: Exception, batch: Sequence[str]) -> float:
         verdict = judge(error, alone=len(batch) == 1 and batch[0] in self._alone)
@@ -193,11 +206,11 @@ class Service:
         )
 
     def _unblock(self) -> None:
-        self.blocked, self._wait_seconds, self._not_before = None, FIRST_WAIT_SECONDS, 0.0
+        self.blocked, self._waits, self._not_before = None, waits(), 0.0
 
     def _pause(self, error: Exception) -> float:
         self.blocked = error_class(error)
-        seconds, self._wait_seconds = self._wait_seconds, min(2 * self._wait_seconds, LONGEST_WAIT_SECONDS)
+        seconds = next(self._waits)
         self._not_before = self._clock() + seconds
         # Messages for the user name settings and files; those of other exceptions may name anybody.
         log.warning("waiting %g s: %s", seconds, error if isinstance(error, InputError) else self.blocked)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..partitioning.errors import InputError
 from .config import Config
-from .evidence import report_name
+from .evidence import FOLDER as REPORTS
+from .evidence import contradicted, report_name
 from .forgetting import status
 from .ledger import OPEN, Ledger, State, Ticket
 from .requests import TOMBSTONE, commitment, content_name
 from .segments import Record
 from .session import Session
+from .versions import PURGING, manifest_name
 
 Check = dict[str, Any]
 
@@ -46,11 +49,14 @@ def verify(config: Config, request_id: str | None = None) -> dict[str, Any]:
         answer |= status(config, request_id)
         tickets = [ledger.tickets[request_id]]
     digests = {record.number: record.digest for record in records}
+    purges = any(record.kind == PURGING for record in records) or records[0].number > 1
     for ticket in tickets:
-        checks.append(_check(f"request {ticket.request_id}: content", *_content(session, ticket)))
+        checks.append(_check(f"request {ticket.request_id}: content", *_content(session, ticket, purges)))
         if ticket.state is State.COMMITTED:
-            found = _evidence(session, digests, ticket.request_id, ledger.evidence.get(ticket.request_id))
+            found = _evidence(session, digests, ticket, ledger.evidence.get(ticket.request_id))
             checks.append(_check(f"request {ticket.request_id}: evidence", *found))
+    if request_id is None:
+        checks += _stray_reports(session, ledger)
     if ledger.current:
         checks += _file_checks(session, ledger.current)
     return answer | {"ok": all(check["ok"] for check in checks), "checks": checks}
@@ -84,7 +90,8 @@ def _check(name: str, ok: bool, detail: str) -> Check:
     return {"name": name, "ok": ok, "detail": detail}
 
 
-def _content(session: Session, ticket: Ticket) -> tuple[bool, str]:
+def _content(session: Session, ticket: Ticket, purges: bool) -> tuple[bool, str]:
+    """purges: whether the log has one, or may have had."""
     place = content_name(ticket.request_id)
     try:
         content = json.loads(session.store.read(place))
@@ -93,6 +100,8 @@ def _content(session: Session, ticket: Ticket) -> tuple[bool, str]:
                 False,
                 f"{place} was purged, and the log has no answer yet: it is of another moment than the log. Ask again",
             )
+        if content == TOMBSTONE and not purges:
+            return False, f"{place} says that it was purged, and the log has no purge. Restore it from a backup"
         if content == TOMBSTONE:
             return True, "purged: it can no longer be compared with its commitment"
         same = commitment(content["body"].encode(), content["salt"]) == ticket.commitment
@@ -106,9 +115,10 @@ def _content(session: Session, ticket: Ticket) -> tuple[bool, str]:
 
 
 def _evidence(
-    session: Session, digests: Mapping[int, str], request_id: str, fixed: Mapping[str, Any] | None
+    session: Session, digests: Mapping[int, str], ticket: Ticket, fixed: Mapping[str, Any] | None
 ) -> tuple[bool, str]:
     """digests: of the records that are there, by number. fixed: as `Ledger.evidence`."""
+    request_id = ticket.request_id
     if fixed is None:
         return False, "the log has none. Run the same `forget` again to write it"
     for suffix, key in (("json", "sha256"), ("html", "page_sha256")):
@@ -125,6 +135,8 @@ def _evidence(
         # For those that were removed behind a checkpoint, the report itself is all there is.
         if named["number"] >= first and digests.get(named["number"]) != named["sha256"]:
             return False, f"{named['file']} ({role}) is not the record that {report_name(request_id)} names"
+    if wrong := contradicted(document, ticket):
+        return False, f"{report_name(request_id)} is the one of the log, and contradicts its answer: {', '.join(wrong)}"
     failed = [check["name"] for check in document["verification"]["checks"] if check["ok"] is False]
     if failed:
         return (
@@ -136,8 +148,19 @@ def _evidence(
     return True, f"{detail}; it says why these checks were left out: {', '.join(left_out)}" if left_out else detail
 
 
+def _stray_reports(session: Session, ledger: Ledger) -> Iterator[Check]:
+    """One check for each report of evidence that the log knows nothing of."""
+    committed = [ticket.request_id for ticket in ledger.tickets.values() if ticket.state is State.COMMITTED]
+    known = {report_name(request_id, suffix) for request_id in committed for suffix in ("json", "html")}
+    for place in session.store.list(REPORTS):
+        if place.startswith(f"{REPORTS}/evidence-") and place not in known:
+            yield _check(
+                place, False, "the log has no committed request of this name. Nobody should rely on it: remove it"
+            )
+
+
 def _file_checks(session: Session, version: dict[str, Any]) -> Iterator[Check]:
-    """One check for all files when they are as committed, else one for each that is not."""
+    """One check for all files when they are as committed, else one for each that is not; and for the manifest's copy."""
     files = version["lake_graph"]["files"] | version["files"]
     wrong = 0
     for place, entry in files.items():
@@ -152,6 +175,19 @@ def _file_checks(session: Session, version: dict[str, Any]) -> Iterator[Check]:
                 f"version {version['version']}: {place}",
                 False,
                 f"{place} {what}. Restore it from a backup, or train again",
+            )
+    place = manifest_name(version)
+    with contextlib.suppress(FileNotFoundError):  # made by the next commit
+        try:
+            same = json.loads(session.store.read(place)) == version
+        except ValueError:
+            same = False
+        if not same:
+            wrong += 1
+            yield _check(
+                f"version {version['version']}: {place}",
+                False,
+                f"{place} is not the manifest that the log has. Remove it: the next commit makes it again",
             )
     if not wrong:
         total = sum(entry["bytes"] for entry in files.values())

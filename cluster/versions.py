@@ -113,11 +113,13 @@ class Versions:
     def repair(self) -> None:
         """Make the copy of the current version's manifest again, if a crash kept it from being made."""
         current = self.current()
-        if current is not None and not self._store.exists(self._copy_name(current)):
+        if current is not None and not self._store.exists(manifest_name(current)):
             self._copy(current)
 
     def _copy(self, manifest: Manifest) -> None:
-        self._store.write(self._copy_name(manifest), json.dumps(manifest, indent=1).encode())
+        self._store.write(manifest_name(manifest), json.dumps(manifest, indent=1).encode())
 
-    def _copy_name(self, manifest: Manifest) -> str:
-        return f"versions/{manifest['version']:06d}/manifest.json"
+
+def manifest_name(manifest: Manifest) -> str:
+    """The copy of a version's manifest under the output."""
+    return f"versions/{manifest['version']:06d}/manifest.json"

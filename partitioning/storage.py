@@ -6,6 +6,7 @@ after a crash); on S3 it is a put with If-None-Match.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import posixpath
@@ -36,6 +37,26 @@ class StorageOptions:
 
 AWS = StorageOptions()
 """The default: AWS itself, region and credentials from the environment."""
+
+
+_PASSING = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EIO,
+    getattr(errno, "EREMOTEIO", errno.EIO),
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+"""On S3: what s3fs makes of 500 and 503 and of answers that it does not know; locally: of a disk behind a network."""
+
+
+def is_away(error: OSError) -> bool:
+    """Whether the store does not answer at the moment, so that another attempt is worth it: no connection, a time-out, or
+    a service that is down. Not what somebody has to mend first, such as credentials, or a bucket that is not there."""
+    return isinstance(error, ConnectionError | TimeoutError) or error.errno in _PASSING
 
 
 class _Files(Protocol):
@@ -262,10 +283,12 @@ def _fsync_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def _connection() -> Iterator[None]:
     """What goes wrong on the way to S3 and back as an OSError. s3fs translates only what the service itself answers."""
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 
     try:
         yield
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise PermissionError(f"S3: {error}") from error
     except (BotoCoreError, TimeoutError) as error:
         raise ConnectionError(f"S3: {error}") from error
 

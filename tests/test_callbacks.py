@@ -160,6 +160,31 @@ def test_a_host_that_left_the_list_is_not_called():
     assert not world.receivers.sent and not world.store.files
 
 
+def test_an_outbox_is_read_when_its_store_answers(monkeypatch):
+    world = World()
+    world.outbox.add("r", [URL])
+    world.say("r", "accepted")
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryStore, "list", raising(OSError("the service is away")))
+        world.restart()
+        with pytest.raises(OSError, match="away"):
+            world.pass_time(0)
+    with monkeypatch.context() as patch:  # told by another service between the list and the look
+        patch.setattr(MemoryStore, "read", raising(FileNotFoundError()))
+        assert Outbox(world.store).entries() == {}
+    world.outbox.add("new", [URL])
+    assert world.outbox.entries().keys() == {"r", "new"}
+    world.pass_time(0)
+    assert world.receivers.statuses() == ["accepted"]
+
+
+def raising(error):
+    def act(*_):
+        raise error
+
+    return act
+
+
 def test_what_was_not_accepted_is_not_told():
     world = World()
     world.outbox.add("nobody", [URL])

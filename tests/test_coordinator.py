@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from memory_store import Crash, MemoryStore
 
 from unlearnrec.cluster import segments
+from unlearnrec.cluster import service as service_module
 from unlearnrec.cluster.accepting import TakenId, advance
 from unlearnrec.cluster.approval import NotApproved
 from unlearnrec.cluster.config import parse_config
@@ -236,7 +238,7 @@ def open_session(store, **serve):
 def open_service(store, clock, **serve):
     session = open_session(store, **serve)
     service = Service(session, Desk(open_session(store, **serve), clock), FakeEngine(session), clock)
-    service._committing = lambda manifest: None  # there are no id maps
+    service._hide = lambda version: None  # there are no id maps
     return service
 
 
@@ -332,7 +334,7 @@ def test_nobody_stays_hidden_when_a_batch_does_not_commit(store, clock):
     def hide(version):
         service.published = hidden
 
-    service._committing = hide
+    service._hide = hide
     behind = Desk(open_session(store), lambda: clock.now - 5)
     service._engine.meanwhile = lambda: behind.cancel("a")
     service.tick()
@@ -347,6 +349,36 @@ def test_nobody_stays_hidden_when_a_batch_does_not_commit(store, clock):
     service._engine.carry_out = then_fail
     service.tick()
     assert states(store)["b"] == "committed" and service.published is hidden
+
+
+def test_who_is_gone_in_somebody_elses_version_is_hidden_before_it_is_loaded(store, clock, monkeypatch):
+    """Also where it cannot be loaded."""
+    service = open_service(store, clock)
+    service.tick()
+    del service._hide
+    alive = {"gone": {"a", "b"}, "left": {"a"}}
+    monkeypatch.setattr(service_module, "living", lambda _, version: (alive[version["graph"]["user_file"]], {"i"}))
+    monkeypatch.setattr(service._engine, "readouts", lambda _: (_ for _ in ()).throw(OSError("no worker")))
+    service.published = Copy(1, {"a", "b"})
+    for number, users in enumerate(("gone", "left"), start=2):
+        manifest = version(0)
+        manifest["graph"] |= {"user_file": users, "item_file": "items"}
+        open_session(store).versions.commit(manifest, after=Journal(store).head())
+        for _ in range(2):
+            service.tick()
+        assert service.published == Copy(1, alive[users], looks=number - 1) and service.blocked == "OSError"
+
+
+@dataclass(frozen=True)
+class Copy:
+    """As `Readouts`, with users alone."""
+
+    version: int
+    users: set[str]
+    looks: int = 0
+
+    def without(self, users, items):
+        return Copy(self.version, self.users & users, self.looks + 1)
 
 
 def test_a_poison_request_does_not_block_the_others(store, clock):

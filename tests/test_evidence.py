@@ -23,7 +23,7 @@ from unlearnrec.cluster.evidence import add_evidence, report_name
 from unlearnrec.cluster.evidence_change import Change
 from unlearnrec.cluster.evidence_checks import REFERENCES, checks_of
 from unlearnrec.cluster.evidence_page import page
-from unlearnrec.cluster.requests import parse_request
+from unlearnrec.cluster.requests import TOMBSTONE, parse_request
 from unlearnrec.cluster.session import Session, silent
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import Store
@@ -203,6 +203,106 @@ def test_a_changed_content_of_a_request_is_named(config):
     assert "requests/r.json is no content" in failures(config)["request r: content"]
     place.unlink()
     assert "requests/r.json is missing" in failures(config)["request r: content"]
+
+
+def test_a_content_that_says_it_was_purged_where_nothing_was_is_named(config):
+    place = Path(config.output) / "requests" / "r.json"
+    place.write_text(json.dumps(TOMBSTONE))
+    assert "the log has no purge" in failures(config)["request r: content"]
+    pipeline.purge(config, now=True)
+    assert not failures(config)
+
+
+def test_a_report_that_the_log_does_not_know_is_named(config):
+    accept(config, user_name(5), "open")
+    known = (Path(config.output) / report_name("r")).read_text()
+    for request_id in ("open", "nobody"):
+        (Path(config.output) / report_name(request_id)).write_text(known.replace('"r"', f'"{request_id}"'))
+    assert failures(config).keys() == {report_name("open"), report_name("nobody")}
+
+
+def test_another_copy_of_the_manifest_is_named(config):
+    place = Path(config.output) / "versions" / "000002" / "manifest.json"
+    content = place.read_text()
+    for wrong in (content.replace('"reason": "forget"', '"reason": "train"'), "{"):
+        place.write_text(wrong)
+        assert "is not the manifest that the log has" in failures(config)["version 2: versions/000002/manifest.json"]
+    place.unlink()  # as a crash leaves it
+    assert not failures(config)
+
+
+def test_of_two_records_of_evidence_the_first_counts(config):
+    """As if somebody had put another report in the place of the first, and logged that."""
+    session = Session(config)
+    document = report(config) | {"software": {}}
+    data = json.dumps(document).encode()
+    body = session.ledger().evidence["r"] | {"sha256": session.store.sha256(data)}
+    session.store.write(report_name("r"), data)
+    session.journal.append("evidence", body)
+    assert "reports/evidence-r.json was changed" in failures(config)["request r: evidence"]
+
+
+def without_record(config, change):
+    """The report as an attempt leaves it that dies before its record, and somebody changes."""
+    last = Session(config).journal.records()[-1]
+    assert last.kind == "evidence"
+    (Path(config.output) / last.file).unlink()
+    document = report(config)
+    change(document)
+    (Path(config.output) / report_name("r")).write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("key", ["removed_interactions", "commitment", "version"])
+def test_a_report_that_contradicts_the_log_is_not_taken_over(config, monkeypatch, key):
+    def change(document):
+        if key == "version":
+            document["version"]["after"] = 7
+        elif key == "commitment":
+            document["commitment"] = "0" * 64
+        else:
+            document["removed"][key] = 10**6
+
+    without_record(config, change)
+    with monkeypatch.context() as patch:  # as if it had been
+        patch.setattr("unlearnrec.cluster.evidence.contradicted", lambda document, ticket: [])
+        other = config.model_copy(update={"output": f"{config.output}-other"})
+        shutil.copytree(config.output, other.output)
+        evidence_of(other)
+    assert f"contradicts its answer: {key}" in failures(other)["request r: evidence"]
+    evidence_of(config)
+    assert not failures(config) and report(config)["version"] == {"before": 1, "after": 2}
+
+
+@pytest.mark.parametrize("content", ["another", "none", "no JSON"])
+def test_a_content_that_was_not_accepted_has_no_report(bare, content):
+    """It would be a report on other interactions, or on none."""
+    commit_forget(bare, user_name(5), "s")
+    place, notes, progress = Path(bare.output) / "requests" / "s.json", [], silent()
+    accepted = place.read_text()
+    if content == "none":
+        place.unlink()
+    else:
+        place.write_text(accepted.replace("ann-005", "ann-007") if content == "another" else "{")
+    progress.note = notes.append
+    answers = [{"request_id": name, "status": "committed"} for name in "rs"]
+    done = add_evidence(Session(bare), answers, progress=progress)
+    assert [answer["evidence"] for answer in done] == [report_name("r"), None]
+    assert "requests/s.json is not the content that was accepted" in notes[0]
+    place.write_text(accepted)
+    add_evidence(Session(bare), answers)
+    assert not failures(bare)
+
+
+def test_a_note_about_a_failed_report_names_nobody(bare, monkeypatch):
+    notes, progress = [], silent()
+    progress.note = notes.append
+
+    def fails(*_):
+        raise KeyError(user_name(3))
+
+    monkeypatch.setattr(Change, "effects", fails)
+    assert evidence_of(bare, progress)["evidence"] is None
+    assert "KeyError" in notes[0] and "ann" not in notes[0]
 
 
 @pytest.mark.skipif(not all(map(shutil.which, ("bash", "jq", "sha256sum", "openssl"))), reason="the tools are missing")
@@ -393,6 +493,34 @@ def test_a_damaged_current_version_has_no_report(bare):
     assert evidence_of(bare)["evidence"] == report_name("r") and not failures(bare)
 
 
+@pytest.mark.parametrize("again", ["rollback", "training"])
+def test_a_file_that_a_later_current_version_names_too_was_not_purged(bare, again):
+    """The version to report on is another one, and its files are still those of the current one."""
+    version = Session(bare).version()
+    commit_train(bare)
+    if again == "rollback":
+        assert pipeline.rollback(bare, to=version["version"])["version"] == version["version"] + 2
+    name = version["graph"]["shard_files"][1] if again == "training" else version["model"]["embeddings"][1]
+    place = Path(bare.output) / name
+    data, notes, progress = place.read_bytes(), [], silent()
+    progress.note = notes.append
+    place.unlink()
+    assert evidence_of(bare, progress)["evidence"] is None and f"{name} is missing" in notes[0]
+    place.write_bytes(data)
+    evidence_of(bare)
+    assert not failures(bare) and all(check["ok"] for check in report(bare)["verification"]["checks"])
+
+
+def test_no_two_versions_have_one_number(bare):
+    """What is compared by number is compared rightly, also after a rollback."""
+    commit_train(bare)
+    pipeline.rollback(bare, to=2)
+    commit_forget(bare, user_name(5), "s")
+    commit_train(bare)
+    numbers = [r.body["manifest"]["version"] for r in Session(bare).journal.records() if r.kind == "committed"]
+    assert numbers == [1, 2, 3, 4, 5, 6]
+
+
 @pytest.mark.parametrize("able", [True, False])
 def test_a_purge_while_evidence_is_written(bare, tmp_path, monkeypatch, able):
     """It begins and ends before every other read and write of a report, whether it can write reports itself or not."""
@@ -456,14 +584,16 @@ def test_what_was_not_removed_is_found(small):
     request = parse_request(user_name(3), None, None, None, None, session.options)
     removed = change.effects(session.store, {"r": request})["r"]
     pairs = (removed.users, removed.items)
-    assert all(check["ok"] for check in checks_of(change, pairs, 4))
+    answer = {"removed_interactions": 4, "deleted_users": 1, "deleted_items": 0}
+    assert all(check["ok"] for check in checks_of(change, pairs, answer))
 
-    def wrong(changed, pairs=pairs, told=4):
-        return {check["name"] for check in checks_of(changed, pairs, told) if not check["ok"]}
+    def wrong(changed, pairs=pairs, **told):
+        return {check["name"] for check in checks_of(changed, pairs, answer | told) if not check["ok"]}
 
     kept = [change.old.get(k, shard) for k, shard in enumerate(change.new)]
     assert wrong(dataclasses.replace(change, new=kept)) >= {"removed interactions", "rows of partitions"}
-    assert wrong(change, told=5) == {"removed interactions"}
+    assert wrong(change, removed_interactions=5) == {"removed interactions"}
+    assert wrong(change, deleted_items=1) == {"deleted nodes"}
     live = (np.append(change.live[0], pairs[0][0]), change.live[1])
     assert wrong(dataclasses.replace(change, live=live)) == {"deleted nodes"}
     rows = (change.rows[0], [change.rows[1][0] + 1, *change.rows[1][1:]])

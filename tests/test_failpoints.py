@@ -19,7 +19,7 @@ import ray
 import requests
 from chaos_proxy import Proxy
 from ray_fixture import two_workers
-from s3 import free_port
+from s3 import CREDENTIALS, free_port
 from trained_output import trained_output
 
 from unlearnrec.benchmarks.chaos_checker import Model, pairs_of
@@ -29,7 +29,7 @@ from unlearnrec.cluster.config import to_yaml
 from unlearnrec.cluster.session import Session
 from unlearnrec.partitioning import failpoints
 from unlearnrec.partitioning.failpoints import ENVIRONMENT, parse
-from unlearnrec.partitioning.storage import StorageOptions, Store
+from unlearnrec.partitioning.storage import StorageOptions, Store, is_away
 from unlearnrec.workers import WorkerFailure
 
 ALL = os.environ.get("UNLEARNREC_TEST_ALL_ARROWS") == "1"
@@ -367,10 +367,34 @@ def test_a_lost_answer_of_s3_is_found_again(proxied, tmp_path):
     assert store.exists("x") and not proxy.faults
 
 
+def error_of(act, *arguments):
+    with pytest.raises(OSError) as error:
+        act(*arguments)
+    return error.value
+
+
+def test_an_s3_that_is_away_is_told_from_one_that_refuses(proxied, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    proxy, options = proxied
+    store = Store("s3://lake/x", options)
+    for act, arguments in ((store.list, ("log",)), (store.read, ("a",)), (store.exists, ("a",))):
+        proxy.add("*", "refuse")
+        assert is_away(error_of(act, *arguments)) and not proxy.faults
+    assert not is_away(error_of(store.read, "a")) and not is_away(
+        error_of(Store("s3://nowhere", options).write, "a", b"")
+    )
+    for name in CREDENTIALS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "none")
+    stranger = StorageOptions(endpoint_url=f"{options.endpoint_url}/", region="us-east-1")  # s3fs keeps its clients
+    error = error_of(Store("s3://lake/x", stranger).read, "a")
+    assert not is_away(error) and "credentials" in str(error)
+
+
 def test_an_s3_that_cannot_be_reached_is_an_oserror_and_not_an_empty_folder(s3_server, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # the client's own repetitions take a quarter of a minute
     store = Store("s3://lake/x", StorageOptions(endpoint_url=f"http://127.0.0.1:{free_port()}", region="us-east-1"))
     for ask in (store.exists, lambda name: store.create(name, b"x")):
-        with pytest.raises(OSError) as error:
-            ask("log/1")
-        assert not isinstance(error.value, FileNotFoundError | FileExistsError)
+        error = error_of(ask, "log/1")
+        assert is_away(error) and not isinstance(error, FileNotFoundError | FileExistsError)

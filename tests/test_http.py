@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import socket
 
 import pytest
 
 pytest.importorskip("fastapi")
+import anyio.to_thread
 from fastapi.testclient import TestClient
 
 from unlearnrec.cluster import limits
@@ -17,7 +19,7 @@ from unlearnrec.cluster.desk import Desk, TooLate, TooMany
 from unlearnrec.cluster.door import Admission, is_loopback
 from unlearnrec.cluster.http import make_app
 from unlearnrec.cluster.limits import Buckets
-from unlearnrec.cluster.serve import admit
+from unlearnrec.cluster.serve import admit, listen
 from unlearnrec.cluster.tokens import SCOPES, Token, load_tokens
 from unlearnrec.partitioning.errors import InputError
 
@@ -221,6 +223,27 @@ def test_recommendations(client, service):
     assert client.get("/v1/recommendations/ann?k=1001").status_code == 422
     service.loaded = False
     assert client.get("/v1/recommendations/ann").status_code == client.get("/healthz").status_code == 503
+
+
+@pytest.mark.parametrize("path", ["/v1/requests/r", "/v1/recommendations/ann"])
+def test_a_call_goes_to_another_thread_once(client, monkeypatch, path):
+    """There it may wait for the disk; what it depends on, and its answer, do not."""
+    real, calls = anyio.to_thread.run_sync, []
+
+    async def counted(function, *arguments, **options):
+        calls.append(function)
+        return await real(function, *arguments, **options)
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", counted)
+    answer = client.post(path, json={"users": ["ann"]}) if "requests" in path else client.get(path)
+    assert answer.is_success and answer.headers["content-type"] == "application/json" and len(calls) == 1
+
+
+def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head():
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()[:2]):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_discovery_and_metrics(client):

@@ -381,6 +381,57 @@ def test_a_commit_while_purge_looks_is_seen(local, monkeypatch):
     assert name in calls[0] and name not in calls[-1] and session.store.exists(name)
 
 
+def test_a_busy_service_does_not_keep_a_purge_from_its_end(local, monkeypatch):
+    """Whenever it looks, a request comes in, another is carried out, and there is no room for a report."""
+    commit_train(local)
+    commit_forget(local, FORGOTTEN, "r1")
+    real, looks, tried = purging.leftovers, [], []
+
+    def meanwhile(session):
+        looks.append(real(session))
+        assert len(looks) <= 5, "it looks again and again"
+        accept(local, user_name(9), f"open{len(looks)}")
+        commit_forget(local, user_name(3 + len(looks)), f"done{len(looks)}")
+        return looks[-1]
+
+    def no_room(_, answers, progress):
+        tried.extend(answer["request_id"] for answer in answers)
+        return [answer | {"evidence": None} for answer in answers]
+
+    monkeypatch.setattr(purging, "leftovers", meanwhile)
+    monkeypatch.setattr(purging, "add_evidence", no_room)
+    answer = purge(local)
+    assert len(looks) == 1 and answer["purged_requests"] == 1 and answer["reports_written"] == 0
+    assert sorted(tried) == ["done1", "r1"]
+    assert check_readable(local)["version"] == 3 and Session(local).ledger().open.keys() == {"open1"}
+    assert kinds_of_records(local)[-2:] == ["purging", "purged"]
+
+
+@pytest.mark.parametrize("record", ["acceptance", "training", "purge"])
+def test_a_purge_looks_again_when_something_comes_meanwhile_that_changes_what_goes(local, monkeypatch, record):
+    """And does not try again to write evidence that could not be written."""
+    commit_train(local)
+    commit_forget(local, FORGOTTEN, "r1")
+    Outbox(store_of(local)).add("r2", ["https://desk.example/"])  # on the way to its acceptance
+    real, looks, tried = purging.leftovers, [], []
+
+    def meanwhile(session):
+        looks.append(real(session))
+        if len(looks) == 1 and record == "acceptance":
+            accept(local, user_name(5), "r2")
+        elif len(looks) == 1 and record == "training":
+            commit_train(local, seed=2)
+        elif len(looks) == 1:
+            Session(local).journal.append("purging", {"unnamed": []})
+        return looks[-1]
+
+    monkeypatch.setattr(purging, "leftovers", meanwhile)
+    monkeypatch.setattr(purging, "add_evidence", lambda _, answers, progress: tried.extend(answers))
+    purge(local, now=True)
+    assert len(looks) == 2 and len(tried) == 1 and check_readable(local)
+    assert (Outbox(store_of(local)).entries().keys() == {"r2"}) == (record == "acceptance")
+
+
 def test_the_command_line(local, tmp_path, capsys):
     commit_train(local)
     commit_forget(local, FORGOTTEN, "r1")

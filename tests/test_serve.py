@@ -1,13 +1,15 @@
 """Batches on real workers, the readouts that the service answers from, and the service itself as a process that dies."""
 
+import errno
 import signal
+import time
 import types
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import requests
-from small_output import copied
+from small_output import commit_train, copied, small_config, write_interactions
 from trained_output import trained_output
 
 pytest.importorskip("fastapi")
@@ -25,8 +27,10 @@ from unlearnrec.cluster.journal import JournalConflict
 from unlearnrec.cluster.ledger import Ledger
 from unlearnrec.cluster.readouts import living
 from unlearnrec.cluster.requests import make_request
-from unlearnrec.cluster.serve import WorkerEngine
+from unlearnrec.cluster.serve import WorkerEngine, serve
 from unlearnrec.cluster.session import Session, silent
+from unlearnrec.partitioning.errors import InputError
+from unlearnrec.partitioning.storage import Store
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +169,46 @@ def test_the_copy_of_the_readouts_recommends_what_the_workers_do(finished, confi
     assert masked.recommend(str(user), 5) is None and masked.recommend(str(finished.users[2]), 5)
     assert item not in {r["item_id"] for u in finished.users[1:] for r in masked.recommend(str(u), 1000)}
     assert readouts.recommend(str(user), 5) is not None
+
+
+class Started(Exception):
+    """The start came to the workers."""
+
+
+def test_the_start_waits_for_a_storage_that_is_away_and_for_nothing_else(tmp_path, monkeypatch):
+    small = small_config(write_interactions(tmp_path / "events.parquet"), str(tmp_path / "output"))
+    pipeline.ingest(small)
+    commit_train(small)
+    away, waited, said = [OSError(errno.EBUSY, "Slow Down")] * 3 + [ConnectionError("S3: no route")] * 5, [], []
+    real = Store.exists
+
+    def exists(store, name):
+        if away:
+            raise away.pop()
+        return real(store, name)
+
+    def workers(session):
+        raise Started
+
+    progress = silent()
+    monkeypatch.setattr(progress, "note", said.append)
+    monkeypatch.setattr(Store, "exists", exists)
+    monkeypatch.setattr(Session, "workers", workers)
+    monkeypatch.setattr(time, "sleep", waited.append)
+
+    def start(config):
+        with pytest.raises(Exception) as error:
+            serve(config, port=0, progress=progress)
+        return error.value
+
+    assert isinstance(start(small), Started)
+    assert waited == [1, 2, 4, 8, 16, 32, 60, 60] and "waiting 1 s" in said[0] and "ConnectionError: S3" in said[0]
+    away += [PermissionError("Access Denied")]
+    assert isinstance(start(small), PermissionError)
+    assert isinstance(start(small.model_copy(update={"output": str(tmp_path / "empty")})), InputError)
+    lost = next(iter(Session(small).version()["files"]))
+    Session(small).store.remove(lost)
+    assert lost in str(start(small)) and len(waited) == 8
 
 
 def test_what_serve_needs_before_it_starts(config, tmp_path, capsys, monkeypatch):
