@@ -30,7 +30,7 @@ from .ledger import Ledger
 from .pretraining import SCRATCH
 from .progress import Progress
 from .requests import FOLDER as REQUESTS
-from .requests import TOMBSTONE, content_name
+from .requests import TOMBSTONE
 from .segments import FOLDER as LOG
 from .segments import segment_id
 from .session import KEY, Session, graph_key, missing_text, silent
@@ -39,6 +39,8 @@ from .versions import EVIDENCE, PURGED, PURGING
 
 OLDER, SUPERSEDED, CHECKPOINT = "older version", "superseded graph", "checkpoint"
 REQUEST, UNNAMED, LOG_FILE, NOTE = "request content", "unnamed file", "file of the log", "note about a request"
+ROLLBACKS = (OLDER, SUPERSEDED, CHECKPOINT)
+"""Kinds of files that are of use again after a rollback; the name of another file that is removed is not used again."""
 
 UNDER_WAY_SECONDS = 3600.0
 """A file that no record names may belong to a command that runs: it stays this long after it was written."""
@@ -83,7 +85,11 @@ def purge(
         found += _log_files(session) if truncate_log else []
         held = set() if now else _held(session, progress)  # after the log was read, see `leased`
         due = [x for x in found if now or (x.place not in held and _due(x, config.forget.retention_hours, time.time()))]
-        if not due and ledger.purging is None:
+        # Purges that began before and did not end: where nothing is left that they could take from a rollback, they may
+        # stand still for ever, or go on.
+        left = {x.place for x in found if x.kind in ROLLBACKS}.difference(x.place for x in due)
+        over = [] if left else list(ledger.purging)
+        if not due and not over:
             return _answer(due, len(found), ledger, reported)
         _check_whole(session, ledger)
         if due:
@@ -91,7 +97,7 @@ def purge(
         # Before anything is removed: a commit that comes after this record, decided before it, sees what it loses.
         unnamed = [x.place for x in due if x.kind == UNNAMED]
         try:
-            session.journal.append(
+            began = session.journal.append(
                 PURGING, {"unnamed": unnamed}, after=head, void=lambda record: record.kind != EVIDENCE
             )
             break
@@ -106,7 +112,7 @@ def purge(
                     session.store.remove(item.place)
             task.advance()
     answer = _answer(due, len(found) - len(due), ledger, reported)
-    session.journal.append(PURGED, answer)
+    session.journal.append(PURGED, answer | {"ends": [*over, began.number]})
     session.checkpoint_if_due()
     return answer
 
@@ -172,7 +178,7 @@ def leftovers(session: Session) -> list[Leftover]:
 
 def carried_out(ledger: Ledger) -> set[str]:
     """The files with the contents of requests that have their answer, or were cancelled."""
-    return {content_name(ticket.request_id) for ticket in ledger.tickets.values() if ticket.final}
+    return {ledger.content_name(request_id) for request_id, ticket in ledger.tickets.items() if ticket.final}
 
 
 def _places(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
@@ -203,9 +209,8 @@ def _places(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
 
 
 def _requests(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
-    logged, told = set(map(content_name, ledger.tickets)), set(map(callbacks_name, ledger.tickets))
-    done = carried_out(ledger)
-    # Before the contents: whoever has callbacks has a content too, and is not accepted while that is removed.
+    logged = set(map(ledger.content_name, ledger.tickets))
+    told, done = set(map(callbacks_name, logged)), carried_out(ledger)
     for name in session.store.list(CALLBACKS):
         if name not in told:
             yield name, UNNAMED, "callbacks of a request that was not accepted"
@@ -217,7 +222,7 @@ def _requests(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]
         elif name not in logged and name != KEY:
             yield name, UNNAMED, "of a request that was not accepted"
     for name in session.store.list(OUTCOMES):
-        if content_name(noted_request(name)) in done:
+        if ledger.content_name(noted_request(name)) in done:
             yield name, NOTE, "of a request that was carried out"
 
 

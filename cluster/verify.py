@@ -11,7 +11,7 @@ from .config import Config
 from .evidence import report_name
 from .forgetting import status
 from .ledger import OPEN, Ledger, State, Ticket
-from .requests import TOMBSTONE, commitment, content_name
+from .requests import TOMBSTONE, commitment
 from .segments import Record
 from .session import Session
 
@@ -85,7 +85,7 @@ def _check(name: str, ok: bool, detail: str) -> Check:
 
 
 def _content(session: Session, ticket: Ticket) -> tuple[bool, str]:
-    place = content_name(ticket.request_id)
+    place = session.ledger().content_name(ticket.request_id)
     try:
         content = json.loads(session.store.read(place))
         if content == TOMBSTONE and ticket.state in OPEN:
