@@ -83,7 +83,7 @@ def purge(
         head = ledger.seen
         found = leftovers(session)
         found += _log_files(session) if truncate_log else []
-        held = set() if now else _held(session, progress)  # after the log was read, see `leased`
+        held = set() if now else _held(session, found, progress)  # after the log was read, see `leased`
         due = [x for x in found if now or (x.place not in held and _due(x, config.forget.retention_hours, time.time()))]
         # Purges that began before and did not end: where nothing is left that they could take from a rollback, they may
         # stand still for ever, or go on.
@@ -117,13 +117,16 @@ def purge(
     return answer
 
 
-def _held(session: Session, progress: Progress) -> set[str]:
-    """The files that readers hold; leases that have ended are removed."""
+def _held(session: Session, found: Sequence[Leftover], progress: Progress) -> set[str]:
+    """The files that readers hold, or may; leases that have ended are removed."""
     clock, held = time.time(), set[str]()
-    for name, (until, files) in leases(session.store).items():
+    for name, (until, files) in leases(session).items():
         if until > clock:
-            held |= files
-            progress.note(f"{name}: a reader holds files of this version for {until - clock:.0f} more seconds at most")
+            held |= {x.place for x in found if x.kind in (OLDER, SUPERSEDED)} if files is None else files
+            which = (
+                "files of this version" if files is not None else "nobody knows which files, as this cannot be read,"
+            )
+            progress.note(f"{name}: a reader holds {which} for {until - clock:.0f} more seconds at most")
         else:
             with contextlib.suppress(FileNotFoundError):
                 session.store.remove(name)

@@ -1,8 +1,9 @@
 """The deletion protocol (docs/protocol.md) against a plain model: the real control plane on a store in memory.
 
-Two services, two desks, the command and a purge run at once; each stands still before and after every write for as long
-as the test likes, dies there, or gets an error. The workers are fake (fake_workers.py), all else is the real thing. After
-each step the current version must be whole, and its interactions those of the start without what the log has answered.
+Two services, two desks, the command, two purges and a reader run at once; each stands still before and after every write
+for as long as the test likes, dies there, or gets an error. The workers are fake (fake_workers.py), all else is the real
+thing. After each step the current version must be whole, and its interactions those of the start without what the log has
+answered.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from processes import Process, SharedStore
 from safetensors.numpy import save
 from small_output import commit_train, item_name, small_config, user_name, write_interactions
 
-from unlearnrec.cluster import forgetting, pipeline, purge, segments, verify
+from unlearnrec.cluster import forgetting, leases, pipeline, purge, segments, verify
 from unlearnrec.cluster import session as session_module
 from unlearnrec.cluster.accepting import TakenId
 from unlearnrec.cluster.approval import Held, NotApproved
@@ -170,7 +171,8 @@ def start(tmp_path_factory):
 
 DESKS, SERVICES, PURGES = (0, 1), (2, 3), (4, 5)
 PURGE, OTHER_PURGE = PURGES
-ALL = range(6)
+READER = 6
+ALL = range(7)
 OPERATORS = ("operator 0", "operator 1")
 """Who asks at each desk; the first one approves at both."""
 WHOLE = 10**9
@@ -186,6 +188,7 @@ acts = st.one_of(
     st.tuples(st.sampled_from(DESKS), st.just("command"), ids, st.just(0)),
     st.tuples(st.sampled_from(SERVICES), st.just("tick"), st.just(""), st.just(0)),
     st.tuples(st.sampled_from(PURGES), st.just("purge"), st.just(""), st.integers(0, 1)),
+    st.tuples(st.just(READER), st.just("read"), st.just(""), st.just(0)),
 )
 
 
@@ -206,7 +209,7 @@ class Protocol(RuleBasedStateMachine):
         self.patch.setattr(session_module, "CHECKPOINT_RECORDS", 3)
         for module in (forgetting, purge, verify):
             self.patch.setattr(module, "Session", lambda config: self.session())
-        for module in (forgetting, purge):
+        for module in (forgetting, leases, purge):
             self.patch.setattr(module, "time", types.SimpleNamespace(time=self.clock, perf_counter=lambda: 0.0))
         # The command reads its request from files; here it has the first content of its id.
         read = lambda *arguments: make_request(*CONTENTS[arguments[4]][0], arguments[4], b"")  # noqa: E731
@@ -228,6 +231,10 @@ class Protocol(RuleBasedStateMachine):
         self.accepted: dict[str, Record] = {}
         """By request, its first acceptance."""
         self.reported: set[str] = set()
+        self.reading: tuple[float, Collection[str]] | None = None
+        """Until when which files are read under a lease, unless a `purge --now` may have come upon them."""
+        self.purges_now = [0, 0]
+        """How many of these have begun, and have ended."""
 
     def session(self) -> Session:
         return Session(self.config, self.store)
@@ -354,6 +361,21 @@ class Protocol(RuleBasedStateMachine):
         self.begin((PURGE, "purge", "", 1), 0)
         self.until(PURGE, lambda: any(record.kind == PURGING for record in Journal(self.store).since(head)))
 
+    @rule(name=ids, moments=st.integers(0, 8), looks=st.integers(0, 12), waits=st.booleans())
+    def read_during_a_purge(self, name: str, moments: int, looks: int, waits: bool) -> None:
+        """Of a version that is replaced; reader and purge both stand still at some moment."""
+        self.begin((0, "post", name, 0), WHOLE)
+        self.clock.now += GRACE + 1
+        self.begin((READER, "read", "", 0), moments)
+        self.begin((SERVICES[0], "tick", "", 0), WHOLE)
+        self.the_log_and_the_version_are_those_of_the_model()  # it reads contents, which go now
+        self.begin((PURGE, "purge", "", 0), looks)
+        self.advance(READER, 3)
+        self.clock.now += 2 * self.config.forget.lease_seconds * waits
+        self.advance(PURGE, WHOLE)
+        self.what_is_read_is_there()
+        self.advance(READER, WHOLE)
+
     @rule(name=ids, who=st.sampled_from(DESKS))
     def cancel_late(self, name: str, who: int) -> None:
         """Behind the grace window of its clock nobody cancels, unless it is held."""
@@ -437,6 +459,12 @@ class Protocol(RuleBasedStateMachine):
         assert not purged & ledger.open.keys(), "the content of an accepted request is gone"
         assert self.emptied <= purged, "a purged content came back"
         self.emptied = purged
+
+    @invariant()
+    @precondition(lambda self: hasattr(self, "store"))
+    def what_is_read_is_there(self) -> None:
+        if self.reading is not None and self.clock.now < self.reading[0]:
+            assert self.store.files.keys() >= set(self.reading[1]), "a purge took what somebody reads"
 
     def hold(self, record: Record) -> None:
         name = record.body["request_id"]
@@ -549,9 +577,30 @@ class Protocol(RuleBasedStateMachine):
     def tick(self, who: int, *_: Any) -> None:
         self.services[who].tick()
 
+    def read(self, *_: Any) -> None:
+        """As `evaluate` and `export`."""
+        before = list(self.purges_now)
+        with leases.leased(self.session()) as version:
+            ends = [
+                until for until, _ in leases.leases(self.session()).values()
+            ]  # its own the last, if it has not passed
+            try:
+                if before[0] == self.purges_now[0] == self.purges_now[1]:
+                    self.reading = max(ends, default=0.0), version["files"]
+                for _ in version["files"]:
+                    self.store.list("versions")  # a moment
+            finally:
+                self.reading = None
+
     def purge(self, _: int, __: str, now: int) -> None:
         head = Journal(self.store).head()
-        purge.purge(self.config, now=bool(now))
+        self.purges_now[0] += now
+        if now:
+            self.reading = None
+        try:
+            purge.purge(self.config, now=bool(now))
+        finally:
+            self.purges_now[1] += now
         for record in Journal(self.store).since(head):
             if record.kind == PURGING and not now:
                 written = [self.store.modified_before(name, seconds(record)) for name in record.body["unnamed"]]
@@ -665,6 +714,18 @@ def test_a_batch_stands_still_while_its_files_are_purged_or_its_request_is_cance
         assert model.state("a") is State.CANCELLED
     finally:
         model.teardown()
+
+
+def test_a_reader_has_its_files_whatever_a_purge_does_meanwhile():
+    """Both stand still at any of their moments while the version is replaced."""
+    for moments in range(5):
+        for looks in (0, 3, 6, 9, 12):
+            model = Protocol()
+            model.open()
+            try:
+                model.read_during_a_purge("a", moments, looks, False)
+            finally:
+                model.patch.undo()
 
 
 def whole_act(who: int, what: str, name: str = "", which: int = 0) -> Any:
