@@ -10,7 +10,7 @@ from typing import Any
 from ..partitioning.errors import InputError
 from .journal import JournalConflict
 from .ledger import State, Ticket
-from .requests import TOMBSTONE, Request, Tally, commitment, content_name, read_request
+from .requests import TOMBSTONE, Request, Tally, commitment, content_name, named_by, read_request
 from .segments import Record
 from .session import Session
 from .versions import ACCEPTED, COMMITTED, PURGING
@@ -20,16 +20,15 @@ class TakenId(InputError):
     """Another request has this id."""
 
 
-class BeingPurged(OSError):
-    """A purge removes a file of this name at this moment, or was interrupted while it did."""
-
-
 class UnreadableRequest(RuntimeError):
     """The content of an accepted request is not there, or not the one that was accepted."""
 
 
 def accept(
-    session: Session, request: Request, requester: str | None = None, written: Callable[[], None] = lambda: None
+    session: Session,
+    request: Request,
+    requester: str | None = None,
+    written: Callable[[str], None] = lambda content: None,
 ) -> None:
     """Write the request down before anything is done: its content as a side object, its commitment in the log.
 
@@ -37,19 +36,16 @@ def accept(
 
     Args:
         requester: the operator who asks, whose name the log keeps.
-        written: called between the two, at each try: no other content can have this id any more, and nobody is known to
-            have accepted it yet.
+        written: called between the two, at each try, with the name of the content: no other content can have this id any
+            more, and nobody is known to have accepted it yet.
 
     Raises:
         TakenId: another request has this id.
-        BeingPurged: the content of an attempt that was never accepted is being removed. Nothing was accepted.
     """
-    name, body = content_name(request.request_id), request.body()
+    body = request.body()
     while True:
         ledger = session.ledger(look=False)  # what others wrote meanwhile, the append finds
-        seen = ledger.seen
-        if name in (ledger.purging or ()):
-            raise BeingPurged(f"{name} is being removed by a purge. Try again, or finish it with `unlearnrec purge`")
+        seen, name = ledger.seen, ledger.content_name(request.request_id)
         salt = secrets.token_hex(16)
         new: dict[str, Any] = {"salt": salt, "body": body.decode()}
         if rows := request.tally.document():
@@ -63,9 +59,10 @@ def accept(
         ticket = ledger.tickets.get(request.request_id)
         if ticket is not None and ticket.state is not State.FAILED:
             return
-        written()
+        written(name)
         who = {} if requester is None else {"requester": requester}
-        entry = {"request_id": request.request_id, "commitment": commitment(body, salt), **who}
+        where = {} if name == content_name(request.request_id) else {"content": name}
+        entry = {"request_id": request.request_id, "commitment": commitment(body, salt), **who, **where}
         try:
             session.journal.append(ACCEPTED, entry, after=seen, void=_forestalls(request.request_id))
         except JournalConflict:
@@ -79,12 +76,13 @@ def answered(session: Session, request: Request) -> dict[str, Any] | None:
     Raises:
         TakenId: its id belongs to another request; not noticed when that one's content has been purged.
     """
-    name = content_name(request.request_id)
+    ledger = session.ledger()
+    name = ledger.content_name(request.request_id)
     if not session.store.exists(name):
         return None
     content = json.loads(session.store.read(name))
     check_same(content, request)
-    ticket = session.ledger().tickets.get(request.request_id)
+    ticket = ledger.tickets.get(request.request_id)
     if ticket is None or not ticket.final:
         return None
     answer = {key: value for key, value in ticket.describe().items() if key != "phase"}
@@ -94,7 +92,7 @@ def answered(session: Session, request: Request) -> dict[str, Any] | None:
 def contents_of(session: Session, request_id: str) -> dict[str, Any] | None:
     """The stored content of a request; None where there is none, or where it was purged."""
     try:
-        content: dict[str, Any] = json.loads(session.store.read(content_name(request_id)))
+        content: dict[str, Any] = json.loads(session.store.read(session.ledger().content_name(request_id)))
     except FileNotFoundError:
         return None
     return None if content == TOMBSTONE else content
@@ -144,23 +142,23 @@ def read_accepted(session: Session, ticket: Ticket) -> Request:
     Raises:
         UnreadableRequest: it is missing, or not what the log has the commitment of.
     """
+    name = session.ledger(look=False).content_name(ticket.request_id)
     try:
-        content = json.loads(session.store.read(content_name(ticket.request_id)))
+        content = json.loads(session.store.read(name))
         body = content["body"].encode()
         if commitment(body, content["salt"]) == ticket.commitment:
             return read_request(ticket.request_id, body, Tally.read(content.get("rows", {})))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass
-    raise UnreadableRequest(f"{content_name(ticket.request_id)} is not the content that was accepted")
+    raise UnreadableRequest(f"{name} is not the content that was accepted")
 
 
 def _forestalls(request_id: str) -> Callable[[Record], bool]:
     """Which records keep a request from being accepted as it was decided: its content goes, or somebody else was faster."""
-    name = content_name(request_id)
 
     def forestalls(record: Record) -> bool:
         if record.kind == PURGING:
-            return name in record.body["unnamed"]
+            return any(found is not None and found[0] == request_id for found in map(named_by, record.body["unnamed"]))
         return record.kind == ACCEPTED and record.body["request_id"] == request_id
 
     return forestalls

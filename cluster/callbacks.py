@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import json
 import os
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event, Lock
@@ -20,6 +21,7 @@ from typing import Any
 from ..partitioning.errors import InputError
 from ..partitioning.storage import Store
 from .http_answers import API_VERSION
+from .requests import content_name, named_by
 
 FOLDER = "callbacks"
 KEY_VARIABLE = "UNLEARNREC_CALLBACK_KEY"
@@ -86,8 +88,9 @@ class News:
 
 @dataclass(frozen=True)
 class Entry:
-    """`told`: URL -> the last event that it was told, or that was given up."""
+    """`name`: its file. `told`: URL -> the last event that it was told, or that was given up."""
 
+    name: str
     urls: tuple[str, ...]
     told: Mapping[str, str] = field(default_factory=dict)
 
@@ -110,9 +113,12 @@ class Outbox:
         self.wake = Event()
         """Set when there may be news."""
 
-    def add(self, request_id: str, urls: Sequence[str]) -> None:
-        """Durable when it returns. Whatever was wanted before under this id is forgotten."""
-        self._put(request_id, Entry(tuple(dict.fromkeys(urls))))
+    def add(self, request_id: str, urls: Sequence[str], content: str | None = None) -> None:
+        """Durable when it returns. Whatever was wanted before under this id is forgotten.
+
+        content: the file with the request's content, after which this one is named.
+        """
+        self._put(request_id, Entry(callbacks_name(content or content_name(request_id)), tuple(dict.fromkeys(urls))))
 
     def tell(self, request_id: str, url: str, event: str) -> None:
         """Note that a URL needs not be told this any more; durable when it returns."""
@@ -123,9 +129,9 @@ class Outbox:
     def drop(self, request_id: str) -> None:
         """Nothing will follow."""
         with self._lock:
-            if self._entries().pop(request_id, None) is not None:
+            if (entry := self._entries().pop(request_id, None)) is not None:
                 with contextlib.suppress(FileNotFoundError):
-                    self._store.remove(callbacks_name(request_id))
+                    self._store.remove(entry.name)
 
     def entries(self) -> dict[str, Entry]:
         """Request id -> entry."""
@@ -140,21 +146,23 @@ class Outbox:
     def _write(self, request_id: str, entry: Entry) -> None:
         entries = self._entries()
         content = {"urls": entry.urls, "told": entry.told}
-        self._store.write(callbacks_name(request_id), json.dumps(content).encode())
+        self._store.write(entry.name, json.dumps(content).encode())
         entries[request_id] = entry
 
     def _entries(self) -> dict[str, Entry]:
         """With the lock held."""
         if self._read is None:
             found = {}
-            for name in self._store.list(FOLDER):
+            # Of several under one id the one after the last purge stays.
+            named = [(by, name) for name in self._store.list(FOLDER) if (by := named_by(name))]
+            for (request_id, _), name in sorted(named):
                 with contextlib.suppress(FileNotFoundError):  # another service has told it meanwhile
                     content = json.loads(self._store.read(name))
-                    found[name[len(FOLDER) + 1 : -len(".json")]] = Entry(tuple(content["urls"]), content["told"])
+                    found[request_id] = Entry(name, tuple(content["urls"]), content["told"])
             self._read = found
         return self._read
 
 
-def callbacks_name(request_id: str) -> str:
-    """The file that says whom to tell about a request."""
-    return f"{FOLDER}/{request_id}.json"
+def callbacks_name(content: str) -> str:
+    """The file that says whom to tell about the request with this content."""
+    return f"{FOLDER}/{posixpath.basename(content)}"

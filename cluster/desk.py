@@ -8,17 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Event, Lock
 from typing import Any
 
-from ..partitioning.storage import Store
 from .accepting import accept, advance, check_same
 from .approval import approve_held
 from .callbacks import News, Outbox
 from .coordinator import iso, may_cancel, oldest_age, overdue, retry_after
 from .ledger import OPEN, Ledger, State, Ticket
-from .requests import Id, Range, content_name, make_request
+from .requests import Id, Range, make_request
 from .session import Session
 from .versions import CANCELLED
 
@@ -94,13 +93,15 @@ class Desk:
             TooMany: as it says.
         """
         request = make_request(users, items, interactions, request_id, self._key, ranges)
-        ticket = self._session.ledger().tickets.get(request.request_id)
+        ledger = self._session.ledger()
+        ticket = ledger.tickets.get(request.request_id)
         if ticket is not None:
-            check_same(_content(self._session.store, request.request_id), request)
+            check_same(json.loads(self._session.store.read(ledger.content_name(request.request_id))), request)
         if ticket is None or ticket.state is State.FAILED:
             # Not one after the other: what is made durable at the same time shares the writes of the log.
             with self._room(request.request_id):
-                accept(self._session, request, requester, lambda: self._tell(request.request_id, callback_urls))
+                told = partial(self._tell, request.request_id, callback_urls)
+                accept(self._session, request, requester, told)
             self.news.set()
             self._wake()
         return self._describe(self._session.ledger(look=False).tickets[request.request_id])
@@ -172,10 +173,10 @@ class Desk:
     def _overdue(self, ledger: Ledger) -> list[Ticket]:
         return overdue(ledger.unanswered(), self._clock(), self._deadline)
 
-    def _tell(self, request_id: str, callback_urls: Sequence[str]) -> None:
+    def _tell(self, request_id: str, callback_urls: Sequence[str], content: str) -> None:
         """Before a request is accepted: no crash leaves one whose callers are not known."""
         if self._outbox is not None and callback_urls:
-            self._outbox.add(request_id, callback_urls)
+            self._outbox.add(request_id, callback_urls, content)
 
     def _wake(self) -> None:
         if self._outbox is not None:
@@ -219,8 +220,3 @@ class Desk:
             **({"cancellable_until": iso(due)} if waits else {}),
             **({} if ticket.final else {"expected_completion_time": iso(ticket.accepted_at + self._deadline)}),
         }
-
-
-def _content(store: Store, request_id: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(store.read(content_name(request_id)))
-    return content

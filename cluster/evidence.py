@@ -23,7 +23,7 @@ from .journal import JournalConflict
 from .ledger import Ticket
 from .matching import Effect
 from .progress import Progress
-from .requests import TOMBSTONE, Request, content_name
+from .requests import TOMBSTONE, Request
 from .segments import Record
 from .session import Manifest, Session, missing_text, silent
 from .software import software
@@ -293,7 +293,8 @@ def _content(session: Session, ticket: Ticket) -> Request | None:
     try:
         return read_accepted(session, ticket)
     except UnreadableRequest:
+        name = session.ledger(look=False).content_name(ticket.request_id)
         with contextlib.suppress(FileNotFoundError, ValueError):
-            if json.loads(session.store.read(content_name(ticket.request_id))) == TOMBSTONE:
+            if json.loads(session.store.read(name)) == TOMBSTONE:
                 return None
         raise

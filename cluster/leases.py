@@ -1,7 +1,8 @@
 """Leases: who reads a version says so, and a purge leaves its files until the lease ends (docs/commit.md).
 
 A lease is a file `leases/VERSION-ID.json`: {"until": seconds since the epoch, "files": names}. A reader that dies leaves
-it to end by itself.
+it to end by itself. One that cannot be read holds the files of all versions, for as long as it could if it had just been
+written.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..partitioning.storage import Store
 from .session import Manifest, Session
 
 FOLDER = "leases"
@@ -49,11 +49,17 @@ def leased(session: Session) -> Iterator[Manifest]:
             session.store.remove(name)
 
 
-def leases(store: Store) -> dict[str, tuple[float, set[str]]]:
-    """Name -> (end, files) of those that are there."""
-    found = {}
-    for name in store.list(FOLDER):
+def leases(session: Session) -> dict[str, tuple[float, set[str] | None]]:
+    """Name -> (end in seconds since the epoch, files) of those that are there; None for files that cannot be read."""
+    found: dict[str, tuple[float, set[str] | None]] = {}
+    for name in session.store.list(FOLDER):
         with contextlib.suppress(FileNotFoundError):
-            lease = json.loads(store.read(name))
-            found[name] = float(lease["until"]), set(lease["files"])
+            data = session.store.read(name)
+            try:
+                lease = json.loads(data)
+                if not isinstance(lease["files"], list):
+                    raise TypeError
+                found[name] = float(lease["until"]), set(lease["files"])
+            except (ValueError, KeyError, TypeError):
+                found[name] = session.store.modified(name) + session.config.forget.lease_seconds, None
     return found

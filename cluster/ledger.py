@@ -14,6 +14,7 @@ from threading import Lock
 from typing import Any
 
 from .checkpoints import CHECKPOINT
+from .requests import content_name, named_by
 from .segments import Record
 from .versions import ACCEPTED, APPROVED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, FAILED, HELD, PURGED, PURGING
 
@@ -93,8 +94,11 @@ class Ledger:
         """Request -> the body of the record that fixes its report, and `file`, which holds the record."""
         self.unreported: dict[str, float] = dict(state.get("unreported", {}))
         """Committed requests whose evidence is not in the log, with the time of the commit."""
-        self.purging: list[str] | None = state.get("purging")
-        """The unnamed files that purges remove which have begun since one ended; None where none has."""
+        self.purging: dict[int, int] = _purging(state)
+        """Purges that may still remove files, by the record that began them: the version that was current then. Its files
+        stay, and so do those of later versions."""
+        self.contents: dict[str, str] = dict(state.get("contents", {}))
+        """Request -> its content's file, where a purge took one of an attempt before."""
         self.checkpointed: int = state.get("checkpointed", 0)
         """The number of records that the last checkpoint stands for."""
         self.seen: int = state.get("seen", 0)
@@ -119,11 +123,12 @@ class Ledger:
                 "makers": dict(self.makers),
                 "evidence": dict(self.evidence),
                 "unreported": dict(self.unreported),
-                "purging": self.purging,
+                "purging": {str(number): version for number, version in self.purging.items()} or None,
                 "checkpointed": self.checkpointed,
                 "seen": self.seen,
                 "carried_out_at": self.carried_out_at,
                 "trained": {str(version): interactions for version, interactions in self._trained.items()},
+                **({"contents": dict(self.contents)} if self.contents else {}),
             }
 
     def absorb(self, records: Sequence[Record]) -> None:
@@ -143,6 +148,9 @@ class Ledger:
                 # A request that failed begins anew, with another age: it was asked for again.
                 about = {"commitment": body.get("commitment", ""), "requester": body.get("requester")}
                 self._set(Ticket(body["request_id"], State.ACCEPTED, at, **about, first_record=record.number))
+                self.contents.pop(body["request_id"], None)
+                if "content" in body:
+                    self.contents[body["request_id"]] = body["content"]
         elif record.kind in (HELD, APPROVED):
             ticket = self.open.get(body["request_id"])
             if ticket is not None and record.kind == HELD:
@@ -178,9 +186,14 @@ class Ledger:
             self.evidence.setdefault(body["request_id"], body | {"file": record.file})  # the first one counts
             self.unreported.pop(body["request_id"], None)
         elif record.kind == PURGING:
-            self.purging = [*(self.purging or ()), *body["unnamed"]]
+            self.purging[record.number] = self.current["version"] if self.current else 0
+            # Who removes them may stand still for any time: no request gets one of these files any more.
+            for request_id, _ in filter(None, map(named_by, body["unnamed"])):
+                if request_id not in self.tickets:
+                    self.contents[request_id] = content_name(request_id, record.number)
         elif record.kind == PURGED:
-            self.purging = None
+            for number in body.get("ends", list(self.purging)):
+                self.purging.pop(number, None)
         elif record.kind == CHECKPOINT:
             self.checkpointed = body["number"]
 
@@ -200,6 +213,10 @@ class Ledger:
             else:
                 where.pop(ticket.request_id, None)
 
+    def content_name(self, request_id: str) -> str:
+        """The file that holds the content of a request, or will."""
+        return self.contents.get(request_id) or content_name(request_id)
+
     def unanswered(self) -> list[Ticket]:
         """Requests that have no answer and were not cancelled: open ones and failed ones, oldest first."""
         return sorted([*self.open.values(), *self.failed.values()], key=lambda ticket: ticket.accepted_at)
@@ -218,6 +235,13 @@ class Ledger:
         """Unlearning debt: the share of the interactions that were forgotten since the last training."""
         trained = self._trained[self.current["version"]] if self.current is not None else 0
         return 1 - self.current["graph"]["interactions"] / trained if self.current is not None and trained else 0.0
+
+
+def _purging(state: Mapping[str, Any]) -> dict[int, int]:
+    found = state.get("purging") or {}
+    if isinstance(found, list):  # of an earlier release: names of files
+        return {0: state["current"]["version"] if state["current"] else 0}
+    return {int(number): version for number, version in found.items()}
 
 
 def _ingest(manifest: Mapping[str, Any]) -> str | None:

@@ -22,7 +22,7 @@ from .journal import JournalConflict
 from .progress import Progress
 from .session import Manifest, Session, files_of, follow, graph_key, silent
 from .training import as_trained, make_run, needed_files, run_on
-from .versions import COMMITTED
+from .versions import COMMITTED, removes
 
 SCRATCH = "pretrain"
 """The folder of counterfactual runs; empty but while a pre-training is under way."""
@@ -108,7 +108,8 @@ def _commit(session: Session, head: int, version: Manifest, encoder: dict[str, A
         except JournalConflict as error:
             records = session.journal.since(head)
             newer = [r.body["manifest"] for r in records if r.kind == COMMITTED]
-            if encoder["tables"] or not newer or any(one["reason"] != "forget" for one in newer):
+            lost = any(removes(record, manifest) for record in records)
+            if lost or encoder["tables"] or not newer or any(one["reason"] != "forget" for one in newer):
                 raise RuntimeError(
                     "another version was committed while this pre-training ran (by another run; or by a request, with "
                     "pretrain.objective=published), or `purge --now` removed its files. Run `unlearnrec pretrain` again"

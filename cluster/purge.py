@@ -39,6 +39,8 @@ from .versions import ACCEPTED, COMMITTED, PURGED, PURGING
 
 OLDER, SUPERSEDED, CHECKPOINT = "older version", "superseded graph", "checkpoint"
 REQUEST, UNNAMED, LOG_FILE, NOTE = "request content", "unnamed file", "file of the log", "note about a request"
+ROLLBACKS = (OLDER, SUPERSEDED, CHECKPOINT)
+"""Kinds of files that are of use again after a rollback; the name of another file that is removed is not used again."""
 
 UNDER_WAY_SECONDS = 3600.0
 """A file that no record names may belong to a command that runs: it stays this long after it was written."""
@@ -81,9 +83,13 @@ def purge(
         head = ledger.seen
         found = leftovers(session)
         found += _log_files(session) if truncate_log else []
-        held = set() if now else _held(session, progress)  # after the log was read, see `leased`
+        held = set() if now else _held(session, found, progress)  # after the log was read, see `leased`
         due = [x for x in found if now or (x.place not in held and _due(x, config.forget.retention_hours, time.time()))]
-        if not due and ledger.purging is None:
+        # Purges that began before and did not end: where nothing is left that they could take from a rollback, they may
+        # stand still for ever, or go on.
+        left = {x.place for x in found if x.kind in ROLLBACKS}.difference(x.place for x in due)
+        over = [] if left else list(ledger.purging)
+        if not due and not over:
             return _answer(due, len(found), ledger, sum(reported.values()))
         _check_whole(session, ledger)
         if due:
@@ -91,7 +97,8 @@ def purge(
         # Before anything is removed: a commit that comes after this record, decided before it, sees what it loses.
         unnamed = [x.place for x in due if x.kind == UNNAMED]
         try:
-            session.journal.append(PURGING, {"unnamed": unnamed}, after=head, void=_keeps({x.place for x in due}))
+            void = _keeps({x.place for x in due})
+            began = session.journal.append(PURGING, {"unnamed": unnamed}, after=head, void=void)
             break
         except JournalConflict:
             continue
@@ -104,18 +111,21 @@ def purge(
                     session.store.remove(item.place)
             task.advance()
     answer = _answer(due, len(found) - len(due), ledger, sum(reported.values()))
-    session.journal.append(PURGED, answer)
+    session.journal.append(PURGED, answer | {"ends": [*over, began.number]})
     session.checkpoint_if_due()
     return answer
 
 
-def _held(session: Session, progress: Progress) -> set[str]:
-    """The files that readers hold; leases that have ended are removed."""
+def _held(session: Session, found: Sequence[Leftover], progress: Progress) -> set[str]:
+    """The files that readers hold, or may; leases that have ended are removed."""
     clock, held = time.time(), set[str]()
-    for name, (until, files) in leases(session.store).items():
+    for name, (until, files) in leases(session).items():
         if until > clock:
-            held |= files
-            progress.note(f"{name}: a reader holds files of this version for {until - clock:.0f} more seconds at most")
+            held |= {x.place for x in found if x.kind in (OLDER, SUPERSEDED)} if files is None else files
+            which = (
+                "files of this version" if files is not None else "nobody knows which files, as this cannot be read,"
+            )
+            progress.note(f"{name}: a reader holds {which} for {until - clock:.0f} more seconds at most")
         else:
             with contextlib.suppress(FileNotFoundError):
                 session.store.remove(name)
@@ -127,8 +137,8 @@ def _keeps(due: Set[str]) -> Callable[[Record], bool]:
 
     def keeps(record: Record) -> bool:
         if record.kind == ACCEPTED:
-            request_id = record.body["request_id"]
-            return not due.isdisjoint({content_name(request_id), callbacks_name(request_id)})
+            content = record.body.get("content") or content_name(record.body["request_id"])
+            return not due.isdisjoint({content, callbacks_name(content)})
         if record.kind == COMMITTED:
             manifest = record.body["manifest"]
             names = {*manifest["files"], *manifest["graph"]["files"], *manifest["lake_graph"]["files"]}
@@ -187,7 +197,7 @@ def leftovers(session: Session) -> list[Leftover]:
 
 def carried_out(ledger: Ledger) -> set[str]:
     """The files with the contents of requests that have their answer, or were cancelled."""
-    return {content_name(ticket.request_id) for ticket in ledger.tickets.values() if ticket.final}
+    return {ledger.content_name(request_id) for request_id, ticket in ledger.tickets.items() if ticket.final}
 
 
 def _places(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
@@ -218,9 +228,8 @@ def _places(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
 
 
 def _requests(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
-    logged, told = set(map(content_name, ledger.tickets)), set(map(callbacks_name, ledger.tickets))
-    done = carried_out(ledger)
-    # Before the contents: whoever has callbacks has a content too, and is not accepted while that is removed.
+    logged = set(map(ledger.content_name, ledger.tickets))
+    told, done = set(map(callbacks_name, logged)), carried_out(ledger)
     for name in session.store.list(CALLBACKS):
         if name not in told:
             yield name, UNNAMED, "callbacks of a request that was not accepted"
@@ -232,7 +241,7 @@ def _requests(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]
         elif name not in logged and name != KEY:
             yield name, UNNAMED, "of a request that was not accepted"
     for name in session.store.list(OUTCOMES):
-        if content_name(noted_request(name)) in done:
+        if ledger.content_name(noted_request(name)) in done:
             yield name, NOTE, "of a request that was carried out"
 
 

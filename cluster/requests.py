@@ -27,6 +27,7 @@ TOMBSTONE = {"purged": True}
 """What `purge` leaves of a request's content."""
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_FILE = re.compile(rf"(?:{FOLDER}|callbacks)/({REQUEST_ID.pattern})(?:@([0-9]+))?\.json")
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,19 @@ def check_request_id(request_id: str | None) -> None:
         raise InputError(f"--request-id {request_id!r}: use 1 to 128 letters, digits, '.', '_' or '-'")
 
 
-def content_name(request_id: str) -> str:
-    """The file that holds the content of a request."""
-    return f"{FOLDER}/{request_id}.json"
+def content_name(request_id: str, purge: int = 0) -> str:
+    """The file that holds the content of a request; which one it is, `Ledger.content_name` says.
+
+    purge: the record of the last purge that took, or may take at any time, what an attempt to be accepted under this id
+    had left.
+    """
+    return f"{FOLDER}/{request_id}@{purge}.json" if purge else f"{FOLDER}/{request_id}.json"
+
+
+def named_by(name: str) -> tuple[str, int] | None:
+    """(request, purge) of a file that is called as `content_name` says, or of its callbacks; None for other files."""
+    found = _FILE.fullmatch(name)
+    return (found[1], int(found[2] or 0)) if found else None
 
 
 def commitment(body: bytes, salt: str) -> str:

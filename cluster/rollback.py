@@ -34,9 +34,11 @@ def rollback(config: Config, *, to: int) -> dict[str, Any]:
         raise InputError(f"--to {to}: its record was removed by `purge --truncate-log`. Run `unlearnrec train`")
     target: Manifest = found.body["manifest"]
     _check_nothing_deleted(target, [record for record in records if record.number > found.number])
-    if session.ledger().purging is not None:
+    kept = max(session.ledger().purging.values(), default=0)
+    if to < kept:
         raise InputError(
-            f"--to {to}: a purge is under way, or ended early. Let it end, or run `unlearnrec purge` again"
+            f"--to {to}: a purge is under way, or ended early, and may still take files of versions before "
+            f"{kept}. Let it end, or run `unlearnrec train`"
         )
     if missing := [name for name in target["files"] if not session.store.exists(name)]:
         raise InputError(

@@ -13,7 +13,7 @@ from .evidence import FOLDER as REPORTS
 from .evidence import contradicted, report_name
 from .forgetting import status
 from .ledger import OPEN, Ledger, State, Ticket
-from .requests import TOMBSTONE, commitment, content_name
+from .requests import TOMBSTONE, commitment
 from .segments import Record
 from .session import Session
 from .versions import PURGING, manifest_name
@@ -92,7 +92,7 @@ def _check(name: str, ok: bool, detail: str) -> Check:
 
 def _content(session: Session, ticket: Ticket, purges: bool) -> tuple[bool, str]:
     """purges: whether the log has one, or may have had."""
-    place = content_name(ticket.request_id)
+    place = session.ledger().content_name(ticket.request_id)
     try:
         content = json.loads(session.store.read(place))
         if content == TOMBSTONE and ticket.state in OPEN:

@@ -30,7 +30,8 @@ EVIDENCE = "evidence"
 and `seconds` of the request, where they were known."""
 
 
-def _removes(record: Record, manifest: Manifest) -> bool:
+def removes(record: Record, manifest: Manifest) -> bool:
+    """Whether a purge began with this record that takes a file which this manifest names."""
     if record.kind != PURGING:
         return False
     # It also takes what older versions alone have, and only a rollback wants.
@@ -104,7 +105,7 @@ class Versions:
             {"manifest": manifest},
             after=after,
             # Requests may be accepted meanwhile; another version may not.
-            void=lambda r: r.kind == COMMITTED or _removes(r, manifest) or _keeps(r, manifest),
+            void=lambda r: r.kind == COMMITTED or removes(r, manifest) or _keeps(r, manifest),
         )
         committed: Manifest = record.body["manifest"]
         self._copy(committed)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from memory_store import MemoryStore
+from memory_store import Crash, MemoryStore
 
 
 class Process:
@@ -19,6 +19,7 @@ class Process:
         self._thread: threading.Thread | None = None
         self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
         self._raise: BaseException | None = None
+        self._dead: Crash | None = None
         self._moments = 0
         self.error: BaseException | None = None
         """What ended the last action, if it did not just end."""
@@ -30,7 +31,7 @@ class Process:
     def start(self, action: Callable[[], Any]) -> None:
         """Begin an action, and stand still before its first moment."""
         assert not self.busy
-        self.error, self._moments, self._raise = None, 0, None
+        self.error, self._moments, self._raise, self._dead = None, 0, None, None
 
         def body() -> None:
             try:
@@ -54,12 +55,15 @@ class Process:
 
     def moment(self) -> None:
         """Called by the action's thread."""
+        if self._dead is not None:  # nor does it clean up
+            raise self._dead
         if self._moments > 0:
             self._moments -= 1
             return
         while True:
             if self._raise is not None:
                 error, self._raise = self._raise, None
+                self._dead = error if isinstance(error, Crash) else None
                 raise error
             self._stopped.release()
             self._go.acquire()

@@ -23,6 +23,7 @@ from unlearnrec.cluster.serve import coordinate, follow
 from unlearnrec.cluster.session import Session
 from unlearnrec.cluster.versions import COMPLETED, FAILED, HELD
 from unlearnrec.partitioning.errors import InputError
+from unlearnrec.partitioning.storage import Store
 
 KEY = bytes(range(32))
 URL, OTHER = "https://desk.example/callbacks", "https://other.example:8443/"
@@ -265,6 +266,30 @@ def test_whom_to_tell_is_durable_before_the_request_is_accepted(session, monkeyp
     assert outbox.entries()["r"].urls == (URL,) and desk.latest(["r"]) == {}
     desk.accept([user_name(1)], [], [], "r", callback_urls=[URL])
     assert desk.latest(["r"])["r"].state["request_status"] == "pending"
+
+
+def test_a_purge_does_not_take_whom_to_tell_of_a_request_that_is_accepted_meanwhile(session, monkeypatch):
+    """What an attempt left under its id is taken, and the purge stands still before that."""
+    outbox = Outbox(session.store)
+    session.store.create("requests/r.json", b'{"salt": "s", "body": "another"}')
+    outbox.add("r", [OTHER])
+    desk, remove = Desk(Session(session.config), outbox=Outbox(session.store)), Store.remove
+
+    def late(store, name):
+        if name == "callbacks/r.json":
+            desk.accept([user_name(1)], [], [], "r", callback_urls=[URL])
+        remove(store, name)
+
+    monkeypatch.setattr(Store, "remove", late)
+    pipeline.purge(session.config, now=True)
+    assert session.store.list("callbacks") == ["callbacks/r@2.json"]
+    assert Outbox(session.store).entries()["r"].urls == (URL,)
+    pipeline.purge(session.config, now=True)
+    assert Outbox(session.store).entries()["r"].urls == (URL,)
+    # Of two that are there, the one after the last purge counts.
+    for number in ("", "@11"):
+        session.store.write(f"callbacks/r{number}.json", json.dumps({"urls": [number], "told": {}}).encode())
+    assert Outbox(session.store).entries()["r"].urls == ("@11",)
 
 
 # ---- keys and signatures ---------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from unlearnrec.cluster.ledger import Ledger, State, Ticket
 from unlearnrec.cluster.segments import Record
 from unlearnrec.cluster.service import Service
 from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.versions import COMPLETED, HELD
+from unlearnrec.cluster.versions import CANCELLED, COMPLETED, FAILED, HELD
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.workers.failures import Cause, Kind, WorkerFailure
 
@@ -320,6 +320,41 @@ def test_a_cancel_and_a_commit_exclude_each_other(store, clock):
     assert states(store) == {"a": "cancelled", "b": "accepted"}
     service.tick()
     assert states(store) == {"a": "cancelled", "b": "committed"}
+
+
+@pytest.mark.parametrize("kind", [COMPLETED, HELD, CANCELLED, FAILED])
+@pytest.mark.parametrize("meanwhile", ["its version", "another version", "its cancellation", "its answer"])
+def test_no_record_of_a_request_stands_on_a_log_that_says_otherwise(store, monkeypatch, kind, meanwhile):
+    """Somebody else writes between the look and the record."""
+    session, other = open_session(store), open_session(store)
+    for name in "ab":
+        Desk(other).accept([name], [], [], name)
+    head, append = session.journal.head(), session.journal.append
+    answer = {"request_id": "a", "status": "committed", "version": 2}
+
+    def late(*arguments, **keywords):
+        monkeypatch.setattr(session.journal, "append", append)
+        if meanwhile == "its cancellation":
+            advance(other, "a", CANCELLED, {})
+        elif meanwhile == "its answer":
+            advance(other, "a", COMPLETED, {"answer": answer})
+        else:
+            name = "a" if meanwhile == "its version" else "b"
+            other.versions.commit(version(0, "forget", 100, **{name: answer | {"request_id": name}}), after=head)
+        return append(*arguments, **keywords)
+
+    monkeypatch.setattr(session.journal, "append", late)
+    on_a_version = kind in (COMPLETED, HELD)
+    body = {"answer": answer, "share": 0.3, "error": "KeyError"}
+    if on_a_version and "version" in meanwhile:
+        with pytest.raises(JournalConflict):
+            advance(session, "a", kind, body, since=head)
+    else:
+        done = advance(session, "a", kind, body, since=head if on_a_version else None)
+        assert done == (meanwhile == "another version")
+    written = [r.kind for r in session.journal.since(head) if r.body.get("request_id") == "a"]
+    mine = [kind] if meanwhile == "another version" and not on_a_version else []
+    assert written == {"its cancellation": [CANCELLED], "its answer": [COMPLETED]}.get(meanwhile, mine)
 
 
 def test_nobody_stays_hidden_when_a_batch_does_not_commit(store, clock):

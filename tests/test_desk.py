@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from unlearnrec.cluster.accepting import BeingPurged, TakenId, accept, advance
+from unlearnrec.cluster.accepting import TakenId, accept, advance, answered, read_accepted
 from unlearnrec.cluster.config import parse_config
 from unlearnrec.cluster.desk import Desk, TooMany
 from unlearnrec.cluster.journal import Journal
+from unlearnrec.cluster.ledger import Ledger
 from unlearnrec.cluster.requests import make_request
 from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.versions import FAILED, PURGED, PURGING
+from unlearnrec.cluster.versions import ACCEPTED, FAILED, PURGED, PURGING
 from unlearnrec.partitioning.storage import Store
 
 THREADS = 8
@@ -120,17 +121,40 @@ def test_an_acceptance_looks_at_the_store_once(open_desk: Any, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("seen", [True, False])
-def test_a_request_is_not_accepted_while_a_purge_takes_its_content(open_desk: Any, tmp_path: Path, seen: bool) -> None:
-    """Of an attempt that was never accepted; whether or not the session has seen the purge begin."""
+def test_a_request_gets_no_name_that_a_purge_may_take(open_desk: Any, tmp_path: Path, seen: bool) -> None:
+    """Of an attempt that was never accepted; whether or not the session has seen the purge begin, and after another has
+    ended."""
     session, journal = open_desk()._session, Journal(Store(str(tmp_path)))
-    request, other = (make_request(["ann"], [], [], name, b"") for name in ("r", "other"))
+    request = make_request(["ann"], [], [], "r", b"")
     accept(session, make_request(["ann"], [], [], "before", b""))
-    journal.append(PURGING, {"unnamed": ["requests/r.json", "versions/000001/x"]})
+    began = journal.append(PURGING, {"unnamed": ["requests/r.json", "versions/000001/x"]})
+    journal.append(PURGED, {"ends": [began.number]})
     session.ledger(look=seen)
-    with pytest.raises(BeingPurged, match=r"requests/r\.json"):
-        accept(session, request)
-    accept(session, other)
+    names: list[str] = []
+    accept(session, request, written=names.append)
+    place = f"requests/r@{began.number}.json"
+    assert names[-1] == place and session.journal.records()[-1].body["content"] == place
+    session.store.write("requests/r.json", b"removed")  # at last
+    assert read_accepted(session, session.ledger().tickets["r"]) == request and answered(session, request) is None
+    assert open_desk().accept(["ann"], [], [], "r")["status"] == "accepted"
+    with pytest.raises(TakenId):
+        open_desk().accept(["bob"], [], [], "r")
+    # It failed, is asked for again, and no purge takes its content.
+    advance(session, "r", FAILED, {"error": "KeyError"})
+    journal.append(PURGING, {"unnamed": ["requests/r.json"]})
+    accept(open_desk()._session, request)
+    assert (
+        read_accepted(session, session.ledger().tickets["r"]) == request and session.ledger().content_name("r") == place
+    )
+
+
+def test_a_log_of_an_earlier_release_is_read_as_it_was_meant(open_desk: Any, tmp_path: Path) -> None:
+    """There, a purge ended all purges, and the names that it had taken were used again."""
+    journal = Journal(Store(str(tmp_path)))
+    for name in ("a", "b"):
+        journal.append(PURGING, {"unnamed": [f"requests/{name}.json"]})
     journal.append(PURGED, {})
-    session.ledger()
-    accept(session, request)
-    assert accepted(tmp_path) == ["before", "other", "r"]
+    journal.append(ACCEPTED, {"request_id": "a", "commitment": ""})
+    ledger = open_desk()._session.ledger()
+    assert ledger.purging == {} and ledger.content_name("a") == "requests/a.json"
+    assert Ledger(state=ledger.state() | {"purging": ["requests/a.json"]}).purging == {0: 0}

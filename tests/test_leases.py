@@ -1,5 +1,9 @@
 """Readers hold the files of a version against a purge, for a while."""
 
+import os
+import time
+from pathlib import Path
+
 import pytest
 from small_output import commit_forget, commit_train, small_config, user_name, write_interactions
 
@@ -28,7 +32,7 @@ def test_a_purge_leaves_what_is_read_until_the_reader_ends(small):
         answer = pipeline.purge(small)
         assert there(small, version) == list(version["files"]) and answer["kept_files"] > 0
         assert answer["purged_requests"] == 1  # nobody reads that
-    assert not leases(Session(small).store)
+    assert not leases(Session(small))
     assert pipeline.purge(small)["removed_files"] > 0
     assert set(there(small, version)) == set(version["files"]) & set(Session(small).version()["files"])
 
@@ -44,8 +48,8 @@ def test_a_lease_of_a_reader_that_died_ends_by_itself(small, monkeypatch):
     reader = leased(Session(small))
     version = reader.__enter__()
     commit_forget(small, user_name(3), "r")
-    (name,) = leases(Session(small).store)
-    until = leases(Session(small).store)[name][0]
+    (name,) = leases(Session(small))
+    until = leases(Session(small))[name][0]
 
     class Later:
         @staticmethod
@@ -54,7 +58,26 @@ def test_a_lease_of_a_reader_that_died_ends_by_itself(small, monkeypatch):
 
     monkeypatch.setattr("unlearnrec.cluster.purge.time", Later)
     assert pipeline.purge(small)["removed_files"] > 0
-    assert len(there(small, version)) < len(version["files"]) and not leases(Session(small).store)
+    assert len(there(small, version)) < len(version["files"]) and not leases(Session(small))
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"\xff", b"[]", b"7", b'{"until": 1}', b'{"until": null, "files": []}', b'{"until": 9e9, "files": "x"}'],
+)
+def test_a_lease_that_cannot_be_read_holds_all_versions_while_it_could(small, damaged):
+    """What it says was lost, such as on a disk or in a copy."""
+    version, store = commit_forget(small, user_name(3), "r"), Session(small).store
+    commit_train(small, 1)
+    store.write("leases/000002-damaged.json", damaged)
+    store.write("requests/dead.json", b"{}")
+    answer = pipeline.purge(small)
+    assert there(small, version) == list(version["files"])
+    assert (answer["removed_files"], answer["purged_requests"]) == (0, 1) and answer["kept_files"] > 1
+    before = time.time() - small.forget.lease_seconds - 1
+    os.utime(Path(small.output) / "leases" / "000002-damaged.json", (before, before))
+    assert pipeline.purge(small)["removed_files"] > 0 and not store.exists("leases/000002-damaged.json")
+    assert len(there(small, version)) < len(version["files"])
 
 
 def test_a_version_that_is_replaced_before_its_lease_stands_is_not_the_one_that_is_read(small, monkeypatch):
@@ -72,7 +95,7 @@ def test_a_version_that_is_replaced_before_its_lease_stands_is_not_the_one_that_
     monkeypatch.setattr(Session, "version", version)
     with leased(session) as read:
         assert read["version"] == 2 and there(small, read) == list(read["files"])
-        assert len(leases(session.store)) == 1
+        assert len(leases(session)) == 1
 
 
 def test_evaluate_and_export_read_under_a_lease(small, monkeypatch, tmp_path):
@@ -80,7 +103,7 @@ def test_evaluate_and_export_read_under_a_lease(small, monkeypatch, tmp_path):
         pass
 
     def call(self, group, version, *arguments):
-        ((until, files),) = leases(self.store).values()
+        ((until, files),) = leases(self).values()
         assert files == set(version["files"]) and until > leasing.time.time()
         raise Seen
 
@@ -92,7 +115,7 @@ def test_evaluate_and_export_read_under_a_lease(small, monkeypatch, tmp_path):
     ):
         with pytest.raises(Seen):
             command()
-    assert not leases(Session(small).store)
+    assert not leases(Session(small))
 
 
 def test_who_may_not_write_reads_without_a_lease(small, monkeypatch):
@@ -103,4 +126,4 @@ def test_who_may_not_write_reads_without_a_lease(small, monkeypatch):
 
     monkeypatch.setattr(session.store, "create", refuse)
     with leased(session) as version:
-        assert version["version"] == 1 and not leases(session.store)
+        assert version["version"] == 1 and not leases(session)

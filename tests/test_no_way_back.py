@@ -1,6 +1,8 @@
 """What was deleted does not come back: by a rollback, by an ingest, a training or a pre-training that began before it."""
 
+import os
 import types
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +11,7 @@ import pytest
 from small_output import accept, commit_forget, commit_train, copied, small_config, user_name, write_interactions
 from trained_output import trained_output
 
-from unlearnrec.cluster import pipeline
+from unlearnrec.cluster import pipeline, pretraining
 from unlearnrec.cluster.accepting import advance
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import to_yaml
@@ -85,6 +87,44 @@ def test_a_rollback_beside_a_purge_is_refused(small, monkeypatch):
     with pytest.raises(InputError, match="a purge is under way"):
         pipeline.rollback(small, to=1)
     assert Session(small).version()["version"] == 2
+
+
+def test_a_rollback_waits_for_each_purge_itself(small):
+    """A purge stands still before its removals while another one begins and ends, which leaves young files."""
+    keeping = small.model_copy(update={"forget": small.forget.model_copy(update={"retention_hours": 24.0})})
+    session = Session(small)
+    began = session.journal.append("purging", {"unnamed": []})
+    session.store.write("versions/000003/shard-000-dead001.safetensors", b"old")
+    os.utime(Path(small.output) / "versions/000003/shard-000-dead001.safetensors", (0, 0))
+    assert pipeline.purge(keeping)["removed_files"] == 1 and pipeline.purge(keeping)["kept_files"] > 0
+    assert [r.kind for r in session.journal.records()][-3:] == ["purging", "purging", "purged"]
+    with pytest.raises(InputError, match=r"a purge is under way, .* versions before 2"):
+        pipeline.rollback(small, to=1)
+    # Version 2 it does not take, nor what came after it; and where nothing is left that it could take, it is over.
+    commit_train(small, 2)
+    assert pipeline.rollback(small, to=2)["version"] == 4
+    assert session.ledger().purging == {began.number: 2}
+    pipeline.purge(small)
+    assert session.ledger().purging == {}
+    with pytest.raises(InputError, match="a purge removed files"):
+        pipeline.rollback(small, to=1)
+
+
+def test_a_pretraining_whose_files_a_purge_takes_is_refused(small):
+    """Also where a request was committed behind the purge, which the encoder could be put to."""
+    session = Session(small)
+    version = session.version()
+    version = session.versions.commit(
+        version | {"model": version["model"] | {"dense": None, "encoder": None}}, session.journal.head()
+    )
+    head = session.journal.head()
+    name = session.versions.new_name(4, "encoder", "safetensors")
+    files = {name: session.versions.put(name, b"weights")}
+    session.journal.append("purging", {"unnamed": [name]})
+    session.versions.commit(version | {"reason": "forget"}, session.journal.head())
+    with pytest.raises(RuntimeError, match="removed its files"):
+        pretraining._commit(session, head, version, {"file": name, "tables": None}, files)
+    assert Session(small).version()["version"] == 4
 
 
 def test_a_rollback_to_another_graph_where_a_request_found_nothing_is_refused(small):

@@ -1,8 +1,9 @@
 """The deletion protocol (docs/protocol.md) against a plain model: the real control plane on a store in memory.
 
-Two services, two desks, the command and a purge run at once; each stands still before and after every write for as long
-as the test likes, dies there, or gets an error. The workers are fake (fake_workers.py), all else is the real thing. After
-each step the current version must be whole, and its interactions those of the start without what the log has answered.
+Two services, two desks, the command, two purges and a reader run at once; each stands still before and after every write
+for as long as the test likes, dies there, or gets an error. The workers are fake (fake_workers.py), all else is the real
+thing. After each step the current version must be whole, and its interactions those of the start without what the log has
+answered.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from processes import Process, SharedStore
 from safetensors.numpy import save
 from small_output import commit_train, item_name, small_config, user_name, write_interactions
 
-from unlearnrec.cluster import forgetting, pipeline, purge, segments, verify
+from unlearnrec.cluster import forgetting, leases, pipeline, purge, segments, verify
 from unlearnrec.cluster import session as session_module
 from unlearnrec.cluster.accepting import TakenId
 from unlearnrec.cluster.approval import Held, NotApproved
@@ -168,7 +169,10 @@ def start(tmp_path_factory):
         yield
 
 
-DESKS, SERVICES, PURGE = (0, 1), (2, 3), 4
+DESKS, SERVICES, PURGES = (0, 1), (2, 3), (4, 5)
+PURGE, OTHER_PURGE = PURGES
+READER = 6
+ALL = range(7)
 OPERATORS = ("operator 0", "operator 1")
 """Who asks at each desk; the first one approves at both."""
 WHOLE = 10**9
@@ -183,7 +187,8 @@ acts = st.one_of(
     st.tuples(st.sampled_from(DESKS), st.just("approve"), ids, st.just(0)),
     st.tuples(st.sampled_from(DESKS), st.just("command"), ids, st.just(0)),
     st.tuples(st.sampled_from(SERVICES), st.just("tick"), st.just(""), st.just(0)),
-    st.tuples(st.just(PURGE), st.just("purge"), st.just(""), st.integers(0, 1)),
+    st.tuples(st.sampled_from(PURGES), st.just("purge"), st.just(""), st.integers(0, 1)),
+    st.tuples(st.just(READER), st.just("read"), st.just(""), st.just(0)),
 )
 
 
@@ -195,7 +200,7 @@ class Protocol(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         self.clock = Clock()
-        self.processes = [Process() for _ in range(5)]
+        self.processes = [Process() for _ in ALL]
         self.store = SharedStore(self.files, self.clock, self.processes)
         self.patch = pytest.MonkeyPatch()
         zone = timezone.utc
@@ -204,7 +209,7 @@ class Protocol(RuleBasedStateMachine):
         self.patch.setattr(session_module, "CHECKPOINT_RECORDS", 3)
         for module in (forgetting, purge, verify):
             self.patch.setattr(module, "Session", lambda config: self.session())
-        for module in (forgetting, purge):
+        for module in (forgetting, leases, purge):
             self.patch.setattr(module, "time", types.SimpleNamespace(time=self.clock, perf_counter=lambda: 0.0))
         # The command reads its request from files; here it has the first content of its id.
         read = lambda *arguments: make_request(*CONTENTS[arguments[4]][0], arguments[4], b"")  # noqa: E731
@@ -226,6 +231,10 @@ class Protocol(RuleBasedStateMachine):
         self.accepted: dict[str, Record] = {}
         """By request, its first acceptance."""
         self.reported: set[str] = set()
+        self.reading: tuple[float, Collection[str]] | None = None
+        """Until when which files are read under a lease, unless a `purge --now` may have come upon them."""
+        self.purges_now = [0, 0]
+        """How many of these have begun, and have ended."""
 
     def session(self) -> Session:
         return Session(self.config, self.store)
@@ -334,20 +343,38 @@ class Protocol(RuleBasedStateMachine):
         self.until(who, lambda: not files.issuperset(self.store.list("versions")))
         self.advance(who, moments)
 
-    @rule(name=ids)
-    def purge_the_content_of_an_acceptance(self, name: str) -> None:
-        """It is what an attempt left that died before its acceptance."""
+    @rule(name=ids, another=st.booleans(), which=st.integers(0, 1))
+    def purge_the_content_of_an_acceptance(self, name: str, another: bool, which: int) -> None:
+        """It is what an attempt left that died before its acceptance; perhaps another purge takes it, and ends, first."""
         self.begin((0, "post", name, 0), 0)
-        self.until(0, lambda: f"requests/{name}.json" in self.store.files)
+        self.until(0, lambda: any(place.startswith(f"requests/{name}") for place in self.store.files))
         self.kill(0, 0)
         self.stop_before_removals()
-        self.begin((1, "post", name, 0), WHOLE)
+        if another:
+            self.begin((OTHER_PURGE, "purge", "", 1), WHOLE)
+        self.begin((1, "post", name, which), WHOLE)
+        self.the_log_and_the_version_are_those_of_the_model()
         self.advance(PURGE, WHOLE)
 
     def stop_before_removals(self) -> None:
         head = Journal(self.store).head()
         self.begin((PURGE, "purge", "", 1), 0)
         self.until(PURGE, lambda: any(record.kind == PURGING for record in Journal(self.store).since(head)))
+
+    @rule(name=ids, moments=st.integers(0, 8), looks=st.integers(0, 12), waits=st.booleans())
+    def read_during_a_purge(self, name: str, moments: int, looks: int, waits: bool) -> None:
+        """Of a version that is replaced; reader and purge both stand still at some moment."""
+        self.begin((0, "post", name, 0), WHOLE)
+        self.clock.now += GRACE + 1
+        self.begin((READER, "read", "", 0), moments)
+        self.begin((SERVICES[0], "tick", "", 0), WHOLE)
+        self.the_log_and_the_version_are_those_of_the_model()  # it reads contents, which go now
+        self.begin((PURGE, "purge", "", 0), looks)
+        self.advance(READER, 3)
+        self.clock.now += 2 * self.config.forget.lease_seconds * waits
+        self.advance(PURGE, WHOLE)
+        self.what_is_read_is_there()
+        self.advance(READER, WHOLE)
 
     @rule(name=ids, who=st.sampled_from(DESKS))
     def cancel_late(self, name: str, who: int) -> None:
@@ -360,15 +387,15 @@ class Protocol(RuleBasedStateMachine):
         self.begin((who, "cancel", name, 0), WHOLE)
         assert before is not State.ACCEPTED or self.state(name) is before, "cancelled too late"
 
-    @rule(who=st.integers(0, 4), moments=st.integers(1, 30))
+    @rule(who=st.sampled_from(ALL), moments=st.integers(1, 30))
     def go_on(self, who: int, moments: int) -> None:
         self.advance(who, moments)
 
-    @rule(who=st.integers(0, 4))
+    @rule(who=st.sampled_from(ALL))
     def finish(self, who: int) -> None:
         self.advance(who, 10**9)
 
-    @rule(who=st.integers(0, 4), moments=st.integers(0, 20))
+    @rule(who=st.sampled_from(ALL), moments=st.integers(0, 20))
     def kill(self, who: int, moments: int) -> None:
         """It dies before or after some write, and starts again with an empty memory."""
         self.advance(who, moments, Crash())
@@ -377,7 +404,7 @@ class Protocol(RuleBasedStateMachine):
         elif who in DESKS:
             self.desks[who] = self.desk(who)
 
-    @rule(who=st.integers(0, 4), moments=st.integers(0, 20))
+    @rule(who=st.sampled_from(ALL), moments=st.integers(0, 20))
     def fail(self, who: int, moments: int) -> None:
         """No space before a write, or a lost answer after it."""
         self.advance(who, moments, OSError("injected"))
@@ -396,7 +423,7 @@ class Protocol(RuleBasedStateMachine):
         for record in records[self.checked :]:
             if record.kind == "accepted":
                 name = record.body["request_id"]
-                content = json.loads(self.store.files[f"requests/{name}.json"])
+                content = self.content(name, ledger)
                 self.bodies.setdefault(name, json.loads(content["body"]))
                 self.accepted.setdefault(name, record)
             if record.kind in (HELD, APPROVED):
@@ -428,10 +455,16 @@ class Protocol(RuleBasedStateMachine):
         for name, entry in current["files"].items():
             assert self.store.sha256(self.store.files[name]) == entry["sha256"], f"{name} is not as committed"
         assert pairs_of(self.store, current["graph"]) == self.expected[current["version"]]
-        for name in ledger.open:
-            assert not self.purged(name), "the content of an accepted request is gone"
-        assert all(map(self.purged, self.emptied)), "a purged content came back"
-        self.emptied |= {name for name, ticket in ledger.tickets.items() if ticket.final and self.purged(name)}
+        purged = {name for name in ledger.tickets if self.purged(name, ledger)}
+        assert not purged & ledger.open.keys(), "the content of an accepted request is gone"
+        assert self.emptied <= purged, "a purged content came back"
+        self.emptied = purged
+
+    @invariant()
+    @precondition(lambda self: hasattr(self, "store"))
+    def what_is_read_is_there(self) -> None:
+        if self.reading is not None and self.clock.now < self.reading[0]:
+            assert self.store.files.keys() >= set(self.reading[1]), "a purge took what somebody reads"
 
     def hold(self, record: Record) -> None:
         name = record.body["request_id"]
@@ -461,7 +494,7 @@ class Protocol(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         try:
-            for who in range(5):
+            for who in ALL:
                 self.advance(who, 0, Crash())
             purge.purge(self.config)
             last = self.service()
@@ -544,9 +577,30 @@ class Protocol(RuleBasedStateMachine):
     def tick(self, who: int, *_: Any) -> None:
         self.services[who].tick()
 
+    def read(self, *_: Any) -> None:
+        """As `evaluate` and `export`."""
+        before = list(self.purges_now)
+        with leases.leased(self.session()) as version:
+            ends = [
+                until for until, _ in leases.leases(self.session()).values()
+            ]  # its own the last, if it has not passed
+            try:
+                if before[0] == self.purges_now[0] == self.purges_now[1]:
+                    self.reading = max(ends, default=0.0), version["files"]
+                for _ in version["files"]:
+                    self.store.list("versions")  # a moment
+            finally:
+                self.reading = None
+
     def purge(self, _: int, __: str, now: int) -> None:
         head = Journal(self.store).head()
-        purge.purge(self.config, now=bool(now))
+        self.purges_now[0] += now
+        if now:
+            self.reading = None
+        try:
+            purge.purge(self.config, now=bool(now))
+        finally:
+            self.purges_now[1] += now
         for record in Journal(self.store).since(head):
             if record.kind == PURGING and not now:
                 written = [self.store.modified_before(name, seconds(record)) for name in record.body["unnamed"]]
@@ -557,7 +611,7 @@ class Protocol(RuleBasedStateMachine):
     def advance(self, who: int, moments: int, then: BaseException | None = None) -> None:
         process = self.processes[who]
         process.go(moments, then)
-        if isinstance(process.error, OSError | Crash):  # also BeingPurged
+        if isinstance(process.error, OSError | Crash):
             process.error = None
         if process.error is not None:
             raise process.error
@@ -580,18 +634,35 @@ class Protocol(RuleBasedStateMachine):
         ticket = Ledger(Journal(self.store).records()).tickets.get(name)
         return ticket.state if ticket else None
 
-    def purged(self, name: str) -> bool:
-        content = self.store.files.get(f"requests/{name}.json")
-        return content is None or json.loads(content) == {"purged": True}
+    def purged(self, name: str, ledger: Ledger | None = None) -> bool:
+        return self.content(name, ledger) in (None, {"purged": True})
+
+    def content(self, name: str, ledger: Ledger | None = None) -> Any:
+        place = (ledger or Ledger(Journal(self.store).records())).content_name(name)
+        return json.loads(self.store.files[place]) if place in self.store.files else None
 
     def body(self, name: str) -> Any:
-        return json.loads(json.loads(self.store.files[f"requests/{name}.json"])["body"])
+        return json.loads(self.content(name)["body"])
 
     def body_of(self, which: int, name: str) -> Any:
         return json.loads(make_request(*CONTENTS[name][which], name, b"").body())
 
 
 TestProtocol = Protocol.TestCase
+
+
+@pytest.mark.parametrize("another", [False, True])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_request_is_accepted_while_purges_take_what_an_attempt_left_under_its_id(another, which):
+    """One purge stands still before its removals, perhaps until after another has ended; then it goes on."""
+    model = Protocol()
+    model.open()
+    try:
+        model.purge_the_content_of_an_acceptance("a", another, which)
+        model.the_log_and_the_version_are_those_of_the_model()
+        assert "requests/a.json" not in model.store.files and model.body("a") == model.body_of(which, "a")
+    finally:
+        model.teardown()
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -645,6 +716,18 @@ def test_a_batch_stands_still_while_its_files_are_purged_or_its_request_is_cance
         model.teardown()
 
 
+def test_a_reader_has_its_files_whatever_a_purge_does_meanwhile():
+    """Both stand still at any of their moments while the version is replaced."""
+    for moments in range(5):
+        for looks in (0, 3, 6, 9, 12):
+            model = Protocol()
+            model.open()
+            try:
+                model.read_during_a_purge("a", moments, looks, False)
+            finally:
+                model.patch.undo()
+
+
 def whole_act(who: int, what: str, name: str = "", which: int = 0) -> Any:
     return lambda model: model.begin((who, what, name, which), WHOLE)
 
@@ -652,11 +735,11 @@ def whole_act(who: int, what: str, name: str = "", which: int = 0) -> Any:
 HISTORY = [
     *(whole_act(0, "post", name) for name in "ab"),
     lambda model: model.wait(GRACE + 1),
-    *(whole_act(2, "tick") for _ in range(2)),
+    *(whole_act(SERVICES[0], "tick") for _ in range(2)),
     whole_act(0, "post", "c"),
-    whole_act(4, "purge", which=1),
+    whole_act(PURGE, "purge", which=1),
     lambda model: model.wait(GRACE + 1),
-    *(whole_act(2, "tick") for _ in range(2)),
+    *(whole_act(SERVICES[0], "tick") for _ in range(2)),
     *(whole_act(0, "post", name) for name in "de"),
 ]
 
