@@ -15,6 +15,7 @@ from unlearnrec.cluster import segments
 from unlearnrec.cluster import service as service_module
 from unlearnrec.cluster.accepting import TakenId, advance
 from unlearnrec.cluster.approval import NotApproved
+from unlearnrec.cluster.carrying_out import carry_out
 from unlearnrec.cluster.config import parse_config
 from unlearnrec.cluster.coordinator import (
     Verdict,
@@ -31,6 +32,8 @@ from unlearnrec.cluster.coordinator import (
 from unlearnrec.cluster.desk import Desk, TooLate, TooMany
 from unlearnrec.cluster.journal import Journal, JournalConflict
 from unlearnrec.cluster.ledger import Ledger, State, Ticket
+from unlearnrec.cluster.progress import Progress
+from unlearnrec.cluster.requests import make_request
 from unlearnrec.cluster.segments import Record
 from unlearnrec.cluster.service import Service
 from unlearnrec.cluster.session import Session
@@ -355,6 +358,20 @@ def test_no_record_of_a_request_stands_on_a_log_that_says_otherwise(store, monke
     written = [r.kind for r in session.journal.since(head) if r.body.get("request_id") == "a"]
     mine = [kind] if meanwhile == "another version" and not on_a_version else []
     assert written == {"its cancellation": [CANCELLED], "its answer": [COMPLETED]}.get(meanwhile, mine)
+
+
+@pytest.mark.parametrize("kind", [None, CANCELLED, HELD, FAILED])
+def test_only_an_accepted_request_is_carried_out(store, kind):
+    """Before anything else is read or written."""
+    session = open_session(store)
+    request = make_request(["a"], [], [], "a", b"")
+    if kind is not None:
+        Desk(session).accept(["a"], [], [], "a")
+        advance(session, "a", kind, {"share": 0.3, "error": "KeyError"})
+    before = states(store)
+    with pytest.raises(JournalConflict, match="request a was closed or held"):
+        carry_out(session, [request], None, Progress())
+    assert states(store) == before
 
 
 def test_nobody_stays_hidden_when_a_batch_does_not_commit(store, clock):

@@ -72,6 +72,13 @@ def test_versions_count_up_from_their_base(store: Fragile) -> None:
         assert name.startswith(f"versions/{manifest['version']:06d}/embeddings-000-") and name.endswith(".safetensors")
 
 
+def test_the_next_commit_makes_a_lost_copy_again(store: Fragile) -> None:
+    first = commit(store, b"one")
+    store.remove(copy_name(1))
+    commit(store, b"two")
+    assert json.loads(store.read(copy_name(1))) == first
+
+
 def test_other_records_are_no_versions(store: Fragile) -> None:
     commit(store)
     journal, versions = opened(store)
