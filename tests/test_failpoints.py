@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import types
+from contextlib import contextmanager
 
 import pytest
 import ray
@@ -278,6 +279,95 @@ def test_train_and_pretrain_die_at_one_arrow_after_the_other(finished, moved, tm
     assert model_of(moved) == (expected if name == "pretrain" else expected[:-1])
 
 
+@contextmanager
+def serving(folder, points, *overrides):
+    """(process, URL, file with its output) of a service; it is ended afterwards."""
+    log = folder / f"log-{time.monotonic_ns()}"
+    command = [sys.executable, "-m", "unlearnrec", "serve", "--config", str(folder / "run.yaml"), "--port", "0"]
+    with open(log, "wb") as stderr:
+        process = subprocess.Popen([*command, *overrides], env=environment(points), cwd=folder, stderr=stderr)
+    try:
+        while process.poll() is None and "listening on" not in log.read_text():
+            time.sleep(0.1)
+        yield process, log.read_text().partition("listening on ")[2].split()[0], log
+    finally:
+        process.kill()
+        process.wait()
+
+
+def call(method, url, body=None):
+    """(status, answer) of a call; (None, {}) if the service died."""
+    try:
+        answer = requests.request(method, url, json=body, timeout=30)
+        return answer.status_code, answer.json()
+    except requests.RequestException:
+        return None, {}
+
+
+# Of each write that a service makes for a request that is not simply carried out: its pattern, which of these it is, and the
+# record that ends the request.
+OTHERWISE = {
+    "Wu": ("callbacks/r.json", 1, "completed"),
+    "Wn": ("log/*", 2, "completed"),
+    "Wc": ("log/*", 2, "cancelled"),
+    "Wh": ("log/*", 2, "committed"),
+    "Wa": ("log/*", 3, "committed"),
+    "Wf": ("log/*", 2, "failed"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ALL, reason="UNLEARNREC_TEST_ALL_ARROWS is not 1")
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("write", list(OTHERWISE))
+def test_the_service_dies_where_a_request_ends_otherwise(finished, moved, tmp_path, write, moment, monkeypatch):
+    """A client that was not answered asks again, of another service."""
+    pattern, nth, ends = OTHERWISE[write]
+    mark, user = tmp_path / "mark", finished.users[3] if ends == "committed" else 10**6
+    overrides = ["serve.callback_hosts=[https://desk.example]"] if write == "Wu" else []
+    overrides += ["forget.max_share=0.001"] if ends == "committed" else []
+    overrides += [f"forget.grace_seconds={120 if write == 'Wc' else 3}"] if write in ("Wc", "Wf") else []
+    monkeypatch.setenv("UNLEARNREC_CALLBACK_KEY", "whsec_" + "A" * 44)
+    body = {"users": [user]} | ({"status_callback_urls": ["https://desk.example/news"]} if write == "Wu" else {})
+    session = Session(moved)
+
+    def kinds():
+        mine = [r for r in session.journal.records() if r.body.get("request_id") == "r" or "r" in answers(r)]
+        return [record.kind for record in mine]
+
+    def answers(record):
+        return record.body.get("manifest", {}).get("answers", {})
+
+    def ask(url, process):
+        """All that the client does, until the service dies or the request has ended."""
+        if ends not in kinds():
+            call("POST", f"{url}/v1/requests/r", body)
+        if write == "Wf" and "accepted" in kinds():
+            (tmp_path / "elsewhere" / "requests" / "r.json").write_text("{}", encoding="utf-8")
+        if write == "Wc":
+            call("DELETE", f"{url}/v1/requests/r")
+        deadline = time.monotonic() + 120
+        while process.poll() is None and ends not in kinds():
+            assert time.monotonic() < deadline, kinds()
+            if ends == "committed" and "held" in kinds() and "approved" not in kinds():
+                call("POST", f"{url}/v1/requests/r/approval", {"by": "Bob"})
+            time.sleep(0.2)
+
+    with serving(tmp_path, f"kill {pattern} {moment} {nth} {mark}", *overrides) as (process, url, log):
+        ask(url, process)
+        assert process.wait(60) == -signal.SIGKILL and mark.exists(), log.read_text()
+    with serving(tmp_path, "", *overrides) as (process, url, log):
+        ask(url, process)
+        assert call("GET", f"{url}/v1/requests/r")[0] == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log.read_text()
+    found = kinds()
+    assert found.count(ends) == 1 and all(found.count(kind) <= 1 for kind in ("accepted", "held", "approved")), found
+    model = Model(finished.start)
+    model.forget({"users": [user]})
+    assert pairs_of(session.store, session.version()["graph"]) == model.pairs
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not ALL, reason="UNLEARNREC_TEST_ALL_ARROWS is not 1")
 def test_the_service_dies_at_one_arrow_after_the_other(finished, moved, tmp_path):
@@ -288,20 +378,10 @@ def test_the_service_dies_at_one_arrow_after_the_other(finished, moved, tmp_path
     for number, user in enumerate(users):
         mark = tmp_path / f"mark{number}"
         point = f"kill {arrows[number].replace('r.json', f'r{number}.json')} {mark}" if number < len(arrows) else ""
-        log = tmp_path / f"log{number}"
-        command = [sys.executable, "-m", "unlearnrec", "serve", "--config", str(tmp_path / "run.yaml"), "--port", "0"]
-        with open(log, "wb") as stderr:
-            process = subprocess.Popen(command, env=environment(point), cwd=tmp_path, stderr=stderr)
-        try:
-            while process.poll() is None and "listening on" not in log.read_text():
-                time.sleep(0.1)
-            url = log.read_text().partition("listening on ")[2].split()[0]
+        with serving(tmp_path, point) as (process, url, log):
 
             def post(name, one, url=url):
-                try:
-                    return requests.post(f"{url}/v1/requests/{name}", json={"users": [one]}, timeout=30).status_code
-                except requests.RequestException:
-                    return None
+                return call("POST", f"{url}/v1/requests/{name}", {"users": [one]})[0]
 
             post(f"r{number}", user)
             if point:
@@ -315,9 +395,6 @@ def test_the_service_dies_at_one_arrow_after_the_other(finished, moved, tmp_path
                 time.sleep(0.5)
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0, log.read_text()
-        finally:
-            process.kill()
-            process.wait()
     check(moved, finished.start, *users)
 
 
