@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from ..cluster.config import Section
@@ -20,11 +19,10 @@ from ..cluster.progress import open_progress
 from ..distributed.checkpoint import Checkpoints
 from ..distributed.run import Probe, TrainRun, run_training
 from ..distributed.trainer import TrainSettings
-from ..partitioning.errors import InputError
 from ..partitioning.storage import Store
 from . import results_file
 from .lab import Data, Lab, Recipe
-from .unlearning import read_data, recipe_of
+from .unlearning import read_data, read_section, recipe_of
 
 K = 20
 
@@ -48,10 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", required=True, type=Path, help="folder that keeps the curves")
     parser.add_argument("--results", type=Path)
     arguments = parser.parse_args(argv)
-    try:
-        recipes = Recipes.model_validate_json(json.dumps(yaml.safe_load(arguments.config.read_text(encoding="utf-8"))))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{arguments.config}: {error}") from error
+    recipes = read_section(arguments.config, Recipes)
     results = arguments.results or results_file.FOLDER / f"training-{recipes.name}.md"
     data, store = read_data(arguments.train, arguments.test), Store(str(arguments.work))
     parts: list[str] = []

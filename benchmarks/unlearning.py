@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -95,16 +95,28 @@ def main(argv: Sequence[str] | None = None) -> None:
             task.advance()
 
 
+Kind = TypeVar("Kind", bound=Section)
+
+
+def read_section(path: Path, kind: type[Kind]) -> Kind:
+    """A YAML file as a section of this kind.
+
+    Raises:
+        InputError: it is unreadable, or has other keys or values.
+    """
+    try:
+        return kind.model_validate_json(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: {error}") from error
+
+
 def read_matrix(path: Path) -> Matrix:
     """The file's matrix.
 
     Raises:
         InputError: it is unreadable, or names a scenario or method that there is not.
     """
-    try:
-        matrix = Matrix.model_validate_json(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8"))))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: {error}") from error
+    matrix = read_section(path, Matrix)
     for kind, names, known in (
         ("scenarios", [*matrix.scenarios, *matrix.spread, *matrix.shadowed], SCENARIOS),
         ("methods", [*matrix.methods, *(method for few in matrix.only.values() for method in few)], METHODS),
