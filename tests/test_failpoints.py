@@ -27,7 +27,8 @@ from unlearnrec.benchmarks.chaos_checker import Model, pairs_of
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.approval import Held, approve
 from unlearnrec.cluster.config import to_yaml
-from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.session import CHECKPOINT_RECORDS, Session
+from unlearnrec.cluster.versions import PURGED
 from unlearnrec.partitioning import failpoints
 from unlearnrec.partitioning.failpoints import ENVIRONMENT, parse
 from unlearnrec.partitioning.storage import StorageOptions, Store, is_away
@@ -289,7 +290,7 @@ def serving(folder, points, *overrides):
     try:
         while process.poll() is None and "listening on" not in log.read_text():
             time.sleep(0.1)
-        yield process, log.read_text().partition("listening on ")[2].split()[0], log
+        yield process, (log.read_text().partition("listening on ")[2].split() or [""])[0], log
     finally:
         process.kill()
         process.wait()
@@ -366,6 +367,31 @@ def test_the_service_dies_where_a_request_ends_otherwise(finished, moved, tmp_pa
     model = Model(finished.start)
     model.forget({"users": [user]})
     assert pairs_of(session.store, session.version()["graph"]) == model.pairs
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ALL, reason="UNLEARNREC_TEST_ALL_ARROWS is not 1")
+def test_the_service_dies_at_its_checkpoint(finished, moved, tmp_path):
+    """C1 and C2, due as soon as it looks at the log. The second death leaves the file without its record."""
+    session = Session(moved)
+    for _ in range(CHECKPOINT_RECORDS + 1):
+        session.journal.append(PURGED, {"ends": []})
+    for number, arrow in enumerate(("log/checkpoint-* before 1", "log/checkpoint-* after 1", "log/[0-9]* after 1")):
+        mark = tmp_path / f"mark{number}"
+        with serving(tmp_path, f"kill {arrow} {mark}") as (process, _, log):
+            assert process.wait(60) == -signal.SIGKILL and mark.exists(), log.read_text()
+        made = [r for r in Session(moved).journal.records() if r.kind == "checkpoint"]
+        assert len(made) == (number == 2)
+    user = finished.users[3]
+    with serving(tmp_path, "") as (process, url, log):
+        assert call("POST", f"{url}/v1/requests/r", {"users": [user]})[0] == 202
+        deadline = time.monotonic() + 120
+        while not any(r.kind == "evidence" for r in session.journal.records()):
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log.read_text()
+    check(moved, finished.start, user)
 
 
 @pytest.mark.slow
