@@ -155,7 +155,8 @@ class Pretrain(Section):
     epochs: int = Field(15, ge=1)
     learning_rate: float = Field(0.001, gt=0)
     batch_size: int | None = Field(None, ge=1)
-    """Interactions a step: forgotten ones (counterfactual; null means 256) or positive pairs (published; null 4,096)."""
+    """Interactions a step: forgotten ones (counterfactual; null means 16 to 256, for about 200 steps an epoch) or positive
+    pairs (published; null 4,096)."""
     objective: Literal["counterfactual", "published"] = "counterfactual"
     """`counterfactual` learns from retrains without simulated requests; `published` is the paper's loss."""
     counterfactuals: int = Field(3, ge=1, le=64)

@@ -150,7 +150,7 @@ def _fit_counterfactual(
         original = (names, dense)
     blocks = make_backbone(model["backbone"], 0).readout_size // model["backbone"]["embedding_size"]
     shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
-    fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size or 256, settings.learning_rate)
+    fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
     arguments = (session.location, graph, original, runs, shape, fit, name)
 

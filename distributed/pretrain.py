@@ -28,6 +28,7 @@ _GAIN_ROUNDS, _GAIN_STEP = 3, 0.05
 _GAINS = (0.25, 3.0)
 """Where the gains may lie: whatever the counterfactuals of a tiny graph say, neither side's rows stay as they are."""
 
+EPOCH_STEPS, BATCHES = 200, (16, 256)
 _LEAST_DEVIATION = 1e-3
 """Of a feature, relative to its mean, for it to tell interactions apart."""
 
@@ -41,7 +42,8 @@ class PretrainSettings:
 
     seed: int
     epochs: int
-    batch_size: int
+    batch_size: int | None
+    """None: so many that an epoch has about EPOCH_STEPS steps, within BATCHES."""
     learning_rate: float
 
 
@@ -134,7 +136,8 @@ def fit(
     counts = torch.tensor([float(len(x.target)) for x in data], device=comm.device)
     comm.all_reduce(needed)
     comm.all_reduce(counts)
-    num_steps = max(1, int(counts.max()) // settings.batch_size)
+    most = int(counts.max())
+    num_steps = max(1, most // (settings.batch_size or min(max(most // EPOCH_STEPS, BATCHES[0]), BATCHES[1])))
     module = comm.replicate(encoder)
     optimizer = torch.optim.Adam(encoder.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs * num_steps)
