@@ -268,7 +268,7 @@ class Config(Section):
     interactions: str
     """Parquet file or folder, local or s3://."""
     test_interactions: str | None = None
-    """Held-out interactions for `evaluate`, with the same columns."""
+    """Held-out interactions for `evaluate`, with the same columns; without `columns.value` every row counts."""
     output: str
     """Folder, local or s3://, that holds everything the run leaves."""
     seed: int = Field(0, ge=0, lt=2**63)

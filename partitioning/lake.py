@@ -134,6 +134,24 @@ def read_table(
                 raise _unreadable(file, error) from error
 
 
+def has_column(uri: str, name: str, options: StorageOptions) -> bool:
+    """Whether a file of the table has the column.
+
+    Raises:
+        InputError: as `list_table`; a file is unreadable.
+    """
+    for file in list_table(uri, options):
+        with _open(file) as parquet:
+            if name in file.partition or name in parquet.schema_arrow.names:
+                return True
+    return False
+
+
+def interactions_of(rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch | pa.Table:
+    """Those of some rows, columns (user, item, value, ...), that are interactions by their value: not null, not NaN, > 0."""
+    return rows.filter(pc.fill_null(pc.greater(rows.column(2), 0.0), False))
+
+
 def read_ids(path: str, column: str | Sequence[str] | None, options: StorageOptions) -> pa.Table:
     """A file of ids: Parquet (file or folder), or CSV with a header when the name ends with .csv.
 

@@ -70,6 +70,7 @@ def test_commands_without_a_configuration_get_none():
         (["ingest", *PLACES, "output=out"], "output: got 'out'"),
         (["ingest", *PLACES, "partitioning={strategy: file, assignment: a.parquet}"], r"partitioning\.assignment"),
         (["train", *PLACES, "--without", "/a.csv", "--without", "b.csv"], r"--without b\.csv"),
+        (["evaluate", *PLACES, "--reference", "other", "--users", "1"], "--reference other"),
         (["forget", *PLACES, "--users", "u.csv"], r"--users u\.csv"),
         (["export", *PLACES, "--to", "there"], "--to there"),
         (["quickstart"], "--output quickstart-output"),
