@@ -110,6 +110,18 @@ def test_what_is_listed_is_not_ingested_and_a_lift_lets_it_in(made, tmp_path):
     assert events(config) == {(u, i) for u, i in before if u != user}
 
 
+def test_a_list_with_a_gap_takes_no_more(tmp_path):
+    """The next number by count is taken, and would be for ever."""
+    store = Store(str(tmp_path))
+    found, named = SuppressionList(store, KEY.encode()), digests_of(KEY.encode(), request(users=["ann"]), TEXTS)
+    for _ in range(3):
+        found.append(FORGOTTEN, named)
+    store.remove("suppression/000000002.json")
+    with pytest.raises(InputError, match=r"suppression/000000003\.json is there.* Restore"):
+        found.append(FORGOTTEN, named)
+    assert store.list() == ["suppression/000000001.json", "suppression/000000003.json"]
+
+
 def test_without_its_key_a_list_stops_ingest(made, tmp_path, monkeypatch, capsys):
     config, before, id_types, written = made
     manifest = load_manifest(Session(config).store)
