@@ -219,6 +219,32 @@ def test_an_ingest_that_is_newer_than_the_version_stays(local):
     check_readable(local)
 
 
+@pytest.mark.parametrize("order", ["completed", "committed"])
+def test_an_ingest_that_a_request_overtook_goes(config, order):
+    """Nothing is trained on it any more, and it holds what was forgotten."""
+    commit_train(config)
+    pipeline.ingest(config)
+    session = Session(config)
+    files = set(session.lake_graph()["files"])
+    checkpoint = f"checkpoints/{graph_key(session.lake_graph())}-0123/0.safetensors"
+    session.store.write(checkpoint, b"x")
+    if order == "committed":
+        commit_forget(config, FORGOTTEN, "r1")
+    else:
+        session.journal.append("completed", {"request_id": "r1", "answer": {"request_id": "r1"}})
+    kinds = found(config)
+    assert {kinds[name] for name in files} == {SUPERSEDED} and kinds[checkpoint] == CHECKPOINT
+    purge(config, now=True)
+    left = places_of(session.store, FORGOTTEN.encode())
+    assert not found(config) and (order == "completed" or left == [])
+    with pytest.raises(InputError, match="Run `unlearnrec ingest` again"):
+        session.lake_graph()
+    pipeline.ingest(config)
+    assert set(session.lake_graph()["files"]).isdisjoint(found(config))
+    commit_train(config)
+    check_readable(config)
+
+
 def test_a_counterfactual_keeps_both_its_graphs(local):
     commit_train(local)
     version = commit_train(local, without=FORGOTTEN)
