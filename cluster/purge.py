@@ -231,9 +231,13 @@ def _places(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
 def _requests(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
     logged = set(map(ledger.content_name, ledger.tickets))
     told, final = set(map(callbacks_name, logged)), final_contents(ledger)
+    # Where there are callbacks, the service tells them and removes them.
+    untold = set() if session.config.serve.callback_hosts else set(map(callbacks_name, final))
     for name in session.store.list(CALLBACKS):
         if name not in told:
             yield name, UNNAMED, "callbacks of a request that was not accepted"
+        elif name in untold:
+            yield name, NOTE, "callbacks of a request that has its answer, and serve.callback_hosts is empty"
     for name in session.store.list(REQUESTS):
         if name in final:
             done = "cancelled" if final[name].state is State.CANCELLED else "carried out"

@@ -24,7 +24,7 @@ from unlearnrec.cluster.config import to_yaml
 from unlearnrec.cluster.evidence import add_evidence
 from unlearnrec.cluster.forgetting import _answer
 from unlearnrec.cluster.journal import JournalConflict
-from unlearnrec.cluster.purge import CHECKPOINT, OLDER, REQUEST, SUPERSEDED, UNNAMED, leftovers, purge
+from unlearnrec.cluster.purge import CHECKPOINT, NOTE, OLDER, REQUEST, SUPERSEDED, UNNAMED, leftovers, purge
 from unlearnrec.cluster.requests import parse_request
 from unlearnrec.cluster.session import Session, graph_key
 from unlearnrec.partitioning.errors import InputError
@@ -170,6 +170,23 @@ def test_a_request_that_is_only_accepted_keeps_its_content(local):
     assert session.store.read("requests/waiting.json") == body and session.store.exists("requests/dead.json")
     assert purge(local, now=True)["removed_files"] == 2 and set(Outbox(session.store).entries()) == {"waiting"}
     assert session.store.read("requests/waiting.json") == body and not session.store.exists("requests/dead.json")
+
+
+def test_callbacks_of_requests_with_their_answer_go_where_nobody_tells_them(local):
+    commit_train(local)
+    commit_forget(local, FORGOTTEN, "done")
+    accept(local, user_name(4), "waiting")
+    accept(local, user_name(5), "failed")
+    Session(local).journal.append("failed", {"request_id": "failed", "error": "InputError"})
+    purge(local)
+    outbox = Outbox(store_of(local))
+    for request_id in ("done", "waiting", "failed"):
+        outbox.add(request_id, ["https://desk.example/"])
+    told = {"callback_hosts": ("desk.example",)}
+    told = local.model_copy(update={"serve": local.serve.model_copy(update=told)})
+    assert not found(told) and found(local) == {"callbacks/done.json": NOTE}
+    purge(local)
+    assert set(Outbox(store_of(local)).entries()) == {"waiting", "failed"}
 
 
 @pytest.mark.parametrize("trained", [False, True])
