@@ -187,6 +187,16 @@ def split_uri(uri: str) -> tuple[str, str]:
     raise InputError(f"{uri}: unknown location. Write a local path, file:///path or s3://bucket/prefix")
 
 
+def place_of(uri: str) -> str:
+    """One text for each place, however it is written: s3://bucket/key, or the real path.
+
+    Raises:
+        InputError: as `split_uri`.
+    """
+    scheme, path = split_uri(uri)
+    return f"s3://{path}" if scheme == "s3" else os.path.realpath(path)
+
+
 def filesystem_for(uri: str, options: StorageOptions) -> tuple[pafs.FileSystem, str]:
     """The pyarrow file system that reads `uri`, and the path in it.
 
