@@ -137,9 +137,10 @@ def export(
     """Write the current version's readouts and recommendations as Parquet. Forgotten users and items are absent.
 
     Raises:
-        InputError: the target cannot be written, or nothing has been trained yet.
+        InputError: the target is under `output` or cannot be written, or nothing has been trained yet.
     """
     session = Session(config)
+    session.refuse_own("--to", to)
     with leased(session) as version:
         maps = {side: load_ids(session.store, version["graph"], side) for side in ("user", "item")}
         with ExportWriter(to, session.options, maps["user"][0].type, maps["item"][0].type) as writer:
