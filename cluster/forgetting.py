@@ -9,6 +9,7 @@ import numpy as np
 
 from ..partitioning.ingest import load_assignment
 from ..workers import WorkerGroup
+from .accepting import NOTHING, renewed
 from .accepting import accept as _accept
 from .accepting import answered as _answer
 from .approval import Held, check_operator, unknown
@@ -44,7 +45,9 @@ def forget(
     group: WorkerGroup | None = None,
     cut_only: bool = False,
 ) -> dict[str, Any]:
-    """Carry out a deletion request; the same id and content again gives the same answer and changes nothing.
+    """Carry out a deletion request; the same id and content again gives the same answer, `repeated`, and changes nothing.
+
+    Without `request_id` it is the same request again only while its answer is up to date (`Ledger.derived_id`).
 
     The arguments are those of the command; `results` names a file for what became of each row of `requests`. `seconds`
     counts from the request to readouts without it; starting workers and loading the version before (`startup_seconds`) are
@@ -61,6 +64,8 @@ def forget(
     session = Session(config)
     file = None if results is None else ResultsFile(session, results, requests)
     request = parse_request(users, items, interactions, requests, request_id, session.options, session.request_key())
+    if request_id is None:
+        request = renewed(session, request)
     if dry_run:
         session.whole_version()
         return _dry_run(session, able_version(session), request, file)
@@ -91,7 +96,7 @@ def _forget(
     cut_only: bool,
 ) -> dict[str, Any]:
     if (answer := _answer(session, request)) is not None:
-        return add_evidence(session, [answer], progress=progress)[0]
+        return add_evidence(session, [answer], progress=progress)[0] | {"repeated": True}
     able_version(session)
     session.whole_version()
     open_list(session.store)  # a wrong key is told before the request is accepted
@@ -131,8 +136,7 @@ def _in_grace(session: Session, request: Request) -> dict[str, Any] | None:
     due = ticket.accepted_at + session.config.forget.grace_seconds
     if ticket.state is not State.ACCEPTED or time.time() >= due:
         return None
-    nothing = {"removed_interactions": 0, "affected_partitions": [], "seconds": 0.0}
-    return {"request_id": request.request_id, "status": "accepted", "version": None, "due": iso(due), **nothing}
+    return {"request_id": request.request_id, "status": "accepted", "version": None, "due": iso(due), **NOTHING}
 
 
 def status(config: Config, request_id: str | None = None) -> dict[str, Any]:

@@ -170,6 +170,11 @@ class Session:
         ingested = load_manifest(self.store)
         return ingested | {"ingest": digest(ingested), "ingested_interactions": ingested["interactions"]}
 
+    def ingest_head(self) -> int:
+        """The head of the log when the last ingest began to read; 0 where there was none."""
+        head: int = load_manifest(self.store).get("log_head", 0) if self.store.exists(MANIFEST) else 0
+        return head
+
     def id_types(self) -> dict[str, str]:
         """{"user", "item"}: "int64" or "string", as the table of the last ingest has them; "string" before the first."""
         types: dict[str, str] = {"user": "string", "item": "string"}
