@@ -163,7 +163,7 @@ def test_half_a_character_is_invalid(client):
     assert client.post("/v1/requests", content=content, headers={"content-type": "application/json"}).status_code == 422
 
 
-@pytest.mark.parametrize("bad", ["a b", "x" * 129, "ü", "a:b"])
+@pytest.mark.parametrize("bad", ["a b", "x" * 129, "ü", "a:b", ".tmp-x"])
 def test_a_bad_request_id_is_422(client, bad):
     for answer in (client.post(f"/v1/requests/{bad}", json={"users": [1]}), client.get(f"/v1/requests/{bad}")):
         assert answer.status_code == 422 and answer.json()["error"]["errors"][0]["field"] == "request_id"

@@ -162,7 +162,7 @@ def test_a_missing_id_is_refused(tmp_path: Path) -> None:
             parse(interactions=path)
 
 
-@pytest.mark.parametrize("bad", ["", "a b", "a/b", "../x", "ü", "x" * 129, "a\n"])
+@pytest.mark.parametrize("bad", ["", "a b", "a/b", "../x", "ü", "x" * 129, "a\n", ".tmp-x", ".x", ".."])
 def test_bad_request_ids_are_refused(bad: str) -> None:
     with pytest.raises(InputError, match="--request-id"):
         parse(users="1", request_id=bad)
