@@ -31,22 +31,28 @@ def read_rows(path: str, options: StorageOptions, other_columns: bool = False) -
     A row with one id means the whole user or item, with both this interaction; with `since` or `until` only the user's
     events (with this item) in [since, until). Null, an empty field of a CSV and NaN are "not given".
 
+    Folders called `COLUMN=VALUE` below `path` are columns.
+
     Args:
-        path: .json (a list of objects, or one object), .jsonl, .csv (with a header), or Parquet (file or folder).
+        path: .json (a list of objects, or one object), .jsonl, .csv (with a header), or Parquet; a file or a folder.
         other_columns: ignore columns with other names; else they are an error, because a misspelt `until` would let a row
             mean more.
 
     Raises:
-        InputError: the file is not readable as a whole, has neither column of ids, or another column.
+        InputError: the file is not readable as a whole, has neither column of ids, or another column; or `path` itself lies
+            in a folder that is one of these columns.
     """
     read = {".json": _json, ".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv}
     ending = next((ending for ending in read if path.lower().endswith(ending)), None)
-    found = list_table(path, options)
-    tables = [(read[ending] if ending else _parquet)(file) for file in (found[:1] if ending else found)]
+    above = [part for part in path.split("/") if part.partition("=")[1] and part.partition("=")[0] in COLUMNS]
+    if above:
+        raise InputError(f"{path}: {above[0]} is a column of this table. Give the folder above it, or a file elsewhere")
     rows: list[Row] = []
-    for file, (names, columns) in zip(found, tables, strict=False):
-        _check_columns(names, file.uri, other_columns)
-        rows += map(parse_row, *(columns.get(name, [None] * len(next(iter(columns.values())))) for name in COLUMNS))
+    for file in list_table(path, options):
+        names, columns, count = (read[ending] if ending else _parquet)(file)
+        _check_columns([*names, *file.partition], file.uri, other_columns)
+        values = {**columns, **{name: [value] * count for name, value in file.partition.items()}}
+        rows += map(parse_row, *(values.get(name, [None] * count) for name in COLUMNS))
     return rows
 
 
@@ -93,9 +99,9 @@ def _bound(value: Any, name: str) -> Bound | None:
         raise ValueError(f"{name} {error}") from None
 
 
-# ---- formats: (names of columns, {column: values}) --------------------------------------------------------------------
+# ---- formats: (names of columns, {column: values}, number of rows) ----------------------------------------------------
 
-_Table = tuple[Sequence[str], Mapping[str, Sequence[Any]]]
+_Table = tuple[Sequence[str], Mapping[str, Sequence[Any]], int]
 
 
 def _json(file: LakeFile) -> _Table:
@@ -115,7 +121,7 @@ def _objects(rows: Sequence[Any]) -> _Table:
     columns["user_id"] = [
         value if isinstance(row, dict) else wrong for row, value in zip(rows, columns["user_id"], strict=True)
     ]
-    return list(names), columns
+    return list(names), columns, len(rows)
 
 
 def _csv(file: LakeFile) -> _Table:
@@ -126,7 +132,7 @@ def _csv(file: LakeFile) -> _Table:
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{file.uri} is not a readable CSV file: {error}. Its first line must be a header") from error
     columns = {name: [text and text.strip() for text in table[name].to_pylist()] for name in _known(table.column_names)}
-    return table.column_names, columns
+    return table.column_names, columns, table.num_rows
 
 
 def _parquet(file: LakeFile) -> _Table:
@@ -138,7 +144,8 @@ def _parquet(file: LakeFile) -> _Table:
             f"{file.uri} is not a readable Parquet file: {error}. Files of other formats end with .json, .jsonl or .csv"
         ) from error
     names = table.column_names
-    return names, {name: _moments(table[name]) if name in RANGE else table[name].to_pylist() for name in _known(names)}
+    columns = {name: _moments(table[name]) if name in RANGE else table[name].to_pylist() for name in _known(names)}
+    return names, columns, table.num_rows
 
 
 def _moments(column: pa.ChunkedArray) -> list[Any]:

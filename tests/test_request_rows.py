@@ -165,6 +165,49 @@ def test_what_is_no_time(written):
     assert str(written) not in str(error.value)
 
 
+HIVE = [
+    ("user_id=5", {"item_id": [7, 8]}, [(INTERACTIONS, ("5", "7")), (INTERACTIONS, ("5", "8"))]),
+    ("until=2024-01-01", {"user_id": ["ann"]}, [(RANGES, ("ann", None, None, "2024-01-01T00:00:00Z"))]),
+    ("user_id=5/since=3", {"item_id": [7, None]}, [(RANGES, ("5", "7", 3, None)), (RANGES, ("5", None, 3, None))]),
+    ("user_id=a%3Db", {"since": [3]}, [(RANGES, ("a=b", None, 3, None))]),
+    ("item_id=__HIVE_DEFAULT_PARTITION__", {"user_id": [1]}, [(USERS, "1")]),
+]
+
+
+@pytest.mark.parametrize(("folder", "columns", "expected"), HIVE)
+def test_folders_of_a_hive_table_are_columns(tmp_path, folder, columns, expected):
+    place = tmp_path / "t" / folder
+    place.mkdir(parents=True)
+    pq.write_table(pa.table(columns), place / "p.parquet")
+    assert read_rows(str(tmp_path / "t"), AWS) == expected
+    for inside in (place, place / "p.parquet"):
+        with pytest.raises(InputError, match=f"{folder.split('/')[0]} is a column"):
+            read_rows(str(inside), AWS)
+
+
+def test_another_folder_of_a_hive_table_is_another_column(tmp_path):
+    place = tmp_path / "untill=2024-01-01" / "user_id=5"
+    place.mkdir(parents=True)
+    pq.write_table(pa.table({"day": [1, 2]}), place / "p.parquet")
+    with pytest.raises(InputError, match="'day' is not known"):
+        read_rows(str(tmp_path), AWS)
+    assert read_rows(str(tmp_path), AWS, other_columns=True) == [(USERS, "5")] * 2
+    pq.write_table(pa.table({"item_id": [1, 2]}), place / "p.parquet")
+    with pytest.raises(InputError, match="'untill' is not known"):
+        read_rows(str(tmp_path), AWS)
+    pq.write_table(pa.table({"user_id": [6]}), place / "p.parquet")
+    with pytest.raises(InputError, match="more than one column 'user_id'"):
+        read_rows(str(tmp_path), AWS, other_columns=True)
+
+
+def test_a_folder_of_csv_files_is_read_whole(tmp_path):
+    folder = tmp_path / "r.csv"
+    folder.mkdir()
+    for n in (1, 2):
+        (folder / f"part-{n}").write_text(f"user_id\n{n}\n")
+    assert read_rows(str(folder), AWS) == [(USERS, "1"), (USERS, "2")]
+
+
 @given(st.datetimes(datetime(1800, 1, 1), datetime(2200, 1, 1)), st.sampled_from(list(NANOSECONDS)))
 def test_a_bound_in_a_unit_is_the_first_whole_number_at_or_after_it(when, unit):
     exact = int((when - datetime(1970, 1, 1)) / timedelta(microseconds=1)) * 1000
