@@ -20,6 +20,9 @@ USERS, ITEMS, INTERACTIONS, RANGES = KINDS = ("users", "items", "interactions", 
 RANGE = ("since", "until")
 COLUMNS = (*ID_COLUMNS, *RANGE)
 
+LARGEST = 2.0**53
+"""From here on a float may stand for other integers than its own."""
+
 Row = tuple[str, Any] | str
 """(kind, what it names), by external id as text: users and items one id, interactions (user, item), ranges (user, item or
 None, since, until). Or why it means nothing: a text without ids."""
@@ -86,6 +89,8 @@ def _id(value: Any, name: str) -> str | None:
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():  # a column of integers with nulls, as pandas writes it
+        if abs(value) >= LARGEST:
+            raise ValueError(f"{name} is a float too large to be exact: write it as an integer or as text")
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{name} is neither a whole number nor text")
@@ -144,6 +149,11 @@ def _parquet(file: LakeFile) -> _Table:
             f"{file.uri} is not a readable Parquet file: {error}. Files of other formats end with .json, .jsonl or .csv"
         ) from error
     names = table.column_names
+    for field in table.schema:
+        if field.name in ID_COLUMNS and (pa.types.is_float32(field.type) or pa.types.is_float16(field.type)):
+            raise InputError(
+                f"{file.uri}: column '{field.name}' is {field.type}, which rounds ids. Write integers or text"
+            )
     columns = {name: _moments(table[name]) if name in RANGE else table[name].to_pylist() for name in _known(names)}
     return names, columns, table.num_rows
 

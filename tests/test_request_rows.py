@@ -93,6 +93,20 @@ def test_integers_with_nulls_as_pandas_writes_them(tmp_path):
     assert rows[:2] == [(USERS, "1"), (ITEMS, "2")] and rows[2] == "item_id is neither a whole number nor text"
 
 
+@pytest.mark.parametrize("ending", ["json", "parquet"])
+def test_an_id_that_a_float_may_have_rounded_is_invalid(tmp_path, ending):
+    path = tmp_path / f"r.{ending}"
+    pq.write_table(pa.table({"user_id": [2.0**53, -(2.0**60), 2.0**53 - 1]}), path)
+    if ending == "json":
+        path.write_text('[{"user_id": 9007199254740993.0}, {"user_id": -1e18}, {"user_id": 9007199254740991}]')
+    rows = read_rows(str(path), AWS)
+    assert rows[2] == (USERS, "9007199254740991")
+    assert all(row == "user_id is a float too large to be exact: write it as an integer or as text" for row in rows[:2])
+    pq.write_table(pa.table({"item_id": pa.array([16777216.0], pa.float32())}), tmp_path / "f.parquet")
+    with pytest.raises(InputError, match="'item_id' is float, which rounds ids"):
+        read_rows(str(tmp_path / "f.parquet"), AWS)
+
+
 def test_times_of_a_parquet_file_keep_their_nanoseconds(tmp_path):
     since = pa.array([1_714_557_600_123_456_789, None], pa.timestamp("ns", tz="Europe/Berlin"))
     until = pa.array([date(2024, 5, 3), date(2024, 5, 4)])
