@@ -25,6 +25,7 @@ from .matching import changed_partitions, effect
 from .progress import Progress
 from .requests import Request, parse_request
 from .results_file import ResultsFile, result_rows, stored_outcome
+from .row_results import Outcome
 from .session import Manifest, Session, silent
 from .stored import find_stored
 from .suppression import open_list
@@ -66,6 +67,8 @@ def forget(
     request = parse_request(users, items, interactions, requests, request_id, session.options, session.request_key())
     if request_id is None:
         request = renewed(session, request)
+    if request.empty and not dry_run:
+        return _nothing_named(session, request, request_id, file)
     if dry_run:
         session.whole_version()
         return _dry_run(session, able_version(session), request, file)
@@ -73,6 +76,16 @@ def forget(
     if file is not None:
         answer = {**answer, "results": _write_results(session, request, answer, file, progress)}
     return answer
+
+
+def _nothing_named(
+    session: Session, request: Request, request_id: str | None, file: ResultsFile | None
+) -> dict[str, Any]:
+    """The answer to a file of requests without rows. Nothing is accepted, so that there is no id but a given one."""
+    outcome = Outcome([], np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), [])
+    answer = {"request_id": request_id, "status": "nothing_to_forget", "version": able_version(session)["version"]}
+    answer |= NOTHING | {"rows": outcome.counts(request.tally)}
+    return answer | ({"results": file.write(result_rows(request, outcome))} if file is not None else {})
 
 
 def _write_results(

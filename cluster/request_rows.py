@@ -53,7 +53,8 @@ def read_rows(path: str, options: StorageOptions, other_columns: bool = False) -
     rows: list[Row] = []
     for file in list_table(path, options):
         names, columns, count = (read[ending] if ending else _parquet)(file)
-        _check_columns([*names, *file.partition], file.uri, other_columns)
+        if names or count:  # JSON without rows has no columns
+            _check_columns([*names, *file.partition], file.uri, other_columns)
         values = {**columns, **{name: [value] * count for name, value in file.partition.items()}}
         rows += map(parse_row, *(values.get(name, [None] * count) for name in COLUMNS))
     return rows
@@ -85,6 +86,22 @@ class Invalid(str):
     """In the place of a row's user: the row is no object, for this reason."""
 
 
+class Twice(ValueError):
+    """An object has two values for one key."""
+
+
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as its `object_pairs_hook`: of a key that stands twice the first value would be lost.
+
+    Raises:
+        Twice: there is one.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Twice("a key stands twice in one object")
+    return found
+
+
 def _id(value: Any, name: str) -> str | None:
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -94,7 +111,12 @@ def _id(value: Any, name: str) -> str | None:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{name} is neither a whole number nor text")
-    return str(value)
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} has half of a character (a lone surrogate)") from None
+    return text
 
 
 def _bound(value: Any, name: str) -> Bound | None:
@@ -181,7 +203,7 @@ def _text(file: LakeFile) -> str:
 
 def _parsed(text: str, file: LakeFile, what: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file.uri} is not readable as {what}: {error}") from error
 

@@ -71,6 +71,11 @@ class Request:
         """The content as canonical JSON, without the id."""
         return _body(self.users, self.items, self.interactions, self.ranges)
 
+    @property
+    def empty(self) -> bool:
+        """Whether it was written without any entry, valid or not."""
+        return not (self.users or self.items or self.interactions or self.ranges or self.tally.invalid)
+
     def entries(self) -> Iterator[tuple[str, Any]]:
         """(kind, what it names) of each entry."""
         for kind in KINDS:
@@ -96,7 +101,8 @@ def parse_request(
         key: the secret under which it is derived, so that it does not tell the content.
 
     Raises:
-        InputError: a file is unreadable or lacks a column, nothing is named, or the request id has other characters.
+        InputError: a file is unreadable or lacks a column, nothing is named (a file of requests may have no rows), or the
+            request id has other characters.
     """
     check_request_id(request_id)
     named: dict[str, list[Any]] = {kind: [] for kind in KINDS}
@@ -112,8 +118,8 @@ def parse_request(
         for row in rows:
             if not isinstance(row, str):
                 named[row[0]].append(row[1])
-    if not (any(named.values()) or rows):
-        given = ", ".join(x for x in (users, items, interactions, requests) if x) or "the request"
+    if requests is None and not any(named.values()):
+        given = ", ".join(x for x in (users, items, interactions) if x) or "the request"
         raise InputError(f"{given}: names no user, item or interaction. Give at least one")
     return make_request(named[USERS], named[ITEMS], named[INTERACTIONS], request_id, key, named[RANGES], tuple(rows))
 

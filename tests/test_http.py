@@ -188,6 +188,15 @@ def test_a_token_says_who_asks_and_who_approves(service):
     assert approved.json()["approved_by"] == "bob"
 
 
+def test_a_key_that_stands_twice_is_refused(client, service):
+    """Of two lists of users the first would be acknowledged and lost."""
+    inside = '{"ranges": [{"user": 1, "since": 1, "since": 2}]}'
+    for text in ('{"users": ["a"], "users": ["b"]}', inside):
+        answer = client.post("/v1/requests", content=text, headers={"content-type": "application/json"})
+        assert answer.status_code == 422 and "stands twice" in answer.json()["error"]["message"]
+    assert service.desk.kept == {}
+
+
 def test_refusals(client, service):
     service.desk.full = True
     full = client.post("/v1/requests", json={"users": [1]})

@@ -85,6 +85,28 @@ def test_one_object_and_what_json_can_hold_besides(tmp_path):
     assert "no object" in rows[1] and "user_id is neither" in rows[2] and "item_id is neither" in rows[4]
 
 
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    for name, text in (("r.json", '[{"user_id": "a", "user_id": "b"}]'), ("r.jsonl", '{"item_id": 1, "item_id": 1}')):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=f"{name} is not readable as JSON.*a key stands twice in one object"):
+            read_rows(str(tmp_path / name), AWS)
+
+
+def test_half_of_a_character_makes_one_row_invalid(tmp_path):
+    (tmp_path / "r.json").write_text(r'[{"user_id": "\ud800"}, {"user_id": "\ud83d\ude00"}]')
+    rows = read_rows(str(tmp_path / "r.json"), AWS)
+    assert rows == ["user_id has half of a character (a lone surrogate)", (USERS, "\U0001f600")]
+
+
+def test_a_file_without_rows_has_none(tmp_path):
+    pq.write_table(pa.table({"user_id": pa.array([], pa.int64())}), tmp_path / "r.parquet")
+    for name, text in (("r.csv", "user_id,item_id\n"), ("r.json", "[]"), ("r.jsonl", "")):
+        (tmp_path / name).write_text(text)
+    for name in ("r.csv", "r.json", "r.jsonl", "r.parquet"):
+        request = parse_request(None, None, None, str(tmp_path / name), None, AWS)
+        assert request.empty and not request.rows
+
+
 def test_integers_with_nulls_as_pandas_writes_them(tmp_path):
     nan = float("nan")
     table = {"user_id": [1.0, nan, 3.0], "item_id": [nan, 2.0, 4.5]}
@@ -123,7 +145,6 @@ def test_times_of_a_parquet_file_keep_their_nanoseconds(tmp_path):
         ("r.json", "{", "JSON"),
         ("r.json", "[" * 100_000, "JSON"),
         ("r.json", '[{"since": 1}]', "no column 'user_id' or 'item_id'"),
-        ("r.json", "[]", "no column"),
         ("r.json", '[{"user_id": 1, "untill": 2}]', "column 'untill' is not known"),
         ("r.jsonl", '{"user_id": 1}\nx\n', "JSON in line 2"),
         ("r.csv", "user_id,until,unitl\n1,,\n", "column 'unitl' is not known"),

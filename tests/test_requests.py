@@ -137,8 +137,7 @@ def test_an_empty_list_is_not_the_current_folder(tmp_path: Path, monkeypatch: py
 
 def test_a_request_that_names_nothing_is_refused(tmp_path: Path) -> None:
     empty = csv(tmp_path / "empty.csv", "user_id,item_id\n")
-    no_rows = csv(tmp_path / "users.csv", "user_id\n")
-    for named in ({"users": ""}, {"items": " , "}, {"interactions": empty}, {"requests": no_rows}, {}):
+    for named in ({"users": ""}, {"items": " , "}, {"interactions": empty}, {}):
         with pytest.raises(InputError, match=r"names no user, item or interaction\. Give"):
             parse(**named)
 
