@@ -26,7 +26,7 @@ from .progress import Progress
 from .requests import Request, parse_request
 from .results_file import ResultsFile, result_rows, stored_outcome
 from .row_results import Outcome
-from .session import Manifest, Session, silent
+from .session import KEY, Manifest, Session, silent
 from .stored import find_stored
 from .suppression import open_list
 
@@ -64,7 +64,10 @@ def forget(
     check_operator("--requester", requester)
     session = Session(config)
     file = None if results is None else ResultsFile(session, results, requests)
-    request = parse_request(users, items, interactions, requests, request_id, session.options, session.request_key())
+    if not (dry_run or session.store.exists(KEY)):
+        able_version(session)  # an output without a model, perhaps mistyped, gets no key
+    key = session.request_key(create=not dry_run)
+    request = parse_request(users, items, interactions, requests, request_id, session.options, key)
     if request_id is None:
         request = renewed(session, request)
     if request.empty and not dry_run:
