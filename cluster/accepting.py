@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ..partitioning.errors import InputError
@@ -14,6 +15,9 @@ from .requests import TOMBSTONE, Request, Tally, commitment, content_name, named
 from .segments import Record
 from .session import Session
 from .versions import ACCEPTED, COMMITTED, PURGING
+
+NOTHING: dict[str, Any] = {"removed_interactions": 0, "affected_partitions": [], "seconds": 0.0}
+"""What is told of a request of which nothing was done."""
 
 
 class TakenId(InputError):
@@ -70,6 +74,17 @@ def accept(
         return
 
 
+def renewed(session: Session, request: Request) -> Request:
+    """A request whose id was derived from its content, under the id that it has now (`Ledger.derived_id`).
+
+    Whoever asks the same before that one is closed and out of date too gets the same id, so that it is one request.
+    """
+    ledger = session.ledger()
+    if request.request_id not in ledger.tickets:
+        return request
+    return replace(request, request_id=ledger.derived_id(request.request_id, session.ingest_head()))
+
+
 def answered(session: Session, request: Request) -> dict[str, Any] | None:
     """The answer that this request was given already, None if it has not been carried out.
 
@@ -85,7 +100,7 @@ def answered(session: Session, request: Request) -> dict[str, Any] | None:
     ticket = ledger.tickets.get(request.request_id)
     if ticket is None or not ticket.final:
         return None
-    answer = {key: value for key, value in ticket.describe().items() if key != "phase"}
+    answer = NOTHING | {key: value for key, value in ticket.describe().items() if key != "phase"}
     return answer | {"content_purged": True} if content == TOMBSTONE else answer
 
 

@@ -92,9 +92,13 @@ def open_chain(store: Store) -> tuple[Checkpoint | None, Chain]:
     """The last checkpoint that the log vouches for, None where there is none, and the records after it.
 
     Raises:
-        InputError: a checkpoint, or a record after the last one, is missing, damaged, or does not fit the others.
+        InputError: a checkpoint, or a record after the last one, is missing, damaged, or does not fit the others; or there
+            is no such bucket.
     """
-    names = store.list(FOLDER)
+    try:
+        names = store.list(FOLDER)
+    except FileNotFoundError as error:
+        raise InputError(f"output {store.root_uri}: there is no such bucket. Create it, or check `output`") from error
     segments = _segments(store, names)
     loose: list[Checkpoint] = []
     begin, chain = None, None

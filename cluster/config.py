@@ -56,6 +56,14 @@ class Storage(Section):
     anonymous: bool = False
     """Read public buckets without credentials."""
 
+    @model_validator(mode="after")
+    def _endpoint_is_a_url(self) -> Storage:
+        if self.endpoint_url is not None and not re.fullmatch(r"https?://[^/\s]+/?", self.endpoint_url):
+            raise ValueError(
+                f"storage.endpoint_url: got {self.endpoint_url!r}, expected http://host:port or https://host"
+            )
+        return self
+
 
 class Cluster(Section):
     """Where the workers run and how many there are: one worker holds one partition."""

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from threading import Event, Lock
 from typing import Any
 
-from .accepting import accept, advance, check_same
+from .accepting import accept, advance, check_same, renewed
 from .approval import approve_held
 from .callbacks import News, Outbox
 from .coordinator import iso, may_cancel, oldest_age, overdue, retry_after
@@ -82,7 +82,7 @@ class Desk:
         requester: str | None = None,
         callback_urls: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """Accept a request, or say where it is if it was accepted before; one that failed is tried again.
+        """Accept a request, or say where it is, `repeated`, if it was accepted before; one that failed is tried again.
 
         Args:
             requester: the operator who asks, whose name the log keeps.
@@ -93,7 +93,9 @@ class Desk:
             TooMany: as it says.
         """
         request = make_request(users, items, interactions, request_id, self._key, ranges)
-        ledger = self._session.ledger()
+        if request_id is None:
+            request = renewed(self._session, request)
+        ledger = self._session.ledger(look=request_id is not None)
         ticket = ledger.tickets.get(request.request_id)
         if ticket is not None:
             check_same(json.loads(self._session.store.read(ledger.content_name(request.request_id))), request)
@@ -104,7 +106,8 @@ class Desk:
                 accept(self._session, request, requester, told)
             self.news.set()
             self._wake()
-        return self._describe(self._session.ledger(look=False).tickets[request.request_id])
+            return self._describe(self._session.ledger(look=False).tickets[request.request_id])
+        return self._describe(ticket) | {"repeated": True}
 
     def status(self, request_id: str) -> dict[str, Any] | None:
         """Where a request is; None if nobody made it."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..partitioning.ingest import load_assignment
 from ..workers import WorkerGroup
+from .accepting import NOTHING, renewed
 from .accepting import accept as _accept
 from .accepting import answered as _answer
 from .approval import Held, check_operator, unknown
@@ -24,7 +25,8 @@ from .matching import changed_partitions, effect
 from .progress import Progress
 from .requests import Request, parse_request
 from .results_file import ResultsFile, result_rows, stored_outcome
-from .session import Manifest, Session, silent
+from .row_results import Outcome
+from .session import KEY, Manifest, Session, silent
 from .stored import find_stored
 from .suppression import open_list
 
@@ -44,7 +46,9 @@ def forget(
     group: WorkerGroup | None = None,
     cut_only: bool = False,
 ) -> dict[str, Any]:
-    """Carry out a deletion request; the same id and content again gives the same answer and changes nothing.
+    """Carry out a deletion request; the same id and content again gives the same answer, `repeated`, and changes nothing.
+
+    Without `request_id` it is the same request again only while its answer is up to date (`Ledger.derived_id`).
 
     The arguments are those of the command; `results` names a file for what became of each row of `requests`. `seconds`
     counts from the request to readouts without it; starting workers and loading the version before (`startup_seconds`) are
@@ -60,7 +64,14 @@ def forget(
     check_operator("--requester", requester)
     session = Session(config)
     file = None if results is None else ResultsFile(session, results, requests)
-    request = parse_request(users, items, interactions, requests, request_id, session.options, session.request_key())
+    if not (dry_run or session.store.exists(KEY)):
+        able_version(session)  # an output without a model, perhaps mistyped, gets no key
+    key = session.request_key(create=not dry_run)
+    request = parse_request(users, items, interactions, requests, request_id, session.options, key)
+    if request_id is None:
+        request = renewed(session, request)
+    if request.empty and not dry_run:
+        return _nothing_named(session, request, request_id, file)
     if dry_run:
         session.whole_version()
         return _dry_run(session, able_version(session), request, file)
@@ -68,6 +79,16 @@ def forget(
     if file is not None:
         answer = {**answer, "results": _write_results(session, request, answer, file, progress)}
     return answer
+
+
+def _nothing_named(
+    session: Session, request: Request, request_id: str | None, file: ResultsFile | None
+) -> dict[str, Any]:
+    """The answer to a file of requests without rows. Nothing is accepted, so that there is no id but a given one."""
+    outcome = Outcome([], np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), [])
+    answer = {"request_id": request_id, "status": "nothing_to_forget", "version": able_version(session)["version"]}
+    answer |= NOTHING | {"rows": outcome.counts(request.tally)}
+    return answer | ({"results": file.write(result_rows(request, outcome))} if file is not None else {})
 
 
 def _write_results(
@@ -91,7 +112,7 @@ def _forget(
     cut_only: bool,
 ) -> dict[str, Any]:
     if (answer := _answer(session, request)) is not None:
-        return add_evidence(session, [answer], progress=progress)[0]
+        return add_evidence(session, [answer], progress=progress)[0] | {"repeated": True}
     able_version(session)
     session.whole_version()
     open_list(session.store)  # a wrong key is told before the request is accepted
@@ -131,8 +152,7 @@ def _in_grace(session: Session, request: Request) -> dict[str, Any] | None:
     due = ticket.accepted_at + session.config.forget.grace_seconds
     if ticket.state is not State.ACCEPTED or time.time() >= due:
         return None
-    nothing = {"removed_interactions": 0, "affected_partitions": [], "seconds": 0.0}
-    return {"request_id": request.request_id, "status": "accepted", "version": None, "due": iso(due), **nothing}
+    return {"request_id": request.request_id, "status": "accepted", "version": None, "due": iso(due), **NOTHING}
 
 
 def status(config: Config, request_id: str | None = None) -> dict[str, Any]:

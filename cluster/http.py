@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, FastAPI, Path, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -21,10 +23,32 @@ from .door import OPEN, Admission, Door
 from .http_answers import API_VERSION
 from .http_bodies import Approval, Deletion
 from .http_errors import Refusal, handle_errors
+from .request_rows import Twice, once
 from .requests import REQUEST_ID
 from .tokens import Scope, Token
 
 MAX_K = 1000
+
+
+class _StrictRequest(Request):
+    async def json(self) -> Any:
+        try:
+            return json.loads(await self.body(), object_pairs_hook=once)
+        except Twice as error:
+            raise HTTPException(422, f"invalid body: {error}") from None
+
+
+class _StrictRoute(APIRoute):
+    """Refuses a body in which a key stands twice: of the two, one would be acknowledged and lost."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def strictly(request: Request) -> Response:
+            return await handle(_StrictRequest(request.scope, request.receive))
+
+        return strictly
+
 
 RequestId = Annotated[str, Path(pattern=f"^{REQUEST_ID.pattern}$")]
 
@@ -72,6 +96,7 @@ class Service(Protocol):
 def make_app(service: Service, admission: Admission, callback_pattern: str | None = None) -> FastAPI:
     """The application. callback_pattern: of the URLs that may be called (`callbacks.url_pattern`); None: none may."""
     app = FastAPI(title="unlearnrec", version=API_VERSION, docs_url=None, redoc_url=None)
+    app.router.route_class = _StrictRoute
     app.add_middleware(Door, admission=admission)
     handle_errors(app)
     desk: Desk = service.desk

@@ -35,6 +35,8 @@ class RequestState(BaseModel):
     """Of the interactions, which it was held for."""
     approved_by: str | None = None
     error: str | None = None
+    repeated: bool | None = None
+    """Whether the request was there already: this call changed nothing."""
 
 
 class SupportedIdentity(BaseModel):

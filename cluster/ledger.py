@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
+from itertools import chain, count
 from threading import Lock
 from typing import Any
 
@@ -52,6 +53,8 @@ class Ticket:
     share: float | None = None
     """Of the interactions, which it was held for."""
     approved_by: str | None = None
+    closed_at: int = 0
+    """The record that closed it."""
 
     @property
     def final(self) -> bool:
@@ -140,8 +143,7 @@ class Ledger:
                     self.seen = record.number
 
     def _one(self, record: Record) -> None:
-        at = datetime.fromisoformat(record.time).timestamp()
-        body = record.body
+        at, body = _seconds(record), record.body
         if record.kind == ACCEPTED:
             known = self.tickets.get(body["request_id"])
             if known is None or known.state is State.FAILED:
@@ -169,7 +171,7 @@ class Ledger:
             for request_id, answer in manifest.get("answers", {}).items():
                 known = self.tickets.get(request_id)
                 first = min(known.first_record if known else record.number, self.committed_at, record.number - 1)
-                self._close(request_id, State.COMMITTED, at, answer=answer, first_record=first)
+                self._close(request_id, State.COMMITTED, record, answer=answer, first_record=first)
                 self.unreported[request_id] = at
             for part in (manifest, manifest["graph"], manifest.get("lake_graph", {})):
                 for name in part.get("files", ()):
@@ -179,9 +181,9 @@ class Ledger:
             self.current, self.versions, self.committed_at = manifest, self.versions + 1, record.number
         elif record.kind == COMPLETED:
             self.carried_out_at = record.number
-            self._close(body["request_id"], State.COMPLETED, at, answer=body["answer"])
+            self._close(body["request_id"], State.COMPLETED, record, answer=body["answer"])
         elif record.kind in (CANCELLED, FAILED):
-            self._close(body["request_id"], State(record.kind), at, error=body.get("error"))
+            self._close(body["request_id"], State(record.kind), record, error=body.get("error"))
         elif record.kind == EVIDENCE:
             self.evidence.setdefault(body["request_id"], body | {"file": record.file})  # the first one counts
             self.unreported.pop(body["request_id"], None)
@@ -197,10 +199,10 @@ class Ledger:
         elif record.kind == CHECKPOINT:
             self.checkpointed = body["number"]
 
-    def _close(self, request_id: str, state: State, at: float, **fields: Any) -> None:
-        ticket = self.tickets.get(request_id) or Ticket(request_id, State.ACCEPTED, at)
+    def _close(self, request_id: str, state: State, record: Record, **fields: Any) -> None:
+        ticket = self.tickets.get(request_id) or Ticket(request_id, State.ACCEPTED, _seconds(record))
         if not ticket.final:  # the first final answer counts
-            self._set(replace(ticket, state=state, **fields))
+            self._set(replace(ticket, state=state, closed_at=record.number, **fields))
 
     def _set(self, ticket: Ticket) -> None:
         before = self.tickets.get(ticket.request_id)
@@ -216,6 +218,19 @@ class Ledger:
     def content_name(self, request_id: str) -> str:
         """The file that holds the content of a request, or will."""
         return self.contents.get(request_id) or content_name(request_id)
+
+    def derived_id(self, request_id: str, ingest_head: int) -> str:
+        """The id of a request whose content gives `request_id`: that one, or the first of ID-2, ID-3, ... that is not out of
+        date: cancelled, or answered when the last ingest began to read, at record `ingest_head`, which may have brought
+        the data back."""
+        names = chain([request_id], (f"{request_id}-{n}" for n in count(2)))
+        return next(name for name in names if not self._outdated(name, ingest_head))
+
+    def _outdated(self, request_id: str, ingest_head: int) -> bool:
+        ticket = self.tickets.get(request_id)
+        return (
+            ticket is not None and ticket.final and (ticket.state is State.CANCELLED or ticket.closed_at <= ingest_head)
+        )
 
     def unanswered(self) -> list[Ticket]:
         """Requests that have no answer and were not cancelled: open ones and failed ones, oldest first."""
@@ -235,6 +250,10 @@ class Ledger:
         """Unlearning debt: the share of the interactions that were forgotten since the last training."""
         trained = self._trained[self.current["version"]] if self.current is not None else 0
         return 1 - self.current["graph"]["interactions"] / trained if self.current is not None and trained else 0.0
+
+
+def _seconds(record: Record) -> float:
+    return datetime.fromisoformat(record.time).timestamp()
 
 
 def _purging(state: Mapping[str, Any]) -> dict[int, int]:

@@ -19,6 +19,9 @@ USERS, ITEMS, INTERACTIONS, RANGES = KINDS = ("users", "items", "interactions", 
 RANGE = ("since", "until")
 COLUMNS = (*ID_COLUMNS, *RANGE)
 
+LARGEST = 2.0**53
+"""From here on a float may stand for other integers than its own."""
+
 Row = tuple[str, Any] | str
 """(kind, what it names), by external id as text: users and items one id, interactions (user, item), ranges (user, item or
 None, since, until). Or why it means nothing: a text without ids."""
@@ -30,22 +33,29 @@ def read_rows(path: str, options: StorageOptions, other_columns: bool = False) -
     A row with one id means the whole user or item, with both this interaction; with `since` or `until` only the user's
     events (with this item) in [since, until). Null, an empty field of a CSV and NaN are "not given".
 
+    Folders called `COLUMN=VALUE` below `path` are columns.
+
     Args:
-        path: .json (a list of objects, or one object), .jsonl, .csv (with a header), or Parquet (file or folder).
+        path: .json (a list of objects, or one object), .jsonl, .csv (with a header), or Parquet; a file or a folder.
         other_columns: ignore columns with other names; else they are an error, because a misspelt `until` would let a row
             mean more.
 
     Raises:
-        InputError: the file is not readable as a whole, has neither column of ids, or another column.
+        InputError: the file is not readable as a whole, has neither column of ids, or another column; or `path` itself lies
+            in a folder that is one of these columns.
     """
     read = {".json": _json, ".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv}
     ending = next((ending for ending in read if path.lower().endswith(ending)), None)
-    found = list_table(path, options)
-    tables = [(read[ending] if ending else _parquet)(file) for file in (found[:1] if ending else found)]
+    above = [part for part in path.split("/") if part.partition("=")[1] and part.partition("=")[0] in COLUMNS]
+    if above:
+        raise InputError(f"{path}: {above[0]} is a column of this table. Give the folder above it, or a file elsewhere")
     rows: list[Row] = []
-    for file, (names, columns) in zip(found, tables, strict=False):
-        _check_columns(names, file.uri, other_columns)
-        rows += map(parse_row, *(columns.get(name, [None] * len(next(iter(columns.values())))) for name in COLUMNS))
+    for file in list_table(path, options):
+        names, columns, count = (read[ending] if ending else _parquet)(file)
+        if names or count:  # JSON without rows has no columns
+            _check_columns([*names, *file.partition], file.uri, other_columns)
+        values = {**columns, **{name: [value] * count for name, value in file.partition.items()}}
+        rows += map(parse_row, *(values.get(name, [None] * count) for name in COLUMNS))
     return rows
 
 
@@ -75,14 +85,37 @@ class Invalid(str):
     """In the place of a row's user: the row is no object, for this reason."""
 
 
+class Twice(ValueError):
+    """An object has two values for one key."""
+
+
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as its `object_pairs_hook`: of a key that stands twice the first value would be lost.
+
+    Raises:
+        Twice: there is one.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Twice("a key stands twice in one object")
+    return found
+
+
 def _id(value: Any, name: str) -> str | None:
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():  # a column of integers with nulls, as pandas writes it
+        if abs(value) >= LARGEST:
+            raise ValueError(f"{name} is a float too large to be exact: write it as an integer or as text")
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{name} is neither a whole number nor text")
-    return str(value)
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} has half of a character (a lone surrogate)") from None
+    return text
 
 
 def _bound(value: Any, name: str) -> Bound | None:
@@ -92,9 +125,9 @@ def _bound(value: Any, name: str) -> Bound | None:
         raise ValueError(f"{name} {error}") from None
 
 
-# ---- formats: (names of columns, {column: values}) --------------------------------------------------------------------
+# ---- formats: (names of columns, {column: values}, number of rows) ----------------------------------------------------
 
-_Table = tuple[Sequence[str], Mapping[str, Sequence[Any]]]
+_Table = tuple[Sequence[str], Mapping[str, Sequence[Any]], int]
 
 
 def _json(file: LakeFile) -> _Table:
@@ -114,13 +147,13 @@ def _objects(rows: Sequence[Any]) -> _Table:
     columns["user_id"] = [
         value if isinstance(row, dict) else wrong for row, value in zip(rows, columns["user_id"], strict=True)
     ]
-    return list(names), columns
+    return list(names), columns, len(rows)
 
 
 def _csv(file: LakeFile) -> _Table:
     table = read_csv(file, COLUMNS)
     columns = {name: [text and text.strip() for text in table[name].to_pylist()] for name in _known(table.column_names)}
-    return table.column_names, columns
+    return table.column_names, columns, table.num_rows
 
 
 def _parquet(file: LakeFile) -> _Table:
@@ -132,7 +165,13 @@ def _parquet(file: LakeFile) -> _Table:
             f"{file.uri} is not a readable Parquet file: {error}. Files of other formats end with .json, .jsonl or .csv"
         ) from error
     names = table.column_names
-    return names, {name: _moments(table[name]) if name in RANGE else table[name].to_pylist() for name in _known(names)}
+    for field in table.schema:
+        if field.name in ID_COLUMNS and (pa.types.is_float32(field.type) or pa.types.is_float16(field.type)):
+            raise InputError(
+                f"{file.uri}: column '{field.name}' is {field.type}, which rounds ids. Write integers or text"
+            )
+    columns = {name: _moments(table[name]) if name in RANGE else table[name].to_pylist() for name in _known(names)}
+    return names, columns, table.num_rows
 
 
 def _moments(column: pa.ChunkedArray) -> list[Any]:
@@ -158,7 +197,7 @@ def _text(file: LakeFile) -> str:
 
 def _parsed(text: str, file: LakeFile, what: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file.uri} is not readable as {what}: {error}") from error
 

@@ -26,7 +26,9 @@ FOLDER = "requests"
 TOMBSTONE = {"purged": True}
 """What `purge` leaves of a request's content."""
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+"""It names files: one that begins with a dot would be hidden, or taken for a write that did not end."""
+
 _FILE = re.compile(rf"(?:{FOLDER}|callbacks)/({REQUEST_ID.pattern})(?:@([0-9]+))?\.json")
 
 
@@ -69,6 +71,11 @@ class Request:
         """The content as canonical JSON, without the id."""
         return _body(self.users, self.items, self.interactions, self.ranges)
 
+    @property
+    def empty(self) -> bool:
+        """Whether it was written without any entry, valid or not."""
+        return not (self.users or self.items or self.interactions or self.ranges or self.tally.invalid)
+
     def entries(self) -> Iterator[tuple[str, Any]]:
         """(kind, what it names) of each entry."""
         for kind in KINDS:
@@ -90,11 +97,12 @@ def parse_request(
         users, items: "ID,ID,..." or a file (Parquet or CSV) with the column `user_id` or `item_id`.
         interactions: a file with both columns.
         requests: a file as `request_rows.read_rows` takes it.
-        request_id: up to 128 letters, digits, `.`, `_`, `-`; None derives it from the content.
+        request_id: up to 128 letters, digits, `.`, `_`, `-`, the first no `.`; None derives it from the content.
         key: the secret under which it is derived, so that it does not tell the content.
 
     Raises:
-        InputError: a file is unreadable or lacks a column, nothing is named, or the request id has other characters.
+        InputError: a file is unreadable or lacks a column, nothing is named (a file of requests may have no rows), or the
+            request id has other characters.
     """
     check_request_id(request_id)
     named: dict[str, list[Any]] = {kind: [] for kind in KINDS}
@@ -110,8 +118,8 @@ def parse_request(
         for row in rows:
             if not isinstance(row, str):
                 named[row[0]].append(row[1])
-    if not (any(named.values()) or rows):
-        given = ", ".join(x for x in (users, items, interactions, requests) if x) or "the request"
+    if requests is None and not any(named.values()):
+        given = ", ".join(x for x in (users, items, interactions) if x) or "the request"
         raise InputError(f"{given}: names no user, item or interaction. Give at least one")
     return make_request(named[USERS], named[ITEMS], named[INTERACTIONS], request_id, key, named[RANGES], tuple(rows))
 
@@ -149,7 +157,9 @@ def read_request(request_id: str, body: bytes, tally: Tally | None = None) -> Re
 def check_request_id(request_id: str | None) -> None:
     """Raise InputError for an id with other characters than a file name and the log can hold; None is none."""
     if request_id is not None and not REQUEST_ID.fullmatch(request_id):
-        raise InputError(f"--request-id {request_id!r}: use 1 to 128 letters, digits, '.', '_' or '-'")
+        raise InputError(
+            f"--request-id {request_id!r}: use 1 to 128 letters, digits, '.', '_' or '-', the first no '.'"
+        )
 
 
 def content_name(request_id: str, purge: int = 0) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -15,7 +17,7 @@ from ..distributed.partition_state import Location, fingerprint
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import MANIFEST, load_manifest
 from ..partitioning.lake import Columns
-from ..partitioning.storage import StorageOptions, Store, place_of
+from ..partitioning.storage import StorageOptions, Store, place_of, split_uri
 from ..workers import WorkerGroup
 from .checkpoints import CHECKPOINT, put_checkpoint
 from .config import Config, to_yaml
@@ -34,11 +36,15 @@ class Session:
     """The output of one run, opened by one command."""
 
     def __init__(self, config: Config, store: Store | None = None) -> None:
-        """store: that of `config.output`, where it is opened already."""
+        """store: that of `config.output`, where it is opened already.
+
+        Raises:
+            InputError: the output is a file, or below one.
+        """
         self.config = config
         self.options = StorageOptions(**config.storage.model_dump())
         self.columns = Columns(**config.columns.model_dump())
-        self.store = store or Store(config.output, self.options)
+        self.store = store or _opened(config.output, self.options)
         self.location = Location(config.output, self.options)
         self.journal = Journal(self.store)
         self.versions = Versions(self.store, self.journal)
@@ -91,14 +97,16 @@ class Session:
         if f"{place}/".startswith(output.rstrip("/") + "/"):
             raise InputError(f"{option} {uri} is under `output`. Choose another place: what is written there is yours")
 
-    def request_key(self) -> bytes:
+    def request_key(self, create: bool = True) -> bytes:
         """The secret under which ids of requests are derived from their content; made by the first `ingest`.
 
         Such an id stands in the log, and a small request could be found by trying if the id were a plain hash. The key
-        lies beside the requests, not in the log.
+        lies beside the requests, not in the log. Without `create` one that nobody has is not written down.
         """
         with contextlib.suppress(FileNotFoundError):
             return self.store.read(KEY)
+        if not create:
+            return secrets.token_bytes(32)
         with contextlib.suppress(FileExistsError):
             self.store.create(KEY, secrets.token_bytes(32))
         return self.store.read(KEY)
@@ -176,6 +184,11 @@ class Session:
         ingested = load_manifest(self.store)
         return ingested | {"ingest": digest(ingested), "ingested_interactions": ingested["interactions"]}
 
+    def ingest_head(self) -> int:
+        """The head of the log when the last ingest began to read; 0 where there was none."""
+        head: int = load_manifest(self.store).get("log_head", 0) if self.store.exists(MANIFEST) else 0
+        return head
+
     def id_types(self) -> dict[str, str]:
         """{"user", "item"}: "int64" or "string", as the table of the last ingest has them; "string" before the first."""
         types: dict[str, str] = {"user": "string", "item": "string"}
@@ -232,6 +245,16 @@ class Session:
     def kernel(self) -> str:
         """The neighbour sum that `train.kernel` means."""
         return "torch" if self.config.train.kernel == "auto" else self.config.train.kernel
+
+
+def _opened(output: str, options: StorageOptions) -> Store:
+    scheme, path = split_uri(output)
+    if scheme == "file":
+        folder = Path(os.path.abspath(path))
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if not there.is_dir():
+            raise InputError(f"output {output}: {there} is a file. Name a folder; it need not be there yet")
+    return Store(output, options)
 
 
 def missing_text(store: Store, name: str, version: Manifest) -> str:

@@ -124,7 +124,7 @@ def dense_ids(ids: pa.Array, node: npt.NDArray[np.int64], wanted: pa.Array | Seq
     """The dense ids [n] of external ids, -1 where the id is unknown.
 
     ids [N] (int64 or string) and node [N] are the id map. wanted [n]: integers or strings, whatever the map holds: from
-    a command line or a CSV, "17" means the integer id 17, and what is no integer ("x", "1.0") is unknown to such a map.
+    a command line or a CSV, "17" means the integer id 17, and what is no integer ("x", "1.5") is unknown to such a map.
     """
     if isinstance(wanted, pa.ChunkedArray):
         wanted = wanted.combine_chunks()
@@ -140,8 +140,11 @@ def dense_ids(ids: pa.Array, node: npt.NDArray[np.int64], wanted: pa.Array | Seq
 
 
 def parse_integers(texts: pa.Array) -> pa.Array:
-    """The integers that texts [n] mean as ids: int64 [n], null for what is no integer of 64 bits."""
-    texts = pc.utf8_trim_whitespace(texts)
+    """The integers that texts [n] mean as ids: int64 [n], null for what is no integer of 64 bits.
+
+    "17.0" is 17, as pandas writes a column of integers with nulls; of more digits than a float tells apart it is none.
+    """
+    texts = pc.replace_substring_regex(pc.utf8_trim_whitespace(texts), r"^(-?[0-9]{1,15})\.0+$", r"\1")
     texts = pc.if_else(pc.match_substring_regex(texts, r"^-?[0-9]{1,19}$"), texts, pa.scalar(None, pa.string()))
     try:
         return texts.cast(pa.int64())

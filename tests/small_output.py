@@ -20,6 +20,7 @@ from unlearnrec.cluster.matching import resolve
 from unlearnrec.cluster.requests import parse_request
 from unlearnrec.cluster.session import Session
 from unlearnrec.distributed.forget import shrink
+from unlearnrec.distributed.influence import FORMAT
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 from unlearnrec.partitioning.storage import Store
 
@@ -71,6 +72,19 @@ def commit_train(config: Config, seed: int = 0, without: str | None = None) -> d
     if without is not None:
         manifest = without_request(session, manifest, number, without)
     return session.versions.commit(manifest, after=head)
+
+
+def commit_encoder(config: Config) -> None:
+    """A version like the current one, with an encoder that nobody can read: enough for `fake_workers`."""
+    session = Session(config)
+    version, head = session.version(), session.journal.head()
+    name = session.versions.new_name(version["version"] + 1, "encoder", "safetensors")
+    entry = session.versions.put(name, save({"x": np.zeros(1, dtype=np.float32)}))
+    encoder = {"file": name, "tables": None, "format": FORMAT, "interactions": version["graph"]["interactions"]}
+    model = version["model"] | {"dense": None, "encoder": encoder}
+    session.versions.commit(
+        version | {"reason": "pretrain", "model": model, "files": version["files"] | {name: entry}}, head
+    )
 
 
 def without_request(session: Session, version: dict[str, Any], number: int, users: str) -> dict[str, Any]:

@@ -8,10 +8,12 @@ import time
 import types
 
 import pytest
+from small_output import small_config, write_interactions
 
 import unlearnrec.cluster
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.cli_output import print_result
+from unlearnrec.cluster.config import to_yaml
 from unlearnrec.cluster.progress import PlainProgress
 from unlearnrec.partitioning.errors import InputError
 
@@ -203,3 +205,31 @@ def test_a_comparison_is_printed_as_a_table() -> None:
     models = [{"model": "original", "recall@20": 0.123456}, {"model": "cut", "recall@20": 0.1}]
     print_result({"speedup": 2.0, "models": models, "curve": [{"epoch": 1}]}, False, printed)
     assert printed.getvalue() == ("  model     recall@20\n  original  0.1235\n  cut       0.1\nspeedup  2\n")
+
+
+# ---- the real pipeline, on places that will not do --------------------------------------------------------------------
+
+COMMANDS = [["status"], ["status", "r"], ["status", "--verify"], ["purge"], ["ingest"], ["forget", "--users", "ann"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_an_output_that_is_a_file_or_in_no_bucket_is_bad_input(tmp_path, capsys, command, s3_server):
+    (tmp_path / "file").write_text("")
+    events = write_interactions(tmp_path / "events.parquet")
+    places = [("file", "is a file"), ("file/below", "is a file"), ("s3://nobodys/run", "is no such bucket")]
+    for output, why in places[: 2 if "--verify" in command else 3]:  # an unreadable log is its finding
+        place = output if "://" in output else str(tmp_path / output)
+        storage = {"endpoint_url": s3_server.endpoint_url, "region": s3_server.region}
+        (tmp_path / "c.yaml").write_text(to_yaml(small_config(events, place, storage=storage)))
+        assert run([*command, "--config", str(tmp_path / "c.yaml")]) == 2
+        assert why in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yaml", "events.parquet", "file"]
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_request_to_a_mistyped_output_leaves_nothing_there(tmp_path, dry):
+    config = to_yaml(small_config(write_interactions(tmp_path / "events.parquet"), str(tmp_path / "typo")))
+    (tmp_path / "c.yaml").write_text(config)
+    for more in ([], ["--request-id", "r"]):
+        assert run(["forget", "--users", "ann", *dry, *more, "--config", str(tmp_path / "c.yaml")]) == 2
+    assert not (tmp_path / "typo").exists()

@@ -69,6 +69,10 @@ def test_frozen():
         ("train.epochs=2.5", "train.epochs: got 2.5 (float), expected an integer >= 1"),
         ("train.epochs=true", "train.epochs: got True (bool), expected an integer >= 1"),
         ("train.learning_rate=.inf", "train.learning_rate: got inf (float), expected a number > 0"),
+        (
+            "storage.endpoint_url=localhost:9000",
+            "storage.endpoint_url: got 'localhost:9000', expected http://host:port",
+        ),
         ("train.epcohs=3", "train.epcohs: unknown key; did you mean 'epochs'?"),
         ("trian.epochs=3", "trian: unknown key; did you mean 'train'?"),
         ("backbone.name=bert", f"backbone.name: got 'bert' (str), expected one of {', '.join(BACKBONES)}"),

@@ -97,6 +97,28 @@ def test_the_ledger_tells_where_each_request_is():
     assert bit_by_bit.tickets == ledger.tickets and list(bit_by_bit.open) == list(ledger.open)
 
 
+def test_a_derived_id_is_renewed_when_its_answer_is_out_of_date():
+    done = {"request_id": "a", "status": "committed"}
+    records = [
+        record(1, "committed", manifest=version(1, "train", 200)),
+        *(
+            record(2 + n, "accepted", request_id=name, commitment="c")
+            for n, name in enumerate(["a", "b", "c", "d", "d-2"])
+        ),
+        record(7, "cancelled", request_id="d"),
+        record(8, "cancelled", request_id="d-2"),
+        record(9, "failed", request_id="c", error="KeyError"),
+        record(10, "committed", manifest=version(2, interactions=150, a=done)),
+        record(
+            11, "completed", request_id="b", answer={"request_id": "b", "status": "nothing_to_forget", "version": 2}
+        ),
+    ]
+    for ledger in (Ledger(records), Ledger(records[9:], state=Ledger(records[:9]).state())):
+        found = {head: [ledger.derived_id(name, head) for name in "abcdx"] for head in (0, 9, 10, 11)}
+        assert found[0] == found[9] == ["a", "b", "c", "d-3", "x"]
+        assert found[10] == ["a-2", "b", "c", "d-3", "x"] and found[11] == ["a-2", "b-2", "c", "d-3", "x"]
+
+
 def test_a_batch_is_what_has_waited_long_enough_oldest_first():
     tickets = [ticket("new", 95), ticket("b", 80), ticket("a", 70), ticket("c", 90)]
     assert next_batch(tickets, now=100, grace_seconds=10, limit=10) == ["a", "b", "c"]
@@ -309,6 +331,20 @@ def test_cancel_within_the_window_only(store, clock):
     with pytest.raises(TooLate):
         service.desk.cancel("b")
     assert service.desk.cancel("nobody") is None and accept(service, "a")["status"] == "cancelled"
+
+
+def test_the_same_content_again_is_a_new_request_where_the_first_was_cancelled(store, clock):
+    """Without an id; under an id it is the answer that was given, and says so."""
+    service, other = open_service(store, clock), open_service(store, clock)
+    first = service.desk.accept(["ann"], [], [], None)
+    again = other.desk.accept(["ann"], [], [], None)
+    assert "repeated" not in first and again == first | {"repeated": True}
+    service.desk.cancel(first["request_id"])
+    second = other.desk.accept(["ann"], [], [], None)
+    assert second["status"] == "accepted" and second["request_id"] == first["request_id"] + "-2"
+    assert service.desk.accept(["ann"], [], [], None) == second | {"repeated": True}
+    under_id = service.desk.accept(["ann"], [], [], first["request_id"])
+    assert under_id["status"] == "cancelled" and under_id["repeated"]
 
 
 def test_a_cancel_and_a_commit_exclude_each_other(store, clock):

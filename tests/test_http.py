@@ -163,7 +163,7 @@ def test_half_a_character_is_invalid(client):
     assert client.post("/v1/requests", content=content, headers={"content-type": "application/json"}).status_code == 422
 
 
-@pytest.mark.parametrize("bad", ["a b", "x" * 129, "ü", "a:b"])
+@pytest.mark.parametrize("bad", ["a b", "x" * 129, "ü", "a:b", ".tmp-x"])
 def test_a_bad_request_id_is_422(client, bad):
     for answer in (client.post(f"/v1/requests/{bad}", json={"users": [1]}), client.get(f"/v1/requests/{bad}")):
         assert answer.status_code == 422 and answer.json()["error"]["errors"][0]["field"] == "request_id"
@@ -186,6 +186,15 @@ def test_a_token_says_who_asks_and_who_approves(service):
     assert service.desk.requester == "ann"
     approved = client.post("/v1/requests/r1/approval", json={"by": "cid"}, headers=bearer("bob" * 9))
     assert approved.json()["approved_by"] == "bob"
+
+
+def test_a_key_that_stands_twice_is_refused(client, service):
+    """Of two lists of users the first would be acknowledged and lost."""
+    inside = '{"ranges": [{"user": 1, "since": 1, "since": 2}]}'
+    for text in ('{"users": ["a"], "users": ["b"]}', inside):
+        answer = client.post("/v1/requests", content=text, headers={"content-type": "application/json"})
+        assert answer.status_code == 422 and "stands twice" in answer.json()["error"]["message"]
+    assert service.desk.kept == {}
 
 
 def test_refusals(client, service):

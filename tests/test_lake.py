@@ -288,7 +288,7 @@ def test_ids_of_a_csv_are_text_as_it_stands(tmp_path: Path) -> None:
     assert read_ids(uri, None, AWS).to_pydict() == {"user_id": ids}
     known = pa.array([1, 17, 1000])
     found = dense_ids(known, np.arange(3), read_ids(uri, "customer", AWS)["customer"])
-    assert found.tolist() == [1, -1, -1, -1, -1, -1]
+    assert found.tolist() == [1, 0, -1, -1, -1, -1]
 
 
 def test_ids_of_parquet_keep_their_type(tmp_path: Path) -> None:

@@ -8,7 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_output import accept, commit_forget, commit_train, copied, small_config, user_name, write_interactions
+from fake_workers import FakeWorkers
+from small_output import (
+    accept,
+    commit_encoder,
+    commit_forget,
+    commit_train,
+    copied,
+    small_config,
+    user_name,
+    write_interactions,
+)
 from trained_output import trained_output
 
 from unlearnrec.cluster import pipeline, pretraining
@@ -17,8 +27,9 @@ from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import to_yaml
 from unlearnrec.cluster.journal import JournalConflict
 from unlearnrec.cluster.ledger import Ledger
+from unlearnrec.cluster.requests import make_request
 from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.versions import COMPLETED, HELD, Versions
+from unlearnrec.cluster.versions import CANCELLED, COMPLETED, HELD, Versions
 from unlearnrec.partitioning import ingest as ingestion
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
@@ -179,6 +190,43 @@ def test_a_deletion_between_an_ingest_and_the_training_on_it_stops_the_training(
             command()
     pipeline.ingest(small)
     assert Session(small).lake_graph()["interactions"] == 48  # no suppression list: its key was not set
+
+
+def test_who_came_back_is_forgotten_again(small):
+    """A request without an id is a new one after an ingest; under an id the answer says that it was given before."""
+    session, group, back = Session(small), FakeWorkers(Session(small).store), user_name(3)
+
+    def forget(user=back, request_id=None):
+        answer = pipeline.forget(small, users=user, request_id=request_id, group=group)
+        return answer["request_id"], answer["status"], answer.get("repeated", False)
+
+    commit_encoder(small)
+    name, *told = forget()
+    assert told == ["committed", False] and forget() == (name, "committed", True)
+    assert forget("nobody")[1:] == ("nothing_to_forget", False) and forget("nobody")[1:] == ("nothing_to_forget", True)
+    assert forget(user_name(4), "mine") == ("mine", "committed", False)
+    pipeline.ingest(small)
+    assert forget("nobody") == (name_of("nobody", session) + "-2", "nothing_to_forget", False)
+    pipeline.ingest(small)
+    commit_train(small)
+    commit_encoder(small)
+    assert back in {user for user, _ in pairs_of(small)}
+    assert forget(user_name(4), "mine") == ("mine", "committed", True)
+    assert forget() == (f"{name}-2", "committed", False) and forget() == (f"{name}-2", "committed", True)
+    assert back not in {user for user, _ in pairs_of(small)}
+    assert pipeline.forget(small, users=back, dry_run=True)["request_id"] == f"{name}-2"
+
+
+def test_a_repeated_answer_has_all_that_answers_have(small):
+    accept(small, user_name(3), "r")
+    advance(Session(small), "r", CANCELLED, {})
+    answer = pipeline.forget(small, users=user_name(3), request_id="r")
+    nothing = {"removed_interactions": 0, "affected_partitions": [], "seconds": 0.0}
+    assert answer == {"request_id": "r", "status": "cancelled", "version": None, "repeated": True, **nothing}
+
+
+def name_of(user, session):
+    return make_request([user], [], [], None, session.request_key()).request_id
 
 
 # ---- trainings under way, and new data; real workers ------------------------------------------------------------------

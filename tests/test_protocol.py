@@ -16,15 +16,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis.strategies as st
-import numpy as np
 import pytest
 from fake_workers import FakeWorkers
 from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from memory_store import Crash
 from processes import Process, SharedStore
-from safetensors.numpy import save
-from small_output import commit_train, item_name, small_config, user_name, write_interactions
+from small_output import commit_encoder, commit_train, item_name, small_config, user_name, write_interactions
 
 from unlearnrec.cluster import forgetting, leases, pipeline, purge, segments, verify
 from unlearnrec.cluster import session as session_module
@@ -43,7 +41,6 @@ from unlearnrec.cluster.service import Service
 from unlearnrec.cluster.session import Session, silent
 from unlearnrec.cluster.suppression import ENVIRONMENT, SuppressionList
 from unlearnrec.cluster.versions import APPROVED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, HELD, PURGING
-from unlearnrec.distributed.influence import FORMAT
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 from unlearnrec.partitioning.storage import Store
@@ -149,20 +146,10 @@ def start(tmp_path_factory):
         cluster={"partitions": 2, "max_rebuilds": 0},
     )
     pipeline.ingest(config)
-    session = Session(config)
     commit_train(config)
-    version, head = session.version(), session.journal.head()
-    name = session.versions.new_name(2, "encoder", "safetensors")
-    entry = session.versions.put(name, save({"x": np.zeros(1, dtype=np.float32)}))
-    model = version["model"] | {
-        "dense": None,
-        "encoder": {"file": name, "tables": None, "format": FORMAT, "interactions": version["graph"]["interactions"]},
-    }
-    session.versions.commit(
-        version | {"reason": "pretrain", "model": model, "files": version["files"] | {name: entry}}, head
-    )
+    commit_encoder(config)
     Protocol.config = config
-    Protocol.begin_with = pairs_of(Store(config.output), version["graph"])
+    Protocol.begin_with = pairs_of(Store(config.output), Session(config).version()["graph"])
     Protocol.files = {name: Store(config.output).read(name) for name in Store(config.output).list()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ENVIRONMENT, KEY)
@@ -186,6 +173,7 @@ acts = st.one_of(
     st.tuples(st.sampled_from(DESKS), st.just("cancel"), ids, st.just(0)),
     st.tuples(st.sampled_from(DESKS), st.just("approve"), ids, st.just(0)),
     st.tuples(st.sampled_from(DESKS), st.just("command"), ids, st.just(0)),
+    st.tuples(st.sampled_from(DESKS), st.sampled_from(["ask", "withdraw"]), ids, st.just(0)),
     st.tuples(st.sampled_from(SERVICES), st.just("tick"), st.just(""), st.just(0)),
     st.tuples(st.sampled_from(PURGES), st.just("purge"), st.just(""), st.integers(0, 1)),
     st.tuples(st.just(READER), st.just("read"), st.just(""), st.just(0)),
@@ -223,6 +211,8 @@ class Protocol(RuleBasedStateMachine):
         self.held: set[str] = set()
         self.approved: set[str] = set()
         self.answers: dict[str, Any] = {}
+        self.asked: dict[str, str] = {}
+        """By name: the request that was made last of its content without an id."""
         self.checked = 0
         self.expected: dict[int, Pairs] = {}
         self.emptied: set[str] = set()
@@ -545,6 +535,22 @@ class Protocol(RuleBasedStateMachine):
         if not self.purged(name):
             assert self.body(name) == self.body_of(which, name), "another content under this id was acknowledged"
 
+    def ask(self, who: int, name: str, which: int) -> None:
+        """A post without an id."""
+        gone = set(self.cancelled)
+        answer = self.desks[who].accept(*CONTENTS[name][which], None, requester=OPERATORS[who])
+        self.asked[name] = request_id = answer["request_id"]
+        self.acknowledged.add(request_id)
+        self.told(request_id, answer)
+        assert request_id not in gone, "answered with what was cancelled before"
+        if not self.purged(request_id):
+            assert self.body(request_id) == self.body_of(which, name)
+
+    def withdraw(self, who: int, name: str, _: int) -> None:
+        """What was asked without an id."""
+        if name in self.asked:
+            self.cancel(who, self.asked[name], 0)
+
     def cancel(self, who: int, name: str, _: int) -> None:
         try:
             answer = self.desks[who].cancel(name)
@@ -624,7 +630,7 @@ class Protocol(RuleBasedStateMachine):
         """The first final answer that anybody was told stays."""
         if answer["status"] in ("accepted", "held", "failed"):
             return
-        kept = (answer["status"], answer["version"], answer.get("removed_interactions"))
+        kept = (answer["status"], answer["version"], answer.get("removed_interactions", 0))
         kind, before = self.answers.get(name, (None, None))
         assert before in (None, kept), f"{name}: first {before}, then {kept}"
         self.answers[name] = (kind, kept)
@@ -662,6 +668,27 @@ def test_a_request_is_accepted_while_purges_take_what_an_attempt_left_under_its_
         assert "requests/a.json" not in model.store.files and model.body("a") == model.body_of(which, "a")
     finally:
         model.teardown()
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_was_cancelled_is_asked_for_again_by_two_at_once(dies):
+    """Without an id. The one stands still at any moment, or dies there and asks again: it is one new request."""
+    for moments in range(12):
+        model = Protocol()
+        model.open()
+        try:
+            for what in ("ask", "withdraw"):
+                model.begin((0, what, "a", 0), WHOLE)
+            model.begin((0, "ask", "a", 0), moments)
+            if dies:
+                model.kill(0, 0)
+            model.begin((1, "ask", "a", 0), WHOLE)
+            model.begin((0, "ask", "a", 0), WHOLE)
+            model.the_log_and_the_version_are_those_of_the_model()
+            first, second = model.accepted
+            assert (second, model.asked) == (f"{first}-2", {"a": second}) and model.state(second) is State.ACCEPTED
+        finally:
+            model.teardown()
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -85,12 +85,48 @@ def test_one_object_and_what_json_can_hold_besides(tmp_path):
     assert "no object" in rows[1] and "user_id is neither" in rows[2] and "item_id is neither" in rows[4]
 
 
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    for name, text in (("r.json", '[{"user_id": "a", "user_id": "b"}]'), ("r.jsonl", '{"item_id": 1, "item_id": 1}')):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=f"{name} is not readable as JSON.*a key stands twice in one object"):
+            read_rows(str(tmp_path / name), AWS)
+
+
+def test_half_of_a_character_makes_one_row_invalid(tmp_path):
+    (tmp_path / "r.json").write_text(r'[{"user_id": "\ud800"}, {"user_id": "\ud83d\ude00"}]')
+    rows = read_rows(str(tmp_path / "r.json"), AWS)
+    assert rows == ["user_id has half of a character (a lone surrogate)", (USERS, "\U0001f600")]
+
+
+def test_a_file_without_rows_has_none(tmp_path):
+    pq.write_table(pa.table({"user_id": pa.array([], pa.int64())}), tmp_path / "r.parquet")
+    for name, text in (("r.csv", "user_id,item_id\n"), ("r.json", "[]"), ("r.jsonl", "")):
+        (tmp_path / name).write_text(text)
+    for name in ("r.csv", "r.json", "r.jsonl", "r.parquet"):
+        request = parse_request(None, None, None, str(tmp_path / name), None, AWS)
+        assert request.empty and not request.rows
+
+
 def test_integers_with_nulls_as_pandas_writes_them(tmp_path):
     nan = float("nan")
     table = {"user_id": [1.0, nan, 3.0], "item_id": [nan, 2.0, 4.5]}
     pq.write_table(pa.table(table), tmp_path / "r.parquet")
     rows = read_rows(str(tmp_path / "r.parquet"), AWS)
     assert rows[:2] == [(USERS, "1"), (ITEMS, "2")] and rows[2] == "item_id is neither a whole number nor text"
+
+
+@pytest.mark.parametrize("ending", ["json", "parquet"])
+def test_an_id_that_a_float_may_have_rounded_is_invalid(tmp_path, ending):
+    path = tmp_path / f"r.{ending}"
+    pq.write_table(pa.table({"user_id": [2.0**53, -(2.0**60), 2.0**53 - 1]}), path)
+    if ending == "json":
+        path.write_text('[{"user_id": 9007199254740993.0}, {"user_id": -1e18}, {"user_id": 9007199254740991}]')
+    rows = read_rows(str(path), AWS)
+    assert rows[2] == (USERS, "9007199254740991")
+    assert all(row == "user_id is a float too large to be exact: write it as an integer or as text" for row in rows[:2])
+    pq.write_table(pa.table({"item_id": pa.array([16777216.0], pa.float32())}), tmp_path / "f.parquet")
+    with pytest.raises(InputError, match="'item_id' is float, which rounds ids"):
+        read_rows(str(tmp_path / "f.parquet"), AWS)
 
 
 def test_times_of_a_parquet_file_keep_their_nanoseconds(tmp_path):
@@ -109,7 +145,6 @@ def test_times_of_a_parquet_file_keep_their_nanoseconds(tmp_path):
         ("r.json", "{", "JSON"),
         ("r.json", "[" * 100_000, "JSON"),
         ("r.json", '[{"since": 1}]', "no column 'user_id' or 'item_id'"),
-        ("r.json", "[]", "no column"),
         ("r.json", '[{"user_id": 1, "untill": 2}]', "column 'untill' is not known"),
         ("r.jsonl", '{"user_id": 1}\nx\n', "JSON in line 2"),
         ("r.csv", "user_id,until,unitl\n1,,\n", "column 'unitl' is not known"),
@@ -167,6 +202,49 @@ def test_what_is_no_time(written):
     with pytest.raises(ValueError, match="is n") as error:
         parse_bound(written)
     assert str(written) not in str(error.value)
+
+
+HIVE = [
+    ("user_id=5", {"item_id": [7, 8]}, [(INTERACTIONS, ("5", "7")), (INTERACTIONS, ("5", "8"))]),
+    ("until=2024-01-01", {"user_id": ["ann"]}, [(RANGES, ("ann", None, None, "2024-01-01T00:00:00Z"))]),
+    ("user_id=5/since=3", {"item_id": [7, None]}, [(RANGES, ("5", "7", 3, None)), (RANGES, ("5", None, 3, None))]),
+    ("user_id=a%3Db", {"since": [3]}, [(RANGES, ("a=b", None, 3, None))]),
+    ("item_id=__HIVE_DEFAULT_PARTITION__", {"user_id": [1]}, [(USERS, "1")]),
+]
+
+
+@pytest.mark.parametrize(("folder", "columns", "expected"), HIVE)
+def test_folders_of_a_hive_table_are_columns(tmp_path, folder, columns, expected):
+    place = tmp_path / "t" / folder
+    place.mkdir(parents=True)
+    pq.write_table(pa.table(columns), place / "p.parquet")
+    assert read_rows(str(tmp_path / "t"), AWS) == expected
+    for inside in (place, place / "p.parquet"):
+        with pytest.raises(InputError, match=f"{folder.split('/')[0]} is a column"):
+            read_rows(str(inside), AWS)
+
+
+def test_another_folder_of_a_hive_table_is_another_column(tmp_path):
+    place = tmp_path / "untill=2024-01-01" / "user_id=5"
+    place.mkdir(parents=True)
+    pq.write_table(pa.table({"day": [1, 2]}), place / "p.parquet")
+    with pytest.raises(InputError, match="'day' is not known"):
+        read_rows(str(tmp_path), AWS)
+    assert read_rows(str(tmp_path), AWS, other_columns=True) == [(USERS, "5")] * 2
+    pq.write_table(pa.table({"item_id": [1, 2]}), place / "p.parquet")
+    with pytest.raises(InputError, match="'untill' is not known"):
+        read_rows(str(tmp_path), AWS)
+    pq.write_table(pa.table({"user_id": [6]}), place / "p.parquet")
+    with pytest.raises(InputError, match="more than one column 'user_id'"):
+        read_rows(str(tmp_path), AWS, other_columns=True)
+
+
+def test_a_folder_of_csv_files_is_read_whole(tmp_path):
+    folder = tmp_path / "r.csv"
+    folder.mkdir()
+    for n in (1, 2):
+        (folder / f"part-{n}").write_text(f"user_id\n{n}\n")
+    assert read_rows(str(folder), AWS) == [(USERS, "1"), (USERS, "2")]
 
 
 @given(st.datetimes(datetime(1800, 1, 1), datetime(2200, 1, 1)), st.sampled_from(list(NANOSECONDS)))

@@ -100,10 +100,14 @@ def test_ids_that_are_texts(tmp_path: Path) -> None:
 
 def test_texts_that_look_like_integers_find_integers(tmp_path: Path) -> None:
     users, items = id_map([-4, 17, 250], [9, 0, 5]), id_map([17, 18], [3, 1])
-    text = "17, 0017,-4,1.0,17a,+17,999,9999999999999999999,²"
+    text = "17, 0017,-4,1.0,17a,+17,999,9999999999999999999,²,250.0,17.5"
     named = resolve(parse(users=text), users, items)
     found = named.removal
-    assert sorted(found.users.tolist()) == [0, 0, 9] and named.unknown == 6
+    assert sorted(found.users.tolist()) == [0, 0, 5, 9] and named.unknown == 7
+    # A float of so many digits may have been another id.
+    large = id_map([2**53, 999_999_999_999_999], [1, 2])
+    named = resolve(parse(users=f"{2**53}.0,999999999999999.00"), large, items)
+    assert named.removal.users.tolist() == [2] and named.unknown == 1
     assert {x.dtype for x in (found.users, found.items, found.pair_users, found.pair_items)} == {np.dtype(np.int64)}
     path = csv(tmp_path / "p.csv", "user_id,item_id\n250,17\n250,99\n7,17\n17,18\n")
     named = resolve(parse(interactions=path), users, items)
@@ -133,8 +137,7 @@ def test_an_empty_list_is_not_the_current_folder(tmp_path: Path, monkeypatch: py
 
 def test_a_request_that_names_nothing_is_refused(tmp_path: Path) -> None:
     empty = csv(tmp_path / "empty.csv", "user_id,item_id\n")
-    no_rows = csv(tmp_path / "users.csv", "user_id\n")
-    for named in ({"users": ""}, {"items": " , "}, {"interactions": empty}, {"requests": no_rows}, {}):
+    for named in ({"users": ""}, {"items": " , "}, {"interactions": empty}, {}):
         with pytest.raises(InputError, match=r"names no user, item or interaction\. Give"):
             parse(**named)
 
@@ -162,7 +165,7 @@ def test_a_missing_id_is_refused(tmp_path: Path) -> None:
             parse(interactions=path)
 
 
-@pytest.mark.parametrize("bad", ["", "a b", "a/b", "../x", "ü", "x" * 129, "a\n"])
+@pytest.mark.parametrize("bad", ["", "a b", "a/b", "../x", "ü", "x" * 129, "a\n", ".tmp-x", ".x", ".."])
 def test_bad_request_ids_are_refused(bad: str) -> None:
     with pytest.raises(InputError, match="--request-id"):
         parse(users="1", request_id=bad)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from small_output import commit_forget, commit_train, small_config, user_name, write_interactions
+from small_output import commit_encoder, commit_forget, commit_train, small_config, user_name, write_interactions
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.accepting import accept, read_accepted
@@ -127,6 +127,23 @@ def test_a_dry_run_tells_rows_without_workers(config, rows, tmp_path, monkeypatc
     monkeypatch.setattr("unlearnrec.cluster.forgetting.estimated_seconds", lambda *_: None)  # its answer has no seconds
     answer = pipeline.forget(config, requests=rows, dry_run=True, results=str(tmp_path / "r.csv"))
     assert answer["rows"] == {"deleted": 0, "not_found": 1, "already_gone": 2, "invalid": 1}
+
+
+def test_a_file_without_rows_is_answered_and_not_accepted(config, tmp_path):
+    pipeline.ingest(config)
+    commit_train(config)
+    commit_encoder(config)
+    head = Session(config).journal.head()
+    rows, lines = tmp_path / "r.csv", tmp_path / "lines.csv"
+    rows.write_text("user_id,item_id\n")
+    for request_id in (None, "nightly"):
+        answer = pipeline.forget(config, requests=str(rows), request_id=request_id, results=str(lines))
+        assert answer["request_id"] == request_id and answer["status"] == "nothing_to_forget" and answer["version"] == 2
+        assert (answer["removed_interactions"], answer["affected_partitions"], answer["seconds"]) == (0, [], 0.0)
+        assert set(answer["rows"].values()) == {0} and len(lines.read_text().splitlines()) == 1
+    dry = pipeline.forget(config, requests=str(rows), dry_run=True)
+    assert dry["status"] == "dry_run" and dry["removed_interactions"] == 0
+    assert Session(config).journal.head() == head and Session(config).store.list("requests") == ["requests/key"]
 
 
 # ---- how long it will take -------------------------------------------------------------------------------------------
