@@ -9,6 +9,7 @@ from ...distributed.published import (
     pretrain_published,
     published_influence,
 )
+from ...distributed.trainer import TrainSettings
 from ..lab import Lab, Model, Pairs
 from .base import Method, changed, cut
 
@@ -31,7 +32,9 @@ class PublishedForm(Method):
     def prepare(self, lab: Lab, original: Model) -> None:
         encoder = PublishedEncoder(original.e0.shape[1])
         settings = PublishedSettings(seed=lab.seed, **SETTINGS)  # type: ignore[arg-type]
-        tables = pretrain_published(original.graph, original.backbone, original.e0, original.readout, encoder, settings)
+        train = TrainSettings(seed=lab.seed, total_pairs=len(lab.data.users), **lab.recipe.train)
+        model = (original.graph, original.backbone, original.e0, original.readout)
+        tables = pretrain_published(*model, encoder, settings, train)
         self.trained = Published(encoder, *tables)
 
     def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
