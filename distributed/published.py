@@ -3,10 +3,9 @@
 Two owner-sharded tables, H0 [N, d] and a gate w [N, 1], and a small MLP. For a request with the symmetric adjacency A_D:
 H^l = A_D H^(l-1) (eq. 15), W^0 = w * readout, W^l = A_D W^(l-1) (eq. 16), change = MLP(sum of H^l - c W^L) (eq. 17).
 
-Where it departs from the paper: A_D is normalised by the degrees of the graph before the deletion, so that a batch of
-requests is nearly the sum of the single ones; H^0 itself is left out of the sum and rows of untouched nodes stay zero
-through the MLP, so that only touched nodes change; the withdrawal takes an odd power, since even ones come back to the
-same side.
+Where it departs from the paper: H^0 itself is left out of the sum and rows of untouched nodes stay zero through the MLP,
+so that only touched nodes change; the withdrawal takes an odd power, since even ones come back to the same side; a
+readout of several blocks is withdrawn by their mean. There is no fine-tuning after it but `forget.fine_tune_steps`.
 
 Shape legend: N = local rows, d = embedding size, B = pairs of a batch on this rank, D = columns of a readout.
 """
@@ -114,9 +113,12 @@ def published_influence(
 
 
 def request_layer(graph: LocalGraph, request: GraphShard, everybody: bool = True) -> Propagation:
-    """The layer A_D over a request's interactions (a shard of the same rows), normalised by the degrees of the whole
-    graph. everybody: all ranks take part; otherwise only those that own an end of an interaction."""
-    return Propagation(plan(request, graph.assignment, "pull"), graph.degrees, graph.comm, everybody=everybody)
+    """The layer A_D over a request's interactions (a shard of the same rows), normalised by their own degrees (eq. 15).
+
+    everybody: all ranks take part; otherwise only those that own an end of an interaction.
+    """
+    degrees = torch.from_numpy(request.degrees()).to(graph.degrees.device)
+    return Propagation(plan(request, graph.assignment, "pull"), degrees, graph.comm, everybody=everybody)
 
 
 def pretrain_published(

@@ -1,5 +1,6 @@
 """The encoder in the paper's form: local, the same for any number of partitions, and it lowers what it should."""
 
+import numpy as np
 import pytest
 import spmd
 import torch
@@ -8,7 +9,8 @@ from torch.nn import functional
 from unlearnrec.distributed.batch import batches
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.launch import run_processes
-from unlearnrec.distributed.published import forget_and_preserve
+from unlearnrec.distributed.published import forget_and_preserve, request_layer
+from unlearnrec.distributed.removal import only
 
 TOLERANCE = 2e-5
 ALONE = {"forget_weight": 0.0, "preserve_weight": 0.0, "contrast_weight": 0.0}
@@ -73,3 +75,14 @@ def test_l_u_is_a_mean_and_l_p_a_sum():
     expected = 0.5 * l_u + 0.03 * ((new - old) ** 2).sum()
     assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, leaf)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_request_is_normalised_by_its_own_degrees():
+    """Eq. 15: of one interaction, each end takes the other's row whole."""
+    graph = spmd.local_graph(Comm())
+    user, item = int(graph.pair_users[0]), int(graph.pair_items[0])
+    rows = torch.arange(2.0 * graph.num_rows).reshape(-1, 2)
+    found = request_layer(graph, only(graph.shard, np.array([user]), np.array([item])))(rows)
+    expected = torch.zeros_like(rows)
+    expected[user], expected[spmd.USERS + item] = rows[spmd.USERS + item], rows[user]
+    assert torch.equal(found, expected)
