@@ -171,10 +171,10 @@ class Pretrain(Section):
     """How many retrains to learn from (objective counterfactual): with 3, one of each kind of simulated request."""
     request_share: float = Field(0.05, gt=0, le=0.5)
     """Share of all interactions that a simulated request leaves out, or the largest of them (counterfactual)."""
-    forget_weight: float = Field(0.05, ge=0)
-    """`a` of the published objective: low scores for forgotten pairs."""
-    preserve_weight: float = Field(0.1, ge=0)
-    """`b` of the published objective: unchanged scores for the others."""
+    forget_weight: float = Field(1.0, ge=0)
+    """`a` of the published objective: low scores for forgotten pairs. The paper's are .1 to 1."""
+    preserve_weight: float = Field(0.05, ge=0)
+    """`b` of the published objective: unchanged scores for the others, summed over a batch. The paper's are .001 to .05."""
     contrast_weight: float = Field(1e-4, ge=0)
     """`c` of the published objective: the same influence when some of the request is dropped."""
     edge_drop: float = Field(0.05, ge=0, lt=1)

@@ -209,7 +209,8 @@ def _fit_published(
     name = session.versions.new_name(number, "encoder", "safetensors")
     partitions = range(version["graph"]["partitions"])
     tables = [session.versions.new_name(number, f"encoder-{k:03d}", "safetensors") for k in partitions]
-    arguments = (session.location, shape, fit, name, tables)
+    train = make_run(as_trained(config, version["model"]), version["graph"], Removal()).settings
+    arguments = (session.location, shape, fit, train, name, tables)
     with progress.task("encoder", settings.epochs) as task:
         results = session.call(group, version, "fit_published", *arguments, on_progress=follow(task, "encoder"))
     return {"file": name, "tables": tables, "objective": "published", "format": FORMAT, "shape": shape}, results

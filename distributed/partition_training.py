@@ -16,6 +16,7 @@ from .pretrain import Examples, PretrainSettings, calibrate, examples, fit
 from .published import PublishedEncoder, PublishedSettings, pretrain_published
 from .removal import Ids, Removal
 from .run import TrainRun, run_training
+from .trainer import TrainSettings
 
 
 class PartitionTraining(PartitionState):
@@ -102,7 +103,13 @@ class PartitionTraining(PartitionState):
         )
 
     def fit_published(
-        self, location: Location, shape: dict[str, Any], settings: PublishedSettings, name: str, tables: Sequence[str]
+        self,
+        location: Location,
+        shape: dict[str, Any],
+        settings: PublishedSettings,
+        train: TrainSettings,
+        name: str,
+        tables: Sequence[str],
     ) -> dict[str, Any]:
         """Train the encoder in the paper's form on the loaded version; rank k writes its tables to tables[k], rank 0 the
         dense part to `name`."""
@@ -115,6 +122,7 @@ class PartitionTraining(PartitionState):
             model.nodes.readout,
             encoder,
             settings,
+            train,
             lambda epoch, loss: self._say(phase="encoder", epoch=epoch, loss=round(loss, 5)),
         )
         files = [write_file(store, tables[self._rank], to_bytes({"h0": h0, "gate": gate}))]

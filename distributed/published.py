@@ -3,14 +3,14 @@
 Two owner-sharded tables, H0 [N, d] and a gate w [N, 1], and a small MLP. For a request with the symmetric adjacency A_D:
 H^l = A_D H^(l-1) (eq. 15), W^0 = w * readout, W^l = A_D W^(l-1) (eq. 16), change = MLP(sum of H^l - c W^L) (eq. 17).
 
-Where it departs from the paper: A_D is normalised by the degrees of the graph before the deletion, so that a batch of
-requests is nearly the sum of the single ones; H^0 itself is left out of the sum and rows of untouched nodes stay zero
-through the MLP, so that only touched nodes change; the withdrawal takes an odd power, since even ones come back to the
-same side.
+Where it departs from the paper: H^0 itself is left out of the sum and rows of untouched nodes stay zero through the MLP,
+so that only touched nodes change; the withdrawal takes an odd power, since even ones come back to the same side; a
+readout of several blocks is withdrawn by their mean. There is no fine-tuning after it but `forget.fine_tune_steps`.
 
 Shape legend: N = local rows, d = embedding size, B = pairs of a batch on this rank, D = columns of a readout.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -25,9 +25,9 @@ from .backbones import Backbone
 from .batch import Batch, ItemLookup, add_by_row, batches, pair_key
 from .keyed import EDGE_DROP, keyed_uniform
 from .local_graph import LocalGraph
-from .losses import bpr
 from .propagation import Propagation
 from .removal import Removal, Simulated, only
+from .trainer import FIXED_POINT, Trainer, TrainSettings
 
 WITHDRAWAL = 0.1
 """c of eq. 17."""
@@ -113,9 +113,12 @@ def published_influence(
 
 
 def request_layer(graph: LocalGraph, request: GraphShard, everybody: bool = True) -> Propagation:
-    """The layer A_D over a request's interactions (a shard of the same rows), normalised by the degrees of the whole
-    graph. everybody: all ranks take part; otherwise only those that own an end of an interaction."""
-    return Propagation(plan(request, graph.assignment, "pull"), graph.degrees, graph.comm, everybody=everybody)
+    """The layer A_D over a request's interactions (a shard of the same rows), normalised by their own degrees (eq. 15).
+
+    everybody: all ranks take part; otherwise only those that own an end of an interaction.
+    """
+    degrees = torch.from_numpy(request.degrees()).to(graph.degrees.device)
+    return Propagation(plan(request, graph.assignment, "pull"), degrees, graph.comm, everybody=everybody)
 
 
 def pretrain_published(
@@ -125,15 +128,20 @@ def pretrain_published(
     readout: Tensor,
     encoder: PublishedEncoder,
     settings: PublishedSettings,
+    train: TrainSettings,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Train H0 [N, d] and w [N, 1] with L = L_M + a L_u + b L_p + c L_c (eq. 18-24); returns them. All ranks call it."""
+    """Train H0 [N, d] and w [N, 1] with L = L_M + a L_u + b L_p + c L_c (eq. 18-24); returns them. All ranks call it.
+
+    L_M is the loss that the model was trained with, as `train` and the backbone say, over batches of `settings`.
+    """
     h0 = torch.zeros_like(e0, requires_grad=True)
     gate = torch.full((len(e0), 1), INITIAL_GATE, device=e0.device, requires_grad=True)
     alive = torch.cat(graph.comm.all_gather(graph.item_ids)).sort().values
     optimizer = torch.optim.Adam([h0, gate], lr=settings.learning_rate)
-    for parameter in encoder.parameters():
-        parameter.requires_grad_(False)
+    encoder.requires_grad_(False)
+    backbone = copy.deepcopy(backbone).requires_grad_(False)
+    train = replace(train, seed=settings.seed, batch_size=settings.batch_size)
     for epoch in range(settings.epochs):
         if epoch % FRESH_REQUEST_EPOCHS == 0:
             removal = Removal(simulated=(Simulated(settings.seed, epoch, settings.request_share),))
@@ -141,31 +149,34 @@ def pretrain_published(
             forgotten = [torch.from_numpy(x).to(e0.device) for x in gone]
             shard = only(graph.shard, *gone)
             request = request_layer(graph, shard)
-            rest = LocalGraph(graph.shard.without(*gone), graph.assignment, graph.comm, graph.halo.halo)
-        count = graph.comm.all_reduce(torch.tensor([len(rest.pair_users)], device=e0.device))
-        num_batches = max(1, int(count) // settings.batch_size)
+            rest = graph.without(*gone)
+            trainer = Trainer(rest, backbone, train, start=e0)
+        trainer.epoch = epoch
         total = 0.0
-        for number, batch in enumerate(batches(rest, settings.seed, epoch, num_batches)):
+        for number, batch in enumerate(batches(rest, settings.seed, epoch, train.num_batches)):
             optimizer.zero_grad()
             change, layers = encoder(h0, gate, readout, request)
-            z = backbone.readout(e0 + change, rest.propagation)
+            changed = (e0 + change).detach().requires_grad_()
             # A draw may name an item that was deleted: those that are there take its place.
             batch = replace(batch, negatives=alive[batch.negatives % len(alive)])
-            gradient, loss = _objective(rest, z.detach(), readout, batch, forgotten, settings)
-            z.backward(gradient, retain_graph=True)
+            loss = trainer.backward(changed, batch, number) / FIXED_POINT / settings.batch_size
+            z = backbone.readout(changed, rest.propagation)
+            gradient, more = forget_and_preserve(rest, z.detach(), readout, batch, forgotten, settings)
+            z.backward(gradient)
+            change.backward(changed.grad, retain_graph=True)
             if settings.contrast_weight:
                 draws = keyed_uniform(settings.seed, EDGE_DROP, epoch, number, forgotten[0], forgotten[1])
                 kept = (draws >= settings.edge_drop).cpu().numpy()
                 dropped = request_layer(graph, only(shard, gone[0][kept], gone[1][kept]))
                 (settings.contrast_weight * _contrast(rest, h0, layers, dropped, batch)).backward()
             optimizer.step()
-            total += loss / num_batches
+            total += (loss + more) / train.num_batches
         if on_epoch is not None:
             on_epoch(epoch, total)
     return h0.detach(), gate.detach()
 
 
-def _objective(
+def forget_and_preserve(
     graph: LocalGraph,
     z: Tensor,
     before: Tensor,
@@ -173,26 +184,18 @@ def _objective(
     forgotten: list[Tensor],
     settings: PublishedSettings,
 ) -> tuple[Tensor, float]:
-    """(gradient [N, D] of L_M + a L_u + b L_p with respect to the readouts, this rank's part of the loss)."""
+    """(gradient [N, D] of a L_u + b L_p with respect to the readouts, this rank's part of the two)."""
     gradient = torch.zeros_like(z)
-    scale = 1.0 / settings.batch_size
-    users = graph.user_rows(batch.users)
-    keys = torch.cat([pair_key(batch.users, batch.items, graph.num_items, role) for role in (0, 1)])
-    lookup = ItemLookup(graph, torch.cat([batch.items, batch.negatives]), keys)
-    count = len(batch.items)
-    after = lookup.fetch(z)
-    pairs = bpr(z[users], after[:count], after[count:], scale)
-    positive, user = pairs.positive_BD, pairs.user_BD
-    loss = float(pairs.loss_B.sum()) * scale
+    loss = 0.0
     if settings.preserve_weight:
+        users = graph.user_rows(batch.users)
+        lookup = ItemLookup(graph, batch.items, pair_key(batch.users, batch.items, graph.num_items, 0))
         value, for_users, for_items = _preserve(
-            graph, (z[users], after[:count]), (before[users], lookup.fetch(before)[:count]), settings.temperature
+            graph, (z[users], lookup.fetch(z)), (before[users], lookup.fetch(before)), settings.temperature
         )
-        loss += settings.preserve_weight * scale * value
-        user = user + settings.preserve_weight * scale * for_users
-        positive = positive + settings.preserve_weight * scale * for_items
-    lookup.add_gradients(torch.cat([positive, pairs.negative]), gradient)
-    add_by_row(users, user, gradient)
+        loss = settings.preserve_weight * value
+        lookup.add_gradients(settings.preserve_weight * for_items, gradient)
+        add_by_row(users, settings.preserve_weight * for_users, gradient)
 
     mine = torch.nonzero(graph.user_rows(forgotten[0]) >= 0)[:, 0]
     users, items = forgotten[0][mine], forgotten[1][mine]

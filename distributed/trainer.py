@@ -20,7 +20,7 @@ from .local_graph import LocalGraph
 from .losses import bpr, sampled_softmax
 from .table import Table
 
-_FIXED_POINT = 2.0**24
+FIXED_POINT = 2.0**24
 """Losses are summed as integers of this many parts, so that the sum is the same in any order."""
 
 Progress = Callable[[int, int, float], None]
@@ -69,7 +69,7 @@ class Trainer:
             sides = ((0, graph.user_ids), (1, graph.item_ids))
             start = torch.cat([initial_rows(settings.seed, side, ids, size, deviation) for side, ids in sides])
         self.table = Table(start, settings.learning_rate)
-        weights = list(backbone.parameters())
+        weights = [x for x in backbone.parameters() if x.requires_grad]
         passes = _Passes(backbone)
         self._module = graph.comm.replicate(passes) if weights else passes
         self._views = Views(graph, settings.seed) if backbone.contrast_weight else None
@@ -83,10 +83,10 @@ class Trainer:
             loss = self.step(batch, number)
             total += loss
             if on_step is not None:
-                on_step(self.epoch, number, loss / _FIXED_POINT / max(1, len(batch.users)))
+                on_step(self.epoch, number, loss / FIXED_POINT / max(1, len(batch.users)))
         self.epoch += 1
         sums = self.graph.comm.all_reduce(torch.tensor([total, pairs], device=self.graph.comm.device))
-        return float(sums[0]) / _FIXED_POINT / max(1, int(sums[1]))
+        return float(sums[0]) / FIXED_POINT / max(1, int(sums[1]))
 
     @torch.no_grad()
     def readouts(self) -> Tensor:
@@ -99,6 +99,23 @@ class Trainer:
         free [N, 1]: 1 for rows that may change, 0 for others; the dense weights stay as they are then.
         """
         e0 = self.table.leaf()
+        loss = self.backward(e0, batch, number)
+        assert e0.grad is not None
+        self.table.step(e0.grad if free is None else e0.grad * free)
+        if self._dense is not None and free is None:
+            # DDP averages what a partitioned loss sums.
+            for parameter in self.backbone.parameters():
+                if parameter.grad is not None:
+                    parameter.grad *= self.graph.comm.size
+            self._dense.step()
+            self._dense.zero_grad(set_to_none=True)
+        return loss
+
+    def backward(self, e0: Tensor, batch: Batch, number: int) -> int:
+        """Add the gradient of a step's whole loss to that of e0 [N, d], a leaf, and of dense weights that are trained.
+
+        Returns the loss of this rank's pairs in fixed point, without the L2 and the contrastive term.
+        """
         if self._views is not None:
             self._views.at(self.epoch, number)
         readouts = self._module(e0, self.graph.propagation, self._views)
@@ -115,14 +132,6 @@ class Trainer:
             # Of l2 / 2 times the squared norm of each row, as often as it occurs in the batch.
             weight = occurrences.to(torch.float32) * (self.settings.l2 * self.settings.scale)
             e0.grad += weight[:, None] * e0.detach()
-        self.table.step(e0.grad if free is None else e0.grad * free)
-        if self._dense is not None and free is None:
-            # DDP averages what a partitioned loss sums.
-            for parameter in self.backbone.parameters():
-                if parameter.grad is not None:
-                    parameter.grad *= self.graph.comm.size
-            self._dense.step()
-            self._dense.zero_grad(set_to_none=True)
         return loss
 
     def _pair_gradients(self, z: Tensor, batch: Batch, number: int) -> tuple[Tensor, Tensor, int]:
@@ -152,7 +161,7 @@ class Trainer:
             gradient.index_add_(0, mine[here], pairs.negative[here])
         add_by_row(users, pairs.user_BD, gradient)
         occurrences += torch.bincount(lookup.rows, minlength=graph.num_rows)
-        return gradient, occurrences, int((pairs.loss_B * _FIXED_POINT).round().to(torch.int64).sum())
+        return gradient, occurrences, int((pairs.loss_B * FIXED_POINT).round().to(torch.int64).sum())
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next epoch depends on, as tensors by name; the dense part is the same on every rank."""

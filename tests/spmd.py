@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -106,15 +107,8 @@ def whole(results: list[dict[str, Any]], name: str) -> torch.Tensor:
     return torch.cat([r[name] for r in results])[torch.argsort(ids)]
 
 
-def published(comm: Comm, objective: dict[str, Any]) -> dict[str, Any]:
-    """Trains a backbone and the published encoder; then forgets the first five interactions."""
-    trainer = make_trainer(comm, "lightgcn", "pull", "torch", {}, None)
-    for _ in range(8):
-        trainer.run_epoch()
-    graph, e0 = trainer.graph, trainer.table.rows
-    readout = trainer.readouts()
-    encoder = PublishedEncoder(e0.shape[1])
-    values = {
+def objective(**changes: Any) -> PublishedSettings:
+    values: dict[str, Any] = {
         "seed": 1,
         "epochs": 10,
         "batch_size": 128,
@@ -125,10 +119,32 @@ def published(comm: Comm, objective: dict[str, Any]) -> dict[str, Any]:
         "contrast_weight": 1e-3,
         "edge_drop": 0.05,
     }
+    return PublishedSettings(**(values | changes))
+
+
+def published(
+    comm: Comm,
+    changes: dict[str, Any],
+    backbone: str = "lightgcn",
+    training: dict[str, Any] | None = None,
+    own_loss: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Trains a backbone and the published encoder; then forgets the first five interactions.
+
+    own_loss: what L_M has otherwise than the training had.
+    """
+    trainer = make_trainer(comm, backbone, "pull", "torch", dict(training or {}), None)
+    for _ in range(8):
+        trainer.run_epoch()
+    graph, e0 = trainer.graph, trainer.table.rows
+    readout = trainer.readouts()
+    encoder = PublishedEncoder(e0.shape[1])
     losses: list[float] = []
-    settings = PublishedSettings(**(values | objective))
+    own = dict(own_loss or {})
+    trainer.backbone.contrast_weight = own.pop("contrast_weight", trainer.backbone.contrast_weight)
+    train = replace(trainer.settings, **own)
     h0, gate = pretrain_published(
-        graph, trainer.backbone, e0, readout, encoder, settings, lambda _, loss: losses.append(loss)
+        graph, trainer.backbone, e0, readout, encoder, objective(**changes), train, lambda _, loss: losses.append(loss)
     )
     users, items = (torch.from_numpy(x[:5].astype(np.int64)) for x in pairs())
     here = (graph.user_rows(users) >= 0) | (graph.item_rows(items) >= 0)

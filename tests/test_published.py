@@ -1,13 +1,20 @@
 """The encoder in the paper's form: local, the same for any number of partitions, and it lowers what it should."""
 
+import numpy as np
 import pytest
 import spmd
 import torch
+from torch.nn import functional
 
+from unlearnrec.distributed.batch import batches
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.launch import run_processes
+from unlearnrec.distributed.published import forget_and_preserve, request_layer
+from unlearnrec.distributed.removal import only
 
 TOLERANCE = 2e-5
+ALONE = {"forget_weight": 0.0, "preserve_weight": 0.0, "contrast_weight": 0.0}
+"""L_M and nothing else."""
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +30,10 @@ def test_only_the_requests_nodes_change(alone):
     assert not alone[0]["fresh"].any()
 
 
-def test_two_partitions_train_the_same_encoder(alone):
-    results = run_processes(2, spmd.published, {})
+@pytest.mark.parametrize(("backbone", "changes"), [("lightgcn", {}), ("sgl", {"loss": "softmax"}), ("ngcf", {})])
+def test_two_partitions_train_the_same_encoder(backbone, changes):
+    alone = [spmd.published(Comm(), {}, backbone, changes)]
+    results = run_processes(2, spmd.published, {}, backbone, changes)
     for name in ("h0", "rows"):
         assert (spmd.whole(results, name) - spmd.whole(alone, name)).abs().max() < TOLERANCE
     assert spmd.whole(results, "h0").abs().max() > 10 * TOLERANCE
@@ -40,3 +49,40 @@ def test_the_forget_weight_lowers_the_scores_of_forgotten_pairs(alone):
 
     gentle = [spmd.published(Comm(), {"forget_weight": 0.0})]
     assert scores(alone) < scores(gentle)
+
+
+@pytest.mark.parametrize("own_loss", [{"loss": "softmax"}, {"l2": 1.0}, {"contrast_weight": 1.0}])
+def test_l_m_is_the_whole_loss_of_the_training(own_loss):
+    """Of the same trained model."""
+    plain, other = (spmd.published(Comm(), ALONE, "sgl", own_loss=own)["h0"] for own in ({}, own_loss))
+    assert (plain - other).abs().max() > 1e-2
+
+
+def test_l_u_is_a_mean_and_l_p_a_sum():
+    """Eq. 20 to 22 against autograd, whatever the size of the batch."""
+    graph = spmd.local_graph(Comm())
+    draw = torch.Generator().manual_seed(0)
+    z, before = (torch.randn(graph.num_rows, 8, generator=draw) for _ in range(2))
+    batch = batches(graph, 1, 0, 3)[0]
+    forgotten = [graph.pair_users[:7], graph.pair_items[:7]]
+    settings = spmd.objective(forget_weight=0.5, preserve_weight=0.03, batch_size=1000)
+    gradient, loss = forget_and_preserve(graph, z, before, batch, forgotten, settings)
+
+    leaf = z.clone().requires_grad_()
+    users, items = leaf[: spmd.USERS], leaf[spmd.USERS :]
+    l_u = -functional.logsigmoid(-(users[forgotten[0]] * items[forgotten[1]]).sum(1)).mean()
+    new, old = ((x[batch.users] @ x[spmd.USERS + batch.items].T).log_softmax(1).diagonal() for x in (leaf, before))
+    expected = 0.5 * l_u + 0.03 * ((new - old) ** 2).sum()
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, leaf)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_request_is_normalised_by_its_own_degrees():
+    """Eq. 15: of one interaction, each end takes the other's row whole."""
+    graph = spmd.local_graph(Comm())
+    user, item = int(graph.pair_users[0]), int(graph.pair_items[0])
+    rows = torch.arange(2.0 * graph.num_rows).reshape(-1, 2)
+    found = request_layer(graph, only(graph.shard, np.array([user]), np.array([item])))(rows)
+    expected = torch.zeros_like(rows)
+    expected[user], expected[spmd.USERS + item] = rows[spmd.USERS + item], rows[user]
+    assert torch.equal(found, expected)
