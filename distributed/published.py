@@ -159,7 +159,7 @@ def pretrain_published(
             changed = (e0 + change).detach().requires_grad_()
             # A draw may name an item that was deleted: those that are there take its place.
             batch = replace(batch, negatives=alive[batch.negatives % len(alive)])
-            loss = trainer.backward(changed, batch, number) / FIXED_POINT / settings.batch_size
+            loss = trainer.backward(changed, batch, number) / FIXED_POINT * train.scale
             z = backbone.readout(changed, rest.propagation)
             gradient, more = forget_and_preserve(rest, z.detach(), readout, batch, forgotten, settings)
             z.backward(gradient)
