@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import uuid
 from pathlib import Path
@@ -14,19 +15,36 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..partitioning.errors import InputError
-from ..partitioning.storage import StorageOptions, Store, split_uri
+from ..partitioning.storage import StorageOptions, Store, filesystem_for, split_uri
 
 FILES = ("users.parquet", "items.parquet", "recommendations.parquet")
+UNFINISHED = re.compile(r"(?:.*/)?(?:users|items|recommendations)\.parquet\.[0-9a-f]{8}\.tmp")
+"""What a local export that died leaves."""
+_HEAD = b"unlearnrec.log_head"
+
+
+def log_head_of(uri: str, options: StorageOptions) -> int | None:
+    """The head of the log when this file of an export was begun; None if it is none."""
+    filesystem, path = filesystem_for(uri, options)
+    try:
+        found = (pq.read_schema(path, filesystem=filesystem).metadata or {}).get(_HEAD)
+    except (OSError, pa.ArrowException):
+        return None
+    return None if found is None else int(found)
 
 
 class ExportWriter:
     """Writes the three files of an export to a folder, local or s3://; leaving the `with` block by an error drops them.
 
+    head: of the log, at or before the version that is exported; it is in the files' metadata (`log_head_of`).
+
     Raises:
         InputError: the folder cannot be made or written.
     """
 
-    def __init__(self, uri: str, options: StorageOptions, user_type: pa.DataType, item_type: pa.DataType) -> None:
+    def __init__(
+        self, uri: str, options: StorageOptions, user_type: pa.DataType, item_type: pa.DataType, head: int = 0
+    ) -> None:
         self._uri = uri
         self._remote = Store(uri, options) if split_uri(uri)[0] == "s3" else None
         if self._remote:
@@ -50,7 +68,8 @@ class ExportWriter:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._sinks = {name: self._folder / (name + self._suffix) for name in schemas}
             self._writers: dict[str, Any] = {
-                name: pq.ParquetWriter(self._sinks[name], schema) for name, schema in schemas.items()
+                name: pq.ParquetWriter(self._sinks[name], schema.with_metadata({_HEAD: str(head)}))
+                for name, schema in schemas.items()
             }
         except OSError as error:
             raise self._unwritable(error) from error

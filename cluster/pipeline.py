@@ -20,7 +20,7 @@ from .held_out import held_out_pairs
 from .leases import leased
 from .pretraining import pretrain
 from .progress import Progress
-from .purge import purge
+from .purge import FOLDERS, purge
 from .reference import evaluate_against
 from .residue import residue
 from .rollback import rollback
@@ -136,14 +136,18 @@ def export(
 ) -> dict[str, Any]:
     """Write the current version's readouts and recommendations as Parquet. Forgotten users and items are absent.
 
+    An export under `output` is one of its files: `residue` lists it once a later request was carried out, and `purge`
+    removes it.
+
     Raises:
-        InputError: the target is under `output` or cannot be written, or nothing has been trained yet.
+        InputError: the target lies in a folder of the output's own or cannot be written, or nothing has been trained yet.
     """
     session = Session(config)
-    session.refuse_own("--to", to)
+    session.refuse_own("--to", to, FOLDERS)
+    head = session.journal.head()
     with leased(session) as version:
         maps = {side: load_ids(session.store, version["graph"], side) for side in ("user", "item")}
-        with ExportWriter(to, session.options, maps["user"][0].type, maps["item"][0].type) as writer:
+        with ExportWriter(to, session.options, maps["user"][0].type, maps["item"][0].type, head) as writer:
             if group is not None:
                 _export(session, version, group, writer, maps, top_k)
             else:

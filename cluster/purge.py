@@ -22,9 +22,12 @@ from .callbacks import FOLDER as CALLBACKS
 from .callbacks import callbacks_name
 from .checkpoints import checkpoint_number
 from .config import Config
+from .evidence import FOLDER as REPORTS
 from .evidence import add_evidence
+from .export import FILES, UNFINISHED, log_head_of
 from .gone import OUTCOMES, noted_request
 from .journal import JournalConflict
+from .leases import FOLDER as LEASES
 from .leases import leases
 from .ledger import Ledger, State, Ticket
 from .pretraining import SCRATCH
@@ -34,13 +37,20 @@ from .requests import TOMBSTONE, content_name
 from .segments import FOLDER as LOG
 from .segments import Record, segment_id
 from .session import KEY, Session, graph_key, missing_text, silent
+from .suppression import FOLDER as SUPPRESSION
 from .training import CHECKPOINTS
 from .versions import ACCEPTED, COMMITTED, PURGED, PURGING
 
 OLDER, SUPERSEDED, CHECKPOINT = "older version", "superseded graph", "checkpoint"
 REQUEST, UNNAMED, LOG_FILE, NOTE = "request content", "unnamed file", "file of the log", "note about a request"
+EXPORT = "export"
 ROLLBACKS = (OLDER, SUPERSEDED, CHECKPOINT)
 """Kinds of files that are of use again after a rollback; the name of another file that is removed is not used again."""
+
+FOLDERS = (
+    "versions", "graph", CHECKPOINTS, SCRATCH, REQUESTS, OUTCOMES, CALLBACKS, LEASES, LOG, REPORTS, SUPPRESSION,
+)  # fmt: skip
+"""Of the output's own."""
 
 UNDER_WAY_SECONDS = 3600.0
 """A file that no record names may belong to a command that runs: it stays this long after it was written."""
@@ -226,6 +236,20 @@ def _places(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
     for folder in ("versions", "graph", CHECKPOINTS, SCRATCH, REQUESTS, OUTCOMES, CALLBACKS):
         for name in store.unfinished(folder):
             yield name, UNNAMED, "a write that did not end"
+    yield from _exports(session, ledger)
+
+
+def _exports(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
+    """Those that somebody put under the output, from before the last request that was carried out."""
+    for name in session.store.list():
+        if name.split("/")[0] in FOLDERS:
+            continue
+        if UNFINISHED.fullmatch(name):
+            yield name, UNNAMED, "of an export that did not end"
+        elif posixpath.basename(name) in FILES:
+            head = log_head_of(f"{session.store.root_uri}/{name}", session.options)
+            if head is not None and head < ledger.carried_out_at:
+                yield name, EXPORT, "from before a request was carried out"
 
 
 def _requests(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:

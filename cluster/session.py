@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -91,11 +91,14 @@ class Session:
         """The resolved configuration, beside what it made."""
         self.store.write("config.yaml", to_yaml(self.config).encode())
 
-    def refuse_own(self, option: str, uri: str) -> None:
-        """Raise InputError for a place in the output: what others keep there, `purge` would remove or overlook."""
-        place, output = place_of(uri), place_of(self.config.output)
-        if f"{place}/".startswith(output.rstrip("/") + "/"):
-            raise InputError(f"{option} {uri} is under `output`. Choose another place: what is written there is yours")
+    def refuse_own(self, option: str, uri: str, folders: Sequence[str] = ("",)) -> None:
+        """Raise InputError for a place in one of these folders of the output: what others keep there, `purge` would remove
+        or overlook."""
+        place, output = place_of(uri), place_of(self.config.output).rstrip("/")
+        for folder in folders:
+            if f"{place}/".startswith(f"{output}/{folder}".rstrip("/") + "/"):
+                where = f"`{folder}` under `output`" if folder else "under `output`"
+                raise InputError(f"{option} {uri} is {where}. Choose another place: what is written there is yours")
 
     def request_key(self, create: bool = True) -> bytes:
         """The secret under which ids of requests are derived from their content; made by the first `ingest`.

@@ -11,6 +11,9 @@ from small_output import commit_train, small_config, write_interactions
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.export import FILES, ExportWriter
+from unlearnrec.cluster.purge import purge
+from unlearnrec.cluster.residue import residue
+from unlearnrec.cluster.session import Session
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import AWS, StorageOptions, Store, filesystem_for
 
@@ -86,17 +89,41 @@ def test_a_process_that_dies_leaves_no_ids_here(tmp_path: Path, s3_server: Stora
         assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("to", ["output", "output/graph", "other/../output/export", "file://{}/output/export"])
-def test_an_export_is_not_under_output(tmp_path: Path, to: str) -> None:
-    """Neither `purge` nor `residue` would look at it as what it is."""
+@pytest.mark.parametrize("to", ["output/graph", "other/../output/versions/x", "file://{}/output/log"])
+def test_an_export_is_not_in_a_folder_of_the_outputs_own(tmp_path: Path, to: str) -> None:
     config = small_config(write_interactions(tmp_path / "events.parquet"), str(tmp_path / "output"))
     pipeline.ingest(config)
     commit_train(config)
     before = Store(config.output).list()
     target = to.format(tmp_path) if "{}" in to else str(tmp_path / to)
-    with pytest.raises(InputError, match=r"--to .* is under `output`"):
+    with pytest.raises(InputError, match=r"--to .* is `(graph|versions|log)` under `output`"):
         pipeline.export(config, to=target, group=object())
     assert Store(config.output).list() == before
+
+
+def test_purge_takes_exports_under_output_that_are_older_than_the_last_request(tmp_path: Path) -> None:
+    config = small_config(write_interactions(tmp_path / "events.parquet"), str(tmp_path / "output"))
+    pipeline.ingest(config)
+    commit_train(config)
+    session, folder = Session(config), tmp_path / "output" / "export"
+
+    def export(to: Path) -> None:
+        with ExportWriter(str(to), AWS, pa.string(), pa.int64(), session.journal.head()) as writer:
+            fill(writer, ["ana", "ben"], [1, 2, 3])
+            writer.close()
+
+    export(folder / "old")
+    (folder / "old" / "users.parquet.0123abcd.tmp").write_bytes(b"ana")
+    pq.write_table(pa.table({"user_id": ["ana"]}), folder / "users.parquet")  # somebody's own
+    assert purge(config, now=True)["removed_files"] == 1  # of the export that died
+    session.journal.append("completed", {"request_id": "r", "answer": {"status": "nothing_to_forget"}})
+    export(folder / "new")
+    kept = [f"export/{name}" for name in ("users.parquet", *(f"new/{file}" for file in FILES))]
+    assert {x["place"] for x in residue(config)["residues"] if x["kind"] == "export"} == {
+        f"export/old/{file}" for file in FILES
+    }
+    purge(config)
+    assert [name for name in session.store.list() if name.startswith("export/")] == sorted(kept)
 
 
 def test_an_export_of_nobody(place: Place) -> None:
