@@ -167,7 +167,7 @@ class Pretrain(Section):
     pairs (published; null 4,096)."""
     objective: Literal["counterfactual", "published"] = "counterfactual"
     """`counterfactual` learns from retrains without simulated requests; `published` is the paper's loss, which
-    overshoots with the defaults here: epochs 1, learning rate 1.5e-4 and batch size 1,024 did best on MovieLens-1M (docs/log.md)."""
+    overshoots with the defaults here: 1 epoch, 1.5e-4 and batches of 1,024 did best on MovieLens-1M (docs/log.md)."""
     counterfactuals: int = Field(3, ge=1, le=64)
     """How many retrains to learn from (objective counterfactual): with 3, one of each kind of simulated request."""
     request_share: float = Field(0.05, gt=0, le=0.5)
