@@ -80,12 +80,8 @@ class Recipe:
     backbone: dict[str, Any]
     train: dict[str, Any]
     epochs: int
-    counterfactuals: int = 3
-    """Runs that the encoder learns from, and `request_share`: as in `pretrain`."""
-    request_share: float = 0.05
-    encoder_epochs: int = 30
-    encoder_learning_rate: float = 0.003
-    encoder_batch: int = 256
+    pretrain: dict[str, Any]
+    """What a fit to counterfactuals reads of it."""
     around: bool = False
     """`influence.around`."""
 
@@ -162,7 +158,9 @@ class Lab:
         most = max(1, round(POPULAR_SHARE * data.num_items))
         popular = np.argsort(-np.bincount(data.items, minlength=data.num_items), kind="stable")[:most]
         items = sorted(popular.tolist())
-        return simulated_requests(self.seed, recipe.counterfactuals, recipe.request_share, items)
+        return simulated_requests(
+            self.seed, recipe.pretrain["counterfactuals"], recipe.pretrain["request_share"], items
+        )
 
     def train(self, removed: Pairs = NOTHING, seed: int | None = None) -> Model:
         """The run on all but some interactions. Under the lab's own seed that is the counterfactual of a request."""
@@ -202,7 +200,7 @@ class Lab:
         """The Influence Encoder, fitted to the counterfactuals."""
         recipe, size = self.recipe, original.e0.shape[1]
         settings = PretrainSettings(
-            self.seed, recipe.encoder_epochs, recipe.encoder_batch, recipe.encoder_learning_rate
+            self.seed, *(recipe.pretrain[key] for key in ("epochs", "batch_size", "learning_rate"))
         )
         targets = [
             (Removal(simulated=(request,)), model.e0)

@@ -50,6 +50,9 @@ def code_of(root: Path) -> str:
     return digest.hexdigest()
 
 
+FITTED = {"epochs", "batch_size", "learning_rate", "counterfactuals", "request_share"}
+"""What of `pretrain` the benchmark's encoder depends on."""
+
 CODE = code_of(Path(__file__).resolve().parent.parent)
 """Of this process."""
 
@@ -154,7 +157,8 @@ def recipe_of(epochs: int, overrides: dict[str, Any]) -> Recipe:
     train = config.train.model_dump(exclude={"epochs", "checkpoint_every", "kernel"})
     if "epochs" in sections["train"]:
         epochs = config.train.epochs
-    return Recipe(config.backbone.model_dump(), train, epochs, around=config.influence.around)
+    pretrain = config.pretrain.model_dump(include=FITTED)
+    return Recipe(config.backbone.model_dump(), train, epochs, pretrain, around=config.influence.around)
 
 
 def methods_of(matrix: Matrix, scenario: str) -> tuple[str, ...]:
@@ -293,8 +297,7 @@ def _joined(requests: tuple[Any, ...]) -> Any:
 def _settings(matrix: Matrix) -> str:
     recipes = {title: recipe_of(matrix.epochs, overrides) for title, overrides in matrix.backbones.items()}
     lines = [
-        f"- {title}: {r.epochs} epochs, backbone {r.backbone}, train {r.train}; encoder from "
-        f"{r.counterfactuals} counterfactuals, of which the largest leaves out {r.request_share:.0%}"
+        f"- {title}: {r.epochs} epochs, backbone {r.backbone}, train {r.train}, pretrain {r.pretrain}"
         for title, r in recipes.items()
     ]
     return (

@@ -65,13 +65,32 @@ def pretrain(
 
 
 def evaluate(
-    overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Another output, trained --without what was forgotten here: compare with it."),
+    ] = None,
+    users: Annotated[str | None, typer.Option(metavar="FILE|ID,ID...", help="Users who were forgotten.")] = None,
+    items: Annotated[str | None, typer.Option(metavar="FILE|ID,ID...", help="Items that were forgotten.")] = None,
+    interactions: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Interactions that were forgotten: user_id and item_id.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
 ) -> dict[str, Any]:
-    """Recall and NDCG on the test interactions."""
+    """Recall and NDCG on the test interactions; with --reference also forgetting, against a retrained model."""
     loaded = load(config, overrides)
     from . import pipeline
 
-    return pipeline.evaluate(loaded, progress=open_progress())
+    return pipeline.evaluate(
+        loaded,
+        reference=reference,
+        users=users,
+        items=items,
+        interactions=interactions,
+        progress=open_progress(),
+    )
 
 
 def export(

@@ -15,7 +15,7 @@ from ..distributed import measures
 from ..workers import WorkerGroup
 from .config import Config
 from .held_out import held_out_pairs
-from .session import Session
+from .session import Manifest, Session
 
 Ids = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
@@ -51,11 +51,19 @@ def copy_output(source: str | Path, target: str | Path) -> None:
 
 
 def measure(config: Config, group: WorkerGroup, probe: Probe) -> Measured:
-    """The current version of this output. Pairs with a deleted user or item are left out of the scores (NaN)."""
+    """The current version of this output, its quality on all test interactions that it knows both ends of."""
     session = Session(config)
     version = session.version()
     users, items, _ = held_out_pairs(session, version)
-    metrics = session.call(group, version, "evaluate", users, items, config.evaluate.k, config.evaluate.batch_users)[0]
+    return measure_version(session, version, group, probe, (users, items))
+
+
+def measure_version(
+    session: Session, version: Manifest, group: WorkerGroup, probe: Probe, tests: tuple[Ids, Ids]
+) -> Measured:
+    """Some version, its quality on these tests. Pairs with a deleted user or item are left out of the scores (NaN)."""
+    settings = session.config.evaluate
+    metrics = session.call(group, version, "evaluate", *tests, settings.k, settings.batch_users)[0]
     found = []
     for pairs in (probe.forgotten, probe.held_out, probe.random):
         scores = np.full(len(pairs[0]), np.nan)
@@ -65,10 +73,11 @@ def measure(config: Config, group: WorkerGroup, probe: Probe) -> Measured:
     return Measured(found[0], found[1], found[2], metrics)
 
 
-def compare(models: Mapping[str, Measured], original: str, retrained: str, k: int = 20) -> list[dict[str, Any]]:
+def compare(models: Mapping[str, Measured], original: str | None, retrained: str, k: int = 20) -> list[dict[str, Any]]:
     """One row a model: quality, attack, and how much of the counterfactual's change it delivers.
 
-    Pairs that any of the models cannot score are left out everywhere.
+    Pairs that any of the models cannot score are left out everywhere. Columns that nothing can be said in are left out too:
+    of the change where there is no original, of the attack and the change where there is no forgotten pair.
     """
     rows = []
     there = {
@@ -80,22 +89,24 @@ def compare(models: Mapping[str, Measured], original: str, retrained: str, k: in
         scores: Scores = getattr(models[model], name)[there[name]]
         return scores
 
-    before = of(original, "forgotten")
-    needed = of(retrained, "forgotten") - before
     for name, model in models.items():
+        row = {"model": name} | {metric: model.metrics[metric] for metric in (f"recall@{k}", f"ndcg@{k}")}
         scores, held_out = of(name, "forgotten"), of(name, "held_out")
-        rows.append(
-            {
-                "model": name,
-                f"recall@{k}": model.metrics[f"recall@{k}"],
-                f"ndcg@{k}": model.metrics[f"ndcg@{k}"],
+        if len(scores):
+            row |= {
                 "attack AUC": measures.auc(scores, held_out),
                 "TPR at 1% FPR": measures.true_positives_at(scores, held_out),
                 "mean score": float(scores.mean()),
+            }
+        if len(scores) and original is not None:
+            before = of(original, "forgotten")
+            needed = of(retrained, "forgotten") - before
+            row |= {
                 "shift R2": measures.explained(needed, scores - before),
                 "shift slope": measures.slope(needed, scores - before),
                 "MI-BF": measures.mi_bf(before, scores),
-                "MI-NG": measures.mi_ng(of(name, "random"), scores),
             }
-        )
+        if len(scores):
+            row["MI-NG"] = measures.mi_ng(of(name, "random"), scores)
+        rows.append(row)
     return rows

@@ -163,7 +163,8 @@ class Pretrain(Section):
     epochs: int = Field(15, ge=1)
     learning_rate: float = Field(0.001, gt=0)
     batch_size: int | None = Field(None, ge=1)
-    """Interactions a step: forgotten ones (counterfactual; null means 256) or positive pairs (published; null 4,096)."""
+    """Interactions a step: forgotten ones (counterfactual; null means 16 to 256, for about 200 steps an epoch) or positive
+    pairs (published; null 4,096)."""
     objective: Literal["counterfactual", "published"] = "counterfactual"
     """`counterfactual` learns from retrains without simulated requests; `published` is the paper's loss."""
     counterfactuals: int = Field(3, ge=1, le=64)
@@ -275,7 +276,7 @@ class Config(Section):
     interactions: str
     """Parquet file or folder, local or s3://."""
     test_interactions: str | None = None
-    """Held-out interactions for `evaluate`, with the same columns."""
+    """Held-out interactions for `evaluate`, with the same columns; without `columns.value` every row counts."""
     output: str
     """Folder, local or s3://, that holds everything the run leaves."""
     seed: int = Field(0, ge=0, lt=2**63)

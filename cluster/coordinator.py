@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from enum import Enum
 
 from ray.exceptions import RayError
@@ -70,7 +70,7 @@ def retry_after(
 
 def iso(seconds: float) -> str:
     """A time for people and scripts."""
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _due_at(ticket: Ticket, grace_seconds: float) -> float:

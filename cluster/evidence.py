@@ -10,7 +10,7 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from ..partitioning.errors import InputError
@@ -246,7 +246,7 @@ def _document(answer: Mapping[str, Any], chain: Mapping[str, Record], look: _Loo
         "times": {
             "accepted": accepted.time,
             "committed": committed.time,
-            "written": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "written": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "seconds": told.get("seconds"),
             "phases": told.get("phases"),
         },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 import uuid
@@ -32,7 +31,7 @@ class ExportWriter:
         self._remote = Store(uri, options) if split_uri(uri)[0] == "s3" else None
         if self._remote:
             self._try_out(self._remote)
-        self._folder = Path(tempfile.mkdtemp()) if self._remote else Path(split_uri(uri)[1])
+        self._folder = Path(split_uri(uri)[1])
         self._suffix = f".{uuid.uuid4().hex[:8]}.tmp"
         self._counts = {"user": 0, "item": 0}
         vector = pa.list_(pa.float32())
@@ -44,9 +43,14 @@ class ExportWriter:
             ),
         }
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            if self._remote:
+                # Files without names: nothing of them is left when the process dies.
+                self._sinks: dict[str, Any] = {name: tempfile.TemporaryFile() for name in schemas}  # noqa: SIM115
+            else:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._sinks = {name: self._folder / (name + self._suffix) for name in schemas}
             self._writers: dict[str, Any] = {
-                name: pq.ParquetWriter(self._folder / (name + self._suffix), schema) for name, schema in schemas.items()
+                name: pq.ParquetWriter(self._sinks[name], schema) for name, schema in schemas.items()
             }
         except OSError as error:
             raise self._unwritable(error) from error
@@ -57,11 +61,10 @@ class ExportWriter:
     def __exit__(self, *_: object) -> None:
         for name, writer in self._writers.items():
             writer.close()
-            with contextlib.suppress(FileNotFoundError):
-                (self._folder / (name + self._suffix)).unlink()
-        if self._remote:
-            with contextlib.suppress(OSError):
-                self._folder.rmdir()
+            if self._remote:
+                self._sinks[name].close()
+            else:
+                self._sinks[name].unlink(missing_ok=True)
 
     def embeddings(self, side: str, ids: pa.Array, rows: npt.NDArray[np.float32]) -> None:
         """Add nodes of a side ("user" or "item"): ids [n], rows [n, d]."""
@@ -81,11 +84,11 @@ class ExportWriter:
         """Make the files appear; returns the numbers of users and items."""
         for name, writer in self._writers.items():
             writer.close()
-            written = self._folder / (name + self._suffix)
             if self._remote:
-                self._remote.write(name, written.read_bytes())
+                self._sinks[name].seek(0)
+                self._remote.write(name, self._sinks[name].read())
             else:
-                os.replace(written, self._folder / name)
+                os.replace(self._sinks[name], self._folder / name)
         return {"users": self._counts["user"], "items": self._counts["item"]}
 
     def _try_out(self, remote: Store) -> None:

@@ -22,6 +22,8 @@ from .session import Manifest, Session
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Pairs = tuple[Ids, Ids]
+Recall = tuple[Ids, Floats]
+"""Users, and the recall of each."""
 NOBODY: Pairs = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 FORGOTTEN, HELD_OUT = 500, 1000
@@ -46,15 +48,15 @@ def bounds_of(settings: Forget) -> dict[str, float]:
 
 
 def missed(measures: Mapping[str, Mapping[str, Any]], bounds: Mapping[str, float]) -> list[str]:
-    """The measures that miss their bounds by more than twice their standard error. `gap_closed` has to be above its bound,
-    and below the inverse: too far gives a pair away too."""
+    """The measures that miss their bounds by more than twice their standard error, or are no numbers. `gap_closed` has to be
+    above its bound, and below the inverse: too far gives a pair away too."""
     found = []
     for name, bound in bounds.items():
         if "value" not in measures[name]:
             continue
         value, error = measures[name]["value"], measures[name].get("error", 0.0)
         least, most = (bound, 1 / bound) if name == "gap_closed" else (-np.inf, bound)
-        if value + 2 * error < least or value - 2 * error > most:
+        if not (value + 2 * error >= least and value - 2 * error <= most):
             found.append(name)
     return found
 
@@ -133,12 +135,16 @@ def gap_closed(base: Baseline, before: Sequence[Standing], after: Sequence[Stand
     return {"value": float(value), "error": float(np.hypot(own, value * error) / gap), "pairs": len(moved)}
 
 
-def recall_loss(base: Baseline, new: Mapping[str, float], name: str) -> dict[str, Any]:
-    """The share of a metric that is lost: {"value", "users"}, or {"left_out"}."""
-    old = base.parts[0]["metrics"]
-    if not old[name]:
-        return {"left_out": f"{name} was 0 before"}
-    return {"value": 1 - new[name] / old[name], "users": int(old["users"])}
+def recall_loss(before: Sequence[Recall], after: Sequence[Recall]) -> dict[str, Any]:
+    """The share of Recall that is lost by the users who are in both, from what each rank says: {"value", "error" (standard
+    error over users), "users"}, or {"left_out"}."""
+    old, new = (dict(zip(*map(np.concatenate, zip(*parts, strict=True)), strict=True)) for parts in (before, after))
+    users = sorted(old.keys() & new.keys())
+    was, lost = (np.array([f(u) for u in users]) for f in (old.__getitem__, lambda u: old[u] - new[u]))
+    if len(users) < 2 or not was.any():
+        return {"left_out": "no recommendation to these users was right before"}
+    error = lost.std(ddof=1) / np.sqrt(len(users))
+    return {"value": float(lost.mean() / was.mean()), "error": float(error / was.mean()), "users": len(users)}
 
 
 def _expected(percentiles: Floats, degrees: Ids, wanted: Ids) -> tuple[float, float] | None:
@@ -185,7 +191,9 @@ class Gate:
             after = self._session.call(self._group, candidate, "judge", *arguments)
             standings = [part["standing"] for part in after]
             measures["gap_closed"] = gap_closed(base, self._before, standings, len(self._forgotten[0]))
-            measures["recall_loss"] = recall_loss(base, after[0]["metrics"], f"recall@{settings.k[0]}")
+            measures["recall_loss"] = recall_loss(
+                *([part["recall"] for part in parts] for parts in (base.parts, after))
+            )
         return {
             "status": verdict(measures, bounds),
             "measures": {name: measures[name] for name in bounds},

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ..partitioning import ingest as ingestion
+from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_ids
 from ..workers import WorkerGroup
 from .approval import approve, cancel
@@ -20,6 +21,7 @@ from .leases import leased
 from .pretraining import pretrain
 from .progress import Progress
 from .purge import purge
+from .reference import evaluate_against
 from .residue import residue
 from .rollback import rollback
 from .session import Manifest, Session, silent
@@ -91,16 +93,36 @@ def ingest(config: Config, *, progress: Progress | None = None) -> dict[str, Any
     }
 
 
-def evaluate(config: Config, *, progress: Progress | None = None, group: WorkerGroup | None = None) -> dict[str, Any]:
-    """Recall and NDCG of the current version on `test_interactions`.
+def evaluate(
+    config: Config,
+    *,
+    reference: str | None = None,
+    users: str | None = None,
+    items: str | None = None,
+    interactions: str | None = None,
+    progress: Progress | None = None,
+    group: WorkerGroup | None = None,
+) -> dict[str, Any]:
+    """Recall and NDCG of the current version on `test_interactions`; with a reference also forgetting.
+
+    Args:
+        reference, users, items, interactions: as of `reference.evaluate_against`, all None or the first and another given.
 
     Raises:
-        InputError: no test interactions are configured, they are unreadable, or nothing has been trained yet.
+        InputError: no test interactions are configured, they are unreadable, or nothing has been trained yet; or as
+            `evaluate_against`.
     """
+    named = {"users": users, "items": items, "interactions": interactions}
+    if (reference is None) != all(value is None for value in named.values()):
+        raise InputError(
+            "evaluate: --reference needs what was forgotten (--users, --items or --interactions), and these need --reference"
+        )
+    if reference is not None:
+        return evaluate_against(config, reference, **named, progress=progress or silent(), group=group)
     session = Session(config)
     with leased(session) as version:
-        users, items, unknown = held_out_pairs(session, version)
-        arguments = (users, items, config.evaluate.k, config.evaluate.batch_users)
+        test_users, test_items, unknown = held_out_pairs(session, version)
+        arguments = (test_users, test_items, config.evaluate.k, config.evaluate.batch_users)
         if group is not None:
             metrics = session.call(group, version, "evaluate", *arguments)[0]
         else:
@@ -115,9 +137,10 @@ def export(
     """Write the current version's readouts and recommendations as Parquet. Forgotten users and items are absent.
 
     Raises:
-        InputError: the target cannot be written, or nothing has been trained yet.
+        InputError: the target is under `output` or cannot be written, or nothing has been trained yet.
     """
     session = Session(config)
+    session.refuse_own("--to", to)
     with leased(session) as version:
         maps = {side: load_ids(session.store, version["graph"], side) for side in ("user", "item")}
         with ExportWriter(to, session.options, maps["user"][0].type, maps["item"][0].type) as writer:

@@ -33,6 +33,12 @@ NOT_AROUND = (
     "nodes' own rows only, as with influence.around=false"
 )
 
+EXPLAINS_NOTHING = (
+    "the encoder explains nothing of how nodes change that it was not fitted on (R2: users {user_r2_held_out:.2f}, items "
+    "{item_r2_held_out:.2f}; nan where there are none). Its answers to requests are guesses: too few interactions are left "
+    "out (pretrain.counterfactuals, pretrain.request_share), or a retrain moves everything here"
+)
+
 
 def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerGroup | None = None) -> dict[str, Any]:
     """Train the encoder and commit it with the current version's model.
@@ -67,7 +73,7 @@ def _pretrain(session: Session, head: int, version: Manifest, group: WorkerGroup
         "epochs": session.config.pretrain.epochs,
         "seconds": time.perf_counter() - started,
         "version": committed["version"],
-        **results[0]["fit"],
+        **{name: None if value != value else value for name, value in results[0]["fit"].items()},  # JSON has no NaN
     }
 
 
@@ -144,7 +150,7 @@ def _fit_counterfactual(
         original = (names, dense)
     blocks = make_backbone(model["backbone"], 0).readout_size // model["backbone"]["embedding_size"]
     shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
-    fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size or 256, settings.learning_rate)
+    fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
     arguments = (session.location, graph, original, runs, shape, fit, name)
 
@@ -163,6 +169,8 @@ def _fit_counterfactual(
             results = fitted(around)
             results[0]["fit"] |= readouts
         results[0]["fit"]["around"] = around
+    if not worth_it(results[0]["fit"]):
+        progress.note(EXPLAINS_NOTHING.format(**results[0]["fit"]))
     largest = max(result["largest_shift"] for result in results)
     entry = {"file": name, "tables": None, "objective": "counterfactual", "format": FORMAT, "shape": shape}
     return entry | {"around": around, "largest_shift": largest}, results

@@ -26,7 +26,7 @@ from .evidence import add_evidence
 from .gone import OUTCOMES, noted_request
 from .journal import JournalConflict
 from .leases import leases
-from .ledger import Ledger
+from .ledger import Ledger, State, Ticket
 from .pretraining import SCRATCH
 from .progress import Progress
 from .requests import FOLDER as REQUESTS
@@ -195,9 +195,9 @@ def leftovers(session: Session) -> list[Leftover]:
     return sorted(found, key=lambda x: (not x.place.endswith(("/manifest.json", "/done.json")), x.place))
 
 
-def carried_out(ledger: Ledger) -> set[str]:
-    """The files with the contents of requests that have their answer, or were cancelled."""
-    return {ledger.content_name(request_id) for request_id, ticket in ledger.tickets.items() if ticket.final}
+def final_contents(ledger: Ledger) -> dict[str, Ticket]:
+    """The files with the contents of requests that have their answer or were cancelled, and which these are."""
+    return {ledger.content_name(request_id): ticket for request_id, ticket in ledger.tickets.items() if ticket.final}
 
 
 def _places(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
@@ -206,7 +206,8 @@ def _places(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
     ingested = session.ingested() if store.exists(MANIFEST) else None
     # A counterfactual stands on one graph, and what is trained next on another.
     graphs = [current["graph"], current["lake_graph"]] if current else []
-    if ingested and (current is None or current["lake_graph"]["ingest"] != ingested["ingest"]):
+    new = ingested is not None and (current is None or current["lake_graph"]["ingest"] != ingested["ingest"])
+    if ingested and new and ledger.carried_out_at <= ingested.get("log_head", 0):  # else `train` refuses it
         graphs.append(ingested)
     keep = {MANIFEST}.union(current["files"] if current else (), *(graph["files"] for graph in graphs))
     maker = {name: f"of version {version}" for name, version in ledger.makers.items()}
@@ -229,19 +230,24 @@ def _places(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
 
 def _requests(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
     logged = set(map(ledger.content_name, ledger.tickets))
-    told, done = set(map(callbacks_name, logged)), carried_out(ledger)
+    told, final = set(map(callbacks_name, logged)), final_contents(ledger)
+    # Where there are callbacks, the service tells them and removes them.
+    untold = set() if session.config.serve.callback_hosts else set(map(callbacks_name, final))
     for name in session.store.list(CALLBACKS):
         if name not in told:
             yield name, UNNAMED, "callbacks of a request that was not accepted"
+        elif name in untold:
+            yield name, NOTE, "callbacks of a request that has its answer, and serve.callback_hosts is empty"
     for name in session.store.list(REQUESTS):
-        if name in done:
+        if name in final:
+            done = "cancelled" if final[name].state is State.CANCELLED else "carried out"
             with contextlib.suppress(FileNotFoundError):
                 if json.loads(session.store.read(name)) != TOMBSTONE:
-                    yield name, REQUEST, "of a request that was carried out"
+                    yield name, REQUEST, f"of a request that was {done}"
         elif name not in logged and name != KEY:
             yield name, UNNAMED, "of a request that was not accepted"
     for name in session.store.list(OUTCOMES):
-        if ledger.content_name(noted_request(name)) in done:
+        if ledger.content_name(noted_request(name)) in final:
             yield name, NOTE, "of a request that was carried out"
 
 

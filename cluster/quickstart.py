@@ -25,6 +25,8 @@ from .session import Session, silent
 FORGOTTEN_SHARE = 0.01
 FORGOTTEN_USERS = 20
 RANDOM_PAIRS = 20_000
+ALIKE = 0.01
+"""AUCs that are not told apart: about the standard error of that of the sample's 960 forgotten pairs."""
 
 
 def quickstart(
@@ -96,11 +98,12 @@ def quickstart(
 
 
 def passed(rows: dict[str, dict[str, Any]]) -> bool:
-    """The gate: quality at least 97% of the retrained model's, and the attack closer to its AUC than half the way from
-    the original's."""
+    """The gate: quality at least 97% of the retrained model's, and the attack's AUC gone half to one and a half times the
+    way from the original's to the retrained model's (too far gives a pair away too), or within ALIKE of the latter."""
     quality = rows["unlearned"]["recall@20"] >= 0.97 * rows["retrained"]["recall@20"]
-    gap = measures.gap_closed(*(rows[name]["attack AUC"] for name in ("original", "unlearned", "retrained")))
-    return bool(quality and (np.isnan(gap) or gap >= 0.5))
+    before, after, target = (rows[name]["attack AUC"] for name in ("original", "unlearned", "retrained"))
+    near = abs(after - target) <= ALIKE or 0.5 <= measures.gap_closed(before, after, target) <= 1.5
+    return bool(quality and near)
 
 
 def _config(output: Path, sample: dict[str, Any], partitions: int, seed: int) -> Config:

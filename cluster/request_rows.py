@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ..partitioning.errors import InputError
-from ..partitioning.lake import ID_COLUMNS, LakeFile, list_table
+from ..partitioning.lake import ID_COLUMNS, LakeFile, list_table, read_csv
 from ..partitioning.storage import StorageOptions
 from .times import NANOSECONDS, Bound, Moment, empty, parse_bound
 
@@ -152,12 +151,7 @@ def _objects(rows: Sequence[Any]) -> _Table:
 
 
 def _csv(file: LakeFile) -> _Table:
-    texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
-    try:
-        with file.filesystem.open_input_stream(file.path) as stream:
-            table = pyarrow.csv.read_csv(stream, convert_options=texts)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{file.uri} is not a readable CSV file: {error}. Its first line must be a header") from error
+    table = read_csv(file, COLUMNS)
     columns = {name: [text and text.strip() for text in table[name].to_pylist()] for name in _known(table.column_names)}
     return table.column_names, columns, table.num_rows
 

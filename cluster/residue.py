@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..partitioning.errors import InputError
 from ..partitioning.lake import read_table
 from .config import Config
 from .digests import KINDS, Digests, digests_of, none
+from .gone import not_removed, only
+from .ledger import State, Ticket
 from .progress import Progress
-from .purge import REQUEST, carried_out, leftovers
+from .purge import final_contents, leftovers
 from .requests import FOLDER as REQUESTS
-from .requests import read_request
+from .requests import Request, read_request
 from .row_filter import RowFilter
+from .row_results import INVALID
 from .session import Session, silent
 from .suppression import ENVIRONMENT, FOLDER, SuppressionList, open_list
 
@@ -35,15 +38,15 @@ def residue(config: Config, *, progress: Progress | None = None) -> dict[str, An
     session = Session(config)
     found: list[dict[str, Any]] = []
     not_read: list[dict[str, str]] = []
-    contents: list[str] = []
-    for item in leftovers(session):
-        found.append({"place": item.place, "kind": item.kind, "detail": item.detail, "bytes": item.bytes})
-        if item.kind == REQUEST:
-            contents.append(item.place)
+    left = leftovers(session)
+    found += [{"place": item.place, "kind": item.kind, "detail": item.detail, "bytes": item.bytes} for item in left]
+    tickets = final_contents(session.ledger())
+    carried_out = {name: ticket for name, ticket in tickets.items() if ticket.state is not State.CANCELLED}
+    contents = {item.place: carried_out[item.place] for item in left if item.place in carried_out}
     suppression = open_list(session.store)
     if suppression is None and session.store.list(FOLDER):
         not_read.append({"place": FOLDER, "why": f"{ENVIRONMENT} is not set"})
-    if suppression is None and (purged := len(carried_out(session.ledger())) - len(contents)):
+    if suppression is None and (purged := len(carried_out) - len(contents)):
         why = f"{purged} purged: what they named is known to no one, and its rows in the lake are not counted"
         not_read.append({"place": REQUESTS, "why": why})
     key, named = _forgotten(session, suppression, contents)
@@ -61,19 +64,28 @@ def residue(config: Config, *, progress: Progress | None = None) -> dict[str, An
     return {"residues": found, "not_read": not_read}
 
 
-def _forgotten(session: Session, suppression: SuppressionList | None, contents: Sequence[str]) -> tuple[bytes, Digests]:
+def _forgotten(
+    session: Session, suppression: SuppressionList | None, contents: Mapping[str, Ticket]
+) -> tuple[bytes, Digests]:
     """(a key, digests under it of all that is known to be forgotten and was not lifted)."""
     key = suppression.key if suppression else secrets.token_bytes(32)
     named = none()
     id_types, time = session.id_types(), session.times()
-    for place in contents:
-        request = read_request("", json.loads(session.store.read(place))["body"].encode())
-        digests = digests_of(key, request, id_types, time["unit"] if time else None)
+    for place, ticket in contents.items():
+        request = read_request(ticket.request_id, json.loads(session.store.read(place))["body"].encode())
+        digests = digests_of(key, _valid(session, request, ticket), id_types, time["unit"] if time else None)
         named = {kind: named[kind] | digests[kind] for kind in KINDS}
     if suppression is not None:
         listed, lifted = suppression.state()
         named = {kind: (named[kind] - lifted[kind]) | listed[kind] for kind in KINDS}
     return key, named
+
+
+def _valid(session: Session, request: Request, ticket: Ticket) -> Request:
+    """The request without entries that meant nothing when it was carried out, such as a range where there were no times."""
+    answered = (ticket.answer or {}).get("version") or 0
+    noted = not_removed(session, request.request_id, answered - (ticket.state is State.COMMITTED))
+    return only(request, set(range(len(list(request.entries())))).difference(noted.get(INVALID, ())))
 
 
 def _rows(session: Session, table: str, names: RowFilter, progress: Progress) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import posixpath
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ..partitioning.errors import InputError
-from ..partitioning.storage import Store, split_uri
+from ..partitioning.storage import Store, place_of
 from .accepting import contents_of
 from .gone import not_removed
 from .requests import Request
@@ -48,10 +47,8 @@ class ResultsFile:
         self._ending = posixpath.splitext(uri)[1].lower()
         if self._ending not in _WRITERS:
             raise InputError(f"--results {uri}: the name must end with {', '.join(_WRITERS)}")
-        place, output = _place(uri), _place(session.config.output)
-        if place == output or place.startswith(output.rstrip("/") + "/"):
-            raise InputError(f"--results {uri} is under `output`. Choose another place: the rows are yours")
-        if place == _place(requests):
+        session.refuse_own("--results", uri)
+        if place_of(uri) == place_of(requests):
             raise InputError(f"--results {uri} is the file of requests. Choose another")
         folder, self._name = posixpath.split(uri)
         self._uri, self._store = uri, Store(folder or ".", session.options)
@@ -96,11 +93,6 @@ def stored_outcome(session: Session, request: Request, answer: Mapping[str, Any]
         return None
     gone = not_removed(session, request.request_id, before["version"]).get(ALREADY_GONE, [])
     return outcome_of(found, named, before["graph"]["items"], gone)
-
-
-def _place(uri: str) -> str:
-    scheme, path = split_uri(uri)
-    return f"s3://{path}" if scheme == "s3" else os.path.realpath(path)
 
 
 def _csv(rows: pa.Table) -> bytes:

@@ -13,7 +13,7 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from ..partitioning.errors import InputError
@@ -60,7 +60,7 @@ def encode(number: int, previous: str, kind: str, body: Mapping[str, Any]) -> by
         "number": number,
         "previous": previous,
         "nonce": uuid.uuid4().hex,
-        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "kind": kind,
         "body": body,
     }

@@ -17,7 +17,7 @@ from ..distributed.partition_state import Location, fingerprint
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import MANIFEST, load_manifest
 from ..partitioning.lake import Columns
-from ..partitioning.storage import StorageOptions, Store, split_uri
+from ..partitioning.storage import StorageOptions, Store, place_of, split_uri
 from ..workers import WorkerGroup
 from .checkpoints import CHECKPOINT, put_checkpoint
 from .config import Config, to_yaml
@@ -90,6 +90,12 @@ class Session:
     def save_config(self) -> None:
         """The resolved configuration, beside what it made."""
         self.store.write("config.yaml", to_yaml(self.config).encode())
+
+    def refuse_own(self, option: str, uri: str) -> None:
+        """Raise InputError for a place in the output: what others keep there, `purge` would remove or overlook."""
+        place, output = place_of(uri), place_of(self.config.output)
+        if f"{place}/".startswith(output.rstrip("/") + "/"):
+            raise InputError(f"{option} {uri} is under `output`. Choose another place: what is written there is yours")
 
     def request_key(self, create: bool = True) -> bytes:
         """The secret under which ids of requests are derived from their content; made by the first `ingest`.

@@ -93,7 +93,8 @@ def refuse_local_places(config: Config) -> None:
 
 
 def refuse_local_options(parameters: Sequence[Any], values: Mapping[str, Any]) -> None:
-    """Raise InputError for a relative path in an option that takes a file or a folder; `--config` is shipped."""
+    """Raise InputError for a relative path in an option that takes a file or a folder, and for ids in the place of a file of
+    ids: Ray lists the command lines of its jobs. `--config` is shipped."""
     for parameter in parameters:
         metavar = parameter.metavar or ""
         given = values.get(parameter.name)
@@ -103,7 +104,11 @@ def refuse_local_options(parameters: Sequence[Any], values: Mapping[str, Any]) -
                 continue
             text = str(value)
             ids = "|" in metavar and not text.lower().endswith((".parquet", ".csv")) and not os.path.exists(text)
-            if is_local(text) and not ids:
+            if is_local(text) and ids:
+                raise InputError(
+                    f"{parameter.opts[0]}: Ray would list the ids with the job. Put them in a file. {_REMEDY}"
+                )
+            if is_local(text):
                 raise InputError(f"{parameter.opts[0]} {text}: means nothing on the cluster. {_REMEDY}")
 
 

@@ -87,19 +87,27 @@ class SuppressionList:
         """Put them on the list (FORGOTTEN), or off it (LIFTED).
 
         missing: those of them that the graph did not have. requests: the ids of those that name them.
+
+        Raises:
+            InputError: a file of the list is missing.
         """
         content: dict[str, Any] = {"format": 1, "check": self._check, "kind": kind}
         content |= _texts(named)
         if kind == FORGOTTEN:
             content |= {"missing": _texts(missing or none()), "requests": list(requests)}
         data = json.dumps(content).encode()
-        while True:
+        taken = 0
+        while (number := len(self._store.list(FOLDER)) + 1) != taken:
             # Two writers of the same content may take one number on S3: that is one entry, and enough.
             try:
-                self._store.create(_name(len(self._store.list(FOLDER)) + 1), data)
+                self._store.create(_name(number), data)
                 return
             except FileExistsError:
-                continue
+                taken = number
+        raise InputError(
+            f"{self._store.root_uri}/{_name(taken)} is there, but a file before it is missing: the suppression list has a "
+            "gap. Restore the file from a backup"
+        )
 
     def state(self) -> tuple[Digests, Digests]:
         """(what is on the list, what was on it and was lifted).

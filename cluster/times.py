@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 Bound = int | str
@@ -22,7 +22,7 @@ class Moment(int):
 NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 """In one of each unit."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FRACTION = re.compile(r"(.*:\d\d)[.,](\d{1,9})(\D.*)?", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
@@ -117,5 +117,5 @@ def _nanoseconds(text: str) -> int:
 
 
 def _of_datetime(value: datetime) -> int:
-    elapsed = (value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value) - _EPOCH
+    elapsed = (value.replace(tzinfo=UTC) if value.tzinfo is None else value) - _EPOCH
     return (elapsed.days * 86400 + elapsed.seconds) * 10**9 + elapsed.microseconds * 1000

@@ -22,6 +22,8 @@ FORMAT = 2
 NUM_FEATURES = 13
 MOST_GOING = 0.1
 """Beyond this share of a node's interactions the encoder does not tell requests apart: it has seen few larger ones."""
+FARTHEST = 8.0
+"""Deviations from the mean of pre-training, at most, that a feature is taken for: beyond them nothing was learned."""
 _TYPICAL_DEGREE = 20
 """Where a direction is taken as it is; only the size of an untrained encoder's answer depends on it."""
 
@@ -109,7 +111,8 @@ class Side(nn.Module):
 
     def forward(self, features_nF: Tensor) -> Tensor:
         """Weights of the directions [n, 3 m + 2]."""
-        weights: Tensor = self.layers((features_nF - self.mean) / self.deviation)
+        standard = ((features_nF - self.mean) / self.deviation).clamp(-FARTHEST, FARTHEST)
+        weights: Tensor = self.layers(standard)
         return weights
 
 

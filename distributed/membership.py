@@ -37,7 +37,8 @@ class Standing:
 def trained_pairs(graph: LocalGraph, users: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """(users, items): for each of `users` that lies here, as often as it is named, one of its interactions (keyed)."""
     rows = graph.user_rows(users)
-    place = torch.nonzero((rows >= 0) & (graph.degrees[rows.clamp(min=0)] > 0))[:, 0]
+    place = torch.nonzero(rows >= 0)[:, 0]
+    place = place[graph.degrees[rows[place]] > 0]
     rows = rows[place]
     degrees = graph.degrees[: graph.num_local_users]
     first = degrees.cumsum(0) - degrees

@@ -28,6 +28,10 @@ _GAIN_ROUNDS, _GAIN_STEP = 3, 0.05
 _GAINS = (0.25, 3.0)
 """Where the gains may lie: whatever the counterfactuals of a tiny graph say, neither side's rows stay as they are."""
 
+EPOCH_STEPS, BATCHES = 200, (16, 256)
+_LEAST_DEVIATION = 1e-3
+"""Of a feature, relative to its mean, for it to tell interactions apart."""
+
 POPULAR_SHARE = 0.03
 """Of the items, by degree: those of which some simulated requests take more."""
 
@@ -38,7 +42,8 @@ class PretrainSettings:
 
     seed: int
     epochs: int
-    batch_size: int
+    batch_size: int | None
+    """None: so many that an epoch has about EPOCH_STEPS steps, within BATCHES."""
     learning_rate: float
 
 
@@ -118,7 +123,8 @@ def fit(
     settings: PretrainSettings,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> dict[str, float]:
-    """Train the encoder in place under DDP; returns the share of the needed shifts explained (R2), by side.
+    """Train the encoder in place under DDP; returns the share of the needed shifts explained (R2), by side. It is NaN where
+    there are no shifts, such as none held out of very few.
 
     The loss of a side is the squared error of its nodes' changes over their squared size, over all ranks.
     """
@@ -130,7 +136,8 @@ def fit(
     counts = torch.tensor([float(len(x.target)) for x in data], device=comm.device)
     comm.all_reduce(needed)
     comm.all_reduce(counts)
-    num_steps = max(1, int(counts.max()) // settings.batch_size)
+    most = int(counts.max())
+    num_steps = max(1, most // (settings.batch_size or min(max(most // EPOCH_STEPS, BATCHES[0]), BATCHES[1])))
     module = comm.replicate(encoder)
     optimizer = torch.optim.Adam(encoder.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs * num_steps)
@@ -153,7 +160,6 @@ def fit(
     return _explained(comm, encoder, data, held_out)
 
 
-@torch.no_grad()
 def worth_it(fitted: Mapping[str, float]) -> bool:
     """Whether an encoder, by what `fit` returned, explains anything of nodes that it was not fitted on.
 
@@ -163,6 +169,7 @@ def worth_it(fitted: Mapping[str, float]) -> bool:
     return all(fitted[f"{side}_r2_held_out"] > 0 for side in ("user", "item"))
 
 
+@torch.no_grad()
 def calibrate(
     graph: LocalGraph,
     backbone: Backbone,
@@ -194,7 +201,7 @@ def calibrate(
             sums = graph.comm.all_reduce(torch.cat([part.reshape(-1).double() for part in parts]))
             squares, mean = sums[9].clamp(min=1e-30), sums[10] ** 2
             # Where the pairs' mean hardly needs to move, its relative error says nothing.
-            mean = torch.maximum(mean, 0.01 * sums[11] * squares)
+            mean = torch.maximum(mean, 0.01 * sums[11].clamp(min=1) * squares)
             normal += sums[:4].view(2, 2) / squares + sums[6:8].outer(sums[6:8]) / mean
             right += sums[4:6] / squares + sums[6:8] * sums[8] / mean
         ridge = 1e-6 * normal.trace().clamp(min=1e-30) * torch.eye(2, dtype=torch.float64, device=gains.device)
@@ -267,14 +274,20 @@ def _error(module: nn.Module, data: tuple[Examples, Examples], chosen: list[Tens
 
 
 def _standardise(comm: Comm, side: Side, values: Tensor) -> None:
-    """Set the side's feature means and deviations from the values [n, F] of all ranks."""
+    """Set the side's feature means and deviations from the values [n, F] of all ranks.
+
+    A feature that hardly differs in pre-training, as where all users have the same degree, is measured by its mean: by its
+    deviation, the least change of it would be without comparison.
+    """
     wide = values.to(torch.float64)
     sums = torch.cat([wide.sum(0), (wide**2).sum(0), torch.tensor([float(len(wide))], device=wide.device)])
     comm.all_reduce(sums)
     count = sums[-1].clamp(min=1)
     mean, square = sums[:-1].view(2, -1) / count
+    deviation = (square - mean**2).clamp(min=0).sqrt()
+    size = torch.where(mean == 0, 1.0, mean.abs())
     side.mean.copy_(mean)
-    side.deviation.copy_((square - mean**2).clamp(min=0).sqrt() + 1e-6)
+    side.deviation.copy_(torch.where(deviation > _LEAST_DEVIATION * mean.abs(), deviation, size))
 
 
 @torch.no_grad()
@@ -290,6 +303,6 @@ def _explained(
             sums[side, part, 0] = ((predicted - x.needed)[chosen] ** 2).sum()
             sums[side, part, 1] = (x.needed[chosen] ** 2).sum()
     comm.all_reduce(sums)
-    r2 = 1 - sums[:, :, 0] / sums[:, :, 1].clamp(min=1e-30)
+    r2 = 1 - sums[:, :, 0] / sums[:, :, 1]  # NaN where there are none
     names = [("user_r2", 0, 0), ("item_r2", 1, 0), ("user_r2_held_out", 0, 1), ("item_r2_held_out", 1, 1)]
     return {name: float(r2[side, part]) for name, side, part in names}

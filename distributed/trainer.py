@@ -47,6 +47,12 @@ class TrainSettings:
         """Steps of an epoch."""
         return max(1, -(-self.total_pairs // self.batch_size))
 
+    @property
+    def scale(self) -> float:
+        """What the loss of a pair counts in that of its step: one over the size of a full batch, or over all pairs if they
+        are fewer. A mean over the pairs that are there would depend on what a counterfactual leaves out."""
+        return 1.0 / max(1, min(self.batch_size, self.total_pairs))
+
 
 class Trainer:
     """One rank's share of a training run."""
@@ -107,7 +113,7 @@ class Trainer:
         assert e0.grad is not None
         if self.settings.l2:
             # Of l2 / 2 times the squared norm of each row, as often as it occurs in the batch.
-            weight = occurrences.to(torch.float32) * (self.settings.l2 / self.settings.batch_size)
+            weight = occurrences.to(torch.float32) * (self.settings.l2 * self.settings.scale)
             e0.grad += weight[:, None] * e0.detach()
         self.table.step(e0.grad if free is None else e0.grad * free)
         if self._dense is not None and free is None:
@@ -123,14 +129,14 @@ class Trainer:
         """Gradient of the loss with respect to the readouts [N, D], how often each row occurs [N], and the loss."""
         graph, settings = self.graph, self.settings
         users = graph.user_rows(batch.users)
-        scale = 1.0 / settings.batch_size
+        scale = settings.scale
         gradient = torch.zeros_like(z)
         occurrences = torch.bincount(users, minlength=graph.num_rows)
         keys = [pair_key(batch.users, batch.items, graph.num_items, role) for role in (0, 1)]
         if settings.loss == "bpr":
             lookup = ItemLookup(graph, torch.cat([batch.items, batch.negatives]), torch.cat(keys))
-            positive, negative = lookup.fetch(z).split(len(batch.items)) if len(batch.items) else (z[:0], z[:0])
-            pairs = bpr(z[users], positive, negative, scale)
+            fetched = lookup.fetch(z)
+            pairs = bpr(z[users], fetched[: len(users)], fetched[len(users) :], scale)
             lookup.add_gradients(torch.cat([pairs.positive_BD, pairs.negative]), gradient)
         else:
             lookup = ItemLookup(graph, batch.items, keys[0])

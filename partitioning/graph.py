@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import InputError
-from .lake import Columns, read_table
+from .lake import Columns, interactions_of, read_table
 from .storage import StorageOptions
 
 Progress = Callable[[int], None]
@@ -78,7 +78,7 @@ def read_interactions(
     for chunk in _chunks(read_table(uri, (columns.user, columns.item), options, columns.value, columns.time), users):
         rows += chunk.num_rows
         if columns.value:
-            whole, chunk = chunk.num_rows, chunk.filter(pc.fill_null(pc.greater(chunk.column(2), 0.0), False))
+            whole, chunk = chunk.num_rows, interactions_of(chunk)
             skipped += whole - chunk.num_rows
         if suppress is not None and chunk.num_rows:
             left = pa.array(~suppress(*_columns(chunk, columns)))

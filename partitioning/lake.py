@@ -3,6 +3,7 @@
 Every file is checked against its own schema before a row of it is read, so that an error names the file.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -134,6 +135,24 @@ def read_table(
                 raise _unreadable(file, error) from error
 
 
+def has_column(uri: str, name: str, options: StorageOptions) -> bool:
+    """Whether a file of the table has the column.
+
+    Raises:
+        InputError: as `list_table`; a file is unreadable.
+    """
+    for file in list_table(uri, options):
+        with _open(file) as parquet:
+            if name in file.partition or name in parquet.schema_arrow.names:
+                return True
+    return False
+
+
+def interactions_of(rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch | pa.Table:
+    """Those of some rows, columns (user, item, value, ...), that are interactions by their value: not null, not NaN, > 0."""
+    return rows.filter(pc.fill_null(pc.greater(rows.column(2), 0.0), False))
+
+
 def read_ids(path: str, column: str | Sequence[str] | None, options: StorageOptions) -> pa.Table:
     """A file of ids: Parquet (file or folder), or CSV with a header when the name ends with .csv.
 
@@ -155,14 +174,25 @@ def read_ids(path: str, column: str | Sequence[str] | None, options: StorageOpti
     return pa.Table.from_batches(batches, schema=schema)
 
 
-def _read_csv(path: str, required: Sequence[str] | None, options: StorageOptions) -> pa.Table:
-    file = list_table(path, options)[0]
-    strings = dict.fromkeys(required or ID_COLUMNS, pa.string())
+def read_csv(file: LakeFile, texts: Sequence[str]) -> pa.Table:
+    """A CSV file with a header; the columns `texts` are read as strings.
+
+    Raises:
+        InputError: it is unreadable. The message has the number of the row, and nothing of what it says.
+    """
+    convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()))
     try:
         with file.filesystem.open_input_stream(file.path) as stream:
-            table = pyarrow.csv.read_csv(stream, convert_options=pyarrow.csv.ConvertOptions(column_types=strings))
+            # With threads, errors do not say in which row.
+            return pyarrow.csv.read_csv(stream, pyarrow.csv.ReadOptions(use_threads=False), convert_options=convert)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{file.uri} is not a readable CSV file: {error}. Its first line must be a header") from error
+        why = re.sub(r"(, got \d+): .*", r"\1", str(error), count=1, flags=re.DOTALL)
+        raise InputError(f"{file.uri} is not a readable CSV file: {why}. Its first line must be a header") from None
+
+
+def _read_csv(path: str, required: Sequence[str] | None, options: StorageOptions) -> pa.Table:
+    file = list_table(path, options)[0]
+    table = read_csv(file, required or ID_COLUMNS)
     names = _chosen(table.column_names, required, file.uri)
     arrays = {}
     for name in names:

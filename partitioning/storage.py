@@ -80,7 +80,7 @@ class Store:
         """root_uri: a local path, file:// or s3://bucket/prefix. Nothing is touched yet.
 
         Raises:
-            InputError: the scheme is unknown, or s3fs is not installed.
+            InputError: as `split_uri`, or s3fs is not installed.
         """
         scheme, path = split_uri(root_uri)
         self.root_uri = root_uri.rstrip("/") or "/"
@@ -171,7 +171,7 @@ def split_uri(uri: str) -> tuple[str, str]:
     """("file", local path) or ("s3", bucket/key).
 
     Raises:
-        InputError: another scheme.
+        InputError: another scheme, or two slashes in a row within an S3 path.
     """
     if "://" not in uri:
         return "file", os.path.expanduser(uri)
@@ -180,15 +180,28 @@ def split_uri(uri: str) -> tuple[str, str]:
         return "file", unquote(parts.path)
     # Not urlsplit's path: an S3 key may hold ? and #.
     if parts.scheme == "s3" and parts.netloc:
-        return "s3", uri.removeprefix("s3://").strip("/")
+        path = uri.removeprefix("s3://").strip("/")
+        if "//" in path:
+            raise InputError(f"{uri}: has two slashes in a row, and what lies there could not be listed. Write one")
+        return "s3", path
     raise InputError(f"{uri}: unknown location. Write a local path, file:///path or s3://bucket/prefix")
+
+
+def place_of(uri: str) -> str:
+    """One text for each place, however it is written: s3://bucket/key, or the real path.
+
+    Raises:
+        InputError: as `split_uri`.
+    """
+    scheme, path = split_uri(uri)
+    return f"s3://{path}" if scheme == "s3" else os.path.realpath(path)
 
 
 def filesystem_for(uri: str, options: StorageOptions) -> tuple[pafs.FileSystem, str]:
     """The pyarrow file system that reads `uri`, and the path in it.
 
     Raises:
-        InputError: unknown scheme.
+        InputError: as `split_uri`.
     """
     scheme, path = split_uri(uri)
     if scheme == "file":
@@ -346,9 +359,11 @@ class _S3Files:
     @_connection()
     def list(self, prefix: str) -> list[str]:
         folder = self._key(prefix).rstrip("/") + "/"
-        # s3fs names the folder itself when its first file is written while it looks.
+        # s3fs names the folder itself when its first file is written while it looks. Empty objects whose keys end with a
+        # slash stand for folders: consoles make them.
         names = (str(name) for name in self.fs.find(folder.rstrip("/")))
-        return sorted(name.removeprefix(self.root).lstrip("/") for name in names if name.startswith(folder))
+        files = (name for name in names if name.startswith(folder) and not name.endswith("/"))
+        return sorted(name.removeprefix(self.root).lstrip("/") for name in files)
 
     @_connection()
     def remove(self, path: str) -> None:

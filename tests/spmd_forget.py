@@ -20,6 +20,7 @@ from unlearnrec.distributed.local_graph import LocalGraph
 from unlearnrec.distributed.membership import Standing, standing, trained_pairs
 from unlearnrec.distributed.pretrain import PretrainSettings, calibrate, examples, fit
 from unlearnrec.distributed.removal import Removal, Simulated, empty_nodes
+from unlearnrec.partitioning.assignment import Assignment
 from unlearnrec.partitioning.shard import build_shards
 
 SIZE, SCALE = 16, 0.1
@@ -175,6 +176,45 @@ def fitted(comm: Comm, epochs: int = 30) -> dict[str, Any]:
         "targets": [len(x.needed) for x in data],
         "interactions": [len(x.target) for x in data],
     }
+
+
+def of_equal_degrees() -> tuple[float, float]:
+    """(length of a user's row, how far it goes when two of its interactions are forgotten one after the other): fitted
+    where all users and all items have four."""
+    users = np.repeat(np.arange(40), 4)
+    items = (users + np.tile(np.arange(4), 40)) % 40
+    owners, comm = Assignment(np.zeros(40, dtype=np.int16), np.zeros(40, dtype=np.int16), 1), Comm()
+    graph = LocalGraph(build_shards(users, items, np.ones_like(users), owners)[0], owners, comm)
+    backbone = BACKBONES["lightgcn"](SIZE, 2, seed=1)
+    e0 = torch.randn(80, SIZE, generator=torch.Generator().manual_seed(4))
+    encoder = InfluenceEncoder(blocks=1, seed=1)
+
+    def nodes_of(graph: LocalGraph, e0: torch.Tensor) -> NodeRows:
+        z = backbone.readout(e0, graph.propagation.layer)
+        return NodeRows(e0, z, graph.neighbour_means(z), graph.degrees)
+
+    retrained = e0 + 0.1 * torch.randn(80, SIZE, generator=torch.Generator().manual_seed(5))
+    counterfactuals = [(Removal(simulated=(Simulated(9, 0, 0.3),)), retrained)]
+    data = examples(graph, backbone, nodes_of(graph, e0), counterfactuals)
+    fit(comm, encoder, data, PretrainSettings(3, 20, 16, 0.01))
+    now = e0
+    for number in range(2):
+        user, item = torch.tensor([0]), torch.tensor([number])
+        rows, change = influence(graph, nodes_of(graph, now), encoder, user, item)
+        now = now.index_add(0, rows, change)
+        graph = graph.without(user.numpy(), item.numpy())
+    return float(e0[0].norm()), float((now - e0)[0].norm())
+
+
+def nobody_here(comm: Comm) -> int:
+    """Trained pairs found by this rank, of which only the first owns any node."""
+    everything = spmd.pairs()
+    owners = Assignment(np.zeros(spmd.USERS, dtype=np.int16), np.zeros(spmd.ITEMS, dtype=np.int16), comm.size)
+    shard = build_shards(*everything, np.ones_like(everything[0]), owners)[comm.rank]
+    graph = LocalGraph(shard, owners, comm)
+    pairs = trained_pairs(graph, torch.arange(spmd.USERS), 1)
+    standing(graph, all_readouts()[node_ids(graph)], *pairs, torch.empty(0, dtype=torch.int64), 1)
+    return len(pairs[0])
 
 
 def all_readouts() -> torch.Tensor:

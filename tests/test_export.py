@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_output import commit_train, small_config, write_interactions
 
+from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.export import FILES, ExportWriter
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import AWS, StorageOptions, Store, filesystem_for
@@ -74,6 +76,27 @@ def test_what_is_written_can_be_read(place: Place, tmp_path: Path) -> None:
         {"user_id": u, "item_id": i, "score": s, "rank": r} for u in users for i, s, r in ((17, 3.5, 1), (3, 2.0, 2))
     ]
     assert Store(*place).list() == sorted(FILES) and nothing_left_behind(tmp_path)
+
+
+def test_a_process_that_dies_leaves_no_ids_here(tmp_path: Path, s3_server: StorageOptions, monkeypatch: Any) -> None:
+    """What is on its way to S3 lies in files without a name, which are gone with the process."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with writer_at((f"s3://lake/{tmp_path.name}/export", s3_server)) as writer:
+        fill(writer, ["ana", "ben"], [1, 2, 3])
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("to", ["output", "output/graph", "other/../output/export", "file://{}/output/export"])
+def test_an_export_is_not_under_output(tmp_path: Path, to: str) -> None:
+    """Neither `purge` nor `residue` would look at it as what it is."""
+    config = small_config(write_interactions(tmp_path / "events.parquet"), str(tmp_path / "output"))
+    pipeline.ingest(config)
+    commit_train(config)
+    before = Store(config.output).list()
+    target = to.format(tmp_path) if "{}" in to else str(tmp_path / to)
+    with pytest.raises(InputError, match=r"--to .* is under `output`"):
+        pipeline.export(config, to=target, group=object())
+    assert Store(config.output).list() == before
 
 
 def test_an_export_of_nobody(place: Place) -> None:

@@ -1,5 +1,7 @@
 """Forgetting on one and on several partitions: who takes part, what changes, what is left, and how the encoder is fitted."""
 
+import math
+
 import numpy as np
 import pytest
 import spmd
@@ -11,6 +13,7 @@ from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.forget import shrink
 from unlearnrec.distributed.keyed import REQUEST, REQUEST_USER, keyed_uniform
 from unlearnrec.distributed.launch import run_processes
+from unlearnrec.distributed.pretrain import PretrainSettings, calibrate, examples, fit, worth_it
 from unlearnrec.distributed.removal import Removal, Simulated, empty_nodes, only, with_empty_rows
 from unlearnrec.partitioning.shard import GraphShard, build_shards
 
@@ -267,3 +270,18 @@ def test_an_encoder_learns_a_fixed_combination_the_same_on_two_ranks():
     for name, value in first["state"].items():
         assert torch.equal(second[0]["state"][name], second[1]["state"][name]), name
         assert torch.allclose(second[0]["state"][name], value, atol=1e-4), name
+
+
+def test_an_encoder_fitted_where_all_degrees_are_equal_goes_on_when_they_are_not():
+    length, moved = spmd_forget.of_equal_degrees()
+    assert 0 < moved < length
+
+
+def test_counterfactuals_that_leave_out_nothing_teach_nothing():
+    graph = spmd.local_graph(Comm())
+    nodes = spmd_forget.node_rows(graph, spmd_forget.start(graph), "lightgcn")
+    nothing = [(Removal(), nodes.e0)]
+    backbone, encoder = BACKBONES["lightgcn"](nodes.e0.shape[1], 2, seed=1), spmd_forget.encoder_for(nodes)
+    quality = fit(Comm(), encoder, examples(graph, backbone, nodes, nothing), PretrainSettings(3, 2, 16, 0.01))
+    assert all(math.isnan(value) for value in quality.values()) and not worth_it(quality)
+    assert calibrate(graph, backbone, nodes, encoder, nothing) == (1.0, 1.0)

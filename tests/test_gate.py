@@ -10,7 +10,17 @@ from safetensors.numpy import save
 from small_output import commit_train, small_config, write_interactions
 
 from unlearnrec.cluster import candidate, pipeline
-from unlearnrec.cluster.gate import FINE_TUNED, MISSED, NOT_APPLICABLE, PASSED, Baseline, gap_closed, missed, verdict
+from unlearnrec.cluster.gate import (
+    FINE_TUNED,
+    MISSED,
+    NOT_APPLICABLE,
+    PASSED,
+    Baseline,
+    gap_closed,
+    missed,
+    recall_loss,
+    verdict,
+)
 from unlearnrec.cluster.session import Session, silent
 from unlearnrec.distributed import membership
 from unlearnrec.distributed.comm import Comm
@@ -103,6 +113,10 @@ def test_trained_pairs_are_interactions_of_the_users_that_are_named(results):
     assert sorted(results[0][0][2]) == sorted(pair for part in results[1] for pair in part[2])
 
 
+def test_a_partition_may_own_nobody():
+    assert run_processes(2, spmd_forget.nobody_here) == [spmd.USERS - 1, 0]
+
+
 # ---- what it means --------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +159,15 @@ def test_what_cannot_be_measured_is_said_to_be_so():
     assert "nothing to close" in gap_closed(base(), popular, popular, 30)["left_out"]
 
 
+def test_recall_is_lost_by_the_users_who_are_in_both():
+    before = [(np.array([3, 7]), np.array([0.5, 1.0])), (np.array([1, 9]), np.array([0.0, 0.5]))]
+    after = [(np.array([3, 7]), np.array([0.5, 0.5])), (np.array([1]), np.array([0.0]))]
+    found = recall_loss(before, after)
+    assert found == {"value": pytest.approx(1 / 3), "error": pytest.approx(1 / 3), "users": 3}
+    assert recall_loss(after, after)["value"] == 0
+    assert "right before" in recall_loss([after[1]], [after[1]])["left_out"]
+
+
 def test_the_verdict():
     bounds = {"gap_closed": 0.5, "recall_loss": 0.05}
     good, bad, nothing = {"value": 0.9, "error": 0.1}, {"value": 0.2, "error": 0.1}, {"left_out": "why"}
@@ -157,6 +180,8 @@ def test_the_verdict():
         (nothing, lost, MISSED, ["recall_loss"]),
         (nothing, none_lost, NOT_APPLICABLE, []),
         (unsure, none_lost, PASSED, []),
+        (good, {"value": 0.2, "error": 0.1}, PASSED, []),  # few users: it may well be 0.05
+        (good, {"value": np.nan, "error": np.nan}, MISSED, ["recall_loss"]),
         ({"value": 2.9, "error": 0.4}, none_lost, MISSED, ["gap_closed"]),  # more than twice as far as a retrain goes
     ]
     for gap, recall, expected, names in cases:

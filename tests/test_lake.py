@@ -268,6 +268,16 @@ def test_places_without_a_table(tmp_path: Path, s3_server: StorageOptions) -> No
         list_table("s3://lake/x", dead)
 
 
+def test_a_row_of_a_csv_that_cannot_be_read_is_told_by_its_number(tmp_path: Path) -> None:
+    """And not by what it says: messages go to logs."""
+    uri = write_text(tmp_path / "ids.csv", "user_id,item_id\n1,2\nann@x: a, got 5: b,c\n")
+    with pytest.raises(
+        InputError, match=r"not a readable CSV file: .*Row #3: Expected 2 columns, got 3\. Its first"
+    ) as error:
+        read_ids(uri, None, AWS)
+    assert "@x" not in str(error.value)
+
+
 def test_ids_of_a_csv_are_text_as_it_stands(tmp_path: Path) -> None:
     """A number that was read and written again could be another customer's."""
     ids = ["0017", "1.0", "1e3", "NA", "null", "2024-01-02"]

@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import sys
+import tomllib
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -136,3 +137,12 @@ def test_no_file_holds_a_developers_path():
             if pattern.search(line):
                 wrong.append(f"{place(path)}:{number}: {line.strip()[:100]}")
     assert not wrong
+
+
+def test_the_lowest_python_is_the_same_wherever_it_is_said():
+    """Older ones do not read all ISO-8601 of time ranges: `Z`, for one."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    lowest = project["project"]["requires-python"].removeprefix(">=")
+    assert lowest == project["tool"]["mypy"]["python_version"] == "3.11"
+    assert project["tool"]["ruff"]["target-version"] == f"py{lowest.replace('.', '')}"
+    assert f"Python {lowest} or newer" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -422,8 +422,8 @@ def test_outputs_that_share_workers_are_not_mixed_up(ingested, group, tmp_path):
         shutil.copytree(Path(ingested.output) / "graph", Path(config.output) / "graph")
         pipeline.train(config, group=group)
     for config in configs:
-        pipeline.export(config, to=config.output + "/export", top_k=1, group=group)
-        exported.append(pq.read_table(config.output + "/export/users.parquet"))
+        pipeline.export(config, to=config.output + "-export", top_k=1, group=group)
+        exported.append(pq.read_table(config.output + "-export/users.parquet"))
     assert exported[0] != exported[1]
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import types
 from collections.abc import Callable, Collection
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis.strategies as st
@@ -191,8 +191,7 @@ class Protocol(RuleBasedStateMachine):
         self.processes = [Process() for _ in ALL]
         self.store = SharedStore(self.files, self.clock, self.processes)
         self.patch = pytest.MonkeyPatch()
-        zone = timezone.utc
-        now = types.SimpleNamespace(now=lambda _: datetime.fromtimestamp(self.clock.now, zone))
+        now = types.SimpleNamespace(now=lambda _: datetime.fromtimestamp(self.clock.now, UTC))
         self.patch.setattr(segments, "datetime", now)
         self.patch.setattr(session_module, "CHECKPOINT_RECORDS", 3)
         for module in (forgetting, purge, verify):

@@ -24,7 +24,7 @@ from unlearnrec.cluster.config import to_yaml
 from unlearnrec.cluster.evidence import add_evidence
 from unlearnrec.cluster.forgetting import _answer
 from unlearnrec.cluster.journal import JournalConflict
-from unlearnrec.cluster.purge import CHECKPOINT, OLDER, REQUEST, SUPERSEDED, UNNAMED, leftovers, purge
+from unlearnrec.cluster.purge import CHECKPOINT, NOTE, OLDER, REQUEST, SUPERSEDED, UNNAMED, leftovers, purge
 from unlearnrec.cluster.requests import parse_request
 from unlearnrec.cluster.session import Session, graph_key
 from unlearnrec.partitioning.errors import InputError
@@ -173,6 +173,23 @@ def test_a_request_that_is_only_accepted_keeps_its_content(local):
     assert session.store.read("requests/waiting.json") == body and not session.store.exists("requests/dead.json")
 
 
+def test_callbacks_of_requests_with_their_answer_go_where_nobody_tells_them(local):
+    commit_train(local)
+    commit_forget(local, FORGOTTEN, "done")
+    accept(local, user_name(4), "waiting")
+    accept(local, user_name(5), "failed")
+    Session(local).journal.append("failed", {"request_id": "failed", "error": "InputError"})
+    purge(local)
+    outbox = Outbox(store_of(local))
+    for request_id in ("done", "waiting", "failed"):
+        outbox.add(request_id, ["https://desk.example/"])
+    told = {"callback_hosts": ("desk.example",)}
+    told = local.model_copy(update={"serve": local.serve.model_copy(update=told)})
+    assert not found(told) and found(local) == {"callbacks/done.json": NOTE}
+    purge(local)
+    assert set(Outbox(store_of(local)).entries()) == {"waiting", "failed"}
+
+
 @pytest.mark.parametrize("trained", [False, True])
 def test_with_nothing_to_do_nothing_happens(local, trained):
     if trained:
@@ -218,6 +235,32 @@ def test_an_ingest_that_is_newer_than_the_version_stays(local):
     assert {name for name, kind in found(local).items() if kind == UNNAMED} == unused
     purge(local, now=True)
     check_readable(local)
+
+
+@pytest.mark.parametrize("order", ["completed", "committed"])
+def test_an_ingest_that_a_request_overtook_goes(config, order):
+    """Nothing is trained on it any more, and it holds what was forgotten."""
+    commit_train(config)
+    pipeline.ingest(config)
+    session = Session(config)
+    files = set(session.lake_graph()["files"])
+    checkpoint = f"checkpoints/{graph_key(session.lake_graph())}-0123/0.safetensors"
+    session.store.write(checkpoint, b"x")
+    if order == "committed":
+        commit_forget(config, FORGOTTEN, "r1")
+    else:
+        session.journal.append("completed", {"request_id": "r1", "answer": {"request_id": "r1"}})
+    kinds = found(config)
+    assert {kinds[name] for name in files} == {SUPERSEDED} and kinds[checkpoint] == CHECKPOINT
+    purge(config, now=True)
+    left = places_of(session.store, FORGOTTEN.encode())
+    assert not found(config) and (order == "completed" or left == [])
+    with pytest.raises(InputError, match="Run `unlearnrec ingest` again"):
+        session.lake_graph()
+    pipeline.ingest(config)
+    assert set(session.lake_graph()["files"]).isdisjoint(found(config))
+    commit_train(config)
+    check_readable(config)
 
 
 def test_a_counterfactual_keeps_both_its_graphs(local):

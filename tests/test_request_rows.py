@@ -149,7 +149,11 @@ def test_times_of_a_parquet_file_keep_their_nanoseconds(tmp_path):
         ("r.jsonl", '{"user_id": 1}\nx\n', "JSON in line 2"),
         ("r.csv", "user_id,until,unitl\n1,,\n", "column 'unitl' is not known"),
         ("r.csv", "user_id,user_id\n1,2\n", "more than one column 'user_id'"),
-        ("r.csv", "user_id,item_id\n1\n", "not a readable CSV"),
+        (
+            "r.csv",
+            "user_id,item_id\n1,2\nann@x: a, got 5: b,c\n",
+            r"CSV file: .*Row #3: Expected 2 columns, got 3\. Its first",
+        ),
         ("r.parquet", "user_id\n1\n", "not a readable Parquet file"),
         ("r.txt", "user_id\n1\n", "not a readable Parquet file"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -154,7 +154,7 @@ def ledger_of(*made, ingests="i"):
     records = []
 
     def add(kind, body):
-        records.append(Record(len(records) + 1, kind, datetime.now(timezone.utc).isoformat(), body, ""))
+        records.append(Record(len(records) + 1, kind, datetime.now(UTC).isoformat(), body, ""))
 
     for version, (seconds, told, removed) in enumerate(made, start=1):
         answer = {"version": version, "seconds": seconds, "removed_interactions": removed}

@@ -120,6 +120,25 @@ def test_unknown_locations_are_refused(uri: str) -> None:
         filesystem_for(uri, StorageOptions())
 
 
+@pytest.mark.parametrize("uri", ["s3://lake//run", "s3://lake/a//b"])
+def test_a_prefix_with_an_empty_part_is_refused(uri: str) -> None:
+    """It can be written to, and every listing of it is empty."""
+    with pytest.raises(InputError, match="two slashes"):
+        Store(uri)
+    with pytest.raises(InputError, match="two slashes"):
+        filesystem_for(uri, StorageOptions())
+
+
+def test_markers_of_folders_are_no_files(s3_server: StorageOptions, tmp_path: Path) -> None:
+    """Consoles and some tools leave an empty object whose key ends with a slash."""
+    store = Store(f"s3://lake/{tmp_path.name}", s3_server)
+    store.write("log/1", b"x")
+    for folder in ("", "log/", "requests/", "deep/er/"):
+        store._files.fs.call_s3("put_object", Bucket="lake", Key=f"{tmp_path.name}/{folder}")
+    assert store.list("log") == store.list() == ["log/1"]
+    assert store.list("requests") == store.list("deep") == store.unfinished() == []
+
+
 def test_size_and_time_of_a_file(store: Store) -> None:
     before = time.time()
     store.write("graph/b", b"four")

@@ -70,6 +70,7 @@ def test_commands_without_a_configuration_get_none():
         (["ingest", *PLACES, "output=out"], "output: got 'out'"),
         (["ingest", *PLACES, "partitioning={strategy: file, assignment: a.parquet}"], r"partitioning\.assignment"),
         (["train", *PLACES, "--without", "/a.csv", "--without", "b.csv"], r"--without b\.csv"),
+        (["evaluate", *PLACES, "--reference", "other", "--users", "1"], "--reference other"),
         (["forget", *PLACES, "--users", "u.csv"], r"--users u\.csv"),
         (["export", *PLACES, "--to", "there"], "--to there"),
         (["quickstart"], "--output quickstart-output"),
@@ -81,8 +82,19 @@ def test_what_cannot_work_on_the_cluster_is_refused_here(arguments, named):
         plan(arguments)
 
 
-def test_ids_are_no_files():
-    assert "--users 1,2" in plan(["forget", *PLACES, "--users", "1,2"]).entrypoint
+@pytest.mark.parametrize("command", ["forget", "lift"])
+@pytest.mark.parametrize("option", ["--users", "--items"])
+def test_ids_do_not_travel_on_a_command_line(command, option, capsys):
+    """Ray lists the command lines of its jobs."""
+    for ids in ("ann@example.com", "1,2", "not-there"):
+        assert run(["submit", "--", command, *PLACES, option, ids]) == 2
+        said = capsys.readouterr().err
+        assert option in said and "file" in said and ids not in said
+    for file in ("s3://bucket/ids.csv", "/shared/ids.parquet"):
+        assert file in plan([command, *PLACES, option, file]).entrypoint
+
+
+def test_local_places():
     assert is_local("in.parquet") and not is_local("/in.parquet") and not is_local("delta://in")
 
 

@@ -8,15 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_output import commit_forget, commit_train, small_config, user_name, write_interactions
+from small_output import accept, commit_forget, commit_train, small_config, user_name, write_interactions
 
 from unlearnrec.cluster import digests, pipeline, row_filter
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import to_yaml
 from unlearnrec.cluster.digests import digests_of
-from unlearnrec.cluster.requests import Request
+from unlearnrec.cluster.forgetting import _accept
+from unlearnrec.cluster.gone import note_outcomes
+from unlearnrec.cluster.requests import Request, make_request
 from unlearnrec.cluster.row_filter import RowFilter
-from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.session import Session, silent
+from unlearnrec.cluster.stored import find_stored
 from unlearnrec.cluster.suppression import ENVIRONMENT, FORGOTTEN, LIFTED, SuppressionList
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_manifest, load_shard
@@ -108,6 +111,18 @@ def test_what_is_listed_is_not_ingested_and_a_lift_lets_it_in(made, tmp_path):
     forget(config, id_types, users=[written(user)])
     pipeline.ingest(config)
     assert events(config) == {(u, i) for u, i in before if u != user}
+
+
+def test_a_list_with_a_gap_takes_no_more(tmp_path):
+    """The next number by count is taken, and would be for ever."""
+    store = Store(str(tmp_path))
+    found, named = SuppressionList(store, KEY.encode()), digests_of(KEY.encode(), request(users=["ann"]), TEXTS)
+    for _ in range(3):
+        found.append(FORGOTTEN, named)
+    store.remove("suppression/000000002.json")
+    with pytest.raises(InputError, match=r"suppression/000000003\.json is there.* Restore"):
+        found.append(FORGOTTEN, named)
+    assert store.list() == ["suppression/000000001.json", "suppression/000000003.json"]
 
 
 def test_without_its_key_a_list_stops_ingest(made, tmp_path, monkeypatch, capsys):
@@ -275,6 +290,46 @@ def test_residue_without_a_key_knows_the_requests(forgotten, monkeypatch):
     answer = pipeline.residue(forgotten)
     assert rows_by_place(answer) == {forgotten.interactions: 8, forgotten.test_interactions: 4}
     assert [x["place"] for x in answer["not_read"]] == ["suppression"]
+
+
+def test_residue_does_not_count_who_withdrew_a_request(forgotten, monkeypatch):
+    """Their content goes with the next purge all the same, and is not counted as one that is known to no one."""
+    accept(forgotten, user_name(9), "r3")
+    Session(forgotten).journal.append("cancelled", {"request_id": "r3"})
+    answer = pipeline.residue(forgotten)
+    assert rows_by_place(answer) == {forgotten.interactions: 8, forgotten.test_interactions: 4}
+    details = {x["place"]: x["detail"] for x in answer["residues"]}
+    assert details["requests/r3.json"] == "of a request that was cancelled"
+    assert details["requests/r2.json"] == "of a request that was carried out"
+    monkeypatch.setenv(ENVIRONMENT, "")
+    pipeline.purge(forgotten, now=True)
+    assert json.loads(Session(forgotten).store.read("requests/r3.json")) == {"purged": True}
+    assert pipeline.residue(forgotten)["not_read"][1]["why"].startswith("2 purged")
+
+
+@pytest.mark.parametrize("reason", ["no times", "times without a unit"])
+def test_residue_does_not_look_for_rows_that_were_invalid(tmp_path, reason):
+    """A range that a graph cannot compare was not forgotten, and must not keep the rest from being counted."""
+    interactions = write_interactions(tmp_path / "events.parquet")
+    more = {}
+    if reason == "times without a unit":
+        table = pq.read_table(interactions)
+        pq.write_table(table.append_column("time", pa.array(range(len(table)))), interactions)
+        more = {"columns": {"time": "time"}}
+    config = small_config(interactions, str(tmp_path / "output"), **more)
+    pipeline.ingest(config)
+    commit_train(config)
+    ranges = [(user_name(4), None, "2024-01-01T00:00:00Z", None)]
+    session = Session(config)
+    mixed = make_request([user_name(1)], [], [], "r1", b"", ranges)
+    version = session.version()
+    _accept(session, mixed)
+    (resolved,), result = find_stored(session.store, version["graph"], [mixed])
+    note_outcomes(session, version, [mixed], {"r1": resolved}, result, silent())
+    answer = {"request_id": "r1", "status": "committed", "version": 2}
+    session.versions.commit(version | {"reason": "forget", "answers": {"r1": answer}}, after=session.journal.head())
+    answer = pipeline.residue(config)
+    assert answer["not_read"] == [] and rows_by_place(answer) == {interactions: 4}
 
 
 def test_residue_does_not_count_who_consented_again(forgotten):

@@ -41,6 +41,19 @@ def test_pull_and_bpr_are_bit_equal_for_any_number_of_partitions(size, alone):
         assert torch.equal(spmd.whole(results, name), spmd.whole(first, name))
 
 
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_a_rank_may_have_no_pair_in_a_batch(loss, alone):
+    arguments = ("lightgcn", "pull", "torch", 1, {"loss": loss, "batch_size": 3})
+    first, results = one_rank(alone, *arguments), run_processes(3, spmd.train, *arguments)
+    assert (spmd.whole(results, "rows") - spmd.whole(first, "rows")).abs().max() < TOLERANCE
+
+
+def test_a_batch_larger_than_the_data_is_all_of_them(alone):
+    few = len(spmd.pairs()[0])
+    found = [one_rank(alone, "sgl", "pull", "torch", 2, {"batch_size": size}) for size in (few, 10 * few)]
+    assert torch.equal(*(spmd.whole(results, "rows") for results in found))
+
+
 def test_softmax_agrees_within_tolerance(alone):
     arguments = ("lightgcn", "pull", "torch", 3, {"loss": "softmax"})
     first, results = one_rank(alone, *arguments), run_processes(3, spmd.train, *arguments)

@@ -148,9 +148,7 @@ def test_the_encoder_of_the_benchmark_is_that_of_the_commands(
         recipe(),
         backbone=config.backbone.model_dump(),
         epochs=3,
-        counterfactuals=2,
-        encoder_epochs=3,
-        encoder_learning_rate=config.pretrain.learning_rate,
+        pretrain=config.pretrain.model_dump(),
         around=asked,
     )
     other, method = Lab(lab.store, lab.data, same), METHODS["counterfactual encoder"]()
@@ -167,7 +165,10 @@ def test_the_encoder_of_the_benchmark_is_that_of_the_commands(
     monkeypatch.setattr(progress, "note", notes.append)
     fitted = pipeline.pretrain(config, group=group, progress=progress)
     assert fitted.get("around", False) == around and ("readout_user_r2_held_out" in fitted) == asked
-    assert [note.startswith("influence.around: ") for note in notes] == [True] * (asked and not worth)
+    assert [note.startswith("influence.around: ") for note in notes] == [True] * (asked and not worth) + [False] * (
+        not worth
+    )
+    assert all("explains nothing" in note for note in notes[1:])
     session = Session(config)
     assert session.version()["model"]["encoder"]["around"] == around
     (before,) = rows_by_partition(session, session.version())
