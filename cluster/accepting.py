@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 from ..partitioning.errors import InputError
+from .digests import KINDS, digests_of
 from .journal import JournalConflict
 from .ledger import State, Ticket
 from .requests import TOMBSTONE, Request, Tally, commitment, content_name, named_by, read_request
 from .segments import Record
 from .session import Session
+from .suppression import open_list
 from .versions import ACCEPTED, COMMITTED, PURGING
 
 NOTHING: dict[str, Any] = {"removed_interactions": 0, "affected_partitions": [], "seconds": 0.0}
@@ -82,7 +84,22 @@ def renewed(session: Session, request: Request) -> Request:
     ledger = session.ledger()
     if request.request_id not in ledger.tickets:
         return request
-    return replace(request, request_id=ledger.derived_id(request.request_id, session.ingest_head()))
+    ingest_head = 0 if _kept_out(session, request) else session.ingest_head()
+    return replace(request, request_id=ledger.derived_id(request.request_id, ingest_head))
+
+
+def _kept_out(session: Session, request: Request) -> bool:
+    """Whether all that it names is on the suppression list, so that no ingest has brought it back."""
+    try:
+        suppression = open_list(session.store)
+    except InputError:  # it is told where the request is carried out
+        return False
+    if suppression is None:
+        return False
+    time = session.times()
+    named = digests_of(suppression.key, request, session.id_types(), time["unit"] if time else None)
+    listed, _ = suppression.state()
+    return all(named[kind] <= listed[kind] for kind in KINDS)
 
 
 def answered(session: Session, request: Request) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -16,34 +17,49 @@ import pyarrow.parquet as pq
 
 from ..partitioning.errors import InputError
 from ..partitioning.storage import StorageOptions, Store, filesystem_for, split_uri
+from .session import Session
 
 FILES = ("users.parquet", "items.parquet", "recommendations.parquet")
 UNFINISHED = re.compile(r"(?:.*/)?(?:users|items|recommendations)\.parquet\.[0-9a-f]{8}\.tmp")
 """What a local export that died leaves."""
-_HEAD = b"unlearnrec.log_head"
+_MADE_AT = b"unlearnrec.made_at"
 
 
-def log_head_of(uri: str, options: StorageOptions) -> int | None:
-    """The head of the log when this file of an export was begun; None if it is none."""
-    filesystem, path = filesystem_for(uri, options)
+def made_at(session: Session) -> str:
+    """What the files of an export say of when it was begun: the output, by a hash of its key, and the head of its log."""
+    return f"{_output(session)} {session.journal.head()}"
+
+
+def log_head_of(session: Session, name: str) -> int | None:
+    """The head of the log when this file under the output, of an export of this output, was begun; None if it is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    filesystem, path = filesystem_for(f"{session.store.root_uri}/{name}", session.options)
     try:
-        found = (pq.read_schema(path, filesystem=filesystem).metadata or {}).get(_HEAD)
-    except (OSError, pa.ArrowException):
+        metadata = pq.read_schema(path, filesystem=filesystem).metadata or {}
+    except (FileNotFoundError, pa.ArrowInvalid):
         return None
-    return None if found is None else int(found)
+    output, _, head = metadata.get(_MADE_AT, b"").decode().partition(" ")
+    return int(head) if output == _output(session) else None
+
+
+def _output(session: Session) -> str:
+    return hashlib.sha256(b"export" + session.request_key()).hexdigest()[:16]
 
 
 class ExportWriter:
     """Writes the three files of an export to a folder, local or s3://; leaving the `with` block by an error drops them.
 
-    head: of the log, at or before the version that is exported; it is in the files' metadata (`log_head_of`).
+    made: `made_at`, from before the version was read; it is in the files' metadata.
 
     Raises:
         InputError: the folder cannot be made or written.
     """
 
     def __init__(
-        self, uri: str, options: StorageOptions, user_type: pa.DataType, item_type: pa.DataType, head: int = 0
+        self, uri: str, options: StorageOptions, user_type: pa.DataType, item_type: pa.DataType, made: str
     ) -> None:
         self._uri = uri
         self._remote = Store(uri, options) if split_uri(uri)[0] == "s3" else None
@@ -68,7 +84,7 @@ class ExportWriter:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._sinks = {name: self._folder / (name + self._suffix) for name in schemas}
             self._writers: dict[str, Any] = {
-                name: pq.ParquetWriter(self._sinks[name], schema.with_metadata({_HEAD: str(head)}))
+                name: pq.ParquetWriter(self._sinks[name], schema.with_metadata({_MADE_AT: made}))
                 for name, schema in schemas.items()
             }
         except OSError as error:

@@ -14,7 +14,7 @@ from ..partitioning.ingest import load_ids
 from ..workers import WorkerGroup
 from .approval import approve, cancel
 from .config import Config
-from .export import ExportWriter
+from .export import ExportWriter, made_at
 from .forgetting import forget, status
 from .held_out import held_out_pairs
 from .leases import leased
@@ -144,10 +144,10 @@ def export(
     """
     session = Session(config)
     session.refuse_own("--to", to, FOLDERS)
-    head = session.journal.head()
+    made = made_at(session)
     with leased(session) as version:
         maps = {side: load_ids(session.store, version["graph"], side) for side in ("user", "item")}
-        with ExportWriter(to, session.options, maps["user"][0].type, maps["item"][0].type, head) as writer:
+        with ExportWriter(to, session.options, maps["user"][0].type, maps["item"][0].type, made) as writer:
             if group is not None:
                 _export(session, version, group, writer, maps, top_k)
             else:

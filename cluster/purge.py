@@ -116,7 +116,7 @@ def purge(
         for item in due:
             if item.kind == REQUEST:
                 session.store.write(item.place, json.dumps(TOMBSTONE).encode())
-            else:
+            elif item.kind != EXPORT or _is_old(session, ledger, item.place):  # another may be in its place by now
                 with contextlib.suppress(FileNotFoundError):
                     session.store.remove(item.place)
             task.advance()
@@ -246,10 +246,13 @@ def _exports(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]
             continue
         if UNFINISHED.fullmatch(name):
             yield name, UNNAMED, "of an export that did not end"
-        elif posixpath.basename(name) in FILES:
-            head = log_head_of(f"{session.store.root_uri}/{name}", session.options)
-            if head is not None and head < ledger.carried_out_at:
-                yield name, EXPORT, "from before a request was carried out"
+        elif posixpath.basename(name) in FILES and _is_old(session, ledger, name):
+            yield name, EXPORT, "from before a request was carried out"
+
+
+def _is_old(session: Session, ledger: Ledger, name: str) -> bool:
+    head = log_head_of(session, name)
+    return head is not None and head < ledger.carried_out_at
 
 
 def _requests(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:

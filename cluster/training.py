@@ -105,8 +105,9 @@ def train(
         committed = session.versions.commit(manifest, after=head)
     except JournalConflict as error:
         raise RuntimeError(
-            "another version was committed while this training ran (a request, or another run), or `purge --now` removed "
-            "its files, so its result is not made the current version. Run `unlearnrec train` again"
+            "another version was committed while this training ran (by a request, or another run), a request was carried "
+            "out whose data the ingest that it trains on may have, or `purge --now` removed its files, so its result is not "
+            "made the current version. Run `unlearnrec train` again"
         ) from error
     checkpoints.clear()
     return {

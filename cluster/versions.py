@@ -45,6 +45,14 @@ def _keeps(record: Record, manifest: Manifest) -> bool:
     )
 
 
+def _overtakes(record: Record, manifest: Manifest, current: Manifest | None) -> bool:
+    """Whether a request found nothing in a version of another ingest than this manifest's: it may be in this one."""
+    if record.kind != COMPLETED or current is None:
+        return False
+    ours, new = (one.get("lake_graph", {}).get("ingest") for one in (current, manifest))
+    return ours != new
+
+
 class Versions:
     """The versions of one output."""
 
@@ -85,8 +93,8 @@ class Versions:
 
         Raises:
             JournalConflict: another version was committed since, a purge removes a file that this one names (for a
-                rollback: any purge began), or a request that it answers was closed (cancelled, say) or held. This one
-                does not exist.
+                rollback: any purge began), a request that it answers was closed (cancelled, say) or held, or it is of a
+                new ingest and a request was carried out that did not look there. This one does not exist.
             RuntimeError: a file that it names is not there.
         """
         self.repair()
@@ -105,7 +113,9 @@ class Versions:
             {"manifest": manifest},
             after=after,
             # Requests may be accepted meanwhile; another version may not.
-            void=lambda r: r.kind == COMMITTED or removes(r, manifest) or _keeps(r, manifest),
+            void=lambda r: (
+                r.kind == COMMITTED or removes(r, manifest) or _keeps(r, manifest) or _overtakes(r, manifest, current)
+            ),
         )
         committed: Manifest = record.body["manifest"]
         self._copy(committed)

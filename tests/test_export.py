@@ -10,7 +10,7 @@ import pytest
 from small_output import commit_train, small_config, write_interactions
 
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.export import FILES, ExportWriter
+from unlearnrec.cluster.export import FILES, ExportWriter, made_at
 from unlearnrec.cluster.purge import purge
 from unlearnrec.cluster.residue import residue
 from unlearnrec.cluster.session import Session
@@ -41,7 +41,7 @@ def table(place: Place, name: str) -> pa.Table:
 
 
 def writer_at(place: Place) -> ExportWriter:
-    return ExportWriter(place[0], place[1], pa.string(), pa.int64())
+    return ExportWriter(place[0], place[1], pa.string(), pa.int64(), "0 0")
 
 
 def fill(writer: ExportWriter, users: list[str], items: list[int], first: float = 0.0) -> dict[str, Any]:
@@ -108,17 +108,22 @@ def test_purge_takes_exports_under_output_that_are_older_than_the_last_request(t
     session, folder = Session(config), tmp_path / "output" / "export"
 
     def export(to: Path) -> None:
-        with ExportWriter(str(to), AWS, pa.string(), pa.int64(), session.journal.head()) as writer:
+        with ExportWriter(str(to), AWS, pa.string(), pa.int64(), made_at(session)) as writer:
             fill(writer, ["ana", "ben"], [1, 2, 3])
             writer.close()
 
     export(folder / "old")
     (folder / "old" / "users.parquet.0123abcd.tmp").write_bytes(b"ana")
     pq.write_table(pa.table({"user_id": ["ana"]}), folder / "users.parquet")  # somebody's own
+    with ExportWriter(str(folder / "other"), AWS, pa.string(), pa.int64(), "of-another-output 0") as writer:
+        fill(writer, ["ana", "ben"], [1, 2, 3])
+        writer.close()
     assert purge(config, now=True)["removed_files"] == 1  # of the export that died
     session.journal.append("completed", {"request_id": "r", "answer": {"status": "nothing_to_forget"}})
     export(folder / "new")
-    kept = [f"export/{name}" for name in ("users.parquet", *(f"new/{file}" for file in FILES))]
+    kept = [
+        f"export/{name}" for name in ("users.parquet", *(f"{to}/{file}" for to in ("new", "other") for file in FILES))
+    ]
     assert {x["place"] for x in residue(config)["residues"] if x["kind"] == "export"} == {
         f"export/old/{file}" for file in FILES
     }

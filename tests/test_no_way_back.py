@@ -192,6 +192,29 @@ def test_a_deletion_between_an_ingest_and_the_training_on_it_stops_the_training(
     assert Session(small).lake_graph()["interactions"] == 48  # no suppression list: its key was not set
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_training_on_a_new_ingest_is_void_where_a_request_found_nothing_meanwhile(small, again, monkeypatch):
+    """It looked at the version before, and the new ingest may have what it names. The same ingest has not."""
+    if again:
+        more = pq.read_table(small.interactions).slice(1)
+        pq.write_table(more, small.interactions)
+        pipeline.ingest(small)
+    commit = Versions.commit
+
+    def meanwhile(self, manifest, after):
+        answer = {"status": "nothing_to_forget"}
+        Session(small).journal.append(COMPLETED, {"request_id": "r", "answer": answer})
+        return commit(self, manifest, after)
+
+    monkeypatch.setattr(Versions, "commit", meanwhile)
+    if again:
+        with pytest.raises(JournalConflict):
+            commit_train(small)
+    else:
+        commit_train(small)
+    assert Session(small).version()["version"] == 3 - again
+
+
 def test_who_came_back_is_forgotten_again(small):
     """A request without an id is a new one after an ingest; under an id the answer says that it was given before."""
     session, group, back = Session(small), FakeWorkers(Session(small).store), user_name(3)

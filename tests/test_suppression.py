@@ -11,6 +11,7 @@ import pytest
 from small_output import accept, commit_forget, commit_train, small_config, user_name, write_interactions
 
 from unlearnrec.cluster import digests, pipeline, row_filter
+from unlearnrec.cluster.accepting import renewed
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import to_yaml
 from unlearnrec.cluster.digests import digests_of
@@ -111,6 +112,23 @@ def test_what_is_listed_is_not_ingested_and_a_lift_lets_it_in(made, tmp_path):
     forget(config, id_types, users=[written(user)])
     pipeline.ingest(config)
     assert events(config) == {(u, i) for u, i in before if u != user}
+
+
+def test_what_the_list_keeps_out_is_not_asked_anew(tmp_path):
+    config = small_config(write_interactions(tmp_path / "events.parquet"), str(tmp_path / "output"))
+    pipeline.ingest(config)
+    commit_train(config)
+    named = make_request([user_name(1)], [], [], None, Session(config).request_key())
+    again = []
+    for step in (lambda: None, lambda: forget(config, TEXTS, users=[user_name(1)]), lambda: None):
+        step()
+        if not again:
+            session = Session(config)
+            session.journal.append("completed", {"request_id": named.request_id, "answer": {}})
+        pipeline.ingest(config)
+        again.append(renewed(Session(config), named).request_id != named.request_id)
+    pipeline.lift(config, users=user_name(1))
+    assert [*again, renewed(Session(config), named).request_id != named.request_id] == [True, False, False, True]
 
 
 def test_a_list_with_a_gap_takes_no_more(tmp_path):
