@@ -390,7 +390,7 @@ def test_unknown_ids_make_no_version(config, group, tmp_path):
         assert answer["status"] == "nothing_to_forget" and answer["version"] == version["version"]
         assert answer["removed_interactions"] == 0 and answer["affected_partitions"] == []
         assert pipeline.status(config, f"r{number}")["phase"] == "completed"
-        assert pipeline.forget(config, **request, request_id=f"r{number}", group=group) == answer
+        assert pipeline.forget(config, **request, request_id=f"r{number}", group=group) == answer | {"repeated": True}
     assert current(config) == version and listing(Path(config.output) / "versions") == files
 
 
