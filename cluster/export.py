@@ -24,7 +24,11 @@ _HEAD = b"unlearnrec.log_head"
 
 
 def log_head_of(uri: str, options: StorageOptions) -> int | None:
-    """The head of the log when this file of an export was begun; None if it is none."""
+    """The head of the log when this file of an export was begun; None if it is none.
+
+    Raises:
+        InputError: as `filesystem_for`: nobody can say whether it has to go.
+    """
     filesystem, path = filesystem_for(uri, options)
     try:
         found = (pq.read_schema(path, filesystem=filesystem).metadata or {}).get(_HEAD)
