@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..distributed.influence import FORMAT
+from ..distributed.influence import readable_format
 from ..distributed.removal import merged
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_assignment, load_ids
@@ -45,10 +45,10 @@ def able_version(session: Session) -> Manifest:
     encoder = version["model"]["encoder"]
     if encoder is None:
         raise InputError(f"version {version['version']} has no Influence Encoder. Run `unlearnrec pretrain` first")
-    if encoder.get("format") != FORMAT:
+    if encoder.get("format") != (needed := readable_format(encoder)):
         raise InputError(
             f"version {version['version']} has an Influence Encoder of format {encoder.get('format', 1)}, and this release "
-            f"uses {FORMAT}. Run `unlearnrec pretrain` again"
+            f"uses {needed}. Run `unlearnrec pretrain` again"
         )
     return version
 

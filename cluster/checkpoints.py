@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,13 @@ from ..partitioning.storage import Store
 from .segments import FOLDER, Chain, Record, SegmentId, segment_id
 
 CHECKPOINT = "checkpoint"
-"""The record's kind; its body: `number` of records, `file`, `sha256` of the file."""
-FORMAT = 1
+"""The record's kind; its body: `number` of records, `file`, `sha256` of the file, `format` (not there before 2)."""
+FORMAT = 2
 """Of the file, and of what it comes to: another where `Ledger` makes something else of the same records. A checkpoint of
 another format is passed over."""
+EARLIER = 1
+"""The format without `Ticket.closed_at`, which `Ledger` makes up for. It is read only where the log no longer begins at
+record 1, and nothing else is there to read."""
 
 _NAME = re.compile(rf"{FOLDER}/checkpoint-([0-9]{{9,}})\.json")
 
@@ -54,8 +57,8 @@ def checkpoint_number(name: str) -> int | None:
     return number if number is not None and checkpoint_name(number) == name else None
 
 
-def read_checkpoint(store: Store, number: int) -> Checkpoint | None:
-    """The checkpoint of `number` records; None where another version of unlearnrec made it.
+def read_checkpoint(store: Store, number: int, formats: Collection[int] = (FORMAT,)) -> Checkpoint | None:
+    """The checkpoint of `number` records; None where it has another format than these.
 
     Raises:
         InputError: it is damaged.
@@ -64,7 +67,7 @@ def read_checkpoint(store: Store, number: int) -> Checkpoint | None:
     data = store.read(name)
     try:
         content = json.loads(data)
-        if content["format"] != FORMAT:
+        if content["format"] not in formats:
             return None
         if content["number"] != number:
             raise ValueError(f"it is that of {content['number']} records")
@@ -85,7 +88,7 @@ def put_checkpoint(store: Store, number: int, digest: str, state: dict[str, Any]
         store.create(name, data)
     if store.read(name) != data:
         return None
-    return {"number": number, "file": name, "sha256": hashlib.sha256(data).hexdigest()}
+    return {"number": number, "file": name, "sha256": hashlib.sha256(data).hexdigest(), "format": FORMAT}
 
 
 def open_chain(store: Store) -> tuple[Checkpoint | None, Chain]:
@@ -100,10 +103,11 @@ def open_chain(store: Store) -> tuple[Checkpoint | None, Chain]:
     except FileNotFoundError as error:
         raise InputError(f"output {store.root_uri}: there is no such bucket. Create it, or check `output`") from error
     segments = _segments(store, names)
+    formats = {FORMAT} if segments and segments[0][0] == 1 else {FORMAT, EARLIER}
     loose: list[Checkpoint] = []
     begin, chain = None, None
     for number in sorted(filter(None, map(checkpoint_number, names)), reverse=True):
-        if (found := read_checkpoint(store, number)) is not None:
+        if (found := read_checkpoint(store, number, formats)) is not None:
             chain = Chain(store, number, found.digest, origin=found.name)
             chain.follow()
             if _is_vouched_for(store, found, chain.records):

@@ -51,14 +51,15 @@ class Storage(Section):
     """How s3:// is reached. Credentials come from the provider's usual chain, never from here."""
 
     endpoint_url: str | None = None
-    """For stores other than AWS, such as MinIO: http://host:port."""
+    """For stores other than AWS, such as MinIO: http://host:port. With a path after it only `output` can lie there: tables
+    are read without one."""
     region: str | None = None
     anonymous: bool = False
     """Read public buckets without credentials."""
 
     @model_validator(mode="after")
     def _endpoint_is_a_url(self) -> Storage:
-        if self.endpoint_url is not None and not re.fullmatch(r"https?://[^/\s]+/?", self.endpoint_url):
+        if self.endpoint_url is not None and not re.fullmatch(r"https?://[^/\s]\S*", self.endpoint_url):
             raise ValueError(
                 f"storage.endpoint_url: got {self.endpoint_url!r}, expected http://host:port or https://host"
             )

@@ -35,6 +35,7 @@ def log_head_of(session: Session, name: str) -> int | None:
 
     Raises:
         OSError: it cannot be read.
+        InputError: as `filesystem_for`.
     """
     filesystem, path = filesystem_for(f"{session.store.root_uri}/{name}", session.options)
     try:

@@ -14,7 +14,7 @@ from itertools import chain, count
 from threading import Lock
 from typing import Any
 
-from .checkpoints import CHECKPOINT
+from .checkpoints import CHECKPOINT, FORMAT
 from .requests import content_name, named_by
 from .segments import Record
 from .versions import ACCEPTED, APPROVED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, FAILED, HELD, PURGED, PURGING
@@ -78,10 +78,7 @@ class Ledger:
     def __init__(self, records: Sequence[Record] = (), state: Mapping[str, Any] | None = None) -> None:
         """state: what `state` gave for the records before these."""
         state = state or {}
-        self.tickets = {
-            entry["request_id"]: Ticket(**entry | {"state": State(entry["state"])})
-            for entry in state.get("tickets", ())
-        }
+        self.tickets = {entry["request_id"]: _ticket(entry, state.get("seen", 0)) for entry in state.get("tickets", ())}
         self.open = {request_id: self.tickets[request_id] for request_id in state.get("open", ())}
         self.failed = {request_id: self.tickets[request_id] for request_id in state.get("failed", ())}
         self.counts = Counter(ticket.state for ticket in self.tickets.values())
@@ -103,7 +100,7 @@ class Ledger:
         self.contents: dict[str, str] = dict(state.get("contents", {}))
         """Request -> its content's file, where a purge took one of an attempt before."""
         self.checkpointed: int = state.get("checkpointed", 0)
-        """The number of records that the last checkpoint stands for."""
+        """The number of records that the last checkpoint of today's format stands for."""
         self.seen: int = state.get("seen", 0)
         self.carried_out_at: int = state.get("carried_out_at", 0)
         """The last record that carries out a request."""
@@ -196,7 +193,7 @@ class Ledger:
         elif record.kind == PURGED:
             for number in body.get("ends", list(self.purging)):
                 self.purging.pop(number, None)
-        elif record.kind == CHECKPOINT:
+        elif record.kind == CHECKPOINT and body.get("format") == FORMAT:
             self.checkpointed = body["number"]
 
     def _close(self, request_id: str, state: State, record: Record, **fields: Any) -> None:
@@ -254,6 +251,13 @@ class Ledger:
 
 def _seconds(record: Record) -> float:
     return datetime.fromisoformat(record.time).timestamp()
+
+
+def _ticket(entry: Mapping[str, Any], seen: int) -> Ticket:
+    """seen: the last record of the state. An earlier release did not say which of them closed a request: this one at the
+    latest."""
+    ticket = Ticket(**{**entry, "state": State(entry["state"])})
+    return replace(ticket, closed_at=seen) if ticket.final and not ticket.closed_at else ticket
 
 
 def _purging(state: Mapping[str, Any]) -> dict[int, int]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..distributed.checkpoint import Checkpoints
-from ..distributed.influence import FORMAT
+from ..distributed.influence import FORMATS
 from ..distributed.pretrain import POPULAR_SHARE, PretrainSettings, simulated_requests, worth_it
 from ..distributed.published import PublishedSettings
 from ..distributed.removal import Removal
@@ -172,8 +172,12 @@ def _fit_counterfactual(
     if not worth_it(results[0]["fit"]):
         progress.note(EXPLAINS_NOTHING.format(**results[0]["fit"]))
     largest = max(result["largest_shift"] for result in results)
-    entry = {"file": name, "tables": None, "objective": "counterfactual", "format": FORMAT, "shape": shape}
+    entry = _entry("counterfactual", name, None, shape)
     return entry | {"around": around, "largest_shift": largest}, results
+
+
+def _entry(objective: str, file: str, tables: list[str] | None, shape: dict[str, Any]) -> dict[str, Any]:
+    return {"file": file, "tables": tables, "objective": objective, "format": FORMATS[objective], "shape": shape}
 
 
 def _popular_items(session: Session, version: Manifest, group: WorkerGroup) -> list[int]:
@@ -213,7 +217,7 @@ def _fit_published(
     arguments = (session.location, shape, fit, train, name, tables)
     with progress.task("encoder", settings.epochs) as task:
         results = session.call(group, version, "fit_published", *arguments, on_progress=follow(task, "encoder"))
-    return {"file": name, "tables": tables, "objective": "published", "format": FORMAT, "shape": shape}, results
+    return _entry("published", name, tables, shape), results
 
 
 def _finished_run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ..partitioning.errors import InputError
 from ..partitioning.lake import ID_COLUMNS, LakeFile, list_table, read_csv
-from ..partitioning.storage import StorageOptions
+from ..partitioning.storage import StorageOptions, filesystem_for
 from .times import NANOSECONDS, Bound, Moment, empty, parse_bound
 
 USERS, ITEMS, INTERACTIONS, RANGES = KINDS = ("users", "items", "interactions", "ranges")
@@ -33,7 +34,7 @@ def read_rows(path: str, options: StorageOptions, other_columns: bool = False) -
     A row with one id means the whole user or item, with both this interaction; with `since` or `until` only the user's
     events (with this item) in [since, until). Null, an empty field of a CSV and NaN are "not given".
 
-    Folders called `COLUMN=VALUE` below `path` are columns.
+    Folders called `COLUMN=VALUE` below `path` are columns; other names are ignored, unless they look like a misspelt one.
 
     Args:
         path: .json (a list of objects, or one object), .jsonl, .csv (with a header), or Parquet; a file or a folder.
@@ -41,19 +42,22 @@ def read_rows(path: str, options: StorageOptions, other_columns: bool = False) -
             mean more.
 
     Raises:
-        InputError: the file is not readable as a whole, has neither column of ids, or another column; or `path` itself lies
-            in a folder that is one of these columns.
+        InputError: the file is not readable as a whole, has neither column of ids, or another column; or `path` itself is,
+            or lies in, a folder that is one of these columns.
     """
     read = {".json": _json, ".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv}
     ending = next((ending for ending in read if path.lower().endswith(ending)), None)
-    above = [part for part in path.split("/") if part.partition("=")[1] and part.partition("=")[0] in COLUMNS]
+    files = list_table(path, options)
+    is_file = files[0].path == filesystem_for(path, options)[1]
+    folders = path.split("/")[: -1 if is_file else None]
+    above = [folder for folder in folders if folder.partition("=")[1] and folder.partition("=")[0] in COLUMNS]
     if above:
         raise InputError(f"{path}: {above[0]} is a column of this table. Give the folder above it, or a file elsewhere")
     rows: list[Row] = []
-    for file in list_table(path, options):
+    for file in files:
         names, columns, count = (read[ending] if ending else _parquet)(file)
         if names or count:  # JSON without rows has no columns
-            _check_columns([*names, *file.partition], file.uri, other_columns)
+            _check_columns([*names, *filter(_like_a_column, file.partition)], file.uri, other_columns)
         values = {**columns, **{name: [value] * count for name, value in file.partition.items()}}
         rows += map(parse_row, *(values.get(name, [None] * count) for name in COLUMNS))
     return rows
@@ -200,6 +204,11 @@ def _parsed(text: str, file: LakeFile, what: str) -> Any:
         return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file.uri} is not readable as {what}: {error}") from error
+
+
+def _like_a_column(folder: str) -> bool:
+    """Whether the name is one of the columns, or may be meant for it."""
+    return bool(get_close_matches(folder.lower(), COLUMNS))
 
 
 def _check_columns(names: Sequence[str], uri: str, other_columns: bool) -> None:

@@ -12,13 +12,16 @@ Shape legend: n = forgotten interactions seen from their end a, d = embedding si
 """
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-FORMAT = 2
-"""Of the stored weights; 1 did not know what else goes."""
+FORMATS = {"counterfactual": 2, "published": 3}
+"""Of a stored encoder, by objective: 1 did not know what else goes, and the published one of 2 normalised a request by the
+graph's degrees."""
 NUM_FEATURES = 13
 MOST_GOING = 0.1
 """Beyond this share of a node's interactions the encoder does not tell requests apart: it has seen few larger ones."""
@@ -26,6 +29,11 @@ FARTHEST = 8.0
 """Deviations from the mean of pre-training, at most, that a feature is taken for: beyond them nothing was learned."""
 _TYPICAL_DEGREE = 20
 """Where a direction is taken as it is; only the size of an untrained encoder's answer depends on it."""
+
+
+def readable_format(encoder: Mapping[str, Any]) -> int:
+    """The format that an encoder has to have here; encoder: what a version's manifest says of it."""
+    return FORMATS[encoder.get("objective", "counterfactual")]
 
 
 @dataclass(frozen=True)

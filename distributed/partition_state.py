@@ -16,7 +16,7 @@ from . import comm as communication
 from .backbones import Backbone
 from .checkpoint import from_bytes
 from .comm import Comm
-from .influence import FORMAT, AroundEncoder, InfluenceEncoder, NodeRows
+from .influence import AroundEncoder, InfluenceEncoder, NodeRows, readable_format
 from .local_graph import LocalGraph
 from .published import Published, PublishedEncoder
 from .removal import Pairs, Removal, with_empty_rows
@@ -114,7 +114,7 @@ class PartitionState:
         backbone = make_backbone(spec["backbone"], spec["seed"]).to(self._device)
         if spec["dense"]:
             backbone.load_state_dict(from_bytes(_read(store, version, spec["dense"])))
-        usable = spec["encoder"] and spec["encoder"].get("format") == FORMAT
+        usable = spec["encoder"] and spec["encoder"].get("format") == readable_format(spec["encoder"])
         encoder = self._encoder(store, version, spec["encoder"]) if usable else None
         self._model = Model(graph, e0, backbone, node_rows(graph, backbone, e0), encoder)
         self._held = fingerprint(version, halo, kernel)

@@ -30,7 +30,7 @@ class StorageOptions:
     """How to reach S3. Credentials come from the usual provider chain only (environment, profile, instance role)."""
 
     endpoint_url: str | None = None
-    """Of an S3-compatible service, with scheme: http://localhost:9000. None is AWS."""
+    """Of an S3-compatible service, with scheme: http://localhost:9000. None is AWS. A path after it is for `Store` only."""
     region: str | None = None
     anonymous: bool = False
 
@@ -201,13 +201,18 @@ def filesystem_for(uri: str, options: StorageOptions) -> tuple[pafs.FileSystem, 
     """The pyarrow file system that reads `uri`, and the path in it.
 
     Raises:
-        InputError: as `split_uri`.
+        InputError: as `split_uri`, or the endpoint has a path.
     """
     scheme, path = split_uri(uri)
     if scheme == "file":
         return pafs.LocalFileSystem(), os.path.abspath(path)
     # pyarrow ignores AWS_ENDPOINT_URL, and wants host and scheme apart.
     endpoint = urlsplit(options.endpoint_url) if options.endpoint_url else None
+    if endpoint and endpoint.path.strip("/"):
+        raise InputError(
+            f"{uri}: storage.endpoint_url is {options.endpoint_url}, and Parquet and files of ids are read without the "
+            f"path {endpoint.path}. Only `output` can lie there: put this elsewhere, for instance on a local disk"
+        )
     return (
         pafs.S3FileSystem(
             anonymous=options.anonymous,

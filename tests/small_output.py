@@ -20,7 +20,7 @@ from unlearnrec.cluster.matching import resolve
 from unlearnrec.cluster.requests import parse_request
 from unlearnrec.cluster.session import Session
 from unlearnrec.distributed.forget import shrink
-from unlearnrec.distributed.influence import FORMAT
+from unlearnrec.distributed.influence import FORMATS
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 from unlearnrec.partitioning.storage import Store
 
@@ -74,13 +74,16 @@ def commit_train(config: Config, seed: int = 0, without: str | None = None) -> d
     return session.versions.commit(manifest, after=head)
 
 
-def commit_encoder(config: Config) -> None:
-    """A version like the current one, with an encoder that nobody can read: enough for `fake_workers`."""
+def commit_encoder(config: Config, **more: Any) -> None:
+    """A version like the current one, with an encoder that nobody can read: enough for `fake_workers`. more: of the
+    encoder's entry."""
     session = Session(config)
     version, head = session.version(), session.journal.head()
     name = session.versions.new_name(version["version"] + 1, "encoder", "safetensors")
     entry = session.versions.put(name, save({"x": np.zeros(1, dtype=np.float32)}))
-    encoder = {"file": name, "tables": None, "format": FORMAT, "interactions": version["graph"]["interactions"]}
+    objective = "counterfactual"
+    encoder = {"file": name, "tables": None, "objective": objective, "format": FORMATS[objective]}
+    encoder |= {"interactions": version["graph"]["interactions"]} | more
     model = version["model"] | {"dense": None, "encoder": encoder}
     session.versions.commit(
         version | {"reason": "pretrain", "model": model, "files": version["files"] | {name: entry}}, head

@@ -299,6 +299,33 @@ def test_verify_folds_the_records_again(config: Config) -> None:
     assert not check["ok"] and "not what the records come to" in check["detail"]
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_checkpoint_of_the_release_before(config: Config, cut: bool) -> None:
+    """It did not say what closed a request. The log does; where it was cut off, the checkpoint closed it at the latest."""
+    session = Session(config)
+    state, last = session.ledger().state(), session.journal.records()[-1]
+    closed = {entry["request_id"]: entry.pop("closed_at") for entry in state["tickets"]}
+    name, content = f"log/checkpoint-{last.number:09d}.json", {"format": 1, "number": last.number}
+    data = json.dumps(content | {"digest": last.digest, "state": state}).encode()
+    session.store.create(name, data)
+    body = {"number": last.number, "file": name, "sha256": session.store.sha256(data)}
+    vouching = session.journal.append("checkpoint", body).number
+    if cut:
+        for number in range(1, last.number + 1):
+            session.store.remove(f"log/{number:09d}.json")
+
+    ledger = Session(config).ledger()
+    expected = dict.fromkeys(closed, last.number) if cut else closed
+    assert {request_id: ticket.closed_at for request_id, ticket in ledger.tickets.items()} == expected
+    assert [ledger.derived_id("with", head) for head in (0, last.number)] == ["with", "with-2"]
+    checks = {check["name"]: check["ok"] for check in verify(config)["checks"]}
+    assert checks["log"] and checks.get(name) is (True if cut else None)
+    # Who reads the whole log for it makes another one.
+    Session(config).checkpoint()
+    found = Session(config).journal.checkpoint()
+    assert found is not None and found.number == vouching and found.state == ledger.state()
+
+
 def test_the_commands_of_the_documentation_read_the_log(config: Config) -> None:
     text = (Path(unlearnrec.__file__).parent / "docs" / "commit.md").read_text(encoding="utf-8")
     table, checkpoint = re.findall(r"```sh\n(.*?)```", text, flags=re.S)

@@ -51,6 +51,11 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path: Path)
     assert (config.train.epochs, config.train.loss, config.pretrain.epochs) == (5, "softmax", 15)
 
 
+@pytest.mark.parametrize("url", ["http://localhost:9000", "http://minio/", "https://ref.supabase.co/storage/v1/s3"])
+def test_an_endpoint_may_have_a_path(url: str):
+    assert load_config(None, [*PLACES, f"storage.endpoint_url={url}"]).storage.endpoint_url == url
+
+
 def test_numbers_in_scientific_notation_are_numbers():
     assert load_config(None, [*PLACES, "train.learning_rate=1e-3"]).train.learning_rate == 0.001
 
@@ -73,6 +78,7 @@ def test_frozen():
             "storage.endpoint_url=localhost:9000",
             "storage.endpoint_url: got 'localhost:9000', expected http://host:port",
         ),
+        ("storage.endpoint_url=http:///s3", "storage.endpoint_url: got 'http:///s3', expected http://host:port"),
         ("train.epcohs=3", "train.epcohs: unknown key; did you mean 'epochs'?"),
         ("trian.epochs=3", "trian: unknown key; did you mean 'train'?"),
         ("backbone.name=bert", f"backbone.name: got 'bert' (str), expected one of {', '.join(BACKBONES)}"),

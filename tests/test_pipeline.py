@@ -28,6 +28,7 @@ from unlearnrec.cluster.config import parse_config, to_yaml
 from unlearnrec.cluster.desk import Desk
 from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session, silent
+from unlearnrec.distributed.influence import FORMATS
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_assignment, load_ids, load_shard
 
@@ -573,4 +574,5 @@ def test_pretraining_after_deleted_items_and_another_request(finished, config, g
     other, items = busy_user(finished, config, avoid=user)
     done = pipeline.forget(changed, users=str(other), group=group)
     assert 0 < done["removed_interactions"] <= len(items) and done["deleted_users"] >= 1
-    assert Session(config).version()["model"]["encoder"]["objective"] == objective
+    encoder = Session(config).version()["model"]["encoder"]
+    assert (encoder["objective"], encoder["format"]) == (objective, FORMATS[objective])

@@ -1,16 +1,23 @@
 """The encoder in the paper's form: local, the same for any number of partitions, and it lowers what it should."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import spmd
 import torch
+from small_output import commit_encoder, commit_train, small_config, write_interactions
 from torch.nn import functional
 
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.carrying_out import able_version
+from unlearnrec.cluster.session import Session
 from unlearnrec.distributed.batch import batches
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.launch import run_processes
 from unlearnrec.distributed.published import forget_and_preserve, request_layer
 from unlearnrec.distributed.removal import only
+from unlearnrec.partitioning.errors import InputError
 
 TOLERANCE = 2e-5
 ALONE = {"forget_weight": 0.0, "preserve_weight": 0.0, "contrast_weight": 0.0}
@@ -86,3 +93,16 @@ def test_a_request_is_normalised_by_its_own_degrees():
     expected = torch.zeros_like(rows)
     expected[user], expected[spmd.USERS + item] = rows[spmd.USERS + item], rows[user]
     assert torch.equal(found, expected)
+
+
+def test_only_published_encoders_of_the_release_before_are_refused(tmp_path: Path):
+    """They were trained for another normalisation of a request; both kinds had format 2."""
+    config = small_config(write_interactions(tmp_path / "events.parquet"), str(tmp_path / "output"))
+    pipeline.ingest(config)
+    commit_train(config)
+    for objective, format in (("counterfactual", 2), ("published", 3)):
+        commit_encoder(config, objective=objective, format=format)
+        assert able_version(Session(config))["model"]["encoder"]["objective"] == objective
+    commit_encoder(config, objective="published", format=2)
+    with pytest.raises(InputError, match=r"of format 2, and this release uses 3\. Run `unlearnrec pretrain` again"):
+        able_version(Session(config))

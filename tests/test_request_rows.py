@@ -239,6 +239,33 @@ def test_another_folder_of_a_hive_table_is_another_column(tmp_path):
         read_rows(str(tmp_path), AWS, other_columns=True)
 
 
+def test_folders_that_are_like_no_column_are_ignored(tmp_path):
+    place = tmp_path / "dt=2026-01-01" / "year=2026"
+    place.mkdir(parents=True)
+    pq.write_table(pa.table({"user_id": [1, 2]}), place / "a.parquet")
+    for path in (tmp_path, place, place / "a.parquet"):
+        assert read_rows(str(path), AWS) == [(USERS, "1"), (USERS, "2")]
+
+
+@pytest.mark.parametrize("name", ["untill", "USER_ID", "userId", "item", "uid", "Since"])
+def test_a_folder_that_is_like_a_column_is_refused(tmp_path, name):
+    (tmp_path / f"{name}=5").mkdir()
+    pq.write_table(pa.table({"user_id": [1]}), tmp_path / f"{name}=5" / "a.parquet")
+    with pytest.raises(InputError, match=f"'{name}' is not known"):
+        read_rows(str(tmp_path), AWS)
+
+
+def test_the_name_of_a_file_is_no_folder(tmp_path):
+    file = tmp_path / "user_id=5.csv"
+    file.write_text("user_id\nann\n")
+    assert read_rows(str(file), AWS) == [(USERS, "ann")]
+    folder = tmp_path / "t" / file.name
+    folder.mkdir(parents=True)
+    (folder / "part-1").write_text("item_id\n7\n")
+    with pytest.raises(InputError, match="is a column"):
+        read_rows(str(folder), AWS)
+
+
 def test_a_folder_of_csv_files_is_read_whole(tmp_path):
     folder = tmp_path / "r.csv"
     folder.mkdir()

@@ -129,6 +129,15 @@ def test_a_prefix_with_an_empty_part_is_refused(uri: str) -> None:
         filesystem_for(uri, StorageOptions())
 
 
+def test_tables_are_not_read_below_the_path_of_an_endpoint() -> None:
+    """pyarrow knows host and port only: it would look for them elsewhere."""
+    options = StorageOptions("https://ref.supabase.co/storage/v1/s3")
+    with pytest.raises(InputError, match=r"s3://lake/x: storage\.endpoint_url .* without the path /storage/v1/s3\."):
+        filesystem_for("s3://lake/x", options)
+    assert filesystem_for("/x", options)[1] == "/x"
+    assert filesystem_for("s3://lake/x", StorageOptions("http://localhost:9000/"))[1] == "lake/x"
+
+
 def test_markers_of_folders_are_no_files(s3_server: StorageOptions, tmp_path: Path) -> None:
     """Consoles and some tools leave an empty object whose key ends with a slash."""
     store = Store(f"s3://lake/{tmp_path.name}", s3_server)
