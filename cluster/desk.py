@@ -133,6 +133,8 @@ class Desk:
         """What there is to tell about those of these requests that were accepted."""
         found = {}
         for ticket in filter(None, map(self._session.ledger().tickets.get, request_ids)):
+            if ticket.final and ticket.request_id in self.running:
+                continue  # its batch goes on to its evidence, of which there may be something to tell too
             state = self._describe(ticket)
             phase = "in_progress" if state["request_status"] == "in_progress" else ticket.state.value
             if ticket.state is State.ACCEPTED and ticket.approved_by is not None:
@@ -164,6 +166,7 @@ class Desk:
             "held_requests": ledger.counts[State.HELD],
             "oldest_open_request_seconds": oldest_age(list(ledger.open.values()), self._clock()),
             "overdue_requests": len(self._overdue(ledger)),
+            "evidence_failed_requests": len(ledger.evidence_failed),
             "versions_committed_total": ledger.versions,
             "current_version": ledger.current["version"] if ledger.current else 0,
             "unlearning_debt_ratio": ledger.debt(),

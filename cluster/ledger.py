@@ -55,6 +55,8 @@ class Ticket:
     approved_by: str | None = None
     closed_at: int = 0
     """The record that closed it."""
+    evidence_failed: Sequence[str] | None = None
+    """The checks of its evidence that failed; None where it has no evidence yet."""
 
     @property
     def final(self) -> bool:
@@ -64,7 +66,7 @@ class Ticket:
     def describe(self) -> dict[str, Any]:
         """What `status` says: the answer where there is one, and always `request_id`, `status`, `phase`, `version`."""
         plain = {"request_id": self.request_id, "status": self.state.value, "version": None}
-        more = {name: getattr(self, name) for name in ("error", "requester", "share", "approved_by")}
+        more = {name: getattr(self, name) for name in ("error", "requester", "share", "approved_by", "evidence_failed")}
         known = {name: value for name, value in more.items() if value is not None}
         return {"phase": self.state.value, **(self.answer or plain), **known}
 
@@ -84,6 +86,8 @@ class Ledger:
         }
         self.open = {request_id: self.tickets[request_id] for request_id in state.get("open", ())}
         self.failed = {request_id: self.tickets[request_id] for request_id in state.get("failed", ())}
+        self.evidence_failed = {ticket.request_id: ticket for ticket in self.tickets.values() if ticket.evidence_failed}
+        """Committed requests of which a check failed after the commit."""
         self.counts = Counter(ticket.state for ticket in self.tickets.values())
         self.current: dict[str, Any] | None = state.get("current")
         self.committed_at: int = state.get("committed_at", 0)
@@ -185,8 +189,11 @@ class Ledger:
         elif record.kind in (CANCELLED, FAILED):
             self._close(body["request_id"], State(record.kind), record, error=body.get("error"))
         elif record.kind == EVIDENCE:
-            self.evidence.setdefault(body["request_id"], body | {"file": record.file})  # the first one counts
-            self.unreported.pop(body["request_id"], None)
+            if body["request_id"] not in self.evidence:  # the first one counts
+                self.evidence[body["request_id"]] = body | {"file": record.file}
+                self.unreported.pop(body["request_id"], None)
+                if (ticket := self.tickets.get(body["request_id"])) is not None:
+                    self._set(replace(ticket, evidence_failed=body.get("evidence_failed")))
         elif record.kind == PURGING:
             self.purging[record.number] = self.current["version"] if self.current else 0
             # Who removes them may stand still for any time: no request gets one of these files any more.
@@ -209,8 +216,12 @@ class Ledger:
         self.counts.subtract([before.state] if before else [])
         self.counts[ticket.state] += 1
         self.tickets[ticket.request_id] = ticket
-        for where, states in ((self.open, OPEN), (self.failed, {State.FAILED})):
-            if ticket.state in states:
+        for where, belongs in (
+            (self.open, ticket.state in OPEN),
+            (self.failed, ticket.state is State.FAILED),
+            (self.evidence_failed, ticket.evidence_failed),
+        ):
+            if belongs:
                 where[ticket.request_id] = ticket
             else:
                 where.pop(ticket.request_id, None)
