@@ -46,12 +46,12 @@ def may_cancel(ticket: Ticket, now: float, grace_seconds: float) -> bool:
 
 
 def oldest_age(tickets: Iterable[Ticket], now: float) -> float:
-    """Seconds since the oldest of these was accepted, 0 for none."""
+    """Seconds since the oldest of these was first accepted, 0 for none."""
     return max((now - t.accepted_at for t in tickets), default=0.0)
 
 
 def overdue(tickets: Iterable[Ticket], now: float, deadline_seconds: float) -> list[Ticket]:
-    """Those that were accepted longer ago than the deadline."""
+    """Those that were first accepted longer ago than the deadline."""
     return [ticket for ticket in tickets if now - ticket.accepted_at > deadline_seconds]
 
 
@@ -74,7 +74,7 @@ def iso(seconds: float) -> str:
 
 
 def _due_at(ticket: Ticket, grace_seconds: float) -> float:
-    return math.inf if ticket.state is State.HELD else ticket.accepted_at + grace_seconds
+    return math.inf if ticket.state is State.HELD else ticket.waits_from + grace_seconds
 
 
 # ---- how much at once ------------------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ class Desk:
             phase = "in_progress" if state["request_status"] == "in_progress" else ticket.state.value
             if ticket.state is State.ACCEPTED and ticket.approved_by is not None:
                 phase = "approved"
-            found[ticket.request_id] = News(f"{phase} {state['received_time']}", ticket.final, state)
+            found[ticket.request_id] = News(f"{phase} {iso(ticket.waits_from)}", ticket.final, state)
         return found
 
     def approve(self, request_id: str, by: str) -> dict[str, Any] | None:
@@ -216,7 +216,7 @@ class Desk:
 
     def _describe(self, ticket: Ticket) -> dict[str, Any]:
         running = ticket.state is State.ACCEPTED and ticket.request_id in self.running
-        due = ticket.accepted_at + self._grace
+        due = ticket.waits_from + self._grace
         waits = ticket.state is State.ACCEPTED and may_cancel(ticket, self._clock(), self._grace)
         return {
             **ticket.describe(),

@@ -16,6 +16,7 @@ from typing import Any
 from ..partitioning.errors import InputError
 from ..workers import WorkerGroup
 from .accepting import UnreadableRequest, read_accepted
+from .coordinator import iso
 from .evidence_change import Change, Ids
 from .evidence_checks import checks_of, events_check, scores_of
 from .evidence_page import page
@@ -163,7 +164,7 @@ def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
     data = _kept(session, ticket, chain)
     if data is None:
         _content(session, ticket)
-        document = _document(answer, chain, batch.look(chain))
+        document = _document(answer, ticket, chain, batch.look(chain))
         data = json.dumps(document, indent=1).encode() + b"\n"
         name = report_name(request_id)
         try:
@@ -236,7 +237,7 @@ def _fixes(record: Record, request_id: str) -> bool:
     return record.kind == EVIDENCE and record.body["request_id"] == request_id
 
 
-def _document(answer: Mapping[str, Any], chain: Mapping[str, Record], look: _Look) -> dict[str, Any]:
+def _document(answer: Mapping[str, Any], ticket: Ticket, chain: Mapping[str, Record], look: _Look) -> dict[str, Any]:
     request_id, committed, accepted = answer["request_id"], chain["committed"], chain["accepted"]
     after: Manifest = committed.body["manifest"]
     change = look.change
@@ -248,7 +249,7 @@ def _document(answer: Mapping[str, Any], chain: Mapping[str, Record], look: _Loo
         "version": {"before": after["base"], "after": after["version"]},
         "requests_in_version": len(after["answers"]),
         "times": {
-            "accepted": accepted.time,
+            "accepted": iso(ticket.accepted_at),
             "committed": committed.time,
             "written": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "seconds": told.get("seconds"),

@@ -43,6 +43,7 @@ class Ticket:
     request_id: str
     state: State
     accepted_at: float
+    """The first time, from which its deadline counts."""
     commitment: str = ""
     answer: Mapping[str, Any] | None = None
     error: str | None = None
@@ -55,8 +56,15 @@ class Ticket:
     approved_by: str | None = None
     closed_at: int = 0
     """The record that closed it."""
+    accepted_again_at: float | None = None
+    """The last time, where it failed and was posted again: it has another grace window, but no other deadline."""
     evidence_failed: Sequence[str] | None = None
     """The checks of its evidence that failed; None where it has no evidence yet."""
+
+    @property
+    def waits_from(self) -> float:
+        """Its last acceptance, with which its grace window begins."""
+        return self.accepted_at if self.accepted_again_at is None else self.accepted_again_at
 
     @property
     def final(self) -> bool:
@@ -151,9 +159,11 @@ class Ledger:
         if record.kind == ACCEPTED:
             known = self.tickets.get(body["request_id"])
             if known is None or known.state is State.FAILED:
-                # A request that failed begins anew, with another age: it was asked for again.
+                # A request that failed begins anew, but is as old as before.
+                first, again = (at, None) if known is None else (known.accepted_at, at)
                 about = {"commitment": body.get("commitment", ""), "requester": body.get("requester")}
-                self._set(Ticket(body["request_id"], State.ACCEPTED, at, **about, first_record=record.number))
+                about |= {"first_record": record.number, "accepted_again_at": again}
+                self._set(Ticket(body["request_id"], State.ACCEPTED, first, **about))
                 self.contents.pop(body["request_id"], None)
                 if "content" in body:
                     self.contents[body["request_id"]] = body["content"]

@@ -81,7 +81,10 @@ def test_the_ledger_tells_where_each_request_is():
     states = [(name, t.state.value) for name, t in ledger.tickets.items()]
     words = ["committed", "completed", "cancelled", "failed", "accepted", "accepted"]
     assert states == list(zip("abcdef", words, strict=True))
-    assert list(ledger.open) == ["f", "e"] and ledger.open["e"].accepted_at == START + 50  # it begins anew
+    assert list(ledger.open) == ["f", "e"]
+    again = ledger.open["e"]  # it begins anew, but is as old as before
+    assert (again.accepted_at, again.waits_from) == (START + 4, START + 50)
+    assert overdue([again], START + 60, 55) == [again] and next_batch([again], START + 50, 10, 5) == []
     assert ledger.tickets["b"].describe()["status"] == "nothing_to_forget"
     assert ledger.tickets["d"].describe() == {
         "request_id": "d",
@@ -622,6 +625,22 @@ def test_the_loop_says_once_what_is_overdue(store, clock, caplog):
     clock.now += 10
     service.tick()
     assert "expected_completion_time" not in service.desk.status("done")
+
+
+def test_a_failed_request_that_is_posted_again_has_the_same_deadline(store, clock):
+    service = open_service(store, clock)
+    accept(service, "poison")
+    clock.now += 10
+    while service.tick() == 0:
+        pass
+    assert states(store) == {"poison": "failed"}
+    clock.now = START + 720 * 3600 + 1
+    found = accept(service, "poison")
+    assert found["received_time"] == iso(START) and found["expected_completion_time"] == iso(START + 720 * 3600)
+    assert found["cancellable_until"] == iso(clock.now + 10)
+    gauges = service.gauges()
+    assert gauges["overdue_requests"] == 1 and gauges["oldest_open_request_seconds"] == 720 * 3600 + 1
+    assert service.tick() == 1.0 and service.desk.cancel("poison")["status"] == "cancelled"
 
 
 def test_gauges_name_nobody(store, clock):

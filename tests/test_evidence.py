@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 import types
 from contextlib import ExitStack
 from pathlib import Path
@@ -440,6 +441,18 @@ def test_a_check_that_fails_is_told_wherever_somebody_asks(bare, tmp_path, monke
         assert run(command) == code
         answer = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert answer["status"] == "committed" and answer.get("ok", True) == (code == 0)
+
+
+def test_a_request_that_failed_and_was_posted_again_is_as_old_as_before(bare):
+    accept(bare, user_name(5), "s")
+    accepting.advance(Session(bare), "s", "failed", {"error": "KeyError"})
+    time.sleep(0.002)  # times have milliseconds
+    commit_forget(bare, user_name(5), "s")
+    add_evidence(Session(bare), [{"request_id": "s", "status": "committed"}])
+    records = [r for r in Session(bare).journal.records() if r.kind == "accepted" and r.body["request_id"] == "s"]
+    document = report(bare, "s")
+    assert document["times"]["accepted"] == records[0].time < records[1].time
+    assert document["records"]["accepted"]["number"] == records[1].number and not failures(bare, "s")
 
 
 def test_nothing_is_reported_where_nothing_is_removed(bare):
