@@ -167,6 +167,7 @@ class Desk:
             "oldest_open_request_seconds": oldest_age(list(ledger.open.values()), self._clock()),
             "overdue_requests": len(self._overdue(ledger)),
             "evidence_failed_requests": len(ledger.evidence_failed),
+            "unreported_requests": len(ledger.unreported),
             "versions_committed_total": ledger.versions,
             "current_version": ledger.current["version"] if ledger.current else 0,
             "unlearning_debt_ratio": ledger.debt(),

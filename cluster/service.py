@@ -114,13 +114,13 @@ class Service:
         self._paused_at = number
         self._publish(view.current)
         self._session.checkpoint_if_due()
+        self._report(view.unreported, now)
         grace = settings.forget.grace_seconds
         chosen = next_batch(view.open, now, grace, settings.serve.max_batch, self._alone)
         tickets = {ticket.request_id: ticket for ticket in view.open}
         self._alone &= tickets.keys()
         if not chosen:
             self._unblock()
-            self._report(view.unreported, now)
             return min(settings.serve.poll_seconds, seconds_until_due(view.open, now, grace))
         requests = self._contents([tickets[request_id] for request_id in chosen])
         if not requests:
@@ -143,6 +143,7 @@ class Service:
         return 0.0
 
     def _report(self, unreported: Mapping[str, float], now: float) -> None:
+        """Once a minute, also where a batch is always due."""
         late = [request_id for request_id, at in unreported.items() if now >= at + REPORT_AFTER_SECONDS]
         if late and now >= self._next_report:
             self._next_report = now + REPORT_AFTER_SECONDS

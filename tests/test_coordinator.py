@@ -566,6 +566,21 @@ def test_evidence_that_a_crash_kept_from_being_written_is_written_later(store, c
         assert service._engine.reported == expected
 
 
+def test_evidence_is_written_where_a_batch_is_always_due(store, clock):
+    service = open_service(store, clock)
+    accept(service, "a")
+    clock.now += 10
+    while service.tick() == 0:
+        pass
+    assert service.gauges()["unreported_requests"] == 1
+    service._engine.reported = []
+    for name in "bcdefg":
+        accept(service, name)
+        clock.now += 10
+        assert service.tick() == 0.0 and service._engine.batches[-1] == [name]
+    assert service._engine.reported == ["a"] and service.gauges()["unreported_requests"] == 6
+
+
 def test_evidence_that_cannot_be_written_does_not_keep_the_others_waiting(store, clock):
     service = open_service(store, clock, max_batch=1)
     for name in ("a", "b", "c"):
