@@ -16,7 +16,7 @@ from .accepting import accept, advance, check_same, renewed
 from .approval import approve_held
 from .callbacks import News, Outbox
 from .coordinator import iso, may_cancel, oldest_age, overdue, retry_after
-from .ledger import OPEN, Ledger, State, Ticket
+from .ledger import FINAL, Ledger, State, Ticket
 from .requests import Id, Range, make_request
 from .session import Session
 from .versions import CANCELLED
@@ -161,10 +161,12 @@ class Desk:
     def gauges(self) -> dict[str, float]:
         """Name and labels -> value, for `/metrics`; no id."""
         ledger = self._session.ledger()
+        waiting = ledger.unanswered()
         return {
-            "open_requests": len(ledger.open),
+            "open_requests": len(waiting),
             "held_requests": ledger.counts[State.HELD],
-            "oldest_open_request_seconds": oldest_age(list(ledger.open.values()), self._clock()),
+            "failed_requests": ledger.counts[State.FAILED],
+            "oldest_open_request_seconds": oldest_age(waiting, self._clock()),
             "overdue_requests": len(self._overdue(ledger)),
             "evidence_failed_requests": len(ledger.evidence_failed),
             "unreported_requests": len(ledger.unreported),
@@ -172,9 +174,7 @@ class Desk:
             "current_version": ledger.current["version"] if ledger.current else 0,
             "unlearning_debt_ratio": ledger.debt(),
             "needs_retrain": int(ledger.needs_retrain()),
-            **{
-                f'requests_total{{state="{state.value}"}}': ledger.counts[state] for state in State if state not in OPEN
-            },
+            **{f'requests_total{{state="{state.value}"}}': ledger.counts[state] for state in State if state in FINAL},
         }
 
     def _overdue(self, ledger: Ledger) -> list[Ticket]:

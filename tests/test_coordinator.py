@@ -634,7 +634,12 @@ def test_the_loop_says_once_what_is_overdue(store, clock, caplog):
         service.tick()
     said = [r.getMessage() for r in caplog.records if "overdue" in r.getMessage()]
     assert said == ["1 requests are overdue (forget.deadline_hours); the oldest waits 720 hours"]
-    assert service.gauges()["overdue_requests"] == 1  # a failed request has no answer yet
+    gauges = service.gauges()  # a failed request has no answer yet
+    assert gauges["overdue_requests"] == gauges["failed_requests"] == 1 and gauges["open_requests"] == 2
+    assert gauges["oldest_open_request_seconds"] == 720 * 3600 + 1
+    assert {name for name in gauges if name.startswith("requests_total")} == {
+        f'requests_total{{state="{state}"}}' for state in ("committed", "completed", "cancelled")
+    }  # counters, which never fall
     assert overdue([ticket("a", 10), ticket("b", 20)], 31, 20) == [ticket("a", 10)]
     service.desk.accept(["x"], [], [], "done")
     clock.now += 10
