@@ -18,21 +18,27 @@ from .journal import JournalConflict
 from .ledger import OPEN, State, Ticket
 
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 5, 3600
+MAX_LOSSES = 3
+"""So often in a row a batch may lose workers before one of its requests is suspected."""
 
 
 # ---- when ------------------------------------------------------------------------------------------------------------
 
 
 def next_batch(
-    tickets: Iterable[Ticket], now: float, grace_seconds: float, limit: int, alone: Collection[str] = ()
+    tickets: Iterable[Ticket], now: float, grace_seconds: float, limit: int, alone: Mapping[str, int] = {}
 ) -> list[str]:
     """The requests to carry out next: those whose grace window has passed, oldest first, up to `limit`.
 
-    alone: requests of a batch that failed; each of them is tried by itself, and before the others.
+    alone: requests of a batch that failed, with the number of times that each lost workers by itself since. They are
+    tried one by one: before the others while that is zero, else after all others, the ones with the fewest losses first.
     """
     due = sorted((t for t in tickets if _due_at(t, grace_seconds) <= now), key=lambda t: t.accepted_at)
-    suspects = [t.request_id for t in due if t.request_id in alone]
-    return suspects[:1] or [t.request_id for t in due[:limit]]
+    suspects = sorted((t.request_id for t in due if t.request_id in alone), key=alone.__getitem__)
+    others = [t.request_id for t in due if t.request_id not in alone]
+    if others and not (suspects and alone[suspects[0]] == 0):
+        return others[:limit]
+    return suspects[:1]
 
 
 def seconds_until_due(tickets: Iterable[Ticket], now: float, grace_seconds: float) -> float:
@@ -108,17 +114,27 @@ class Verdict(Enum):
 
     AGAIN = "again"  # somebody else committed: decide anew on what is there now
     WAIT = "wait"  # not the requests' fault: storage, machines, or a version that cannot forget
+    LAST = "last"  # it loses workers by itself: after all others, so that it does not block them
     ALONE = "alone"  # one of the batch may be poison: try each by itself
     QUARANTINE = "quarantine"  # it failed by itself: close it, so that it does not block the others
 
 
-def judge(error: BaseException, alone: bool) -> Verdict:
-    """alone: whether the batch was one request that had been in a failed batch before."""
+def loses_workers(error: BaseException) -> bool:
+    """Whether workers were lost, be it to their machine or to the batch."""
+    return isinstance(error, WorkerFailure) and any(cause.kind in LOST for cause in error.causes.values())
+
+
+def judge(error: BaseException, alone: bool, losses: int = 0) -> Verdict:
+    """alone: whether the batch was one request that had been in a failed batch before. losses: how many attempts in a row
+    have lost workers, this one included."""
     if isinstance(error, JournalConflict):
         return Verdict.AGAIN
+    if loses_workers(error):
+        if alone:
+            return Verdict.LAST
+        return Verdict.WAIT if losses < MAX_LOSSES else Verdict.ALONE
     if isinstance(error, WorkerFailure):
-        kinds = {cause.kind for cause in error.causes.values()}
-        if Kind.ERROR not in kinds or kinds & LOST:
+        if Kind.ERROR not in {cause.kind for cause in error.causes.values()}:
             return Verdict.WAIT
     elif isinstance(error, InputError | OSError | MemoryError | RayError):
         return Verdict.WAIT

@@ -129,8 +129,12 @@ def test_a_batch_is_what_has_waited_long_enough_oldest_first():
     assert next_batch(tickets, now=100, grace_seconds=0, limit=10) == ["a", "b", "c", "new"]
     assert next_batch(tickets, now=100, grace_seconds=40, limit=10) == []
     # After a failure, one suspect at a time and before the others; one still in its window is not due.
-    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"c", "b", "new"}) == ["b"]
-    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"new"}) == ["a", "b", "c"]
+    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"c": 0, "b": 0, "new": 0}) == ["b"]
+    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"new": 0}) == ["a", "b", "c"]
+    # One that loses workers by itself comes after all others.
+    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"a": 1, "b": 0}) == ["b"]
+    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"a": 1}) == ["b", "c"]
+    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"a": 3, "b": 2, "c": 2}) == ["b"]
     assert seconds_until_due(tickets, 100, 40) == 10 and seconds_until_due(tickets, 100, 1) == 0
     assert seconds_until_due([], 100, 1) == float("inf")
     assert oldest_age(tickets, 100) == 30 and oldest_age([], 100) == 0
@@ -187,8 +191,7 @@ def failure(*kinds, exception=None):
         (JournalConflict(), Verdict.AGAIN),
         (InputError("no encoder"), Verdict.WAIT),
         (OSError("disk full"), Verdict.WAIT),
-        (failure(Kind.DIED, Kind.ABORTED), Verdict.WAIT),
-        (failure(Kind.DIED, Kind.ERROR), Verdict.WAIT),
+        (failure(Kind.COLLECTIVE), Verdict.WAIT),
         (failure(Kind.TRANSIENT), Verdict.WAIT),
         (failure(Kind.ERROR, Kind.ABORTED), Verdict.ALONE),
         (ValueError(), Verdict.ALONE),
@@ -198,6 +201,16 @@ def failure(*kinds, exception=None):
 def test_what_a_failure_means(error, together):
     assert judge(error, alone=False) is together
     assert judge(error, alone=True) is (Verdict.QUARANTINE if together is Verdict.ALONE else together)
+
+
+@pytest.mark.parametrize("kind", [Kind.DIED, Kind.UNRESPONSIVE, Kind.STALE])
+def test_what_lost_workers_mean(kind):
+    """First that a machine may be to blame, then that one of the batch may be."""
+    for error in (failure(kind, Kind.ABORTED), failure(kind, Kind.ERROR)):
+        found = [judge(error, alone=False, losses=losses) for losses in (1, 2, 3, 4)]
+        assert found == [Verdict.WAIT, Verdict.WAIT, Verdict.ALONE, Verdict.ALONE]
+        assert judge(error, alone=True, losses=1) is Verdict.LAST
+    assert judge(OSError(), alone=False, losses=9) is Verdict.WAIT
 
 
 def test_the_class_of_an_error_names_nobody():
@@ -216,7 +229,8 @@ class Clock:
 
 
 class FakeEngine:
-    """Commits as `carry_out` does, with no model. Users "none..." remove nothing, "poison..." raise, "big..." are held."""
+    """Commits as `carry_out` does, with no model. Users "none..." remove nothing, "poison..." raise, "killer..." end
+    a worker, "big..." are held."""
 
     def __init__(self, session):
         self.session, self.error, self.batches, self.meanwhile = session, None, [], None
@@ -230,6 +244,8 @@ class FakeEngine:
             raise self.error
         if any(r.users[0].startswith("poison") for r in requests):
             raise KeyError("poison")
+        if any(r.users[0].startswith("killer") for r in requests):
+            raise failure(Kind.DIED)
         answers = {}
         tickets = Ledger(self.session.journal.records()).tickets
         for r in requests:
@@ -493,6 +509,38 @@ def test_a_poison_request_does_not_block_the_others(store, clock):
     while service.tick() == 0:
         pass
     assert service._engine.batches == [["poison"], ["poison"]] and states(store)["poison"] == "failed"
+
+
+def test_requests_that_end_workers_do_not_block_the_others(store, clock):
+    service = open_service(store, clock)
+    names = ["killer1", "a", "killer2", "b"]
+    for name in names:
+        accept(service, name)
+        clock.now += 1
+    clock.now += 10
+    batches = service._engine.batches
+    for _ in range(10):
+        clock.now += service.tick()
+    assert batches == [names] * 3 + [["killer1"], ["a"], ["killer2"], ["b"], ["killer1"], ["killer2"], ["killer1"]]
+    accept(service, "c")
+    clock.now += 60
+    assert service.tick() == 0.0 and service.blocked is None and batches[-1] == ["c"]
+    clock.now += service.tick()
+    assert batches[-1] == ["killer2"]  # they are tried in turn, and stay accepted
+    assert states(store) == dict.fromkeys("abc", "committed") | dict.fromkeys(["killer1", "killer2"], "accepted")
+
+
+def test_workers_that_are_lost_now_and_then_make_no_request_suspect(store, clock):
+    service = open_service(store, clock)
+    for name in "abcd":
+        accept(service, name)
+        accept(service, name + "2")
+        clock.now += 10
+        service._engine.error = failure(Kind.DIED)
+        for _ in range(2):
+            clock.now += service.tick()
+        service._engine.error = None
+        assert service.tick() == 0.0 and service._engine.batches[-3:] == [[name, name + "2"]] * 3
 
 
 def test_what_is_not_the_requests_fault_is_waited_for(store, clock):
