@@ -299,7 +299,7 @@ def _write(
     tickets = Ledger(records).tickets
     commits = [record for record in records if record.kind == COMMITTED and "answers" in record.body["manifest"]]
     waits = [
-        datetime.fromisoformat(record.time).timestamp() - tickets[request_id].accepted_at
+        datetime.fromisoformat(record.time).timestamp() - tickets[request_id].waits_from
         for record in commits
         for request_id in record.body["manifest"]["answers"]
     ]

@@ -81,6 +81,8 @@ class News:
         body = {"api_version": API_VERSION, "status_callback_url": url, **{name: self.state[name] for name in told}}
         if self.state["request_status"] == "completed":
             body["results_count"] = self.state.get("removed_interactions", 0)
+        if self.state.get("evidence_failed"):
+            body["evidence_failed"] = self.state["evidence_failed"]
         about = "\n".join([request_id, url, self.event, str(self.state["received_time"])])
         message_id = f"msg_{hashlib.sha256(about.encode()).hexdigest()[:32]}"
         return message_id, json.dumps(body).encode()

@@ -1,6 +1,6 @@
 """What a command's result looks like: on stdout one JSON object, or lines and tables for people; and as an exit code.
 
-Exit codes: 0 done, 1 failed, 2 bad input or configuration, 3 a quality gate failed (the result has `passed: false`).
+Exit codes: 0 done, 1 failed (`ok: false`), 2 bad input or configuration, 3 a quality gate failed (`passed: false`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ DONE, FAILED, BAD_INPUT, GATE_FAILED = 0, 1, 2, 3
 
 def exit_code(result: Mapping[str, Any]) -> int:
     """Of a command that returned this result."""
-    if result.get("passed") is False:
-        return GATE_FAILED
-    return FAILED if result.get("ok") is False else DONE
+    if result.get("ok") is False:
+        return FAILED
+    return GATE_FAILED if result.get("passed") is False else DONE
 
 
 def print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> None:

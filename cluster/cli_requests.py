@@ -49,8 +49,9 @@ def forget(
         requester=requester,
         progress=open_progress(),
     )
-    # Committed all the same: exit code 3 says that a retrain is due.
-    return answer | ({"passed": False} if answer.get("needs_retrain") else {})
+    # Committed all the same: exit code 3 says that a retrain is due, 1 that a check after the commit failed.
+    answer |= {"passed": False} if answer.get("needs_retrain") else {}
+    return answer | ({"ok": False} if answer.get("evidence_failed") else {})
 
 
 def approve(

@@ -18,21 +18,27 @@ from .journal import JournalConflict
 from .ledger import OPEN, State, Ticket
 
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 5, 3600
+MAX_LOSSES = 3
+"""So often in a row a batch may lose workers before one of its requests is suspected."""
 
 
 # ---- when ------------------------------------------------------------------------------------------------------------
 
 
 def next_batch(
-    tickets: Iterable[Ticket], now: float, grace_seconds: float, limit: int, alone: Collection[str] = ()
+    tickets: Iterable[Ticket], now: float, grace_seconds: float, limit: int, alone: Mapping[str, int] = {}
 ) -> list[str]:
     """The requests to carry out next: those whose grace window has passed, oldest first, up to `limit`.
 
-    alone: requests of a batch that failed; each of them is tried by itself, and before the others.
+    alone: requests of a batch that failed, with the number of times that each lost workers by itself since. They are
+    tried one by one: before the others while that is zero, else after all others, the ones with the fewest losses first.
     """
     due = sorted((t for t in tickets if _due_at(t, grace_seconds) <= now), key=lambda t: t.accepted_at)
-    suspects = [t.request_id for t in due if t.request_id in alone]
-    return suspects[:1] or [t.request_id for t in due[:limit]]
+    suspects = sorted((t.request_id for t in due if t.request_id in alone), key=alone.__getitem__)
+    others = [t.request_id for t in due if t.request_id not in alone]
+    if others and not (suspects and alone[suspects[0]] == 0):
+        return others[:limit]
+    return suspects[:1]
 
 
 def seconds_until_due(tickets: Iterable[Ticket], now: float, grace_seconds: float) -> float:
@@ -46,12 +52,12 @@ def may_cancel(ticket: Ticket, now: float, grace_seconds: float) -> bool:
 
 
 def oldest_age(tickets: Iterable[Ticket], now: float) -> float:
-    """Seconds since the oldest of these was accepted, 0 for none."""
+    """Seconds since the oldest of these was first accepted, 0 for none."""
     return max((now - t.accepted_at for t in tickets), default=0.0)
 
 
 def overdue(tickets: Iterable[Ticket], now: float, deadline_seconds: float) -> list[Ticket]:
-    """Those that were accepted longer ago than the deadline."""
+    """Those that were first accepted longer ago than the deadline."""
     return [ticket for ticket in tickets if now - ticket.accepted_at > deadline_seconds]
 
 
@@ -74,7 +80,7 @@ def iso(seconds: float) -> str:
 
 
 def _due_at(ticket: Ticket, grace_seconds: float) -> float:
-    return math.inf if ticket.state is State.HELD else ticket.accepted_at + grace_seconds
+    return math.inf if ticket.state is State.HELD else ticket.waits_from + grace_seconds
 
 
 # ---- how much at once ------------------------------------------------------------------------------------------------
@@ -108,17 +114,27 @@ class Verdict(Enum):
 
     AGAIN = "again"  # somebody else committed: decide anew on what is there now
     WAIT = "wait"  # not the requests' fault: storage, machines, or a version that cannot forget
+    LAST = "last"  # it loses workers by itself: after all others, so that it does not block them
     ALONE = "alone"  # one of the batch may be poison: try each by itself
     QUARANTINE = "quarantine"  # it failed by itself: close it, so that it does not block the others
 
 
-def judge(error: BaseException, alone: bool) -> Verdict:
-    """alone: whether the batch was one request that had been in a failed batch before."""
+def loses_workers(error: BaseException) -> bool:
+    """Whether workers were lost, be it to their machine or to the batch."""
+    return isinstance(error, WorkerFailure) and any(cause.kind in LOST for cause in error.causes.values())
+
+
+def judge(error: BaseException, alone: bool, losses: int = 0) -> Verdict:
+    """alone: whether the batch was one request that had been in a failed batch before. losses: how many attempts in a row
+    have lost workers, this one included."""
     if isinstance(error, JournalConflict):
         return Verdict.AGAIN
+    if loses_workers(error):
+        if alone:
+            return Verdict.LAST
+        return Verdict.WAIT if losses < MAX_LOSSES else Verdict.ALONE
     if isinstance(error, WorkerFailure):
-        kinds = {cause.kind for cause in error.causes.values()}
-        if Kind.ERROR not in kinds or kinds & LOST:
+        if Kind.ERROR not in {cause.kind for cause in error.causes.values()}:
             return Verdict.WAIT
     elif isinstance(error, InputError | OSError | MemoryError | RayError):
         return Verdict.WAIT

@@ -16,7 +16,7 @@ from .accepting import accept, advance, check_same, renewed
 from .approval import approve_held
 from .callbacks import News, Outbox
 from .coordinator import iso, may_cancel, oldest_age, overdue, retry_after
-from .ledger import OPEN, Ledger, State, Ticket
+from .ledger import FINAL, Ledger, State, Ticket
 from .requests import Id, Range, make_request
 from .session import Session
 from .versions import CANCELLED
@@ -133,11 +133,13 @@ class Desk:
         """What there is to tell about those of these requests that were accepted."""
         found = {}
         for ticket in filter(None, map(self._session.ledger().tickets.get, request_ids)):
+            if ticket.final and ticket.request_id in self.running:
+                continue  # its batch goes on to its evidence, of which there may be something to tell too
             state = self._describe(ticket)
             phase = "in_progress" if state["request_status"] == "in_progress" else ticket.state.value
             if ticket.state is State.ACCEPTED and ticket.approved_by is not None:
                 phase = "approved"
-            found[ticket.request_id] = News(f"{phase} {state['received_time']}", ticket.final, state)
+            found[ticket.request_id] = News(f"{phase} {iso(ticket.waits_from)}", ticket.final, state)
         return found
 
     def approve(self, request_id: str, by: str) -> dict[str, Any] | None:
@@ -159,18 +161,20 @@ class Desk:
     def gauges(self) -> dict[str, float]:
         """Name and labels -> value, for `/metrics`; no id."""
         ledger = self._session.ledger()
+        waiting = ledger.unanswered()
         return {
-            "open_requests": len(ledger.open),
+            "open_requests": len(waiting),
             "held_requests": ledger.counts[State.HELD],
-            "oldest_open_request_seconds": oldest_age(list(ledger.open.values()), self._clock()),
+            "failed_requests": ledger.counts[State.FAILED],
+            "oldest_open_request_seconds": oldest_age(waiting, self._clock()),
             "overdue_requests": len(self._overdue(ledger)),
+            "evidence_failed_requests": len(ledger.evidence_failed),
+            "unreported_requests": len(ledger.unreported),
             "versions_committed_total": ledger.versions,
             "current_version": ledger.current["version"] if ledger.current else 0,
             "unlearning_debt_ratio": ledger.debt(),
             "needs_retrain": int(ledger.needs_retrain()),
-            **{
-                f'requests_total{{state="{state.value}"}}': ledger.counts[state] for state in State if state not in OPEN
-            },
+            **{f'requests_total{{state="{state.value}"}}': ledger.counts[state] for state in State if state in FINAL},
         }
 
     def _overdue(self, ledger: Ledger) -> list[Ticket]:
@@ -213,7 +217,7 @@ class Desk:
 
     def _describe(self, ticket: Ticket) -> dict[str, Any]:
         running = ticket.state is State.ACCEPTED and ticket.request_id in self.running
-        due = ticket.accepted_at + self._grace
+        due = ticket.waits_from + self._grace
         waits = ticket.state is State.ACCEPTED and may_cancel(ticket, self._clock(), self._grace)
         return {
             **ticket.describe(),

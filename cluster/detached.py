@@ -13,15 +13,24 @@ import ray
 
 from ..workers import WorkerGroup
 from .config import Config
+from .progress import Progress
 from .readouts import Readouts
 from .requests import Request
 from .serve import WorkerEngine, check_output, coordinate, follow, outwait
 from .service import Service
-from .session import Manifest, Session, silent
+from .session import Manifest, Session
 
 RETRY_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
+
+
+class LogProgress(Progress):
+    """What is worth reading goes to the actor's log; nobody watches its tasks."""
+
+    def note(self, text: str) -> None:
+        """As `Progress.note`."""
+        log.warning("%s", text)
 
 
 class LateEngine:
@@ -47,7 +56,7 @@ class LateEngine:
     def _engine(self) -> WorkerEngine:
         if self._group is None:
             self._group = self._stack.enter_context(self._session.workers())
-        return WorkerEngine(self._session, self._group, silent())
+        return WorkerEngine(self._session, self._group, LogProgress())
 
 
 class Coordinator:

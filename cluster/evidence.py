@@ -16,6 +16,7 @@ from typing import Any
 from ..partitioning.errors import InputError
 from ..workers import WorkerGroup
 from .accepting import UnreadableRequest, read_accepted
+from .coordinator import iso
 from .evidence_change import Change, Ids
 from .evidence_checks import checks_of, events_check, scores_of
 from .evidence_page import page
@@ -70,7 +71,8 @@ def add_evidence(
     group: WorkerGroup | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """The answers with `evidence`, the name of the report, which is written if the log has none yet.
+    """The answers with `evidence`, the name of the report, which is written if the log has none yet, and `evidence_failed`,
+    the names of the checks in it that failed.
 
     answers: of `forget`; those of requests that removed nothing are returned as they are. group: workers that score
     pairs; without them that part is left out, and the report says so. Nothing is raised: where a report cannot be
@@ -85,9 +87,9 @@ def add_evidence(
         if answer.get("status") != "committed":
             continue
         try:
-            failed = _ensure(batch, answer)
+            answer["evidence_failed"] = _ensure(batch, answer)
             answer["evidence"] = report_name(answer["request_id"])
-            for name in failed:
+            for name in answer["evidence_failed"]:
                 progress.note(f"request {answer['request_id']}: the check of {name} FAILED, see {answer['evidence']}")
         except Exception as error:  # the request is committed: nothing that happens to its report may undo that
             answer["evidence"] = None
@@ -150,19 +152,19 @@ class _Batch:
 
 
 def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
-    """Write what is missing of a report; the names of checks that failed, where it was made now."""
+    """Write what is missing of a report; the names of its checks that failed."""
     session = batch.session
     request_id: str = answer["request_id"]
     ledger = session.ledger()
     seen = ledger.seen
     if request_id in ledger.evidence:
-        return []
+        return list(ledger.evidence[request_id].get("evidence_failed", []))
     chain = _chain(session.journal.since(ledger.tickets[request_id].first_record - 1), request_id)
     ticket = ledger.tickets[request_id]
     data = _kept(session, ticket, chain)
     if data is None:
         _content(session, ticket)
-        document = _document(answer, chain, batch.look(chain))
+        document = _document(answer, ticket, chain, batch.look(chain))
         data = json.dumps(document, indent=1).encode() + b"\n"
         name = report_name(request_id)
         try:
@@ -177,9 +179,12 @@ def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
     session.store.write(report_name(request_id, "html"), html)
     body = {"request_id": request_id, "version": document["version"]["after"], "sha256": digest}
     body |= {"page_sha256": session.store.sha256(html), "seconds": document["times"]["seconds"]}
+    failed = [check["name"] for check in document["verification"]["checks"] if check["ok"] is False]
     with contextlib.suppress(JournalConflict):  # another process was faster, with the same report
-        session.journal.append(EVIDENCE, body, after=seen, void=lambda record: _fixes(record, request_id))
-    return [check["name"] for check in document["verification"]["checks"] if check["ok"] is False]
+        session.journal.append(
+            EVIDENCE, body | {"evidence_failed": failed}, after=seen, void=lambda record: _fixes(record, request_id)
+        )
+    return failed
 
 
 def _kept(session: Session, ticket: Ticket, chain: Mapping[str, Record]) -> bytes | None:
@@ -232,7 +237,7 @@ def _fixes(record: Record, request_id: str) -> bool:
     return record.kind == EVIDENCE and record.body["request_id"] == request_id
 
 
-def _document(answer: Mapping[str, Any], chain: Mapping[str, Record], look: _Look) -> dict[str, Any]:
+def _document(answer: Mapping[str, Any], ticket: Ticket, chain: Mapping[str, Record], look: _Look) -> dict[str, Any]:
     request_id, committed, accepted = answer["request_id"], chain["committed"], chain["accepted"]
     after: Manifest = committed.body["manifest"]
     change = look.change
@@ -244,7 +249,7 @@ def _document(answer: Mapping[str, Any], chain: Mapping[str, Record], look: _Loo
         "version": {"before": after["base"], "after": after["version"]},
         "requests_in_version": len(after["answers"]),
         "times": {
-            "accepted": accepted.time,
+            "accepted": iso(ticket.accepted_at),
             "committed": committed.time,
             "written": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "seconds": told.get("seconds"),

@@ -149,7 +149,7 @@ def _check_not_held(session: Session, request: Request) -> None:
 def _in_grace(session: Session, request: Request) -> dict[str, Any] | None:
     """What to answer while the request's grace window is open; None when it may be carried out."""
     ticket = session.ledger().tickets[request.request_id]
-    due = ticket.accepted_at + session.config.forget.grace_seconds
+    due = ticket.waits_from + session.config.forget.grace_seconds
     if ticket.state is not State.ACCEPTED or time.time() >= due:
         return None
     return {"request_id": request.request_id, "status": "accepted", "version": None, "due": iso(due), **NOTHING}

@@ -35,6 +35,8 @@ class RequestState(BaseModel):
     """Of the interactions, which it was held for."""
     approved_by: str | None = None
     error: str | None = None
+    evidence_failed: list[str] | None = None
+    """The checks after the commit that failed; absent as long as there is no evidence."""
     repeated: bool | None = None
     """Whether the request was there already: this call changed nothing."""
 

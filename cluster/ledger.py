@@ -43,6 +43,7 @@ class Ticket:
     request_id: str
     state: State
     accepted_at: float
+    """The first time, from which its deadline counts."""
     commitment: str = ""
     answer: Mapping[str, Any] | None = None
     error: str | None = None
@@ -55,6 +56,15 @@ class Ticket:
     approved_by: str | None = None
     closed_at: int = 0
     """The record that closed it."""
+    accepted_again_at: float | None = None
+    """The last time, where it failed and was posted again: it has another grace window, but no other deadline."""
+    evidence_failed: Sequence[str] | None = None
+    """The checks of its evidence that failed; None where it has no evidence yet."""
+
+    @property
+    def waits_from(self) -> float:
+        """Its last acceptance, with which its grace window begins."""
+        return self.accepted_at if self.accepted_again_at is None else self.accepted_again_at
 
     @property
     def final(self) -> bool:
@@ -64,7 +74,7 @@ class Ticket:
     def describe(self) -> dict[str, Any]:
         """What `status` says: the answer where there is one, and always `request_id`, `status`, `phase`, `version`."""
         plain = {"request_id": self.request_id, "status": self.state.value, "version": None}
-        more = {name: getattr(self, name) for name in ("error", "requester", "share", "approved_by")}
+        more = {name: getattr(self, name) for name in ("error", "requester", "share", "approved_by", "evidence_failed")}
         known = {name: value for name, value in more.items() if value is not None}
         return {"phase": self.state.value, **(self.answer or plain), **known}
 
@@ -81,6 +91,8 @@ class Ledger:
         self.tickets = {entry["request_id"]: _ticket(entry, state.get("seen", 0)) for entry in state.get("tickets", ())}
         self.open = {request_id: self.tickets[request_id] for request_id in state.get("open", ())}
         self.failed = {request_id: self.tickets[request_id] for request_id in state.get("failed", ())}
+        self.evidence_failed = {ticket.request_id: ticket for ticket in self.tickets.values() if ticket.evidence_failed}
+        """Committed requests of which a check failed after the commit."""
         self.counts = Counter(ticket.state for ticket in self.tickets.values())
         self.current: dict[str, Any] | None = state.get("current")
         self.committed_at: int = state.get("committed_at", 0)
@@ -144,9 +156,11 @@ class Ledger:
         if record.kind == ACCEPTED:
             known = self.tickets.get(body["request_id"])
             if known is None or known.state is State.FAILED:
-                # A request that failed begins anew, with another age: it was asked for again.
+                # A request that failed begins anew, but is as old as before.
+                first, again = (at, None) if known is None else (known.accepted_at, at)
                 about = {"commitment": body.get("commitment", ""), "requester": body.get("requester")}
-                self._set(Ticket(body["request_id"], State.ACCEPTED, at, **about, first_record=record.number))
+                about |= {"first_record": record.number, "accepted_again_at": again}
+                self._set(Ticket(body["request_id"], State.ACCEPTED, first, **about))
                 self.contents.pop(body["request_id"], None)
                 if "content" in body:
                     self.contents[body["request_id"]] = body["content"]
@@ -182,8 +196,11 @@ class Ledger:
         elif record.kind in (CANCELLED, FAILED):
             self._close(body["request_id"], State(record.kind), record, error=body.get("error"))
         elif record.kind == EVIDENCE:
-            self.evidence.setdefault(body["request_id"], body | {"file": record.file})  # the first one counts
-            self.unreported.pop(body["request_id"], None)
+            if body["request_id"] not in self.evidence:  # the first one counts
+                self.evidence[body["request_id"]] = body | {"file": record.file}
+                self.unreported.pop(body["request_id"], None)
+                if (ticket := self.tickets.get(body["request_id"])) is not None:
+                    self._set(replace(ticket, evidence_failed=body.get("evidence_failed")))
         elif record.kind == PURGING:
             self.purging[record.number] = self.current["version"] if self.current else 0
             # Who removes them may stand still for any time: no request gets one of these files any more.
@@ -206,8 +223,12 @@ class Ledger:
         self.counts.subtract([before.state] if before else [])
         self.counts[ticket.state] += 1
         self.tickets[ticket.request_id] = ticket
-        for where, states in ((self.open, OPEN), (self.failed, {State.FAILED})):
-            if ticket.state in states:
+        for where, belongs in (
+            (self.open, ticket.state in OPEN),
+            (self.failed, ticket.state is State.FAILED),
+            (self.evidence_failed, ticket.evidence_failed),
+        ):
+            if belongs:
                 where[ticket.request_id] = ticket
             else:
                 where.pop(ticket.request_id, None)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ..partitioning.errors import InputError
 from .accepting import UnreadableRequest, advance, read_accepted
 from .callback_sender import Sender
-from .coordinator import Verdict, error_class, judge, next_batch, seconds_until_due
+from .coordinator import Verdict, error_class, judge, loses_workers, next_batch, seconds_until_due
 from .desk import Desk, View
 from .ledger import Ticket
 from .readouts import Readouts, living
@@ -58,7 +58,10 @@ class Service:
         sender: Sender | None = None,
     ) -> None:
         self._session, self.desk, self._engine, self._clock, self._sender = session, desk, engine, clock, sender
-        self._alone: set[str] = set()
+        self._alone: dict[str, int] = {}
+        """As in `next_batch`."""
+        self._losses = 0
+        """How many attempts in a row have lost workers."""
         self._late: set[str] = set()
         self._waits, self._not_before, self._paused_at = waits(), 0.0, 0
         self._next_report = 0.0
@@ -114,13 +117,13 @@ class Service:
         self._paused_at = number
         self._publish(view.current)
         self._session.checkpoint_if_due()
+        self._report(view.unreported, now)
         grace = settings.forget.grace_seconds
-        chosen = next_batch(view.open, now, grace, settings.serve.max_batch, self._alone)
         tickets = {ticket.request_id: ticket for ticket in view.open}
-        self._alone &= tickets.keys()
+        self._alone = {request_id: losses for request_id, losses in self._alone.items() if request_id in tickets}
+        chosen = next_batch(view.open, now, grace, settings.serve.max_batch, self._alone)
         if not chosen:
             self._unblock()
-            self._report(view.unreported, now)
             return min(settings.serve.poll_seconds, seconds_until_due(view.open, now, grace))
         requests = self._contents([tickets[request_id] for request_id in chosen])
         if not requests:
@@ -143,6 +146,7 @@ class Service:
         return 0.0
 
     def _report(self, unreported: Mapping[str, float], now: float) -> None:
+        """Once a minute, also where a batch is always due."""
         late = [request_id for request_id, at in unreported.items() if now >= at + REPORT_AFTER_SECONDS]
         if late and now >= self._next_report:
             self._next_report = now + REPORT_AFTER_SECONDS
@@ -184,15 +188,20 @@ class Service:
             self.published, self._maps = self.published.without(*living(self._session, version)), maps
 
     def _failed(self, error: Exception, batch: Sequence[str]) -> float:
-        verdict = judge(error, alone=len(batch) == 1 and batch[0] in self._alone)
+        self._losses = self._losses + 1 if loses_workers(error) else 0
+        verdict = judge(error, len(batch) == 1 and batch[0] in self._alone, self._losses)
         still_open = {ticket.request_id for ticket in self.desk.view().open}
         batch = [request_id for request_id in batch if request_id in still_open]
-        if verdict is Verdict.WAIT:
+        if verdict is Verdict.LAST:
+            for request_id in batch:
+                self._alone[request_id] += 1
+                log.warning("request %s loses workers by itself: it is tried again after all others", request_id)
+        if verdict in (Verdict.WAIT, Verdict.LAST):
             return self._pause(error)
         log.warning("a batch of %d requests failed: %s (%s)", len(batch), error_class(error), verdict.value)
         log.debug("it failed", exc_info=error)
         if verdict is Verdict.ALONE:
-            self._alone.update(batch)
+            self._alone.update(dict.fromkeys(batch, 0))
         elif verdict is Verdict.QUARANTINE:
             for request_id in batch:
                 self._quarantine(request_id, error)
@@ -200,13 +209,13 @@ class Service:
 
     def _quarantine(self, request_id: str, error: Exception) -> None:
         advance(self._session, request_id, FAILED, {"error": error_class(error)})
-        self._alone.discard(request_id)
+        self._alone.pop(request_id, None)
         log.error(
             "request %s failed with %s: not tried again until it is asked for again", request_id, error_class(error)
         )
 
     def _unblock(self) -> None:
-        self.blocked, self._waits, self._not_before = None, waits(), 0.0
+        self.blocked, self._waits, self._not_before, self._losses = None, waits(), 0.0, 0
 
     def _pause(self, error: Exception) -> float:
         self.blocked = error_class(error)

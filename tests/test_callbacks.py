@@ -244,6 +244,11 @@ def test_the_desk_writes_urls_down_with_the_request_and_says_what_is_new(session
     seen.append(desk.latest(["r"])["r"])
     events = ["accepted", "in_progress", "failed", "accepted", "held", "approved"]
     assert [news.event.split()[0] for news in seen] == events
+    desk.running = frozenset({"r", "quiet"})
+    advance(session, "quiet", COMPLETED, {"answer": {"status": "nothing_to_forget"}})
+    assert list(desk.latest(["r", "quiet"])) == ["r"]  # the last word waits for what its batch says of the evidence
+    desk.running = frozenset()
+    assert desk.latest(["quiet"])["quiet"].final
     assert len({news.event for news in seen}) == 6 and not any(news.final for news in seen)
     assert Outbox(session.store).entries()["r"].urls == (OTHER,)
     assert user_name(1) not in json.dumps([news.message("r", URL)[1].decode() for news in seen])

@@ -50,6 +50,7 @@ def pipeline(monkeypatch):
         ({"epochs": 3}, 0),
         ({"epochs": 3, "passed": True}, 0),
         ({"epochs": 3, "passed": False}, 3),
+        ({"epochs": 3, "passed": False, "ok": False}, 1),
         (InputError("users.csv: no column user_id"), 2),
         (RuntimeError("rank 1 is gone"), 1),
         (KeyboardInterrupt(), 1),

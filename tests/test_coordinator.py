@@ -81,7 +81,10 @@ def test_the_ledger_tells_where_each_request_is():
     states = [(name, t.state.value) for name, t in ledger.tickets.items()]
     words = ["committed", "completed", "cancelled", "failed", "accepted", "accepted"]
     assert states == list(zip("abcdef", words, strict=True))
-    assert list(ledger.open) == ["f", "e"] and ledger.open["e"].accepted_at == START + 50  # it begins anew
+    assert list(ledger.open) == ["f", "e"]
+    again = ledger.open["e"]  # it begins anew, but is as old as before
+    assert (again.accepted_at, again.waits_from) == (START + 4, START + 50)
+    assert overdue([again], START + 60, 55) == [again] and next_batch([again], START + 50, 10, 5) == []
     assert ledger.tickets["b"].describe()["status"] == "nothing_to_forget"
     assert ledger.tickets["d"].describe() == {
         "request_id": "d",
@@ -126,8 +129,12 @@ def test_a_batch_is_what_has_waited_long_enough_oldest_first():
     assert next_batch(tickets, now=100, grace_seconds=0, limit=10) == ["a", "b", "c", "new"]
     assert next_batch(tickets, now=100, grace_seconds=40, limit=10) == []
     # After a failure, one suspect at a time and before the others; one still in its window is not due.
-    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"c", "b", "new"}) == ["b"]
-    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"new"}) == ["a", "b", "c"]
+    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"c": 0, "b": 0, "new": 0}) == ["b"]
+    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"new": 0}) == ["a", "b", "c"]
+    # One that loses workers by itself comes after all others.
+    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"a": 1, "b": 0}) == ["b"]
+    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"a": 1}) == ["b", "c"]
+    assert next_batch(tickets, now=100, grace_seconds=10, limit=10, alone={"a": 3, "b": 2, "c": 2}) == ["b"]
     assert seconds_until_due(tickets, 100, 40) == 10 and seconds_until_due(tickets, 100, 1) == 0
     assert seconds_until_due([], 100, 1) == float("inf")
     assert oldest_age(tickets, 100) == 30 and oldest_age([], 100) == 0
@@ -184,8 +191,7 @@ def failure(*kinds, exception=None):
         (JournalConflict(), Verdict.AGAIN),
         (InputError("no encoder"), Verdict.WAIT),
         (OSError("disk full"), Verdict.WAIT),
-        (failure(Kind.DIED, Kind.ABORTED), Verdict.WAIT),
-        (failure(Kind.DIED, Kind.ERROR), Verdict.WAIT),
+        (failure(Kind.COLLECTIVE), Verdict.WAIT),
         (failure(Kind.TRANSIENT), Verdict.WAIT),
         (failure(Kind.ERROR, Kind.ABORTED), Verdict.ALONE),
         (ValueError(), Verdict.ALONE),
@@ -195,6 +201,16 @@ def failure(*kinds, exception=None):
 def test_what_a_failure_means(error, together):
     assert judge(error, alone=False) is together
     assert judge(error, alone=True) is (Verdict.QUARANTINE if together is Verdict.ALONE else together)
+
+
+@pytest.mark.parametrize("kind", [Kind.DIED, Kind.UNRESPONSIVE, Kind.STALE])
+def test_what_lost_workers_mean(kind):
+    """First that a machine may be to blame, then that one of the batch may be."""
+    for error in (failure(kind, Kind.ABORTED), failure(kind, Kind.ERROR)):
+        found = [judge(error, alone=False, losses=losses) for losses in (1, 2, 3, 4)]
+        assert found == [Verdict.WAIT, Verdict.WAIT, Verdict.ALONE, Verdict.ALONE]
+        assert judge(error, alone=True, losses=1) is Verdict.LAST
+    assert judge(OSError(), alone=False, losses=9) is Verdict.WAIT
 
 
 def test_the_class_of_an_error_names_nobody():
@@ -213,7 +229,8 @@ class Clock:
 
 
 class FakeEngine:
-    """Commits as `carry_out` does, with no model. Users "none..." remove nothing, "poison..." raise, "big..." are held."""
+    """Commits as `carry_out` does, with no model. Users "none..." remove nothing, "poison..." raise, "killer..." end
+    a worker, "big..." are held."""
 
     def __init__(self, session):
         self.session, self.error, self.batches, self.meanwhile = session, None, [], None
@@ -227,6 +244,8 @@ class FakeEngine:
             raise self.error
         if any(r.users[0].startswith("poison") for r in requests):
             raise KeyError("poison")
+        if any(r.users[0].startswith("killer") for r in requests):
+            raise failure(Kind.DIED)
         answers = {}
         tickets = Ledger(self.session.journal.records()).tickets
         for r in requests:
@@ -492,6 +511,38 @@ def test_a_poison_request_does_not_block_the_others(store, clock):
     assert service._engine.batches == [["poison"], ["poison"]] and states(store)["poison"] == "failed"
 
 
+def test_requests_that_end_workers_do_not_block_the_others(store, clock):
+    service = open_service(store, clock)
+    names = ["killer1", "a", "killer2", "b"]
+    for name in names:
+        accept(service, name)
+        clock.now += 1
+    clock.now += 10
+    batches = service._engine.batches
+    for _ in range(10):
+        clock.now += service.tick()
+    assert batches == [names] * 3 + [["killer1"], ["a"], ["killer2"], ["b"], ["killer1"], ["killer2"], ["killer1"]]
+    accept(service, "c")
+    clock.now += 60
+    assert service.tick() == 0.0 and service.blocked is None and batches[-1] == ["c"]
+    clock.now += service.tick()
+    assert batches[-1] == ["killer2"]  # they are tried in turn, and stay accepted
+    assert states(store) == dict.fromkeys("abc", "committed") | dict.fromkeys(["killer1", "killer2"], "accepted")
+
+
+def test_workers_that_are_lost_now_and_then_make_no_request_suspect(store, clock):
+    service = open_service(store, clock)
+    for name in "abcd":
+        accept(service, name)
+        accept(service, name + "2")
+        clock.now += 10
+        service._engine.error = failure(Kind.DIED)
+        for _ in range(2):
+            clock.now += service.tick()
+        service._engine.error = None
+        assert service.tick() == 0.0 and service._engine.batches[-3:] == [[name, name + "2"]] * 3
+
+
 def test_what_is_not_the_requests_fault_is_waited_for(store, clock):
     service = open_service(store, clock)
     accept(service, "a")
@@ -563,6 +614,21 @@ def test_evidence_that_a_crash_kept_from_being_written_is_written_later(store, c
         assert service._engine.reported == expected
 
 
+def test_evidence_is_written_where_a_batch_is_always_due(store, clock):
+    service = open_service(store, clock)
+    accept(service, "a")
+    clock.now += 10
+    while service.tick() == 0:
+        pass
+    assert service.gauges()["unreported_requests"] == 1
+    service._engine.reported = []
+    for name in "bcdefg":
+        accept(service, name)
+        clock.now += 10
+        assert service.tick() == 0.0 and service._engine.batches[-1] == [name]
+    assert service._engine.reported == ["a"] and service.gauges()["unreported_requests"] == 6
+
+
 def test_evidence_that_cannot_be_written_does_not_keep_the_others_waiting(store, clock):
     service = open_service(store, clock, max_batch=1)
     for name in ("a", "b", "c"):
@@ -616,12 +682,33 @@ def test_the_loop_says_once_what_is_overdue(store, clock, caplog):
         service.tick()
     said = [r.getMessage() for r in caplog.records if "overdue" in r.getMessage()]
     assert said == ["1 requests are overdue (forget.deadline_hours); the oldest waits 720 hours"]
-    assert service.gauges()["overdue_requests"] == 1  # a failed request has no answer yet
+    gauges = service.gauges()  # a failed request has no answer yet
+    assert gauges["overdue_requests"] == gauges["failed_requests"] == 1 and gauges["open_requests"] == 2
+    assert gauges["oldest_open_request_seconds"] == 720 * 3600 + 1
+    assert {name for name in gauges if name.startswith("requests_total")} == {
+        f'requests_total{{state="{state}"}}' for state in ("committed", "completed", "cancelled")
+    }  # counters, which never fall
     assert overdue([ticket("a", 10), ticket("b", 20)], 31, 20) == [ticket("a", 10)]
     service.desk.accept(["x"], [], [], "done")
     clock.now += 10
     service.tick()
     assert "expected_completion_time" not in service.desk.status("done")
+
+
+def test_a_failed_request_that_is_posted_again_has_the_same_deadline(store, clock):
+    service = open_service(store, clock)
+    accept(service, "poison")
+    clock.now += 10
+    while service.tick() == 0:
+        pass
+    assert states(store) == {"poison": "failed"}
+    clock.now = START + 720 * 3600 + 1
+    found = accept(service, "poison")
+    assert found["received_time"] == iso(START) and found["expected_completion_time"] == iso(START + 720 * 3600)
+    assert found["cancellable_until"] == iso(clock.now + 10)
+    gauges = service.gauges()
+    assert gauges["overdue_requests"] == 1 and gauges["oldest_open_request_seconds"] == 720 * 3600 + 1
+    assert service.tick() == 1.0 and service.desk.cancel("poison")["status"] == "cancelled"
 
 
 def test_gauges_name_nobody(store, clock):

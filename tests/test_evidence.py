@@ -5,7 +5,9 @@ import json
 import re
 import shutil
 import subprocess
+import time
 import types
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,16 @@ from small_output import accept, commit_forget, commit_train, copied, small_conf
 from trained_output import trained_output
 
 import unlearnrec
-from unlearnrec.cluster import accepting, carrying_out, pipeline
+from unlearnrec.cluster import accepting, carrying_out, evidence, pipeline
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import to_yaml
+from unlearnrec.cluster.desk import Desk
+from unlearnrec.cluster.detached import LateEngine
 from unlearnrec.cluster.evidence import add_evidence, report_name
 from unlearnrec.cluster.evidence_change import Change
 from unlearnrec.cluster.evidence_checks import REFERENCES, checks_of
 from unlearnrec.cluster.evidence_page import page
+from unlearnrec.cluster.ledger import Ledger
 from unlearnrec.cluster.requests import TOMBSTONE, parse_request
 from unlearnrec.cluster.session import Session, silent
 from unlearnrec.partitioning.errors import InputError
@@ -402,6 +407,52 @@ def test_a_purge_writes_the_evidence_that_is_missing_first(bare):
         assert all(check["ok"] for check in report(bare, name)["verification"]["checks"])
     kinds = [record.kind for record in Session(bare).journal.records()]
     assert kinds.count("evidence") == 2 and kinds.index("evidence") < kinds.index("purging")
+
+
+def test_a_check_that_fails_is_told_wherever_somebody_asks(bare, tmp_path, monkeypatch, caplog, capsys):
+    """In the log, by `status` and HTTP, by callbacks, as a gauge, by a service on a cluster, and as an exit code."""
+    commit_forget(bare, user_name(5), "s")
+    session = Session(bare)
+    desk = Desk(session)
+    with monkeypatch.context() as patch:
+        wrong = {"name": "deleted nodes", "ok": False, "checked": 1, "of": 1, "detail": "1 has a row"}
+        patch.setattr(evidence, "checks_of", lambda *_: [wrong])
+        engine = LateEngine(session, ExitStack())
+        engine._group = object()
+        engine.report(["r"])
+    engine.report(["s"])
+    assert "request r: the check of deleted nodes FAILED" in caplog.text and "request s" not in caplog.text
+    record = next(r for r in session.journal.records() if r.kind == "evidence")
+    assert record.body["evidence_failed"] == ["deleted nodes"]
+    assert evidence_of(bare)["evidence_failed"] == ["deleted nodes"]
+    for name, failed in (("r", ["deleted nodes"]), ("s", [])):
+        assert pipeline.status(bare, name)["evidence_failed"] == desk.status(name)["evidence_failed"] == failed
+        told = json.loads(desk.latest([name])[name].message(name, "https://desk.example")[1])
+        assert told.get("evidence_failed", []) == failed
+    assert desk.gauges()["evidence_failed_requests"] == 1
+    again = Ledger(state=json.loads(json.dumps(session.ledger().state())))
+    assert list(again.evidence_failed) == ["r"] and again.tickets == session.ledger().tickets
+
+    session.store.write("requests/key", b"k" * 32)
+    file = tmp_path / "run.yaml"
+    file.write_text(to_yaml(bare), encoding="utf-8")
+    for user, name, code in ((3, "r", 1), (5, "s", 0)):
+        command = ["forget", "--users", user_name(user), "--request-id", name, "--json", "--config", str(file)]
+        assert run(command) == code
+        answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert answer["status"] == "committed" and answer.get("ok", True) == (code == 0)
+
+
+def test_a_request_that_failed_and_was_posted_again_is_as_old_as_before(bare):
+    accept(bare, user_name(5), "s")
+    accepting.advance(Session(bare), "s", "failed", {"error": "KeyError"})
+    time.sleep(0.002)  # times have milliseconds
+    commit_forget(bare, user_name(5), "s")
+    add_evidence(Session(bare), [{"request_id": "s", "status": "committed"}])
+    records = [r for r in Session(bare).journal.records() if r.kind == "accepted" and r.body["request_id"] == "s"]
+    document = report(bare, "s")
+    assert document["times"]["accepted"] == records[0].time < records[1].time
+    assert document["records"]["accepted"]["number"] == records[1].number and not failures(bare, "s")
 
 
 def test_nothing_is_reported_where_nothing_is_removed(bare):

@@ -88,7 +88,7 @@ class FakeService:
     def gauges(self):
         return {
             "open_requests": 2,
-            'requests_total{state="failed"}': 1,
+            'requests_total{state="completed"}': 1,
             'requests_total{state="committed"}': 0,
             "x": 0.25,
         }
@@ -263,7 +263,7 @@ def test_discovery_and_metrics(client):
         "# TYPE unlearnrec_open_requests gauge",
         "unlearnrec_open_requests 2",
         "# TYPE unlearnrec_requests_total counter",
-        'unlearnrec_requests_total{state="failed"} 1',
+        'unlearnrec_requests_total{state="completed"} 1',
         'unlearnrec_requests_total{state="committed"} 0',
         "# TYPE unlearnrec_x gauge",
         "unlearnrec_x 0.25",
