@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, Protocol
 
+import anyio
+import anyio.to_thread
 from fastapi import Depends, FastAPI, Path, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
@@ -28,6 +30,8 @@ from .requests import REQUEST_ID
 from .tokens import Scope, Token
 
 MAX_K = 1000
+MEMORY_THREADS = 8
+"""For calls that are answered from memory: the others may all be waiting for the storage."""
 
 
 class _StrictRequest(Request):
@@ -100,6 +104,7 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
     app.add_middleware(Door, admission=admission)
     handle_errors(app)
     desk: Desk = service.desk
+    memory_threads = anyio.CapacityLimiter(MEMORY_THREADS)
 
     def accept(body: Deletion, request_id: str | None, caller: str | None) -> Response:
         for number, url in enumerate(body.status_callback_urls):
@@ -194,9 +199,9 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
         dependencies=[_needs("recommendations:read")],
         responses={200: {"model": answers.Recommendations}, **_refusals(403, 404, 422, 503)},
     )
-    def recommendations(user: str, k: Annotated[int, Query(ge=1, le=MAX_K)] = 20) -> Response:
+    async def recommendations(user: str, k: Annotated[int, Query(ge=1, le=MAX_K)] = 20) -> Response:
         try:
-            found = service.recommendations(user, k)
+            found = await anyio.to_thread.run_sync(service.recommendations, user, k, limiter=memory_threads)
         except LookupError:
             raise HTTPException(503, "no version is loaded yet", {"Retry-After": "5"}) from None
         if found is None:
@@ -204,8 +209,8 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
         return _json(found)
 
     @app.get(OPEN, responses={200: {"model": answers.Health}, 503: {"model": answers.Health}})
-    def healthz() -> Response:
-        health = service.health()
+    async def healthz() -> Response:
+        health = await anyio.to_thread.run_sync(service.health, limiter=memory_threads)
         return _json(health, 200 if health["status"] == "ok" else 503)
 
     @app.get(

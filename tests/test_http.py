@@ -3,11 +3,13 @@
 import hashlib
 import json
 import socket
+import threading
 
 import pytest
 
 pytest.importorskip("fastapi")
 import anyio.to_thread
+import httpx
 from fastapi.testclient import TestClient
 
 from unlearnrec.cluster import limits
@@ -246,6 +248,35 @@ def test_a_call_goes_to_another_thread_once(client, monkeypatch, path):
     monkeypatch.setattr(anyio.to_thread, "run_sync", counted)
     answer = client.post(path, json={"users": ["ann"]}) if "requests" in path else client.get(path)
     assert answer.is_success and answer.headers["content-type"] == "application/json" and len(calls) == 1
+
+
+def test_calls_from_memory_do_not_wait_for_those_that_hang_in_the_storage(service):
+    hanging, released = [], threading.Event()
+
+    def hang(request_id):
+        hanging.append(request_id)
+        released.wait(120)
+
+    service.desk.status = hang
+    transport = httpx.ASGITransport(make_app(service, admission()), client=("127.0.0.1", 1))
+
+    async def call():
+        async with (
+            httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+            anyio.create_task_group() as tasks,
+        ):
+            threads = int(anyio.to_thread.current_default_thread_limiter().total_tokens)
+            for _ in range(threads + 1):
+                tasks.start_soon(client.get, "/v1/requests/r")
+            try:
+                with anyio.fail_after(30):
+                    while len(hanging) < threads:
+                        await anyio.sleep(0.01)
+                    return [(await client.get(path)).status_code for path in ("/healthz", "/v1/recommendations/ann")]
+            finally:
+                released.set()
+
+    assert anyio.run(call) == [200, 200]
 
 
 def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head():
