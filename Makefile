@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -e ".[dgl,s3,serve,detached,dev]" -c constraints.txt
 	@touch $@
 
-demo: setup  ## the whole path on generated data: ingest, train, pre-train, forget, compare with a retrain; writes quickstart-output/report.html
+demo: setup  ## the whole path on generated data: ingest, train, pre-train, forget, compare with a retrain; writes quickstart-output/reports/report.html
 	$(BIN)/unlearnrec quickstart --output quickstart-output
 
 test: setup  ## the tests; one file: make test ARGS=tests/test_config.py

@@ -11,8 +11,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parent / "results"
+from ..cluster import wheel
+
 PACKAGES = ("torch", "ray", "dgl", "numpy", "pyarrow", "pymetis")
+
+
+def folder() -> Path:
+    """Where results go by default: into the source tree, or the working directory where the package lies without it."""
+    source = wheel.source()
+    return source / "benchmarks" / "results" if source is not None else Path("benchmark-results")
+
+
+FOLDER = folder()
 
 
 def machine() -> str:

@@ -100,10 +100,11 @@ class Sender:
             if news.final and not missing:
                 self._outbox.drop(request_id)
             for url in missing:
-                wait = min(wait, self._send(request_id, url, news, now))
+                before = entries[request_id].counts.get(url, 0)
+                wait = min(wait, self._send(request_id, url, news, before, now))
         return wait
 
-    def _send(self, request_id: str, url: str, news: News, now: float) -> float:
+    def _send(self, request_id: str, url: str, news: News, before: int, now: float) -> float:
         """Begin one attempt if it is due; returns the seconds until another step should ask again."""
         key = request_id, url
         with self._lock:
@@ -116,13 +117,13 @@ class Sender:
             if attempts.not_before > now:
                 return attempts.not_before - now
             self._under_way.add(key)
-        self._submit(self._attempt, key, news, attempts)
+        self._submit(self._attempt, key, news, before, attempts)
         return self._poll_seconds
 
-    def _attempt(self, key: Key, news: News, attempts: Attempts) -> None:
+    def _attempt(self, key: Key, news: News, before: int, attempts: Attempts) -> None:
         request_id, url = key
         try:
-            message_id, body = news.message(request_id, url)
+            message_id, body = news.message(request_id, url, before)
             headers = {"Content-Type": "application/json", **sign(self._key, message_id, int(time.time()), body)}
             # The list of hosts may be another than when the request was accepted.
             allowed = self._pattern.fullmatch(url) is not None

@@ -75,26 +75,28 @@ class News:
     final: bool
     state: Mapping[str, Any]
 
-    def message(self, request_id: str, url: str) -> tuple[str, bytes]:
-        """(id, body). Every attempt has the same id; no external ids of users or items."""
+    def message(self, request_id: str, url: str, before: int) -> tuple[str, bytes]:
+        """(id, body), where the URL was told `before` events of this request. Every attempt has the same id; no external ids
+        of users or items."""
         told = ("subject_request_id", "request_status", "status", "received_time")
         body = {"api_version": API_VERSION, "status_callback_url": url, **{name: self.state[name] for name in told}}
         if self.state["request_status"] == "completed":
             body["results_count"] = self.state.get("removed_interactions", 0)
         if self.state.get("evidence_failed"):
             body["evidence_failed"] = self.state["evidence_failed"]
-        about = "\n".join([request_id, url, self.event, str(self.state["received_time"])])
+        about = "\n".join([request_id, url, self.event, str(self.state["received_time"]), str(before)])
         message_id = f"msg_{hashlib.sha256(about.encode()).hexdigest()[:32]}"
         return message_id, json.dumps(body).encode()
 
 
 @dataclass(frozen=True)
 class Entry:
-    """`name`: its file. `told`: URL -> the last event that it was told, or that was given up."""
+    """`name`: its file. `told`: URL -> the last event that it was told, or that was given up; `counts`: how many were."""
 
     name: str
     urls: tuple[str, ...]
     told: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     def missing(self, event: str) -> list[str]:
         """The URLs that have not been told yet."""
@@ -126,7 +128,8 @@ class Outbox:
         """Note that a URL needs not be told this any more; durable when it returns."""
         with self._lock:
             entry = self._entries()[request_id]
-            self._write(request_id, replace(entry, told={**entry.told, url: event}))
+            counts = {**entry.counts, url: entry.counts.get(url, 0) + 1}
+            self._write(request_id, replace(entry, told={**entry.told, url: event}, counts=counts))
 
     def drop(self, request_id: str) -> None:
         """Nothing will follow."""
@@ -147,7 +150,7 @@ class Outbox:
 
     def _write(self, request_id: str, entry: Entry) -> None:
         entries = self._entries()
-        content = {"urls": entry.urls, "told": entry.told}
+        content = {"urls": entry.urls, "told": entry.told, "counts": entry.counts}
         self._store.write(entry.name, json.dumps(content).encode())
         entries[request_id] = entry
 
@@ -160,7 +163,7 @@ class Outbox:
             for (request_id, _), name in sorted(named):
                 with contextlib.suppress(FileNotFoundError):  # another service has told it meanwhile
                     content = json.loads(self._store.read(name))
-                    found[request_id] = Entry(name, tuple(content["urls"]), content["told"])
+                    found[request_id] = Entry(name, tuple(content["urls"]), content["told"], content.get("counts", {}))
             self._read = found
         return self._read
 

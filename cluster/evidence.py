@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+import numpy as np
 
 from ..partitioning.errors import InputError
 from ..workers import WorkerGroup
@@ -109,6 +111,8 @@ class _Look:
     change: Change
     effects: dict[str, Effect | None]
     """What each removed; None where that is not known any more."""
+    touched: tuple[Ids, Ids] | None
+    """Users and items that all of them touched; None where that of one is not known."""
     scores: dict[str, dict[str, Any]]
 
 
@@ -128,15 +132,15 @@ class _Batch:
             change = Change.read(store, chain["version before"].body["manifest"], after)
             if not change.has_after:
                 self._check_purged(after)
-            own = [request_id for request_id in self._ids if request_id in after["answers"]]
             known = {}
-            for request_id in own:
+            for request_id in after["answers"]:
                 with contextlib.suppress(UnreadableRequest):
                     if (content := _content(self.session, self.session.ledger().tickets[request_id])) is not None:
                         known[request_id] = content
-            effects = dict.fromkeys(own) | change.effects(store, known)
-            scores = scores_of(self.session, change, {one: _pairs(did) for one, did in effects.items()}, self._group)
-            self._looks = {after["version"]: _Look(change, effects, scores)}
+            effects = dict.fromkeys(after["answers"]) | change.effects(store, known)
+            asked = {one: _pairs(did) for one, did in effects.items() if one in self._ids}
+            scores = scores_of(self.session, change, asked, self._group)
+            self._looks = {after["version"]: _Look(change, effects, _touched(effects.values()), scores)}
         return self._looks[after["version"]]
 
     def _check_purged(self, version: Manifest) -> None:
@@ -257,7 +261,7 @@ def _document(answer: Mapping[str, Any], ticket: Ticket, chain: Mapping[str, Rec
         },
         "removed": {name: told.get(name) for name in COUNTS}
         | {
-            "affected_partitions": told.get("affected_partitions", change.affected),
+            "affected_partitions": told["affected_partitions"],
             "partitions_of_version": change.partitions(),
         },
         "records": {
@@ -266,7 +270,7 @@ def _document(answer: Mapping[str, Any], ticket: Ticket, chain: Mapping[str, Rec
         },
         "files": {"changed": change.changed_files(), "unchanged": change.unchanged_files},
         "verification": {
-            "checks": _checks(change, look.effects[request_id], told),
+            "checks": _checks(look, request_id, told),
             "scores": look.scores[request_id],
         },
         "not_removed": [{"what": what, "why": text} for what, text in NOT_REMOVED],
@@ -284,9 +288,20 @@ def _pairs(effect: Effect | None) -> tuple[Ids, Ids] | None:
     return None if effect is None else (effect.users, effect.items)
 
 
-def _checks(change: Change, effect: Effect | None, told: Mapping[str, Any]) -> list[dict[str, Any]]:
-    checks = checks_of(change, _pairs(effect), told)
-    return [*checks, events_check(change, effect, told.get("removed_events"))] if effect and effect.partial else checks
+def _touched(effects: Collection[Effect | None]) -> tuple[Ids, Ids] | None:
+    known = [effect.touched for effect in effects if effect is not None]
+    if len(known) < len(effects):
+        return None
+    users, items = (np.unique(np.concatenate(ends)) for ends in zip(*known, strict=True))
+    return users, items
+
+
+def _checks(look: _Look, request_id: str, told: Mapping[str, Any]) -> list[dict[str, Any]]:
+    effect = look.effects[request_id]
+    checks = checks_of(look.change, _pairs(effect), look.touched, told)
+    if effect is None or not effect.partial:
+        return checks
+    return [*checks, events_check(look.change, effect, told.get("removed_events"))]
 
 
 def _content(session: Session, ticket: Ticket) -> Request | None:

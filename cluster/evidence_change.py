@@ -7,7 +7,7 @@ u and item i is u * items + i in rows of users, i * users + u in rows of items (
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,7 @@ from .session import Manifest
 
 Ids = npt.NDArray[np.int64]
 Marks = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.floating]
 NONE: Ids = np.empty(0, dtype=np.int64)
 
 
@@ -46,6 +47,10 @@ class Change:
     """SHA-256 and bytes of files as they lie in the store, None for what is missing."""
     live: tuple[Ids, Ids]
     """Dense ids of the users and items that the id maps of the new version have."""
+    compared: tuple[Ids, Ids] = (NONE, NONE)
+    """Users and items with a row of E0 in affected partitions of both versions, as far as these are there."""
+    moved: tuple[Ids, Ids] = (NONE, NONE)
+    """Those of them whose rows are not the same bits."""
 
     @classmethod
     def read(cls, store: Store, before: Manifest, after: Manifest) -> Change:
@@ -69,12 +74,23 @@ class Change:
             found[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
             return data
 
-        def partition(names: Mapping[str, str]) -> tuple[GraphShard, int] | None:
+        def partition(names: Mapping[str, str]) -> tuple[GraphShard, Rows] | None:
             shard, rows = get(names["shard"]), get(names["embeddings"])
-            return None if shard is None or rows is None else (GraphShard.from_bytes(shard), len(load(rows)["e0"]))
+            return None if shard is None or rows is None else (GraphShard.from_bytes(shard), load(rows)["e0"])
 
-        old = {k: partition(pairs[k][0]) for k in affected}
-        new = {k: partition(pairs[k][1]) for k in range(size)}
+        old: dict[int, tuple[GraphShard, int] | None] = {}
+        new: dict[int, tuple[GraphShard, int] | None] = {}
+        rows = []
+        for k, (was, now) in enumerate(pairs):
+            if k in affected:
+                first, second = partition(was), partition(now)
+                old[k] = first and (first[0], len(first[1]))
+                if first and second:
+                    rows.append(_compared(*first, *second))
+            else:
+                second = partition(now)
+            new[k] = second and (second[0], len(second[1]))
+        compared, moved = ((_joined(x[n] for x in rows), _joined(x[n + 1] for x in rows)) for n in (0, 2))
         maps = {graph[f"{side}_file"] for graph in (before["graph"], after["graph"]) for side in ("user", "item")}
         for name in sorted((maps | (before["files"].keys() ^ after["files"].keys())) - found.keys()):
             get(name)
@@ -90,6 +106,8 @@ class Change:
             ({k: rows for k, (_, rows) in old_read.items()}, [rows for _, rows in new_read]),
             found,
             (live[0], live[1]),
+            compared,
+            moved,
         )
 
     @property
@@ -101,6 +119,11 @@ class Change:
     def has_after(self) -> bool:
         """Whether what was looked for of the new version is still there."""
         return _there(self.after, self.found)
+
+    @property
+    def around(self) -> bool:
+        """Whether the encoder changes rows of nodes that no request touches."""
+        return bool((self.before["model"].get("encoder") or {}).get("around"))
 
     @property
     def unchanged_files(self) -> int:
@@ -185,6 +208,25 @@ def _there(version: Manifest, found: Mapping[str, dict[str, Any] | None]) -> boo
 def files_of_partition(version: Manifest, k: int) -> dict[str, str]:
     """{"shard", "embeddings"}: the files of a partition in a version."""
     return {"shard": version["graph"]["shard_files"][k], "embeddings": version["model"]["embeddings"][k]}
+
+
+def _compared(old: GraphShard, old_rows: Rows, new: GraphShard, new_rows: Rows) -> tuple[Ids, Ids, Ids, Ids]:
+    """Users and items that have a row in both, then those of them whose rows differ. None where there are rows without a
+    node: then nobody knows whose is which."""
+    if len(old_rows) != len(old.user_ids) + len(old.item_ids) or len(new_rows) != len(new.user_ids) + len(new.item_ids):
+        return NONE, NONE, NONE, NONE
+    found = []
+    for side, old_skip, new_skip in (("user_ids", 0, 0), ("item_ids", len(old.user_ids), len(new.user_ids))):
+        ids = getattr(old, side), getattr(new, side)
+        both, at_old, at_new = np.intersect1d(*ids, assume_unique=True, return_indices=True)
+        was, now = old_rows[at_old + old_skip].view(np.uint8), new_rows[at_new + new_skip].view(np.uint8)
+        found.append((both, both[(was != now).any(axis=1)]))
+    (users, moved_users), (items, moved_items) = found
+    return users, items, moved_users, moved_items
+
+
+def _joined(parts: Iterable[Ids]) -> Ids:
+    return np.concatenate([NONE, *parts])
 
 
 def contains(codes: Ids, wanted: Ids) -> Marks:

@@ -25,21 +25,32 @@ REFERENCES = 100
 """Pairs of each reference distribution at least: a request for one interaction is read against this many."""
 
 UNKNOWN = "its content or files of the version before were purged, so what it removed is not known any more"
+UNKNOWN_BATCH = "the content of a request of this version, or files of the version before, were purged"
 FILES_GONE = "files of this version were removed by a purge before this report was written"
 
+ALWAYS = (
+    "files of the version",
+    "untouched partitions",
+    "rows of others",
+    "rows of partitions",
+    "removed interactions",
+)
+"""Checks that every report has."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def checks_of(change: Change, pairs: tuple[Ids, Ids] | None, told: Mapping[str, Any]) -> list[dict[str, Any]]:
+def checks_of(
+    change: Change, pairs: tuple[Ids, Ids] | None, touched: tuple[Ids, Ids] | None, told: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """The sampled verification: {name, ok, checked, of, detail} each; `ok` is None for what was left out.
 
-    pairs: the interactions that the request removed, None where that is not known any more. told: the request's
-    answer, whose counts they are compared with.
+    pairs: the interactions that the request removed, None where that is not known any more. touched: the users and the
+    items that all requests of the version touched, likewise. told: the request's answer, whose counts they are compared
+    with.
     """
     if not change.has_after:
-        names = ("files of the version", "untouched partitions", "rows of partitions", "removed interactions")
-        return [_not_checked(name, FILES_GONE) for name in names]
-    checks = [_files_check(change), _untouched_check(change), _rows_check(change)]
+        return [_not_checked(name, FILES_GONE) for name in ALWAYS]
+    checks = [_files_check(change), _untouched_check(change), _others_check(change, touched), _rows_check(change)]
     if pairs is None:
         return [*checks, _not_checked("removed interactions", UNKNOWN, told.get("removed_interactions"))]
     deleted = [told[name] for name in ("deleted_users", "deleted_items") if name in told]
@@ -123,9 +134,11 @@ def _files_check(change: Change) -> dict[str, Any]:
 
 
 def _untouched_check(change: Change) -> dict[str, Any]:
-    """Partitions that own no end of a removed interaction: the same files, by name and by SHA-256 read back."""
+    """Partitions that no answer of the version names: the same files, by name and by SHA-256 read back. With
+    `influence.around` every one may change."""
     kinds, wrong, count = ("shard", "embeddings"), [], 0
-    untouched = [k for k in range(len(change.new)) if k not in change.affected]
+    named = {k for answer in change.after["answers"].values() for k in answer["affected_partitions"]}
+    untouched = [k for k in range(len(change.new)) if k not in named and not change.around]
     for k in untouched:
         names = files_of_partition(change.after, k)
         for name in (names[kind] for kind in kinds):
@@ -136,6 +149,21 @@ def _untouched_check(change: Change) -> dict[str, Any]:
         f"changed: {', '.join(wrong)}" if wrong else "the same files as before"
     )
     return _check("untouched partitions", not wrong, count, count, detail)
+
+
+def _others_check(change: Change, touched: tuple[Ids, Ids] | None) -> dict[str, Any]:
+    """Rows of E0, in partitions that changed, of nodes that no request of the version touched: the same bits."""
+    name = "rows of others"
+    if change.around:
+        return _not_checked(name, "influence.around changes rows around those that a request touches")
+    if touched is None:
+        return _not_checked(name, UNKNOWN_BATCH)
+    compared, moved = (
+        sum(int((~np.isin(nodes, ends)).sum()) for nodes, ends in zip(parts, touched, strict=True))
+        for parts in (change.compared, change.moved)
+    )
+    detail = f"nodes of changed partitions that no request of the version touched; the rows of {moved} differ"
+    return _check(name, not moved, compared, compared, detail)
 
 
 def scores_of(

@@ -86,6 +86,7 @@ def refuse_local_places(config: Config) -> None:
         "test_interactions": config.test_interactions,
         "output": config.output,
         "partitioning.assignment": config.partitioning.assignment,
+        "serve.tokens_file": config.serve.tokens_file,
     }
     for key, path in places.items():
         if path is not None and is_local(path):

@@ -1,7 +1,7 @@
 """Worker groups without processes.
 
 `FakeWorkers` have no model either: partitions of an output as plain shards, read and written in turn. `forget` removes what
-it is told to and adds 1 to every row that is left of the partition.
+it is told to and adds 1 to the rows of its ends that are left.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load, save
+from small_output import with_moved_ends
 
 from unlearnrec.distributed.forget import shrink
 from unlearnrec.distributed.partition import Partition
@@ -68,7 +69,7 @@ class FakeWorkers:
         smaller, rows = shrink(shard, torch.from_numpy(self._rows(k)), users, items)
         return {
             "shard": self._written(names[k][0], smaller.to_bytes()),
-            "files": [self._written(names[k][1], save({"e0": rows.numpy() + 1}))],
+            "files": [self._written(names[k][1], save({"e0": with_moved_ends(smaller, rows.numpy(), users, items)}))],
             "removed": len(shard.user_neighbours) - len(smaller.user_neighbours),
             "gone_users": np.setdiff1d(shard.user_ids, smaller.user_ids),
             "gone_items": np.setdiff1d(shard.item_ids, smaller.item_ids),

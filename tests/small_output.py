@@ -22,6 +22,7 @@ from unlearnrec.cluster.session import Session
 from unlearnrec.distributed.forget import shrink
 from unlearnrec.distributed.influence import FORMATS
 from unlearnrec.partitioning.ingest import load_ids, load_shard
+from unlearnrec.partitioning.shard import GraphShard
 from unlearnrec.partitioning.storage import Store
 
 SIZE = 8
@@ -107,8 +108,8 @@ def without_request(session: Session, version: dict[str, Any], number: int, user
         shards[k] = {"name": name} | session.versions.put(name, smaller.to_bytes())
         names.append(session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors"))
         del files[before]
-        # Every row that is left changes, as if the encoder had touched it.
-        files[names[-1]] = session.versions.put(names[-1], save({"e0": rows.numpy() + 1}))
+        moved = with_moved_ends(smaller, rows.numpy(), *removal.pairs(shard))
+        files[names[-1]] = session.versions.put(names[-1], save({"e0": moved}))
         pairs = {side: (getattr(shard, f"{side}_ids"), getattr(smaller, f"{side}_ids")) for side in ("user", "item")}
         results.append({f"gone_{side}s": np.setdiff1d(*ids) for side, ids in pairs.items()})
     changed = new_graph(session, graph, number, shards, merged_gone(results), 1, 1)
@@ -116,6 +117,12 @@ def without_request(session: Session, version: dict[str, Any], number: int, user
         files.pop(name)
     files |= changed["files"]
     return version | {"graph": changed, "model": {"embeddings": names}, "files": files}
+
+
+def with_moved_ends(shard: GraphShard, rows: np.ndarray, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Rows [N, d] of a shard's nodes, with 1 added to those of ends of these pairs: as if the encoder had touched them."""
+    ends = np.concatenate([np.isin(shard.user_ids, users), np.isin(shard.item_ids, items)])
+    return rows + ends[:, None].astype(rows.dtype)
 
 
 def copied(config: Config, folder: Path) -> Config:
@@ -136,7 +143,8 @@ def commit_forget(config: Config, users: str, request_id: str) -> dict[str, Any]
     head, version, number = session.journal.head(), session.version(), session.versions.next_number()
     manifest = without_request(session, version, number, users) | {"reason": "forget"}
     manifest["lake_graph"] = manifest["graph"]
-    manifest["answers"] = {request_id: {"request_id": request_id, "status": "committed", "version": number}}
+    answer = {"request_id": request_id, "status": "committed", "version": number, "affected_partitions": [0, 1]}
+    manifest["answers"] = {request_id: answer}
     return session.versions.commit(manifest, after=head)
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from unlearnrec.benchmarks import affected, partitioning, requests, results_file, training, unlearning
 from unlearnrec.benchmarks.lab import Lab
+from unlearnrec.cluster import wheel
 from unlearnrec.cluster.sample import make_sample
 from unlearnrec.distributed.evaluate import evaluate
 from unlearnrec.partitioning.assignment import assign, balance, edge_cut
@@ -21,6 +22,14 @@ from unlearnrec.partitioning.storage import AWS, Store
 def table_of(text: str) -> list[dict[str, str]]:
     lines = [[x.strip() for x in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+def test_results_go_to_the_source_tree_or_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert results_file.folder() == Path(results_file.__file__).parent / "results"
+    monkeypatch.setattr(wheel, "ROOT", tmp_path)  # as in site-packages
+    assert results_file.folder() == Path("benchmark-results")
 
 
 def test_partitioning_writes_what_ingest_would_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load, save
 from small_output import accept, commit_forget, commit_train, copied, small_config, user_name, write_interactions
 from trained_output import trained_output
 
@@ -31,6 +32,7 @@ from unlearnrec.cluster.ledger import Ledger
 from unlearnrec.cluster.requests import TOMBSTONE, parse_request
 from unlearnrec.cluster.session import Session, silent
 from unlearnrec.partitioning.errors import InputError
+from unlearnrec.partitioning.shard import GraphShard
 from unlearnrec.partitioning.storage import Store
 
 
@@ -485,7 +487,7 @@ def test_evidence_of_a_purged_version_is_written_all_the_same(bare, monkeypatch)
     evidence_of(bare)
     document = report(bare)
     checks = document["verification"]["checks"]
-    assert len(checks) == 4 and all(check["ok"] is None and "by a purge before" in check["detail"] for check in checks)
+    assert len(checks) == 5 and all(check["ok"] is None and "by a purge before" in check["detail"] for check in checks)
     commits = [record for record in Session(bare).journal.records() if record.kind == "committed"]
     manifests = {version["version"]: version for version in (record.body["manifest"] for record in commits)}
     for file in document["files"]["changed"]:
@@ -496,7 +498,7 @@ def test_evidence_of_a_purged_version_is_written_all_the_same(bare, monkeypatch)
     html = (Path(bare.output) / report_name("r", "html")).read_text()
     assert "Left out, for the reasons below: files of the version" in html
     found = {check["name"]: check for check in pipeline.verify(bare, "r")["checks"]}["request r: evidence"]
-    assert found["ok"] and "left out: files of the version, untouched partitions" in found["detail"]
+    assert found["ok"] and "left out: files of the version, untouched partitions, rows of others" in found["detail"]
     assert set(failures(bare)) == {"request s: evidence"}
 
 
@@ -531,7 +533,7 @@ def test_evidence_after_half_a_purge(bare, tmp_path, monkeypatch):
         outcomes |= {tuple(check["ok"] for check in report(config)["verification"]["checks"])}
         if over:
             break
-    assert over and outcomes == {(None,) * 4, (True, True, True, None), (True,) * 5}
+    assert over and outcomes == {(None,) * 5, (True, True, None, True, None), (True,) * 6}
 
 
 def test_a_damaged_current_version_has_no_report(bare):
@@ -636,10 +638,10 @@ def test_what_was_not_removed_is_found(small):
     removed = change.effects(session.store, {"r": request})["r"]
     pairs = (removed.users, removed.items)
     answer = {"removed_interactions": 4, "deleted_users": 1, "deleted_items": 0}
-    assert all(check["ok"] for check in checks_of(change, pairs, answer))
+    assert all(check["ok"] for check in checks_of(change, pairs, removed.touched, answer))
 
     def wrong(changed, pairs=pairs, **told):
-        return {check["name"] for check in checks_of(changed, pairs, answer | told) if not check["ok"]}
+        return {check["name"] for check in checks_of(changed, pairs, removed.touched, answer | told) if not check["ok"]}
 
     kept = [change.old.get(k, shard) for k, shard in enumerate(change.new)]
     assert wrong(dataclasses.replace(change, new=kept)) >= {"removed interactions", "rows of partitions"}
@@ -652,10 +654,50 @@ def test_what_was_not_removed_is_found(small):
     name = after["model"]["embeddings"][0]
     found = change.found | {name: {"sha256": "0" * 64, "bytes": 1}}
     assert wrong(dataclasses.replace(change, found=found)) == {"files of the version"}
-    assert wrong(dataclasses.replace(change, found=found, affected=[1])) == {
-        "files of the version",
-        "untouched partitions",
-    }
+    assert wrong(dataclasses.replace(change, moved=(change.moved[0], change.compared[1]))) == {"rows of others"}
+    # With `influence.around` nobody can tell.
+    model = before["model"] | {"encoder": {"around": True}}
+    around = dataclasses.replace(change, before=before | {"model": model}, moved=change.compared)
+    checks = {check["name"]: check for check in checks_of(around, pairs, removed.touched, answer)}
+    assert checks["rows of others"]["ok"] is None and checks["untouched partitions"]["checked"] == 0
+
+
+def rewritten(config, **parts):
+    """Version 2 with other parts: as a program would have committed it that did more than it says."""
+    session = Session(config)
+    record = session.journal.records()[-1]
+    (Path(config.output) / record.file).unlink()
+    session = Session(config)
+    manifest = record.body["manifest"] | parts
+    session.journal.append("committed", {"manifest": manifest})
+    session.store.write("versions/000002/manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def failed_checks(config):
+    evidence_of(config)
+    return {check["name"] for check in report(config)["verification"]["checks"] if check["ok"] is False}
+
+
+def test_a_changed_partition_that_no_answer_names_is_found(bare):
+    """Committed as it lies there: only the answers tell that it should have been left alone."""
+    answer = Session(bare).version()["answers"]["r"]
+    rewritten(bare, answers={"r": answer | {"affected_partitions": [1]}})
+    assert failed_checks(bare) == {"untouched partitions"}
+    assert "says that a check failed: untouched partitions" in failures(bare)["request r: evidence"]
+
+
+def test_a_changed_row_of_a_node_that_no_request_touched_is_found(bare):
+    """One number of one neighbour's row, committed like the rest."""
+    session = Session(bare)
+    version = session.version()
+    name = version["model"]["embeddings"][0]
+    shard = GraphShard.from_bytes(session.store.read(version["graph"]["shard_files"][0]))
+    rows = load(session.store.read(name))["e0"]
+    assert len(shard.user_ids)  # the only end among users is deleted
+    rows[0, 0] = np.nextafter(rows[0, 0], np.inf)
+    files = version["files"] | {name: session.versions.put(name, save({"e0": rows}))}
+    rewritten(bare, files=files)
+    assert failed_checks(bare) == {"rows of others"}
 
 
 # ---- with workers ----------------------------------------------------------------------------------------------------

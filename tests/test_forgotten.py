@@ -30,7 +30,14 @@ class Engine:
         manifest = without_request(session, version, number, requests[0].users[0]) | {"reason": "forget"}
         manifest["lake_graph"] = manifest["graph"]
         request_id = requests[0].request_id
-        manifest["answers"] = {request_id: {"request_id": request_id, "status": "committed", "version": number}}
+        manifest["answers"] = {
+            request_id: {
+                "request_id": request_id,
+                "status": "committed",
+                "version": number,
+                "affected_partitions": [0, 1],
+            }
+        }
         self.look("before")
         before_commit(manifest)
         self.look("hidden")

@@ -9,6 +9,7 @@ from small_output import (
     accept,
     commit_forget,
     commit_train,
+    item_name,
     places_of,
     row_of,
     small_config,
@@ -109,7 +110,7 @@ def test_what_was_forgotten_is_in_no_file_after_a_purge(config):
     second = commit_train(config, seed=2)
     commit_forget(config, FORGOTTEN, "r1")
     rows = [row_of(store, version, "user", FORGOTTEN) for version in (first, second)]
-    rows.append(row_of(store, second, "user", user_name(4)))  # stays, with another row
+    rows.append(row_of(store, second, "item", item_name(4)))  # stays, with another row
     for wanted in (FORGOTTEN.encode(), *rows):
         assert places_of(store, wanted)
     key, log = store.read("requests/key"), store.list("log")

@@ -69,6 +69,7 @@ def test_commands_without_a_configuration_get_none():
         (["evaluate", *PLACES, "test_interactions=./t"], r"test_interactions: got '\./t'"),
         (["ingest", *PLACES, "output=out"], "output: got 'out'"),
         (["ingest", *PLACES, "partitioning={strategy: file, assignment: a.parquet}"], r"partitioning\.assignment"),
+        (["serve", *PLACES, "serve.tokens_file=tokens.json"], r"serve\.tokens_file: got 'tokens\.json'"),
         (["train", *PLACES, "--without", "/a.csv", "--without", "b.csv"], r"--without b\.csv"),
         (["evaluate", *PLACES, "--reference", "other", "--users", "1"], "--reference other"),
         (["forget", *PLACES, "--users", "u.csv"], r"--users u\.csv"),
