@@ -115,7 +115,7 @@ def test_every_digest_is_that_of_a_file(config):
         "version before": "committed",
     }
     (record,) = [r for r in Session(config).journal.records() if r.kind == "evidence"]
-    assert set(record.body) == {"request_id", "version", "sha256", "page_sha256", "seconds"}
+    assert set(record.body) == {"request_id", "version", "sha256", "page_sha256", "seconds", "evidence_failed"}
     html = (Path(config.output) / report_name("r", "html")).read_text()
     assert record.body["sha256"] in html and html == page(document, record.body["sha256"])
     assert "<script" not in html and "http" not in html
@@ -429,7 +429,7 @@ def test_a_check_that_fails_is_told_wherever_somebody_asks(bare, tmp_path, monke
     assert evidence_of(bare)["evidence_failed"] == ["deleted nodes"]
     for name, failed in (("r", ["deleted nodes"]), ("s", [])):
         assert pipeline.status(bare, name)["evidence_failed"] == desk.status(name)["evidence_failed"] == failed
-        told = json.loads(desk.latest([name])[name].message(name, "https://desk.example")[1])
+        told = json.loads(desk.latest([name])[name].message(name, "https://desk.example", 0)[1])
         assert told.get("evidence_failed", []) == failed
     assert desk.gauges()["evidence_failed_requests"] == 1
     again = Ledger(state=json.loads(json.dumps(session.ledger().state())))
@@ -614,7 +614,7 @@ def test_a_purge_while_evidence_is_written(bare, tmp_path, monkeypatch, able):
 
 
 def test_records_of_evidence_disturb_no_reader(config):
-    assert pipeline.status(config, "r") == {"phase": "committed", **status_answer(config)}
+    assert pipeline.status(config, "r") == {"phase": "committed", "evidence_failed": [], **status_answer(config)}
     accept(config, user_name(5), "open")
     assert pipeline.status(config, "open")["status"] == "accepted"
     assert not failures(config)
