@@ -17,7 +17,19 @@ from typing import Any
 from .checkpoints import CHECKPOINT, FORMAT
 from .requests import content_name, named_by
 from .segments import Record
-from .versions import ACCEPTED, APPROVED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, FAILED, HELD, PURGED, PURGING
+from .versions import (
+    ACCEPTED,
+    APPROVED,
+    CANCELLED,
+    COMMITTED,
+    COMPLETED,
+    EVIDENCE,
+    FAILED,
+    HELD,
+    INGESTED,
+    PURGED,
+    PURGING,
+)
 
 
 class State(Enum):
@@ -111,6 +123,8 @@ class Ledger:
         stay, and so do those of later versions."""
         self.contents: dict[str, str] = dict(state.get("contents", {}))
         """Request -> its content's file, where a purge took one of an attempt before."""
+        self.ingests: dict[str, int] = dict(state.get("ingests", {}))
+        """Digest of an ingest's manifest -> the head of the log when it began to read."""
         self.checkpointed: int = state.get("checkpointed", 0)
         """The number of records that the last checkpoint of today's format stands for."""
         self.seen: int = state.get("seen", 0)
@@ -141,6 +155,7 @@ class Ledger:
                 "carried_out_at": self.carried_out_at,
                 "trained": {str(version): interactions for version, interactions in self._trained.items()},
                 **({"contents": dict(self.contents)} if self.contents else {}),
+                **({"ingests": dict(self.ingests)} if self.ingests else {}),
             }
 
     def absorb(self, records: Sequence[Record]) -> None:
@@ -201,6 +216,8 @@ class Ledger:
                 self.unreported.pop(body["request_id"], None)
                 if (ticket := self.tickets.get(body["request_id"])) is not None:
                     self._set(replace(ticket, evidence_failed=body.get("evidence_failed")))
+        elif record.kind == INGESTED:
+            self.ingests[body["ingest"]] = body["log_head"]
         elif record.kind == PURGING:
             self.purging[record.number] = self.current["version"] if self.current else 0
             # Who removes them may stand still for any time: no request gets one of these files any more.

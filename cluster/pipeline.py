@@ -80,8 +80,7 @@ def ingest(config: Config, *, progress: Progress | None = None) -> dict[str, Any
             config.partitioning.assignment,
             read,
             suppress,
-            head,
-            lambda: session.check_none_carried_out(head),
+            lambda manifest: session.record_ingest(manifest, head),
         )
     session.request_key()
     session.save_config()

@@ -217,7 +217,7 @@ def _places(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
     # A counterfactual stands on one graph, and what is trained next on another.
     graphs = [current["graph"], current["lake_graph"]] if current else []
     new = ingested is not None and (current is None or current["lake_graph"]["ingest"] != ingested["ingest"])
-    if ingested and new and ledger.carried_out_at <= ingested.get("log_head", 0):  # else `train` refuses it
+    if ingested and new and ledger.carried_out_at <= ingested["log_head"]:  # else `train` refuses it
         graphs.append(ingested)
     keep = {MANIFEST}.union(current["files"] if current else (), *(graph["files"] for graph in graphs))
     maker = {name: f"of version {version}" for name, version in ledger.makers.items()}

@@ -24,7 +24,7 @@ from .config import Config, to_yaml
 from .journal import Journal
 from .ledger import Ledger
 from .progress import Progress, Task
-from .versions import Versions
+from .versions import INGESTED, Versions
 
 Manifest = dict[str, Any]
 
@@ -166,9 +166,19 @@ class Session:
         if current is not None and current["lake_graph"]["ingest"] == ingested["ingest"]:
             graph = current["lake_graph"]
         else:
-            self.check_none_carried_out(ingested.get("log_head", 0))
+            self.check_none_carried_out(ingested["log_head"])
         self.check_partitions(graph)
         return graph
+
+    def record_ingest(self, manifest: Manifest, head: int) -> None:
+        """Log what `ingest` is about to leave, which began to read at this head; nothing where there is no log yet.
+
+        Raises:
+            InputError: a request was carried out since.
+        """
+        self.check_none_carried_out(head)
+        if self.ledger(look=False).seen:
+            self.journal.append(INGESTED, {"ingest": digest(manifest), "log_head": head})
 
     def check_none_carried_out(self, head: int) -> None:
         """Raise InputError if a request was carried out after this head of the log."""
@@ -179,17 +189,20 @@ class Session:
             )
 
     def ingested(self) -> Manifest:
-        """The graph that was ingested last, whatever was forgotten since.
+        """The graph that was ingested last, whatever was forgotten since; `log_head` is the one in the log, 0 where it has
+        none for this manifest.
 
         Raises:
             InputError: nothing was ingested.
         """
-        ingested = load_manifest(self.store)
-        return ingested | {"ingest": digest(ingested), "ingested_interactions": ingested["interactions"]}
+        found = load_manifest(self.store)
+        ingest = digest(found)
+        more = {"log_head": self.ledger().ingests.get(ingest, 0), "ingested_interactions": found["interactions"]}
+        return found | more | {"ingest": ingest}
 
     def ingest_head(self) -> int:
         """The head of the log when the last ingest began to read; 0 where there was none."""
-        head: int = load_manifest(self.store).get("log_head", 0) if self.store.exists(MANIFEST) else 0
+        head: int = self.ingested()["log_head"] if self.store.exists(MANIFEST) else 0
         return head
 
     def id_types(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..partitioning.errors import InputError
+from ..partitioning.ingest import MANIFEST
 from .config import Config
 from .evidence import FOLDER as REPORTS
 from .evidence import contradicted, report_name
@@ -58,7 +59,7 @@ def verify(config: Config, request_id: str | None = None) -> dict[str, Any]:
     if request_id is None:
         checks += _stray_reports(session, ledger)
     if ledger.current:
-        checks += _file_checks(session, ledger.current)
+        checks += [*_file_checks(session, ledger.current), _ingest_check(session, ledger, ledger.current)]
     return answer | {"ok": all(check["ok"] for check in checks), "checks": checks}
 
 
@@ -157,6 +158,22 @@ def _stray_reports(session: Session, ledger: Ledger) -> Iterator[Check]:
             yield _check(
                 place, False, "the log has no committed request of this name. Nobody should rely on it: remove it"
             )
+
+
+def _ingest_check(session: Session, ledger: Ledger, version: Mapping[str, Any]) -> Check:
+    """Whether what the next `train` begins from is what an `ingest` left."""
+    try:
+        found = session.ingested()["ingest"]
+        ok = found in ledger.ingests or found == version["lake_graph"]["ingest"]
+    except (InputError, ValueError, KeyError, TypeError):
+        ok = False
+    if ok:
+        return _check(MANIFEST, True, "of an ingest that the log has")
+    return _check(
+        MANIFEST,
+        False,
+        f"{MANIFEST} is not what an ingest left that the log has. Restore it from a backup, or ingest again",
+    )
 
 
 def _file_checks(session: Session, version: dict[str, Any]) -> Iterator[Check]:

@@ -25,6 +25,9 @@ HELD, APPROVED = "held", "approved"
 """What makes an open request wait for somebody's approval, and what ends that."""
 PURGING, PURGED = "purging", "purged"
 """What `purge` writes before it removes files that no record names (the body's `unnamed` lists them), and at its end."""
+INGESTED = "ingested"
+"""What `ingest` writes before the graph's manifest; its body: `ingest`, the manifest's digest (`session.digest`), and
+`log_head`. The first ingest writes none: nothing was carried out before it, and its head is 0."""
 EVIDENCE = "evidence"
 """What fixes a request's report; its body: `request_id`, `version`, `sha256` of the JSON file, `page_sha256` of the page,
 and `seconds` of the request, where they were known."""

@@ -41,15 +41,14 @@ def ingest(
     assignment_file: str | None = None,
     progress: Progress | None = None,
     suppress: Suppress | None = None,
-    log_head: int = 0,
-    before_publishing: Callable[[], None] = lambda: None,
+    before_publishing: Callable[[Manifest], None] = lambda manifest: None,
 ) -> Manifest:
     """Read a table, partition its graph and write the result. Returns the manifest.
 
     `halo` ("pull" or "cover") is the plan that training will use; the manifest gives the rows a layer of both.
     `progress` is called with the number of rows read so far. Rows that `suppress` names are left out and counted.
-    `log_head` is the head of the log that `suppress` knows; the manifest keeps it. `before_publishing` is called when all
-    files are written but the manifest, which makes them count; what it raises leaves the graph that was there.
+    `before_publishing` is called with the manifest when all files are written but that, which makes them count; what it
+    raises leaves the graph that was there.
 
     Raises:
         InputError: bad input, settings or output. Nothing has been written then.
@@ -91,13 +90,12 @@ def ingest(
         "rows_per_layer": {name: rows_per_layer(shards, assignment, name) for name in HALOS},
         "id_type": {"user": str(graph.user_ids.type), "item": str(graph.item_ids.type)},
         "source": interactions_uri,
-        "log_head": log_head,
         "user_file": users_file,
         "item_file": items_file,
         "shard_files": shard_names,
         "files": sizes,
     }
-    before_publishing()
+    before_publishing(manifest)
     store.write(MANIFEST, json.dumps(manifest, indent=1).encode())
     return manifest
 

@@ -49,6 +49,7 @@ def as_record(number: int, step: tuple[str, list[str]]) -> Record:
     kind, names = step
     body = {"request_id": names[0], "commitment": "c", "answer": {"request_id": names[0]}, "number": number - 1}
     body |= {"unnamed": names, "requester": "ann", "share": number / 100, "by": "bob"}
+    body |= {"ingest": names[0], "log_head": number - 1}
     if kind in ("train", "forget", "rollback"):
         kind, body = "committed", {"manifest": manifest(number, kind, names if kind == "forget" else [])}
     return Record(number, kind, f"2026-01-01T00:00:{number:02d}.000+00:00", body, "", f"log/{number}")
@@ -56,7 +57,7 @@ def as_record(number: int, step: tuple[str, list[str]]) -> Record:
 
 CLOSING = ["completed", "cancelled", "failed", "train", "forget", "rollback"]
 OPEN = ["accepted", "accepted", "accepted", "held", "held", "approved"]
-KINDS = [*OPEN, *CLOSING, "evidence", "purging", "purged", "checkpoint", "other"]
+KINDS = [*OPEN, *CLOSING, "ingested", "evidence", "purging", "purged", "checkpoint", "other"]
 steps = st.lists(
     st.tuples(st.sampled_from(KINDS), st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True)),
     max_size=40,

@@ -228,6 +228,30 @@ def test_a_report_that_the_log_does_not_know_is_named(config):
     assert failures(config).keys() == {report_name("open"), report_name("nobody")}
 
 
+def test_a_manifest_of_the_graph_that_no_ingest_left_is_named_and_not_trained_on(config):
+    """It would bring back what was forgotten: its own word about what it holds does not count."""
+    place = Path(config.output) / "graph" / "manifest.json"
+
+    def changed(text):
+        return json.dumps(json.loads(text) | {"log_head": 10**6})
+
+    for _ in range(2):  # the first ingest, which the log has as that of a version; then one on an output with a log
+        content = place.read_text()
+        assert not failures(config)
+        Session(config).lake_graph()
+        place.write_text(changed(content))
+        assert "is not what an ingest left" in failures(config)["graph/manifest.json"]
+        with pytest.raises(InputError, match="carried out after"):
+            Session(config).lake_graph()
+        place.write_text("{")
+        assert failures(config).keys() == {"graph/manifest.json"}
+        place.unlink()
+        assert failures(config).keys() == {"graph/manifest.json"}
+        pipeline.ingest(config)
+    (record,) = [r for r in Session(config).journal.records() if r.kind == "ingested"][:1]
+    assert record.body["log_head"] == record.number - 1
+
+
 def test_another_copy_of_the_manifest_is_named(config):
     place = Path(config.output) / "versions" / "000002" / "manifest.json"
     content = place.read_text()
