@@ -238,6 +238,12 @@ def _callback_host(value: str) -> str:
     return value
 
 
+def _route_prefix(value: str) -> str:
+    if not re.fullmatch(r"/|(/[^/{}?#\s]+)+", value):
+        raise ValueError(f"serve.route_prefix: got {value!r}, expected a path such as /runs/shop, no slash at its end")
+    return value
+
+
 CallbackHost = Annotated[str, AfterValidator(_callback_host)]
 
 
@@ -270,6 +276,9 @@ class Serve(Section):
     """Attempts to tell a receiver one state; the pauses between them double, from one second to an hour."""
     detached: bool = False
     """Run as a detached actor of the Ray cluster at `cluster.address`, behind Ray Serve, until `serve --stop`."""
+    route_prefix: Annotated[str, AfterValidator(_route_prefix)] = "/"
+    """With `detached`: the path under which Ray Serve answers for this output, another one for each application of a
+    cluster."""
 
 
 class Config(Section):

@@ -45,7 +45,7 @@ def start(
 
     Raises:
         InputError: Ray Serve is not installed, there is no cluster, or it has no room; an actor serves this output
-            already; a token is needed; as `serve.serve`.
+            already, or another application answers under `serve.route_prefix`; a token is needed; as `serve.serve`.
     """
     progress = progress or silent()
     serve, make_app = _imports()
@@ -56,6 +56,7 @@ def start(
     name, owns_ray = actor_name(config.output), _connect(config)
     try:
         _refuse_second(config, name)
+        _refuse_taken(config.serve.route_prefix, name)
         cluster = config.cluster
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if problem := misfit(nodes, cluster.partitions, cluster.cpus_per_worker, cluster.gpus_per_worker):
@@ -76,16 +77,18 @@ def start(
                 serve.start("HeadOnly", {"host": host, "port": port}, logging_config=QUIET)
             face = serve.ingress(lambda: make_app(service, admission, pattern))(type("Face", (), {}))
             options = {"max_ongoing_requests": CALLS, "ray_actor_options": {"num_cpus": 0}, "logging_config": QUIET}
-            serve.run(serve.deployment(name="http", **options)(face).bind(), name=name, route_prefix="/")
+            application = serve.deployment(name="http", **options)(face).bind()
+            serve.run(application, name=name, route_prefix=config.serve.route_prefix)
         except BaseException:
             ray.kill(actor)
             raise
     finally:
         if owns_ray:
             ray.shutdown()
-    where = "where Ray Serve listens already" if running else f"on http://{host}:{port}"
+    path = config.serve.route_prefix.rstrip("/")
+    where = f"where Ray Serve listens already, under {path}/" if running else f"on http://{host}:{port}{path}"
     progress.note(f"listening {where}; stop it with `unlearnrec serve --stop`")
-    return {"status": "serving", "actor": name, "url": None if running else f"http://{host}:{port}"}
+    return {"status": "serving", "actor": name, "url": None if running else f"http://{host}:{port}{path}"}
 
 
 def stop(config: Config, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -151,6 +154,19 @@ def _refuse_second(config: Config, name: str) -> None:
         f"the actor {name!r} in namespace {NAMESPACE!r} of this Ray cluster serves {config.output} already. End it with "
         "`unlearnrec serve --stop` first"
     )
+
+
+def _refuse_taken(prefix: str, name: str) -> None:
+    """Before the actor starts: Ray Serve would refuse it only once it has loaded everything."""
+    from ray.serve.context import _get_global_client  # no public call says which paths are taken
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    applications = client.get_serve_details()["applications"] if client is not None else {}
+    for other, details in applications.items():
+        if details["route_prefix"] == prefix and other != name:
+            raise InputError(
+                f"serve.route_prefix {prefix}: the application {other!r} of Ray Serve answers there. Choose another path"
+            )
 
 
 def _start_actor(config: Config, name: str) -> Any:

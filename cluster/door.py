@@ -48,7 +48,7 @@ class Door:
             await self._app(scope, receive, send)
             return
         token = None
-        if scope["path"] != OPEN:
+        if scope["path"].removeprefix(scope.get("root_path", "")) != OPEN:  # behind Ray Serve: `serve.route_prefix`
             headers = dict(scope["headers"])
             token = find(self._rules.tokens, headers.get(b"authorization", b""))
             caller = token.name if token else f"address {(scope.get('client') or ['unknown'])[0]}"

@@ -69,6 +69,7 @@ def test_frozen():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("serve.route_prefix=/a/", "serve.route_prefix: got '/a/', expected a path such as /runs/shop"),
         ("train.epochs=0", "train.epochs: got 0 (int), expected an integer >= 1"),
         ("train.epochs=many", "train.epochs: got 'many' (str), expected an integer >= 1"),
         ("train.epochs=2.5", "train.epochs: got 2.5 (float), expected an integer >= 1"),

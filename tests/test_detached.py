@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -90,6 +91,38 @@ def test_the_actor_dies_and_its_successor_carries_out_what_was_accepted(config):
     answers = [name for r in records if r.kind == "committed" for name in r.body["manifest"].get("answers", {})]
     assert sorted(answers) == ["one", "two"]
     until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
+
+
+@pytest.mark.slow
+def test_several_outputs_are_served_under_paths_of_their_own(config, monkeypatch):
+    """Another application has `/`, such as another output's face."""
+    serve = pytest.importorskip("ray.serve")
+
+    class Other:
+        def __call__(self, request):
+            return "other"
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    serve.start("HeadOnly", {"host": "127.0.0.1", "port": port})
+    try:
+        serve.run(serve.deployment(Other, ray_actor_options={"num_cpus": 0}).bind(), name="other", route_prefix="/")
+        with monkeypatch.context() as patch:
+            patch.setattr(deploy, "_start_actor", lambda *_: pytest.fail("started"))
+            with pytest.raises(InputError, match=r"serve\.route_prefix /: the application 'other'"):
+                deploy.start(config)
+        own = config.model_copy(update={"serve": config.serve.model_copy(update={"route_prefix": "/a/run"})})
+        deploy.start(own)
+        url = f"http://127.0.0.1:{port}"
+        health = requests.get(f"{url}/a/run/healthz", timeout=60)
+        assert health.json()["version"] == 2 and requests.get(f"{url}/healthz", timeout=60).text == "other"
+        first = pq.read_table(config.interactions)["user_id"][0].as_py()
+        found = requests.get(f"{url}/a/run/v1/recommendations/{first}?k=3", headers=HEADERS, timeout=60)
+        assert len(found.json()["recommendations"]) == 3
+        deploy.stop(own)
+        assert requests.get(f"{url}/healthz", timeout=60).text == "other"
+    finally:
+        serve.shutdown()
 
 
 @pytest.mark.parametrize("option", ["--detached", "--stop"])

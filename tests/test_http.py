@@ -318,6 +318,14 @@ def test_without_the_token_nothing_is_told(service):
     assert client.get("/v1/recommendations/ann", headers=bearer(TOKEN)).status_code == 200
 
 
+def test_under_a_path_of_ray_serve_the_same_is_open(service):
+    client = TestClient(make_app(service, admission(token())), root_path="/a/run")
+    assert client.get("/a/run/healthz").status_code == 200
+    for path in PATHS:
+        assert client.get(f"/a/run{path}").status_code == 401
+    assert client.get("/a/run/v1/recommendations/ann", headers=bearer(TOKEN)).status_code == 200
+
+
 CALLS = [
     ("POST", "/v1/requests", "requests:write"),
     ("POST", "/v1/requests/x", "requests:write"),
