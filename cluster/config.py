@@ -161,8 +161,8 @@ class Influence(Section):
 class Pretrain(Section):
     """How the Influence Encoder is trained."""
 
-    epochs: int = Field(15, ge=1)
-    learning_rate: float = Field(0.001, gt=0)
+    epochs: int = Field(30, ge=1)
+    learning_rate: float = Field(0.003, gt=0)
     batch_size: int | None = Field(None, ge=1)
     """Interactions a step: forgotten ones (counterfactual; null means 16 to 256, for about 200 steps an epoch) or positive
     pairs (published; null 4,096)."""

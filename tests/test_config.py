@@ -22,7 +22,7 @@ partitioning: {strategy: metis, halo: pull}
 backbone: {name: lightgcn, embedding_size: 64, num_layers: 3}
 train: {epochs: 30, batch_size: 16384, learning_rate: 0.01, loss: bpr}
 influence: {num_layers: 3, mlp_layers: 2}
-pretrain: {epochs: 15, learning_rate: 0.001, objective: counterfactual}
+pretrain: {epochs: 30, learning_rate: 0.003, objective: counterfactual}
 forget: {fine_tune_steps: 0, grace_seconds: 0, retention_hours: 0}
 evaluate: {k: [20]}
 """
@@ -48,7 +48,7 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path: Path)
     path = tmp_path / "config.yaml"
     path.write_text("interactions: a\noutput: b\ntrain: {epochs: 3, loss: softmax}\npretrain:\n")
     config = load_config(path, ["train.epochs=4", "train.epochs=5"])
-    assert (config.train.epochs, config.train.loss, config.pretrain.epochs) == (5, "softmax", 15)
+    assert (config.train.epochs, config.train.loss, config.pretrain.epochs) == (5, "softmax", 30)
 
 
 @pytest.mark.parametrize("url", ["http://localhost:9000", "http://minio/", "https://ref.supabase.co/storage/v1/s3"])
