@@ -164,7 +164,7 @@ class Pretrain(Section):
     epochs: int = Field(30, ge=1)
     learning_rate: float = Field(0.003, gt=0)
     batch_size: int | None = Field(None, ge=1)
-    """Interactions a step: forgotten ones (counterfactual; null means 16 to 256, for about 200 steps an epoch) or positive
+    """Interactions a step: forgotten ones (counterfactual; null means 16 to 256, for about 50 steps an epoch) or positive
     pairs (published; null 4,096)."""
     objective: Literal["counterfactual", "published"] = "counterfactual"
     """`counterfactual` learns from retrains without simulated requests; `published` is the paper's loss, which

@@ -28,7 +28,7 @@ _GAIN_ROUNDS, _GAIN_STEP = 3, 0.05
 _GAINS = (0.25, 3.0)
 """Where the gains may lie: whatever the counterfactuals of a tiny graph say, neither side's rows stay as they are."""
 
-EPOCH_STEPS, BATCHES = 200, (16, 256)
+EPOCH_STEPS, BATCHES = 50, (16, 256)
 _LEAST_DEVIATION = 1e-3
 """Of a feature, relative to its mean, for it to tell interactions apart."""
 
