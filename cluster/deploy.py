@@ -158,12 +158,16 @@ def _refuse_second(config: Config, name: str) -> None:
 
 def _refuse_taken(prefix: str, name: str) -> None:
     """Before the actor starts: Ray Serve would refuse it only once it has loaded everything."""
-    from ray.serve.context import _get_global_client  # no public call says which paths are taken
+    try:
+        from ray.serve.context import _get_global_client  # no public call says which paths are taken
 
-    client = _get_global_client(raise_if_no_controller_running=False)
-    applications = client.get_serve_details()["applications"] if client is not None else {}
-    for other, details in applications.items():
-        if details["route_prefix"] == prefix and other != name:
+        client = _get_global_client(raise_if_no_controller_running=False)
+        applications = client.get_serve_details()["applications"] if client is not None else {}
+        prefixes = {other: details["route_prefix"] for other, details in applications.items()}
+    except (ImportError, AttributeError, KeyError, TypeError):  # another Ray, which will refuse it later
+        return
+    for other, taken in prefixes.items():
+        if taken == prefix and other != name:
             raise InputError(
                 f"serve.route_prefix {prefix}: the application {other!r} of Ray Serve answers there. Choose another path"
             )
