@@ -25,7 +25,7 @@ graph's degrees."""
 NUM_FEATURES = 13
 MOST_GOING = 0.1
 """Beyond this share of a node's interactions the encoder does not tell requests apart: it has seen few larger ones."""
-FARTHEST = 8.0
+FARTHEST = 30.0
 """Deviations from the mean of pre-training, at most, that a feature is taken for: beyond them nothing was learned."""
 _TYPICAL_DEGREE = 20
 """Where a direction is taken as it is; only the size of an untrained encoder's answer depends on it."""
