@@ -1,8 +1,8 @@
-"""A new version between its files and its commit: fine-tuning of touched rows, and the gate."""
+"""A new version before its commit: its files, by the workers; fine-tuning of touched rows, and the gate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 from ..distributed.removal import Removal
 from ..workers import WorkerGroup
 from .gate import FINE_TUNED, MENDABLE, MISSED, PASSED, Gate, bounds_of
-from .graphs import Ids
+from .graphs import Ids, merged_gone, new_graph
+from .matching import Effect
 from .progress import Progress
-from .session import Manifest, Session
-from .training import as_trained, make_run
+from .session import Manifest, Session, files_of
+from .training import as_trained, make_run, needed_files
 
-RETRAIN = "run `unlearnrec train`, then `unlearnrec pretrain`"
+RETRAIN = "run `unlearnrec retrain`"
 """What to do about a version that needs a retrain."""
 
 
@@ -96,3 +97,58 @@ class Candidate:
                 embeddings[k] = file["name"]
                 files[file["name"]] = {"sha256": file["sha256"], "bytes": file["bytes"]}
         return {"model": model | {"embeddings": embeddings}, "files": files}
+
+
+def unlearned(
+    session: Session,
+    group: WorkerGroup,
+    version: Manifest,
+    whole: Effect,
+    affected: Sequence[int],
+    mark: Callable[[str], None],
+    progress: Progress,
+    cut_only: bool = False,
+) -> tuple[Candidate, float]:
+    """(a version, loaded by the workers, without what requests remove together; the largest change of a row that stays).
+
+    affected: the partitions of which files change, which write them. mark: ends a phase.
+
+    Raises:
+        InputError, WorkerFailure: as `Session.call`.
+    """
+    number, graph = session.versions.next_number(), version["graph"]
+    kinds = ("shard", "embeddings", "encoder")
+    names = {
+        k: tuple(session.versions.new_name(number, f"{kind}-{k:03d}", "safetensors") for kind in kinds)
+        for k in affected
+    }
+    pairs = (whole.users, whole.items)
+    arguments = (session.location, *pairs, names, cut_only, whole.thinned if whole.partial else None)
+    with progress.task("forget", len(affected)) as task:
+        results = session.call(group, version, "forget", *arguments, partitions=affected)
+        task.advance(len(affected))
+    mark("unlearn")
+    by_partition = dict(zip(affected, results, strict=True))
+    gone = merged_gone(results)
+    shards = {k: result["shard"] for k, result in by_partition.items()}
+    changed = new_graph(session, graph, number, shards, gone, len(whole.users), whole.events)
+    embeddings, encoder = list(version["model"]["embeddings"]), dict(version["model"]["encoder"])
+    encoder["tables"] = encoder["tables"] and list(encoder["tables"])
+    for k, result in by_partition.items():
+        if not result["files"]:  # its interactions only lost some of their events
+            continue
+        embeddings[k] = result["files"][0]["name"]
+        if encoder["tables"]:
+            encoder["tables"][k] = result["files"][1]["name"]
+    manifest: Manifest = {
+        "format": 1,
+        "reason": "forget",
+        "graph": changed,
+        "lake_graph": changed,
+        "model": version["model"] | {"embeddings": embeddings, "encoder": encoder},
+    }
+    files = version["files"] | changed["files"] | files_of(results)
+    manifest["files"] = {name: files[name] for name in needed_files(manifest)}
+    mark("write")
+    largest_change = max(result["largest_change"] for result in results)
+    return Candidate(session, group, version, manifest, number, pairs, gone), largest_change

@@ -14,19 +14,17 @@ from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_assignment, load_ids
 from ..workers import WorkerGroup
 from .accepting import advance
-from .candidate import Candidate
+from .candidate import unlearned
 from .coordinator import within_limit
 from .evidence import add_evidence
 from .gate import baseline
 from .gone import note_outcomes
-from .graphs import merged_gone, new_graph
 from .journal import JournalConflict
 from .ledger import State
 from .matching import asked_of, changed_partitions, effect, resolve, union
 from .progress import Progress
 from .requests import Request
-from .session import Manifest, Session, files_of
-from .training import needed_files
+from .session import Manifest, Session
 from .versions import COMPLETED, HELD
 
 
@@ -117,7 +115,6 @@ def carry_out(
     own = {request_id: own[request_id] for request_id in batch}
     outcomes = note_outcomes(session, version, requests, named, found, progress)
     whole = effect(found, list(named.values()), graph["items"])
-    pairs = (whole.users, whole.items)
     mark("find")
     base = {
         request.request_id: {
@@ -145,48 +142,10 @@ def carry_out(
     if not whole.events:
         return answers
     affected = changed_partitions(version, owners, whole, cut_only)
-    number = session.versions.next_number()
-    names = {
-        k: (
-            session.versions.new_name(number, f"shard-{k:03d}", "safetensors"),
-            session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors"),
-            session.versions.new_name(number, f"encoder-{k:03d}", "safetensors"),
-        )
-        for k in affected
-    }
-    thinned = whole.thinned if whole.partial else None
-    arguments = (session.location, *pairs, names, cut_only, thinned)
-    with progress.task("forget", len(affected)) as task:
-        results = session.call(group, version, "forget", *arguments, partitions=affected)
-        task.advance(len(affected))
-    mark("unlearn")
-    by_partition = dict(zip(affected, results, strict=True))
-    gone = merged_gone(results)
-    shards = {k: r["shard"] for k, r in by_partition.items()}
-    changed = new_graph(session, graph, number, shards, gone, len(pairs[0]), whole.events)
-    embeddings = list(version["model"]["embeddings"])
-    encoder = dict(version["model"]["encoder"])
-    encoder["tables"] = encoder["tables"] and list(encoder["tables"])
-    for k, result in by_partition.items():
-        if not result["files"]:  # its interactions only lost some of their events
-            continue
-        embeddings[k] = result["files"][0]["name"]
-        if encoder["tables"]:
-            encoder["tables"][k] = result["files"][1]["name"]
-    manifest: Manifest = {
-        "format": 1,
-        "reason": "forget",
-        "graph": changed,
-        "lake_graph": changed,
-        "model": version["model"] | {"embeddings": embeddings, "encoder": encoder},
-    }
-    files = version["files"] | changed["files"] | files_of(results)
-    manifest["files"] = {name: files[name] for name in needed_files(manifest)}
-    mark("write")
-    largest_change = max(result["largest_change"] for result in results)
-    candidate = Candidate(session, group, version, manifest, number, pairs, gone)
-    judged = candidate.finish(mark, progress, largest_change, kept_rows=cut_only or not len(pairs[0]))
-    drift = 1 - changed["interactions"] / encoder["interactions"]
+    candidate, largest_change = unlearned(session, group, version, whole, affected, mark, progress, cut_only)
+    manifest, gone, number = candidate.manifest, candidate.gone, candidate.number
+    judged = candidate.finish(mark, progress, largest_change, kept_rows=cut_only or not len(whole.users))
+    drift = 1 - manifest["graph"]["interactions"] / manifest["model"]["encoder"]["interactions"]
     stale = drift > session.config.pretrain.drift_budget
     if stale:
         progress.note(

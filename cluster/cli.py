@@ -41,6 +41,7 @@ for command in (  # in the order of --help
     commands.ingest,
     commands.train,
     commands.pretrain,
+    commands.retrain,
     requests.forget,
     requests.approve,
     requests.cancel,

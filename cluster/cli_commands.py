@@ -64,6 +64,20 @@ def pretrain(
     return pipeline.pretrain(loaded, progress=open_progress())
 
 
+def retrain(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the same retrain was interrupted.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Train and pre-train as one version, beside a service: requests carried out meanwhile are carried out on it too."""
+    loaded = load(config, overrides)
+    from . import pipeline
+
+    return pipeline.retrain(loaded, resume=resume, progress=open_progress())
+
+
 def evaluate(
     overrides: Overrides = None,
     config: ConfigFile = None,

@@ -45,6 +45,8 @@ class View:
     overdue: list[Ticket]
     current: dict[str, Any] | None
     unreported: dict[str, float]
+    switch_seconds: float
+    """As `Ledger.switch_seconds`."""
 
 
 class Desk:
@@ -156,7 +158,8 @@ class Desk:
     def view(self) -> View:
         """The open and the overdue requests, and the current version."""
         ledger = self._session.ledger()
-        return View(list(ledger.open.values()), self._overdue(ledger), ledger.current, dict(ledger.unreported))
+        wait = ledger.switch_seconds(self._clock())
+        return View(list(ledger.open.values()), self._overdue(ledger), ledger.current, dict(ledger.unreported), wait)
 
     def gauges(self) -> dict[str, float]:
         """Name and labels -> value, for `/metrics`; no id."""

@@ -97,7 +97,7 @@ def baseline(session: Session, group: WorkerGroup, version: Manifest, gone: Pair
     except (InputError, OSError) as error:
         return f"test_interactions cannot be read ({type(error).__name__})"
     stay = ~np.isin(users, gone[0]) & ~np.isin(items, gone[1])
-    key = f"{version['version']} of {version['graph']['ingest']}"
+    key = session.fingerprint(version)
     if key not in session.baselines or not stay.all():
         config = session.config
         held_out = (users[stay], items[stay])

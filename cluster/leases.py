@@ -1,22 +1,26 @@
 """Leases: who reads a version says so, and a purge leaves its files until the lease ends (docs/commit.md).
 
-A lease is a file `leases/VERSION-ID.json`: {"until": seconds since the epoch, "files": names}. A reader that dies leaves
-it to end by itself. One that cannot be read holds the files of all versions, for as long as it could if it had just been
-written.
+A lease is a file `leases/VERSION-ID.json`: {"until": seconds since the epoch, "files": names}; a name that ends in `*`
+stands for all that begin so. A reader that dies leaves it to end by itself. One that cannot be read holds the files of all
+versions, for as long as it could if it had just been written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from threading import Event, Lock, Thread
 
 from .session import Manifest, Session
 
 FOLDER = "leases"
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -30,10 +34,9 @@ def leased(session: Session) -> Iterator[Manifest]:
     """
     while True:
         version = session.version()
-        name = f"{FOLDER}/{version['version']:06d}-{uuid.uuid4().hex[:12]}.json"
-        until = time.time() + session.config.forget.lease_seconds
+        name = _new_name(version["version"])
         try:
-            session.store.create(name, json.dumps({"until": until, "files": sorted(version["files"])}).encode())
+            session.store.create(name, _lease(session, version["files"]))
         except PermissionError:
             yield version
             return
@@ -47,6 +50,60 @@ def leased(session: Session) -> Iterator[Manifest]:
     finally:
         with contextlib.suppress(OSError):
             session.store.remove(name)
+
+
+class Lease:
+    """One for a long command, renewed while it runs; `with` ends it. Files can be added."""
+
+    def __init__(self, session: Session, number: int, files: Iterable[str]) -> None:
+        """number: of the version that is under way. files: names, as above."""
+        self.name = _new_name(number)
+        self._session, self._files = session, set(files)
+        self._lock, self._over = Lock(), Event()
+        self._thread = Thread(target=self._renew, name="lease", daemon=True)
+
+    def __enter__(self) -> Lease:
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        with contextlib.suppress(OSError):
+            self._session.store.remove(self.name)
+
+    def add(self, files: Iterable[str]) -> None:
+        """Hold these too, from now on."""
+        with self._lock:
+            self._files |= set(files)
+        self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            self._session.store.write(self.name, _lease(self._session, self._files))
+
+    def _renew(self) -> None:
+        while not self._over.wait(self._session.config.forget.lease_seconds / 3):
+            try:
+                self._write()
+            except OSError as error:  # the next time, perhaps; if not, a purge may take the files, and the command ends
+                log.warning("a lease could not be renewed (%s)", type(error).__name__)
+
+
+def _new_name(number: int) -> str:
+    return f"{FOLDER}/{number:06d}-{uuid.uuid4().hex[:12]}.json"
+
+
+def _lease(session: Session, files: Collection[str]) -> bytes:
+    until = time.time() + session.config.forget.lease_seconds
+    return json.dumps({"until": until, "files": sorted(files)}).encode()
+
+
+def covered(places: Iterable[str], files: Collection[str]) -> set[str]:
+    """Those of these places that the files of a lease name."""
+    beginnings = tuple(name.removesuffix("*") for name in files if name.endswith("*"))
+    return {place for place in places if place in files or place.startswith(beginnings)}
 
 
 def leases(session: Session) -> dict[str, tuple[float, set[str] | None]]:

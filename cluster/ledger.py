@@ -29,7 +29,11 @@ from .versions import (
     INGESTED,
     PURGED,
     PURGING,
+    SWITCHING,
 )
+
+SWITCH_SECONDS = 60.0
+"""So long a service carries nothing out after a `switching` record."""
 
 
 class State(Enum):
@@ -130,6 +134,8 @@ class Ledger:
         self.seen: int = state.get("seen", 0)
         self.carried_out_at: int = state.get("carried_out_at", 0)
         """The last record that carries out a request."""
+        self.switching_at: float | None = state.get("switching_at")
+        """When a retrain asked services to wait for its version, which is not there yet."""
         self._trained = {int(version): interactions for version, interactions in state.get("trained", {}).items()}
         """By version: the interactions of the training that it comes from."""
         self._lock = Lock()
@@ -154,6 +160,7 @@ class Ledger:
                 "seen": self.seen,
                 "carried_out_at": self.carried_out_at,
                 "trained": {str(version): interactions for version, interactions in self._trained.items()},
+                **({"switching_at": self.switching_at} if self.switching_at is not None else {}),
                 **({"contents": dict(self.contents)} if self.contents else {}),
                 **({"ingests": dict(self.ingests)} if self.ingests else {}),
             }
@@ -188,9 +195,11 @@ class Ledger:
         elif record.kind == COMMITTED:
             manifest = body["manifest"]
             source = manifest.get("rolled_back_to", manifest["version"] - 1)
-            trained = (
-                manifest["graph"]["interactions"] if manifest["reason"] == "train" else self._trained.get(source, 0)
-            )
+            trained = self._trained.get(source, 0)
+            if manifest["reason"] == "train":
+                # With an encoder: its training may have had more than the graph, from which requests were carried out since.
+                trained = (manifest.get("model", {}).get("encoder") or manifest["graph"])["interactions"]
+                self.switching_at = None
             self._trained[manifest["version"]] = trained
             if manifest["reason"] == "forget":
                 self.carried_out_at = record.number
@@ -216,6 +225,8 @@ class Ledger:
                 self.unreported.pop(body["request_id"], None)
                 if (ticket := self.tickets.get(body["request_id"])) is not None:
                     self._set(replace(ticket, evidence_failed=body.get("evidence_failed")))
+        elif record.kind == SWITCHING:
+            self.switching_at = at
         elif record.kind == INGESTED:
             self.ingests[body["ingest"]] = body["log_head"]
         elif record.kind == PURGING:
@@ -280,6 +291,10 @@ class Ledger:
     def needs_retrain(self) -> bool:
         """Whether the current version missed its gate, or one that it was made from since the last training."""
         return self.current is not None and bool(self.current.get("needs_retrain"))
+
+    def switch_seconds(self, now: float) -> float:
+        """How long to wait for a retrain's version before anything else is carried out."""
+        return max(0.0, min(SWITCH_SECONDS, self.switching_at + SWITCH_SECONDS - now)) if self.switching_at else 0.0
 
     def debt(self) -> float:
         """Unlearning debt: the share of the interactions that were forgotten since the last training."""

@@ -23,6 +23,7 @@ from .progress import Progress
 from .purge import FOLDERS, purge
 from .reference import evaluate_against
 from .residue import residue
+from .retraining import retrain
 from .rollback import rollback
 from .session import Manifest, Session, silent
 from .suppression import lift, row_filter
@@ -40,6 +41,7 @@ __all__ = [
     "pretrain",
     "purge",
     "residue",
+    "retrain",
     "rollback",
     "status",
     "train",

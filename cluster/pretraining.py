@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -54,41 +55,59 @@ def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerG
     session = Session(config)
     head = session.journal.head()  # before the version is read: whatever is committed from here on is a conflict
     version = session.version()
-    if group is not None:
-        return _pretrain(session, head, version, group, progress)
-    with session.workers() as own:
-        return _pretrain(session, head, version, own, progress)
+    check_around(config, version["model"]["backbone"])
+    with nullcontext(group) if group is not None else session.workers() as workers:
+        encoder, files, told = fit_encoder(session, version, workers, progress)
+        committed = _commit(session, head, version, encoder, files)
+    clear_runs(session)
+    return told | {"version": committed["version"]}
 
 
-def _pretrain(session: Session, head: int, version: Manifest, group: WorkerGroup, progress: Progress) -> dict[str, Any]:
-    started = time.perf_counter()
-    _check_around(session.config, version)
-    fit = _fit_published if session.config.pretrain.objective == "published" else _fit_counterfactual
-    encoder, results = fit(session, version, group, progress)
-    encoder |= {"interactions": version["graph"]["interactions"]}
-    committed = _commit(session, head, version, encoder, files_of(results))
+def clear_runs(session: Session) -> None:
+    """Remove the counterfactual runs: the encoder stands."""
     for name in session.store.list(SCRATCH):
         session.store.remove(name)
-    return {
-        "epochs": session.config.pretrain.epochs,
-        "seconds": time.perf_counter() - started,
-        "version": committed["version"],
-        **{name: None if value != value else value for name, value in results[0]["fit"].items()},  # JSON has no NaN
-    }
 
 
-def _check_around(config: Config, version: Manifest) -> None:
+def check_around(config: Config, backbone: dict[str, Any]) -> None:
     """Raise InputError if `influence.around` is asked for where there is no such encoder."""
-    name = version["model"]["backbone"]["name"]
     if not config.influence.around:
         return
     if config.pretrain.objective == "published":
         raise InputError("influence.around=true needs pretrain.objective=counterfactual, got published")
-    if version["model"]["dense"]:
+    if next(make_backbone(backbone, 0).parameters(), None) is not None:
         raise InputError(
-            f"influence.around=true needs a backbone without dense weights (lightgcn, sgl, simgcl); version "
-            f"{version['version']} is of {name}. Leave it out"
+            "influence.around=true needs a backbone without dense weights (lightgcn, sgl, simgcl); the model is of "
+            f"{backbone['name']}. Leave it out"
         )
+
+
+def fit_encoder(
+    session: Session, version: Manifest, group: WorkerGroup, progress: Progress
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """An encoder for the model of a version, committed or not: (its entry in a manifest, the files of it, what the commands
+    say of the pre-training)."""
+    started = time.perf_counter()
+    fit = _fit_published if session.config.pretrain.objective == "published" else _fit_counterfactual
+    encoder, results = fit(session, version, group, progress)
+    numbers = {name: None if value != value else value for name, value in results[0]["fit"].items()}  # JSON has no NaN
+    told = {"epochs": session.config.pretrain.epochs, "seconds": time.perf_counter() - started, **numbers}
+    return encoder | {"interactions": version["graph"]["interactions"]}, files_of(results), told
+
+
+def with_encoder(version: Manifest, encoder: dict[str, Any], files: dict[str, Any]) -> Manifest:
+    """A manifest of the version's graph and rows with this encoder, whose files are among `files`."""
+    manifest = {
+        "format": 1,
+        "reason": "pretrain",
+        "graph": version["graph"],
+        "lake_graph": version["lake_graph"],
+        "model": version["model"] | {"encoder": encoder},
+    }
+    if version.get("needs_retrain"):
+        manifest["needs_retrain"] = True
+    known = version["files"] | files
+    return manifest | {"files": {name: known[name] for name in needed_files(manifest)}}
 
 
 def _commit(session: Session, head: int, version: Manifest, encoder: dict[str, Any], files: dict[str, Any]) -> Manifest:
@@ -98,17 +117,7 @@ def _commit(session: Session, head: int, version: Manifest, encoder: dict[str, A
         RuntimeError: something else was committed since, or the encoder's tables have rows of deleted nodes.
     """
     while True:
-        manifest = {
-            "format": 1,
-            "reason": "pretrain",
-            "graph": version["graph"],
-            "lake_graph": version["lake_graph"],
-            "model": version["model"] | {"encoder": encoder},
-        }
-        if version.get("needs_retrain"):
-            manifest["needs_retrain"] = True
-        known = version["files"] | files
-        manifest["files"] = {name: known[name] for name in needed_files(manifest)}
+        manifest = with_encoder(version, encoder, files)
         try:
             return session.versions.commit(manifest, after=head)
         except JournalConflict as error:

@@ -28,7 +28,7 @@ from .export import FILES, UNFINISHED, log_head_of
 from .gone import OUTCOMES, noted_request
 from .journal import JournalConflict
 from .leases import FOLDER as LEASES
-from .leases import leases
+from .leases import covered, leases
 from .ledger import Ledger, State, Ticket
 from .pretraining import SCRATCH
 from .progress import Progress
@@ -72,8 +72,8 @@ def purge(
 ) -> dict[str, Any]:
     """Remove what still holds deleted data under `output`, as `forget.retention_hours` allows.
 
-    Files of a version that somebody reads under a lease stay as well (`leases`), for the next purge. `now` ignores both, and
-    takes files that a command under way may need: that one then fails and has to be run again.
+    Files that a command holds under a lease stay as well (`leases`), for the next purge. `now` ignores both, and takes
+    files that a command under way may need: that one then fails and has to be run again.
     `truncate_log` removes, under the same retention, the files of the log that its last checkpoint stands for, except
     those that evidence still has to name.
     A purge that was interrupted is finished by the next. The lake, exports and copies elsewhere are not touched.
@@ -93,7 +93,7 @@ def purge(
         head = ledger.seen
         found = leftovers(session)
         found += _log_files(session) if truncate_log else []
-        held = set() if now else _held(session, found, progress)  # after the log was read, see `leased`
+        there, held = ([], set()) if now else _held(session, found, progress)  # after the log was read, see `leased`
         due = [x for x in found if now or (x.place not in held and _due(x, config.forget.retention_hours, time.time()))]
         # Purges that began before and did not end: where nothing is left that they could take from a rollback, they may
         # stand still for ever, or go on.
@@ -108,7 +108,7 @@ def purge(
         unnamed = [x.place for x in due if x.kind == UNNAMED]
         try:
             void = _keeps({x.place for x in due})
-            began = session.journal.append(PURGING, {"unnamed": unnamed}, after=head, void=void)
+            began = session.journal.append(PURGING, {"unnamed": unnamed, "held": there}, after=head, void=void)
             break
         except JournalConflict:
             continue
@@ -126,20 +126,23 @@ def purge(
     return answer
 
 
-def _held(session: Session, found: Sequence[Leftover], progress: Progress) -> set[str]:
-    """The files that readers hold, or may; leases that have ended are removed."""
-    clock, held = time.time(), set[str]()
+def _held(session: Session, found: Sequence[Leftover], progress: Progress) -> tuple[list[str], set[str]]:
+    """(the leases of readers and retrains, the files among `found` that these hold, or may); leases that have ended are
+    removed."""
+    clock, there, held = time.time(), list[str](), set[str]()
     for name, (until, files) in leases(session).items():
         if until > clock:
-            held |= {x.place for x in found if x.kind in (OLDER, SUPERSEDED)} if files is None else files
-            which = (
-                "files of this version" if files is not None else "nobody knows which files, as this cannot be read,"
-            )
-            progress.note(f"{name}: a reader holds {which} for {until - clock:.0f} more seconds at most")
+            there.append(name)
+            if files is None:
+                held |= {x.place for x in found if x.kind in (OLDER, SUPERSEDED)}
+            else:
+                held |= covered((x.place for x in found), files)
+            which = "files" if files is not None else "nobody knows which files, as this cannot be read,"
+            progress.note(f"{name}: a command holds {which} for {until - clock:.0f} more seconds, or while it runs")
         else:
             with contextlib.suppress(FileNotFoundError):
                 session.store.remove(name)
-    return held
+    return there, held
 
 
 def _keeps(due: Set[str]) -> Callable[[Record], bool]:

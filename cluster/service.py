@@ -125,6 +125,8 @@ class Service:
         if not chosen:
             self._unblock()
             return min(settings.serve.poll_seconds, seconds_until_due(view.open, now, grace))
+        if view.switch_seconds:
+            return min(settings.serve.poll_seconds, view.switch_seconds)  # a retrain is about to commit
         requests = self._contents([tickets[request_id] for request_id in chosen])
         if not requests:
             return 0.0

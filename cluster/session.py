@@ -243,10 +243,14 @@ class Session:
         def restore() -> None:
             group.call("load", *self._load_arguments(version))
 
-        held = fingerprint(version, self.config.partitioning.halo, self.kernel)
+        held = self.fingerprint(version)
         if set(self._run(group, restore, "holds")) != {held}:
             self.load(group, version)
         return self._run(group, restore, method, *arguments, **keywords)
+
+    def fingerprint(self, version: Manifest) -> str:
+        """What workers say that they hold when they hold this version, committed or not."""
+        return fingerprint(version, self.config.partitioning.halo, self.kernel)
 
     def _load_arguments(self, version: Manifest) -> tuple[Any, ...]:
         return self.location, version, self.config.partitioning.halo, self.kernel

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,20 @@ from .request_rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, read_rows
 from .requests import Request, make_request
 from .session import Manifest, Session, files_of, follow, graph_key, silent
 from .stored import find_stored
+from .versions import voids
 
 CHECKPOINTS = "checkpoints"
 """The folder of states of trainings under way."""
+
+LOOK_SECONDS = 5.0
+"""So often a training looks whether its result can still be committed."""
+
+OVERTAKEN = (
+    "another version was committed while this training ran (by a request, or another run), a request was carried out whose "
+    "data the ingest that it trains on may have, or `purge --now` removed its files, so its result is not made the current "
+    "version. Run `unlearnrec train` again; or `unlearnrec retrain`, to whose result requests are put that are carried out "
+    "meanwhile"
+)
 
 
 def train(
@@ -49,6 +62,7 @@ def train(
 
     Raises:
         InputError: as `Session.lake_graph`; a file of `without` is bad.
+        RuntimeError: another version was committed meanwhile, by a request or a command; told a few seconds later.
         WorkerFailure: as `WorkerGroup.run`.
     """
     progress = progress or silent()
@@ -57,31 +71,71 @@ def train(
     graph = session.lake_graph()
     removal, unknown = _removal(session, graph, without)
     run = make_run(config, graph, removal, probe)
-    checkpoints = Checkpoints(session.store, run.folder)
+    begin(session, graph, run, resume, progress)
+    look = _lookout(session, head, graph)
+    with nullcontext(group) if group is not None else session.workers() as workers:
+        manifest, curve = trained_version(session, workers, graph, run, progress, look)
+    try:
+        committed = session.versions.commit(manifest, after=head)
+    except JournalConflict as error:
+        raise RuntimeError(OVERTAKEN) from error
+    Checkpoints(session.store, run.folder).clear()
+    removed = graph["interactions"] - committed["graph"]["interactions"]
+    return told(committed, curve) | {"removed_interactions": removed, "unknown_ids": unknown}
+
+
+def _lookout(session: Session, head: int, graph: Manifest) -> Callable[[], None]:
+    """Raises RuntimeError when the result of a training on this graph, begun at `head`, can no more be committed."""
+    current, due = session.versions.current(), time.monotonic() + LOOK_SECONDS
+
+    def look() -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + LOOK_SECONDS
+            plain: Manifest = {"reason": "train", "files": {}, "lake_graph": graph}
+            with suppress(OSError):  # of the store: the next look, or the commit
+                if any(voids(record, plain, current) for record in session.journal.since(head)):
+                    raise RuntimeError(OVERTAKEN)
+
+    return look
+
+
+def begin(session: Session, graph: Manifest, run: TrainRun, resume: bool, progress: Progress) -> None:
+    """What comes before a training: earlier checkpoints of this run go, unless it goes on from them; its plan is told."""
     if not resume:
-        checkpoints.clear()
+        Checkpoints(session.store, run.folder).clear()
     session.save_config()
-    progress.note(plan_of(config, graph))
-    number = session.versions.next_number()
+    progress.note(plan_of(session.config, graph))
+
+
+def told(committed: Manifest, curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the commands say of a training."""
+    seconds, loss = curve[-1]["seconds"], curve[-1]["loss"]
+    return {"epochs": len(curve), "seconds": seconds, "loss": loss, "version": committed["version"], "curve": curve}
+
+
+def trained_version(
+    session: Session,
+    group: WorkerGroup,
+    graph: Manifest,
+    run: TrainRun,
+    progress: Progress,
+    look: Callable[[], None] = lambda: None,
+) -> tuple[Manifest, list[dict[str, Any]]]:
+    """(the version that this run makes, all of whose files are there, to be committed; the curve of the training).
+
+    look: called while it runs, and ends it by raising.
+    """
+    removal, number = run.removal, session.versions.next_number()
     names = [
         session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors") for k in range(graph["partitions"])
     ]
     dense = session.versions.new_name(number, "dense", "safetensors")
-
-    def work(group: WorkerGroup) -> tuple[list[dict[str, Any]], Manifest, list[dict[str, Any]]]:
-        results = run_on(session, group, graph, run, names, dense, progress, "train")
-        if not removal:
-            return results, graph, results
-        new_graph, shrunk = reduced_graph(session, group, graph, removal, names, number)
-        return results, new_graph, shrunk
-
-    if group is not None:
-        results, new_graph, embedded = work(group)
-    else:
-        with session.workers() as own:
-            results, new_graph, embedded = work(own)
+    results = run_on(session, group, graph, run, names, dense, progress, "train", look)
+    new_graph, embedded = graph, results
+    if removal:
+        new_graph, embedded = reduced_graph(session, group, graph, removal, names, number)
     files = files_of(results) | files_of(embedded) | new_graph["files"]
-    curve = results[0]["curve"]
     manifest: Manifest = {
         "format": 1,
         "reason": "train",
@@ -89,11 +143,11 @@ def train(
         "lake_graph": graph,
         "model": {
             "backbone": run.backbone,
-            "seed": config.seed,
+            "seed": session.config.seed,
             "embeddings": [result["files"][0]["name"] for result in embedded],
             "dense": dense if results[0]["has_dense"] else None,
             "encoder": None,
-            "train": config.train.model_dump(),
+            "train": session.config.train.model_dump(),
             "trained_on": new_graph["shard_files"],
         },
     }
@@ -101,24 +155,7 @@ def train(
         files.pop(dense, None)
         session.store.remove(dense)
     manifest["files"] = {name: files[name] for name in needed_files(manifest)}
-    try:
-        committed = session.versions.commit(manifest, after=head)
-    except JournalConflict as error:
-        raise RuntimeError(
-            "another version was committed while this training ran (by a request, or another run), a request was carried "
-            "out whose data the ingest that it trains on may have, or `purge --now` removed its files, so its result is not "
-            "made the current version. Run `unlearnrec train` again"
-        ) from error
-    checkpoints.clear()
-    return {
-        "epochs": len(curve),
-        "seconds": curve[-1]["seconds"],
-        "loss": curve[-1]["loss"],
-        "version": committed["version"],
-        "removed_interactions": graph["interactions"] - new_graph["interactions"],
-        "unknown_ids": unknown,
-        "curve": curve,
-    }
+    return manifest, results[0]["curve"]
 
 
 def as_trained(config: Config, model: Manifest) -> Config:
@@ -177,9 +214,17 @@ def run_on(
     dense: str | None,
     progress: Progress,
     title: str,
+    look: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Run it on the workers; a failed worker is replaced and the run goes on from its last checkpoint."""
+    """Run it on the workers; a failed worker is replaced and the run goes on from its last checkpoint. `look` as in
+    `trained_version`."""
     with progress.task(title, run.epochs) as task:
+        show = follow(task, "train")
+
+        def on_progress(states: list[dict[str, Any]]) -> None:
+            show(states)
+            look()
+
         return group.run(
             "train",
             session.location,
@@ -189,7 +234,7 @@ def run_on(
             dense,
             restore=lambda: None,
             max_rebuilds=session.config.cluster.max_rebuilds,
-            on_progress=follow(task, "train"),
+            on_progress=on_progress,
         )
 
 

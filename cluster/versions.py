@@ -24,10 +24,14 @@ COMPLETED, CANCELLED, FAILED = "completed", "cancelled", "failed"
 HELD, APPROVED = "held", "approved"
 """What makes an open request wait for somebody's approval, and what ends that."""
 PURGING, PURGED = "purging", "purged"
-"""What `purge` writes before it removes files that no record names (the body's `unnamed` lists them), and at its end."""
+"""What `purge` writes before it removes anything, and at its end. The first one's body: `unnamed`, the files that no record
+names, and `held`, the leases whose files stay."""
 INGESTED = "ingested"
 """What `ingest` writes before the graph's manifest; its body: `ingest`, the manifest's digest (`session.digest`), and
 `log_head`. The first ingest writes none: nothing was carried out before it, and its head is 0."""
+SWITCHING = "switching"
+"""What `retrain` writes when requests were carried out while it was putting earlier ones to its result: services carry out
+none for `ledger.SWITCH_SECONDS` from then on, so that the next attempt can end."""
 EVIDENCE = "evidence"
 """What fixes a request's report; its body: `request_id`, `version`, `sha256` of the JSON file, `page_sha256` of the page,
 and `seconds` of the request, where they were known."""
@@ -39,6 +43,11 @@ def removes(record: Record, manifest: Manifest) -> bool:
         return False
     # It also takes what older versions alone have, and only a rollback wants.
     return manifest["reason"] == "rollback" or not manifest["files"].keys().isdisjoint(record.body["unnamed"])
+
+
+def ignores(record: Record, lease: str) -> bool:
+    """Whether a purge began with this record that may take what this lease is on."""
+    return record.kind == PURGING and lease not in record.body.get("held", ())
 
 
 def _keeps(record: Record, manifest: Manifest) -> bool:
@@ -54,6 +63,20 @@ def _overtakes(record: Record, manifest: Manifest, current: Manifest | None) -> 
         return False
     ours, new = (one.get("lake_graph", {}).get("ingest") for one in (current, manifest))
     return ours != new
+
+
+def voids(record: Record, manifest: Manifest, current: Manifest | None) -> bool:
+    """Whether this record makes a commit of the manifest void that was decided without it, on the version `current`.
+
+    Requests may be accepted meanwhile; another version may not be committed, nor a file of this one be purged, nor a request
+    be closed or held that it answers, or one that did not look here be carried out.
+    """
+    return (
+        record.kind == COMMITTED
+        or removes(record, manifest)
+        or _keeps(record, manifest)
+        or _overtakes(record, manifest, current)
+    )
 
 
 class Versions:
@@ -88,16 +111,17 @@ class Versions:
         self._store.write(name, data)
         return {"sha256": self._store.sha256(data), "bytes": len(data)}
 
-    def commit(self, manifest: Manifest, after: int) -> Manifest:
+    def commit(self, manifest: Manifest, after: int, lease: str | None = None) -> Manifest:
         """Make it the current version: one record of the log, which is the commit. Returns it with number and base.
 
         manifest: at least "reason" and "files" ({name: {"sha256", "bytes"}}). after: the head of the log that it was
-        decided on.
+        decided on. lease: the name of one on all that the manifest names, from before it was decided.
 
         Raises:
             JournalConflict: another version was committed since, a purge removes a file that this one names (for a
-                rollback: any purge began), a request that it answers was closed (cancelled, say) or held, or it is of a
-                new ingest and a request was carried out that did not look there. This one does not exist.
+                rollback: any purge began; with a lease: one that ignores it), a request that it answers was closed
+                (cancelled, say) or held, or it is of a new ingest and a request was carried out that did not look there.
+                This one does not exist.
             RuntimeError: a file that it names is not there.
         """
         self.repair()
@@ -115,10 +139,7 @@ class Versions:
             COMMITTED,
             {"manifest": manifest},
             after=after,
-            # Requests may be accepted meanwhile; another version may not.
-            void=lambda r: (
-                r.kind == COMMITTED or removes(r, manifest) or _keeps(r, manifest) or _overtakes(r, manifest, current)
-            ),
+            void=lambda record: voids(record, manifest, current) or (lease is not None and ignores(record, lease)),
         )
         committed: Manifest = record.body["manifest"]
         self._copy(committed)

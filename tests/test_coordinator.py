@@ -31,7 +31,7 @@ from unlearnrec.cluster.coordinator import (
 )
 from unlearnrec.cluster.desk import Desk, TooLate, TooMany
 from unlearnrec.cluster.journal import Journal, JournalConflict
-from unlearnrec.cluster.ledger import Ledger, State, Ticket
+from unlearnrec.cluster.ledger import SWITCH_SECONDS, Ledger, State, Ticket
 from unlearnrec.cluster.progress import Progress
 from unlearnrec.cluster.requests import make_request
 from unlearnrec.cluster.segments import Record
@@ -304,6 +304,23 @@ def store(clock):
     store = MemoryStore()
     open_session(store).versions.commit(version(0, "train", 200), after=0)
     return store
+
+
+def test_nothing_is_carried_out_while_a_retrain_is_about_to_commit(store, clock):
+    service = open_service(store, clock)
+    accept(service, "a")
+    clock.now += 10
+    service._session.journal.append("switching", {"behind": 1})
+    assert service.tick() == 1.0 and not service._engine.batches
+    clock.now += SWITCH_SECONDS - 0.5
+    assert service.tick() == 0.5
+    service._session.versions.commit(version(0, "train", 100), after=service._session.journal.head())
+    assert service.tick() == 0.0 and service._engine.batches == [["a"]]
+    accept(service, "b")
+    service._session.journal.append("switching", {"behind": 1})
+    clock.now += SWITCH_SECONDS  # the retrain has died
+    service.tick()
+    assert states(store) == {"a": "committed", "b": "committed"}
 
 
 def states(store):

@@ -286,10 +286,10 @@ def meanwhile(monkeypatch):
     def arrange(happens):
         commit = Versions.commit
 
-        def late(self, manifest, after):
+        def late(self, manifest, **decided):
             monkeypatch.setattr(Versions, "commit", commit)
             happens()
-            return commit(self, manifest, after)
+            return commit(self, manifest, **decided)
 
         monkeypatch.setattr(Versions, "commit", late)
 

@@ -14,7 +14,7 @@ from trained_output import rows_by_partition, trained_output
 from unlearnrec.cluster import pipeline, pretraining
 from unlearnrec.cluster.config import parse_config
 from unlearnrec.cluster.gate import missed
-from unlearnrec.cluster.pretraining import _check_around
+from unlearnrec.cluster.pretraining import check_around
 from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session
 from unlearnrec.distributed import spread as spreading
@@ -313,11 +313,11 @@ def write_pairs(folder, pairs):
 
 def test_around_is_refused_where_there_is_none(tmp_path):
     config = parse_config({"interactions": "x", "output": str(tmp_path), "influence": {"around": True}})
-    dense = {"version": 1, "model": {"backbone": {"name": "ngcf"}, "dense": "versions/000001/dense.safetensors"}}
+    shape = {"embedding_size": 8, "num_layers": 2}
     with pytest.raises(InputError, match=r"needs a backbone without dense weights .*ngcf"):
-        _check_around(config, dense)
-    linear = {"version": 1, "model": {"backbone": {"name": "simgcl"}, "dense": None}}
-    _check_around(config, linear)
+        check_around(config, {"name": "ngcf", **shape})
+    linear = {"name": "simgcl", **shape}
+    check_around(config, linear)
     published = config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"objective": "published"})})
     with pytest.raises(InputError, match="objective=counterfactual"):
-        _check_around(published, linear)
+        check_around(published, linear)

@@ -96,6 +96,19 @@ def test_progress_passes_a_blocked_call(formed):
     assert len(seen) >= 3 and all(p["step"] >= 1 for p in seen[-1])
 
 
+def test_a_call_can_be_given_up(formed):
+    """The workers are free again, those that were in a collective and one that does not come back from its call."""
+
+    def give_up(progress):
+        raise KeyError("enough")
+
+    for method in ("collective", "nap"):
+        with pytest.raises(KeyError, match="enough"):
+            formed.run(method, 600.0, restore=lambda: None, on_progress=give_up)
+        assert not formed.formed
+        assert formed.run("where", restore=lambda: None)[0][0] == 0
+
+
 def test_a_killed_worker_is_noticed_and_replaced(formed):
     victim = pids(formed)[1]
     times = {}

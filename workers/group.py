@@ -197,7 +197,8 @@ class WorkerGroup:
     ) -> list[Any]:
         """Call the host's `method` on all workers (or on `partitions`) at once; results in the order given.
 
-        About every half second the workers' progress goes to `on_progress`, one dict per partition, last known value.
+        About every half second the workers' progress goes to `on_progress`, one dict per partition, last known value. It may
+        raise, which ends the call.
         There is no time-out for the whole call: a worker fails when its process ends, when a collective times out, or
         when its control methods stay silent for as long as a collective may.
 
@@ -270,7 +271,13 @@ class WorkerGroup:
                 break
             silent = pulse.poll(pending, self._timeout)
             if on_progress is not None:
-                on_progress(pulse.last)
+                try:
+                    on_progress(pulse.last)
+                except BaseException:  # whoever asked has given the call up: the workers are free after a rebuild
+                    self._formed = False
+                    self._abort(range(self.num_partitions))
+                    self._unfinished.update(pending)
+                    raise
             if silent or (limit_seconds is not None and time.monotonic() - started > limit_seconds):
                 break
         else:

@@ -1,0 +1,190 @@
+"""`retrain`: a new model with its encoder, as one version, while requests are carried out on the current one.
+
+What is carried out meanwhile is carried out on the result as well, by its own encoder, before it becomes a version
+(docs/commit.md). Readers and services therefore go from a version that can forget to another one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from ..distributed.checkpoint import Checkpoints
+from ..distributed.removal import Removal, merged
+from ..distributed.run import Probe
+from ..partitioning.ingest import load_assignment, load_ids
+from ..workers import WorkerGroup
+from .accepting import UnreadableRequest, read_accepted
+from .candidate import unlearned
+from .config import Config
+from .journal import JournalConflict
+from .leases import Lease
+from .matching import asked_of, changed_partitions, effect, resolve, union
+from .pretraining import SCRATCH, check_around, clear_runs, fit_encoder, with_encoder
+from .progress import Progress
+from .requests import FOLDER as REQUESTS
+from .requests import Request
+from .segments import Record
+from .session import Manifest, Session, graph_key, silent
+from .training import CHECKPOINTS, begin, make_run, told, trained_version
+from .versions import COMMITTED, COMPLETED, SWITCHING, ignores
+
+HARMLESS = ("forget", "pretrain")
+"""Reasons of versions that may be committed while a retrain runs."""
+
+
+def retrain(
+    config: Config,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    probe: Probe | None = None,
+    group: WorkerGroup | None = None,
+) -> dict[str, Any]:
+    """Train and pre-train, and commit both as one version, in which no request is undone that was carried out meanwhile.
+
+    Args:
+        resume: go on from the last checkpoint of the same training, and from finished counterfactual runs.
+        probe, group: as for `train`.
+
+    Raises:
+        InputError: as `train` and `pretrain`.
+        RuntimeError: another training or a rollback was committed meanwhile, or a purge took what is needed.
+        WorkerFailure: as `WorkerGroup.run`.
+    """
+    progress = progress or silent()
+    session = Session(config)
+    check_around(config, config.backbone.model_dump())
+    started = time.perf_counter()
+    with Lease(session, session.versions.next_number(), [f"{REQUESTS}/*"]) as lease:
+        head, graph = _begun(session, lease)
+        run = make_run(config, graph, Removal(), probe)
+        begin(session, graph, run, resume, progress)
+        with nullcontext(group) if group is not None else session.workers() as workers:
+            trained, curve = trained_version(session, workers, graph, run, progress)
+            lease.add(trained["files"])
+            numbered = trained | {"version": session.versions.next_number()}
+            encoder, files, pretrained = fit_encoder(session, numbered, workers, progress)
+            lease.add(files)
+            manifest = with_encoder(trained, encoder, files) | {"reason": "train"}
+            committed = commit_replayed(session, workers, head, manifest, progress, lease.name)
+    Checkpoints(session.store, run.folder).clear()
+    clear_runs(session)
+    return told(committed, curve) | {
+        "seconds": time.perf_counter() - started,
+        "replayed_requests": len(committed["replayed"]),
+        "replayed_interactions": graph["interactions"] - committed["graph"]["interactions"],
+        "pretrain": pretrained,
+    }
+
+
+def _begun(session: Session, lease: Lease) -> tuple[int, Manifest]:
+    """(the head of the log, the graph to train on then), whose files and checkpoints the lease holds from now on."""
+    while True:
+        head = session.journal.head()  # before the graph is read: what is carried out from here on is not in it
+        graph = session.lake_graph()
+        lease.add([*graph["files"], *(f"{folder}/{graph_key(graph)}-*" for folder in (CHECKPOINTS, SCRATCH))])
+        # A purge looks at the log before the leases: none has taken the graph as superseded if it is not so now.
+        if session.lake_graph() == graph:
+            return head, graph
+
+
+def commit_replayed(
+    session: Session, group: WorkerGroup, head: int, manifest: Manifest, progress: Progress, lease: str
+) -> Manifest:
+    """Make a version of this manifest, which was decided on `head`, after carrying out on it what was carried out since.
+
+    `replayed` of the committed manifest lists these requests. lease: the name of one on what the manifest names.
+
+    Raises:
+        RuntimeError, WorkerFailure: as `retrain`.
+    """
+    replayed: list[str] = []
+    while True:
+        records = session.journal.since(head)
+        _check_stands(records, lease)
+        since = _carried_out(records)
+        manifest = _without(session, group, manifest, _read(session, since), progress)
+        _check_same_graph(records, manifest)
+        replayed += since
+        head = records[-1].number if records else head
+        try:
+            return session.versions.commit(manifest | {"replayed": replayed}, after=head, lease=lease)
+        except JournalConflict:
+            session.journal.append(SWITCHING, {"behind": head})
+            progress.note("a request was carried out meanwhile: it is carried out here too, and services wait for that")
+
+
+def _check_stands(records: Sequence[Record], lease: str) -> None:
+    """Raise RuntimeError where records since it began forbid to make this the current version."""
+    reasons = {record.body["manifest"]["reason"] for record in records if record.kind == COMMITTED}
+    if other := sorted(reasons.difference(HARMLESS)):
+        raise RuntimeError(
+            f"another version was committed while this retrain ran ({', '.join(other)}), so its result is not made the "
+            "current version. Run `unlearnrec retrain` again if you want another one"
+        )
+    if any(ignores(record, lease) for record in records):
+        raise RuntimeError(
+            "a purge did not wait for this retrain, and may have removed its files: `purge --now`, or one when this process "
+            "had stood still for more than forget.lease_seconds. Run `unlearnrec retrain` again"
+        )
+
+
+def _carried_out(records: Sequence[Record]) -> list[str]:
+    """The requests that these records close as carried out, also those that found nothing: here they may."""
+    found: list[str] = []
+    for record in records:
+        if record.kind == COMMITTED:
+            found += record.body["manifest"].get("answers", {})
+        elif record.kind == COMPLETED:
+            found.append(record.body["request_id"])
+    return found
+
+
+def _read(session: Session, request_ids: Sequence[str]) -> list[Request]:
+    tickets = session.ledger().tickets
+    try:
+        return [read_accepted(session, tickets[request_id]) for request_id in request_ids]
+    except UnreadableRequest as error:
+        raise RuntimeError(
+            f"{error}; it was carried out while this retrain ran, and a purge has removed what it names. Run "
+            "`unlearnrec retrain` again: what the graph holds now is without it"
+        ) from error
+
+
+def _without(
+    session: Session, group: WorkerGroup, manifest: Manifest, requests: Sequence[Request], progress: Progress
+) -> Manifest:
+    """A version to be from which these requests were carried out too, all at once."""
+    version = manifest | {"version": session.versions.next_number()}
+    graph = version["graph"]
+    maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
+    named = [resolve(request, maps[0], maps[1], graph.get("time")) for request in requests]
+    if not named:
+        return manifest
+    owners = load_assignment(session.store, graph)
+    removal, timed = union(named)
+    asked = asked_of(owners, removal, timed)
+    found = merged(session.call(group, version, "find", removal, timed, partitions=asked) if asked else [])
+    whole = effect(found, named, graph["items"])
+    if not whole.events:
+        return manifest
+    affected = changed_partitions(version, owners, whole)
+    candidate, change = unlearned(session, group, version, whole, affected, lambda phase: None, progress)
+    candidate.finish(lambda phase: None, progress, change, kept_rows=not len(whole.users))
+    return candidate.manifest | {"reason": "train"}
+
+
+def _check_same_graph(records: Sequence[Record], manifest: Manifest) -> None:
+    """Raise RuntimeError unless as much is left as in the last version of the same ingest: nothing comes back, ever."""
+    versions = [record.body["manifest"] for record in records if record.kind == COMMITTED]
+    graphs = versions[-1:] and [versions[-1]["lake_graph"], manifest["graph"]]
+    if graphs and graphs[0]["ingest"] == graphs[1]["ingest"]:
+        left = [(graph["interactions"], graph["events"]) for graph in graphs]
+        if left[0] != left[1]:
+            raise RuntimeError(
+                f"after the requests that were carried out meanwhile, {left[1]} interactions and events are left here, and "
+                f"{left[0]} in version {versions[-1]['version']}. This is a defect; the result is not made a version"
+            )

@@ -1,0 +1,258 @@
+"""`retrain`: beside requests it comes to what `train`, `pretrain` and `forget` come to one after the other."""
+
+import json
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fake_workers import OneWorker
+from small_output import copied
+from trained_output import rows_by_partition, trained_output
+
+from unlearnrec.cluster import pipeline, retraining, training
+from unlearnrec.cluster.leases import Lease, leases
+from unlearnrec.cluster.ledger import SWITCH_SECONDS, Ledger
+from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.versions import PURGING, SWITCHING, Versions
+from unlearnrec.partitioning.ingest import load_ids, load_shard
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return trained_output(tmp_path_factory.mktemp("retrain"), OneWorker(), cluster={"partitions": 1})
+
+
+@pytest.fixture
+def config(made, tmp_path):
+    """A copy of the trained output, to be retrained as another model."""
+    config = copied(made[0], tmp_path)
+    return config.model_copy(update={"seed": 5})
+
+
+@pytest.fixture
+def worker():
+    return OneWorker()
+
+
+@pytest.fixture
+def users(made):
+    return sorted({user for user, _ in made[1]})
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    """Let things happen while a retrain runs: before its encoder is fitted, or at its first attempts to commit."""
+
+    def arrange(fitting=None, committing=()):
+        fit, commit, todo = retraining.fit_encoder, Versions.commit, list(committing)
+
+        def fitted(*arguments):
+            if fitting is not None:
+                fitting()
+            return fit(*arguments)
+
+        def committed(self, manifest, **decided):
+            if manifest["reason"] == "train" and "replayed" in manifest and todo:
+                todo.pop(0)()
+            return commit(self, manifest, **decided)
+
+        monkeypatch.setattr(retraining, "fit_encoder", fitted)
+        monkeypatch.setattr(Versions, "commit", committed)
+
+    return arrange
+
+
+def pairs_of(config):
+    session = Session(config)
+    graph = session.version()["graph"]
+    maps = []
+    for side in ("user", "item"):
+        ids, node, _ = load_ids(session.store, graph, side)
+        maps.append(dict(zip(node.tolist(), ids.to_pylist(), strict=True)))
+    users, items = load_shard(session.store, graph, 0).interactions()[:2]
+    return {(maps[0][int(u)], maps[1][int(i)]) for u, i in zip(users, items, strict=True)}
+
+
+def encoder_bytes(config):
+    session = Session(config)
+    return session.store.read(session.version()["model"]["encoder"]["file"])
+
+
+def forget(config, users, request_id):
+    return pipeline.forget(config, users=",".join(map(str, users)), request_id=request_id, group=OneWorker())
+
+
+def same_model(one, other):
+    first, second = (rows_by_partition(Session(c), Session(c).version()) for c in (one, other))
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert encoder_bytes(one) == encoder_bytes(other)
+    assert pairs_of(one) == pairs_of(other)
+
+
+def test_without_requests_it_is_train_and_pretrain_in_one_version(config, worker, tmp_path):
+    other = copied(config, tmp_path / "other")
+    answer = pipeline.retrain(config, group=worker)
+    pipeline.train(other, group=worker)
+    pipeline.pretrain(other, group=worker)
+    same_model(config, other)
+    now, before = Session(config).version(), Session(other).version()
+    assert now["version"] == answer["version"] == before["version"] - 1 == 3 and now["reason"] == "train"
+    assert answer["replayed_requests"] == answer["replayed_interactions"] == 0 and answer["pretrain"]["epochs"] == 1
+    assert not leases(Session(config)) and not Session(config).store.list("pretrain")
+    assert not Session(config).store.list("checkpoints")
+
+
+def test_requests_that_are_carried_out_meanwhile_are_carried_out_on_the_result(
+    config, worker, users, made, beside, tmp_path
+):
+    other = copied(config, tmp_path / "other")
+    beside(fitting=lambda: forget(config, users[:2], "a"), committing=[lambda: forget(config, [users[5], 10**9], "b")])
+    answer = pipeline.retrain(config, group=worker)
+    left = {(u, i) for u, i in made[1] if u not in {users[0], users[1], users[5]}}
+    assert pairs_of(config) == left
+    assert answer["replayed_requests"] == 2 and answer["replayed_interactions"] == len(set(made[1])) - len(left)
+    pipeline.train(other, group=worker)
+    pipeline.pretrain(other, group=worker)
+    forget(other, users[:2], "a")
+    forget(other, [users[5], 10**9], "b")
+    same_model(config, other)
+
+    session = Session(config)
+    records = session.journal.records()
+    kinds = [(r.kind, r.body.get("manifest", {}).get("reason")) for r in records]
+    assert [kind for kind, _ in kinds].count(SWITCHING) == 1 and kinds[-1] == ("committed", "train")
+    ledger = Ledger(records)
+    assert session.version()["replayed"] == ["a", "b"] and ledger.switch_seconds(time.time()) == 0
+    # Debt counts what was forgotten since the training, not since the commit; and the answers stay.
+    assert ledger.debt() == pytest.approx(1 - len(left) / len(set(made[1])))
+    for request_id in ("a", "b"):
+        assert pipeline.status(config, request_id)["status"] == "committed"
+    assert pipeline.verify(config)["ok"]
+    assert forget(config, [users[7]], "c")["status"] == "committed"
+    assert forget(config, users[:2], "d")["removed_interactions"] == 0
+
+
+def test_a_request_that_found_nothing_in_the_old_graph_is_carried_out_on_a_new_ingest(
+    config, worker, users, made, beside, tmp_path
+):
+    table = pq.read_table(config.interactions)
+    added = pa.table({"user_id": [-7, users[3]], "item_id": [made[1][0][1]] * 2}).cast(table.select([0, 1]).schema)
+    pq.write_table(pa.concat_tables([table.select(["user_id", "item_id"]), added]), tmp_path / "more.parquet")
+    larger = config.model_copy(update={"interactions": str(tmp_path / "more.parquet")})
+    pipeline.ingest(larger)
+    beside(committing=[lambda: forget(config, [-7], "new"), lambda: forget(config, [users[0]], "both")])
+    answer = pipeline.retrain(larger, group=worker)
+    expected = {(u, i) for u, i in [*made[1], (users[3], made[1][0][1])] if u != users[0]}
+    assert pairs_of(larger) == expected and answer["replayed_requests"] == 2
+    assert pipeline.status(larger, "new")["status"] == "nothing_to_forget"
+    assert pipeline.forget(larger, users=str(users[1]), group=worker)["status"] == "committed"
+
+
+def test_another_training_or_a_rollback_is_not_overwritten(config, worker, beside):
+    beside(committing=[lambda: pipeline.train(config, group=OneWorker())])
+    with pytest.raises(RuntimeError, match=r"another version was committed .*\(train\)"):
+        pipeline.retrain(config, group=worker)
+    assert Session(config).version()["version"] == 3 and not leases(Session(config))
+
+
+def test_a_purge_waits_for_a_retrain_but_not_purge_now(config, worker, users, made, beside):
+    kept = []
+
+    def purged(now):
+        forget(config, [users[0]], f"r{now}")
+        kept.append(pipeline.purge(config, now=now))
+
+    beside(fitting=lambda: purged(False))
+    pipeline.retrain(config, group=worker)
+    assert kept[0]["kept_files"] and not kept[0]["purged_requests"]
+    assert pairs_of(config) == {(u, i) for u, i in made[1] if u != users[0]}
+    assert pipeline.purge(config)["purged_requests"] == 1
+
+    beside(committing=[lambda: pipeline.purge(config, now=True)])
+    with pytest.raises(RuntimeError, match="If a purge removed it, run this command again"):
+        pipeline.retrain(config.model_copy(update={"seed": 6}), group=worker)
+    # One that has not come to its removals yet, or that takes files which other versions name.
+    beside(committing=[lambda: Session(config).journal.append(PURGING, {"unnamed": [], "held": []})])
+    with pytest.raises(RuntimeError, match=r"purge --now`.*retrain` again"):
+        pipeline.retrain(config.model_copy(update={"seed": 6}), group=worker)
+    assert Session(config).version()["version"] == 4
+
+
+def test_a_purged_content_ends_it_with_the_way_out(config, worker, users, beside):
+    def gone():
+        forget(config, [users[0]], "r")
+        Session(config).store.write("requests/r.json", b'{"purged": true}')
+
+    beside(fitting=gone)
+    with pytest.raises(RuntimeError, match=r"requests/r\.json .* a purge has removed .*retrain` again"):
+        pipeline.retrain(config, group=worker)
+    assert Session(config).version()["reason"] == "forget"
+
+
+def test_an_interrupted_retrain_goes_on(config, worker, beside, monkeypatch):
+    config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 2, "checkpoint_every": 1})})
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    beside(fitting=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.retrain(config, group=worker)
+    assert Session(config).store.list("checkpoints") and not leases(Session(config))
+    monkeypatch.undo()
+    before = Session(config).store.list("checkpoints")
+    fitted = retraining.fit_encoder
+
+    def same(*arguments):
+        assert Session(config).store.list("checkpoints") == before  # the second epoch alone was trained again
+        return fitted(*arguments)
+
+    monkeypatch.setattr(retraining, "fit_encoder", same)
+    assert pipeline.retrain(config, resume=True, group=worker)["version"] == 3
+
+
+def test_a_lease_is_renewed_while_it_is_held(config):
+    quick = config.model_copy(update={"forget": config.forget.model_copy(update={"lease_seconds": 0.3})})
+    session = Session(quick)
+    with Lease(session, 3, ["a"]) as lease:
+        first = leases(session)[lease.name][0]
+        lease.add(["b/*"])
+        deadline = time.monotonic() + 30
+        while leases(session)[lease.name][0] < first + 0.2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert leases(session)[lease.name][1] == {"a", "b/*"}
+    assert not leases(session)
+
+
+def test_how_long_services_wait_for_a_retrain(config):
+    session = Session(config)
+    at = time.time()
+    session.journal.append(SWITCHING, {"behind": 1})
+    ledger = session.ledger()
+    assert 0 < ledger.switch_seconds(at + SWITCH_SECONDS / 2) <= SWITCH_SECONDS
+    assert ledger.switch_seconds(at + SWITCH_SECONDS + 5) == 0
+    assert ledger.switch_seconds(at - 10**6) == SWITCH_SECONDS  # a clock that is late waits no longer than others
+    assert Ledger(state=json.loads(json.dumps(ledger.state()))).switching_at == ledger.switching_at
+
+
+def test_a_training_ends_when_its_result_cannot_be_committed(config, users, monkeypatch):
+    monkeypatch.setattr(training, "LOOK_SECONDS", 0.0)
+    seen = []
+
+    class Watched(OneWorker):
+        def run(self, method, *arguments, on_progress=None, **rest):
+            if method == "train":
+                on_progress([{}])
+                forget(config, [users[0]], "r")
+                seen.append("carried out")
+                on_progress([{}])
+                seen.append("went on")
+            return super().run(method, *arguments, **rest)
+
+    with pytest.raises(RuntimeError, match=r"train` again; or `unlearnrec retrain`"):
+        pipeline.train(config, group=Watched())
+    assert seen == ["carried out"] and Session(config).version()["reason"] == "forget"
