@@ -1,8 +1,8 @@
 """A service under a stream of requests while everything around it breaks; afterwards a checker replays the history.
 
 Clients post deletions over HTTP (users, items, interactions; repeated, conflicting, cancelled, late), a fault injector
-kills and freezes the service and its workers, fills the disk, loses answers, purges, and starts a second service on the
-same output. Readers check that the current version is whole. Docs: docs/protocol.md.
+kills and freezes the service and its workers, fills the disk, loses answers, purges, retrains the model, and starts a second
+service on the same output. Readers check that the current version is whole. Docs: docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -298,6 +298,8 @@ def _write(
 ) -> None:
     tickets = Ledger(records).tickets
     commits = [record for record in records if record.kind == COMMITTED and "answers" in record.body["manifest"]]
+    retrains = [r for r in records if r.kind == COMMITTED and "replayed" in r.body["manifest"]]
+    replayed = sum(len(record.body["manifest"]["replayed"]) for record in retrains)
     waits = [
         datetime.fromisoformat(record.time).timestamp() - tickets[request_id].waits_from
         for record in commits
@@ -313,6 +315,8 @@ def _write(
         *({"what": f"requests {state}", "value": number} for state, number in sorted(states.items())),
         {"what": "versions committed by requests", "value": len(commits)},
         {"what": "requests a version, mean", "value": round(len(waits) / max(1, len(commits)), 1)},
+        {"what": "versions committed by retrains", "value": len(retrains)},
+        {"what": "requests carried out on a retrain's result before its commit", "value": replayed},
         {"what": "records of the log", "value": len(records)},
         {"what": "starts of the service", "value": server.starts},
         *({"what": what, "value": number} for what, number in sorted(history.counts.items())),

@@ -84,11 +84,51 @@ class Server:
         return self.process.wait(120)
 
 
+class Retrain:
+    """`retrain` as a process of its own, beside everything else."""
+
+    def __init__(self, config: Path, folder: Path) -> None:
+        self._config, self._folder = config, folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self.begun = 0
+
+    @property
+    def runs(self) -> bool:
+        """Whether one is under way."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Begin another one: of another seed, so that it is another model."""
+        self.begun += 1
+        environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        with open(self._log, "wb") as stderr:
+            command = [*COMMAND, "retrain", "--config", str(self._config), f"seed={self.begun}"]
+            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def ended(self) -> tuple[int, str] | None:
+        """(exit code, the end of what it said) of one that has ended by itself since this was asked; None where none has."""
+        if self._process is None or (code := self._process.poll()) is None:
+            return None
+        self._process = None
+        return code, self._log.read_text(encoding="utf-8", errors="replace")[-300:]
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / f"retrain-{self.begun}.log"
+
+
 class Injector:
     """One fault after the other, drawn at random, about every `pause` seconds; and the service is started again."""
 
     def __init__(self, server: Server, second: Server, config: Path, draw: random.Random, pause: float) -> None:
         self.server, self._second, self._config, self._draw, self._pause = server, second, config, draw, pause
+        self._retrain = Retrain(config, config.parent)
         self.counts: Counter[str] = Counter()
         self.errors: list[str] = []
         self._stop = threading.Event()
@@ -102,6 +142,7 @@ class Injector:
         self._stop.set()
         self._thread.join()
         self._second.kill()
+        self._retrain.kill()
 
     def _run(self) -> None:
         faults: list[tuple[int, str, Callable[[], None]]] = [
@@ -114,11 +155,13 @@ class Injector:
             (2, "second service", self._second_service),
             (2, "purge", lambda: self._command("purge")),
             (1, "purge --now", lambda: self._command("purge", "--now")),
+            (4, "retrain asked for", self._begin_retrain),
         ]
         weights = [weight for weight, _, _ in faults]
         while not self._stop.wait(self._draw.uniform(0.5, 1.5) * self._pause):
             _, name, fault = self._draw.choices(faults, weights)[0]
             try:
+                self._see_to_retrain()
                 fault()
                 self.counts[name] += 1
                 if self.server.process is None or self.server.process.poll() is not None:
@@ -159,6 +202,19 @@ class Injector:
         self._second.start()
         self._stop.wait(self._draw.uniform(5.0, 20.0))
         self._second.kill()
+
+    def _begin_retrain(self) -> None:
+        """Beside the faults that follow; one that runs still is killed, or left alone."""
+        if self._retrain.runs and self._draw.random() < 0.3:
+            self._retrain.kill()
+            self.counts["retrain killed"] += 1
+        if not self._retrain.runs:
+            self._retrain.start()
+
+    def _see_to_retrain(self) -> None:
+        ended = self._retrain.ended()
+        if ended is not None and ended[0] > 0:
+            self.errors.append(f"retrain: exit code {ended[0]}: {ended[1]}")
 
     def _command(self, *arguments: str) -> None:
         command = [*COMMAND, arguments[0], "--config", str(self._config), *arguments[1:]]
