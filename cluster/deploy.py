@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError
 from ..partitioning.errors import InputError
 from ..workers.placement import connect, misfit
 from .config import Config
-from .detached import Coordinator
+from .detached import MEMORY, Coordinator
 from .progress import Progress
 from .remote_service import RemoteService
 from .serve import admit, callback_pattern, check_output, outwait
@@ -26,7 +26,9 @@ from .session import Session, silent
 
 NAMESPACE = "unlearnrec"
 CALLS = 64
-"""Calls that the coordinator answers at once."""
+"""Calls that the coordinator answers at once, besides those from memory."""
+FACE_CALLS = 1000
+"""Calls that the face holds at once, waiting for the coordinator. Where there are more, `/healthz` waits too."""
 QUIET = {"enable_access_log": False, "log_level": "CRITICAL"}
 """Of Ray Serve: paths and tracebacks may hold ids of users."""
 READY_SECONDS = 300.0
@@ -76,8 +78,8 @@ def start(
                 port = _free_port(host) if (port := config.serve.port if port is None else port) == 0 else port
                 serve.start("HeadOnly", {"host": host, "port": port}, logging_config=QUIET)
             face = serve.ingress(lambda: make_app(service, admission, pattern))(type("Face", (), {}))
-            options = {"max_ongoing_requests": CALLS, "ray_actor_options": {"num_cpus": 0}, "logging_config": QUIET}
-            application = serve.deployment(name="http", **options)(face).bind()
+            options = {"ray_actor_options": {"num_cpus": 0}, "logging_config": QUIET}
+            application = serve.deployment(name="http", max_ongoing_requests=FACE_CALLS, **options)(face).bind()
             serve.run(application, name=name, route_prefix=config.serve.route_prefix)
         except BaseException:
             ray.kill(actor)
@@ -174,10 +176,13 @@ def _refuse_taken(prefix: str, name: str) -> None:
 
 
 def _start_actor(config: Config, name: str) -> Any:
+    from .http import MEMORY_THREADS
+
     options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": -1, "num_cpus": 0}
-    remote: Any = ray.remote
+    remote: Any = ray.remote  # its annotations do not know concurrency_groups
+    actor_class = remote(concurrency_groups={MEMORY: MEMORY_THREADS})(Coordinator)
     try:
-        actor = remote(Coordinator).options(**options, max_task_retries=0, max_concurrency=CALLS).remote(config)
+        actor = actor_class.options(**options, max_task_retries=0, max_concurrency=CALLS).remote(config)
     except ValueError:  # somebody else was faster
         _refuse_second(config, name)
         raise

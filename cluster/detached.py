@@ -21,6 +21,8 @@ from .service import Service
 from .session import Manifest, Session
 
 RETRY_SECONDS = 5.0
+MEMORY = "memory"
+"""The concurrency group of calls that are answered from memory: the others may all be waiting for the storage."""
 
 log = logging.getLogger(__name__)
 
@@ -113,10 +115,12 @@ class Coordinator:
         """As `Desk.approve`."""
         return self._begun().desk.approve(request_id, by)
 
+    @ray.method(concurrency_group=MEMORY)
     def recommendations(self, user: str, k: int) -> dict[str, Any] | None:
         """As `Service.recommendations`."""
         return self._begun().recommendations(user, k)
 
+    @ray.method(concurrency_group=MEMORY)
     def health(self) -> dict[str, Any]:
         """As `Service.health`."""
         return self._begun().health()

@@ -27,7 +27,7 @@ _MADE_AT = b"unlearnrec.made_at"
 
 def made_at(session: Session) -> str:
     """What the files of an export say of when it was begun: the output, by a hash of its key, and the head of its log."""
-    return f"{_output(session)} {session.journal.head()}"
+    return f"{_output(session.request_key())} {session.journal.head()}"
 
 
 def log_head_of(session: Session, name: str) -> int | None:
@@ -43,11 +43,12 @@ def log_head_of(session: Session, name: str) -> int | None:
     except (FileNotFoundError, pa.ArrowInvalid):
         return None
     output, _, head = metadata.get(_MADE_AT, b"").decode().partition(" ")
-    return int(head) if output == _output(session) else None
+    # Without a key nobody has marked an export of this output, and the one that is drawn instead matches none.
+    return int(head) if output == _output(session.request_key(create=False)) else None
 
 
-def _output(session: Session) -> str:
-    return hashlib.sha256(b"export" + session.request_key()).hexdigest()[:16]
+def _output(key: bytes) -> str:
+    return hashlib.sha256(b"export" + key).hexdigest()[:16]
 
 
 class ExportWriter:

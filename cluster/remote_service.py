@@ -16,8 +16,9 @@ class RemoteService:
     Raises (every method but `health`): ConnectionError where the actor does not answer, such as while it is restarted.
     """
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+    def __init__(self, actor: Any, seconds: float = ANSWER_SECONDS) -> None:
+        """seconds: the longest that an answer may take."""
+        self._actor, self._seconds = actor, seconds
         self.desk = self
 
     def accept(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
@@ -53,7 +54,7 @@ class RemoteService:
 
     def _ask(self, method: str, *arguments: Any, **keywords: Any) -> Any:
         try:
-            return ray.get(getattr(self._actor, method).remote(*arguments, **keywords), timeout=ANSWER_SECONDS)
+            return ray.get(getattr(self._actor, method).remote(*arguments, **keywords), timeout=self._seconds)
         except RayTaskError as error:
             raise error.cause from None
         except (RayActorError, GetTimeoutError):

@@ -4,6 +4,9 @@ import os
 import signal
 import socket
 import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -91,6 +94,44 @@ def test_the_actor_dies_and_its_successor_carries_out_what_was_accepted(config):
     answers = [name for r in records if r.kind == "committed" for name in r.body["manifest"].get("answers", {})]
     assert sorted(answers) == ["one", "two"]
     until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
+
+
+@pytest.mark.slow
+def test_health_and_recommendations_are_answered_while_all_other_calls_hang(config, tmp_path, monkeypatch):
+    """None of them is given up meanwhile."""
+    monkeypatch.setattr(deploy, "RemoteService", partial(deploy.RemoteService, seconds=600))
+    user = pq.read_table(config.interactions)["user_id"][0].as_py()
+    calls, hanging, back = deploy.CALLS + 16, tmp_path / "hanging", tmp_path / "back"
+    hanging.mkdir()
+
+    def hang(coordinator):
+        def status(_):
+            (hanging / uuid.uuid4().hex).touch()
+            while not back.exists():
+                time.sleep(0.1)
+
+        coordinator._service.desk.status = status
+
+    started = deploy.start(config)
+    try:
+        url = started["url"]
+
+        def get(path, seconds=90):
+            return requests.get(url + path, headers=HEADERS, timeout=seconds)
+
+        ray.get(ray.get_actor(started["actor"], deploy.NAMESPACE).__ray_call__.remote(hang))
+        with ThreadPoolExecutor(calls) as callers:
+            try:
+                asked = [callers.submit(get, "/v1/requests/one", 600) for _ in range(calls)]
+                until(lambda: len(list(hanging.iterdir())) == deploy.CALLS)
+                health, recommended = get("/healthz"), get(f"/v1/recommendations/{user}?k=3")
+                assert (health.status_code, health.json()["version"]) == (200, 2)
+                assert len(recommended.json()["recommendations"]) == 3
+            finally:
+                back.touch()
+            assert {one.result().status_code for one in asked} == {404}
+    finally:
+        deploy.stop(config)
 
 
 @pytest.mark.slow

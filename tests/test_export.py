@@ -131,6 +131,19 @@ def test_purge_takes_exports_under_output_that_are_older_than_the_last_request(t
     assert [name for name in session.store.list() if name.startswith("export/")] == sorted(kept)
 
 
+def test_looking_for_exports_makes_no_key(tmp_path: Path) -> None:
+    """Where an earlier release made none, no export is this output's."""
+    config = small_config(write_interactions(tmp_path / "events.parquet"), str(tmp_path / "output"))
+    pipeline.ingest(config)
+    commit_train(config)
+    output = tmp_path / "output"
+    (output / "requests" / "key").unlink()
+    pq.write_table(pa.table({"user_id": ["ana"]}), output / "users.parquet")
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    assert residue(config)["residues"] == [] and purge(config, now=True)["removed_files"] == 0
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
 def test_an_export_of_nobody(place: Place) -> None:
     with writer_at(place) as writer:
         writer.embeddings("user", pa.array([], pa.string()), np.zeros((0, 4), np.float32))
