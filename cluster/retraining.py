@@ -29,7 +29,7 @@ from .requests import Request
 from .segments import Record
 from .session import Manifest, Session, graph_key, silent
 from .training import CHECKPOINTS, begin, make_run, told, trained_version
-from .versions import COMMITTED, COMPLETED, SWITCHING, ignores
+from .versions import COMMITTED, COMPLETED, SWITCHING, ignores, removes
 
 HARMLESS = ("forget", "pretrain")
 """Reasons of versions that may be committed while a retrain runs."""
@@ -104,7 +104,7 @@ def commit_replayed(
     replayed: list[str] = []
     while True:
         records = session.journal.since(head)
-        _check_stands(records, lease)
+        _check_stands(records, manifest, lease)
         since = _carried_out(records)
         manifest = _without(session, group, manifest, _read(session, since), progress)
         _check_same_graph(records, manifest)
@@ -117,7 +117,7 @@ def commit_replayed(
             progress.note("a request was carried out meanwhile: it is carried out here too, and services wait for that")
 
 
-def _check_stands(records: Sequence[Record], lease: str) -> None:
+def _check_stands(records: Sequence[Record], manifest: Manifest, lease: str) -> None:
     """Raise RuntimeError where records since it began forbid to make this the current version."""
     reasons = {record.body["manifest"]["reason"] for record in records if record.kind == COMMITTED}
     if other := sorted(reasons.difference(HARMLESS)):
@@ -125,7 +125,7 @@ def _check_stands(records: Sequence[Record], lease: str) -> None:
             f"another version was committed while this retrain ran ({', '.join(other)}), so its result is not made the "
             "current version. Run `unlearnrec retrain` again if you want another one"
         )
-    if any(ignores(record, lease) for record in records):
+    if any(ignores(record, lease) or removes(record, manifest) for record in records):
         raise RuntimeError(
             "a purge did not wait for this retrain, and may have removed its files: `purge --now`, or one when this process "
             "had stood still for more than forget.lease_seconds. Run `unlearnrec retrain` again"

@@ -181,6 +181,20 @@ def test_a_purge_waits_for_a_retrain_but_not_purge_now(config, worker, users, ma
     assert Session(config).version()["version"] == 4
 
 
+def test_a_purge_that_waits_for_it_may_name_a_file_from_before_its_lease(config, worker, beside):
+    """One that is older than what a command under way may need: this process stood still, and its lease was renewed."""
+
+    def taken():
+        session = Session(config)
+        unnamed = [name for name in session.store.list("versions/000003") if "/embeddings-" in name]
+        session.journal.append(PURGING, {"unnamed": unnamed, "held": list(leases(session))})
+
+    beside(committing=[taken])
+    with pytest.raises(RuntimeError, match=r"stood still .*retrain` again"):
+        pipeline.retrain(config, group=worker)
+    assert Session(config).version()["version"] == 2
+
+
 def test_a_purged_content_ends_it_with_the_way_out(config, worker, users, beside):
     def gone():
         forget(config, [users[0]], "r")
