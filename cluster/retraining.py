@@ -19,13 +19,14 @@ from ..workers import WorkerGroup
 from .accepting import UnreadableRequest, read_accepted
 from .candidate import unlearned
 from .config import Config
-from .journal import JournalConflict
+from .journal import Journal, JournalConflict
 from .leases import Lease
 from .matching import asked_of, changed_partitions, effect, resolve, union
 from .pretraining import SCRATCH, check_around, clear_runs, fit_encoder, with_encoder
 from .progress import Progress
 from .requests import FOLDER as REQUESTS
 from .requests import Request
+from .segments import FOLDER as LOG
 from .segments import Record
 from .session import Manifest, Session, graph_key, silent
 from .training import CHECKPOINTS, begin, make_run, told, trained_version
@@ -50,7 +51,7 @@ def retrain(
         probe, group: as for `train`.
 
     Raises:
-        InputError: as `train` and `pretrain`.
+        InputError: as `train` and `pretrain`; `purge --truncate-log --now` removed what the log said meanwhile.
         RuntimeError: another training or a rollback was committed meanwhile, or a purge took what is needed.
         WorkerFailure: as `WorkerGroup.run`.
     """
@@ -58,7 +59,7 @@ def retrain(
     session = Session(config)
     check_around(config, config.backbone.model_dump())
     started = time.perf_counter()
-    with Lease(session, session.versions.next_number(), [f"{REQUESTS}/*"]) as lease:
+    with Lease(session, session.versions.next_number(), [f"{REQUESTS}/*", f"{LOG}/*"]) as lease:
         head, graph = _begun(session, lease)
         run = make_run(config, graph, Removal(), probe)
         begin(session, graph, run, resume, progress)
@@ -99,11 +100,12 @@ def commit_replayed(
     `replayed` of the committed manifest lists these requests. lease: the name of one on what the manifest names.
 
     Raises:
-        RuntimeError, WorkerFailure: as `retrain`.
+        InputError, RuntimeError, WorkerFailure: as `retrain`.
     """
     replayed: list[str] = []
     while True:
-        records = session.journal.since(head)
+        # Opened anew: who follows the log waits for ever for a file that `purge --truncate-log --now` has removed.
+        records = Journal(session.store).since(head)
         _check_stands(records, manifest, lease)
         since = _carried_out(records)
         manifest = _without(session, group, manifest, _read(session, since), progress)

@@ -16,6 +16,7 @@ from unlearnrec.cluster.leases import Lease, leases
 from unlearnrec.cluster.ledger import SWITCH_SECONDS, Ledger
 from unlearnrec.cluster.session import Session
 from unlearnrec.cluster.versions import PURGING, SWITCHING, Versions
+from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 
 
@@ -179,6 +180,36 @@ def test_a_purge_waits_for_a_retrain_but_not_purge_now(config, worker, users, ma
     with pytest.raises(RuntimeError, match=r"purge --now`.*retrain` again"):
         pipeline.retrain(config.model_copy(update={"seed": 6}), group=worker)
     assert Session(config).version()["version"] == 4
+
+
+def test_the_log_is_not_cut_off_behind_a_retrain(config, worker, users, beside):
+    def cut():
+        for number in range(3):
+            forget(config, [users[number]], f"r{number}")
+        pipeline.purge(config, truncate_log=True)
+
+    beside(fitting=cut)
+    answer = pipeline.retrain(config, group=worker)
+    assert answer["replayed_requests"] == 3 and Session(config).version()["version"] == answer["version"] == 6
+    assert pipeline.verify(config)["ok"] and Session(config).store.exists("log/000000001.json")
+    pipeline.purge(config, truncate_log=True)
+    assert pipeline.verify(config)["ok"] and not Session(config).store.exists("log/000000001.json")
+
+
+def test_a_log_that_was_cut_off_with_now_behind_a_retrain_ends_it(config):
+    """It takes none of the files on which the result stands."""
+    left = [lambda: pipeline.pretrain(config, group=OneWorker())] * 2
+    left += [lambda: pipeline.purge(config, now=True, truncate_log=True)]
+
+    class Watched(OneWorker):
+        def run(self, method, *arguments, **rest):
+            while method == "train" and left:
+                left.pop(0)()
+            return super().run(method, *arguments, **rest)
+
+    with pytest.raises(InputError, match=r"was removed by `purge --truncate-log`"):
+        pipeline.retrain(config, group=Watched())
+    assert pipeline.verify(config)["ok"] and Session(config).version()["reason"] == "pretrain"
 
 
 def test_a_purge_that_waits_for_it_may_name_a_file_from_before_its_lease(config, worker, beside):
