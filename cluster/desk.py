@@ -45,8 +45,8 @@ class View:
     overdue: list[Ticket]
     current: dict[str, Any] | None
     unreported: dict[str, float]
-    switch_seconds: float
-    """As `Ledger.switch_seconds`."""
+    switching_at: float | None
+    """As in `Ledger`."""
 
 
 class Desk:
@@ -158,8 +158,8 @@ class Desk:
     def view(self) -> View:
         """The open and the overdue requests, and the current version."""
         ledger = self._session.ledger()
-        wait = ledger.switch_seconds(self._clock())
-        return View(list(ledger.open.values()), self._overdue(ledger), ledger.current, dict(ledger.unreported), wait)
+        waiting, unreported = list(ledger.open.values()), dict(ledger.unreported)
+        return View(waiting, self._overdue(ledger), ledger.current, unreported, ledger.switching_at)
 
     def gauges(self) -> dict[str, float]:
         """Name and labels -> value, for `/metrics`; no id."""

@@ -32,9 +32,6 @@ from .versions import (
     SWITCHING,
 )
 
-SWITCH_SECONDS = 60.0
-"""So long a service carries nothing out after a `switching` record."""
-
 
 class State(Enum):
     """Where a request is. HELD waits for an approval; FAILED is a quarantine: it may be accepted again; the last three
@@ -291,10 +288,6 @@ class Ledger:
     def needs_retrain(self) -> bool:
         """Whether the current version missed its gate, or one that it was made from since the last training."""
         return self.current is not None and bool(self.current.get("needs_retrain"))
-
-    def switch_seconds(self, now: float) -> float:
-        """How long to wait for a retrain's version before anything else is carried out."""
-        return max(0.0, min(SWITCH_SECONDS, self.switching_at + SWITCH_SECONDS - now)) if self.switching_at else 0.0
 
     def debt(self) -> float:
         """Unlearning debt: the share of the interactions that were forgotten since the last training."""

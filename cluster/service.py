@@ -19,6 +19,8 @@ from .session import Manifest, Session
 from .versions import FAILED
 
 LONGEST_WAIT_SECONDS = 60.0
+SWITCH_SECONDS = 60.0
+"""So long nothing is carried out after a `switching` record: a retrain is about to commit."""
 REPORT_AFTER_SECONDS = 60.0
 """Evidence that is missing so long after its commit is written here: whoever carried the request out died or could not."""
 
@@ -64,6 +66,8 @@ class Service:
         """How many attempts in a row have lost workers."""
         self._late: set[str] = set()
         self._waits, self._not_before, self._paused_at = waits(), 0.0, 0
+        self._switching: tuple[float | None, float] = None, 0.0
+        """When a retrain asked for a wait, by its own clock, and when that was seen, by this one."""
         self._next_report = 0.0
         self._report_attempts: dict[str, int] = {}
         self._maps: tuple[str, str] | None = None
@@ -125,8 +129,8 @@ class Service:
         if not chosen:
             self._unblock()
             return min(settings.serve.poll_seconds, seconds_until_due(view.open, now, grace))
-        if view.switch_seconds:
-            return min(settings.serve.poll_seconds, view.switch_seconds)  # a retrain is about to commit
+        if (wait := self._switch_seconds(view.switching_at, now)) > 0:
+            return min(settings.serve.poll_seconds, wait)
         requests = self._contents([tickets[request_id] for request_id in chosen])
         if not requests:
             return 0.0
@@ -146,6 +150,12 @@ class Service:
             self.desk.running = frozenset()
         self._unblock()
         return 0.0
+
+    def _switch_seconds(self, asked: float | None, now: float) -> float:
+        """How long to wait for a retrain's version, no longer than from the first look at a record that is ahead of us."""
+        if asked != self._switching[0]:
+            self._switching = asked, now
+        return min(asked, self._switching[1]) + SWITCH_SECONDS - now if asked is not None else 0.0
 
     def _report(self, unreported: Mapping[str, float], now: float) -> None:
         """Once a minute, also where a batch is always due."""

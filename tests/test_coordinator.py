@@ -31,11 +31,11 @@ from unlearnrec.cluster.coordinator import (
 )
 from unlearnrec.cluster.desk import Desk, TooLate, TooMany
 from unlearnrec.cluster.journal import Journal, JournalConflict
-from unlearnrec.cluster.ledger import SWITCH_SECONDS, Ledger, State, Ticket
+from unlearnrec.cluster.ledger import Ledger, State, Ticket
 from unlearnrec.cluster.progress import Progress
 from unlearnrec.cluster.requests import make_request
 from unlearnrec.cluster.segments import Record
-from unlearnrec.cluster.service import Service
+from unlearnrec.cluster.service import SWITCH_SECONDS, Service
 from unlearnrec.cluster.session import Session
 from unlearnrec.cluster.versions import CANCELLED, COMPLETED, FAILED, HELD
 from unlearnrec.partitioning.errors import InputError
@@ -321,6 +321,14 @@ def test_nothing_is_carried_out_while_a_retrain_is_about_to_commit(store, clock)
     clock.now += SWITCH_SECONDS  # the retrain has died
     service.tick()
     assert states(store) == {"a": "committed", "b": "committed"}
+    accept(service, "c")
+    clock.now += 1000  # the retrain's clock
+    service._session.journal.append("switching", {"behind": 1})
+    clock.now -= 990
+    assert service.tick() == 1.0
+    clock.now += SWITCH_SECONDS
+    service.tick()
+    assert states(store)["c"] == "committed"
 
 
 def states(store):
