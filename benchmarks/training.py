@@ -35,7 +35,7 @@ class Recipes(Section):
     backbones: dict[str, dict[str, Any]] = Field(min_length=1)
     """As in the configuration of `bench unlearning`."""
     epochs: int = Field(ge=1)
-    published: dict[str, str] = {}
+    published: dict[str, str] = Field(default_factory=dict)
     """By backbone, what is published for it on this split, with the source; for the results file."""
 
 
