@@ -174,7 +174,9 @@ def _report(session: Session, progress: Progress, tried: Collection[str]) -> dic
 def _check_whole(session: Session, ledger: Ledger) -> None:
     """Raise InputError where older files may be all that is left of a damaged version."""
     version = ledger.current
-    if version is not None and (missing := session.missing_file(version)) is not None:
+    if version is None or (missing := session.missing_file(version)) is None:
+        return
+    if session.ledger().current is version:  # else another purge took it, after another commit
         raise InputError(missing_text(session.store, missing, version))
 
 
