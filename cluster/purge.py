@@ -54,7 +54,8 @@ FOLDERS = (*LOOKED_AT, LEASES, LOG, REPORTS, SUPPRESSION)
 """All of the output's own."""
 
 UNDER_WAY_SECONDS = 3600.0
-"""A file that no record names may belong to a command that runs: it stays this long after it was written."""
+"""A file that no record names may belong to a command that runs, which may not have looked at one of the log either: it
+stays this long after it was written."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def purge(
     Files that a command holds under a lease stay as well (`leases`), for the next purge. `now` ignores both, and takes
     files that a command under way may need: that one then fails and has to be run again.
     `truncate_log` removes, under the same retention, the files of the log that its last checkpoint stands for, except
-    those that evidence still has to name.
+    those that evidence still has to name, and younger ones than an hour: who follows the log may not have seen them.
     A purge that was interrupted is finished by the next. The lake, exports and copies elsewhere are not touched.
     Evidence that cannot be written holds nothing up: it is written later, without what has gone (docs/evidence.md).
 
@@ -174,7 +175,9 @@ def _report(session: Session, progress: Progress, tried: Collection[str]) -> dic
 def _check_whole(session: Session, ledger: Ledger) -> None:
     """Raise InputError where older files may be all that is left of a damaged version."""
     version = ledger.current
-    if version is not None and (missing := session.missing_file(version)) is not None:
+    if version is None or (missing := session.missing_file(version)) is None:
+        return
+    if session.ledger().current is version:  # else another purge took it, after another commit
         raise InputError(missing_text(session.store, missing, version))
 
 
@@ -285,7 +288,7 @@ def _requests(session: Session, ledger: Ledger, files: Mapping[str, Details]) ->
 
 
 def _due(item: Leftover, retention_hours: float, clock: float) -> bool:
-    limit = max(retention_hours * 3600, UNDER_WAY_SECONDS if item.kind == UNNAMED else 0.0)
+    limit = max(retention_hours * 3600, UNDER_WAY_SECONDS if item.kind in (UNNAMED, LOG_FILE) else 0.0)
     return not limit or clock - item.modified >= limit
 
 

@@ -221,6 +221,24 @@ def test_nothing_is_removed_from_a_damaged_output(local):
     check_readable(local)
 
 
+def test_what_another_purge_has_taken_of_an_older_version_is_no_damage(local, monkeypatch):
+    """The version was replaced, and the other purge came and went, while this one looked."""
+    commit_train(local)
+    real, looks = purging.leftovers, []
+
+    def meanwhile(session):
+        looks.append(real(session))
+        if len(looks) == 1:
+            commit_forget(local, FORGOTTEN, "r1")
+            purge(local, now=True)
+        return looks[-1]
+
+    monkeypatch.setattr(purging, "leftovers", meanwhile)
+    store_of(local).write("requests/dead.json", b"{}")
+    assert purge(local, now=True)["removed_files"] == 0
+    check_readable(local)
+
+
 def test_an_ingest_that_is_newer_than_the_version_stays(local):
     commit_train(local)
     commit_forget(local, FORGOTTEN, "r1")

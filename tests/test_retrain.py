@@ -11,7 +11,7 @@ from fake_workers import OneWorker
 from small_output import copied
 from trained_output import rows_by_partition, trained_output
 
-from unlearnrec.cluster import pipeline, retraining, training
+from unlearnrec.cluster import pipeline, purge, retraining, training
 from unlearnrec.cluster.leases import Lease, leases
 from unlearnrec.cluster.ledger import Ledger
 from unlearnrec.cluster.progress import Progress
@@ -273,7 +273,9 @@ def test_a_purge_waits_for_a_retrain_but_not_purge_now(config, worker, users, ma
     assert Session(config).version()["version"] == 4
 
 
-def test_the_log_is_not_cut_off_behind_a_retrain(config, worker, users, beside):
+def test_the_log_is_not_cut_off_behind_a_retrain(config, worker, users, beside, monkeypatch):
+    monkeypatch.setattr(purge, "UNDER_WAY_SECONDS", 0.0)
+
     def cut():
         for number in range(3):
             forget(config, [users[number]], f"r{number}")
