@@ -287,7 +287,7 @@ def test_a_version_that_misses_the_gate_is_committed_and_needs_a_retrain(finishe
     gate = answer["gate"]
     assert gate["status"] == "missed" and gate["missed"] == ["largest_change"] and answer["needs_retrain"]
     assert gate["bounds"]["largest_change"] == 1e-6 < gate["measures"]["largest_change"]["value"]
-    assert "fine_tune" not in answer["phases"] and "unlearnrec train" in answer["retrain"]  # it would not mend this
+    assert "fine_tune" not in answer["phases"] and "unlearnrec retrain" in answer["retrain"]  # it would not mend this
     assert current(config)["version"] == before["version"] + 1 and Desk(Session(config)).gauges()["needs_retrain"] == 1
     report = json.loads((Path(config.output) / answer["evidence"]).read_text())
     assert report["gate"]["status"] == "missed" and report["needs_retrain"]
