@@ -22,6 +22,7 @@ from .callbacks import FOLDER as CALLBACKS
 from .callbacks import callbacks_name
 from .checkpoints import checkpoint_number
 from .config import Config
+from .cuts import announce_cut
 from .evidence import FOLDER as REPORTS
 from .evidence import add_evidence
 from .export import FILES, UNFINISHED, log_head_of
@@ -112,6 +113,8 @@ def purge(
             break
         except JournalConflict:
             continue
+    if segments := [segment for x in due if (segment := segment_id(x.place)) is not None]:
+        announce_cut(session.store, max(segments))
     with progress.task("purge", len(due)) as task:
         for item in due:
             if item.kind == REQUEST:
@@ -189,7 +192,11 @@ def _log_files(session: Session) -> list[Leftover]:
     old = [name for (_, name), ((after, _), _) in pairwise(segments) if after <= first]
     old += [name for name in names if (number := checkpoint_number(name)) is not None and number < checkpoint.number]
     detail = f"of what {checkpoint.name} stands for"
-    return [Leftover(name, LOG_FILE, detail, store.size(name), store.modified(name)) for name in old]
+    found = []
+    for name in old:
+        with contextlib.suppress(FileNotFoundError):  # another purge removes it at this moment
+            found.append(Leftover(name, LOG_FILE, detail, store.size(name), store.modified(name)))
+    return found
 
 
 def leftovers(session: Session) -> list[Leftover]:
