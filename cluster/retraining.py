@@ -19,7 +19,7 @@ from ..workers import WorkerGroup
 from .accepting import UnreadableRequest, read_accepted
 from .candidate import unlearned
 from .config import Config
-from .journal import Journal, JournalConflict
+from .journal import JournalConflict
 from .leases import Lease
 from .matching import asked_of, changed_partitions, effect, resolve, union
 from .pretraining import SCRATCH, check_around, clear_runs, fit_encoder, with_encoder
@@ -104,8 +104,7 @@ def commit_replayed(
     """
     replayed: list[str] = []
     while True:
-        # Opened anew: who follows the log waits for ever for a file that `purge --truncate-log --now` has removed.
-        records = Journal(session.store).since(head)
+        records = session.journal.since(head)
         _check_stands(records, manifest, lease)
         since = _carried_out(records)
         manifest = _without(session, group, manifest, _read(session, since), progress)
