@@ -191,11 +191,13 @@ def _log_files(session: Session) -> list[Leftover]:
     segments = sorted((segment, name) for name in names if (segment := segment_id(name)) is not None)
     old = [name for (_, name), ((after, _), _) in pairwise(segments) if after <= first]
     old += [name for name in names if (number := checkpoint_number(name)) is not None and number < checkpoint.number]
-    detail = f"of what {checkpoint.name} stands for"
-    found = []
+    found, detail, newest = list[Leftover](), f"of what {checkpoint.name} stands for", 0.0
     for name in old:
         with contextlib.suppress(FileNotFoundError):  # another purge removes it at this moment
-            found.append(Leftover(name, LOG_FILE, detail, store.size(name), store.modified(name)))
+            modified = store.modified(name)
+            if segment_id(name) is not None:  # none counts as older than one before it: the log gets no holes
+                newest = modified = max(newest, modified)
+            found.append(Leftover(name, LOG_FILE, detail, store.size(name), modified))
     return found
 
 

@@ -4,6 +4,7 @@ reads."""
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -252,6 +253,20 @@ def test_a_log_that_is_cut_off_while_it_is_opened(
 
     monkeypatch.setattr(store, moment, stand_still)
     assert act(Journal(store)) == act(Journal(Store(config.output)))
+
+
+def test_a_log_gets_no_hole_where_a_file_looks_older_than_those_before_it(config: Config) -> None:
+    """As in a copy that was restored."""
+    cut_off(config)
+    commit_train(config)
+    old = time.time() - 7200
+    names = [name for name in files(config) if "-" not in name]
+    for name in [names[0], *names[2:]]:
+        os.utime(Path(config.output) / name, (old, old))
+    keeping = config.model_copy(update={"forget": config.forget.model_copy(update={"retention_hours": 1.0})})
+    purge(keeping, truncate_log=True)
+    assert names[0] not in files(config) and set(names[1:]) < set(files(config))
+    assert Session(config).journal.records()[0].file == names[1]
 
 
 def test_a_damaged_cut_is_named(config: Config) -> None:
