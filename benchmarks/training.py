@@ -35,6 +35,8 @@ class Recipes(Section):
     backbones: dict[str, dict[str, Any]] = Field(min_length=1)
     """As in the configuration of `bench unlearning`."""
     epochs: int = Field(ge=1)
+    published: dict[str, str] = Field(default_factory=dict)
+    """By backbone, what is published for it on this split, with the source; for the results file."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with open_progress().task("runs", len(recipes.backbones)) as task:
         for title, overrides in recipes.backbones.items():
             recipe = recipe_of(recipes.epochs, overrides)
-            parts.append(_part(title, recipe, _curve(store, data, recipe)))
+            parts.append(_part(title, recipe, _curve(store, data, recipe), recipes.published.get(title)))
             results_file.write(results, f"Training on {recipes.name}", parts)
             task.advance()
 
@@ -71,7 +73,7 @@ def _curve(store: Store, data: Data, recipe: Recipe) -> list[dict[str, float]]:
     return found
 
 
-def _part(title: str, recipe: Recipe, curve: list[dict[str, float]]) -> str:
+def _part(title: str, recipe: Recipe, curve: list[dict[str, float]], published: str | None) -> str:
     rows = [
         {
             "epoch": int(entry["epoch"]),
@@ -82,7 +84,9 @@ def _part(title: str, recipe: Recipe, curve: list[dict[str, float]]) -> str:
         }
         for entry in curve
     ]
-    return f"## {title}\n\nBackbone {recipe.backbone}, train {recipe.train}.\n\n{results_file.table(rows)}"
+    described = f"Backbone {recipe.backbone}, train {recipe.train}."
+    compared = [f"Published on this split: {published}"] if published else []
+    return "\n\n".join([f"## {title}", described, results_file.table(rows), *compared])
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class View:
     overdue: list[Ticket]
     current: dict[str, Any] | None
     unreported: dict[str, float]
-    switching_at: float | None
+    switching: tuple[float, float] | None
     """As in `Ledger`."""
 
 
@@ -159,7 +159,7 @@ class Desk:
         """The open and the overdue requests, and the current version."""
         ledger = self._session.ledger()
         waiting, unreported = list(ledger.open.values()), dict(ledger.unreported)
-        return View(waiting, self._overdue(ledger), ledger.current, unreported, ledger.switching_at)
+        return View(waiting, self._overdue(ledger), ledger.current, unreported, ledger.switching)
 
     def gauges(self) -> dict[str, float]:
         """Name and labels -> value, for `/metrics`; no id."""

@@ -131,8 +131,8 @@ class Ledger:
         self.seen: int = state.get("seen", 0)
         self.carried_out_at: int = state.get("carried_out_at", 0)
         """The last record that carries out a request."""
-        self.switching_at: float | None = state.get("switching_at")
-        """When a retrain asked services to wait for its version, which is not there yet."""
+        self.switching: tuple[float, float] | None = tuple(state["switching"]) if "switching" in state else None
+        """When a retrain asked services to wait for its version, which is not there yet, and for how many seconds."""
         self._trained = {int(version): interactions for version, interactions in state.get("trained", {}).items()}
         """By version: the interactions of the training that it comes from."""
         self._lock = Lock()
@@ -157,7 +157,7 @@ class Ledger:
                 "seen": self.seen,
                 "carried_out_at": self.carried_out_at,
                 "trained": {str(version): interactions for version, interactions in self._trained.items()},
-                **({"switching_at": self.switching_at} if self.switching_at is not None else {}),
+                **({"switching": self.switching} if self.switching is not None else {}),
                 **({"contents": dict(self.contents)} if self.contents else {}),
                 **({"ingests": dict(self.ingests)} if self.ingests else {}),
             }
@@ -196,7 +196,7 @@ class Ledger:
             if manifest["reason"] == "train":
                 # With an encoder: its training may have had more than the graph, from which requests were carried out since.
                 trained = (manifest.get("model", {}).get("encoder") or manifest["graph"])["interactions"]
-                self.switching_at = None
+                self.switching = None
             self._trained[manifest["version"]] = trained
             if manifest["reason"] == "forget":
                 self.carried_out_at = record.number
@@ -223,7 +223,7 @@ class Ledger:
                 if (ticket := self.tickets.get(body["request_id"])) is not None:
                     self._set(replace(ticket, evidence_failed=body.get("evidence_failed")))
         elif record.kind == SWITCHING:
-            self.switching_at = at
+            self.switching = at, body["seconds"]
         elif record.kind == INGESTED:
             self.ingests[body["ingest"]] = body["log_head"]
         elif record.kind == PURGING:

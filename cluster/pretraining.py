@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..workers import WorkerGroup
 from .config import Config
 from .journal import JournalConflict
 from .progress import Progress
-from .session import Manifest, Session, files_of, follow, graph_key, silent
+from .session import Manifest, Session, files_of, follow, graph_key, silent, watched
 from .training import as_trained, make_run, needed_files, run_on
 from .versions import COMMITTED, removes
 
@@ -59,14 +60,22 @@ def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerG
     with nullcontext(group) if group is not None else session.workers() as workers:
         encoder, files, told = fit_encoder(session, version, workers, progress)
         committed = _commit(session, head, version, encoder, files)
-    clear_runs(session)
+    clear_runs(session, version)
     return told | {"version": committed["version"]}
 
 
-def clear_runs(session: Session) -> None:
-    """Remove the counterfactual runs: the encoder stands."""
-    for name in session.store.list(SCRATCH):
+def clear_runs(session: Session, version: Manifest) -> None:
+    """Remove the counterfactual runs of this version's model: the encoder stands."""
+    for name in session.store.list(_folder_of_runs(session.config, version)):
         session.store.remove(name)
+
+
+def _folder_of_runs(config: Config, version: Manifest) -> str:
+    """Named after the graph, and after all else that the runs depend on."""
+    graph, settings = version["graph"], config.pretrain
+    trained = as_trained(config, version["model"]).model_dump(mode="json")
+    key = json.dumps([graph, trained, settings.counterfactuals, settings.request_share])
+    return f"{SCRATCH}/{graph_key(graph)}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 def check_around(config: Config, backbone: dict[str, Any]) -> None:
@@ -83,13 +92,20 @@ def check_around(config: Config, backbone: dict[str, Any]) -> None:
 
 
 def fit_encoder(
-    session: Session, version: Manifest, group: WorkerGroup, progress: Progress
+    session: Session,
+    version: Manifest,
+    group: WorkerGroup,
+    progress: Progress,
+    look: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """An encoder for the model of a version, committed or not: (its entry in a manifest, the files of it, what the commands
-    say of the pre-training)."""
+    say of the pre-training).
+
+    look: called while it runs, and ends it by raising.
+    """
     started = time.perf_counter()
     fit = _fit_published if session.config.pretrain.objective == "published" else _fit_counterfactual
-    encoder, results = fit(session, version, group, progress)
+    encoder, results = fit(session, version, group, progress, look)
     numbers = {name: None if value != value else value for name, value in results[0]["fit"].items()}  # JSON has no NaN
     told = {"epochs": session.config.pretrain.epochs, "seconds": time.perf_counter() - started, **numbers}
     return encoder | {"interactions": version["graph"]["interactions"]}, files_of(results), told
@@ -133,21 +149,19 @@ def _commit(session: Session, head: int, version: Manifest, encoder: dict[str, A
 
 
 def _fit_counterfactual(
-    session: Session, version: Manifest, group: WorkerGroup, progress: Progress
+    session: Session, version: Manifest, group: WorkerGroup, progress: Progress, look: Callable[[], None]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(the version's entry for the encoder, the workers' results): our objective."""
     config, graph, model = session.config, version["graph"], version["model"]
     trained = as_trained(config, model)  # the counterfactuals must be this very training minus some data
-    settings = config.pretrain
-    key = json.dumps([graph, trained.model_dump(mode="json"), settings.counterfactuals, settings.request_share])
-    folder = f"{SCRATCH}/{graph_key(graph)}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    settings, folder = config.pretrain, _folder_of_runs(config, version)
     popular = _popular_items(session, version, group)
     requests = simulated_requests(config.seed, settings.counterfactuals, settings.request_share, popular)
     removals = [Removal(simulated=(request,)) for request in requests]
     runs = []
     for number, removal in enumerate(removals):
         title = f"counterfactual {number + 1}/{len(removals)}"
-        names = _finished_run(session, trained, graph, removal, f"{folder}/{number}", group, progress, title)
+        names = _finished_run(session, trained, graph, removal, f"{folder}/{number}", group, progress, title, look)
         runs.append((removal, names))
     original = None
     if model["trained_on"] != graph["shard_files"]:
@@ -155,7 +169,7 @@ def _fit_counterfactual(
         title = "original on the present graph"
         place = f"{folder}/original"
         dense = f"{place}/dense.safetensors"
-        names = _finished_run(session, trained, graph, Removal(), place, group, progress, title, dense)
+        names = _finished_run(session, trained, graph, Removal(), place, group, progress, title, look, dense)
         original = (names, dense)
     blocks = make_backbone(model["backbone"], 0).readout_size // model["backbone"]["embedding_size"]
     shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
@@ -165,7 +179,7 @@ def _fit_counterfactual(
 
     def fitted(around: bool) -> list[dict[str, Any]]:
         with progress.task("encoder", settings.epochs) as task:
-            on_progress = follow(task, "encoder")
+            on_progress = watched(follow(task, "encoder"), look)
             return session.call(group, version, "fit_encoder", *arguments, around, on_progress=on_progress)
 
     around = config.influence.around
@@ -198,7 +212,7 @@ def _popular_items(session: Session, version: Manifest, group: WorkerGroup) -> l
 
 
 def _fit_published(
-    session: Session, version: Manifest, group: WorkerGroup, progress: Progress
+    session: Session, version: Manifest, group: WorkerGroup, progress: Progress, look: Callable[[], None]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The same in the paper's form."""
     config, number = session.config, session.versions.next_number()
@@ -225,7 +239,8 @@ def _fit_published(
     train = make_run(as_trained(config, version["model"]), version["graph"], Removal()).settings
     arguments = (session.location, shape, fit, train, name, tables)
     with progress.task("encoder", settings.epochs) as task:
-        results = session.call(group, version, "fit_published", *arguments, on_progress=follow(task, "encoder"))
+        on_progress = watched(follow(task, "encoder"), look)
+        results = session.call(group, version, "fit_published", *arguments, on_progress=on_progress)
     return _entry("published", name, tables, shape), results
 
 
@@ -238,6 +253,7 @@ def _finished_run(
     group: WorkerGroup,
     progress: Progress,
     title: str,
+    look: Callable[[], None],
     dense: str | None = None,
 ) -> list[str]:
     """The files with rank k's rows of E0 after this run, made now unless they are there; dense weights go to `dense`."""
@@ -245,7 +261,7 @@ def _finished_run(
     names = [f"{place}/embeddings-{k:03d}.safetensors" for k in range(graph["partitions"])]
     if not session.store.exists(done):
         run = make_run(trained, graph, removal)
-        run_on(session, group, graph, run, names, dense, progress, title)
+        run_on(session, group, graph, run, names, dense, progress, title, look)
         session.store.write(done, json.dumps({"files": names}).encode())
         Checkpoints(session.store, run.folder).clear()
     return names

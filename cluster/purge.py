@@ -11,13 +11,14 @@ import contextlib
 import json
 import posixpath
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import MANIFEST
+from ..partitioning.storage import Details, is_temporary
 from .callbacks import FOLDER as CALLBACKS
 from .callbacks import callbacks_name
 from .checkpoints import checkpoint_number
@@ -48,13 +49,14 @@ EXPORT = "export"
 ROLLBACKS = (OLDER, SUPERSEDED, CHECKPOINT)
 """Kinds of files that are of use again after a rollback; the name of another file that is removed is not used again."""
 
-FOLDERS = (
-    "versions", "graph", CHECKPOINTS, SCRATCH, REQUESTS, OUTCOMES, CALLBACKS, LEASES, LOG, REPORTS, SUPPRESSION,
-)  # fmt: skip
-"""Of the output's own."""
+LOOKED_AT = ("versions", "graph", CHECKPOINTS, SCRATCH, REQUESTS, OUTCOMES, CALLBACKS)
+"""Folders of the output's own in which a purge looks for leftovers."""
+FOLDERS = (*LOOKED_AT, LEASES, LOG, REPORTS, SUPPRESSION)
+"""All of the output's own."""
 
 UNDER_WAY_SECONDS = 3600.0
-"""A file that no record names may belong to a command that runs: it stays this long after it was written."""
+"""A file that no record names may belong to a command that runs, which may not have looked at one of the log either: it
+stays this long after it was written."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def purge(
     Files that a command holds under a lease stay as well (`leases`), for the next purge. `now` ignores both, and takes
     files that a command under way may need: that one then fails and has to be run again.
     `truncate_log` removes, under the same retention, the files of the log that its last checkpoint stands for, except
-    those that evidence still has to name.
+    those that evidence still has to name, and younger ones than an hour: who follows the log may not have seen them.
     A purge that was interrupted is finished by the next. The lake, exports and copies elsewhere are not touched.
     Evidence that cannot be written holds nothing up: it is written later, without what has gone (docs/evidence.md).
 
@@ -176,7 +178,9 @@ def _report(session: Session, progress: Progress, tried: Collection[str]) -> dic
 def _check_whole(session: Session, ledger: Ledger) -> None:
     """Raise InputError where older files may be all that is left of a damaged version."""
     version = ledger.current
-    if version is not None and (missing := session.missing_file(version)) is not None:
+    if version is None or (missing := session.missing_file(version)) is None:
+        return
+    if session.ledger().current is version:  # else another purge took it, after another commit
         raise InputError(missing_text(session.store, missing, version))
 
 
@@ -186,33 +190,30 @@ def _log_files(session: Session) -> list[Leftover]:
     checkpoint = Session(session.config, store).journal.checkpoint()  # as the next reader finds it
     if checkpoint is None:
         return []
-    names = store.list(LOG)
+    names = store.details(LOG)
     first = min(checkpoint.number + 1, session.ledger().needed_from())
     segments = sorted((segment, name) for name in names if (segment := segment_id(name)) is not None)
     old = [name for (_, name), ((after, _), _) in pairwise(segments) if after <= first]
     old += [name for name in names if (number := checkpoint_number(name)) is not None and number < checkpoint.number]
     found, detail, newest = list[Leftover](), f"of what {checkpoint.name} stands for", 0.0
     for name in old:
-        with contextlib.suppress(FileNotFoundError):  # another purge removes it at this moment
-            modified = store.modified(name)
-            if segment_id(name) is not None:  # none counts as older than one before it: the log gets no holes
-                newest = modified = max(newest, modified)
-            found.append(Leftover(name, LOG_FILE, detail, store.size(name), modified))
+        size, modified = names[name]
+        if segment_id(name) is not None:  # none counts as older than one before it: the log gets no holes
+            newest = modified = max(newest, modified)
+        found.append(Leftover(name, LOG_FILE, detail, size, modified))
     return found
 
 
 def leftovers(session: Session) -> list[Leftover]:
     """All that a purge would remove if no file were too young, in the order in which it does; not the log's own files.
 
+    The output is listed once, and no file is asked for by itself, except exports: there may be many requests.
+
     Raises:
         InputError: another version of unlearnrec wrote the graph.
     """
-    found = []
-    for place, kind, detail in _places(session, session.ledger()):
-        with contextlib.suppress(FileNotFoundError):  # somebody else removes it at this moment
-            found.append(
-                Leftover(place, kind, detail, session.store.size(place), session.store.modified(place)),
-            )
+    ledger, files = session.ledger(), session.store.details()
+    found = [Leftover(place, kind, why, *files[place]) for place, kind, why in _places(session, ledger, files)]
     # What makes other files count goes first.
     return sorted(found, key=lambda x: (not x.place.endswith(("/manifest.json", "/done.json")), x.place))
 
@@ -222,10 +223,10 @@ def final_contents(ledger: Ledger) -> dict[str, Ticket]:
     return {ledger.content_name(request_id): ticket for request_id, ticket in ledger.tickets.items() if ticket.final}
 
 
-def _places(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
-    """(place, kind, detail) of each leftover."""
-    store, current = session.store, ledger.current
-    ingested = session.ingested() if store.exists(MANIFEST) else None
+def _places(session: Session, ledger: Ledger, files: Mapping[str, Details]) -> Iterator[tuple[str, str, str]]:
+    """(place, kind, detail) of each leftover among these files."""
+    current = ledger.current
+    ingested = session.ingested() if session.store.exists(MANIFEST) else None
     # A counterfactual stands on one graph, and what is trained next on another.
     graphs = [current["graph"], current["lake_graph"]] if current else []
     new = ingested is not None and (current is None or current["lake_graph"]["ingest"] != ingested["ingest"])
@@ -236,24 +237,28 @@ def _places(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
     maker |= dict.fromkeys(ingested["files"] if ingested else (), "of the last ingest")
 
     for folder, kind in (("versions", OLDER), ("graph", SUPERSEDED)):
-        for name in store.list(folder):
+        for name in _in(folder, files):
             if name not in keep and posixpath.basename(name) != "manifest.json":
                 yield name, kind if name in maker else UNNAMED, maker.get(name, "no record names it")
     keys = {graph_key(graph) for graph in graphs}
     for folder in (CHECKPOINTS, SCRATCH):
-        for name in store.list(folder):
+        for name in _in(folder, files):
             if name.split("/")[1].partition("-")[0] not in keys:
                 yield name, CHECKPOINT, "of a run on a graph that is no longer current"
-    yield from _requests(session, ledger)
-    for folder in ("versions", "graph", CHECKPOINTS, SCRATCH, REQUESTS, OUTCOMES, CALLBACKS):
-        for name in store.unfinished(folder):
+    yield from _requests(session, ledger, files)
+    for name in filter(is_temporary, files):
+        if name.split("/")[0] in LOOKED_AT:
             yield name, UNNAMED, "a write that did not end"
-    yield from _exports(session, ledger)
+    yield from _exports(session, ledger, files)
 
 
-def _exports(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
+def _in(folder: str, files: Iterable[str]) -> Iterator[str]:
+    return (name for name in files if name.startswith(f"{folder}/") and not is_temporary(name))
+
+
+def _exports(session: Session, ledger: Ledger, files: Iterable[str]) -> Iterator[tuple[str, str, str]]:
     """Those that somebody put under the output, from before the last request that was carried out."""
-    for name in session.store.list():
+    for name in files:
         if name.split("/")[0] in FOLDERS:
             continue
         if UNFINISHED.fullmatch(name):
@@ -267,31 +272,31 @@ def _is_old(session: Session, ledger: Ledger, name: str) -> bool:
     return head is not None and head < ledger.carried_out_at
 
 
-def _requests(session: Session, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
+def _requests(session: Session, ledger: Ledger, files: Mapping[str, Details]) -> Iterator[tuple[str, str, str]]:
     logged = set(map(ledger.content_name, ledger.tickets))
     told, final = set(map(callbacks_name, logged)), final_contents(ledger)
     # Where there are callbacks, the service tells them and removes them.
     untold = set() if session.config.serve.callback_hosts else set(map(callbacks_name, final))
-    for name in session.store.list(CALLBACKS):
+    for name in _in(CALLBACKS, files):
         if name not in told:
             yield name, UNNAMED, "callbacks of a request that was not accepted"
         elif name in untold:
             yield name, NOTE, "callbacks of a request that has its answer, and serve.callback_hosts is empty"
-    for name in session.store.list(REQUESTS):
+    tombstone = len(json.dumps(TOMBSTONE))  # bytes; a content, which has a salt, is longer
+    for name in _in(REQUESTS, files):
         if name in final:
             done = "cancelled" if final[name].state is State.CANCELLED else "carried out"
-            with contextlib.suppress(FileNotFoundError):
-                if json.loads(session.store.read(name)) != TOMBSTONE:
-                    yield name, REQUEST, f"of a request that was {done}"
+            if files[name].bytes != tombstone:
+                yield name, REQUEST, f"of a request that was {done}"
         elif name not in logged and name != KEY:
             yield name, UNNAMED, "of a request that was not accepted"
-    for name in session.store.list(OUTCOMES):
+    for name in _in(OUTCOMES, files):
         if ledger.content_name(noted_request(name)) in final:
             yield name, NOTE, "of a request that was carried out"
 
 
 def _due(item: Leftover, retention_hours: float, clock: float) -> bool:
-    limit = max(retention_hours * 3600, UNDER_WAY_SECONDS if item.kind == UNNAMED else 0.0)
+    limit = max(retention_hours * 3600, UNDER_WAY_SECONDS if item.kind in (UNNAMED, LOG_FILE) else 0.0)
     return not limit or clock - item.modified >= limit
 
 

@@ -16,7 +16,7 @@ from .ledger import State, Ticket
 from .progress import Progress
 from .purge import final_contents, leftovers
 from .requests import FOLDER as REQUESTS
-from .requests import Request, read_request
+from .requests import TOMBSTONE, Request, read_request
 from .row_filter import RowFilter
 from .row_results import INVALID
 from .session import Session, silent
@@ -72,7 +72,10 @@ def _forgotten(
     named = none()
     id_types, time = session.id_types(), session.times()
     for place, ticket in contents.items():
-        request = read_request(ticket.request_id, json.loads(session.store.read(place))["body"].encode())
+        content = json.loads(session.store.read(place))
+        if content == TOMBSTONE:  # purged meanwhile
+            continue
+        request = read_request(ticket.request_id, content["body"].encode())
         digests = digests_of(key, _valid(session, request, ticket), id_types, time["unit"] if time else None)
         named = {kind: named[kind] | digests[kind] for kind in KINDS}
     if suppression is not None:

@@ -7,7 +7,7 @@ What is carried out meanwhile is carried out on the result as well, by its own e
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -29,11 +29,14 @@ from .requests import Request
 from .segments import FOLDER as LOG
 from .segments import Record
 from .session import Manifest, Session, graph_key, silent
-from .training import CHECKPOINTS, begin, make_run, told, trained_version
+from .training import CHECKPOINTS, begin, make_run, now_and_then, told, trained_version
 from .versions import COMMITTED, COMPLETED, SWITCHING, ignores, removes
 
 HARMLESS = ("forget", "pretrain")
 """Reasons of versions that may be committed while a retrain runs."""
+
+SWITCH_SECONDS = 60.0
+"""So long services are asked to wait at least."""
 
 
 def retrain(
@@ -58,21 +61,23 @@ def retrain(
     progress = progress or silent()
     session = Session(config)
     check_around(config, config.backbone.model_dump())
+    session.lake_graph()  # where there is none, nothing is written
     started = time.perf_counter()
     with Lease(session, session.versions.next_number(), [f"{REQUESTS}/*", f"{LOG}/*"]) as lease:
         head, graph = _begun(session, lease)
         run = make_run(config, graph, Removal(), probe)
         begin(session, graph, run, resume, progress)
+        look = now_and_then(lambda: _check_stands(session.journal.since(head), (), lease))
         with nullcontext(group) if group is not None else session.workers() as workers:
-            trained, curve = trained_version(session, workers, graph, run, progress)
+            trained, curve = trained_version(session, workers, graph, run, progress, look)
             lease.add(trained["files"])
             numbered = trained | {"version": session.versions.next_number()}
-            encoder, files, pretrained = fit_encoder(session, numbered, workers, progress)
+            encoder, files, pretrained = fit_encoder(session, numbered, workers, progress, look)
             lease.add(files)
             manifest = with_encoder(trained, encoder, files) | {"reason": "train"}
-            committed = commit_replayed(session, workers, head, manifest, progress, lease.name)
+            committed = commit_replayed(session, workers, head, manifest, progress, lease)
     Checkpoints(session.store, run.folder).clear()
-    clear_runs(session)
+    clear_runs(session, trained)
     return told(committed, curve) | {
         "seconds": time.perf_counter() - started,
         "replayed_requests": len(committed["replayed"]),
@@ -93,40 +98,46 @@ def _begun(session: Session, lease: Lease) -> tuple[int, Manifest]:
 
 
 def commit_replayed(
-    session: Session, group: WorkerGroup, head: int, manifest: Manifest, progress: Progress, lease: str
+    session: Session, group: WorkerGroup, head: int, manifest: Manifest, progress: Progress, lease: Lease
 ) -> Manifest:
     """Make a version of this manifest, which was decided on `head`, after carrying out on it what was carried out since.
 
-    `replayed` of the committed manifest lists these requests. lease: the name of one on what the manifest names.
+    `replayed` of the committed manifest lists these requests. lease: on what the manifest names.
 
     Raises:
         InputError, RuntimeError, WorkerFailure: as `retrain`.
     """
     replayed: list[str] = []
+    seconds = 0.0
     while True:
+        started = time.monotonic()
         records = session.journal.since(head)
-        _check_stands(records, manifest, lease)
+        _check_stands(records, manifest["files"], lease)
+        if seconds:
+            session.journal.append(SWITCHING, {"behind": head, "seconds": max(2 * seconds, SWITCH_SECONDS)})
+            progress.note("a request was carried out meanwhile: it is carried out here too, and services wait for that")
         since = _carried_out(records)
         manifest = _without(session, group, manifest, _read(session, since), progress)
+        lease.add(manifest["files"])
         _check_same_graph(records, manifest)
         replayed += since
         head = records[-1].number if records else head
         try:
-            return session.versions.commit(manifest | {"replayed": replayed}, after=head, lease=lease)
+            return session.versions.commit(manifest | {"replayed": replayed}, after=head, lease=lease.name)
         except JournalConflict:
-            session.journal.append(SWITCHING, {"behind": head})
-            progress.note("a request was carried out meanwhile: it is carried out here too, and services wait for that")
+            seconds = time.monotonic() - started
 
 
-def _check_stands(records: Sequence[Record], manifest: Manifest, lease: str) -> None:
-    """Raise RuntimeError where records since it began forbid to make this the current version."""
+def _check_stands(records: Sequence[Record], files: Collection[str], lease: Lease) -> None:
+    """Raise RuntimeError where records since it began forbid to make a version with these files the current one."""
     reasons = {record.body["manifest"]["reason"] for record in records if record.kind == COMMITTED}
     if other := sorted(reasons.difference(HARMLESS)):
         raise RuntimeError(
             f"another version was committed while this retrain ran ({', '.join(other)}), so its result is not made the "
             "current version. Run `unlearnrec retrain` again if you want another one"
         )
-    if any(ignores(record, lease) or removes(record, manifest) for record in records):
+    named: Manifest = {"reason": "train", "files": dict.fromkeys(files)}
+    if any(ignores(record, lease.name) or removes(record, named) for record in records):
         raise RuntimeError(
             "a purge did not wait for this retrain, and may have removed its files: `purge --now`, or one when this process "
             "had stood still for more than forget.lease_seconds. Run `unlearnrec retrain` again"
@@ -169,6 +180,10 @@ def _without(
     removal, timed = union(named)
     asked = asked_of(owners, removal, timed)
     found = merged(session.call(group, version, "find", removal, timed, partitions=asked) if asked else [])
+    before = session.version()["lake_graph"]
+    if before["ingest"] != graph["ingest"]:
+        shares = [effect(found, [one], graph["items"]).share(graph) for one in named]
+        _check_means_the_same(session, requests, shares, before.get("time") == graph.get("time"))
     whole = effect(found, named, graph["items"])
     if not whole.events:
         return manifest
@@ -176,6 +191,26 @@ def _without(
     candidate, change = unlearned(session, group, version, whole, affected, lambda phase: None, progress)
     candidate.finish(lambda phase: None, progress, change, kept_rows=not len(whole.users))
     return candidate.manifest | {"reason": "train"}
+
+
+def _check_means_the_same(
+    session: Session, requests: Sequence[Request], shares: Sequence[float], same_times: bool
+) -> None:
+    """Raise RuntimeError where nobody can say that one of these, carried out on another ingest, means the same here.
+
+    shares: of the graph that each removes. same_times: whether both ingests have times of one kind.
+    """
+    limit, tickets = session.config.forget.max_share, session.ledger().tickets
+    again = "Run `unlearnrec ingest` again, with the key of the suppression list in the environment, then `retrain`"
+    for request, share in zip(requests, shares, strict=True):
+        name = f"request {request.request_id} was carried out while this retrain ran, and "
+        if request.ranges and not same_times:
+            raise RuntimeError(f"{name}names a time range, on times of another kind than the last ingest's. {again}")
+        if share > limit and tickets[request.request_id].approved_by is None:
+            raise RuntimeError(
+                f"{name}would remove {share:.2%} of the interactions of the last ingest; forget.max_share={limit:g}, and "
+                f"nobody has approved that. {again}"
+            )
 
 
 def _check_same_graph(records: Sequence[Record], manifest: Manifest) -> None:

@@ -47,7 +47,12 @@ class WorkerEngine:
         carry_out(self._session, requests, self._group, self._progress, before_commit=before_commit)
 
     def readouts(self, version: Manifest) -> Readouts:
-        """A copy of what the workers computed."""
+        """A copy of what the workers computed.
+
+        Raises:
+            InputError: the version is of another number of partitions than there are workers.
+        """
+        self._session.check_partitions(version["graph"])
         embeddings = self._session.call(self._group, version, "embeddings")
         return make_readouts(self._session, version, embeddings)
 

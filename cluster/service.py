@@ -19,8 +19,8 @@ from .session import Manifest, Session
 from .versions import FAILED
 
 LONGEST_WAIT_SECONDS = 60.0
-SWITCH_SECONDS = 60.0
-"""So long nothing is carried out after a `switching` record: a retrain is about to commit."""
+LONGEST_SWITCH_SECONDS = 600.0
+"""So long nothing is carried out at most after a `switching` record: a retrain is about to commit."""
 REPORT_AFTER_SECONDS = 60.0
 """Evidence that is missing so long after its commit is written here: whoever carried the request out died or could not."""
 
@@ -66,8 +66,8 @@ class Service:
         """How many attempts in a row have lost workers."""
         self._late: set[str] = set()
         self._waits, self._not_before, self._paused_at = waits(), 0.0, 0
-        self._switching: tuple[float | None, float] = None, 0.0
-        """When a retrain asked for a wait, by its own clock, and when that was seen, by this one."""
+        self._switching: tuple[tuple[float, float] | None, float] = None, 0.0
+        """What a retrain asked for, by its own clock (`Ledger.switching`), and when that was seen, by this one."""
         self._next_report = 0.0
         self._report_attempts: dict[str, int] = {}
         self._maps: tuple[str, str] | None = None
@@ -129,7 +129,7 @@ class Service:
         if not chosen:
             self._unblock()
             return min(settings.serve.poll_seconds, seconds_until_due(view.open, now, grace))
-        if (wait := self._switch_seconds(view.switching_at, now)) > 0:
+        if (wait := self._switch_seconds(view.switching, now)) > 0:
             return min(settings.serve.poll_seconds, wait)
         requests = self._contents([tickets[request_id] for request_id in chosen])
         if not requests:
@@ -151,11 +151,14 @@ class Service:
         self._unblock()
         return 0.0
 
-    def _switch_seconds(self, asked: float | None, now: float) -> float:
+    def _switch_seconds(self, asked: tuple[float, float] | None, now: float) -> float:
         """How long to wait for a retrain's version, no longer than from the first look at a record that is ahead of us."""
         if asked != self._switching[0]:
             self._switching = asked, now
-        return min(asked, self._switching[1]) + SWITCH_SECONDS - now if asked is not None else 0.0
+        if asked is None:
+            return 0.0
+        at, seconds = asked
+        return min(at, self._switching[1]) + min(seconds, LONGEST_SWITCH_SECONDS) - now
 
     def _report(self, unreported: Mapping[str, float], now: float) -> None:
         """Once a minute, also where a batch is always due."""

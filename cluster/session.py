@@ -324,6 +324,18 @@ def follow(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], None]:
     return on_progress
 
 
+def watched(
+    on_progress: Callable[[list[dict[str, Any]]], None], look: Callable[[], None]
+) -> Callable[[list[dict[str, Any]]], None]:
+    """An `on_progress` that calls `look` too."""
+
+    def both(states: list[dict[str, Any]]) -> None:
+        on_progress(states)
+        look()
+
+    return both
+
+
 def silent() -> Progress:
     """The progress of callers that want none."""
     return Progress()

@@ -25,7 +25,7 @@ from .matching import effect, resolve
 from .progress import Progress
 from .request_rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, read_rows
 from .requests import Request, make_request
-from .session import Manifest, Session, files_of, follow, graph_key, silent
+from .session import Manifest, Session, files_of, follow, graph_key, silent, watched
 from .stored import find_stored
 from .versions import voids
 
@@ -72,9 +72,15 @@ def train(
     removal, unknown = _removal(session, graph, without)
     run = make_run(config, graph, removal, probe)
     begin(session, graph, run, resume, progress)
-    look = _lookout(session, head, graph)
+    plain: Manifest = {"reason": "train", "files": {}, "lake_graph": graph}
+    current = session.versions.current()
+
+    def look() -> None:
+        if any(voids(record, plain, current) for record in session.journal.since(head)):
+            raise RuntimeError(OVERTAKEN)
+
     with nullcontext(group) if group is not None else session.workers() as workers:
-        manifest, curve = trained_version(session, workers, graph, run, progress, look)
+        manifest, curve = trained_version(session, workers, graph, run, progress, now_and_then(look))
     try:
         committed = session.versions.commit(manifest, after=head)
     except JournalConflict as error:
@@ -84,20 +90,18 @@ def train(
     return told(committed, curve) | {"removed_interactions": removed, "unknown_ids": unknown}
 
 
-def _lookout(session: Session, head: int, graph: Manifest) -> Callable[[], None]:
-    """Raises RuntimeError when the result of a training on this graph, begun at `head`, can no more be committed."""
-    current, due = session.versions.current(), time.monotonic() + LOOK_SECONDS
+def now_and_then(look: Callable[[], None]) -> Callable[[], None]:
+    """`look` when LOOK_SECONDS have passed since the last time; what it raises of the store is left to the next time."""
+    due = time.monotonic() + LOOK_SECONDS
 
-    def look() -> None:
+    def sometimes() -> None:
         nonlocal due
         if time.monotonic() >= due:
             due = time.monotonic() + LOOK_SECONDS
-            plain: Manifest = {"reason": "train", "files": {}, "lake_graph": graph}
-            with suppress(OSError):  # of the store: the next look, or the commit
-                if any(voids(record, plain, current) for record in session.journal.since(head)):
-                    raise RuntimeError(OVERTAKEN)
+            with suppress(OSError):
+                look()
 
-    return look
+    return sometimes
 
 
 def begin(session: Session, graph: Manifest, run: TrainRun, resume: bool, progress: Progress) -> None:
@@ -219,12 +223,6 @@ def run_on(
     """Run it on the workers; a failed worker is replaced and the run goes on from its last checkpoint. `look` as in
     `trained_version`."""
     with progress.task(title, run.epochs) as task:
-        show = follow(task, "train")
-
-        def on_progress(states: list[dict[str, Any]]) -> None:
-            show(states)
-            look()
-
         return group.run(
             "train",
             session.location,
@@ -234,7 +232,7 @@ def run_on(
             dense,
             restore=lambda: None,
             max_rebuilds=session.config.cluster.max_rebuilds,
-            on_progress=on_progress,
+            on_progress=watched(follow(task, "train"), look),
         )
 
 

@@ -30,8 +30,8 @@ INGESTED = "ingested"
 """What `ingest` writes before the graph's manifest; its body: `ingest`, the manifest's digest (`session.digest`), and
 `log_head`. The first ingest writes none: nothing was carried out before it, and its head is 0."""
 SWITCHING = "switching"
-"""What `retrain` writes when requests were carried out while it was putting earlier ones to its result: services carry out
-none for `service.SWITCH_SECONDS` from then on, so that the next attempt can end."""
+"""What `retrain` writes when requests were carried out while it was putting earlier ones to its result. Its body: `behind`,
+the head of the log then, and `seconds`, for which services carry out none, so that the next attempt can end."""
 EVIDENCE = "evidence"
 """What fixes a request's report; its body: `request_id`, `version`, `sha256` of the JSON file, `page_sha256` of the page,
 and `seconds` of the request, where they were known."""

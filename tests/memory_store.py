@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from unlearnrec.partitioning.storage import Details
+
 
 class Crash(BaseException):
     """The process ends here; no `except Exception` may hold it up."""
@@ -29,6 +31,13 @@ class MemoryStore:
 
     def list(self, folder: str = "") -> list[str]:
         return sorted(name for name in self.files if name.startswith(f"{folder}/" if folder else ""))
+
+    def details(self, folder: str = "") -> dict[str, Details]:
+        return {name: Details(len(self.files[name]), self.modified(name)) for name in MemoryStore.list(self, folder)}
+
+    def modified(self, name: str) -> float:
+        self.read(name)
+        return 0.0
 
     def write(self, name: str, data: bytes) -> None:
         self._moment()

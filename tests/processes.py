@@ -11,6 +11,8 @@ from typing import Any
 
 from memory_store import Crash, MemoryStore
 
+from unlearnrec.partitioning.storage import Details
+
 
 class Process:
     """At most one action at a time; stands still at its moments until it is told to go on."""
@@ -90,6 +92,11 @@ class SharedStore(MemoryStore):
         self._moment()
         return found
 
+    def details(self, folder: str = "") -> dict[str, Details]:
+        found = super().details(folder)
+        self._moment()
+        return found
+
     def write(self, name: str, data: bytes) -> None:
         super().write(name, data)
         self._dates[name] = self._clock()
@@ -99,12 +106,6 @@ class SharedStore(MemoryStore):
             raise OSError(28, "No space left on device")
         super().create(name, data)
         self._dates[name] = self._clock()
-
-    def unfinished(self, folder: str = "") -> list[str]:
-        return []
-
-    def size(self, name: str) -> int:
-        return len(self.read(name))
 
     def modified(self, name: str) -> float:
         self.read(name)

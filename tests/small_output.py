@@ -153,7 +153,7 @@ def commit_forget(config: Config, users: str, request_id: str) -> dict[str, Any]
 
 def places_of(store: Store, wanted: bytes) -> list[str]:
     """The files whose bytes hold it, as they lie or decoded: every value of a Parquet column, every tensor."""
-    return [name for name in [*store.list(), *store.unfinished()] if wanted in _opened(name, store.read(name))]
+    return [name for name in store.details() if wanted in _opened(name, store.read(name))]
 
 
 def _opened(name: str, data: bytes) -> bytes:

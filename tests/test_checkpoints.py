@@ -18,6 +18,7 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster import session as session_module
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import Config, parse_config, to_yaml
+from unlearnrec.cluster.desk import Desk
 from unlearnrec.cluster.journal import Journal
 from unlearnrec.cluster.ledger import Ledger
 from unlearnrec.cluster.purge import purge
@@ -270,6 +271,20 @@ def test_what_evidence_still_names_is_not_cut_off(config: Config) -> None:
     # Accepted as record 4, on the version of record 3.
     assert ticket.first_record == left[0].number == 3
     assert [r.kind for r in Session(config).journal.since(2)][:3] == ["committed", "accepted", "committed"]
+
+
+def test_who_has_not_looked_for_a_while_does_not_fork_a_log_that_was_cut_off(config: Config) -> None:
+    """Following the log is asking for the name of its next file, and appending is creating it."""
+    desk = Desk(Session(config))
+    desk.view()
+    for n in (2, 3):
+        commit_forget(config, user_name(n), f"r{n}")
+    for request_id in ("with", "without", "r2", "r3"):
+        fix(config, request_id)
+    purge(config, truncate_log=True)
+    assert desk.accept(["ann"], [], [], "late")["status"] == "accepted"
+    assert Session(config).ledger().open.keys() == {"late"}
+    assert {check["name"]: check["ok"] for check in verify(config)["checks"]}["log"]
 
 
 def test_retention_keeps_the_log_too(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ from unlearnrec.cluster.ledger import Ledger, State, Ticket
 from unlearnrec.cluster.progress import Progress
 from unlearnrec.cluster.requests import make_request
 from unlearnrec.cluster.segments import Record
-from unlearnrec.cluster.service import SWITCH_SECONDS, Service
+from unlearnrec.cluster.service import LONGEST_SWITCH_SECONDS, Service
 from unlearnrec.cluster.session import Session
 from unlearnrec.cluster.versions import CANCELLED, COMPLETED, FAILED, HELD
 from unlearnrec.partitioning.errors import InputError
@@ -308,25 +308,29 @@ def store(clock):
 
 def test_nothing_is_carried_out_while_a_retrain_is_about_to_commit(store, clock):
     service = open_service(store, clock)
+
+    def asked(seconds):
+        service._session.journal.append("switching", {"behind": 1, "seconds": seconds})
+
     accept(service, "a")
     clock.now += 10
-    service._session.journal.append("switching", {"behind": 1})
+    asked(60.0)
     assert service.tick() == 1.0 and not service._engine.batches
-    clock.now += SWITCH_SECONDS - 0.5
+    clock.now += 59.5
     assert service.tick() == 0.5
     service._session.versions.commit(version(0, "train", 100), after=service._session.journal.head())
     assert service.tick() == 0.0 and service._engine.batches == [["a"]]
     accept(service, "b")
-    service._session.journal.append("switching", {"behind": 1})
-    clock.now += SWITCH_SECONDS  # the retrain has died
+    asked(60.0)
+    clock.now += 60.0  # the retrain has died
     service.tick()
     assert states(store) == {"a": "committed", "b": "committed"}
     accept(service, "c")
     clock.now += 1000  # the retrain's clock
-    service._session.journal.append("switching", {"behind": 1})
+    asked(1e9)
     clock.now -= 990
     assert service.tick() == 1.0
-    clock.now += SWITCH_SECONDS
+    clock.now += LONGEST_SWITCH_SECONDS
     service.tick()
     assert states(store)["c"] == "committed"
 

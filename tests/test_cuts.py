@@ -298,11 +298,14 @@ def test_of_two_purges_each_tells_everybody(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Standing(SharedStore):
-    """Each read is a moment too."""
+    """Each read is a moment too; a listing with details is one."""
 
     def read(self, name: str) -> bytes:
         self._moment()
         return super().read(name)
+
+    def modified(self, name: str) -> float:
+        return self._dates.get(name, 0.0)
 
 
 WHOLE = 10**6

@@ -3,6 +3,7 @@
 import json
 import shutil
 import uuid
+from collections import Counter
 
 import pytest
 from small_output import (
@@ -17,7 +18,7 @@ from small_output import (
     write_interactions,
 )
 
-from unlearnrec.cluster import pipeline
+from unlearnrec.cluster import accepting, pipeline
 from unlearnrec.cluster import purge as purging
 from unlearnrec.cluster.callbacks import Outbox
 from unlearnrec.cluster.cli import run
@@ -26,7 +27,8 @@ from unlearnrec.cluster.evidence import add_evidence
 from unlearnrec.cluster.forgetting import _answer
 from unlearnrec.cluster.journal import JournalConflict
 from unlearnrec.cluster.purge import CHECKPOINT, NOTE, OLDER, REQUEST, SUPERSEDED, UNNAMED, leftovers, purge
-from unlearnrec.cluster.requests import parse_request
+from unlearnrec.cluster.requests import Request, parse_request
+from unlearnrec.cluster.residue import residue
 from unlearnrec.cluster.session import Session, graph_key
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
@@ -219,6 +221,24 @@ def test_nothing_is_removed_from_a_damaged_output(local):
     check_readable(local)
 
 
+def test_what_another_purge_has_taken_of_an_older_version_is_no_damage(local, monkeypatch):
+    """The version was replaced, and the other purge came and went, while this one looked."""
+    commit_train(local)
+    real, looks = purging.leftovers, []
+
+    def meanwhile(session):
+        looks.append(real(session))
+        if len(looks) == 1:
+            commit_forget(local, FORGOTTEN, "r1")
+            purge(local, now=True)
+        return looks[-1]
+
+    monkeypatch.setattr(purging, "leftovers", meanwhile)
+    store_of(local).write("requests/dead.json", b"{}")
+    assert purge(local, now=True)["removed_files"] == 0
+    check_readable(local)
+
+
 def test_an_ingest_that_is_newer_than_the_version_stays(local):
     commit_train(local)
     commit_forget(local, FORGOTTEN, "r1")
@@ -291,6 +311,47 @@ def test_checkpoints_stay_with_their_graph(local):
     assert store.list("pretrain") == [] and store.list("checkpoints") == [running]
 
 
+def asked(monkeypatch, act, *arguments):
+    """Counter of what is asked of stores meanwhile: calls of their methods, and requests to S3."""
+    from aiobotocore.client import AioBaseClient
+
+    found = Counter()
+
+    def count(patch, owner, name, what):
+        real = getattr(owner, name)
+
+        def counted(self, *arguments, **keywords):
+            found[what or arguments[0]] += 1
+            return real(self, *arguments, **keywords)
+
+        patch.setattr(owner, name, counted)
+
+    with monkeypatch.context() as patch:
+        for name in vars(Store):
+            if not name.startswith("_"):
+                count(patch, Store, name, name)
+        count(patch, AioBaseClient, "_make_api_call", None)
+        act(*arguments)
+    return found
+
+
+def test_the_store_is_not_asked_more_where_there_are_more_requests(config, monkeypatch):
+    """Neither while their contents, here the smallest that there are, wait for a purge, nor after it."""
+    commit_train(config)
+    counts = []
+    for requests in (range(2), range(2, 9)):
+        for n in requests:
+            accepting.accept(Session(config), Request(f"r{n}", (), (), ()))
+            Session(config).journal.append("completed", {"request_id": f"r{n}", "answer": {"request_id": f"r{n}"}})
+        Session(config).checkpoint()
+        assert found(config) == {f"requests/r{n}.json": REQUEST for n in requests}
+        before = asked(monkeypatch, found, config)
+        assert purge(config, now=True)["purged_requests"] == len(requests) and not found(config)
+        Session(config).checkpoint()
+        counts.append((before, *(asked(monkeypatch, act, config) for act in (found, purge, residue))))
+    assert counts[0] == counts[1] and all(count["details"] for count in counts[0])
+
+
 # ---- retention --------------------------------------------------------------------------------------------------------
 
 
@@ -326,7 +387,7 @@ def test_a_file_that_no_record_names_stays_for_an_hour(local, monkeypatch):
     at(monkeypatch, 59 * 60)
     assert purge(local)["removed_files"] == 0
     at(monkeypatch, 2 * 60)
-    assert purge(local)["removed_files"] == 3 and not store.unfinished()
+    assert purge(local)["removed_files"] == 3 and store.details().keys() == set(store.list())
 
 
 @pytest.mark.parametrize("hours", ["-1", "87601", ".inf", ".nan"])

@@ -11,9 +11,11 @@ from fake_workers import OneWorker
 from small_output import copied
 from trained_output import rows_by_partition, trained_output
 
-from unlearnrec.cluster import journal, pipeline, retraining, training
+from unlearnrec.cluster import journal, pipeline, purge, retraining, training
 from unlearnrec.cluster.leases import Lease, leases
 from unlearnrec.cluster.ledger import Ledger
+from unlearnrec.cluster.progress import Progress
+from unlearnrec.cluster.serve import WorkerEngine
 from unlearnrec.cluster.session import Session
 from unlearnrec.cluster.versions import PURGING, SWITCHING, Versions
 from unlearnrec.partitioning.errors import InputError
@@ -126,7 +128,7 @@ def test_requests_that_are_carried_out_meanwhile_are_carried_out_on_the_result(
     kinds = [(r.kind, r.body.get("manifest", {}).get("reason")) for r in records]
     assert [kind for kind, _ in kinds].count(SWITCHING) == 1 and kinds[-1] == ("committed", "train")
     ledger = Ledger(records)
-    assert session.version()["replayed"] == ["a", "b"] and ledger.switching_at is None
+    assert session.version()["replayed"] == ["a", "b"] and ledger.switching is None
     # Debt counts what was forgotten since the training, not since the commit; and the answers stay.
     assert ledger.debt() == pytest.approx(1 - len(left) / len(set(made[1])))
     for request_id in ("a", "b"):
@@ -152,11 +154,100 @@ def test_a_request_that_found_nothing_in_the_old_graph_is_carried_out_on_a_new_i
     assert pipeline.forget(larger, users=str(users[1]), group=worker)["status"] == "committed"
 
 
+def with_times(path, target, unit=None):
+    """The table with a column of times 0, 1, 2, ... of all events: plain numbers, or timestamps of a unit."""
+    table = pq.read_table(path, columns=["user_id", "item_id"])
+    times = pa.array(range(table.num_rows))
+    pq.write_table(table.append_column("at", times if unit is None else times.cast(pa.timestamp(unit))), target)
+    return str(target)
+
+
+@pytest.mark.parametrize("later", ["no times", "another unit"])
+def test_a_time_range_is_not_carried_out_on_times_of_another_kind(config, worker, users, beside, tmp_path, later):
+    def with_column(interactions, time_column):
+        columns = config.columns.model_copy(update={"time": time_column})
+        return config.model_copy(update={"interactions": interactions, "columns": columns})
+
+    timed = with_column(with_times(config.interactions, tmp_path / "numbers.parquet"), "at")
+    pipeline.ingest(timed)
+    pipeline.train(timed, group=worker)
+    pipeline.pretrain(timed, group=worker)
+    (tmp_path / "r.jsonl").write_text(json.dumps({"user_id": users[0], "since": 0}))
+    stamped = with_column(with_times(config.interactions, tmp_path / "stamped.parquet", "s"), "at")
+    new = config if later == "no times" else stamped
+    pipeline.ingest(new)
+
+    def forget_range():
+        answer = pipeline.forget(timed, requests=str(tmp_path / "r.jsonl"), request_id="r", group=OneWorker())
+        assert answer["removed_interactions"]
+
+    beside(committing=[forget_range])
+    with pytest.raises(RuntimeError, match=r"request r .* names a time range"):
+        pipeline.retrain(new, group=worker)
+    assert users[0] not in {user for user, _ in pairs_of(config)}
+
+
+def test_a_request_above_the_limit_is_not_carried_out_on_a_new_ingest_unasked(
+    config, worker, users, beside, tmp_path, made
+):
+    """It found nothing before, and was not held."""
+    more = [(user, made[1][0][1] + 10**6) for user in users]
+    table = pq.read_table(config.interactions, columns=["user_id", "item_id"])
+    added = pa.table({"user_id": [u for u, _ in more], "item_id": [i for _, i in more]}).cast(table.schema)
+    pq.write_table(pa.concat_tables([table, added]), tmp_path / "more.parquet")
+    limited = config.forget.model_copy(update={"max_share": 0.02})
+    larger = config.model_copy(update={"interactions": str(tmp_path / "more.parquet"), "forget": limited})
+    pipeline.ingest(larger)
+    beside(committing=[lambda: pipeline.forget(larger, items=str(more[0][1]), request_id="big", group=OneWorker())])
+    with pytest.raises(RuntimeError, match=r"request big .* forget\.max_share=0\.02"):
+        pipeline.retrain(larger, group=worker)
+    assert pipeline.status(larger, "big")["status"] == "nothing_to_forget"
+
+
+def test_a_retrain_and_a_pretrain_leave_each_others_runs_alone(config, worker, beside):
+    beside(fitting=lambda: pipeline.pretrain(config, group=OneWorker()))
+    assert pipeline.retrain(config, group=worker)["version"] == 4
+
+
+def test_a_service_with_another_number_of_workers_says_so_and_serves_no_part(config, worker):
+    """A new ingest and a retrain beside it may have given the output another number of partitions."""
+    two = config.model_copy(update={"cluster": config.cluster.model_copy(update={"partitions": 2})})
+    with pytest.raises(InputError, match=r"cluster\.partitions is 2, but"):
+        WorkerEngine(Session(two), worker, Progress()).readouts(Session(two).versions.current())
+
+
+def test_where_there_is_no_graph_nothing_is_written(config, tmp_path):
+    with pytest.raises(InputError, match="ingest"):
+        pipeline.retrain(config.model_copy(update={"output": str(tmp_path / "typo")}), group=OneWorker())
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_retrain_ends_when_its_result_cannot_be_committed(config, users, monkeypatch):
+    monkeypatch.setattr(training, "LOOK_SECONDS", 0.0)
+    ended = []
+
+    class Watched(OneWorker):
+        def run(self, method, *arguments, on_progress=None, **rest):
+            if method == "fit_encoder":
+                on_progress([{}])
+                pipeline.purge(config, now=True)
+                on_progress([{}])
+                ended.append("not")
+            return super().run(method, *arguments, **rest)
+
+    pipeline.train(config, group=OneWorker())
+    with pytest.raises(RuntimeError, match=r"`purge --now`.* `unlearnrec retrain` again"):
+        pipeline.retrain(config.model_copy(update={"seed": 6}), group=Watched())
+    assert not ended
+
+
 def test_another_training_or_a_rollback_is_not_overwritten(config, worker, beside):
     beside(committing=[lambda: pipeline.train(config, group=OneWorker())])
     with pytest.raises(RuntimeError, match=r"another version was committed .*\(train\)"):
         pipeline.retrain(config, group=worker)
-    assert Session(config).version()["version"] == 3 and not leases(Session(config))
+    session = Session(config)
+    assert session.version()["version"] == 3 and not leases(session)
+    assert not any(record.kind == SWITCHING for record in session.journal.records())  # nobody waits for nothing
 
 
 def test_a_purge_waits_for_a_retrain_but_not_purge_now(config, worker, users, made, beside):
@@ -182,7 +273,9 @@ def test_a_purge_waits_for_a_retrain_but_not_purge_now(config, worker, users, ma
     assert Session(config).version()["version"] == 4
 
 
-def test_the_log_is_not_cut_off_behind_a_retrain(config, worker, users, beside):
+def test_the_log_is_not_cut_off_behind_a_retrain(config, worker, users, beside, monkeypatch):
+    monkeypatch.setattr(purge, "UNDER_WAY_SECONDS", 0.0)
+
     def cut():
         for number in range(3):
             forget(config, [users[number]], f"r{number}")
@@ -276,9 +369,9 @@ def test_a_lease_is_renewed_while_it_is_held(config):
 
 def test_that_services_are_to_wait_is_in_a_checkpoint_too(config):
     session = Session(config)
-    session.journal.append(SWITCHING, {"behind": 1})
+    session.journal.append(SWITCHING, {"behind": 1, "seconds": 90.0})
     ledger = session.ledger()
-    assert Ledger(state=json.loads(json.dumps(ledger.state()))).switching_at == ledger.switching_at is not None
+    assert Ledger(state=json.loads(json.dumps(ledger.state()))).switching == ledger.switching is not None
 
 
 def test_a_training_ends_when_its_result_cannot_be_committed(config, users, monkeypatch):

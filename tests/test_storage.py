@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unlearnrec.partitioning.errors import InputError
-from unlearnrec.partitioning.storage import StorageOptions, Store, filesystem_for
+from unlearnrec.partitioning.storage import StorageOptions, Store, filesystem_for, is_temporary
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -145,17 +145,18 @@ def test_markers_of_folders_are_no_files(s3_server: StorageOptions, tmp_path: Pa
     for folder in ("", "log/", "requests/", "deep/er/"):
         store._files.fs.call_s3("put_object", Bucket="lake", Key=f"{tmp_path.name}/{folder}")
     assert store.list("log") == store.list() == ["log/1"]
-    assert store.list("requests") == store.list("deep") == store.unfinished() == []
+    assert store.list("requests") == store.list("deep") == []
+    assert store.details().keys() == {"log/1"} and not store.details("requests")
 
 
 def test_size_and_time_of_a_file(store: Store) -> None:
     before = time.time()
     store.write("graph/b", b"four")
     store.write("graph/.tmp-1", b"a write that did not end")
-    assert store.size("graph/b") == 4
-    assert before - 2 <= store.modified("graph/b") <= time.time() + 2  # S3 tells whole seconds
-    assert store.list() == ["graph/b"] and store.unfinished() == store.unfinished("graph/") == ["graph/.tmp-1"]
-    assert store.unfinished("log") == []
-    for act in (store.size, store.modified):
-        with pytest.raises(FileNotFoundError):
-            act("graph/a")
+    found = store.details("graph/")
+    assert list(found) == list(store.details()) == ["graph/.tmp-1", "graph/b"] and not store.details("log")
+    assert list(filter(is_temporary, found)) == ["graph/.tmp-1"] and store.list() == ["graph/b"]
+    assert found["graph/b"] == (4, store.modified("graph/b"))
+    assert before - 2 <= found["graph/b"].modified <= time.time() + 2  # S3 tells whole seconds
+    with pytest.raises(FileNotFoundError):
+        store.modified("graph/a")

@@ -11,6 +11,7 @@ import pytest
 from small_output import accept, commit_forget, commit_train, small_config, user_name, write_interactions
 
 from unlearnrec.cluster import digests, pipeline, row_filter
+from unlearnrec.cluster import residue as residues
 from unlearnrec.cluster.accepting import renewed
 from unlearnrec.cluster.cli import run
 from unlearnrec.cluster.config import to_yaml
@@ -308,6 +309,20 @@ def test_residue_without_a_key_knows_the_requests(forgotten, monkeypatch):
     answer = pipeline.residue(forgotten)
     assert rows_by_place(answer) == {forgotten.interactions: 8, forgotten.test_interactions: 4}
     assert [x["place"] for x in answer["not_read"]] == ["suppression"]
+
+
+def test_residue_beside_a_purge_knows_what_is_left(forgotten, monkeypatch):
+    """The purge takes a content that has been listed, and not been read yet."""
+    monkeypatch.delenv(ENVIRONMENT)
+    listed = residues.leftovers
+
+    def purged(session):
+        found = listed(session)
+        pipeline.purge(forgotten, now=True)
+        return found
+
+    monkeypatch.setattr(residues, "leftovers", purged)
+    assert not [found for found in pipeline.residue(forgotten)["residues"] if found["kind"] == residues.LAKE]
 
 
 def test_residue_does_not_count_who_withdrew_a_request(forgotten, monkeypatch):
