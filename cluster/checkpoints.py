@@ -10,13 +10,14 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ..partitioning.errors import InputError
 from ..partitioning.storage import Store
-from .segments import FOLDER, Chain, Record, SegmentId, segment_id
+from .cuts import cut_number, is_cut_off, last_cut
+from .segments import FIRST, FOLDER, Chain, Record, SegmentId, segment_id
 
 CHECKPOINT = "checkpoint"
 """The record's kind; its body: `number` of records, `file`, `sha256` of the file, `format` (not there before 2)."""
@@ -27,6 +28,7 @@ EARLIER = 1
 """The format without `Ticket.closed_at`, which `Ledger` makes up for. It is read only where the log no longer begins at
 record 1, and nothing else is there to read."""
 
+_T = TypeVar("_T")
 _NAME = re.compile(rf"{FOLDER}/checkpoint-([0-9]{{9,}})\.json")
 
 
@@ -80,15 +82,17 @@ def read_checkpoint(store: Store, number: int, formats: Collection[int] = (FORMA
 
 
 def put_checkpoint(store: Store, number: int, digest: str, state: dict[str, Any]) -> dict[str, Any] | None:
-    """Write a checkpoint; returns the body of the record that makes it count, None where another one is in its place."""
+    """Write a checkpoint; returns the body of the record that makes it count, None where another one is in its place, or
+    a purge has removed it behind a later one."""
     name = checkpoint_name(number)
     content = {"format": FORMAT, "number": number, "digest": digest, "state": state}
     data = json.dumps(content, separators=(",", ":")).encode() + b"\n"
     with contextlib.suppress(FileExistsError):
         store.create(name, data)
-    if store.read(name) != data:
-        return None
-    return {"number": number, "file": name, "sha256": hashlib.sha256(data).hexdigest(), "format": FORMAT}
+    with contextlib.suppress(FileNotFoundError):
+        if store.read(name) == data:
+            return {"number": number, "file": name, "sha256": hashlib.sha256(data).hexdigest(), "format": FORMAT}
+    return None
 
 
 def open_chain(store: Store) -> tuple[Checkpoint | None, Chain]:
@@ -98,11 +102,50 @@ def open_chain(store: Store) -> tuple[Checkpoint | None, Chain]:
         InputError: a checkpoint, or a record after the last one, is missing, damaged, or does not fit the others; or there
             is no such bucket.
     """
-    try:
-        names = store.list(FOLDER)
-    except FileNotFoundError as error:
-        raise InputError(f"output {store.root_uri}: there is no such bucket. Create it, or check `output`") from error
-    segments = _segments(store, names)
+    while True:
+        begin, chain = _outlasting_cuts(store, _open)
+        if not is_cut_off(store, chain):
+            return begin, chain
+
+
+def read_whole(store: Store, begin: Checkpoint) -> list[Record]:
+    """All records that are there, also those before the checkpoint.
+
+    Raises:
+        InputError: one of them is missing, damaged, or does not fit the others or the checkpoint.
+    """
+
+    def read(store: Store, names: Sequence[str]) -> list[Record]:
+        _, segments = _segments(store, names)
+        number, attempt = segments[0]
+        chain = Chain(store, number - 1, FIRST if number == 1 else None, attempt)
+        chain.follow()
+        chain.check_whole(segments)
+        if chain.base < begin.number:
+            _check_match(store, begin, chain)
+        return chain.records
+
+    return _outlasting_cuts(store, read)
+
+
+def _outlasting_cuts(store: Store, read: Callable[[Store, Sequence[str]], _T]) -> _T:
+    """What `read` makes of a listing of the log: of another one where files that were listed are gone when it fails."""
+    while True:
+        try:
+            names = store.list(FOLDER)
+        except FileNotFoundError as error:
+            raise InputError(
+                f"output {store.root_uri}: there is no such bucket. Create it, or check `output`"
+            ) from error
+        try:
+            return read(store, names)
+        except (InputError, FileNotFoundError):
+            if set(names).issubset(store.list(FOLDER)):
+                raise
+
+
+def _open(store: Store, names: Sequence[str]) -> tuple[Checkpoint | None, Chain]:
+    cut, segments = _segments(store, names)
     formats = {FORMAT} if segments and segments[0][0] == 1 else {FORMAT, EARLIER}
     loose: list[Checkpoint] = []
     begin, chain = None, None
@@ -120,34 +163,22 @@ def open_chain(store: Store) -> tuple[Checkpoint | None, Chain]:
     chain.check_whole(segments)
     for found in loose:
         _check_match(store, found, chain)
+    chain.cut = cut
     return begin, chain
 
 
-def read_whole(store: Store, begin: Checkpoint) -> list[Record]:
-    """All records that are there, also those before the checkpoint.
-
-    Raises:
-        InputError: one of them is missing, damaged, or does not fit the others or the checkpoint.
-    """
-    segments = _segments(store, store.list(FOLDER))
-    number, attempt = segments[0]
-    chain = Chain(store) if number == 1 else Chain(store, number - 1, None, attempt)
-    chain.follow()
-    chain.check_whole(segments)
-    if chain.base < begin.number:
-        _check_match(store, begin, chain)
-    return chain.records
-
-
-def _segments(store: Store, names: Sequence[str]) -> list[SegmentId]:
+def _segments(store: Store, names: Sequence[str]) -> tuple[int, list[SegmentId]]:
+    """(number of the last cut, the segments that it leaves): others may be there still, or were made by who did not know
+    of it."""
     found = []
     for name in names:
         segment = segment_id(name)
         if segment is not None:
             found.append(segment)
-        elif checkpoint_number(name) is None:
+        elif checkpoint_number(name) is None and cut_number(name) is None:
             raise InputError(f"{store.root_uri}/{name} is no record of the log. Move it elsewhere")
-    return sorted(found)
+    cut, begins = last_cut(store, names)
+    return cut, sorted(segment for segment in found if segment >= begins)
 
 
 def _is_vouched_for(store: Store, found: Checkpoint, later: Sequence[Record]) -> bool:

@@ -3,16 +3,19 @@
 Exclusive creation of a segment decides who wins its numbers. Threads that append at the same time share a segment: while
 one is written the others queue, and the next takes all that wait.
 
-Requests to the store: following the log is one `read` more than there are new segments; threads that wait for one
-another share it. An append is one `create`; where
-another writer was faster, the log is followed and it is one `create` more (on S3 a refused one costs a `read` besides).
-Opening lists the folder once, and reads the last checkpoint and the segments after it.
+Requests to the store: following the log is one `read` more than there are new segments, and one that asks for a new cut
+(cuts.py) where there are any, or nobody asked within the last second; threads that wait for one another share them. An
+append is one `create`, and one `read` that asks for a new cut; where another writer was faster, the log is followed and it
+is both once more (on S3 a refused `create` costs a `read` besides). Opening lists the folder once, reads the last cut, the
+last checkpoint and the segments after it, and asks for a new cut.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Condition
@@ -21,7 +24,12 @@ from typing import Any
 from ..partitioning.errors import InputError
 from ..partitioning.storage import Store
 from .checkpoints import Checkpoint, open_chain, read_whole
+from .cuts import is_cut_off
 from .segments import FIRST, FOLDER, Chain, Record, encode
+
+CUT_SECONDS = 1.0
+"""A look that finds nothing asks for a new cut only so often: for so long after it stood still, a process may take an older
+record for the last one. Not to append behind it: a write always asks."""
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +56,7 @@ class _Append:
 
 class Journal:
     """The log of one output, for any number of threads. Holds the records that it has read since it was opened, and those
-    after the last checkpoint."""
+    after the last checkpoint; it opens the log anew where that was cut off behind the last record that it knew."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -58,6 +66,8 @@ class Journal:
         """The segment that is being written."""
         self._opened: Chain | None = None
         self._checkpoint: Checkpoint | None = None
+        self._asked = 0.0
+        """When it was known the last time that the chain is the log's, by `time.monotonic`."""
         self._warned: str | None = None
         self._begun = self._looked = 0
         """Looks for new segments: how many began, and the last one that has ended."""
@@ -87,11 +97,9 @@ class Journal:
         Raises:
             InputError: as `records`, or some of them were removed behind a checkpoint.
         """
-        arrived = self._begun
-        with self._state:
-            chain = self._follow(arrived) if look else self._open()
-            if number >= chain.base:
-                return chain.records[number - chain.base :]
+        checkpoint, found = self.resume(number, look)
+        if checkpoint is None:
+            return found
         records = self.records()
         if records[0].number > number + 1:
             raise InputError(
@@ -99,6 +107,20 @@ class Journal:
                 "`purge --truncate-log`"
             )
         return [record for record in records if record.number > number]
+
+    def resume(self, number: int, look: bool = True) -> tuple[Checkpoint | None, list[Record]]:
+        """(None, the records after `number`), or (the checkpoint that reading begins at, the records after it) where that
+        stands for record `number` + 1 as well. Without `look` as far as this object knows already.
+
+        Raises:
+            InputError: as `records`.
+        """
+        arrived = self._begun
+        with self._state:
+            chain = self._follow(arrived) if look else self._open()
+            if number >= chain.base:
+                return None, chain.records[number - chain.base :]
+            return self._checkpoint, list(chain.records)
 
     def head(self) -> int:
         """The number of the last record, 0 for an empty log.
@@ -126,11 +148,19 @@ class Journal:
         if self._looked > arrived:
             return chain
         self._begun = begun = self._begun + 1
-        while (data := chain.peek()) is not None:
-            if data == self._under_way:  # there, but perhaps not durable yet
-                self._state.wait_for(lambda: data != self._under_way)
-            else:
-                chain.take(data)
+        try:
+            while (data := chain.peek()) is not None:
+                if data == self._under_way:  # there, but perhaps not durable yet
+                    self._state.wait_for(lambda: data != self._under_way)
+                    chain = self._open()
+                else:
+                    chain.take(data)
+        except InputError:
+            if not self._leave_cut_off(chain):
+                raise
+        if time.monotonic() >= self._asked + CUT_SECONDS:
+            self._leave_cut_off(chain)
+        chain = self._open()
         self._looked = max(self._looked, begun)
         self._warn(chain)
         return chain
@@ -145,9 +175,28 @@ class Journal:
             )
 
     def _open(self) -> Chain:
+        """The chain, as far as it is known and is the log's."""
+        if self._opened is not None and self._opened.sure != self._opened.next_segment:
+            self._leave_cut_off(self._opened)
         if self._opened is None:
+            self._asked = time.monotonic()
             self._checkpoint, self._opened = open_chain(self._store)
         return self._opened
+
+    def _leave_cut_off(self, chain: Chain) -> bool:
+        """Give the chain up, if it was cut off; says whether it was."""
+        asked = time.monotonic()
+        if not is_cut_off(self._store, chain):
+            self._asked = asked
+            return False
+        if self._opened is chain:
+            self._opened = None
+            log.warning(
+                "%s/%s was cut off by `purge --truncate-log` behind record %d, the last that this process knew: it goes on "
+                "from the checkpoint",
+                *(self._store.root_uri, FOLDER, chain.head),
+            )
+        return True
 
     # ---- writing -----------------------------------------------------------------------------------------------------
 
@@ -166,7 +215,8 @@ class Journal:
         Raises:
             JournalConflict: there is such a record, or the head is not at `after` yet. Nothing was written.
             InputError: as `records`.
-            OSError: of the store. Whether the record was written is not known; the log says so later.
+            OSError: of the store, or the log was cut off where the record would stand. Whether it was written is not known;
+                the log says so later.
         """
         mine = _Append(kind, json.loads(json.dumps(body)), after, void)
         with self._turn:
@@ -205,7 +255,7 @@ class Journal:
         with self._state:
             chain = self._open()
             if any(one.after is not None and one.after > chain.head for one in pending):
-                chain.follow()
+                chain = self._follow(self._begun)
             name, first, lines = chain.next_name, chain.head + 1, b""
             records: list[Record] = []
             placed: list[_Append] = []
@@ -235,13 +285,25 @@ class Journal:
             if written:
                 there = chain.take(lines)
             else:
-                chain.follow()
+                self._follow(self._begun)
                 there = chain.records[first - 1 - chain.base :][: len(records)]
                 # The refusal may be that of a repetition: then the segment is this one, as its nonces tell.
                 if [record.digest for record in there] != [record.digest for record in records]:
                     return
+            self._check_counts(chain, name)
         for one, record in zip(placed, there, strict=True):
             one.record = record
+
+    def _check_counts(self, chain: Chain, name: str) -> None:
+        """Raise OSError, and remove the segment that was written, if the log was cut off behind it."""
+        if not self._leave_cut_off(chain):
+            return
+        with contextlib.suppress(OSError):  # a cut leaves it out, whether it is there or not
+            self._store.remove(name)
+        raise OSError(
+            f"{self._store.root_uri}/{name} was left out when `purge --truncate-log` cut the log off: this process had "
+            "stood still. Run the command again"
+        )
 
     def _end_write(self) -> None:
         self._under_way = None

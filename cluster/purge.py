@@ -23,6 +23,7 @@ from .callbacks import FOLDER as CALLBACKS
 from .callbacks import callbacks_name
 from .checkpoints import checkpoint_number
 from .config import Config
+from .cuts import announce_cut
 from .evidence import FOLDER as REPORTS
 from .evidence import add_evidence
 from .export import FILES, UNFINISHED, log_head_of
@@ -114,6 +115,8 @@ def purge(
             break
         except JournalConflict:
             continue
+    if segments := [segment for x in due if (segment := segment_id(x.place)) is not None]:
+        announce_cut(session.store, max(segments))
     with progress.task("purge", len(due)) as task:
         for item in due:
             if item.kind == REQUEST:
@@ -192,8 +195,13 @@ def _log_files(session: Session) -> list[Leftover]:
     segments = sorted((segment, name) for name in names if (segment := segment_id(name)) is not None)
     old = [name for (_, name), ((after, _), _) in pairwise(segments) if after <= first]
     old += [name for name in names if (number := checkpoint_number(name)) is not None and number < checkpoint.number]
-    detail = f"of what {checkpoint.name} stands for"
-    return [Leftover(name, LOG_FILE, detail, *names[name]) for name in old]
+    found, detail, newest = list[Leftover](), f"of what {checkpoint.name} stands for", 0.0
+    for name in old:
+        size, modified = names[name]
+        if segment_id(name) is not None:  # none counts as older than one before it: the log gets no holes
+            newest = modified = max(newest, modified)
+        found.append(Leftover(name, LOG_FILE, detail, size, modified))
+    return found
 
 
 def leftovers(session: Session) -> list[Leftover]:

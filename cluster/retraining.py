@@ -19,7 +19,7 @@ from ..workers import WorkerGroup
 from .accepting import UnreadableRequest, read_accepted
 from .candidate import unlearned
 from .config import Config
-from .journal import Journal, JournalConflict
+from .journal import JournalConflict
 from .leases import Lease
 from .matching import asked_of, changed_partitions, effect, resolve, union
 from .pretraining import SCRATCH, check_around, clear_runs, fit_encoder, with_encoder
@@ -111,8 +111,7 @@ def commit_replayed(
     seconds = 0.0
     while True:
         started = time.monotonic()
-        # Opened anew: who follows the log waits for ever for a file that `purge --truncate-log --now` has removed.
-        records = Journal(session.store).since(head)
+        records = session.journal.since(head)
         _check_stands(records, manifest["files"], lease)
         if seconds:
             session.journal.append(SWITCHING, {"behind": head, "seconds": max(2 * seconds, SWITCH_SECONDS)})

@@ -81,6 +81,9 @@ class Chain:
         self.seen: set[SegmentId] = set()
         self.torn: str | None = None
         """The last file, if it ends in the middle of a record."""
+        self.cut, self.sure = 0, self.next_segment
+        """The last cut that is known (cuts.py), and the segment that came next then: what the chain has from there on may
+        not be the log's."""
 
     @property
     def head(self) -> int:
@@ -93,9 +96,14 @@ class Chain:
         return self.records[-1].digest if self.records else self._before
 
     @property
+    def next_segment(self) -> SegmentId:
+        """The one to be read, or written, next."""
+        return self.head + 1, self._attempt
+
+    @property
     def next_name(self) -> str:
-        """The file of the next segment."""
-        return segment_name((self.head + 1, self._attempt))
+        """Its file."""
+        return segment_name(self.next_segment)
 
     def follow(self) -> None:
         """Read on, to the first name that is not there: one request more than there are new segments.
@@ -125,7 +133,7 @@ class Chain:
         for line in whole:
             previous = records[-1].digest if records else self.previous
             records.append(self.decode(line + b"\n", self.head + 1 + len(records), previous))
-        self.seen.add((self.head + 1, self._attempt))
+        self.seen.add(self.next_segment)
         self.torn = name if tail or not whole else None
         self._attempt = 0 if records else self._attempt + 1
         self.records += records

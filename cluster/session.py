@@ -56,18 +56,20 @@ class Session:
         self._folding = Lock()
 
     def ledger(self, look: bool = True) -> Ledger:
-        """What the log comes to now: begun at its last checkpoint, and the same object at each call. Without `look`, as far
-        as this session knows it already.
+        """What the log comes to now: begun at its last checkpoint, and the same object at each call, until the log is cut
+        off behind what this session knows. Without `look`, as far as this session knows it already.
 
         Raises:
             InputError: the log is damaged.
         """
+        checkpoint, records = self.journal.resume(self._ledger.seen if self._ledger else 0, look)
         with self._folding:
-            if self._ledger is None:
-                checkpoint = self.journal.checkpoint()
-                self._ledger = Ledger(state=checkpoint.state if checkpoint else None)
-        self._ledger.absorb(self.journal.since(self._ledger.seen, look))
-        return self._ledger
+            ledger = self._ledger or Ledger()
+            if checkpoint is not None and checkpoint.number > ledger.seen:
+                ledger = Ledger(state=checkpoint.state)
+            self._ledger = ledger
+        ledger.absorb(records)
+        return ledger
 
     def checkpoint(self) -> None:
         """Let readers of the log begin behind what is there now, unless nothing came since they were let the last time."""
@@ -75,8 +77,10 @@ class Session:
         if ledger.seen <= ledger.checkpointed + 1:
             return
         state = ledger.state()
-        last = self.journal.since(state["seen"] - 1)[0]
-        body = put_checkpoint(self.store, last.number, last.digest, state)
+        later, records = self.journal.resume(state["seen"] - 1, look=False)
+        if later is not None:  # others have made it, and cut the log off
+            return
+        body = put_checkpoint(self.store, state["seen"], records[0].digest, state)
         if body is not None:
             self.journal.append(CHECKPOINT, body)
 

@@ -89,8 +89,8 @@ class Versions:
 
     def current(self) -> Manifest | None:
         """The manifest of the last version, None before the first."""
-        checkpoint = self._journal.checkpoint()
-        for record in reversed(self._journal.since(checkpoint.number if checkpoint else 0)):
+        checkpoint, records = self._journal.resume(0)
+        for record in reversed(records):
             if record.kind == COMMITTED:
                 manifest: Manifest = record.body["manifest"]
                 return manifest

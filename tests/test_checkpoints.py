@@ -110,7 +110,8 @@ def test_a_reader_begins_at_the_checkpoint(store: MemoryStore) -> None:
     counting = Counting(store.files)
     session = opened(counting)
     ledger, current = session.ledger(), session.versions.current()
-    assert set(counting.read_names) == {f"log/{n:09d}.json" for n in (6, 7, 8)} | {"log/checkpoint-000000005.json"}
+    read = {f"log/{n:09d}.json" for n in (6, 7, 8)} | {"log/checkpoint-000000005.json", "log/cut-000001.json"}
+    assert set(counting.read_names) == read
     records = session.journal.records()
     assert [r.number for r in records] == list(range(1, 8))
     assert ledger.state() == Ledger(records).state()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from unlearnrec.cluster import journal as journal_module
 from unlearnrec.cluster.accepting import TakenId, accept, advance, answered, read_accepted
 from unlearnrec.cluster.config import parse_config
 from unlearnrec.cluster.desk import Desk, TooMany
@@ -109,7 +111,8 @@ def test_each_of_many_is_in_the_log_and_seen_by_all(open_desk: Any, tmp_path: Pa
 
 
 def test_an_acceptance_looks_at_the_store_once(open_desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look is a round trip to S3."""
+    """Each look is a round trip to S3; within a second nobody asks twice whether the log was cut off."""
+    monkeypatch.setattr(journal_module, "CUT_SECONDS", math.inf)
     desk, asked = open_desk(), []
     desk.accept(["ann"], [], [], "first")
     for method in ("read", "create", "list", "exists"):
@@ -117,7 +120,8 @@ def test_an_acceptance_looks_at_the_store_once(open_desk: Any, monkeypatch: pyte
         monkeypatch.setattr(Store, method, lambda *a, _m=method, _r=real: asked.append((_m, a[1])) or _r(*a))
     desk.accept(["ann"], [], [], "second")
     log = "log/000000002.json"
-    assert asked == [("read", log), ("create", "requests/second.json"), ("create", log)]
+    written = [("create", "requests/second.json"), ("create", log), ("read", "log/cut-000001.json")]
+    assert asked == [("read", log), *written]
 
 
 @pytest.mark.parametrize("seen", [True, False])

@@ -1,6 +1,7 @@
 """The log: one chain, whoever writes, and every change to it is named."""
 
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -8,10 +9,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from memory_store import MemoryStore
 
+from unlearnrec.cluster import journal as journal_module
 from unlearnrec.cluster.journal import Journal, JournalConflict, _Append
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import StorageOptions, Store
@@ -297,22 +300,41 @@ def test_when_a_shared_write_fails_all_are_told(store: Store) -> None:
     assert journal.append("note", {}).number == 1
 
 
-def test_an_append_is_one_request_and_following_one_more_than_is_new() -> None:
+@pytest.mark.parametrize("seconds", [0.0, math.inf])
+def test_an_append_is_two_requests_and_following_one_or_two_more_than_is_new(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """seconds: in which one question for a new cut is enough."""
+    monkeypatch.setattr(journal_module, "CUT_SECONDS", seconds)
+    cut = "read log/cut-000001.json"
     slow = Slow()
     slow.go.release(100)
     journal, other = Journal(slow), Journal(slow)
     journal.append("note", {})
-    assert slow.calls == ["list log", f"read {name(1)}", f"create {name(1)}"]
+    assert slow.calls == ["list log", f"read {name(1)}", cut, f"create {name(1)}", cut]
     slow.calls.clear()
     journal.append("note", {}, after=1)
-    assert slow.calls == [f"create {name(2)}"]
+    assert slow.calls == [f"create {name(2)}", cut]
     slow.calls.clear()
     assert journal.head() == 2 and journal.since(1)[0].number == 2
-    assert slow.calls == [f"read {name(3)}"] * 2
+    assert slow.calls == [f"read {name(3)}", *([] if seconds else [cut])] * 2
     other.append("note", {})
     slow.calls.clear()
     assert journal.append("note", {}).number == 4
-    assert slow.calls == [f"create {name(3)}", f"read {name(3)}", f"read {name(4)}", f"create {name(4)}"]
+    lost = [f"create {name(3)}", f"read {name(3)}", f"read {name(4)}", cut]
+    assert slow.calls == [*lost, f"create {name(4)}", cut]
+
+
+def test_looks_that_find_nothing_ask_for_a_cut_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, now = Slow(), [0.0]
+    slow.go.release()
+    monkeypatch.setattr(journal_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    journal = Journal(slow)
+    journal.append("note", {})
+    for now[0], asks in ((0.5, False), (1.0, True), (1.9, False), (60.0, True), (60.5, False)):
+        slow.calls.clear()
+        journal.head()
+        assert ("read log/cut-000001.json" in slow.calls) == asks
 
 
 def test_a_decision_is_void_by_what_it_says(store: Store) -> None:

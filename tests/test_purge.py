@@ -18,7 +18,7 @@ from small_output import (
     write_interactions,
 )
 
-from unlearnrec.cluster import accepting, pipeline
+from unlearnrec.cluster import accepting, journal, pipeline
 from unlearnrec.cluster import purge as purging
 from unlearnrec.cluster.callbacks import Outbox
 from unlearnrec.cluster.cli import run
@@ -337,6 +337,7 @@ def asked(monkeypatch, act, *arguments):
 
 def test_the_store_is_not_asked_more_where_there_are_more_requests(config, monkeypatch):
     """Neither while their contents, here the smallest that there are, wait for a purge, nor after it."""
+    monkeypatch.setattr(journal, "CUT_SECONDS", 0.0)  # else looks ask for a cut when a second has passed
     commit_train(config)
     counts = []
     for requests in (range(2), range(2, 9)):
