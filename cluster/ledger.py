@@ -157,7 +157,7 @@ class Ledger:
                 "seen": self.seen,
                 "carried_out_at": self.carried_out_at,
                 "trained": {str(version): interactions for version, interactions in self._trained.items()},
-                **({"switching": self.switching} if self.switching is not None else {}),
+                **({"switching": list(self.switching)} if self.switching is not None else {}),
                 **({"contents": dict(self.contents)} if self.contents else {}),
                 **({"ingests": dict(self.ingests)} if self.ingests else {}),
             }

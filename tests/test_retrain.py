@@ -371,6 +371,8 @@ def test_that_services_are_to_wait_is_in_a_checkpoint_too(config):
     session.journal.append(SWITCHING, {"behind": 1, "seconds": 90.0})
     ledger = session.ledger()
     assert Ledger(state=json.loads(json.dumps(ledger.state()))).switching == ledger.switching is not None
+    session.checkpoint()
+    assert pipeline.verify(config)["ok"]
 
 
 def test_a_training_ends_when_its_result_cannot_be_committed(config, users, monkeypatch):
