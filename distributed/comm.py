@@ -197,8 +197,12 @@ class Comm:
                 work.wait(_SLICE)
                 return
             except RuntimeError:
-                if work.is_completed() or time.monotonic() - started > self._timeout:
+                if time.monotonic() - started > self._timeout and not work.is_completed():
                     raise
+            if work.is_completed():
+                # It failed, or was done just after that wait had ended.
+                work.wait()
+                return
             if self._over.is_set():
                 raise RuntimeError("told to stop")
             if failed := [k for k in range(self.size) if k != self.rank and self._store.check([f"failed/{k}"])]:

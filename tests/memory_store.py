@@ -42,12 +42,14 @@ class MemoryStore:
     def write(self, name: str, data: bytes) -> None:
         self._moment()
         self.files[name] = data
+        self._written(name)
         self._moment()
 
     def create(self, name: str, data: bytes) -> None:
         self._moment()
         if self.files.setdefault(name, data) is not data:  # one step, whatever other threads do
             raise FileExistsError(name)
+        self._written(name)
         self._moment()
 
     def remove(self, name: str) -> None:
@@ -58,6 +60,9 @@ class MemoryStore:
 
     def sha256(self, data: bytes) -> str:
         return hashlib.sha256(data).hexdigest()
+
+    def _written(self, name: str) -> None:
+        """It is there, and whoever wrote it has not gone on yet."""
 
     def _moment(self) -> None:
         if self.crash_at is not None:

@@ -97,15 +97,10 @@ class SharedStore(MemoryStore):
         self._moment()
         return found
 
-    def write(self, name: str, data: bytes) -> None:
-        super().write(name, data)
-        self._dates[name] = self._clock()
-
     def create(self, name: str, data: bytes) -> None:
         if self.full is not None and name.startswith(self.full):
             raise OSError(28, "No space left on device")
         super().create(name, data)
-        self._dates[name] = self._clock()
 
     def modified(self, name: str) -> float:
         self.read(name)
@@ -115,6 +110,9 @@ class SharedStore(MemoryStore):
         """When a file was written that may be gone, and may have been written anew at `seconds` or later."""
         found = self._dates.get(name, 0.0)
         return found if found < seconds else 0.0
+
+    def _written(self, name: str) -> None:
+        self._dates[name] = self._clock()
 
     def _moment(self) -> None:
         thread = threading.current_thread()

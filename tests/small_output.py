@@ -60,35 +60,43 @@ def commit_train(config: Config, seed: int = 0, without: str | None = None) -> d
     """A version with random rows on the lake's graph; `without` a user it is a counterfactual."""
     session = Session(config)
     head, lake_graph = session.journal.head(), session.lake_graph()
-    number = session.versions.next_number()
-    draw = np.random.default_rng(seed)
-    files, names = dict(lake_graph["files"]), []
-    for k in range(lake_graph["partitions"]):
-        shard = load_shard(session.store, lake_graph, k)
-        rows = draw.normal(size=(len(shard.user_ids) + len(shard.item_ids), SIZE)).astype(np.float32)
-        names.append(session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors"))
-        files[names[-1]] = session.versions.put(names[-1], save({"e0": rows}))
-    manifest = {"format": 1, "reason": "train", "graph": lake_graph, "lake_graph": lake_graph, "files": files}
-    manifest["model"] = {"embeddings": names}
+    manifest = random_rows(session, lake_graph, seed)
     if without is not None:
-        manifest = without_request(session, manifest, number, without)
+        manifest = without_request(session, manifest, session.versions.next_number(), without)
     return session.versions.commit(manifest, after=head)
 
 
+def random_rows(session: Session, graph: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The manifest of a version to be on this graph, its files written."""
+    number, draw = session.versions.next_number(), np.random.default_rng(seed)
+    files, names = dict(graph["files"]), []
+    for k in range(graph["partitions"]):
+        shard = load_shard(session.store, graph, k)
+        rows = draw.normal(size=(len(shard.user_ids) + len(shard.item_ids), SIZE)).astype(np.float32)
+        names.append(session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors"))
+        files[names[-1]] = session.versions.put(names[-1], save({"e0": rows}))
+    manifest = {"format": 1, "reason": "train", "graph": graph, "lake_graph": graph, "files": files}
+    config = session.config
+    model = {"seed": config.seed, "train": config.train.model_dump(), "backbone": config.backbone.model_dump()}
+    return manifest | {"model": model | {"embeddings": names, "dense": None, "encoder": None}}
+
+
 def commit_encoder(config: Config, **more: Any) -> None:
-    """A version like the current one, with an encoder that nobody can read: enough for `fake_workers`. more: of the
-    encoder's entry."""
+    """A version like the current one, with an encoder as of `empty_encoder`. more: of its entry."""
     session = Session(config)
     version, head = session.version(), session.journal.head()
-    name = session.versions.new_name(version["version"] + 1, "encoder", "safetensors")
-    entry = session.versions.put(name, save({"x": np.zeros(1, dtype=np.float32)}))
+    encoder, files = empty_encoder(session, version)
+    model = version["model"] | {"encoder": encoder | more}
+    session.versions.commit(version | {"reason": "pretrain", "model": model, "files": version["files"] | files}, head)
+
+
+def empty_encoder(session: Session, version: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the entry, the file) of one that nobody can read: enough for `fake_workers`."""
+    name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
+    files = {name: session.versions.put(name, save({"x": np.zeros(1, dtype=np.float32)}))}
     objective = "counterfactual"
     encoder = {"file": name, "tables": None, "objective": objective, "format": FORMATS[objective]}
-    encoder |= {"interactions": version["graph"]["interactions"]} | more
-    model = version["model"] | {"dense": None, "encoder": encoder}
-    session.versions.commit(
-        version | {"reason": "pretrain", "model": model, "files": version["files"] | {name: entry}}, head
-    )
+    return encoder | {"interactions": version["graph"]["interactions"]}, files
 
 
 def without_request(session: Session, version: dict[str, Any], number: int, users: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Kills, frozen workers, full disks and bad connections at the arrows of docs/protocol.md, on the real thing.
 
-By default one arrow of `forget` (test_serve.py kills a service); all of them with UNLEARNREC_TEST_ALL_ARROWS=1, about half
-an hour.
+By default one arrow of `forget` and one of `retrain` (test_serve.py kills a service); all of them with
+UNLEARNREC_TEST_ALL_ARROWS=1, about half an hour.
 """
 
 import errno
@@ -89,8 +89,16 @@ def environment(points=""):
 
 def run(folder, name, *arguments, points=""):
     """A command as a process of its own."""
+    process = started(folder, name, *arguments, points=points)
+    stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def started(folder, name, *arguments, points=""):
+    """The same, which runs."""
     command = [sys.executable, "-m", "unlearnrec", name, "--config", str(folder / "run.yaml"), "--json", *arguments]
-    return subprocess.run(command, env=environment(points), cwd=folder, capture_output=True, text=True, check=False)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment(points), cwd=folder, stdout=pipe, stderr=pipe, text=True)
 
 
 def forget(folder, user, points=""):
@@ -278,6 +286,81 @@ def test_train_and_pretrain_die_at_one_arrow_after_the_other(finished, moved, tm
         check(moved, finished.start)
     expected = model_of(finished.config)
     assert model_of(moved) == (expected if name == "pretrain" else expected[:-1])
+
+
+def around(pattern):
+    return [f"{pattern} {moment} 1" for moment in ("before", "after")]
+
+
+# Of each run of `retrain`: where it stands still while a request is carried out, and where processes die, as above. It
+# writes its lease five times: at first, with the graph, the rows, the encoder, and the files of what was carried out.
+LOSES = "log/* before 1"
+"""Just before its commit."""
+CARRIED_OUT = ("leases/* after 4", ["log/* before 1"])
+RETRAIN = [
+    ("", ["leases/* before 1"]),
+    ("", ["leases/* after 2"]),
+    ("", ["config.yaml before 1"]),
+    ("", [*around("checkpoints/*/epoch-00001-001*"), *around("versions/*/embeddings-001*"), "leases/* before 3"]),
+    ("", [*around("pretrain/*/embeddings-001*"), "pretrain/*/done.json before 1"]),
+    ("", ["pretrain/*/done.json after 1"]),
+    ("", [*around("versions/*/encoder*"), "leases/* before 4"]),
+    ("leases/* after 4", [*around("versions/*/shard-001*"), "versions/*/users* before 1"]),
+    ("config.yaml after 1", ["versions/*/users* after 1"]),
+    CARRIED_OUT,
+    (LOSES, ["log/* before 2"]),  # the record that makes services wait
+    (LOSES, ["log/* after 1"]),
+    (LOSES, ["log/* after 2"]),
+    ("", ["versions/*/manifest.json after 2"]),  # the one that the run before did not make, then its own
+    ("leases/* after 4", ["leases/* before 5"]),
+    ("", ["leases/* before 6"]),  # it is to go
+    ("", ["checkpoints/*/manifest.json before 2"]),  # so are those of its training; the first were of a counterfactual
+    ("", ["pretrain/*/done.json before 1"]),  # so are the counterfactual runs, which the run before has left
+    ("", ["pretrain/*/done.json after 1"]),
+]
+
+
+@pytest.mark.slow
+def test_retrain_dies_at_one_arrow_after_the_other(finished, moved, group, tmp_path, monkeypatch):
+    """While requests are carried out by another process: each stays forgotten, and in the end it is as if it had been there
+    before one retrain."""
+    monkeypatch.setenv("UNLEARNREC_SUPPRESSION_KEY", KEY)
+    gone = []
+
+    def forget(config, user):
+        pipeline.forget(config, users=str(user), request_id=f"r{user}", group=group)
+
+    for number, (stop, deaths) in enumerate([*(RETRAIN if ALL else [CARRIED_OUT]), ("", [])]):
+        marks = [tmp_path / f"mark-{number}-{n}" for n in range(len(deaths))]
+        points = [f"kill {point} {mark}" for point, mark in zip(deaths, marks, strict=True)]
+        points += [f"stop {stop} {tmp_path / f'stop-{number}'}"] if stop else []
+        more = [*["--resume"][: number > 0], "cluster.max_rebuilds=20", "forget.lease_seconds=86400"]
+        process = started(tmp_path, "retrain", *more, points=";".join(points))
+        try:
+            if stop:
+                while not stopped(process):
+                    time.sleep(0.1)
+                gone.append(finished.users[3 + len(gone)])
+                forget(moved, gone[-1])
+                process.send_signal(signal.SIGCONT)
+            _, errors = process.communicate()
+        finally:
+            process.kill()
+        assert process.returncode == (-signal.SIGKILL if deaths else 0), (number, errors)
+        assert [mark.name for mark in marks if not mark.exists()] == [], errors
+        check(moved, finished.start, *gone)
+    other = finished.config.model_copy(update={"output": str(tmp_path / "other")})
+    shutil.copytree(finished.config.output, other.output)
+    for user in gone:
+        forget(other, user)
+    pipeline.retrain(other, group=group)
+    assert model_of(moved) == model_of(other)
+
+
+def stopped(process):
+    """Whether it has got a SIGSTOP, or has ended."""
+    with open(f"/proc/{process.pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0] in "TZ"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import pickle
 import pytest
 from fake_host import FakeCollectiveError
 
+from unlearnrec.distributed.comm import Comm
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.workers.actor import describe
 from unlearnrec.workers.failures import (
@@ -102,3 +103,25 @@ def test_misfit_names_the_settings():
     assert "no machine has more than 2" in misfit(two, 1, 4, 0)
     assert "only 2 workers" in misfit([{"CPU": 3.0}, {"CPU": 3.0}], 3, 2, 0)
     assert "cluster.gpus_per_worker" in misfit(two, 1, 1, 1)
+
+
+class LateWork:
+    """A collective that is done just after a wait for it has ended."""
+
+    def __init__(self) -> None:
+        self.done, self.waits = False, 0
+
+    def wait(self, *_):
+        self.waits += 1
+        if not self.done:
+            self.done = True
+            raise RuntimeError("Operation timed out!")
+
+    def is_completed(self):
+        return self.done
+
+
+def test_a_collective_that_is_done_just_after_a_wait_has_ended_did_not_fail():
+    work = LateWork()
+    Comm()._wait(work)
+    assert work.waits == 2

@@ -1,9 +1,9 @@
 """The deletion protocol (docs/protocol.md) against a plain model: the real control plane on a store in memory.
 
-Two services, two desks, the command, two purges and a reader run at once; each stands still before and after every write
-for as long as the test likes, dies there, or gets an error. The workers are fake (fake_workers.py), all else is the real
-thing. After each step the current version must be whole, and its interactions those of the start without what the log has
-answered.
+Two services, two desks, the command, two purges, a reader and two retrains run at once; each stands still before and after
+every write for as long as the test likes, dies there, or gets an error. The workers are fake (fake_workers.py), and so is
+what is trained; all else is the real thing. After each step the current version must be whole, and its interactions those
+of the start without what the log has answered.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import types
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,9 +23,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from memory_store import Crash
 from processes import Process, SharedStore
-from small_output import commit_encoder, commit_train, item_name, small_config, user_name, write_interactions
+from small_output import (
+    commit_encoder,
+    commit_train,
+    empty_encoder,
+    item_name,
+    random_rows,
+    small_config,
+    user_name,
+    write_interactions,
+)
 
-from unlearnrec.cluster import forgetting, leases, pipeline, purge, segments, verify
+from unlearnrec.cluster import forgetting, leases, pipeline, purge, retraining, segments, verify
 from unlearnrec.cluster import session as session_module
 from unlearnrec.cluster.accepting import TakenId
 from unlearnrec.cluster.approval import Held, NotApproved
@@ -40,7 +50,7 @@ from unlearnrec.cluster.segments import Record
 from unlearnrec.cluster.service import Service
 from unlearnrec.cluster.session import Session, silent
 from unlearnrec.cluster.suppression import ENVIRONMENT, SuppressionList
-from unlearnrec.cluster.versions import APPROVED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, HELD, PURGING
+from unlearnrec.cluster.versions import APPROVED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, HELD, PURGING, SWITCHING
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 from unlearnrec.partitioning.storage import Store
@@ -56,7 +66,7 @@ CONTENTS: dict[str, list[tuple[list[Any], list[Any], list[Any]]]] = {
     "a": [([user_name(0)], [], []), ([user_name(1)], [], [])],
     "b": [([], [item_name(1)], []), ([], [], [(user_name(0), item_name(1))])],
     "c": [([], [], [(user_name(2), item_name(1)), (user_name(3), item_name(0))]), ([user_name(3)], [], [])],
-    "d": [(["nobody"], [], []), ([], ["nothing"], [])],
+    "d": [(["nobody"], [], []), ([], ["nothing"], [(user_name(5), item_name(2))])],
     "e": [([user_name(4)], [item_name(3)], [(user_name(5), item_name(0))]), ([user_name(0)], [], [])],
 }
 
@@ -97,6 +107,31 @@ class Engine:
     def report(self, request_ids: Any) -> None:
         tickets = self._session.ledger().tickets
         add_evidence(self._session, [tickets[one].describe() for one in request_ids])
+
+
+class ModelLease(leases.Lease):
+    """Renewed by the model."""
+
+    def _renew(self) -> None:
+        """Not by time that passes."""
+
+    def renew(self) -> None:
+        if not (self._lock.locked() or self._over.is_set()):
+            self._write()
+
+
+@dataclass
+class Training:
+    """A retrain under way."""
+
+    lease: ModelLease
+    until: float
+    """When its lease ends if nobody renews it."""
+    undisturbed: bool
+    """It has never been over, and no purge has passed it by."""
+    head: int = 0
+    graph: Collection[str] = ()
+    """The files of what it is trained on."""
 
 
 def pairs_of(store: Any, graph: dict[str, Any]) -> Pairs:
@@ -159,7 +194,9 @@ def start(tmp_path_factory):
 DESKS, SERVICES, PURGES = (0, 1), (2, 3), (4, 5)
 PURGE, OTHER_PURGE = PURGES
 READER = 6
-ALL = range(7)
+RETRAINS = (7, 8)
+RETRAIN, OTHER_RETRAIN = RETRAINS
+ALL = range(9)
 OPERATORS = ("operator 0", "operator 1")
 """Who asks at each desk; the first one approves at both."""
 WHOLE = 10**9
@@ -168,6 +205,7 @@ Act = tuple[int, str, str, int]
 """Who, what, which request, which of its contents."""
 ids = st.sampled_from(IDS)
 moments = st.integers(0, 40)
+requests = st.tuples(st.sampled_from(["post", "ask"]), ids, st.integers(0, 1))
 acts = st.one_of(
     st.tuples(st.sampled_from(DESKS), st.just("post"), ids, st.sampled_from([0, 0, 0, 1])),
     st.tuples(st.sampled_from(DESKS), st.just("cancel"), ids, st.just(0)),
@@ -177,6 +215,7 @@ acts = st.one_of(
     st.tuples(st.sampled_from(SERVICES), st.just("tick"), st.just(""), st.just(0)),
     st.tuples(st.sampled_from(PURGES), st.just("purge"), st.just(""), st.integers(0, 1)),
     st.tuples(st.just(READER), st.just("read"), st.just(""), st.just(0)),
+    st.tuples(st.sampled_from(RETRAINS), st.just("retrain"), st.just(""), st.just(0)),
 )
 
 
@@ -194,13 +233,19 @@ class Protocol(RuleBasedStateMachine):
         now = types.SimpleNamespace(now=lambda _: datetime.fromtimestamp(self.clock.now, UTC))
         self.patch.setattr(segments, "datetime", now)
         self.patch.setattr(session_module, "CHECKPOINT_RECORDS", 3)
-        for module in (forgetting, purge, verify):
-            self.patch.setattr(module, "Session", lambda config: self.session())
+        for module in (forgetting, purge, retraining, verify):
+            self.patch.setattr(module, "Session", self.session)
         for module in (forgetting, leases, purge):
             self.patch.setattr(module, "time", types.SimpleNamespace(time=self.clock, perf_counter=lambda: 0.0))
         # The command reads its request from files; here it has the first content of its id.
         read = lambda *arguments: make_request(*CONTENTS[arguments[4]][0], arguments[4], b"")  # noqa: E731
         self.patch.setattr(forgetting, "parse_request", read)
+        # What is trained has cost nothing. Which retrain it is, its seed says.
+        self.patch.setattr(retraining, "Lease", ModelLease)
+        self.patch.setattr(retraining, "_begun", self.noted(retraining._begun))
+        rows = lambda session, _, graph, *__: (random_rows(session, graph, 1), [{"seconds": 0.0, "loss": 0.0}])  # noqa: E731
+        self.patch.setattr(retraining, "trained_version", rows)
+        self.patch.setattr(retraining, "fit_encoder", self.fit)
         self.desks = [self.desk(who) for who in DESKS]
         self.services = {n: self.service() for n in SERVICES}
         self.initial = Protocol.begin_with
@@ -222,11 +267,12 @@ class Protocol(RuleBasedStateMachine):
         self.reported: set[str] = set()
         self.reading: tuple[float, Collection[str]] | None = None
         """Until when which files are read under a lease, unless a `purge --now` may have come upon them."""
-        self.purges_now = [0, 0]
+        self.purges, self.purges_now = [0, 0], [0, 0]
         """How many of these have begun, and have ended."""
+        self.trainings: dict[int, Training] = {}
 
-    def session(self) -> Session:
-        return Session(self.config, self.store)
+    def session(self, config: Any = None) -> Session:
+        return Session(config or self.config, self.store)
 
     def desk(self, who: int) -> Desk:
         """The second one's clock is behind: it cancels while a batch runs."""
@@ -295,11 +341,13 @@ class Protocol(RuleBasedStateMachine):
         self.clock.now += GRACE + 1
         self.begin((other, "tick", "", 0), WHOLE)
         self.the_log_and_the_version_are_those_of_the_model()  # it reads contents, which go now
-        busy = self.processes[PURGE].busy
+        busy, head = self.processes[PURGE].busy, Journal(self.store).head()
         self.store.full = "reports/" if full else None
         self.begin((PURGE, "purge", "", 1), WHOLE)
         self.store.full = None
-        assert busy or full or not Ledger(Journal(self.store).records()).unreported
+        records = Journal(self.store).records()
+        if not (busy or full) and any(record.kind == PURGING for record in records[head:]):
+            assert not Ledger(records).unreported
         self.advance(who, WHOLE)
 
     @rule(name=ids, who=st.sampled_from(SERVICES), moments=st.integers(0, 10), looks=st.integers(0, 9) | st.none())
@@ -345,9 +393,9 @@ class Protocol(RuleBasedStateMachine):
         self.the_log_and_the_version_are_those_of_the_model()
         self.advance(PURGE, WHOLE)
 
-    def stop_before_removals(self) -> None:
+    def stop_before_removals(self, now: int = 1) -> None:
         head = Journal(self.store).head()
-        self.begin((PURGE, "purge", "", 1), 0)
+        self.begin((PURGE, "purge", "", now), 0)
         self.until(PURGE, lambda: any(record.kind == PURGING for record in Journal(self.store).since(head)))
 
     @rule(name=ids, moments=st.integers(0, 8), looks=st.integers(0, 12), waits=st.booleans())
@@ -364,6 +412,52 @@ class Protocol(RuleBasedStateMachine):
         self.advance(PURGE, WHOLE)
         self.what_is_read_is_there()
         self.advance(READER, WHOLE)
+
+    @rule(
+        asked=st.tuples(requests, requests),
+        moments=st.tuples(st.integers(0, 24), st.integers(0, 24)),
+        now=st.sampled_from([None, 0, 0, 1]),
+        looks=st.integers(0, 14) | st.just(WHOLE),
+    )
+    def retrain_beside_requests(
+        self, asked: Sequence[tuple[str, str, int]], moments: Sequence[int], now: int | None, looks: int
+    ) -> None:
+        """It stands still twice while something is carried out, the second time perhaps just before its commit, and a purge
+        stands still too."""
+        for request, pause in zip(asked, moments, strict=True):
+            self.begin((RETRAIN, "retrain", "", 0), pause)
+            self.begin((0, *request), WHOLE)
+            self.clock.now += GRACE + 1
+            self.begin((SERVICES[0], "tick", "", 0), WHOLE)
+            self.the_log_and_the_version_are_those_of_the_model()  # it reads contents, which may go now
+            if now is not None:
+                self.begin((PURGE, "purge", "", now), looks)
+        self.advance(RETRAIN, WHOLE)
+        self.advance(PURGE, WHOLE)
+
+    @rule(
+        request=requests,
+        moments=st.tuples(st.integers(0, 24), st.integers(0, 12)),
+        now=st.integers(0, 1),
+        waits=st.none() | st.tuples(st.sampled_from([700.0, 4000.0]), st.booleans()),
+    )
+    def retrain_before_removals(
+        self, request: tuple[str, str, int], moments: Sequence[int], now: int, waits: tuple[float, bool] | None
+    ) -> None:
+        """It stands still while a request is carried out, and then perhaps for a long time, and ends before a purge that has
+        begun comes to its removals."""
+        self.begin((RETRAIN, "retrain", "", 0), moments[0])
+        self.begin((0, *request), WHOLE)
+        self.clock.now += GRACE + 1
+        self.begin((SERVICES[0], "tick", "", 0), WHOLE)
+        self.the_log_and_the_version_are_those_of_the_model()  # it reads contents, which go now
+        self.advance(RETRAIN, moments[1])
+        if waits is not None:
+            self.wait(*waits)
+        self.stop_before_removals(now)
+        self.advance(RETRAIN, WHOLE)
+        self.the_log_and_the_version_are_those_of_the_model()
+        self.advance(PURGE, WHOLE)
 
     @rule(name=ids, who=st.sampled_from(DESKS))
     def cancel_late(self, name: str, who: int) -> None:
@@ -398,9 +492,13 @@ class Protocol(RuleBasedStateMachine):
         """No space before a write, or a lost answer after it."""
         self.advance(who, moments, OSError("injected"))
 
-    @rule(seconds=st.sampled_from([1.0, 4.0, 11.0, 70.0, 4000.0]))
-    def wait(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from([1.0, 4.0, 11.0, 70.0, 4000.0]), renewed=st.booleans())
+    def wait(self, seconds: float, renewed: bool = False) -> None:
+        """renewed: retrains go on with their leases meanwhile, though not with their work."""
         self.clock.now += seconds
+        for who, training in self.trainings.items():
+            if renewed and self.processes[who].busy:
+                training.lease.renew()
 
     # ---- the checker -------------------------------------------------------------------------------------------------
 
@@ -454,6 +552,22 @@ class Protocol(RuleBasedStateMachine):
     def what_is_read_is_there(self) -> None:
         if self.reading is not None and self.clock.now < self.reading[0]:
             assert self.store.files.keys() >= set(self.reading[1]), "a purge took what somebody reads"
+
+    @invariant()
+    @precondition(lambda self: getattr(self, "trainings", None))
+    def what_retrains_need_is_there(self) -> None:
+        ledger = Ledger(Journal(self.store).records())
+        for who, training in self.trainings.items():
+            lease = self.store.files.get(training.lease.name)
+            if not self.processes[who].busy or lease is None or json.loads(lease)["until"] <= self.clock.now:
+                training.undisturbed = False
+            if training.undisturbed and training.graph:
+                assert self.store.files.keys() >= set(training.graph), "a purge took what is trained on"
+                since = [name for name, ticket in ledger.tickets.items() if ticket.closed_at > training.head]
+                done = [name for name in since if ledger.tickets[name].state is not State.CANCELLED]
+                assert not [name for name in done if self.purged(name, ledger)], (
+                    "a purge took what is to be carried out"
+                )
 
     def hold(self, record: Record) -> None:
         name = record.body["request_id"]
@@ -532,8 +646,7 @@ class Protocol(RuleBasedStateMachine):
             return
         self.acknowledged.add(name)
         self.told(name, answer)
-        if not self.purged(name):
-            assert self.body(name) == self.body_of(which, name), "another content under this id was acknowledged"
+        assert self.is_body_of(name, which, name), "another content under this id was acknowledged"
 
     def ask(self, who: int, name: str, which: int) -> None:
         """A post without an id."""
@@ -543,8 +656,7 @@ class Protocol(RuleBasedStateMachine):
         self.acknowledged.add(request_id)
         self.told(request_id, answer)
         assert request_id not in gone, "answered with what was cancelled before"
-        if not self.purged(request_id):
-            assert self.body(request_id) == self.body_of(which, name)
+        assert self.is_body_of(request_id, which, name)
 
     def withdraw(self, who: int, name: str, _: int) -> None:
         """What was asked without an id."""
@@ -586,9 +698,8 @@ class Protocol(RuleBasedStateMachine):
         """As `evaluate` and `export`."""
         before = list(self.purges_now)
         with leases.leased(self.session()) as version:
-            ends = [
-                until for until, _ in leases.leases(self.session()).values()
-            ]  # its own the last, if it has not passed
+            found = leases.leases(self.session()).values()
+            ends = [until for until, files in found if files == set(version["files"])]  # its own the last, if not over
             try:
                 if before[0] == self.purges_now[0] == self.purges_now[1]:
                     self.reading = max(ends, default=0.0), version["files"]
@@ -599,17 +710,53 @@ class Protocol(RuleBasedStateMachine):
 
     def purge(self, _: int, __: str, now: int) -> None:
         head = Journal(self.store).head()
+        self.purges[0] += 1
         self.purges_now[0] += now
         if now:
             self.reading = None
+            for training in self.trainings.values():
+                training.undisturbed = False
         try:
             purge.purge(self.config, now=bool(now))
         finally:
+            self.purges[1] += 1
             self.purges_now[1] += now
         for record in Journal(self.store).since(head):
             if record.kind == PURGING and not now:
                 written = [self.store.modified_before(name, seconds(record)) for name in record.body["unnamed"]]
                 assert all(seconds(record) - at >= purge.UNDER_WAY_SECONDS for at in written), "a command may need it"
+
+    def retrain(self, who: int, *_: Any) -> None:
+        config = self.config.model_copy(update={"seed": who})
+        try:
+            answer = retraining.retrain(config, group=FakeWorkers(self.store))
+        except (RuntimeError, InputError, FileNotFoundError) as error:
+            training = self.trainings[who]
+            if training.undisturbed and self.clock.now < training.until and not self.trained_since(training.head):
+                raise AssertionError("nothing kept it from its commit") from error
+        else:
+            training = self.trainings[who]
+            assert self.trained_since(training.head)[0] == answer["version"], "another training was overwritten"
+
+    def trained_since(self, head: int) -> list[int]:
+        made = [r.body["manifest"] for r in Journal(self.store).since(head) if r.kind == COMMITTED]
+        return [manifest["version"] for manifest in made if manifest["reason"] == "train"]
+
+    def fit(self, session: Session, version: dict[str, Any], *_: Any) -> Any:
+        """Of one of the retrains: an encoder by which a request changes the files of all partitions."""
+        encoder, files = empty_encoder(session, version)
+        return encoder | {"around": session.config.seed == OTHER_RETRAIN}, files, {}
+
+    def noted(self, begun: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(session: Session, lease: ModelLease) -> Any:
+            there = json.loads(self.store.files.get(lease.name, b'{"until": 0}'))
+            training = Training(lease, there["until"], undisturbed=self.purges[0] == self.purges[1])
+            self.trainings[session.config.seed] = training
+            head, graph = begun(session, lease)
+            training.head, training.graph = head, graph["files"]
+            return head, graph
+
+        return noted
 
     # ---- helpers -----------------------------------------------------------------------------------------------------
 
@@ -645,6 +792,11 @@ class Protocol(RuleBasedStateMachine):
     def content(self, name: str, ledger: Ledger | None = None) -> Any:
         place = (ledger or Ledger(Journal(self.store).records())).content_name(name)
         return json.loads(self.store.files[place]) if place in self.store.files else None
+
+    def is_body_of(self, request_id: str, which: int, name: str) -> bool:
+        """Or was purged; looked at once, as a purge may come between two looks."""
+        content = self.content(request_id)
+        return content in (None, {"purged": True}) or json.loads(content["body"]) == self.body_of(which, name)
 
     def body(self, name: str) -> Any:
         return json.loads(self.content(name)["body"])
@@ -754,6 +906,58 @@ def test_a_reader_has_its_files_whatever_a_purge_does_meanwhile():
                 model.patch.undo()
 
 
+@pytest.mark.parametrize("now", [None, 0])
+def test_a_retrain_is_without_what_was_carried_out_whenever_that_was(now):
+    """It stands still at any of its moments, and a purge that has seen its lease takes nothing from it."""
+    asked = (("post", "a", 0), ("post", "c", 0))
+    lost = 0
+    for moments in (*((first, 0) for first in range(1, 21, 2)), *((14, second) for second in (5, 8, 12, 16))):
+        model = Protocol()
+        model.open()
+        try:
+            model.retrain_beside_requests(asked, moments, now, WHOLE)
+            model.the_log_and_the_version_are_those_of_the_model()
+            assert model.state("a") is model.state("c") is State.COMMITTED
+            version = model.session().version()
+            # Before it has begun, they are not in its graph.
+            assert version["replayed"] == (["a", "c"] if moments[0] > 4 else [])
+            lost += any(record.kind == SWITCHING for record in Journal(model.store).records())
+        finally:
+            model.teardown()
+    assert lost
+
+
+@pytest.mark.parametrize(("now", "waits"), [(1, None), (0, None), (0, (700.0, False)), (0, (4000.0, True))])
+def test_a_retrain_ends_before_a_purge_comes_to_its_removals(now, waits):
+    """The version that it would replace was made by an encoder that changes all partitions, and has other shards. The purge
+    is with --now; or comes when the lease is over, or when files are so old that it takes them if the lease has not got them
+    yet."""
+    for moments in ((3, 0), (5, 0), (12, 0), (15, 0), (17, 0), (14, 7), (14, 12)):
+        model = Protocol()
+        model.open()
+        try:
+            model.begin((OTHER_RETRAIN, "retrain", "", 0), WHOLE)
+            model.retrain_before_removals(("post", "d", 1), moments, now, waits)
+            model.the_log_and_the_version_are_those_of_the_model()
+            if waits == (4000.0, True) and moments == (15, 0):  # the lease has what is there
+                assert model.session().version()["replayed"] == ["d"]
+        finally:
+            model.patch.undo()
+
+
+def test_of_two_retrains_the_first_to_commit_is_the_last():
+    for moments in range(1, 21, 3):
+        model = Protocol()
+        model.open()
+        try:
+            model.begin((RETRAIN, "retrain", "", 0), moments)
+            model.begin((OTHER_RETRAIN, "retrain", "", 0), WHOLE)
+            model.advance(RETRAIN, WHOLE)
+            model.the_log_and_the_version_are_those_of_the_model()
+        finally:
+            model.patch.undo()
+
+
 def whole_act(who: int, what: str, name: str = "", which: int = 0) -> Any:
     return lambda model: model.begin((who, what, name, which), WHOLE)
 
@@ -764,6 +968,7 @@ HISTORY = [
     *(whole_act(SERVICES[0], "tick") for _ in range(2)),
     whole_act(0, "post", "c"),
     whole_act(PURGE, "purge", which=1),
+    whole_act(RETRAIN, "retrain"),
     lambda model: model.wait(GRACE + 1),
     *(whole_act(SERVICES[0], "tick") for _ in range(2)),
     *(whole_act(0, "post", name) for name in "de"),
@@ -824,7 +1029,7 @@ def test_a_copy_made_meanwhile_goes_on_or_is_refused_by_name(random, log_first):
 # `HYPOTHESIS_PROFILE=deep` is for a night; otherwise the same examples each time.
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 TestProtocol.settings = settings(
-    max_examples=5000 if DEEP else 50,
+    max_examples=5000 if DEEP else 40,
     stateful_step_count=40,
     deadline=None,
     derandomize=not DEEP,
