@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,14 @@ import requests
 
 from ..cluster import pipeline
 from ..cluster.config import Config, parse_config, to_yaml
-from ..cluster.ledger import Ledger
+from ..cluster.ledger import Ticket
 from ..cluster.sample import make_sample
 from ..cluster.segments import Record
 from ..cluster.session import Session
 from ..cluster.versions import COMMITTED
 from ..partitioning.errors import InputError
 from . import results_file
-from .chaos_checker import Body, History, Model, Pair, check, pairs_of
+from .chaos_checker import Body, Follower, History, Model, Pair, check, pairs_of
 from .chaos_faults import Injector, Server
 
 CLIENTS = 4
@@ -88,6 +89,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> list[str]:
     config, file = _prepare(folder, arguments.users, arguments.seed, arguments.timeout)
     session = Session(config)
     start = pairs_of(session.store, session.version()["graph"])
+    follower = Follower(Session(config).journal)
     history, plan = History(), _plan(arguments.requests, start, draw)
     server, second = Server(file, folder, "first"), Server(file, folder, "second")
     server.start()
@@ -98,18 +100,19 @@ def _run(arguments: argparse.Namespace, folder: Path) -> list[str]:
         threading.Thread(target=_client, args=(server, second, work, history, random.Random(draw.random()), stop))
         for _ in range(CLIENTS)
     ]
-    reader = threading.Thread(target=_reader, args=(config, history, stop))
+    reader = threading.Thread(target=_reader, args=(config, history, follower, stop))
     for thread in (*clients, reader):
         thread.start()
     try:
-        with Injector(server, second, file, random.Random(draw.random()), arguments.pause) as injector:
+        faults = random.Random(draw.random())
+        with Injector(server, second, file, faults, arguments.pause, follower.look) as injector:
             for number, step in enumerate(plan):
                 due = began + 60 * arguments.minutes * number / len(plan)
                 time.sleep(max(0.0, due - time.monotonic()))
                 work.put(step)
         if server.process is None or server.process.poll() is not None:
             server.start()
-        records = _drain(session, work, history)
+        _drain(session, work, history)
     finally:
         stop.set()
         for thread in (*clients, reader):
@@ -118,10 +121,12 @@ def _run(arguments: argparse.Namespace, folder: Path) -> list[str]:
             history.wrong("the service did not stop as it should")
         server.kill()
     seconds = time.monotonic() - began
-    check(history, records, start, pairs_of(session.store, session.version()["graph"]))
+    follower.look()
+    tickets, records = session.ledger().tickets, follower.records
+    check(history, records, tickets, start, pairs_of(session.store, session.version()["graph"]))
     verified = pipeline.verify(config)
     history.violations += [f"verify: {c['name']}: {c['detail']}" for c in verified["checks"] if not c["ok"]]
-    _write(arguments, history, injector, server, records, seconds)
+    _write(arguments, history, injector, server, records, tickets, seconds)
     return history.violations
 
 
@@ -254,11 +259,12 @@ def _look(server: Server, request_id: str, body: Body, history: History) -> None
                     history.wrong(f"{request_id}: its user is served from version {served.json()['version']}")
 
 
-def _reader(config: Config, history: History, stop: threading.Event) -> None:
-    """Reads the current version's files every few seconds: whole, or replaced meanwhile."""
+def _reader(config: Config, history: History, follower: Follower, stop: threading.Event) -> None:
+    """Reads the log and the current version's files every few seconds: whole, or replaced meanwhile."""
     session = Session(config)
     while not stop.wait(5.0):
         try:
+            follower.look()
             version = session.version()
             for name, entry in version["files"].items():
                 if session.store.sha256(session.store.read(name)) != entry["sha256"]:
@@ -272,17 +278,15 @@ def _reader(config: Config, history: History, stop: threading.Event) -> None:
             history.wrong(f"the log: {error}")
 
 
-def _drain(session: Session, work: queue.Queue[tuple[str, Body]], history: History) -> list[Record]:
-    """The log, when all that was posted has its final state and its evidence."""
+def _drain(session: Session, work: queue.Queue[tuple[str, Body]], history: History) -> None:
+    """Wait until all that was posted has its final state and its evidence."""
     deadline = time.monotonic() + DRAIN_SECONDS
     while time.monotonic() < deadline:
-        records = session.journal.records()
-        ledger = Ledger(records)
+        ledger = session.ledger()
         if not work.unfinished_tasks and not ledger.open and not ledger.unreported:
-            return records
+            return
         time.sleep(1.0)
     history.wrong(f"not everything has an answer and its evidence {DRAIN_SECONDS:g} s after the last fault")
-    return session.journal.records()
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------
@@ -294,9 +298,9 @@ def _write(
     injector: Injector,
     server: Server,
     records: list[Record],
+    tickets: Mapping[str, Ticket],
     seconds: float,
 ) -> None:
-    tickets = Ledger(records).tickets
     commits = [record for record in records if record.kind == COMMITTED and "answers" in record.body["manifest"]]
     retrains = [r for r in records if r.kind == COMMITTED and "replayed" in r.body["manifest"]]
     replayed = sum(len(record.body["manifest"]["replayed"]) for record in retrains)
@@ -317,7 +321,11 @@ def _write(
         {"what": "requests a version, mean", "value": round(len(waits) / max(1, len(commits)), 1)},
         {"what": "versions committed by retrains", "value": len(retrains)},
         {"what": "requests carried out on a retrain's result before its commit", "value": replayed},
-        {"what": "records of the log", "value": len(records)},
+        {"what": "records of the log", "value": records[-1].number},
+        {
+            "what": "records that `purge --truncate-log` removed before the checker saw them",
+            "value": records[-1].number - len(records),
+        },
         {"what": "starts of the service", "value": server.starts},
         *({"what": what, "value": number} for what, number in sorted(history.counts.items())),
         *(

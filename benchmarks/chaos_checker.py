@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..cluster.ledger import Ledger, State
+from ..cluster.journal import Journal
+from ..cluster.ledger import State, Ticket
 from ..cluster.segments import Record
 from ..cluster.session import Manifest
 from ..cluster.versions import CANCELLED, COMMITTED, COMPLETED
+from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_ids, load_shard
 from ..partitioning.storage import Store
 
@@ -55,6 +57,33 @@ class History:
                     self.violations.append(f"{request_id}: answered {first}, later {kept}")
 
 
+class Follower:
+    """The records of a log as they come: those of files that a purge removes later too."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal, self._lock = journal, threading.Lock()
+        self._records: dict[int, Record] = {}
+
+    def look(self) -> None:
+        """Take in what has come since the last look.
+
+        Raises:
+            InputError: the log is damaged.
+        """
+        with self._lock:
+            try:
+                found = self._journal.since(max(self._records, default=0))
+            except InputError:  # cut off behind the last look
+                found = self._journal.records()
+            self._records.update((record.number, record) for record in found)
+
+    @property
+    def records(self) -> list[Record]:
+        """All that were seen, in order."""
+        with self._lock:
+            return [self._records[number] for number in sorted(self._records)]
+
+
 def pairs_of(store: Store, graph: Manifest) -> set[Pair]:
     """The interactions of a graph by external id.
 
@@ -91,8 +120,13 @@ class Model:
         self.pairs -= {(user, item) for user, item in body.get("interactions", ())}
 
 
-def check(history: History, records: Sequence[Record], start: set[Pair], end: set[Pair]) -> None:
-    """Compare the history with the log and with the interactions that are left; what differs is a violation."""
+def check(
+    history: History, records: Sequence[Record], tickets: Mapping[str, Ticket], start: set[Pair], end: set[Pair]
+) -> None:
+    """Compare the history with the log and with the interactions that are left; what differs is a violation.
+
+    records: of the log, as far as anybody saw them. tickets: what all of them come to.
+    """
     finals: dict[str, list[str]] = defaultdict(list)
     for record in records:
         if record.kind == COMMITTED:
@@ -103,7 +137,6 @@ def check(history: History, records: Sequence[Record], start: set[Pair], end: se
     for request_id, kinds in finals.items():
         if len(kinds) > 1:
             history.wrong(f"{request_id}: closed {len(kinds)} times: {kinds}")
-    tickets = Ledger(records).tickets
     model = Model(start)
     for request_id, ticket in tickets.items():
         if not ticket.final:

@@ -126,8 +126,18 @@ class Retrain:
 class Injector:
     """One fault after the other, drawn at random, about every `pause` seconds; and the service is started again."""
 
-    def __init__(self, server: Server, second: Server, config: Path, draw: random.Random, pause: float) -> None:
+    def __init__(
+        self,
+        server: Server,
+        second: Server,
+        config: Path,
+        draw: random.Random,
+        pause: float,
+        before_cut: Callable[[], None],
+    ) -> None:
+        """before_cut: called before the log is cut off."""
         self.server, self._second, self._config, self._draw, self._pause = server, second, config, draw, pause
+        self._before_cut = before_cut
         self._retrain = Retrain(config, config.parent)
         self.counts: Counter[str] = Counter()
         self.errors: list[str] = []
@@ -155,6 +165,7 @@ class Injector:
             (2, "second service", self._second_service),
             (2, "purge", lambda: self._command("purge")),
             (1, "purge --now", lambda: self._command("purge", "--now")),
+            (2, "purge --truncate-log --now", self._cut_log),
             (4, "retrain asked for", self._begin_retrain),
         ]
         weights = [weight for weight, _, _ in faults]
@@ -215,6 +226,10 @@ class Injector:
         ended = self._retrain.ended()
         if ended is not None and ended[0] > 0:
             self.errors.append(f"retrain: exit code {ended[0]}: {ended[1]}")
+
+    def _cut_log(self) -> None:
+        self._before_cut()
+        self._command("purge", "--truncate-log", "--now")
 
     def _command(self, *arguments: str) -> None:
         command = [*COMMAND, arguments[0], "--config", str(self._config), *arguments[1:]]
