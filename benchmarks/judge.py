@@ -69,8 +69,8 @@ def judge(
 
 def _quality(seen: Seens) -> dict[str, Three]:
     return {
-        "recall": _three(seen, lambda s: shares.mean(s.quality.recall[:, 0].numpy())),
-        "ndcg": _three(seen, lambda s: shares.mean(s.quality.ndcg[:, 0].numpy())),
+        "recall": _three(seen, lambda s: shares.mean(s.quality.recall[:, 0].cpu().numpy())),
+        "ndcg": _three(seen, lambda s: shares.mean(s.quality.ndcg[:, 0].cpu().numpy())),
     }
 
 
@@ -78,7 +78,7 @@ def _rows(panel: Panel, seen: Seens) -> dict[str, Three]:
     """How far the rows of E0 that the request touches and that are left went to where the retrain has them."""
     rows = seen[0].model.rows(panel.request)
     rows = rows[panel.graph.degrees[rows] > 0]
-    before, after, target = (s.model.e0[rows].numpy() for s in seen)
+    before, after, target = (s.model.e0[rows].cpu().numpy() for s in seen)
     return _changes("row", target - before, after - before)
 
 

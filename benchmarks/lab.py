@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -109,30 +110,46 @@ class Model:
 
     def scores(self, pairs: Pairs) -> npt.NDArray[np.float64]:
         """[n] of these pairs."""
-        users, items = (torch.from_numpy(x) for x in pairs)
-        return pair_scores(self.graph, self.readout, users, items)[1].numpy().astype(np.float64)
+        found = pair_scores(self.graph, self.readout, *self.tensors(pairs))[1]
+        return found.cpu().numpy().astype(np.float64)
+
+    def tensors(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """Users and items int64 [n] where the model lies."""
+        users, items = (torch.from_numpy(x).to(self.e0.device) for x in pairs)
+        return users, items
 
     def rows(self, pairs: Pairs) -> Tensor:
         """The rows int64 of the nodes that these interactions touch, ascending."""
-        users, items = (torch.from_numpy(np.unique(x)) for x in pairs)
+        users, items = self.tensors((np.unique(pairs[0]), np.unique(pairs[1])))
         return torch.cat([users, items + self.graph.num_users])
 
 
 class Lab:
     """The runs of one data set under one recipe and seed, kept in a store."""
 
-    def __init__(self, store: Store, data: Data, recipe: Recipe, seed: int = 0) -> None:
+    def __init__(
+        self, store: Store, data: Data, recipe: Recipe, seed: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
         self.store, self.data, self.recipe, self.seed = store, data, recipe, seed
-        self._comm = Comm()
+        self.device = torch.device(device)
+        self._comm = Comm(device=device)
         self._counterfactuals: list[tuple[Pairs, Model]] = []
         self.learned_seconds = 0.0
         self._owners = Assignment(np.zeros(data.num_users, dtype=np.int16), np.zeros(data.num_items, dtype=np.int16), 1)
         pairs = np.concatenate([data.users, data.items])
-        self._fingerprint = hashlib.sha256(pairs.tobytes()).hexdigest()
+        # Another kind of device adds in another order.
+        kind = "" if self.device.type == "cpu" else f" {self.device.type}"
+        self._fingerprint = hashlib.sha256(pairs.tobytes()).hexdigest() + kind
 
     def with_data(self, data: Data) -> Lab:
         """The same recipe on other data."""
-        return Lab(self.store, data, self.recipe, self.seed)
+        return Lab(self.store, data, self.recipe, self.seed, self.device)
+
+    def clock(self) -> float:
+        """Seconds, when all that the device was told to do is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def digest(self, keys: Sequence[Any]) -> str:
         """Names something that depends on data, recipe and seed, and on `keys`."""
@@ -171,11 +188,11 @@ class Lab:
         hashed = hashlib.sha256(key.encode() + data.codes(removed).tobytes())
         name = f"runs/{hashed.hexdigest()[:20]}"
         graph = self.graph(removed)
-        backbone = make_backbone(recipe.backbone, seed)
+        backbone = make_backbone(recipe.backbone, seed).to(self.device)
         if self.store.exists(f"{name}.safetensors"):
             state = from_bytes(self.store.read(f"{name}.safetensors"))
             seconds = float(state.pop("seconds"))
-            e0 = state.pop("e0")
+            e0 = state.pop("e0").to(self.device)
             backbone.load_state_dict(state)
             return Model(graph, e0, backbone, seconds)
         run = TrainRun(settings, recipe.backbone, recipe.epochs, name, checkpoint_every=5)
@@ -210,11 +227,11 @@ class Lab:
         model = (original.graph, original.backbone, original.nodes)
         data = examples(*model, targets)
         if recipe.around:
-            both = AroundEncoder(**shape)
+            both = AroundEncoder(**shape).to(self.device)
             fit(self._comm, both.rows, data, settings)
             if worth_it(fit(self._comm, both.readouts, examples(*model, targets, of_readouts=True), settings)):
                 return both
-        encoder = InfluenceEncoder(**shape)
+        encoder = InfluenceEncoder(**shape).to(self.device)
         fit(self._comm, encoder, data, settings)
         calibrate(*model, encoder, targets)
         return encoder

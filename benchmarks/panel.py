@@ -116,8 +116,8 @@ class Seen:
     @cached_property
     def quality(self) -> UserQuality:
         """At cut-off K, of the users who are left, with what the model's own graph knows left out of their lists."""
-        test = [torch.from_numpy(x) for x in self.panel.test]
-        return quality_by_user(self.model.graph, self.model.readout, test[0], test[1], (K,), BLOCK)
+        test = self.model.tensors(self.panel.test)
+        return quality_by_user(self.model.graph, self.model.readout, *test, (K,), BLOCK)
 
     @property
     def recall(self) -> float:
@@ -147,14 +147,15 @@ class Seen:
         return attacks.cross_fitted_scores(first, second, groups=(pairs[0][0], pairs[1][0]))
 
     def _lists(self, graph: LocalGraph, users: Ids) -> Ids:
-        lists = [ranked.items for ranked in rank(graph, self.model.readout, torch.from_numpy(users), K, BLOCK)]
-        return torch.cat(lists).numpy() if lists else np.empty((0, K), dtype=np.int64)
+        asked = torch.from_numpy(users).to(self.model.e0.device)
+        lists = [ranked.items for ranked in rank(graph, self.model.readout, asked, K, BLOCK)]
+        return torch.cat(lists).cpu().numpy() if lists else np.empty((0, K), dtype=np.int64)
 
     def _features(self, pairs: Pairs) -> Scores:
         """[n, 9]: score, cosine, log degrees and lengths of both ends, products with the means of their neighbours."""
         graph, z = self.panel.graph, self.model.readout
         nodes, offset = NodeRows(self.model.e0, z, graph.neighbour_means(z), graph.degrees), graph.num_users
-        own, other = (nodes.at(torch.from_numpy(x)) for x in (pairs[0], pairs[1] + offset))
+        own, other = (nodes.at(x) for x in self.model.tensors((pairs[0], pairs[1] + offset)))
         score = (own.readout * other.readout).sum(1)
         lengths = [x.readout.norm(dim=1) for x in (own, other)]
         columns = [
@@ -167,4 +168,4 @@ class Seen:
             (own.readout * other.mean).sum(1),
             (own.e0 * other.e0).sum(1),
         ]
-        return torch.stack([c.double() for c in columns], dim=1).numpy()
+        return torch.stack([c.double() for c in columns], dim=1).cpu().numpy()

@@ -26,8 +26,9 @@ FOLDER = folder()
 
 
 def machine() -> str:
-    """One line: processor, cores, memory, versions."""
+    """One line: processor, cores, memory, GPU, versions."""
     import psutil
+    import torch
 
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
@@ -41,7 +42,8 @@ def machine() -> str:
             continue
     memory = psutil.virtual_memory().total / 2**30
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores, {memory:.0f} GiB; Python {platform.python_version()}, {', '.join(found)}"
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{model}, {cores} cores, {memory:.0f} GiB{gpu}; Python {platform.python_version()}, {', '.join(found)}"
 
 
 def commit() -> str:

@@ -84,8 +84,8 @@ def _adversarial(lab: Lab) -> Scenario:
     clean = lab.train()
     num_users = lab.data.num_users
     users, items = clean.readout[:num_users], clean.readout[num_users:]
-    worst_items = torch.cat([(block @ items.T).argmin(1) for block in users.split(1024)]).numpy()
-    worst_users = torch.cat([(block @ users.T).argmin(1) for block in items.split(1024)]).numpy()
+    worst_items = torch.cat([(block @ items.T).argmin(1) for block in users.split(1024)]).cpu().numpy()
+    worst_users = torch.cat([(block @ users.T).argmin(1) for block in items.split(1024)]).cpu().numpy()
     added = (
         np.concatenate([np.arange(num_users), worst_users]),
         np.concatenate([worst_items, np.arange(lab.data.num_items)]),

@@ -1,7 +1,8 @@
 """Quality against epochs and seconds, for each backbone with its recipe; one YAML file says which (`--config`).
 
-Runs in this process with one partition. The number of epochs is set beforehand; nothing is chosen on the test interactions.
-A finished run's curve is kept under `--work`, and the results file is rewritten after every run.
+Runs in this process with one partition, on a GPU where there is one. The number of epochs is set beforehand; nothing is
+chosen on the test interactions. A finished run's curve is kept under `--work`, and the results file is rewritten after every
+run.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from ..distributed.run import Probe, TrainRun, run_training
 from ..distributed.trainer import TrainSettings
 from ..partitioning.storage import Store
 from . import results_file
-from .lab import Data, Lab, Recipe
-from .unlearning import read_data, read_section, recipe_of
+from .lab import Lab, Recipe
+from .unlearning import add_device, read_data, read_section, recipe_of
 
 K = 20
 
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", required=True)
     parser.add_argument("--work", required=True, type=Path, help="folder that keeps the curves")
     parser.add_argument("--results", type=Path)
+    add_device(parser)
     arguments = parser.parse_args(argv)
     recipes = read_section(arguments.config, Recipes)
     results = arguments.results or results_file.FOLDER / f"training-{recipes.name}.md"
@@ -55,13 +57,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     with open_progress().task("runs", len(recipes.backbones)) as task:
         for title, overrides in recipes.backbones.items():
             recipe = recipe_of(recipes.epochs, overrides)
-            parts.append(_part(title, recipe, _curve(store, data, recipe), recipes.published.get(title)))
+            curve = _curve(Lab(store, data, recipe, device=arguments.device))
+            parts.append(_part(title, recipe, curve, recipes.published.get(title)))
             results_file.write(results, f"Training on {recipes.name}", parts)
             task.advance()
 
 
-def _curve(store: Store, data: Data, recipe: Recipe) -> list[dict[str, float]]:
-    lab = Lab(store, data, recipe)
+def _curve(lab: Lab) -> list[dict[str, float]]:
+    store, data, recipe = lab.store, lab.data, lab.recipe
     name = f"curves/{lab.digest([K])}"
     if not store.exists(f"{name}.json"):
         settings = TrainSettings(seed=lab.seed, total_pairs=len(data.users), **recipe.train)

@@ -1,8 +1,8 @@
 """Scenario x method x backbone x seed, each judged against retraining; one YAML file says which (`--config`).
 
-Runs in this process with one partition, on all cores. Training runs and judged cells are kept under `--work`, so that an
-interrupted benchmark goes on where it stopped; cells that other code judged are made anew, from the runs that are there. The
-results file is rewritten after every cell.
+Runs in this process with one partition, on a GPU where there is one, else on all cores. Training runs and judged cells are
+kept under `--work`, so that an interrupted benchmark goes on where it stopped; cells that other code judged are made anew,
+from the runs that are there. The results file is rewritten after every cell.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 import yaml
 from pydantic import Field
 
@@ -86,16 +86,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", required=True)
     parser.add_argument("--work", required=True, type=Path, help="folder that keeps runs and cells")
     parser.add_argument("--results", type=Path)
+    add_device(parser)
     arguments = parser.parse_args(argv)
     matrix = read_matrix(arguments.config)
     results = arguments.results or results_file.FOLDER / f"unlearning-{matrix.name}.md"
     settings = _settings(matrix)
     cells: list[dict[str, Any]] = []
     with open_progress().task("cells", sum(1 for _ in _names(matrix))) as task:
-        for cell in run(matrix, read_data(arguments.train, arguments.test), Store(str(arguments.work))):
+        data, store = read_data(arguments.train, arguments.test), Store(str(arguments.work))
+        for cell in run(matrix, data, store, arguments.device):
             cells.append(cell)
             report.write(results, f"Unlearning on {matrix.name}", settings, cells)
             task.advance()
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The option `--device`."""
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=best, choices=("cpu", "cuda"), help="a GPU where there is one")
 
 
 Kind = TypeVar("Kind", bound=Section)
@@ -177,12 +185,12 @@ def _names(matrix: Matrix) -> Iterator[tuple[str, int, str, str]]:
 Ready = dict[tuple[str, str], tuple[Method, float]]
 
 
-def run(matrix: Matrix, data: Data, store: Store) -> Iterator[dict[str, Any]]:
+def run(matrix: Matrix, data: Data, store: Store, device: str = "cpu") -> Iterator[dict[str, Any]]:
     """The cells in order, each from the store where this code judged it before."""
     ready: Ready = {}
     for backbone, overrides in matrix.backbones.items():
         for seed in matrix.seeds:
-            lab = Lab(store, data, recipe_of(matrix.epochs, overrides), seed)
+            lab = Lab(store, data, recipe_of(matrix.epochs, overrides), seed, device)
             for name in matrix.scenarios:
                 yield from _scenario(matrix, lab, backbone, name, ready)
 
@@ -232,10 +240,10 @@ class _Bench:
             for part in [_joined(steps[:count])] if whole else steps[done:count]:
                 current = start if whole else model
                 _ = current.nodes
-                before = time.perf_counter()
+                before = self.lab.clock()
                 model = method.forget(self.lab, current, part)
                 _ = model.readout
-                seconds += time.perf_counter() - before
+                seconds += self.lab.clock() - before
             checkpoints.append(self._checkpoint(model, start, count))
         if model.seconds and name in WHOLE:
             seconds = model.seconds  # of the run, however long ago it was made
@@ -259,9 +267,9 @@ class _Bench:
             method = METHODS[name]()
             self.lab.counterfactuals()
             self.lab.learned_seconds = 0.0
-            before = time.perf_counter()
+            before = self.lab.clock()
             method.prepare(self.lab, self.original)
-            self.ready[key] = method, time.perf_counter() - before + self.lab.learned_seconds
+            self.ready[key] = method, self.lab.clock() - before + self.lab.learned_seconds
         return self.ready[key]
 
     def _checkpoint(self, model: Model, start: Model, count: int) -> dict[str, Any]:

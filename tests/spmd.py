@@ -72,7 +72,8 @@ def settings(**changes: Any) -> TrainSettings:
 def make_trainer(comm: Comm, backbone: str, halo: str, kernel: str, changes: dict[str, Any], without: Any) -> Trainer:
     graph = local_graph(comm, halo, kernel, without)
     own = {"embedding_size": 16} | {name: changes.pop(name) for name in _BACKBONE_KEYS & changes.keys()}
-    return Trainer(graph, BACKBONES[backbone](num_layers=2, seed=3, **own), settings(**changes))
+    model = BACKBONES[backbone](num_layers=2, seed=3, **own).to(comm.device)
+    return Trainer(graph, model, settings(**changes))
 
 
 def train(

@@ -24,10 +24,10 @@ class Ascent(Method):
     def _apply(self, lab: Lab, original: Model, request: Pairs, rate: float) -> Model:
         model = cut(original, request)
         graph, backbone = model.graph, model.backbone
-        users, items = (torch.from_numpy(x) for x in request)
+        users, items = model.tensors(request)
         negatives = keyed_below(graph.num_items, lab.seed, NEGATIVE, pair_key(users, items, graph.num_items, 0))
         first, second, third = users, items + graph.num_users, negatives + graph.num_users
-        touched = torch.zeros(len(model.e0), 1)
+        touched = model.e0.new_zeros(len(model.e0), 1)
         touched[model.rows(request)] = 1
         e0 = model.e0.clone()
         for _ in range(STEPS):

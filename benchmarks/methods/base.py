@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from ...distributed import measures
@@ -50,8 +49,8 @@ def calibrate(lab: Lab, original: Model, apply: Callable[[float, Pairs], Model],
 
 def ends_of(original: Model, request: Pairs) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """(own rows, other rows) int64 [n] of the interactions, seen from their users and from their items."""
-    users = torch.from_numpy(request[0])
-    items = torch.from_numpy(request[1]) + original.graph.num_users
+    users, items = original.tensors(request)
+    items = items + original.graph.num_users
     return (users, items), (items, users)
 
 

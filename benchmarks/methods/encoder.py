@@ -15,7 +15,7 @@ class CounterfactualEncoder(Method):
         self.encoder = lab.encoder(original)
 
     def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
-        users, items = (torch.from_numpy(x) for x in request)
+        users, items = original.tensors(request)
         model = (original.graph, original.backbone, original.nodes)
         if isinstance(self.encoder, AroundEncoder):
             _, whole = around(*model, self.encoder, users, items)

@@ -34,14 +34,14 @@ class InfluenceFunction(Method):
             gradient.index_add_(0, own, weight[:, None] * z[other])
         shard, num_users = model.graph.shard, model.graph.num_users
         change = torch.zeros_like(original.e0)
-        unit = torch.eye(original.e0.shape[1])
+        unit = torch.eye(original.e0.shape[1], device=original.e0.device)
         for row in model.rows(request).tolist():
             if row < num_users:
                 begin, end = shard.user_indptr[row : row + 2]
-                others = torch.from_numpy(shard.user_neighbours[begin:end]).long() + num_users
+                others = torch.from_numpy(shard.user_neighbours[begin:end]).to(z.device).long() + num_users
             else:
                 begin, end = shard.item_indptr[row - num_users : row - num_users + 2]
-                others = torch.from_numpy(shard.item_neighbours[begin:end]).long()
+                others = torch.from_numpy(shard.item_neighbours[begin:end]).to(z.device).long()
             score = readout[others] @ readout[row]
             weighted = (torch.sigmoid(score) * torch.sigmoid(-score))[:, None] * z[others]
             hessian = weighted.T @ z[others]

@@ -30,7 +30,7 @@ class PublishedForm(Method):
     steps are those that did best on a simulated request (docs/log.md); more or larger steps cost Recall."""
 
     def prepare(self, lab: Lab, original: Model) -> None:
-        encoder = PublishedEncoder(original.e0.shape[1])
+        encoder = PublishedEncoder(original.e0.shape[1]).to(lab.device)
         settings = PublishedSettings(seed=lab.seed, **SETTINGS)  # type: ignore[arg-type]
         train = TrainSettings(seed=lab.seed, total_pairs=len(lab.data.users), **lab.recipe.train)
         model = (original.graph, original.backbone, original.e0, original.readout)
@@ -38,7 +38,7 @@ class PublishedForm(Method):
         self.trained = Published(encoder, *tables)
 
     def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
-        users, items = (torch.from_numpy(x) for x in request)
+        users, items = original.tensors(request)
         rows, change = published_influence(original.graph, original.readout, self.trained, users, items)
         whole = torch.zeros_like(original.e0).index_copy_(0, rows, change)
         return changed(cut(original, request), whole)
