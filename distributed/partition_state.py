@@ -58,7 +58,7 @@ class PartitionState:
         if threads := os.environ.get("OMP_NUM_THREADS"):
             torch.set_num_threads(int(threads))
         self._store_server: Any = None
-        self._comm = Comm() if num_partitions == 1 else None
+        self._comm = Comm(device=self._device) if num_partitions == 1 else None
         self._generation = 0
         self._progress: dict[str, Any] = {}
         self._lock = threading.Lock()
