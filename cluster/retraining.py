@@ -14,8 +14,9 @@ from typing import Any
 from ..distributed.checkpoint import Checkpoints
 from ..distributed.removal import Removal, merged
 from ..distributed.run import Probe
+from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_assignment, load_ids
-from ..workers import WorkerGroup
+from ..workers import WorkerFailure, WorkerGroup
 from .accepting import UnreadableRequest, read_accepted
 from .candidate import unlearned
 from .config import Config
@@ -68,14 +69,18 @@ def retrain(
         run = make_run(config, graph, Removal(), probe)
         begin(session, graph, run, resume, progress)
         look = now_and_then(lambda: _check_stands(session.journal.since(head), (), lease))
-        with nullcontext(group) if group is not None else session.workers() as workers:
-            trained, curve = trained_version(session, workers, graph, run, progress, look)
-            lease.add(trained["files"])
-            numbered = trained | {"version": session.versions.next_number()}
-            encoder, files, pretrained = fit_encoder(session, numbered, workers, progress, look)
-            lease.add(files)
-            manifest = with_encoder(trained, encoder, files) | {"reason": "train"}
-            committed = commit_replayed(session, workers, head, manifest, progress, lease)
+        try:
+            with nullcontext(group) if group is not None else session.workers() as workers:
+                trained, curve = trained_version(session, workers, graph, run, progress, look)
+                lease.add(trained["files"])
+                numbered = trained | {"version": session.versions.next_number()}
+                encoder, files, pretrained = fit_encoder(session, numbered, workers, progress, look)
+                lease.add(files)
+                manifest = with_encoder(trained, encoder, files) | {"reason": "train"}
+                committed = commit_replayed(session, workers, head, manifest, progress, lease)
+        except (InputError, FileNotFoundError, WorkerFailure):
+            _check_stands(session.journal.since(head), (), lease)  # where a purge took the file, it says so
+            raise
     Checkpoints(session.store, run.folder).clear()
     clear_runs(session, trained)
     return told(committed, curve) | {

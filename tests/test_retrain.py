@@ -273,6 +273,19 @@ def test_a_purge_waits_for_a_retrain_but_not_purge_now(config, worker, users, ma
     assert Session(config).version()["version"] == 4
 
 
+def test_a_retrain_whose_graph_a_purge_took_says_so(config, worker, users, beside):
+    """Not that the file should be restored: it was superseded."""
+
+    def taken():
+        forget(config, [users[0]], "r0")
+        pipeline.purge(config, now=True)
+
+    beside(fitting=taken)
+    with pytest.raises(RuntimeError, match=r"`purge --now`.* `unlearnrec retrain` again"):
+        pipeline.retrain(config, group=worker)
+    assert pipeline.verify(config)["ok"]
+
+
 def test_the_log_is_not_cut_off_behind_a_retrain(config, worker, users, beside, monkeypatch):
     monkeypatch.setattr(purge, "UNDER_WAY_SECONDS", 0.0)
 
