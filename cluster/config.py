@@ -75,12 +75,22 @@ class Cluster(Section):
     cpus_per_worker: int = Field(1, ge=1)
     """What each worker asks Ray for."""
     gpus_per_worker: float = Field(0, ge=0)
+    """0: workers use no GPU. A worker uses one; a part of one is enough for the only worker."""
     threads_per_worker: int | None = Field(None, ge=1)
     """Torch threads in each worker; null means as many as `cpus_per_worker`."""
     collective_timeout_seconds: float = Field(60, gt=0)
     """How long a worker waits for the others in one exchange before it gives the group up as broken."""
     max_rebuilds: int = Field(3, ge=0)
     """How often a run rebuilds its worker group after a failure before it gives up."""
+
+    @model_validator(mode="after")
+    def _workers_share_no_gpu(self) -> Cluster:
+        if self.partitions > 1 and 0 < self.gpus_per_worker < 1:
+            raise ValueError(
+                f"cluster.gpus_per_worker: got {self.gpus_per_worker:g}, expected 0 or at least 1 with {self.partitions} "
+                "partitions: workers that exchange rows through NCCL cannot share a GPU"
+            )
+        return self
 
 
 class Partitioning(Section):

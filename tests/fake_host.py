@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import Any
@@ -49,6 +50,9 @@ class FakeHost:
 
     def where(self) -> tuple[int, str | None, int]:
         return self.partition, self.loaded, len(self.joined)
+
+    def environment(self, name: str) -> str | None:
+        return os.environ.get(name)
 
     def count(self) -> int:
         self.step += 1

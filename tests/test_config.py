@@ -76,6 +76,10 @@ def test_frozen():
         ("train.epochs=true", "train.epochs: got True (bool), expected an integer >= 1"),
         ("train.learning_rate=.inf", "train.learning_rate: got inf (float), expected a number > 0"),
         (
+            "cluster.gpus_per_worker=0.5",
+            "cluster.gpus_per_worker: got 0.5, expected 0 or at least 1 with 2 partitions",
+        ),
+        (
             "storage.endpoint_url=localhost:9000",
             "storage.endpoint_url: got 'localhost:9000', expected http://host:port",
         ),

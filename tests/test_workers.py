@@ -177,6 +177,10 @@ def test_a_defect_is_raised_and_not_repeated(formed):
     assert caught.value.causes[0].kind is Kind.ERROR and "defect_on" in caught.value.causes[0].trace
 
 
+def test_workers_that_asked_for_no_gpu_see_none(formed):
+    assert formed.call("environment", "CUDA_VISIBLE_DEVICES") == ["", ""]
+
+
 def test_more_workers_than_cpus_fail_at_once(ray_session):
     started = time.monotonic()
     with pytest.raises(InputError, match=r"cluster\.partitions = 5 with cluster\.cpus_per_worker = 1 .*has 4"):

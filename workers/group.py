@@ -84,6 +84,10 @@ class WorkerGroup:
                 ray.shutdown()
             raise
         threads = threads_per_worker or max(1, int(cpus_per_worker))
+        environment = {"OMP_NUM_THREADS": str(threads)}
+        if not gpus_per_worker:
+            # Ray hides no GPU from an actor that asked for none, and NCCL refuses two ranks on one.
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         remote: Any = ray.remote  # its annotations do not know concurrency_groups
         actor_class = remote(
             num_cpus=cpus_per_worker,
@@ -91,7 +95,7 @@ class WorkerGroup:
             max_restarts=-1,
             max_task_retries=0,
             concurrency_groups={CONTROL: CONTROL_THREADS},
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+            runtime_env={"env_vars": environment},
         )(ShardWorker)
         actors = [
             actor_class.options(
