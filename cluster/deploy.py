@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from ..partitioning.errors import InputError
 from ..workers.placement import connect, misfit
@@ -113,7 +113,8 @@ def stop(config: Config, *, progress: Progress | None = None) -> dict[str, Any]:
             serve.delete(name)
             if len(applications) == 1:
                 serve.shutdown()
-        with contextlib.suppress(RayActorError):  # it is being restarted, and has no batch under way
+        # It is being restarted, and has no batch under way; or it hangs, and may be cut off anywhere like any process.
+        with contextlib.suppress(RayActorError, GetTimeoutError):
             ray.get(actor.stop.remote(), timeout=STOP_SECONDS)
         ray.kill(actor)
     finally:

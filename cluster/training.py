@@ -17,7 +17,7 @@ from ..distributed.run import Probe, TrainRun
 from ..distributed.trainer import TrainSettings
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_ids
-from ..workers import WorkerGroup
+from ..workers import WorkerFailure, WorkerGroup
 from .config import Config
 from .graphs import reduced_graph
 from .journal import JournalConflict
@@ -79,8 +79,12 @@ def train(
         if any(voids(record, plain, current) for record in session.journal.since(head)):
             raise RuntimeError(OVERTAKEN)
 
-    with nullcontext(group) if group is not None else session.workers() as workers:
-        manifest, curve = trained_version(session, workers, graph, run, progress, now_and_then(look))
+    try:
+        with nullcontext(group) if group is not None else session.workers() as workers:
+            manifest, curve = trained_version(session, workers, graph, run, progress, now_and_then(look))
+    except (InputError, FileNotFoundError, WorkerFailure):
+        look()  # where a purge took the graph behind another version, it says so
+        raise
     try:
         committed = session.versions.commit(manifest, after=head)
     except JournalConflict as error:

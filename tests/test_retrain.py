@@ -273,16 +273,22 @@ def test_a_purge_waits_for_a_retrain_but_not_purge_now(config, worker, users, ma
     assert Session(config).version()["version"] == 4
 
 
-def test_a_retrain_whose_graph_a_purge_took_says_so(config, worker, users, beside):
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [("retrain", r"`purge --now`.* `unlearnrec retrain` again"), ("train", "another version was committed while")],
+)
+def test_one_whose_graph_a_purge_took_says_so(command, message, config, users):
     """Not that the file should be restored: it was superseded."""
 
-    def taken():
-        forget(config, [users[0]], "r0")
-        pipeline.purge(config, now=True)
+    class Late(OneWorker):
+        def run(self, method, *arguments, **rest):
+            if method == "train":
+                forget(config, [users[0]], "r0")
+                pipeline.purge(config, now=True)
+            return super().run(method, *arguments, **rest)
 
-    beside(fitting=taken)
-    with pytest.raises(RuntimeError, match=r"`purge --now`.* `unlearnrec retrain` again"):
-        pipeline.retrain(config, group=worker)
+    with pytest.raises(RuntimeError, match=message):
+        getattr(pipeline, command)(config, group=Late())
     assert pipeline.verify(config)["ok"]
 
 
