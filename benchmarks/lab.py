@@ -84,7 +84,7 @@ class Recipe:
     pretrain: dict[str, Any]
     """What a fit to counterfactuals reads of it."""
     around: bool = False
-    """`influence.around`."""
+    """Whether the encoder is an `AroundEncoder` (`pretrain.goes_around`)."""
 
 
 @dataclass

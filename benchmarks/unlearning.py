@@ -23,6 +23,8 @@ from pydantic import Field
 from ..cluster.config import Section, parse_config
 from ..cluster.progress import open_progress
 from ..distributed import measures
+from ..distributed.pretrain import goes_around
+from ..distributed.run import make_backbone
 from ..partitioning.errors import InputError
 from ..partitioning.storage import Store
 from . import results_file
@@ -166,7 +168,9 @@ def recipe_of(epochs: int, overrides: dict[str, Any]) -> Recipe:
     if "epochs" in sections["train"]:
         epochs = config.train.epochs
     pretrain = config.pretrain.model_dump(include=FITTED)
-    return Recipe(config.backbone.model_dump(), train, epochs, pretrain, around=config.influence.around)
+    backbone = config.backbone.model_dump()
+    around = goes_around(config.influence.around, make_backbone(backbone, 0))
+    return Recipe(backbone, train, epochs, pretrain, around)
 
 
 def methods_of(matrix: Matrix, scenario: str) -> tuple[str, ...]:

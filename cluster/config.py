@@ -163,9 +163,10 @@ class Influence(Section):
 
     num_layers: int = Field(3, ge=1, le=16)
     mlp_layers: int = Field(2, ge=1, le=16)
-    around: bool = False
-    """Change rows around the touched nodes beside their own (objective counterfactual, backbones without dense weights):
-    closer to a retrain, above all with simgcl, but a request then changes rows in all partitions (docs/encoder.md)."""
+    around: bool | None = None
+    """Change rows around the touched nodes beside their own (objective counterfactual, backbones without dense weights). A
+    request then changes rows in all partitions. null: where a node's readout does not hold its own row, so that it could
+    not be changed otherwise: simgcl without backbone.ego (docs/encoder.md)."""
 
 
 class Pretrain(Section):

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..distributed.checkpoint import Checkpoints
 from ..distributed.influence import FORMATS
-from ..distributed.pretrain import POPULAR_SHARE, PretrainSettings, simulated_requests, worth_it
+from ..distributed.pretrain import POPULAR_SHARE, PretrainSettings, goes_around, simulated_requests, worth_it
 from ..distributed.published import PublishedSettings
 from ..distributed.removal import Removal
 from ..distributed.run import make_backbone
@@ -56,7 +56,7 @@ def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerG
     session = Session(config)
     head = session.journal.head()  # before the version is read: whatever is committed from here on is a conflict
     version = session.version()
-    check_around(config, version["model"]["backbone"])
+    wants_around(config, version["model"]["backbone"])  # refused before anything is done
     with nullcontext(group) if group is not None else session.workers() as workers:
         encoder, files, told = fit_encoder(session, version, workers, progress)
         committed = _commit(session, head, version, encoder, files)
@@ -78,17 +78,23 @@ def _folder_of_runs(config: Config, version: Manifest) -> str:
     return f"{SCRATCH}/{graph_key(graph)}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
-def check_around(config: Config, backbone: dict[str, Any]) -> None:
-    """Raise InputError if `influence.around` is asked for where there is no such encoder."""
-    if not config.influence.around:
-        return
+def wants_around(config: Config, backbone: dict[str, Any]) -> bool:
+    """Whether rows around the touched nodes are to change too, for a model of this backbone.
+
+    Raises:
+        InputError: `influence.around` asks for it where there is no such encoder.
+    """
+    model = make_backbone(backbone, 0)
     if config.pretrain.objective == "published":
-        raise InputError("influence.around=true needs pretrain.objective=counterfactual, got published")
-    if next(make_backbone(backbone, 0).parameters(), None) is not None:
+        if config.influence.around:
+            raise InputError("influence.around=true needs pretrain.objective=counterfactual, got published")
+        return False
+    if config.influence.around and next(model.parameters(), None) is not None:
         raise InputError(
             "influence.around=true needs a backbone without dense weights (lightgcn, sgl, simgcl); the model is of "
             f"{backbone['name']}. Leave it out"
         )
+    return goes_around(config.influence.around, model)
 
 
 def fit_encoder(
@@ -182,7 +188,7 @@ def _fit_counterfactual(
             on_progress = watched(follow(task, "encoder"), look)
             return session.call(group, version, "fit_encoder", *arguments, around, on_progress=on_progress)
 
-    around = config.influence.around
+    around = wants_around(config, model["backbone"])
     results = fitted(around)
     if around:
         readouts = {key: value for key, value in results[0]["fit"].items() if key.startswith("readout_")}

@@ -23,7 +23,7 @@ from .config import Config
 from .journal import JournalConflict
 from .leases import Lease
 from .matching import asked_of, changed_partitions, effect, resolve, union
-from .pretraining import SCRATCH, check_around, clear_runs, fit_encoder, with_encoder
+from .pretraining import SCRATCH, clear_runs, fit_encoder, wants_around, with_encoder
 from .progress import Progress
 from .requests import FOLDER as REQUESTS
 from .requests import Request
@@ -61,7 +61,7 @@ def retrain(
     """
     progress = progress or silent()
     session = Session(config)
-    check_around(config, config.backbone.model_dump())
+    wants_around(config, config.backbone.model_dump())  # refused before anything is done
     session.lake_graph()  # where there is none, nothing is written
     started = time.perf_counter()
     with Lease(session, session.versions.next_number(), [f"{REQUESTS}/*", f"{LOG}/*"]) as lease:

@@ -160,6 +160,11 @@ def fit(
     return _explained(comm, encoder, data, held_out)
 
 
+def goes_around(asked: bool | None, backbone: Backbone) -> bool:
+    """Whether an `AroundEncoder` is to be tried for a model; asked: `influence.around`."""
+    return not backbone.holds_own_row if asked is None else asked
+
+
 def worth_it(fitted: Mapping[str, float]) -> bool:
     """Whether an encoder, by what `fit` returned, explains anything of nodes that it was not fitted on.
 

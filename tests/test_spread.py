@@ -14,7 +14,7 @@ from trained_output import rows_by_partition, trained_output
 from unlearnrec.cluster import pipeline, pretraining
 from unlearnrec.cluster.config import parse_config
 from unlearnrec.cluster.gate import missed
-from unlearnrec.cluster.pretraining import check_around
+from unlearnrec.cluster.pretraining import wants_around
 from unlearnrec.cluster.sample import make_sample
 from unlearnrec.cluster.session import Session
 from unlearnrec.distributed import spread as spreading
@@ -311,13 +311,27 @@ def write_pairs(folder, pairs):
     return str(path)
 
 
+def asking(folder, around, **sections):
+    return parse_config({"interactions": "x", "output": str(folder), "influence": {"around": around}, **sections})
+
+
+def test_rows_around_change_where_a_readout_does_not_hold_its_own(tmp_path):
+    shape = {"embedding_size": 8, "num_layers": 2}
+    undecided = asking(tmp_path, None)
+    for name in ("lightgcn", "sgl", "ngcf"):
+        assert not wants_around(undecided, {"name": name, **shape})
+    simgcl = {"name": "simgcl", **shape}
+    assert wants_around(undecided, simgcl) and not wants_around(undecided, simgcl | {"ego": True})
+    assert not wants_around(asking(tmp_path, False), simgcl) and wants_around(
+        asking(tmp_path, True), {"name": "sgl", **shape}
+    )
+    assert not wants_around(asking(tmp_path, None, pretrain={"objective": "published"}), simgcl)
+
+
 def test_around_is_refused_where_there_is_none(tmp_path):
-    config = parse_config({"interactions": "x", "output": str(tmp_path), "influence": {"around": True}})
+    config = asking(tmp_path, True)
     shape = {"embedding_size": 8, "num_layers": 2}
     with pytest.raises(InputError, match=r"needs a backbone without dense weights .*ngcf"):
-        check_around(config, {"name": "ngcf", **shape})
-    linear = {"name": "simgcl", **shape}
-    check_around(config, linear)
-    published = config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"objective": "published"})})
+        wants_around(config, {"name": "ngcf", **shape})
     with pytest.raises(InputError, match="objective=counterfactual"):
-        check_around(published, linear)
+        wants_around(asking(tmp_path, True, pretrain={"objective": "published"}), {"name": "simgcl", **shape})

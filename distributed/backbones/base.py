@@ -23,6 +23,8 @@ class Backbone(nn.Module):
     contrast_weight = 0.0
     """Of the InfoNCE between two views in the loss; 0 for none. See `SelfSupervised`."""
     contrast_temperature = 0.2
+    holds_own_row = True
+    """Whether a node's readout holds its own row of E0. One that does not changes through the rows around it."""
 
     def __init__(
         self, embedding_size: int, num_layers: int, seed: int = 0, length_power: float = 1.0, **others: Any

@@ -19,6 +19,7 @@ class SimGCL(SelfSupervised):
     def __init__(self, *args: Any, noise: float = 0.1, ego: bool = False, **others: Any) -> None:
         super().__init__(*args, **others)
         self.noise, self.ego = noise, ego
+        self.holds_own_row = ego
 
     def forward(self, e0_ND: Tensor, layer: Layer) -> Tensor:
         return self._mean(e0_ND, lambda x_ND, _: layer(x_ND))
