@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, help="benchmarks/results/requests.md by default")
     arguments = parser.parse_args(argv)
     load = os.getloadavg()[0]
+    if arguments.work is not None:
+        arguments.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
         disk = [fsync_rate(Path(work), threads, arguments.seconds) for threads in sorted({1, *arguments.threads})]
         rows = []
