@@ -16,7 +16,7 @@ from small_output import with_moved_ends
 
 from unlearnrec.distributed.forget import shrink
 from unlearnrec.distributed.partition import Partition
-from unlearnrec.distributed.partition_state import fingerprint
+from unlearnrec.distributed.partition_state import Model, fingerprint
 from unlearnrec.partitioning.ingest import load_shard
 from unlearnrec.partitioning.storage import Store
 
@@ -94,6 +94,11 @@ class OneWorker:
 
     def __init__(self) -> None:
         self._partition = Partition(0, 1)
+
+    @property
+    def held(self) -> Model:
+        """The version in memory."""
+        return self._partition._loaded()
 
     def run(self, method: str, *arguments: Any, **_: Any) -> list[Any]:
         return [getattr(self._partition, method)(*arguments)]

@@ -99,8 +99,8 @@ def test_every_method_forgets_as_on_a_cpu(method: str, labs: dict[str, Lab]) -> 
         forget.prepare(lab, original)
         model = forget.forget(lab, forget.start(lab, original), scenario.request)
         seen = Seen(model, Panel.of(scenario))
-        scores[device] = seen.forgotten, seen.quality.recall.mean().item(), seen.trained_attack[0]
-        assert len(seen.top) and len(seen.returned) == len(seen.forgotten)
+        scores[device] = seen.forgotten, seen.quality.recall.mean().item()
+        assert len(seen.top) and len(seen.returned) == len(seen.trained_attack[0]) == len(seen.forgotten)
     error = np.abs(scores["cuda"][0] - scores["cpu"][0])
     assert error.max() < 0.02 * np.abs(scores["cpu"][0]).max()
     assert scores["cuda"][1] == pytest.approx(scores["cpu"][1], abs=0.01)
@@ -135,4 +135,4 @@ def test_the_commands_forget_on_a_gpu(backbone: str, objective: str, tmp_path: P
     answer = pipeline.forget(config, users=",".join(map(str, users)), group=group)
     assert answer["removed_interactions"] > 0
     assert pipeline.verify(config)["ok"]
-    assert group.run("progress")[0] is not None and torch.cuda.max_memory_allocated() > 0
+    assert group.held.e0.device.type == "cuda"

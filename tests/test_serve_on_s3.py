@@ -110,6 +110,14 @@ def reported(session, names):
     return lambda: names <= session.ledger().evidence.keys()
 
 
+def assert_agree(history, finished, session):
+    """What clients were told, the log, the interactions that are left, and the evidence."""
+    left = pairs_of(session.store, session.version()["graph"])
+    check(history, session.journal.records(), session.ledger().tickets, finished.start, left)
+    assert not history.violations
+    assert [c for c in pipeline.verify(session.config)["checks"] if not c["ok"]] == []
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not ALL, reason="UNLEARNREC_TEST_ALL_ARROWS is not 1")
 def test_whatever_happens_to_the_connection_each_acknowledged_request_is_carried_out_once(finished, lake, tmp_path):
@@ -136,15 +144,7 @@ def test_whatever_happens_to_the_connection_each_acknowledged_request_is_carried
     assert history.acknowledged == requested.keys() and history.counts["refused"]
     left = [f"{fault.action} {fault.pattern} {fault.text}" for fault in lake.proxy.faults]
     assert not left, left
-    check(
-        history,
-        session.journal.records(),
-        session.ledger().tickets,
-        finished.start,
-        pairs_of(lake.store, session.version()["graph"]),
-    )
-    assert not history.violations
-    assert [c for c in pipeline.verify(lake.config)["checks"] if not c["ok"]] == []
+    assert_agree(history, finished, session)
 
 
 @pytest.mark.slow
@@ -176,12 +176,4 @@ def test_a_backup_taken_meanwhile_is_whole_with_the_log_first_and_refused_with_t
     assert 3 <= kept.version()["version"] < session.version()["version"]
     for name, user in zip(names, finished.users, strict=False):  # what was acknowledged later is unknown: asked again
         assert pipeline.forget(config, users=str(user), request_id=name, group=group)["status"] == "committed"
-    check(
-        history,
-        kept.journal.records(),
-        kept.ledger().tickets,
-        finished.start,
-        pairs_of(kept.store, kept.version()["graph"]),
-    )
-    assert not history.violations
-    assert [c for c in pipeline.verify(config)["checks"] if not c["ok"]] == []
+    assert_agree(history, finished, kept)
