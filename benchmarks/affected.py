@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 import ray
 
 from ..cluster import pipeline
-from ..cluster.comparison import copy_output
-from ..cluster.config import Config, parse_config
-from ..cluster.session import Session
+from ..cluster.config.schema import Config, parse_config
+from ..cluster.models.comparison import copy_output
+from ..cluster.output.session import Session
 from ..workers import WorkerGroup
 from . import results_file
 

@@ -23,13 +23,13 @@ import numpy as np
 import requests
 
 from ..cluster import pipeline
-from ..cluster.config import Config, parse_config, to_yaml
-from ..cluster.ledger import Ticket
-from ..cluster.sample import make_sample
-from ..cluster.segments import Record
-from ..cluster.session import Session
-from ..cluster.versions import COMMITTED
+from ..cluster.config.schema import Config, parse_config, to_yaml
+from ..cluster.log.segments import Record
+from ..cluster.output.ledger import Ticket
+from ..cluster.output.session import Session
+from ..cluster.output.versions import COMMITTED
 from ..partitioning.errors import InputError
+from ..partitioning.sample import make_sample
 from . import results_file
 from .chaos_checker import Body, Follower, History, Model, Pair, check, pairs_of
 from .chaos_faults import Injector, Server

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..cluster.journal import Journal
-from ..cluster.ledger import State, Ticket
-from ..cluster.segments import Record
-from ..cluster.session import Manifest
-from ..cluster.versions import CANCELLED, COMMITTED, COMPLETED
+from ..cluster.log.journal import Journal
+from ..cluster.log.segments import Record
+from ..cluster.output.ledger import State, Ticket
+from ..cluster.output.session import Manifest
+from ..cluster.output.versions import CANCELLED, COMMITTED, COMPLETED
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_ids, load_shard
 from ..partitioning.storage import Store

@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..cluster import pipeline
-from ..cluster.comparison import Probe, compare, copy_output, measure
-from ..cluster.config import Config, parse_config
-from ..cluster.held_out import held_out_pairs
-from ..cluster.progress import open_progress
-from ..cluster.session import Session
-from ..distributed.run import Probe as TrainProbe
+from ..cluster.config.schema import Config, parse_config
+from ..cluster.models.comparison import Probe, compare, copy_output, measure
+from ..cluster.models.held_out import held_out_pairs
+from ..cluster.output.session import Session
+from ..cluster.reporting.progress import open_progress
+from ..distributed.training.run import Probe as TrainProbe
 from ..partitioning.graph import dense_ids
 from ..partitioning.ingest import load_ids
 from ..workers import WorkerGroup

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..distributed import measures, shares
-from ..distributed.shares import Measure
+from ..distributed.measures import gap as shares
+from ..distributed.measures import scores as measures
+from ..distributed.measures.gap import Measure
 from .lab import Data
 from .panel import Panel, Scores, Seen
 from .shadows import Shadows

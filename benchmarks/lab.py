@@ -22,12 +22,9 @@ import torch
 from torch import Tensor
 
 from ..distributed.backbones import Backbone
-from ..distributed.checkpoint import Checkpoints, from_bytes, to_bytes
 from ..distributed.comm import Comm
-from ..distributed.evaluate import pair_scores
-from ..distributed.influence import AroundEncoder, InfluenceEncoder, NodeRows
-from ..distributed.local_graph import LocalGraph
-from ..distributed.pretrain import (
+from ..distributed.encoder.influence import AroundEncoder, InfluenceEncoder, NodeRows
+from ..distributed.encoder.pretrain import (
     POPULAR_SHARE,
     PretrainSettings,
     calibrate,
@@ -36,9 +33,12 @@ from ..distributed.pretrain import (
     simulated_requests,
     worth_it,
 )
-from ..distributed.removal import Removal, Simulated
-from ..distributed.run import TrainRun, make_backbone, run_training
-from ..distributed.trainer import TrainSettings
+from ..distributed.graph.local_graph import LocalGraph
+from ..distributed.graph.removal import Removal, Simulated
+from ..distributed.measures.ranking import pair_scores
+from ..distributed.training.checkpoint import Checkpoints, from_bytes, to_bytes
+from ..distributed.training.run import TrainRun, make_backbone, run_training
+from ..distributed.training.trainer import TrainSettings
 from ..partitioning.assignment import Assignment
 from ..partitioning.shard import build_shards
 from ..partitioning.storage import Store

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..distributed import attacks, measures
-from ..distributed.evaluate import UserQuality, quality_by_user, rank
-from ..distributed.influence import NodeRows
-from ..distributed.local_graph import LocalGraph
+from ..distributed.encoder.influence import NodeRows
+from ..distributed.graph.local_graph import LocalGraph
+from ..distributed.measures import scores as measures
+from ..distributed.measures.ranking import UserQuality, quality_by_user, rank
+from . import attacks
 from .lab import Ids, Model, Pairs
 from .scenarios import Scenario
 

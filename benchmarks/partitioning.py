@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..cluster.sample import make_sample
 from ..partitioning.assignment import STRATEGIES, assign, balance, edge_cut
 from ..partitioning.graph import InteractionGraph, read_interactions
 from ..partitioning.halo import HALOS, check_plans, plan
 from ..partitioning.lake import Columns
+from ..partitioning.sample import make_sample
 from ..partitioning.shard import build_shards
 from ..partitioning.storage import AWS
 from . import results_file

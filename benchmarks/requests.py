@@ -26,12 +26,12 @@ from unittest import mock
 
 import numpy as np
 
-from ..cluster.config import Config, parse_config
-from ..cluster.desk import Desk
-from ..cluster.requests import content_name
-from ..cluster.segments import FIRST, Chain, encode
-from ..cluster.session import Session
-from ..cluster.versions import ACCEPTED, COMPLETED
+from ..cluster.config.schema import Config, parse_config
+from ..cluster.log.segments import FIRST, Chain, encode
+from ..cluster.output.session import Session
+from ..cluster.output.versions import ACCEPTED, COMPLETED
+from ..cluster.requests.request import content_name
+from ..cluster.serving.intake import Desk
 from ..partitioning.storage import Store
 from . import results_file
 
@@ -169,9 +169,9 @@ def over_http(config: Config, earlier: int, clients: int, seconds: float) -> dic
 def _serve(output: str, pipe: Connection) -> None:
     import uvicorn
 
-    from ..cluster.door import Admission
-    from ..cluster.http import Service, make_app
-    from ..cluster.serve import listen
+    from ..cluster.commands.serve import listen
+    from ..cluster.http.admission import Admission
+    from ..cluster.http.app import Service, make_app
 
     begin = time.perf_counter()
     desk = Desk(Session(configuration(output)))

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..cluster import wheel
+from ..cluster.jobs import wheel
 
 PACKAGES = ("torch", "ray", "dgl", "numpy", "pyarrow", "pymetis")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from ..distributed import attacks
+from . import attacks
 from .lab import Model, Pairs
 from .panel import Panel, Scores
 from .scenarios import Scenario

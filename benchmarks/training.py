@@ -15,11 +15,11 @@ from typing import Any
 
 from pydantic import Field
 
-from ..cluster.config import Section
-from ..cluster.progress import open_progress
-from ..distributed.checkpoint import Checkpoints
-from ..distributed.run import Probe, TrainRun, run_training
-from ..distributed.trainer import TrainSettings
+from ..cluster.config.schema import Section
+from ..cluster.reporting.progress import open_progress
+from ..distributed.training.checkpoint import Checkpoints
+from ..distributed.training.run import Probe, TrainRun, run_training
+from ..distributed.training.trainer import TrainSettings
 from ..partitioning.storage import Store
 from . import results_file
 from .lab import Lab, Recipe

@@ -20,11 +20,11 @@ import torch
 import yaml
 from pydantic import Field
 
-from ..cluster.config import Section, parse_config
-from ..cluster.progress import open_progress
-from ..distributed import measures
-from ..distributed.pretrain import goes_around
-from ..distributed.run import make_backbone
+from ..cluster.config.schema import Section, parse_config
+from ..cluster.reporting.progress import open_progress
+from ..distributed.encoder.pretrain import goes_around
+from ..distributed.measures import scores as measures
+from ..distributed.training.run import make_backbone
 from ..partitioning.errors import InputError
 from ..partitioning.storage import Store
 from . import results_file

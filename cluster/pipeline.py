@@ -12,23 +12,23 @@ from ..partitioning import ingest as ingestion
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_ids
 from ..workers import WorkerGroup
-from .approval import approve, cancel
-from .config import Config
-from .export import ExportWriter, made_at
-from .forgetting import forget, status
-from .held_out import held_out_pairs
-from .leases import leased
-from .pretraining import pretrain
-from .progress import Progress
-from .purge import FOLDERS, purge
-from .reference import evaluate_against
-from .residue import residue
-from .retraining import retrain
-from .rollback import rollback
-from .session import Manifest, Session, silent
-from .suppression import lift, row_filter
-from .training import train
-from .verify import verify
+from .commands.evaluate_reference import evaluate_against
+from .commands.forget import forget, status
+from .commands.purge import FOLDERS, purge
+from .commands.residue import residue
+from .commands.rollback import rollback
+from .commands.verify import verify
+from .config.schema import Config
+from .lifecycle.approval import approve, cancel
+from .lifecycle.suppression import lift, row_filter
+from .models.held_out import held_out_pairs
+from .models.pretraining import pretrain
+from .models.retraining import retrain
+from .models.training import train
+from .output.exports import ExportWriter, made_at
+from .output.leases import leased
+from .output.session import Manifest, Session, silent
+from .reporting.progress import Progress
 
 __all__ = [
     "approve",

@@ -14,9 +14,9 @@ import torch
 from safetensors.numpy import load, save
 from small_output import with_moved_ends
 
-from unlearnrec.distributed.forget import shrink
-from unlearnrec.distributed.partition import Partition
-from unlearnrec.distributed.partition_state import Model, fingerprint
+from unlearnrec.distributed.encoder.changes import shrink
+from unlearnrec.distributed.partition.partition import Partition
+from unlearnrec.distributed.partition.state import Model, fingerprint
 from unlearnrec.partitioning.ingest import load_shard
 from unlearnrec.partitioning.storage import Store
 

@@ -11,7 +11,7 @@ from unlearnrec.partitioning.failpoints import ENVIRONMENT
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["unlearnrec.cluster.cli", "unlearnrec.cluster.pipeline", "unlearnrec.cluster.rollback"]
+    ["unlearnrec.cluster.cli.app", "unlearnrec.cluster.pipeline", "unlearnrec.cluster.commands.rollback"]
 )
 
 
@@ -25,7 +25,7 @@ def command(*arguments: str, log: str, points: str = "") -> int:
 
 
 def _run(arguments: tuple[str, ...], log: str, points: str) -> None:
-    from unlearnrec.cluster.cli import run
+    from unlearnrec.cluster.cli.app import run
 
     if points:
         os.environ[ENVIRONMENT] = points

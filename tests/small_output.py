@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.numpy import load, save
 
-from unlearnrec.cluster.config import Config, parse_config
-from unlearnrec.cluster.forgetting import _accept
-from unlearnrec.cluster.graphs import merged_gone, new_graph
-from unlearnrec.cluster.matching import resolve
-from unlearnrec.cluster.requests import parse_request
-from unlearnrec.cluster.session import Session
-from unlearnrec.distributed.forget import shrink
-from unlearnrec.distributed.influence import FORMATS
+from unlearnrec.cluster.commands.forget import _accept
+from unlearnrec.cluster.config.schema import Config, parse_config
+from unlearnrec.cluster.models.reduced_graph import merged_gone, new_graph
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.requests.matching import resolve
+from unlearnrec.cluster.requests.request import parse_request
+from unlearnrec.distributed.encoder.changes import shrink
+from unlearnrec.distributed.encoder.influence import FORMATS
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 from unlearnrec.partitioning.shard import GraphShard
 from unlearnrec.partitioning.storage import Store

@@ -10,15 +10,15 @@ import torch
 
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.local_graph import LocalGraph
-from unlearnrec.distributed.published import (
+from unlearnrec.distributed.encoder.published import (
     Published,
     PublishedEncoder,
     PublishedSettings,
     pretrain_published,
     published_influence,
 )
-from unlearnrec.distributed.trainer import Trainer, TrainSettings
+from unlearnrec.distributed.graph.local_graph import LocalGraph
+from unlearnrec.distributed.training.trainer import Trainer, TrainSettings
 from unlearnrec.partitioning.assignment import Assignment, hash_owner
 from unlearnrec.partitioning.shard import build_shards
 

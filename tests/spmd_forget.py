@@ -12,14 +12,14 @@ import torch
 
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.evaluate import evaluate, pair_scores, rank
-from unlearnrec.distributed.forget import ends, influence
-from unlearnrec.distributed.influence import InfluenceEncoder, NodeRows, directions
-from unlearnrec.distributed.keyed import initial_rows
-from unlearnrec.distributed.local_graph import LocalGraph
-from unlearnrec.distributed.membership import Standing, standing, trained_pairs
-from unlearnrec.distributed.pretrain import PretrainSettings, calibrate, examples, fit
-from unlearnrec.distributed.removal import Removal, Simulated, empty_nodes
+from unlearnrec.distributed.encoder.changes import ends, influence
+from unlearnrec.distributed.encoder.influence import InfluenceEncoder, NodeRows, directions
+from unlearnrec.distributed.encoder.pretrain import PretrainSettings, calibrate, examples, fit
+from unlearnrec.distributed.graph.keyed import initial_rows
+from unlearnrec.distributed.graph.local_graph import LocalGraph
+from unlearnrec.distributed.graph.removal import Removal, Simulated, empty_nodes
+from unlearnrec.distributed.measures.ranking import evaluate, pair_scores, rank
+from unlearnrec.distributed.measures.standing import Standing, standing, trained_pairs
 from unlearnrec.partitioning.assignment import Assignment
 from unlearnrec.partitioning.shard import build_shards
 

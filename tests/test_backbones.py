@@ -8,13 +8,13 @@ from torch.nn import functional
 
 from unlearnrec.benchmarks.lab import Lab
 from unlearnrec.benchmarks.unlearning import read_data, recipe_of
-from unlearnrec.cluster.sample import make_sample
 from unlearnrec.distributed.backbones import BACKBONES
+from unlearnrec.distributed.backbones.views import MAX_ANCHORS, Views, contrast_gradients
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.contrast import MAX_ANCHORS, Views, contrast_gradients
-from unlearnrec.distributed.evaluate import evaluate
-from unlearnrec.distributed.launch import run_processes
-from unlearnrec.distributed.losses import info_nce
+from unlearnrec.distributed.measures.ranking import evaluate
+from unlearnrec.distributed.processes import run_processes
+from unlearnrec.distributed.training.losses import info_nce
+from unlearnrec.partitioning.sample import make_sample
 from unlearnrec.partitioning.storage import Store
 
 NAMES = list(BACKBONES)

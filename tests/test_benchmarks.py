@@ -8,13 +8,13 @@ import yaml
 
 from unlearnrec.benchmarks import affected, partitioning, requests, results_file, training, unlearning
 from unlearnrec.benchmarks.lab import Lab
-from unlearnrec.cluster import wheel
-from unlearnrec.cluster.sample import make_sample
-from unlearnrec.distributed.evaluate import evaluate
+from unlearnrec.cluster.jobs import wheel
+from unlearnrec.distributed.measures.ranking import evaluate
 from unlearnrec.partitioning.assignment import assign, balance, edge_cut
 from unlearnrec.partitioning.graph import read_interactions
 from unlearnrec.partitioning.halo import HALOS, rows_per_layer
 from unlearnrec.partitioning.lake import Columns
+from unlearnrec.partitioning.sample import make_sample
 from unlearnrec.partitioning.shard import build_shards
 from unlearnrec.partitioning.storage import AWS, Store
 

@@ -15,17 +15,17 @@ from small_output import commit_forget, commit_train, small_config, user_name, w
 
 import unlearnrec
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster import session as session_module
-from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.config import Config, parse_config, to_yaml
-from unlearnrec.cluster.desk import Desk
-from unlearnrec.cluster.journal import Journal
-from unlearnrec.cluster.ledger import Ledger
-from unlearnrec.cluster.purge import purge
-from unlearnrec.cluster.residue import residue
-from unlearnrec.cluster.segments import Record
-from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.verify import verify
+from unlearnrec.cluster.cli.app import run
+from unlearnrec.cluster.commands.purge import purge
+from unlearnrec.cluster.commands.residue import residue
+from unlearnrec.cluster.commands.verify import verify
+from unlearnrec.cluster.config.schema import Config, parse_config, to_yaml
+from unlearnrec.cluster.log.journal import Journal
+from unlearnrec.cluster.log.segments import Record
+from unlearnrec.cluster.output import session as session_module
+from unlearnrec.cluster.output.ledger import Ledger
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.serving.intake import Desk
 from unlearnrec.partitioning.errors import InputError
 
 NAMES = ["a", "b", "c"]

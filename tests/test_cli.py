@@ -11,10 +11,10 @@ import pytest
 from small_output import small_config, write_interactions
 
 import unlearnrec.cluster
-from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.cli_output import print_result
-from unlearnrec.cluster.config import to_yaml
-from unlearnrec.cluster.progress import PlainProgress
+from unlearnrec.cluster.cli.app import run
+from unlearnrec.cluster.cli.output import print_result
+from unlearnrec.cluster.config.schema import to_yaml
+from unlearnrec.cluster.reporting.progress import PlainProgress
 from unlearnrec.partitioning.errors import InputError
 
 PLACES = ["interactions=in.parquet", "output=out"]

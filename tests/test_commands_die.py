@@ -14,12 +14,12 @@ from small_output import accept, commit_forget, commit_train, copied, small_conf
 
 from unlearnrec.benchmarks.chaos_checker import pairs_of
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.accepting import advance
-from unlearnrec.cluster.config import to_yaml
-from unlearnrec.cluster.purge import UNNAMED, leftovers
-from unlearnrec.cluster.requests import TOMBSTONE
-from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.versions import HELD
+from unlearnrec.cluster.commands.purge import UNNAMED, leftovers
+from unlearnrec.cluster.config.schema import to_yaml
+from unlearnrec.cluster.lifecycle.acceptance import advance
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.output.versions import HELD
+from unlearnrec.cluster.requests.request import TOMBSTONE
 
 COMMANDS = {
     "ingest": ["ingest"],

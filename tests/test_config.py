@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from unlearnrec.cluster.config import BACKBONES, Config, load_config, parse_config, to_yaml
+from unlearnrec.cluster.config.schema import BACKBONES, Config, load_config, parse_config, to_yaml
 from unlearnrec.partitioning.errors import InputError
 
 PLACES = ["interactions=in.parquet", "output=out"]

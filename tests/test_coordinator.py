@@ -11,13 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_store import Crash, MemoryStore
 
-from unlearnrec.cluster import segments
-from unlearnrec.cluster import service as service_module
-from unlearnrec.cluster.accepting import TakenId, advance
-from unlearnrec.cluster.approval import NotApproved
-from unlearnrec.cluster.carrying_out import carry_out
-from unlearnrec.cluster.config import parse_config
-from unlearnrec.cluster.coordinator import (
+from unlearnrec.cluster.config.schema import parse_config
+from unlearnrec.cluster.lifecycle.acceptance import TakenId, advance
+from unlearnrec.cluster.lifecycle.approval import NotApproved
+from unlearnrec.cluster.lifecycle.decisions import (
     Verdict,
     error_class,
     judge,
@@ -29,15 +26,18 @@ from unlearnrec.cluster.coordinator import (
     seconds_until_due,
     within_limit,
 )
-from unlearnrec.cluster.desk import Desk, TooLate, TooMany
-from unlearnrec.cluster.journal import Journal, JournalConflict
-from unlearnrec.cluster.ledger import Ledger, State, Ticket
-from unlearnrec.cluster.progress import Progress
-from unlearnrec.cluster.requests import make_request
-from unlearnrec.cluster.segments import Record
-from unlearnrec.cluster.service import LONGEST_SWITCH_SECONDS, Service
-from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.versions import CANCELLED, COMPLETED, FAILED, HELD
+from unlearnrec.cluster.log import segments
+from unlearnrec.cluster.log.journal import Journal, JournalConflict
+from unlearnrec.cluster.log.segments import Record
+from unlearnrec.cluster.models.carry_out import carry_out
+from unlearnrec.cluster.output.ledger import Ledger, State, Ticket
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.output.versions import CANCELLED, COMPLETED, FAILED, HELD
+from unlearnrec.cluster.reporting.progress import Progress
+from unlearnrec.cluster.requests.request import make_request
+from unlearnrec.cluster.serving import service as service_module
+from unlearnrec.cluster.serving.intake import Desk, TooLate, TooMany
+from unlearnrec.cluster.serving.service import LONGEST_SWITCH_SECONDS, Service
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.workers.failures import Cause, Kind, WorkerFailure
 

@@ -19,13 +19,13 @@ from unlearnrec.benchmarks.lab import Lab
 from unlearnrec.benchmarks.methods import METHODS
 from unlearnrec.benchmarks.panel import Panel, Seen
 from unlearnrec.benchmarks.scenarios import SCENARIOS, Scenario
-from unlearnrec.cluster.config import parse_config
-from unlearnrec.cluster.sample import make_sample
+from unlearnrec.cluster.config.schema import parse_config
 from unlearnrec.distributed.backbones import BACKBONES
-from unlearnrec.distributed.checkpoint import Checkpoints
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.evaluate import evaluate
-from unlearnrec.distributed.run import TrainRun, run_training
+from unlearnrec.distributed.measures.ranking import evaluate
+from unlearnrec.distributed.training.checkpoint import Checkpoints
+from unlearnrec.distributed.training.run import TrainRun, run_training
+from unlearnrec.partitioning.sample import make_sample
 from unlearnrec.partitioning.storage import Store
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

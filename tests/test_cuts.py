@@ -18,16 +18,16 @@ from memory_store import Crash, MemoryStore
 from processes import Process, SharedStore
 from small_output import commit_forget, commit_train, small_config, user_name, write_interactions
 
-from unlearnrec.cluster import journal as journal_module
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster import session as session_module
-from unlearnrec.cluster.config import Config, parse_config
-from unlearnrec.cluster.cuts import announce_cut
-from unlearnrec.cluster.desk import Desk
-from unlearnrec.cluster.journal import Journal, JournalConflict
-from unlearnrec.cluster.ledger import Ledger
-from unlearnrec.cluster.purge import purge
-from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.commands.purge import purge
+from unlearnrec.cluster.config.schema import Config, parse_config
+from unlearnrec.cluster.log import journal as journal_module
+from unlearnrec.cluster.log.cuts import announce_cut
+from unlearnrec.cluster.log.journal import Journal, JournalConflict
+from unlearnrec.cluster.output import session as session_module
+from unlearnrec.cluster.output.ledger import Ledger
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.serving.intake import Desk
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import Store
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from unlearnrec.cluster import journal as journal_module
-from unlearnrec.cluster.accepting import TakenId, accept, advance, answered, read_accepted
-from unlearnrec.cluster.config import parse_config
-from unlearnrec.cluster.desk import Desk, TooMany
-from unlearnrec.cluster.journal import Journal
-from unlearnrec.cluster.ledger import Ledger
-from unlearnrec.cluster.requests import make_request
-from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.versions import ACCEPTED, FAILED, PURGED, PURGING
+from unlearnrec.cluster.config.schema import parse_config
+from unlearnrec.cluster.lifecycle.acceptance import TakenId, accept, advance, answered, read_accepted
+from unlearnrec.cluster.log import journal as journal_module
+from unlearnrec.cluster.log.journal import Journal
+from unlearnrec.cluster.output.ledger import Ledger
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.output.versions import ACCEPTED, FAILED, PURGED, PURGING
+from unlearnrec.cluster.requests.request import make_request
+from unlearnrec.cluster.serving.intake import Desk, TooMany
 from unlearnrec.partitioning.storage import Store
 
 THREADS = 8

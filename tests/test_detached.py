@@ -19,9 +19,9 @@ from trained_output import trained_output
 pytest.importorskip("fastapi")
 pytest.importorskip("ray.serve")
 
-from unlearnrec.cluster import deploy
-from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.cli.app import run
+from unlearnrec.cluster.commands import serve_detached as deploy
+from unlearnrec.cluster.output.session import Session
 from unlearnrec.partitioning.errors import InputError
 
 TOKEN = "a-token-of-enough-letters"

@@ -9,9 +9,9 @@ import spmd
 import spmd_forget
 import torch
 
-from unlearnrec.distributed import measures
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.launch import run_processes
+from unlearnrec.distributed.measures import scores as measures
+from unlearnrec.distributed.processes import run_processes
 
 CUTOFFS = (1, 2, 5, 20, 60)
 """60 is more than there are items."""

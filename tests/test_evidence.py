@@ -19,18 +19,21 @@ from small_output import accept, commit_forget, commit_train, copied, small_conf
 from trained_output import trained_output
 
 import unlearnrec
-from unlearnrec.cluster import accepting, carrying_out, evidence, pipeline
-from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.config import to_yaml
-from unlearnrec.cluster.desk import Desk
-from unlearnrec.cluster.detached import LateEngine
-from unlearnrec.cluster.evidence import add_evidence, report_name
-from unlearnrec.cluster.evidence_change import Change
-from unlearnrec.cluster.evidence_checks import REFERENCES, checks_of
-from unlearnrec.cluster.evidence_page import page
-from unlearnrec.cluster.ledger import Ledger
-from unlearnrec.cluster.requests import TOMBSTONE, parse_request
-from unlearnrec.cluster.session import Session, silent
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.cli.app import run
+from unlearnrec.cluster.config.schema import to_yaml
+from unlearnrec.cluster.evidence import report as evidence
+from unlearnrec.cluster.evidence.change import Change
+from unlearnrec.cluster.evidence.checks import REFERENCES, checks_of
+from unlearnrec.cluster.evidence.page import page
+from unlearnrec.cluster.evidence.report import add_evidence, report_name
+from unlearnrec.cluster.lifecycle import acceptance as accepting
+from unlearnrec.cluster.models import carry_out as carrying_out
+from unlearnrec.cluster.output.ledger import Ledger
+from unlearnrec.cluster.output.session import Session, silent
+from unlearnrec.cluster.requests.request import TOMBSTONE, parse_request
+from unlearnrec.cluster.serving.actor import LateEngine
+from unlearnrec.cluster.serving.intake import Desk
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.shard import GraphShard
 from unlearnrec.partitioning.storage import Store
@@ -198,7 +201,7 @@ def test_a_record_that_the_report_names_is_compared(config, monkeypatch):
     """As if somebody had made the whole chain anew behind a changed record."""
     real = Session(config).journal.records()
     forged = [dataclasses.replace(r, digest="0" * 64) if r.kind == "committed" else r for r in real]
-    monkeypatch.setattr("unlearnrec.cluster.journal.Journal.records", lambda self: forged)
+    monkeypatch.setattr("unlearnrec.cluster.log.journal.Journal.records", lambda self: forged)
     assert "is not the record that reports/evidence-r.json names" in failures(config)["request r: evidence"]
 
 
@@ -295,7 +298,7 @@ def test_a_report_that_contradicts_the_log_is_not_taken_over(config, monkeypatch
 
     without_record(config, change)
     with monkeypatch.context() as patch:  # as if it had been
-        patch.setattr("unlearnrec.cluster.evidence.contradicted", lambda document, ticket: [])
+        patch.setattr("unlearnrec.cluster.evidence.report.contradicted", lambda document, ticket: [])
         other = config.model_copy(update={"output": f"{config.output}-other"})
         shutil.copytree(config.output, other.output)
         evidence_of(other)
@@ -369,7 +372,7 @@ def test_a_crash_between_report_and_record_keeps_the_report(bare, monkeypatch):
         raise Crash
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr("unlearnrec.cluster.journal.Journal.append", die)
+        patch.setattr("unlearnrec.cluster.log.journal.Journal.append", die)
         evidence_of(bare)
     left = (Path(bare.output) / report_name("r")).read_bytes()
     evidence_of(bare)

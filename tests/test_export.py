@@ -10,10 +10,10 @@ import pytest
 from small_output import commit_train, small_config, write_interactions
 
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.export import FILES, ExportWriter, made_at
-from unlearnrec.cluster.purge import purge
-from unlearnrec.cluster.residue import residue
-from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.commands.purge import purge
+from unlearnrec.cluster.commands.residue import residue
+from unlearnrec.cluster.output.exports import FILES, ExportWriter, made_at
+from unlearnrec.cluster.output.session import Session
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import AWS, StorageOptions, Store, filesystem_for
 

@@ -10,11 +10,11 @@ import torch
 
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.forget import shrink
-from unlearnrec.distributed.keyed import REQUEST, REQUEST_USER, keyed_uniform
-from unlearnrec.distributed.launch import run_processes
-from unlearnrec.distributed.pretrain import PretrainSettings, calibrate, examples, fit, worth_it
-from unlearnrec.distributed.removal import Removal, Simulated, empty_nodes, only, with_empty_rows
+from unlearnrec.distributed.encoder.changes import shrink
+from unlearnrec.distributed.encoder.pretrain import PretrainSettings, calibrate, examples, fit, worth_it
+from unlearnrec.distributed.graph.keyed import REQUEST, REQUEST_USER, keyed_uniform
+from unlearnrec.distributed.graph.removal import Removal, Simulated, empty_nodes, only, with_empty_rows
+from unlearnrec.distributed.processes import run_processes
 from unlearnrec.partitioning.shard import GraphShard, build_shards
 
 # Of a row or its change, which are of size 0.1: what adding floats in another order may cost.

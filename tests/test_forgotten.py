@@ -8,12 +8,12 @@ from fastapi.testclient import TestClient
 from small_output import commit_train, item_name, small_config, user_name, without_request, write_interactions
 
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.desk import Desk
-from unlearnrec.cluster.http import make_app
-from unlearnrec.cluster.readouts import Readouts, living
-from unlearnrec.cluster.serve import admit
-from unlearnrec.cluster.service import Service
-from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.commands.serve import admit
+from unlearnrec.cluster.http.app import make_app
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.serving.intake import Desk
+from unlearnrec.cluster.serving.readouts import Readouts, living
+from unlearnrec.cluster.serving.service import Service
 
 GONE, STAYS = user_name(1), user_name(2)
 

@@ -9,8 +9,9 @@ from fake_workers import FakeWorkers
 from safetensors.numpy import save
 from small_output import commit_train, small_config, write_interactions
 
-from unlearnrec.cluster import candidate, pipeline
-from unlearnrec.cluster.gate import (
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.models import unlearning as candidate
+from unlearnrec.cluster.models.gate import (
     FINE_TUNED,
     MISSED,
     NOT_APPLICABLE,
@@ -21,11 +22,11 @@ from unlearnrec.cluster.gate import (
     recall_loss,
     verdict,
 )
-from unlearnrec.cluster.session import Session, silent
-from unlearnrec.distributed import membership
+from unlearnrec.cluster.output.session import Session, silent
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.launch import run_processes
-from unlearnrec.distributed.membership import REFERENCES, Standing
+from unlearnrec.distributed.measures import standing as membership
+from unlearnrec.distributed.measures.standing import REFERENCES, Standing
+from unlearnrec.distributed.processes import run_processes
 
 # ---- standing -------------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,9 @@ import pytest
 from small_output import item_name, small_config, user_name, write_interactions
 
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.config import Config
-from unlearnrec.cluster.held_out import held_out_pairs
-from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.config.schema import Config
+from unlearnrec.cluster.models.held_out import held_out_pairs
+from unlearnrec.cluster.output.session import Session
 from unlearnrec.partitioning.errors import InputError
 
 PAIRS = [(user, user % 8) for user in range(6)]

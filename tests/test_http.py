@@ -12,17 +12,17 @@ import anyio.to_thread
 import httpx
 from fastapi.testclient import TestClient
 
-from unlearnrec.cluster import limits
-from unlearnrec.cluster.accepting import TakenId
-from unlearnrec.cluster.approval import NotApproved
-from unlearnrec.cluster.callbacks import url_pattern
-from unlearnrec.cluster.config import Serve
-from unlearnrec.cluster.desk import Desk, TooLate, TooMany
-from unlearnrec.cluster.door import Admission, is_loopback
-from unlearnrec.cluster.http import make_app
-from unlearnrec.cluster.limits import Buckets
-from unlearnrec.cluster.serve import admit, listen
-from unlearnrec.cluster.tokens import SCOPES, Token, load_tokens
+from unlearnrec.cluster.commands.serve import admit, listen
+from unlearnrec.cluster.config.schema import Serve
+from unlearnrec.cluster.http import rate_limit as limits
+from unlearnrec.cluster.http.admission import Admission, is_loopback
+from unlearnrec.cluster.http.app import make_app
+from unlearnrec.cluster.http.rate_limit import Buckets
+from unlearnrec.cluster.http.tokens import SCOPES, Token, load_tokens
+from unlearnrec.cluster.lifecycle.acceptance import TakenId
+from unlearnrec.cluster.lifecycle.approval import NotApproved
+from unlearnrec.cluster.serving.callbacks import url_pattern
+from unlearnrec.cluster.serving.intake import Desk, TooLate, TooMany
 from unlearnrec.partitioning.errors import InputError
 
 TOKEN = "0123456789abcdef"

@@ -15,13 +15,13 @@ import uvicorn
 from small_output import commit_train, small_config, write_interactions
 
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.callbacks import Outbox, url_pattern
-from unlearnrec.cluster.desk import Desk
-from unlearnrec.cluster.http import make_app
-from unlearnrec.cluster.readouts import Readouts
-from unlearnrec.cluster.serve import admit
-from unlearnrec.cluster.service import Service
-from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.commands.serve import admit
+from unlearnrec.cluster.http.app import make_app
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.serving.callbacks import Outbox, url_pattern
+from unlearnrec.cluster.serving.intake import Desk
+from unlearnrec.cluster.serving.readouts import Readouts
+from unlearnrec.cluster.serving.service import Service
 
 TOKEN = "a-token-of-enough-letters"
 

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 from memory_store import MemoryStore
 
-from unlearnrec.cluster import journal as journal_module
-from unlearnrec.cluster.journal import Journal, JournalConflict, _Append
+from unlearnrec.cluster.log import journal as journal_module
+from unlearnrec.cluster.log.journal import Journal, JournalConflict, _Append
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import StorageOptions, Store
 

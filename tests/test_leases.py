@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from small_output import commit_forget, commit_train, small_config, user_name, write_interactions
 
-from unlearnrec.cluster import leases as leasing
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.leases import leased, leases
-from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.output import leases as leasing
+from unlearnrec.cluster.output.leases import leased, leases
+from unlearnrec.cluster.output.session import Session
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_lease_of_a_reader_that_died_ends_by_itself(small, monkeypatch):
         def time():
             return until + 1
 
-    monkeypatch.setattr("unlearnrec.cluster.purge.time", Later)
+    monkeypatch.setattr("unlearnrec.cluster.commands.purge.time", Later)
     assert pipeline.purge(small)["removed_files"] > 0
     assert len(there(small, version)) < len(version["files"]) and not leases(Session(small))
 

@@ -9,11 +9,11 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearnrec.cluster.matching import NO_TIMES, asked_of, effect, owners_of, resolve, union
-from unlearnrec.cluster.request_rows import parse_row
-from unlearnrec.cluster.requests import Tally, make_request
-from unlearnrec.cluster.row_results import ALREADY_GONE, DELETED, INVALID, NOT_FOUND, outcome_of
-from unlearnrec.distributed.removal import merged
+from unlearnrec.cluster.requests.matching import NO_TIMES, asked_of, effect, owners_of, resolve, union
+from unlearnrec.cluster.requests.outcome import ALREADY_GONE, DELETED, INVALID, NOT_FOUND, outcome_of
+from unlearnrec.cluster.requests.request import Tally, make_request
+from unlearnrec.cluster.requests.rows import parse_row
+from unlearnrec.distributed.graph.removal import merged
 from unlearnrec.partitioning.assignment import Assignment
 from unlearnrec.partitioning.shard import GraphShard, build_shards
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from unlearnrec.distributed import attacks, measures
+from unlearnrec.benchmarks import attacks
+from unlearnrec.distributed.measures import scores as measures
 
 
 def test_strata_are_equal_shares_where_values_differ():

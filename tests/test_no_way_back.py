@@ -21,15 +21,16 @@ from small_output import (
 )
 from trained_output import trained_output
 
-from unlearnrec.cluster import pipeline, pretraining
-from unlearnrec.cluster.accepting import advance
-from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.config import to_yaml
-from unlearnrec.cluster.journal import JournalConflict
-from unlearnrec.cluster.ledger import Ledger
-from unlearnrec.cluster.requests import make_request
-from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.versions import CANCELLED, COMPLETED, HELD, Versions
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.cli.app import run
+from unlearnrec.cluster.config.schema import to_yaml
+from unlearnrec.cluster.lifecycle.acceptance import advance
+from unlearnrec.cluster.log.journal import JournalConflict
+from unlearnrec.cluster.models import pretraining
+from unlearnrec.cluster.output.ledger import Ledger
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.output.versions import CANCELLED, COMPLETED, HELD, Versions
+from unlearnrec.cluster.requests.request import make_request
 from unlearnrec.partitioning import ingest as ingestion
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard

@@ -22,15 +22,16 @@ import ray
 from safetensors.numpy import load
 from small_output import copied
 
-from unlearnrec.cluster import gate, pipeline
-from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.config import parse_config, to_yaml
-from unlearnrec.cluster.desk import Desk
-from unlearnrec.cluster.sample import make_sample
-from unlearnrec.cluster.session import Session, silent
-from unlearnrec.distributed.influence import FORMATS
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.cli.app import run
+from unlearnrec.cluster.config.schema import parse_config, to_yaml
+from unlearnrec.cluster.models import gate
+from unlearnrec.cluster.output.session import Session, silent
+from unlearnrec.cluster.serving.intake import Desk
+from unlearnrec.distributed.encoder.influence import FORMATS
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_assignment, load_ids, load_shard
+from unlearnrec.partitioning.sample import make_sample
 
 EPOCHS = 40
 CHECKPOINT_EVERY = 2

@@ -34,23 +34,37 @@ from small_output import (
     write_interactions,
 )
 
-from unlearnrec.cluster import forgetting, leases, pipeline, purge, retraining, segments, verify
-from unlearnrec.cluster import session as session_module
-from unlearnrec.cluster.accepting import TakenId
-from unlearnrec.cluster.approval import Held, NotApproved
-from unlearnrec.cluster.carrying_out import carry_out
-from unlearnrec.cluster.desk import Desk, TooLate
-from unlearnrec.cluster.digests import digests_of, none
-from unlearnrec.cluster.evidence import add_evidence
-from unlearnrec.cluster.journal import Journal, JournalConflict
-from unlearnrec.cluster.ledger import Ledger, State
-from unlearnrec.cluster.readouts import living
-from unlearnrec.cluster.requests import make_request, read_request
-from unlearnrec.cluster.segments import Record
-from unlearnrec.cluster.service import Service
-from unlearnrec.cluster.session import Session, silent
-from unlearnrec.cluster.suppression import ENVIRONMENT, SuppressionList
-from unlearnrec.cluster.versions import APPROVED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, HELD, PURGING, SWITCHING
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.commands import forget as forgetting
+from unlearnrec.cluster.commands import purge, verify
+from unlearnrec.cluster.evidence.report import add_evidence
+from unlearnrec.cluster.lifecycle.acceptance import TakenId
+from unlearnrec.cluster.lifecycle.approval import Held, NotApproved
+from unlearnrec.cluster.lifecycle.suppression import ENVIRONMENT, SuppressionList
+from unlearnrec.cluster.log import segments
+from unlearnrec.cluster.log.journal import Journal, JournalConflict
+from unlearnrec.cluster.log.segments import Record
+from unlearnrec.cluster.models import retraining
+from unlearnrec.cluster.models.carry_out import carry_out
+from unlearnrec.cluster.output import leases
+from unlearnrec.cluster.output import session as session_module
+from unlearnrec.cluster.output.ledger import Ledger, State
+from unlearnrec.cluster.output.session import Session, silent
+from unlearnrec.cluster.output.versions import (
+    APPROVED,
+    CANCELLED,
+    COMMITTED,
+    COMPLETED,
+    EVIDENCE,
+    HELD,
+    PURGING,
+    SWITCHING,
+)
+from unlearnrec.cluster.requests.digests import digests_of, none
+from unlearnrec.cluster.requests.request import make_request, read_request
+from unlearnrec.cluster.serving.intake import Desk, TooLate
+from unlearnrec.cluster.serving.readouts import living
+from unlearnrec.cluster.serving.service import Service
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 from unlearnrec.partitioning.storage import Store

@@ -10,13 +10,13 @@ from small_output import commit_encoder, commit_train, small_config, write_inter
 from torch.nn import functional
 
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.carrying_out import able_version
-from unlearnrec.cluster.session import Session
-from unlearnrec.distributed.batch import batches
+from unlearnrec.cluster.models.carry_out import able_version
+from unlearnrec.cluster.output.session import Session
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.launch import run_processes
-from unlearnrec.distributed.published import forget_and_preserve, request_layer
-from unlearnrec.distributed.removal import only
+from unlearnrec.distributed.encoder.published import forget_and_preserve, request_layer
+from unlearnrec.distributed.graph.removal import only
+from unlearnrec.distributed.processes import run_processes
+from unlearnrec.distributed.training.batch import batches
 from unlearnrec.partitioning.errors import InputError
 
 TOLERANCE = 2e-5

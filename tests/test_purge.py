@@ -18,18 +18,20 @@ from small_output import (
     write_interactions,
 )
 
-from unlearnrec.cluster import accepting, journal, pipeline
-from unlearnrec.cluster import purge as purging
-from unlearnrec.cluster.callbacks import Outbox
-from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.config import to_yaml
-from unlearnrec.cluster.evidence import add_evidence
-from unlearnrec.cluster.forgetting import _answer
-from unlearnrec.cluster.journal import JournalConflict
-from unlearnrec.cluster.purge import CHECKPOINT, NOTE, OLDER, REQUEST, SUPERSEDED, UNNAMED, leftovers, purge
-from unlearnrec.cluster.requests import Request, parse_request
-from unlearnrec.cluster.residue import residue
-from unlearnrec.cluster.session import Session, graph_key
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.cli.app import run
+from unlearnrec.cluster.commands import purge as purging
+from unlearnrec.cluster.commands.forget import _answer
+from unlearnrec.cluster.commands.purge import CHECKPOINT, NOTE, OLDER, REQUEST, SUPERSEDED, UNNAMED, leftovers, purge
+from unlearnrec.cluster.commands.residue import residue
+from unlearnrec.cluster.config.schema import to_yaml
+from unlearnrec.cluster.evidence.report import add_evidence
+from unlearnrec.cluster.lifecycle import acceptance as accepting
+from unlearnrec.cluster.log import journal
+from unlearnrec.cluster.log.journal import JournalConflict
+from unlearnrec.cluster.output.session import Session, graph_key
+from unlearnrec.cluster.requests.request import Request, parse_request
+from unlearnrec.cluster.serving.callbacks import Outbox
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 from unlearnrec.partitioning.storage import Store

@@ -11,9 +11,9 @@ from small_output import copied, places_of, row_of
 from trained_output import small_sample, with_names
 
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.config import parse_config
-from unlearnrec.cluster.session import Session, silent
-from unlearnrec.cluster.versions import Versions
+from unlearnrec.cluster.config.schema import parse_config
+from unlearnrec.cluster.output.session import Session, silent
+from unlearnrec.cluster.output.versions import Versions
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_assignment, load_ids, load_shard
 from unlearnrec.partitioning.shard import GraphShard

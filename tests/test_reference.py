@@ -10,11 +10,11 @@ import pytest
 from small_output import copied
 
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.config import parse_config, to_yaml
-from unlearnrec.cluster.quickstart import ALIKE, passed
-from unlearnrec.cluster.sample import make_sample
+from unlearnrec.cluster.cli.app import run
+from unlearnrec.cluster.commands.quickstart import ALIKE, passed
+from unlearnrec.cluster.config.schema import parse_config, to_yaml
 from unlearnrec.partitioning.errors import InputError
+from unlearnrec.partitioning.sample import make_sample
 
 FORGOTTEN = 300
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow.parquet as pq
 
-from unlearnrec.cluster import report
-from unlearnrec.cluster.sample import make_sample
+from unlearnrec.cluster.reporting import html as report
+from unlearnrec.partitioning.sample import make_sample
 
 
 def test_a_page_is_self_contained_and_escapes(tmp_path):

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearnrec.cluster.request_rows import COLUMNS, INTERACTIONS, ITEMS, RANGES, USERS, parse_row, read_rows
-from unlearnrec.cluster.requests import make_request, parse_request, read_request
-from unlearnrec.cluster.times import NANOSECONDS, empty, in_unit, moment, parse_bound, portable
+from unlearnrec.cluster.requests.request import make_request, parse_request, read_request
+from unlearnrec.cluster.requests.rows import COLUMNS, INTERACTIONS, ITEMS, RANGES, USERS, parse_row, read_rows
+from unlearnrec.cluster.requests.times import NANOSECONDS, empty, in_unit, moment, parse_bound, portable
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import AWS
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unlearnrec.cluster.matching import IdMap, resolve
-from unlearnrec.cluster.requests import Request, commitment, parse_request
+from unlearnrec.cluster.requests.matching import IdMap, resolve
+from unlearnrec.cluster.requests.request import Request, commitment, parse_request
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import AWS, StorageOptions, filesystem_for
 

@@ -12,16 +12,16 @@ import pytest
 from small_output import commit_encoder, commit_forget, commit_train, small_config, user_name, write_interactions
 
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.accepting import accept, read_accepted
-from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.config import to_yaml
-from unlearnrec.cluster.estimate import LATEST, estimated_seconds
-from unlearnrec.cluster.ledger import Ledger
-from unlearnrec.cluster.requests import Tally, parse_request
-from unlearnrec.cluster.results_file import SCHEMA, ResultsFile, result_rows
-from unlearnrec.cluster.row_results import Outcome
-from unlearnrec.cluster.segments import Record
-from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.cli.app import run
+from unlearnrec.cluster.config.schema import to_yaml
+from unlearnrec.cluster.lifecycle.acceptance import accept, read_accepted
+from unlearnrec.cluster.lifecycle.estimate import LATEST, estimated_seconds
+from unlearnrec.cluster.lifecycle.results_file import SCHEMA, ResultsFile, result_rows
+from unlearnrec.cluster.log.segments import Record
+from unlearnrec.cluster.output.ledger import Ledger
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.requests.outcome import Outcome
+from unlearnrec.cluster.requests.request import Tally, parse_request
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import AWS, filesystem_for
 
@@ -119,12 +119,14 @@ def test_whoever_carries_a_request_out_knows_its_rows(config, rows):
 def test_a_dry_run_tells_rows_without_workers(config, rows, tmp_path, monkeypatch):
     pipeline.ingest(config)
     commit_train(config)
-    monkeypatch.setattr("unlearnrec.cluster.forgetting.able_version", lambda session: session.version())
+    monkeypatch.setattr("unlearnrec.cluster.commands.forget.able_version", lambda session: session.version())
     answer = pipeline.forget(config, requests=rows, dry_run=True, results=str(tmp_path / "r.csv"))
     assert answer["rows"] == {"deleted": 2, "not_found": 1, "already_gone": 0, "invalid": 1}
     assert answer["removed_interactions"] == answer["removed_events"] == 4 and answer["estimated_seconds"] is None
     commit_forget(config, user_name(1), "earlier")
-    monkeypatch.setattr("unlearnrec.cluster.forgetting.estimated_seconds", lambda *_: None)  # its answer has no seconds
+    monkeypatch.setattr(
+        "unlearnrec.cluster.commands.forget.estimated_seconds", lambda *_: None
+    )  # its answer has no seconds
     answer = pipeline.forget(config, requests=rows, dry_run=True, results=str(tmp_path / "r.csv"))
     assert answer["rows"] == {"deleted": 0, "not_found": 1, "already_gone": 2, "invalid": 1}
 

@@ -11,13 +11,16 @@ from fake_workers import OneWorker
 from small_output import copied
 from trained_output import rows_by_partition, trained_output
 
-from unlearnrec.cluster import journal, pipeline, purge, retraining, training
-from unlearnrec.cluster.leases import Lease, leases
-from unlearnrec.cluster.ledger import Ledger
-from unlearnrec.cluster.progress import Progress
-from unlearnrec.cluster.serve import WorkerEngine
-from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.versions import PURGING, SWITCHING, Versions
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.commands import purge
+from unlearnrec.cluster.commands.serve import WorkerEngine
+from unlearnrec.cluster.log import journal
+from unlearnrec.cluster.models import retraining, training
+from unlearnrec.cluster.output.leases import Lease, leases
+from unlearnrec.cluster.output.ledger import Ledger
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.output.versions import PURGING, SWITCHING, Versions
+from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 

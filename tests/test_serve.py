@@ -18,17 +18,17 @@ from server_process import Server
 
 from unlearnrec.benchmarks.chaos_checker import pairs_of
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.accepting import accept
-from unlearnrec.cluster.approval import Held
-from unlearnrec.cluster.carrying_out import carry_out
-from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.config import to_yaml
-from unlearnrec.cluster.journal import JournalConflict
-from unlearnrec.cluster.ledger import Ledger
-from unlearnrec.cluster.readouts import living
-from unlearnrec.cluster.requests import make_request
-from unlearnrec.cluster.serve import WorkerEngine, serve
-from unlearnrec.cluster.session import Session, silent
+from unlearnrec.cluster.cli.app import run
+from unlearnrec.cluster.commands.serve import WorkerEngine, serve
+from unlearnrec.cluster.config.schema import to_yaml
+from unlearnrec.cluster.lifecycle.acceptance import accept
+from unlearnrec.cluster.lifecycle.approval import Held
+from unlearnrec.cluster.log.journal import JournalConflict
+from unlearnrec.cluster.models.carry_out import carry_out
+from unlearnrec.cluster.output.ledger import Ledger
+from unlearnrec.cluster.output.session import Session, silent
+from unlearnrec.cluster.requests.request import make_request
+from unlearnrec.cluster.serving.readouts import living
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import Store
 

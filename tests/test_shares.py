@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from unlearnrec.distributed import measures, shares
-from unlearnrec.distributed.shares import Measure
+from unlearnrec.distributed.measures import gap as shares
+from unlearnrec.distributed.measures import scores as measures
+from unlearnrec.distributed.measures.gap import Measure
 
 
 def counts(measure: Measure, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -11,24 +11,25 @@ import spmd
 import torch
 from trained_output import rows_by_partition, trained_output
 
-from unlearnrec.cluster import pipeline, pretraining
-from unlearnrec.cluster.config import parse_config
-from unlearnrec.cluster.gate import missed
-from unlearnrec.cluster.pretraining import wants_around
-from unlearnrec.cluster.sample import make_sample
-from unlearnrec.cluster.session import Session
-from unlearnrec.distributed import spread as spreading
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.config.schema import parse_config
+from unlearnrec.cluster.models import pretraining
+from unlearnrec.cluster.models.gate import missed
+from unlearnrec.cluster.models.pretraining import wants_around
+from unlearnrec.cluster.output.session import Session
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.forget import around, influence
-from unlearnrec.distributed.influence import AroundEncoder
-from unlearnrec.distributed.launch import run_processes
-from unlearnrec.distributed.partition_state import node_rows
-from unlearnrec.distributed.pretrain import examples, worth_it
-from unlearnrec.distributed.removal import Removal, Simulated
-from unlearnrec.distributed.spread import spread
+from unlearnrec.distributed.encoder import around as spreading
+from unlearnrec.distributed.encoder.around import spread
+from unlearnrec.distributed.encoder.changes import around, influence
+from unlearnrec.distributed.encoder.influence import AroundEncoder
+from unlearnrec.distributed.encoder.pretrain import examples, worth_it
+from unlearnrec.distributed.graph.removal import Removal, Simulated
+from unlearnrec.distributed.partition.state import node_rows
+from unlearnrec.distributed.processes import run_processes
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
+from unlearnrec.partitioning.sample import make_sample
 
 SIZE = 6
 

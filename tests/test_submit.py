@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import unlearnrec
-from unlearnrec.cluster import job_server, wheel
-from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.progress import Progress
-from unlearnrec.cluster.submit import Job, is_local, plan, runtime_env
+from unlearnrec.cluster.cli.app import run
+from unlearnrec.cluster.commands.submit import Job, is_local, plan, runtime_env
+from unlearnrec.cluster.jobs import job_server, wheel
+from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.partitioning.errors import InputError
 
 PLACES = ["interactions=s3://bucket/in", "output=s3://bucket/out"]

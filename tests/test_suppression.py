@@ -10,19 +10,20 @@ import pyarrow.parquet as pq
 import pytest
 from small_output import accept, commit_forget, commit_train, small_config, user_name, write_interactions
 
-from unlearnrec.cluster import digests, pipeline, row_filter
-from unlearnrec.cluster import residue as residues
-from unlearnrec.cluster.accepting import renewed
-from unlearnrec.cluster.cli import run
-from unlearnrec.cluster.config import to_yaml
-from unlearnrec.cluster.digests import digests_of
-from unlearnrec.cluster.forgetting import _accept
-from unlearnrec.cluster.gone import note_outcomes
-from unlearnrec.cluster.requests import Request, make_request
-from unlearnrec.cluster.row_filter import RowFilter
-from unlearnrec.cluster.session import Session, silent
-from unlearnrec.cluster.stored import find_stored
-from unlearnrec.cluster.suppression import ENVIRONMENT, FORGOTTEN, LIFTED, SuppressionList
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.cli.app import run
+from unlearnrec.cluster.commands import residue as residues
+from unlearnrec.cluster.commands.forget import _accept
+from unlearnrec.cluster.config.schema import to_yaml
+from unlearnrec.cluster.lifecycle.acceptance import renewed
+from unlearnrec.cluster.lifecycle.finding import find_stored
+from unlearnrec.cluster.lifecycle.outcomes import note_outcomes
+from unlearnrec.cluster.lifecycle.suppression import ENVIRONMENT, FORGOTTEN, LIFTED, SuppressionList
+from unlearnrec.cluster.output.session import Session, silent
+from unlearnrec.cluster.requests import digests, row_filter
+from unlearnrec.cluster.requests.digests import digests_of
+from unlearnrec.cluster.requests.request import Request, make_request
+from unlearnrec.cluster.requests.row_filter import RowFilter
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_manifest, load_shard
 from unlearnrec.partitioning.storage import Store

@@ -16,11 +16,11 @@ import pytest
 from small_output import places_of
 
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.approval import Held
-from unlearnrec.cluster.config import parse_config
-from unlearnrec.cluster.session import Session
-from unlearnrec.cluster.suppression import ENVIRONMENT
-from unlearnrec.cluster.versions import Versions
+from unlearnrec.cluster.config.schema import parse_config
+from unlearnrec.cluster.lifecycle.approval import Held
+from unlearnrec.cluster.lifecycle.suppression import ENVIRONMENT
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.output.versions import Versions
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 from unlearnrec.workers import WorkerGroup

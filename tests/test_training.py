@@ -8,11 +8,11 @@ import spmd
 import torch
 
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.keyed import initial_rows, keyed, keyed_uniform
-from unlearnrec.distributed.launch import run_processes
-from unlearnrec.distributed.losses import bpr, sampled_softmax
-from unlearnrec.distributed.neighbour_sum import NeighbourSum, has_dgl
-from unlearnrec.distributed.table import Table
+from unlearnrec.distributed.graph.keyed import initial_rows, keyed, keyed_uniform
+from unlearnrec.distributed.graph.neighbour_sum import NeighbourSum, has_dgl
+from unlearnrec.distributed.processes import run_processes
+from unlearnrec.distributed.training.losses import bpr, sampled_softmax
+from unlearnrec.distributed.training.table import Table
 
 # Of a parameter's change against the tables' scale of 0.1, for what is promised only nearly.
 TOLERANCE = 2e-5

@@ -23,12 +23,13 @@ from unlearnrec.benchmarks.methods import METHODS
 from unlearnrec.benchmarks.panel import Panel, Seen
 from unlearnrec.benchmarks.scenarios import SCENARIOS, STREAM, TOPIC, Scenario
 from unlearnrec.benchmarks.unlearning_report import strength
-from unlearnrec.cluster import pipeline, pretraining
-from unlearnrec.cluster.config import Config, parse_config
-from unlearnrec.cluster.progress import Progress
-from unlearnrec.cluster.sample import make_sample
-from unlearnrec.cluster.session import Session
+from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.config.schema import Config, parse_config
+from unlearnrec.cluster.models import pretraining
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.partitioning.errors import InputError
+from unlearnrec.partitioning.sample import make_sample
 from unlearnrec.partitioning.storage import Store
 
 # What these change lies in the rows of the request's nodes alone.
@@ -324,7 +325,7 @@ def test_the_benchmark_resumes_and_says_what_it_measured(
     [
         ("benchmarks/judge.py", True),
         ("benchmarks/methods/encoder.py", True),
-        ("distributed/forget.py", True),
+        ("distributed/encoder/changes.py", True),
         ("distributed/backbones/simgcl.py", True),
         ("benchmarks/unlearning_report.py", False),
     ],

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from unlearnrec.cluster.journal import Journal, JournalConflict
-from unlearnrec.cluster.versions import Versions
+from unlearnrec.cluster.log.journal import Journal, JournalConflict
+from unlearnrec.cluster.output.versions import Versions
 from unlearnrec.partitioning.storage import Store
 
 

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load
 
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.config import Config, parse_config
-from unlearnrec.cluster.sample import make_sample
-from unlearnrec.cluster.session import Session
+from unlearnrec.cluster.config.schema import Config, parse_config
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.partitioning.sample import make_sample
 from unlearnrec.workers import WorkerGroup
 
 

@@ -51,7 +51,7 @@ Factory = Callable[[int, int], PartitionHost]
 
 def default_factory(partition: int, num_partitions: int) -> PartitionHost:
     """The package's own host. Imported here because the driver does not need torch."""
-    from ..distributed.partition import Partition
+    from ..distributed.partition.partition import Partition
 
     return Partition(partition, num_partitions)
 

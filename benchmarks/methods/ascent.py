@@ -2,9 +2,9 @@
 
 import torch
 
-from ...distributed.batch import pair_key
-from ...distributed.keyed import NEGATIVE, keyed_below
-from ...distributed.losses import bpr
+from ...distributed.graph.keyed import NEGATIVE, keyed_below
+from ...distributed.training.batch import pair_key
+from ...distributed.training.losses import bpr
 from ..lab import Lab, Model, Pairs
 from .base import Method, calibrate, changed, cut
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from ...distributed import measures
-from ...distributed.local_graph import LocalGraph
+from ...distributed.graph.local_graph import LocalGraph
+from ...distributed.measures import scores as measures
 from ..lab import Lab, Model, Pairs
 
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from ...distributed.forget import around, influence
-from ...distributed.influence import AroundEncoder
+from ...distributed.encoder.changes import around, influence
+from ...distributed.encoder.influence import AroundEncoder
 from ..lab import Lab, Model, Pairs
 from .base import Method, changed, cut
 

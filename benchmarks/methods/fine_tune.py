@@ -2,8 +2,8 @@
 
 import copy
 
-from ...distributed.table import Table
-from ...distributed.trainer import Trainer, TrainSettings
+from ...distributed.training.table import Table
+from ...distributed.training.trainer import Trainer, TrainSettings
 from ..lab import Lab, Model, Pairs
 from .base import Method, cut
 

@@ -1,7 +1,7 @@
 """Ours, and then some training steps of the touched rows on what is left: what `forget.fine_tune_steps` and the gate do."""
 
-from ...distributed.fine_tune import fine_tune
-from ...distributed.trainer import TrainSettings
+from ...distributed.training.fine_tune import fine_tune
+from ...distributed.training.trainer import TrainSettings
 from ..lab import Lab, Model, Pairs
 from .encoder import CounterfactualEncoder
 

@@ -2,14 +2,14 @@
 
 import torch
 
-from ...distributed.published import (
+from ...distributed.encoder.published import (
     Published,
     PublishedEncoder,
     PublishedSettings,
     pretrain_published,
     published_influence,
 )
-from ...distributed.trainer import TrainSettings
+from ...distributed.training.trainer import TrainSettings
 from ..lab import Lab, Model, Pairs
 from .base import Method, changed, cut
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...distributed.keyed import PAIRS, keyed_below
+from ...distributed.graph.keyed import PAIRS, keyed_below
 from ..lab import NOTHING, Data, Lab, Model, Pairs
 from .base import Method
 

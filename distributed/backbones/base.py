@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from ..contrast import Views
+    from .views import Views
 
 Layer = Callable[[Tensor], Tensor]
 """x [N, D] -> D^-1/2 A D^-1/2 x [N, D], differentiable, over all partitions."""

@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..contrast import Views
 from .base import Layer, SelfSupervised
 from .lightgcn import LightGCN
+from .views import Views
 
 
 class SGL(SelfSupervised, LightGCN):

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..contrast import Views
 from .base import Layer, SelfSupervised
+from .views import Views
 
 
 class SimGCL(SelfSupervised):

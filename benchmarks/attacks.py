@@ -1,0 +1,127 @@
+"""Attackers that see more than one score of a pair: features, shadow models. One score: `measures.auc`; two versions:
+`shares.difference_attack`.
+
+n = pairs, F = features, E = expanded features (F, their squares and products), S = shadow models.
+Scores and ratios are larger for what looks like a member of the training data; `auc` and `true_positives_at` judge them.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from ..distributed.measures.scores import Ids, Scores
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+def cross_fitted_scores(
+    members: Scores,
+    others: Scores,
+    groups: tuple[Ids, Ids] | None = None,
+    folds: int = 5,
+    l2: float = 1.0,
+    seed: int = 0,
+) -> tuple[Floats, Floats]:
+    """Out-of-fold log odds of members and of others, from features [n, F] of each, by logistic regression: an attacker who
+    knows the membership of all pairs but a fold's.
+
+    Features, their squares and pairwise products are standardised on the training folds; the penalty is l2/2 |w|^2 beside
+    the summed loss. Both classes weigh the same, or else a fold's intercept would tell of the classes' shares in the others.
+    `groups`: ids (of users) of members and of others; pairs of one id never stand in two folds.
+    """
+    x_NF = np.concatenate([members, others]).astype(np.float64)
+    member_N = np.arange(len(x_NF)) < len(members)
+    group_N = np.arange(len(x_NF)) if groups is None else np.concatenate(groups)
+    fold_N = _folds(group_N, folds, seed)
+    scores_N = np.empty(len(x_NF))
+    for fold in range(folds):
+        known = fold_N != fold
+        if not 0 < member_N[known].sum() < known.sum():
+            raise ValueError(
+                f"without fold {fold}, pairs of one class are left: members and others must stand in two folds"
+            )
+        x_NE = _standardised(_expanded(_standardised(x_NF, known)), known)
+        w_E, bias = _fit(x_NE[known], member_N[known], l2)
+        scores_N[~known] = x_NE[~known] @ w_E + bias
+    return scores_N[member_N], scores_N[~member_N]
+
+
+def shadow_log_ratios(target: Scores, shadows: Scores, in_mask: Mask) -> Floats:
+    """Log likelihood ratio, member against not, of each pair's target score [n] (LiRA, Carlini et al., "Membership inference
+    attacks from first principles", S&P 2022, algorithm 1).
+
+    `shadows` [S, n] are scores under models trained with (in_mask [S, n]) or without the pair. Two Gaussians a pair; their
+    variances, one for in and one for out, are pooled over pairs (deviations from each pair's mean, over their degrees of
+    freedom), as the paper advises for few shadows. Scores should be on the scale of log odds, as BPR's are.
+    Pairs without a shadow of either kind are NaN.
+    """
+    mean_in, variance_in = _shadow_moments(shadows, in_mask)
+    mean_out, variance_out = _shadow_moments(shadows, ~in_mask)
+    score = target.astype(np.float64)
+    log_in = -((score - mean_in) ** 2) / variance_in - np.log(variance_in)
+    log_out = -((score - mean_out) ** 2) / variance_out - np.log(variance_out)
+    ratios: Floats = (log_in - log_out) / 2
+    return ratios
+
+
+def _folds(group_N: Ids, folds: int, seed: int) -> npt.NDArray[np.int64]:
+    """Fold of each pair: groups in random order, dealt out in turn."""
+    names, index_N = np.unique(group_N, return_inverse=True)
+    if len(names) < folds:
+        raise ValueError(f"{folds} folds need at least as many groups; there are {len(names)}")
+    fold_of = np.random.default_rng(seed).permutation(len(names)) % folds
+    return fold_of[index_N]
+
+
+def _standardised(x: Floats, fitted_on: Mask) -> Floats:
+    """Mean 0 and variance 1 on these rows; columns that are constant on them become 0 there."""
+    mean, sd = x[fitted_on].mean(axis=0), x[fitted_on].std(axis=0)
+    standardised: Floats = (x - mean) / np.where(sd > 1e-9 * np.abs(mean), sd, 1)
+    return standardised
+
+
+def _expanded(x_NF: Floats) -> Floats:
+    first, second = np.triu_indices(x_NF.shape[1])
+    return np.concatenate([x_NF, x_NF[:, first] * x_NF[:, second]], axis=1)
+
+
+def _fit(x_NE: Floats, member_N: Mask, l2: float) -> tuple[Floats, float]:
+    """Weights and (unpenalised) intercept of the class-balanced logistic loss, by Newton's method in a trust region.
+
+    The expanded features are far from independent, and first-order methods take thousands of steps on them.
+    """
+    sign_N = np.where(member_N, 1.0, -1.0)
+    share = member_N.mean()
+    weight_N = 0.5 / np.where(member_N, share, 1 - share) / len(x_NE)
+    x_NG = np.column_stack([x_NE, np.ones(len(x_NE))])
+    penalty_G = np.append(np.full(x_NE.shape[1], l2 / len(x_NE)), 0.0)
+
+    def loss(w_G: Floats) -> tuple[float, Floats]:
+        margin_N = sign_N * (x_NG @ w_G)
+        slope_N = -weight_N * sign_N * expit(-margin_N)
+        value = weight_N @ np.logaddexp(0, -margin_N) + penalty_G @ w_G**2 / 2
+        return float(value), x_NG.T @ slope_N + penalty_G * w_G
+
+    def curvature(w_G: Floats) -> Floats:
+        score_N = x_NG @ w_G
+        by_row_N1 = (weight_N * expit(score_N) * expit(-score_N))[:, None]
+        hessian: Floats = x_NG.T @ (by_row_N1 * x_NG) + np.diag(penalty_G)
+        return hessian
+
+    options = {"gtol": 1e-7, "maxiter": 200}
+    found = minimize(loss, np.zeros(len(penalty_G)), jac=True, hess=curvature, method="trust-exact", options=options).x
+    return found[:-1], float(found[-1])
+
+
+def _shadow_moments(shadows: Scores, mask: Mask) -> tuple[Floats, float]:
+    """Mean of each pair over its shadows in the mask (NaN without any), and the variance pooled over pairs."""
+    count_n = mask.sum(axis=0)
+    sum_n = np.where(mask, shadows, 0).sum(axis=0, dtype=np.float64)
+    mean_n = np.divide(sum_n, count_n, out=np.full(len(count_n), np.nan), where=count_n > 0)
+    freedom = int(np.maximum(count_n - 1, 0).sum())
+    if freedom == 0:
+        raise ValueError("no pair has two shadows of a kind: there is no variance to pool")
+    squares = np.where(mask, shadows - mean_n, 0) ** 2
+    return mean_n, float(squares.sum() / freedom)

@@ -1,0 +1,105 @@
+"""The commands about deletion requests: make one, let it through, withdraw it, ask where it is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ...partitioning.errors import InputError
+from ..reporting.progress import open_progress
+from .options import ConfigFile, Debug, Json, Overrides, load
+
+
+def forget(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    users: Annotated[str | None, typer.Option(metavar="FILE|ID,ID...", help="Users to forget.")] = None,
+    items: Annotated[str | None, typer.Option(metavar="FILE|ID,ID...", help="Items to forget.")] = None,
+    interactions: Annotated[str | None, typer.Option(metavar="FILE", help="Columns user_id and item_id.")] = None,
+    requests: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Rows of user_id, item_id, since, until: JSON, JSONL, CSV or Parquet."),
+    ] = None,
+    results: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write what became of each row of --requests: .csv, .jsonl or .parquet."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")] = False,
+    request_id: Annotated[str | None, typer.Option(help="Repeating a request under its id is harmless.")] = None,
+    requester: Annotated[str | None, typer.Option(metavar="NAME", help="Who asks; the log keeps it.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Forget users, items or interactions: a new version of the model without them."""
+    if users is None and items is None and interactions is None and requests is None:
+        raise InputError("forget: nothing to forget; give --users, --items, --interactions or --requests")
+    loaded = load(config, overrides)
+    from .. import pipeline
+
+    answer = pipeline.forget(
+        loaded,
+        users=users,
+        items=items,
+        interactions=interactions,
+        requests=requests,
+        dry_run=dry_run,
+        request_id=request_id,
+        results=results,
+        requester=requester,
+        progress=open_progress(),
+    )
+    # Committed all the same: exit code 3 says that a retrain is due, 1 that a check after the commit failed.
+    answer |= {"passed": False} if answer.get("needs_retrain") else {}
+    return answer | ({"ok": False} if answer.get("evidence_failed") else {})
+
+
+def approve(
+    request_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)],
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who approves it; the log keeps it.")],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Let a request be carried out that is held because it deletes more than forget.max_share."""
+    loaded = load(config, overrides)
+    from .. import pipeline
+
+    return pipeline.approve(loaded, request_id, by=by)
+
+
+def cancel(
+    request_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Withdraw a request that is held, or in its grace window."""
+    loaded = load(config, overrides)
+    from .. import pipeline
+
+    return pipeline.cancel(loaded, request_id)
+
+
+def status(
+    request_id: Annotated[str | None, typer.Argument(metavar="ID", show_default=False)] = None,
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check log, evidence and files; without ID those of all requests.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Where a deletion request is; without ID all that have no answer yet, overdue ones first."""
+    if request_id is not None and "=" in request_id:  # no id has one: it is the first override
+        overrides = [request_id, *(overrides or [])]
+        request_id = None
+    loaded = load(config, overrides)
+    from .. import pipeline
+
+    if verify:
+        return pipeline.verify(loaded, request_id)
+    return pipeline.status(loaded, request_id)

@@ -1,0 +1,245 @@
+"""The commands of a run: data, training, use, upkeep. Those about requests are in cli_requests.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...partitioning.errors import InputError
+from ..reporting.progress import open_progress
+from .options import ConfigFile, Debug, Json, Overrides, load
+from .output import DONE
+
+
+def quickstart(
+    output: Annotated[Path, typer.Option(help="Folder for everything it leaves.")] = Path("quickstart-output"),
+    partitions: Annotated[int, typer.Option(min=1, help="Workers.")] = 2,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """The whole path on data it makes: ingest, train, pre-train, forget, compare with a retrain, report."""
+    from ..commands import quickstart as body
+
+    return body.quickstart(output, partitions=partitions, seed=seed, progress=open_progress())
+
+
+def ingest(
+    overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
+) -> dict[str, Any]:
+    """Lake table -> partitioned graph."""
+    loaded = load(config, overrides)
+    from .. import pipeline
+
+    return pipeline.ingest(loaded, progress=open_progress())
+
+
+def train(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Train the same run minus these users, items or interactions; repeatable."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Train the backbone."""
+    loaded = load(config, overrides)
+    from .. import pipeline
+
+    return pipeline.train(loaded, resume=resume, without=without or [], progress=open_progress())
+
+
+def pretrain(
+    overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
+) -> dict[str, Any]:
+    """Train the Influence Encoder for the trained backbone."""
+    loaded = load(config, overrides)
+    from .. import pipeline
+
+    return pipeline.pretrain(loaded, progress=open_progress())
+
+
+def retrain(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the same retrain was interrupted.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Train and pre-train as one version, beside a service: requests carried out meanwhile are carried out on it too."""
+    loaded = load(config, overrides)
+    from .. import pipeline
+
+    return pipeline.retrain(loaded, resume=resume, progress=open_progress())
+
+
+def evaluate(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Another output, trained --without what was forgotten here: compare with it."),
+    ] = None,
+    users: Annotated[str | None, typer.Option(metavar="FILE|ID,ID...", help="Users who were forgotten.")] = None,
+    items: Annotated[str | None, typer.Option(metavar="FILE|ID,ID...", help="Items that were forgotten.")] = None,
+    interactions: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Interactions that were forgotten: user_id and item_id.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Recall and NDCG on the test interactions; with --reference also forgetting, against a retrained model."""
+    loaded = load(config, overrides)
+    from .. import pipeline
+
+    return pipeline.evaluate(
+        loaded,
+        reference=reference,
+        users=users,
+        items=items,
+        interactions=interactions,
+        progress=open_progress(),
+    )
+
+
+def export(
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Folder, local or s3://.")],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Recommendations a user.")] = 20,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Write embeddings and recommendations of the current version as Parquet."""
+    loaded = load(config, overrides)
+    from .. import pipeline
+
+    return pipeline.export(loaded, to=to, top_k=top_k, progress=open_progress())
+
+
+def purge(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    now: Annotated[bool, typer.Option("--now", help="Ignore forget.retention_hours and the age of files.")] = False,
+    truncate_log: Annotated[
+        bool, typer.Option("--truncate-log", help="Also remove older files of the log, which a checkpoint stands for.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Remove older files that still hold deleted data."""
+    loaded = load(config, overrides)
+    from .. import pipeline
+
+    return pipeline.purge(loaded, now=now, truncate_log=truncate_log, progress=open_progress())
+
+
+def residue(
+    overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
+) -> dict[str, Any]:
+    """Where deleted data still lies, under the output and in the lake; read only."""
+    loaded = load(config, overrides)
+    from .. import pipeline
+
+    return pipeline.residue(loaded, progress=open_progress())
+
+
+def lift(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    users: Annotated[str | None, typer.Option(metavar="FILE|ID,ID...", help="Users who consented again.")] = None,
+    items: Annotated[str | None, typer.Option(metavar="FILE|ID,ID...", help="Items to let in again.")] = None,
+    interactions: Annotated[str | None, typer.Option(metavar="FILE", help="Columns user_id and item_id.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Take users, items or interactions off the suppression list, so that the next ingest lets them in."""
+    if users is None and items is None and interactions is None:
+        raise InputError("lift: nothing to lift; give --users, --items or --interactions")
+    loaded = load(config, overrides)
+    from .. import pipeline
+
+    return pipeline.lift(loaded, users=users, items=items, interactions=interactions)
+
+
+def rollback(
+    to: Annotated[int, typer.Option("--to", metavar="VERSION", min=1, help="An older version.")],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Make an older version current again, unless something was deleted since."""
+    loaded = load(config, overrides)
+    from .. import pipeline
+
+    return pipeline.rollback(loaded, to=to)
+
+
+def serve(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of serve.port; 0: a free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Instead of serve.host.")] = None,
+    detached: Annotated[
+        bool, typer.Option("--detached", help="On the cluster at cluster.address; also serve.detached.")
+    ] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End what --detached started for this output.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Take deletion requests over HTTP, carry them out, answer recommendations; until it is stopped."""
+    loaded = load(config, overrides)
+    if stop or detached or loaded.serve.detached:
+        from ..commands import serve_detached as deploy
+
+        if stop:
+            return deploy.stop(loaded, progress=open_progress())
+        return deploy.start(loaded, host=host, port=port, progress=open_progress())
+    from ..commands import serve as body
+
+    return body.serve(loaded, host=host, port=port, progress=open_progress())
+
+
+def doctor(
+    overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
+) -> dict[str, Any]:
+    """Is this machine fit? With a configuration, also its output location."""
+    loaded = load(config, overrides) if config or overrides else None
+    from ..commands import doctor as body
+
+    return body.doctor(loaded)
+
+
+def submit(
+    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND ...", show_default=False)] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="URL", help="Of the cluster's dashboard, such as http://HOST:8265.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job's log to its end; exit as it ended.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Run a command as a job on a Ray cluster."""
+    from ..commands import submit as body
+
+    return body.submit(command or [], address=address, wait=wait, progress=open_progress())
+
+
+def bench(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False)] = None,
+) -> int:
+    """Run a benchmark of benchmarks/ with the arguments after its name; without a name, list them."""
+    from ..commands import bench as body
+
+    if name is None:
+        for known in body.names():
+            print(known)
+        return DONE
+    return body.run(name, context.args)

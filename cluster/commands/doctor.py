@@ -1,0 +1,130 @@
+"""Is this machine fit? Every check answers by doing the thing, not by asking for its version."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from ...partitioning.storage import StorageOptions, Store
+from ..config.schema import Config
+
+GIB = 2**30
+MIN_SHARED_MEMORY = 1 * GIB
+"""Below this Ray falls back to files on disk for its object store, which is many times slower."""
+
+
+def doctor(config: Config | None) -> dict[str, Any]:
+    """Run all checks; one that raises has failed, and its detail says why.
+
+    Args:
+        config: adds the number of workers and the output location to what is checked.
+
+    Returns:
+        `ok` (all of them are), `checks`: a list of {name, ok, detail}.
+    """
+    checks: list[tuple[str, Callable[[], tuple[bool, str]]]] = [
+        ("versions", _versions),
+        ("cores", lambda: _cores(config)),
+        ("memory", _memory),
+        ("/dev/shm", _shared_memory),
+        ("ray", _ray),
+        ("RAY_AUTH_MODE", _ray_auth),
+        ("neighbour sum", _neighbour_sum),
+        ("gloo all-to-all", _exchange),
+    ]
+    if config is not None:
+        checks.append(("output store", lambda: _output(config)))
+    results = [_run(name, check) for name, check in checks]
+    return {"ok": all(result["ok"] for result in results), "checks": results}
+
+
+def _run(name: str, check: Callable[[], tuple[bool, str]]) -> dict[str, Any]:
+    try:
+        ok, detail = check()
+    except Exception as error:
+        # Whatever a check runs into is its answer: a doctor that dies at the first illness finds no other.
+        ok, detail = False, f"{type(error).__name__}: {error}"
+    return {"name": name, "ok": ok, "detail": detail}
+
+
+def _versions() -> tuple[bool, str]:
+    found = [f"python {platform.python_version()}"]
+    for package in ("unlearnrec", "torch", "ray", "numpy", "pyarrow", "dgl", "s3fs"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"{package} not installed")
+    return True, ", ".join(found)
+
+
+def _cores(config: Config | None) -> tuple[bool, str]:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if config is None or config.cluster.address is not None:
+        return True, f"{usable} usable"
+    wanted = config.cluster.partitions * config.cluster.cpus_per_worker
+    detail = f"{usable} usable, {wanted} wanted by cluster.partitions x cluster.cpus_per_worker"
+    return usable >= wanted, detail
+
+
+def _memory() -> tuple[bool, str]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return memory.available >= GIB, f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
+
+
+def _shared_memory() -> tuple[bool, str]:
+    if not os.path.isdir("/dev/shm"):
+        return True, "none on this system; Ray uses files"
+    free = shutil.disk_usage("/dev/shm").free
+    return free >= MIN_SHARED_MEMORY, f"{free / GIB:.1f} GiB free, at least {MIN_SHARED_MEMORY / GIB:.0f} wanted"
+
+
+def _ray() -> tuple[bool, str]:
+    import ray
+
+    return True, f"imports, {ray.__version__}"
+
+
+def _ray_auth() -> tuple[bool, str]:
+    mode = os.environ.get("RAY_AUTH_MODE")
+    if mode is None:
+        return True, "not set: Ray's default, which differs between versions; set it where jobs are submitted"
+    return mode in ("disabled", "token"), f"{mode!r} (disabled or token)"
+
+
+def _neighbour_sum() -> tuple[bool, str]:
+    """The dgl kernel, where installed, gives torch's sums."""
+    from ...distributed.graph import neighbour_sum
+
+    return neighbour_sum.kernels_agree()
+
+
+def _exchange() -> tuple[bool, str]:
+    """Two plain processes exchange rows, as the workers will."""
+    from ...distributed import comm
+    from ...distributed import processes as launch
+
+    launch.run_processes(2, comm.check_exchange)
+    return True, "2 processes exchanged rows"
+
+
+def _output(config: Config) -> tuple[bool, str]:
+    """A name in the output location can be won once only: the log depends on it."""
+    options = StorageOptions(**config.storage.model_dump())
+    store = Store(config.output, options)
+    name = f"doctor-{uuid.uuid4().hex}"
+    store.create(name, b"first")
+    try:
+        store.create(name, b"second")
+    except FileExistsError:
+        kept = store.read(name)
+        return kept == b"first", f"{config.output}: exclusive create is honoured"
+    finally:
+        store.remove(name)
+    return False, f"{config.output}: a second create of the same name was let through; the log would not be safe there"

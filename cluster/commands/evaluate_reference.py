@@ -1,0 +1,251 @@
+"""`evaluate --reference`: the current version beside one that was trained without what was forgotten."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...distributed.measures import gap as shares
+from ...partitioning.errors import InputError
+from ...partitioning.graph import dense_ids
+from ...partitioning.ingest import load_ids
+from ...workers import WorkerGroup
+from ..config.schema import Config
+from ..lifecycle.finding import find_stored
+from ..models.comparison import Measured, Probe, compare, measure_version
+from ..models.held_out import held_out_pairs
+from ..models.training import as_trained
+from ..output.leases import leased
+from ..output.session import Manifest, Session
+from ..output.versions import COMMITTED
+from ..reporting.progress import Progress
+from ..requests.matching import effect, resolve
+from ..requests.request import Request, parse_request
+
+Ids = npt.NDArray[np.int64]
+Pairs = tuple[Ids, Ids]
+
+SIDES = ("user", "item")
+RANDOM_PAIRS = 20_000
+INDIFFERENT = {"checkpoint_every", "kernel"}
+"""Keys of `train` that do not change what is trained."""
+ORIGINAL, UNLEARNED, RETRAINED = "original", "unlearned", "retrained"
+
+
+def evaluate_against(
+    config: Config,
+    reference: str,
+    *,
+    users: str | None = None,
+    items: str | None = None,
+    interactions: str | None = None,
+    progress: Progress,
+    group: WorkerGroup | None = None,
+) -> dict[str, Any]:
+    """The current version, and on the forgotten interactions how it compares with a model that was trained without them.
+
+    Args:
+        reference: another output of the same data, recipe and seed whose current version was trained without them. It may
+            have other partitions: users and items are matched by their external ids.
+        users, items, interactions: what was forgotten, as `forget` takes it.
+
+    Returns:
+        The keys of `evaluate`, and `models`, a row each as of `comparison.compare`: the version before the request, the
+        current one, the reference. `gap_closed` (of the attack's AUC, with its interval), `shift_r2` and `shift_slope` are
+        None where that cannot be said: no gap to close, no version before (or its files are gone), or no forgotten
+        interaction of which user and item are both still there.
+
+    Raises:
+        InputError: the reference is no such model, or holds other users, items or interactions; one of the two still holds
+            some of what is named; the test interactions are missing or unreadable.
+    """
+    session = Session(config)
+    request = parse_request(users, items, interactions, None, None, session.options)
+    other = _open(config, reference)
+    with leased(session) as version, leased(other) as retrained:
+        _check_recipe(config, version, retrained, reference)
+        _check_gone(session, version, request, "Run `unlearnrec forget` first")
+        _check_gone(other, retrained, request, "Train it `--without` them")
+        there = _matched(session, version, other, retrained)
+        before = _before(session, version, retrained, request)
+        test_users, test_items, unknown = held_out_pairs(session, version)
+        forgotten = _forgotten(session, version, before, request)
+        probe = Probe(forgotten, (test_users, test_items), _random_pairs(there, config.seed))
+        theirs = Probe(*((there[0][u], there[1][i]) for u, i in (probe.forgotten, probe.held_out, probe.random)))
+        models: dict[str, Measured] = {}
+        with nullcontext(group) if group is not None else session.workers() as own:
+            for name, one in ((ORIGINAL, before), (UNLEARNED, version)):
+                if one is not None:
+                    models[name] = measure_version(session, one, own, probe, probe.held_out)
+            same_workers = retrained["graph"]["partitions"] == version["graph"]["partitions"]
+            if same_workers:
+                models[RETRAINED] = measure_version(other, retrained, own, theirs, theirs.held_out)
+        if not same_workers:
+            with other.workers() as own:
+                models[RETRAINED] = measure_version(other, retrained, own, theirs, theirs.held_out)
+    same_draws = _same_draws(version, retrained, there)
+    if not same_draws:
+        progress.note(
+            f"--reference {reference}: ingested from other data, so that its random draws are others too, and its scores "
+            "differ for that reason alone. Ingest the same table, and train it `--without` the request"
+        )
+    if before is None:
+        progress.note(
+            f"{config.output}: no version from before the request is there any more, so no change can be said"
+        )
+    rows = compare(models, ORIGINAL if before is not None else None, RETRAINED, config.evaluate.k[0])
+    own_row = next(row for row in rows if row["model"] == UNLEARNED)
+    metrics = models[UNLEARNED].metrics
+    return {
+        "version": version["version"],
+        **metrics,
+        "users": int(metrics["users"]),
+        "unknown_test_rows": unknown,
+        "before_version": None if before is None else before["version"],
+        "reference_version": retrained["version"],
+        "same_draws": same_draws,
+        "forgotten_pairs": len(forgotten[0]),
+        "held_out_pairs": len(test_users),
+        **_gap_closed(models),
+        "shift_r2": own_row.get("shift R2"),
+        "shift_slope": own_row.get("shift slope"),
+        "models": rows,
+    }
+
+
+def _open(config: Config, reference: str) -> Session:
+    """The output of the reference, with as many partitions as it has."""
+    found = Session(config.model_copy(update={"output": reference})).versions.current()
+    if found is None:
+        raise InputError(
+            f"--reference {reference}: holds no trained model. Run `unlearnrec ingest` and `unlearnrec train --without` "
+            "with output set to it"
+        )
+    cluster = config.cluster.model_copy(update={"partitions": found["graph"]["partitions"]})
+    return Session(config.model_copy(update={"output": reference, "cluster": cluster}))
+
+
+def _recipe(config: Config, version: Manifest) -> dict[str, Any]:
+    """Everything but the data that the training of this version depended on."""
+    trained = as_trained(config, version["model"])
+    sections = {"backbone": trained.backbone.model_dump(), "train": trained.train.model_dump(exclude=INDIFFERENT)}
+    keys = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    return {"seed": trained.seed} | keys
+
+
+def _check_recipe(config: Config, version: Manifest, retrained: Manifest, reference: str) -> None:
+    if retrained["model"]["trained_on"] != retrained["graph"]["shard_files"]:
+        raise InputError(
+            f"--reference {reference}: its version {retrained['version']} forgot something after its training, so it is no "
+            "retrained model. Run `unlearnrec train --without` there"
+        )
+    theirs = _recipe(config, retrained)
+    for key, ours in _recipe(config, version).items():
+        if ours != theirs[key]:
+            raise InputError(
+                f"--reference {reference}: trained with {key}={theirs[key]}, but version {version['version']} with "
+                f"{key}={ours}. Train it with the same configuration"
+            )
+
+
+def _named(session: Session, version: Manifest, request: Request) -> Pairs:
+    """The interactions of this version's graph that the request names, by dense id."""
+    named, found = find_stored(session.store, version["graph"], [request])
+    whole = effect(found, named, version["graph"]["items"])
+    return whole.users, whole.items
+
+
+def _check_gone(session: Session, version: Manifest, request: Request, remedy: str) -> None:
+    if held := len(_named(session, version, request)[0]):
+        raise InputError(
+            f"{session.config.output}: version {version['version']} still holds {held} of the interactions that are named. "
+            f"{remedy}"
+        )
+
+
+def _matched(session: Session, version: Manifest, other: Session, retrained: Manifest) -> tuple[Ids, Ids]:
+    """By side, the reference's dense id of each of the version's; -1 where it is not used any more."""
+    found = []
+    for side in SIDES:
+        ids, node, _ = load_ids(session.store, version["graph"], side)
+        their_ids, their_node, _ = load_ids(other.store, retrained["graph"], side)
+        matched = dense_ids(their_ids, their_node, ids)
+        common = int((matched >= 0).sum())
+        if common < max(len(ids), len(their_ids)):
+            raise InputError(
+                f"--reference {other.config.output}: holds {len(their_ids)} {side}s and version {version['version']} "
+                f"{len(ids)}, of which {common} are the same. {_SAME_DATA}"
+            )
+        there = np.full(version["graph"][f"{side}s"], -1, dtype=np.int64)
+        there[node] = matched
+        found.append(there)
+    ours, theirs = (x["graph"]["interactions"] for x in (version, retrained))
+    if ours != theirs:
+        raise InputError(
+            f"--reference {other.config.output}: holds {theirs} interactions and version {version['version']} {ours}. "
+            f"{_SAME_DATA}"
+        )
+    return found[0], found[1]
+
+
+_SAME_DATA = "Ingest the same table there, and train it `--without` everything that was forgotten here"
+
+
+def _same_draws(version: Manifest, retrained: Manifest, there: tuple[Ids, Ids]) -> bool:
+    """Whether both trainings drew the same numbers: draws are keyed by dense id, steps counted by what was ingested."""
+    known = [np.flatnonzero(side >= 0) for side in there]
+    same_nodes = all(bool((side[ids] == ids).all()) for side, ids in zip(there, known, strict=True))
+    keys = ("ingested_interactions", "users", "items")
+    return same_nodes and all(version["graph"][key] == retrained["graph"][key] for key in keys)
+
+
+def _before(session: Session, version: Manifest, retrained: Manifest, request: Request) -> Manifest | None:
+    """The last version that held all the interactions that are named; None where its files are gone, or it never was."""
+    kept = [
+        one
+        for record in session.journal.records()
+        if record.kind == COMMITTED and (one := record.body["manifest"])["version"] < version["version"]
+        if one["graph"]["ingest"] == version["graph"]["ingest"]
+        and one["graph"]["shard_files"] == one["lake_graph"]["shard_files"]  # else a counterfactual
+        and _recipe(session.config, one) == _recipe(session.config, retrained)
+        and all(session.store.exists(name) for name in one["files"])
+    ]
+    most = len(_named(session, kept[0], request)[0]) if kept else 0
+    if not most:
+        return None
+    # From one version to the next they only become fewer.
+    place = bisect_right(kept, 0, key=lambda one: most - len(_named(session, one, request)[0]))
+    return kept[place - 1]
+
+
+def _forgotten(session: Session, version: Manifest, before: Manifest | None, request: Request) -> Pairs:
+    """The forgotten interactions whose user and item are both still there, by dense id of the version (and of the one before
+    it). Without one before: those that are named one by one."""
+    maps = [load_ids(session.store, version["graph"], side) for side in SIDES]
+    if before is None:
+        removal = resolve(request, maps[0], maps[1]).removal
+        return removal.pair_users, removal.pair_items
+    users, items = _named(session, before, request)
+    stay = np.isin(users, maps[0][1]) & np.isin(items, maps[1][1])
+    return users[stay], items[stay]
+
+
+def _random_pairs(there: tuple[Ids, Ids], seed: int) -> Pairs:
+    draw = np.random.default_rng(seed)
+    users, items = (draw.choice(np.flatnonzero(side >= 0), RANDOM_PAIRS) for side in there)
+    return users, items
+
+
+def _gap_closed(models: dict[str, Measured]) -> dict[str, Any]:
+    """The share of the attack's gap, with the interval of `shares.share_of_gap`."""
+    if ORIGINAL in models and len(models[ORIGINAL].forgotten):
+        scores = [models[name] for name in (ORIGINAL, UNLEARNED, RETRAINED)]
+        before, after, target = (shares.auc(one.forgotten, one.held_out) for one in scores)
+        share = shares.share_of_gap(before, after, target)
+        if not np.isnan(share.value):
+            return {"gap_closed": share.value, "gap_closed_interval": [share.low, share.high]}
+    return {"gap_closed": None, "gap_closed_interval": None}

@@ -1,0 +1,217 @@
+"""`forget`: a deletion request, from the user's ids to a committed version without them (docs/forgetting.md)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from ...partitioning.ingest import load_assignment
+from ...workers import WorkerGroup
+from ..config.schema import Config
+from ..evidence.report import add_evidence
+from ..lifecycle.acceptance import NOTHING, renewed
+from ..lifecycle.acceptance import accept as _accept
+from ..lifecycle.acceptance import answered as _answer
+from ..lifecycle.approval import Held, check_operator, unknown
+from ..lifecycle.decisions import iso, oldest_age, overdue
+from ..lifecycle.estimate import estimated_seconds
+from ..lifecycle.finding import find_stored
+from ..lifecycle.outcomes import looked_up
+from ..lifecycle.results_file import ResultsFile, result_rows, stored_outcome
+from ..lifecycle.suppression import open_list
+from ..log.journal import JournalConflict
+from ..models.carry_out import able_version, carry_out
+from ..output.ledger import State
+from ..output.session import KEY, Manifest, Session, silent
+from ..reporting.progress import Progress
+from ..requests.matching import changed_partitions, effect
+from ..requests.outcome import Outcome
+from ..requests.request import Request, parse_request
+
+
+def forget(
+    config: Config,
+    *,
+    users: str | None = None,
+    items: str | None = None,
+    interactions: str | None = None,
+    requests: str | None = None,
+    dry_run: bool = False,
+    request_id: str | None = None,
+    results: str | None = None,
+    requester: str | None = None,
+    progress: Progress | None = None,
+    group: WorkerGroup | None = None,
+    cut_only: bool = False,
+) -> dict[str, Any]:
+    """Carry out a deletion request; the same id and content again gives the same answer, `repeated`, and changes nothing.
+
+    Without `request_id` it is the same request again only while its answer is up to date (`Ledger.derived_id`).
+
+    The arguments are those of the command; `results` names a file for what became of each row of `requests`. `seconds`
+    counts from the request to readouts without it; starting workers and loading the version before (`startup_seconds`) are
+    apart. `cut_only` leaves the parameters as they are: what comparisons measure against.
+
+    Raises:
+        InputError: bad ids or files, no encoder, another request under this id, the wrong key of the suppression list, or
+            a place for `results` that will not do. Nothing has been changed then.
+        Held: it removes more than `forget.max_share`, and nobody has approved it.
+        WorkerFailure: as `WorkerGroup.run`. The request stays accepted: run the command again.
+    """
+    progress = progress or silent()
+    check_operator("--requester", requester)
+    session = Session(config)
+    file = None if results is None else ResultsFile(session, results, requests)
+    if not (dry_run or session.store.exists(KEY)):
+        able_version(session)  # an output without a model, perhaps mistyped, gets no key
+    key = session.request_key(create=not dry_run)
+    request = parse_request(users, items, interactions, requests, request_id, session.options, key)
+    if request_id is None:
+        request = renewed(session, request)
+    if request.empty and not dry_run:
+        return _nothing_named(session, request, request_id, file)
+    if dry_run:
+        session.whole_version()
+        return _dry_run(session, able_version(session), request, file)
+    answer = _forget(session, request, requester, progress, group, cut_only)
+    if file is not None:
+        answer = {**answer, "results": _write_results(session, request, answer, file, progress)}
+    return answer
+
+
+def _nothing_named(
+    session: Session, request: Request, request_id: str | None, file: ResultsFile | None
+) -> dict[str, Any]:
+    """The answer to a file of requests without rows. Nothing is accepted, so that there is no id but a given one."""
+    outcome = Outcome([], np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), [])
+    answer = {"request_id": request_id, "status": "nothing_to_forget", "version": able_version(session)["version"]}
+    answer |= NOTHING | {"rows": outcome.counts(request.tally)}
+    return answer | ({"results": file.write(result_rows(request, outcome))} if file is not None else {})
+
+
+def _write_results(
+    session: Session, request: Request, answer: dict[str, Any], file: ResultsFile, progress: Progress
+) -> str | None:
+    """Where the results are; None, with a note, where they cannot be told."""
+    outcome = stored_outcome(session, request, answer)
+    if outcome is None:
+        why = "the request waits" if answer["status"] == "accepted" else "what would tell has been purged"
+        progress.note(f"no results were written: {why}")
+        return None
+    return file.write(result_rows(request, outcome))
+
+
+def _forget(
+    session: Session,
+    request: Request,
+    requester: str | None,
+    progress: Progress,
+    group: WorkerGroup | None,
+    cut_only: bool,
+) -> dict[str, Any]:
+    if (answer := _answer(session, request)) is not None:
+        return add_evidence(session, [answer], progress=progress)[0] | {"repeated": True}
+    able_version(session)
+    session.whole_version()
+    open_list(session.store)  # a wrong key is told before the request is accepted
+    _accept(session, request, requester)
+    if (waiting := _in_grace(session, request)) is not None:
+        progress.note(
+            f"accepted; it waits until {waiting['due']} (forget.grace_seconds), then run this again or `serve`"
+        )
+        return waiting
+    _check_not_held(session, request)
+    try:
+        if group is not None:
+            answers = carry_out(session, [request], group, progress, cut_only)
+        else:
+            with session.workers() as own:
+                answers = carry_out(session, [request], own, progress, cut_only)
+    except JournalConflict:
+        # Perhaps a service that runs on this output was faster.
+        if (answer := _answer(session, request)) is not None:
+            return add_evidence(session, [answer], progress=progress)[0]
+        _check_not_held(session, request)
+        raise
+    if request.request_id not in answers:
+        _check_not_held(session, request)
+    return answers[request.request_id]
+
+
+def _check_not_held(session: Session, request: Request) -> None:
+    ticket = session.ledger().tickets[request.request_id]
+    if ticket.state is State.HELD and ticket.share is not None:
+        raise Held(request.request_id, ticket.share, session.config.forget.max_share)
+
+
+def _in_grace(session: Session, request: Request) -> dict[str, Any] | None:
+    """What to answer while the request's grace window is open; None when it may be carried out."""
+    ticket = session.ledger().tickets[request.request_id]
+    due = ticket.waits_from + session.config.forget.grace_seconds
+    if ticket.state is not State.ACCEPTED or time.time() >= due:
+        return None
+    return {"request_id": request.request_id, "status": "accepted", "version": None, "due": iso(due), **NOTHING}
+
+
+def status(config: Config, request_id: str | None = None) -> dict[str, Any]:
+    """Where a request is: its status and phase, and the version that has it. Without an id: all without an answer.
+
+    Raises:
+        InputError: no such request.
+    """
+    ledger = Session(config).ledger()
+    now, deadline = time.time(), config.forget.deadline_hours * 3600
+    if request_id is not None:
+        ticket = ledger.tickets.get(request_id)
+        if ticket is None:
+            raise unknown(config, request_id)
+        return ticket.describe() | ({} if ticket.final else {"due_by": iso(ticket.accepted_at + deadline)})
+    waiting = ledger.unanswered()
+    late = {ticket.request_id for ticket in overdue(waiting, now, deadline)}
+    return {
+        "open_requests": len(waiting),
+        "overdue_requests": len(late),
+        "oldest_open_request_seconds": oldest_age(waiting, now),
+        "version": ledger.current["version"] if ledger.current else None,
+        "needs_retrain": ledger.needs_retrain(),
+        "requests": [
+            {
+                "request_id": ticket.request_id,
+                "status": ticket.state.value,
+                "age_hours": (now - ticket.accepted_at) / 3600,
+                "due_by": iso(ticket.accepted_at + deadline),
+                "overdue": ticket.request_id in late,
+            }
+            for ticket in waiting
+        ],
+    }
+
+
+def _dry_run(
+    session: Session, version: Manifest, request: Request, results: ResultsFile | None = None
+) -> dict[str, Any]:
+    """What would be touched; no workers, nothing written under the output."""
+    start = time.perf_counter()
+    graph = version["graph"]
+    named, found = find_stored(session.store, graph, [request])
+    whole = effect(found, named, graph["items"])
+    outcome = looked_up(session, graph, request, named[0], found)
+    answer = {
+        "request_id": request.request_id,
+        "status": "dry_run",
+        "version": version["version"],
+        "removed_interactions": len(whole.users),
+        "removed_events": whole.events,
+        "rows": outcome.counts(request.tally),
+        "affected_partitions": changed_partitions(version, load_assignment(session.store, graph), whole),
+        "touched_nodes": len(np.unique(whole.users)) + len(np.unique(whole.items)),
+        "share": whole.share(graph),
+        "needs_approval": whole.share(graph) > session.config.forget.max_share,
+        "unknown_ids": named[0].unknown,
+        "estimated_seconds": estimated_seconds(session.ledger(), len(whole.users)),
+    }
+    if results is not None:
+        answer["results"] = results.write(result_rows(request, outcome))
+    return answer | {"seconds": time.perf_counter() - start}

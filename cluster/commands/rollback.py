@@ -1,0 +1,74 @@
+"""`rollback`: an older version becomes current again, unless that would bring back what was deleted since."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...partitioning.errors import InputError
+from ..config.schema import Config
+from ..log.segments import Record
+from ..output.session import Manifest, Session
+from ..output.versions import COMMITTED, COMPLETED
+
+OWN = ("version", "base", "answers", "rolled_back_to")
+"""Keys of a manifest that belong to its commit alone."""
+
+
+def rollback(config: Config, *, to: int) -> dict[str, Any]:
+    """Commit version `to` once more, as a new version with the same files.
+
+    Raises:
+        InputError: there is no such version, it is the current one, its files were purged, a purge is under way, or
+            something was deleted since.
+        JournalConflict: another version was committed, or a purge began, meanwhile.
+    """
+    session = Session(config)
+    records = session.journal.records()
+    current = session.version()
+    found = next((r for r in records if r.kind == COMMITTED and r.body["manifest"]["version"] == to), None)
+    if to >= current["version"]:
+        raise InputError(
+            f"--to {to}: {config.output} has older versions 1 to {current['version'] - 1}. Name one of them"
+        )
+    if found is None:
+        raise InputError(f"--to {to}: its record was removed by `purge --truncate-log`. Run `unlearnrec train`")
+    target: Manifest = found.body["manifest"]
+    _check_nothing_deleted(target, [record for record in records if record.number > found.number])
+    kept = max(session.ledger().purging.values(), default=0)
+    if to < kept:
+        raise InputError(
+            f"--to {to}: a purge is under way, or ended early, and may still take files of versions before "
+            f"{kept}. Let it end, or run `unlearnrec train`"
+        )
+    if missing := [name for name in target["files"] if not session.store.exists(name)]:
+        raise InputError(
+            f"--to {to}: {missing[0]} is gone, a purge removed files of older versions. Run `unlearnrec train`"
+        )
+    manifest = {key: value for key, value in target.items() if key not in OWN} | {"reason": "rollback"}
+    committed = session.versions.commit(manifest | {"rolled_back_to": to}, after=records[-1].number)
+    return {
+        "version": committed["version"],
+        "rolled_back_to": to,
+        "encoder": committed["model"].get("encoder") is not None,
+    }
+
+
+def _check_nothing_deleted(target: Manifest, since: list[Record]) -> None:
+    """Raise InputError if a request was carried out since, which the version may still hold the data of."""
+    ingest, versions = target["graph"]["ingest"], []
+    for record in since:
+        if record.kind == COMMITTED:
+            ingest = record.body["manifest"]["graph"]["ingest"]
+            if record.body["manifest"]["reason"] == "forget":
+                versions.append(record.body["manifest"]["version"])
+        elif record.kind == COMPLETED and ingest != target["graph"]["ingest"]:
+            # There was nothing to forget in the graph of another ingest; here there may be.
+            raise InputError(
+                f"--to {target['version']}: request {record.body['request_id']} found nothing to forget in a later graph, "
+                "and this version may hold its data. Run `unlearnrec train` instead"
+            )
+    if versions:
+        raise InputError(
+            f"--to {target['version']}: data were deleted since, in version {', '.join(map(str, versions))}, and would come "
+            "back. Roll back to a later version, or run `unlearnrec train` and `pretrain`: they start from what is left"
+        )

@@ -1,0 +1,183 @@
+"""`unlearnrec submit`: the same command as a job on a Ray cluster (docs/jobs.md).
+
+What can be checked here is checked before anything is sent: the command line, the configuration, and that neither names
+a place on this machine. Then a wheel of this package and the --config file travel; nothing else does.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...partitioning.errors import InputError
+from ..config.schema import Config, load_config
+from ..jobs import job_server, wheel
+from ..reporting.progress import Progress
+
+GATE_FAILED = 3
+NO_CONFIG_NEEDED = ("doctor",)
+"""Commands that take a configuration and also work without one."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked command: the shell line that runs it on the cluster, and the configuration file to ship with it."""
+
+    entrypoint: str
+    config_file: Path | None
+
+
+# ---- pure: what the job is ----------------------------------------------------------------------------------------
+
+
+def plan(arguments: Sequence[str]) -> Job:
+    """Check a command line and turn it into a job.
+
+    Raises:
+        InputError, or typer's usage error: as the command itself would here; or it names a place on this machine.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError("submit: give the command after `--`, such as: unlearnrec submit -- train --config FILE")
+    parameters, values = _parse(arguments[0], arguments[1:])
+    refuse_local_options(parameters, values)
+    file = Path(values["config"]) if values.get("config") is not None else None
+    overrides = values.get("overrides") or []
+    if "overrides" not in values or (arguments[0] in NO_CONFIG_NEEDED and file is None and not overrides):
+        return Job(entrypoint(arguments), None)
+    config = load_config(file, overrides)
+    refuse_local_places(config)
+    extra = ["cluster.address=auto"] if config.cluster.address is None else []
+    return Job(entrypoint([*with_config(arguments, file), *extra]), file)
+
+
+def entrypoint(arguments: Sequence[str]) -> str:
+    """The job's shell line. Console scripts are not on a job's PATH, hence `python -m`."""
+    return shlex.join(["python", "-m", "unlearnrec", *arguments])
+
+
+def with_config(arguments: Sequence[str], file: Path | None) -> list[str]:
+    """The arguments with `--config` naming the file as it lies in the job's folder: by its name alone."""
+    result = list(arguments)
+    for place, argument in enumerate(arguments):
+        if file is None or not argument.startswith(("--config", "-c")):
+            continue
+        if argument in ("--config", "-c"):
+            result[place + 1] = file.name
+        else:
+            result[place] = f"--config={file.name}"
+    return result
+
+
+def is_local(path: str) -> bool:
+    """Whether a path means a place that only this machine's working directory defines."""
+    return "://" not in path and not os.path.isabs(path)
+
+
+def refuse_local_places(config: Config) -> None:
+    """Raise InputError for a relative path in the configuration: it would be looked for in the job's own folder."""
+    places = {
+        "interactions": config.interactions,
+        "test_interactions": config.test_interactions,
+        "output": config.output,
+        "partitioning.assignment": config.partitioning.assignment,
+        "serve.tokens_file": config.serve.tokens_file,
+    }
+    for key, path in places.items():
+        if path is not None and is_local(path):
+            raise InputError(f"{key}: got {path!r}, which means nothing on the cluster. {_REMEDY}")
+
+
+def refuse_local_options(parameters: Sequence[Any], values: Mapping[str, Any]) -> None:
+    """Raise InputError for a relative path in an option that takes a file or a folder, and for ids in the place of a file of
+    ids: Ray lists the command lines of its jobs. `--config` is shipped."""
+    for parameter in parameters:
+        metavar = parameter.metavar or ""
+        given = values.get(parameter.name)
+        for value in given if isinstance(given, list | tuple) else [given]:
+            is_place = isinstance(value, Path) or (isinstance(value, str) and ("FILE" in metavar or "DIR" in metavar))
+            if parameter.name == "config" or not is_place:
+                continue
+            text = str(value)
+            ids = "|" in metavar and not text.lower().endswith((".parquet", ".csv")) and not os.path.exists(text)
+            if is_local(text) and ids:
+                raise InputError(
+                    f"{parameter.opts[0]}: Ray would list the ids with the job. Put them in a file. {_REMEDY}"
+                )
+            if is_local(text):
+                raise InputError(f"{parameter.opts[0]} {text}: means nothing on the cluster. {_REMEDY}")
+
+
+_REMEDY = "Give a URI such as s3://bucket/path, or an absolute path that all machines of the cluster share"
+
+
+def _parse(name: str, arguments: Sequence[str]) -> tuple[Sequence[Any], dict[str, Any]]:
+    """A command's parameters and the values that its own parser gives them."""
+    import typer
+
+    from ..cli import app as cli
+    from . import bench
+
+    commands: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    if name not in commands or name == "submit":
+        known = ", ".join(sorted(set(commands) - {"submit"}))
+        raise InputError(f"submit -- {name}: no such command; there are: {known}")
+    values = commands[name].make_context(f"unlearnrec {name}", list(arguments)).params
+    if name == "bench" and values["name"] not in bench.names():
+        raise InputError(f"bench {values['name']}: no such benchmark; there are: {', '.join(bench.names())}")
+    return commands[name].params, values
+
+
+# ---- effects --------------------------------------------------------------------------------------------------------
+
+
+def submit(
+    arguments: Sequence[str], *, address: str | None = None, wait: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Submit a command as a job; with `wait`, follow its log on stderr until it ends.
+
+    Returns:
+        `job_id`, `status`, `address`; with `wait` also `ok` and, where it is known, the command's own `exit_code`.
+
+    Raises:
+        InputError: as `plan`; no job server answers at the address, or it wants another token.
+    """
+    progress = progress or Progress()
+    job = plan(arguments)
+    where = job_server.choose_address(address, os.environ)
+    client, server_mode = job_server.connect(where)
+    with tempfile.TemporaryDirectory(prefix="unlearnrec-submit-") as folder:
+        env = runtime_env(job, server_mode, Path(folder), progress)
+        job_id = job_server.submit_when_ready(client, job.entrypoint, env)
+    result: dict[str, Any] = {"job_id": job_id, "status": str(client.get_job_status(job_id).value), "address": where}
+    progress.note(f"job {job_id} at {where}: {job.entrypoint}")
+    if wait:
+        details = job_server.follow(client, job_id, progress)
+        result |= {"status": details.status.value, "ok": details.status.value == "SUCCEEDED"}
+        if details.driver_exit_code is not None:
+            result["exit_code"] = details.driver_exit_code
+            result |= {"passed": False} if details.driver_exit_code == GATE_FAILED else {}
+    return result
+
+
+def runtime_env(job: Job, server_mode: str | None, folder: Path, progress: Progress) -> dict[str, Any]:
+    """What the job gets: the wheel as a Python module, its folder, and the cluster's own mode of authentication."""
+    env: dict[str, Any] = {}
+    root = wheel.source()
+    if root is not None:
+        env["py_modules"] = [str(wheel.build_wheel(root, folder))]
+    else:
+        progress.note("unlearnrec is installed here without its source: nothing is shipped, the cluster must have it")
+    if job.config_file is not None:
+        (folder / "job").mkdir()
+        shutil.copy(job.config_file, folder / "job" / job.config_file.name)
+        env["working_dir"] = str(folder / "job")
+    if server_mode is not None:
+        # A driver that looks for "auto" and finds a token on its machine would otherwise turn authentication on by itself.
+        env["env_vars"] = {job_server.MODE: server_mode}
+    return env

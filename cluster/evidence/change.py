@@ -1,0 +1,250 @@
+"""Two versions of an output as their files have them: what a committed request changed.
+
+Everything is read back from the store; nothing comes from the memory that made the files. Codes: an interaction of user
+u and item i is u * items + i in rows of users, i * users + u in rows of items (dense ids; none of them gets into a report).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load
+
+from ...distributed.graph.removal import merged
+from ...partitioning.ingest import load_ids
+from ...partitioning.shard import GraphShard
+from ...partitioning.storage import Store
+from ..output.session import Manifest
+from ..requests.matching import Effect, effect, resolve, union
+from ..requests.request import Request
+
+Ids = npt.NDArray[np.int64]
+Marks = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.floating]
+NONE: Ids = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """Two versions as their files have them: 16 bytes an interaction, and as many again once something is looked up."""
+
+    before: Manifest
+    after: Manifest
+    affected: list[int]
+    old: dict[int, GraphShard]
+    """Shards of affected partitions before; empty when a purge has removed files of that version."""
+    new: list[GraphShard]
+    """All shards after; empty when a purge has removed files of that version."""
+    rows: tuple[dict[int, int], list[int]]
+    """Rows of E0 in the files of `old` and of `new`."""
+    found: dict[str, dict[str, Any] | None]
+    """SHA-256 and bytes of files as they lie in the store, None for what is missing."""
+    live: tuple[Ids, Ids]
+    """Dense ids of the users and items that the id maps of the new version have."""
+    compared: tuple[Ids, Ids] = (NONE, NONE)
+    """Users and items with a row of E0 in affected partitions of both versions, as far as these are there."""
+    moved: tuple[Ids, Ids] = (NONE, NONE)
+    """Those of them whose rows are not the same bits."""
+
+    @classmethod
+    def read(cls, store: Store, before: Manifest, after: Manifest) -> Change:
+        """Read both versions, as far as they are there.
+
+        Raises:
+            OSError: a file cannot be read, or goes in this moment.
+            InputError: one of the id maps is damaged.
+        """
+        size = after["graph"]["partitions"]
+        pairs = [(files_of_partition(before, k), files_of_partition(after, k)) for k in range(size)]
+        affected = [k for k, (old, new) in enumerate(pairs) if old != new]
+        found: dict[str, dict[str, Any] | None] = {}
+
+        def get(name: str) -> bytes | None:
+            try:
+                data = store.read(name)
+            except FileNotFoundError:
+                found[name] = None
+                return None
+            found[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            return data
+
+        def partition(names: Mapping[str, str]) -> tuple[GraphShard, Rows] | None:
+            shard, rows = get(names["shard"]), get(names["embeddings"])
+            return None if shard is None or rows is None else (GraphShard.from_bytes(shard), load(rows)["e0"])
+
+        old: dict[int, tuple[GraphShard, int] | None] = {}
+        new: dict[int, tuple[GraphShard, int] | None] = {}
+        rows = []
+        for k, (was, now) in enumerate(pairs):
+            if k in affected:
+                first, second = partition(was), partition(now)
+                old[k] = first and (first[0], len(first[1]))
+                if first and second:
+                    rows.append(_compared(*first, *second))
+            else:
+                second = partition(now)
+            new[k] = second and (second[0], len(second[1]))
+        compared, moved = ((_joined(x[n] for x in rows), _joined(x[n + 1] for x in rows)) for n in (0, 2))
+        maps = {graph[f"{side}_file"] for graph in (before["graph"], after["graph"]) for side in ("user", "item")}
+        for name in sorted((maps | (before["files"].keys() ^ after["files"].keys())) - found.keys()):
+            get(name)
+        old_read = {k: read for k, read in old.items() if read is not None and _there(before, found)}
+        new_read = [read for read in new.values() if read is not None and _there(after, found)]
+        live = [load_ids(store, after["graph"], side)[1] if new_read else NONE for side in ("user", "item")]
+        return cls(
+            before,
+            after,
+            affected,
+            {k: shard for k, (shard, _) in old_read.items()},
+            [shard for shard, _ in new_read],
+            ({k: rows for k, (_, rows) in old_read.items()}, [rows for _, rows in new_read]),
+            found,
+            (live[0], live[1]),
+            compared,
+            moved,
+        )
+
+    @property
+    def has_before(self) -> bool:
+        """Whether what was looked for of the version before is still there."""
+        return _there(self.before, self.found)
+
+    @property
+    def has_after(self) -> bool:
+        """Whether what was looked for of the new version is still there."""
+        return _there(self.after, self.found)
+
+    @property
+    def around(self) -> bool:
+        """Whether the encoder changes rows of nodes that no request touches."""
+        return bool((self.before["model"].get("encoder") or {}).get("around"))
+
+    @property
+    def unchanged_files(self) -> int:
+        """Number of files that both versions name."""
+        return len(self.before["files"].keys() & self.after["files"].keys())
+
+    def effects(self, store: Store, requests: Mapping[str, Request]) -> dict[str, Effect]:
+        """By request id, what it does to the version before; empty where files of one of the versions are gone."""
+        graph = self.before["graph"]
+        if not requests or not (self.has_before and self.has_after):
+            return {}
+        maps = [load_ids(store, graph, side) for side in ("user", "item")]
+        named = {request_id: resolve(one, maps[0], maps[1], graph.get("time")) for request_id, one in requests.items()}
+        removal, timed = union(named.values())
+        found = merged([removal.find(shard, timed) for shard in self.old.values()])
+        return {request_id: effect(found, [one], graph["items"]) for request_id, one in named.items()}
+
+    @cached_property
+    def user_codes(self) -> list[Ids]:
+        """Codes in the rows of users of each shard, ascending."""
+        return [_ascending(u * s.num_items + i) for s in self.new for u, i in (s.entries()[0],)]
+
+    @cached_property
+    def item_codes(self) -> list[Ids]:
+        """Codes in the rows of items of each shard, ascending."""
+        return [_ascending(i * s.num_users + u) for s in self.new for u, i in (s.entries()[1],)]
+
+    @cached_property
+    def connected(self) -> tuple[Marks, Marks]:
+        """Which users stand in a row of an item, and which items in one of a user."""
+        rows = [[getattr(shard, f"{side}_neighbours") for shard in self.new] for side in ("item", "user")]
+        return self._marks(0, rows[0]), self._marks(1, rows[1])
+
+    @cached_property
+    def with_rows(self) -> tuple[Marks, Marks]:
+        """Which users and which items have a row in a shard or an external id."""
+        nodes = [[getattr(shard, f"{side}_ids") for shard in self.new] for side in ("user", "item")]
+        return self._marks(0, [*nodes[0], self.live[0]]), self._marks(1, [*nodes[1], self.live[1]])
+
+    def _marks(self, side: int, parts: Sequence[npt.NDArray[np.integer]]) -> Marks:
+        marks = np.zeros(self.after["graph"][("users", "items")[side]], dtype=bool)
+        for part in parts:
+            marks[part] = True
+        return marks
+
+    def partitions(self) -> list[dict[str, Any]]:
+        """Rows and bytes of each affected partition, {"before", "after"} each (None where purged).
+
+        `entries` counts an interaction in the row of its user and in that of its item, where that row lies here.
+        """
+        lines = []
+        for k in self.affected:
+            line: dict[str, Any] = {"partition": k}
+            shards = self.old.get(k), self.new[k] if self.new else None
+            for name in ("users", "items", "entries"):
+                line[name] = _both(*(None if shard is None else _count(shard, name) for shard in shards))
+            line["embedding_rows"] = _both(self.rows[0].get(k), self.rows[1][k] if self.new else None)
+            for name, kind in (("shard_bytes", "shard"), ("embedding_bytes", "embeddings")):
+                names = (files_of_partition(version, k)[kind] for version in (self.before, self.after))
+                line[name] = _both(*((self.found.get(name) or {}).get("bytes") for name in names))
+            lines.append(line)
+        return lines
+
+    def changed_files(self) -> list[dict[str, Any]]:
+        """Each file that only one of the versions names, as it lies in the store; by the manifest where it is gone."""
+        lines = []
+        for when, version, other in (("before", self.before, self.after), ("after", self.after, self.before)):
+            for name in sorted(version["files"].keys() - other["files"].keys()):
+                there = self.found[name]
+                entry = version["files"][name] if there is None else there
+                state = "gone" if there is None else "there"
+                lines.append(
+                    {"version": when, "name": name, "state": state, "sha256": entry["sha256"], "bytes": entry["bytes"]}
+                )
+        return lines
+
+
+def _there(version: Manifest, found: Mapping[str, dict[str, Any] | None]) -> bool:
+    return all(found[name] is not None for name in version["files"].keys() & found.keys())
+
+
+def files_of_partition(version: Manifest, k: int) -> dict[str, str]:
+    """{"shard", "embeddings"}: the files of a partition in a version."""
+    return {"shard": version["graph"]["shard_files"][k], "embeddings": version["model"]["embeddings"][k]}
+
+
+def _compared(old: GraphShard, old_rows: Rows, new: GraphShard, new_rows: Rows) -> tuple[Ids, Ids, Ids, Ids]:
+    """Users and items that have a row in both, then those of them whose rows differ. None where there are rows without a
+    node: then nobody knows whose is which."""
+    if len(old_rows) != len(old.user_ids) + len(old.item_ids) or len(new_rows) != len(new.user_ids) + len(new.item_ids):
+        return NONE, NONE, NONE, NONE
+    found = []
+    for side, old_skip, new_skip in (("user_ids", 0, 0), ("item_ids", len(old.user_ids), len(new.user_ids))):
+        ids = getattr(old, side), getattr(new, side)
+        both, at_old, at_new = np.intersect1d(*ids, assume_unique=True, return_indices=True)
+        was, now = old_rows[at_old + old_skip].view(np.uint8), new_rows[at_new + new_skip].view(np.uint8)
+        found.append((both, both[(was != now).any(axis=1)]))
+    (users, moved_users), (items, moved_items) = found
+    return users, items, moved_users, moved_items
+
+
+def _joined(parts: Iterable[Ids]) -> Ids:
+    return np.concatenate([NONE, *parts])
+
+
+def contains(codes: Ids, wanted: Ids) -> Marks:
+    """Which of `wanted` are in `codes` (ascending)."""
+    if not len(codes):
+        return np.zeros(len(wanted), dtype=bool)
+    return np.asarray(codes[np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)] == wanted)
+
+
+def _ascending(codes: Ids) -> Ids:
+    return codes if np.all(codes[1:] >= codes[:-1]) else np.sort(codes)
+
+
+def _both(before: int | None, after: int | None) -> dict[str, int | None]:
+    return {"before": before, "after": after}
+
+
+def _count(shard: GraphShard, name: str) -> int:
+    if name == "entries":
+        return len(shard.user_neighbours) + len(shard.item_neighbours)
+    return len(getattr(shard, f"{name[:-1]}_ids"))

@@ -1,0 +1,285 @@
+"""What is checked of a committed request, and how its pairs score now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...distributed.graph.removal import Removal
+from ...distributed.measures import scores as measures
+from ...workers import WorkerFailure, WorkerGroup
+from ..output.session import Manifest, Session
+from ..requests.matching import Effect
+from .change import Change, contains, files_of_partition
+
+Ids = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float64]
+
+SAMPLE = 10_000
+"""Removed interactions and deleted nodes looked up at most, and pairs of each kind scored at most."""
+
+REFERENCES = 100
+"""Pairs of each reference distribution at least: a request for one interaction is read against this many."""
+
+UNKNOWN = "its content or files of the version before were purged, so what it removed is not known any more"
+UNKNOWN_BATCH = "the content of a request of this version, or files of the version before, were purged"
+FILES_GONE = "files of this version were removed by a purge before this report was written"
+
+ALWAYS = (
+    "files of the version",
+    "untouched partitions",
+    "rows of others",
+    "rows of partitions",
+    "removed interactions",
+)
+"""Checks that every report has."""
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def checks_of(
+    change: Change, pairs: tuple[Ids, Ids] | None, touched: tuple[Ids, Ids] | None, told: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The sampled verification: {name, ok, checked, of, detail} each; `ok` is None for what was left out.
+
+    pairs: the interactions that the request removed, None where that is not known any more. touched: the users and the
+    items that all requests of the version touched, likewise. told: the request's answer, whose counts they are compared
+    with.
+    """
+    if not change.has_after:
+        return [_not_checked(name, FILES_GONE) for name in ALWAYS]
+    checks = [_files_check(change), _untouched_check(change), _others_check(change, touched), _rows_check(change)]
+    if pairs is None:
+        return [*checks, _not_checked("removed interactions", UNKNOWN, told.get("removed_interactions"))]
+    deleted = [told[name] for name in ("deleted_users", "deleted_items") if name in told]
+    return [
+        *checks,
+        _pairs_check(change, pairs, told.get("removed_interactions")),
+        _nodes_check(change, pairs, sum(deleted) if deleted else None),
+    ]
+
+
+def _pairs_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> dict[str, Any]:
+    users, items = (x[_sample(len(pairs[0]))] for x in pairs)
+    num_users, num_items = change.after["graph"]["users"], change.after["graph"]["items"]
+    there = np.zeros(len(users), dtype=bool)
+    for codes in change.user_codes:
+        there |= contains(codes, users * num_items + items)
+    for codes in change.item_codes:
+        there |= contains(codes, items * num_users + users)
+    agrees = told is None or told == len(pairs[0])
+    detail = f"{int(there.sum())} of them stand in rows of users or items of the {len(change.new)} shards"
+    if not agrees:
+        detail += f"; the answer says {told} were removed, the files of the version before give {len(pairs[0])}"
+    return _check("removed interactions", not there.any() and agrees, len(users), len(pairs[0]), detail)
+
+
+def events_check(change: Change, effect: Effect, told: int | None) -> dict[str, Any]:
+    """Of interactions that lost some of their events: no more are left than should be, on either side, and no other."""
+    users, items, counts, times = effect.thinned
+    num_users, num_items = change.after["graph"]["users"], change.after["graph"]["items"]
+    by_user, by_item = users * num_items + items, items * num_users + users
+    left = set(zip(np.repeat(by_user, counts).tolist(), times.tolist(), strict=True))
+    chosen = _sample(len(users))
+    wrong = 0
+    for shard, user_codes, item_codes in zip(change.new, change.user_codes, change.item_codes, strict=True):
+        sides = ((user_codes, shard.user_counts, by_user), (item_codes, shard.item_counts, by_item))
+        for stored, stored_counts, codes in sides:
+            here = chosen[contains(stored, codes[chosen])]
+            wrong += int((stored_counts[np.searchsorted(stored, codes[here])] > counts[here]).sum())
+        found = Removal().find(shard, np.unique(users[chosen]))
+        mine = np.isin(found.event_codes, by_user[chosen])
+        events = zip(found.event_codes[mine].tolist(), found.times[mine].tolist(), strict=True)
+        wrong += sum(event not in left for event in events)
+    agrees = told is None or told == effect.events
+    detail = f"interactions that lost some of their events; {wrong} have others than should be left"
+    if not agrees:
+        detail += f"; the answer says {told} events were removed, the files of the version before give {effect.events}"
+    return _check("removed events", not wrong and agrees, len(chosen), len(users), detail)
+
+
+def _nodes_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> dict[str, Any]:
+    """Ends of removed interactions that are nobody's neighbour any more: no row, no external id."""
+    gone = found = checked = 0
+    for ends, connected, there in zip(pairs, change.connected, change.with_rows, strict=True):
+        lost = np.unique(ends[~connected[ends]])
+        chosen = lost[_sample(len(lost))]
+        gone, checked, found = gone + len(lost), checked + len(chosen), found + int(there[chosen].sum())
+    detail = f"users and items that lost their last interaction; {found} of them have a row or an external id"
+    agrees = told is None or told == gone
+    if not agrees:
+        detail += f"; the answer says {told} were deleted"
+    return _check("deleted nodes", not found and agrees, checked, gone, detail)
+
+
+def _rows_check(change: Change) -> dict[str, Any]:
+    """No row without a node: with it, a node that is in no shard has no row."""
+    nodes = [len(shard.user_ids) + len(shard.item_ids) for shard in change.new]
+    wrong = [k for k, count in enumerate(nodes) if change.rows[1][k] != count]
+    detail = (
+        f"rows of E0 as many as nodes of the shard; otherwise in partitions {wrong}"
+        if wrong
+        else (f"{sum(nodes)} rows of E0 for as many nodes")
+    )
+    return _check("rows of partitions", not wrong, len(nodes), len(nodes), detail)
+
+
+def _files_check(change: Change) -> dict[str, Any]:
+    names = [name for name in change.found if name in change.after["files"]]
+    wrong = [name for name in names if change.found[name] != _entry(change.after, name)]
+    detail = f"not as committed: {', '.join(wrong)}" if wrong else "SHA-256 and size as committed"
+    return _check("files of the version", not wrong, len(names), len(change.after["files"]), detail)
+
+
+def _untouched_check(change: Change) -> dict[str, Any]:
+    """Partitions that no answer of the version names: the same files, by name and by SHA-256 read back. With
+    `influence.around` every one may change."""
+    kinds, wrong, count = ("shard", "embeddings"), [], 0
+    named = {k for answer in change.after["answers"].values() for k in answer["affected_partitions"]}
+    untouched = [k for k in range(len(change.new)) if k not in named and not change.around]
+    for k in untouched:
+        names = files_of_partition(change.after, k)
+        for name in (names[kind] for kind in kinds):
+            count += 1
+            if not _entry(change.before, name) == _entry(change.after, name) == change.found[name]:
+                wrong.append(name)
+    detail = f"{len(untouched)} partitions; " + (
+        f"changed: {', '.join(wrong)}" if wrong else "the same files as before"
+    )
+    return _check("untouched partitions", not wrong, count, count, detail)
+
+
+def _others_check(change: Change, touched: tuple[Ids, Ids] | None) -> dict[str, Any]:
+    """Rows of E0, in partitions that changed, of nodes that no request of the version touched: the same bits."""
+    name = "rows of others"
+    if change.around:
+        return _not_checked(name, "influence.around changes rows around those that a request touches")
+    if touched is None:
+        return _not_checked(name, UNKNOWN_BATCH)
+    compared, moved = (
+        sum(int((~np.isin(nodes, ends)).sum()) for nodes, ends in zip(parts, touched, strict=True))
+        for parts in (change.compared, change.moved)
+    )
+    detail = f"nodes of changed partitions that no request of the version touched; the rows of {moved} differ"
+    return _check(name, not moved, compared, compared, detail)
+
+
+def scores_of(
+    session: Session,
+    change: Change,
+    requests: Mapping[str, tuple[Ids, Ids] | None],
+    group: WorkerGroup | None,
+) -> dict[str, dict[str, Any]]:
+    """Scores of each request's forgotten pairs by the new version, beside pairs that it was trained on and random
+    non-interactions.
+
+    requests: as `pairs` of `checks_of`, by request id. All are scored in one call, and share their references.
+
+    Returns:
+        By request id: {"groups": [{pairs, n, mean, q05..q95}], "auc": {...}, "of": forgotten pairs with both ends}, or
+        {"left_out": reason}.
+    """
+    if group is None:
+        return _left_out(requests, "no workers were running when this report was written")
+    if session.version()["version"] != change.after["version"]:
+        return _left_out(requests, "a later version is current, and the workers hold that one")
+    answers: dict[str, dict[str, Any]] = {}
+    whole, chosen = {}, {}
+    for request_id, pairs in requests.items():
+        if pairs is None:
+            answers[request_id] = {"left_out": UNKNOWN}
+            continue
+        both = np.isin(pairs[0], change.live[0]) & np.isin(pairs[1], change.live[1])
+        places = np.flatnonzero(both)
+        if len(places):
+            places = places[_sample(len(places))]
+            whole[request_id], chosen[request_id] = int(both.sum()), (pairs[0][places], pairs[1][places])
+        else:
+            lost = "every forgotten pair lost an end, and has no score any more"
+            none = "no interaction lost all of its events, so no pair was forgotten"
+            answers[request_id] = {"left_out": lost if len(pairs[0]) else none}
+    if not chosen:
+        return answers
+    draw = np.random.default_rng(change.after["version"])
+    count = max(REFERENCES, *(len(users) for users, _ in chosen.values()))
+    forgotten = [pairs for pairs in requests.values() if pairs is not None]
+    groups = [*chosen.values(), _trained(change, count, draw), _random(change, forgotten, count, draw)]
+    ends = [np.concatenate([pairs[side] for pairs in groups]) for side in (0, 1)]
+    scores = np.full(len(ends[0]), np.nan)
+    try:
+        for positions, values in session.call(group, change.after, "scores", *ends):
+            scores[positions] = values
+    except WorkerFailure as error:
+        return answers | _left_out(chosen, f"the workers failed ({type(error).__name__})")
+    parts = np.split(scores, np.cumsum([len(pairs[0]) for pairs in groups])[:-1])
+    for request_id, own in zip(chosen, parts, strict=False):
+        size = max(len(own), REFERENCES)
+        summary = _summary({"forgotten": own, "trained": parts[-2][:size], "random": parts[-1][:size]})
+        answers[request_id] = summary | {"of": whole[request_id]}
+    return answers
+
+
+def _left_out(requests: Iterable[str], why: str) -> dict[str, dict[str, Any]]:
+    return {request_id: {"left_out": why} for request_id in requests}
+
+
+def _summary(groups: Mapping[str, Scores]) -> dict[str, Any]:
+    scores = {name: values[~np.isnan(values)] for name, values in groups.items()}
+    lines: list[dict[str, Any]] = []
+    for name, values in scores.items():
+        line: dict[str, Any] = {"pairs": name, "n": len(values), "mean": float(values.mean()) if len(values) else None}
+        for q in QUANTILES:
+            line[f"q{round(100 * q):02d}"] = float(np.quantile(values, q)) if len(values) else None
+        lines.append(line)
+    auc = {
+        f"{one} above {other}": measures.auc(scores[one], scores[other])
+        for one, other in (("forgotten", "trained"), ("forgotten", "random"), ("trained", "random"))
+        if len(scores[one]) and len(scores[other])
+    }
+    return {"groups": lines, "auc": auc}
+
+
+def _trained(change: Change, count: int, draw: np.random.Generator) -> tuple[Ids, Ids]:
+    codes, num_items = np.concatenate(change.user_codes), change.after["graph"]["items"]
+    chosen = codes[draw.choice(len(codes), min(count, len(codes)), replace=False)]
+    return chosen // num_items, chosen % num_items
+
+
+def _random(
+    change: Change, forgotten: Sequence[tuple[Ids, Ids]], count: int, draw: np.random.Generator
+) -> tuple[Ids, Ids]:
+    """Pairs of a user and an item that are there, neither in the graph nor forgotten; fewer where the graph is dense."""
+    num_items = change.after["graph"]["items"]
+    removed = np.sort(np.concatenate([users * num_items + items for users, items in forgotten]))
+    found = np.empty(0, dtype=np.int64)
+    for _ in range(20):
+        codes = draw.choice(change.live[0], 2 * count) * num_items + draw.choice(change.live[1], 2 * count)
+        for seen in (removed, *change.user_codes):
+            codes = codes[~contains(seen, codes)]
+        found = np.unique(np.concatenate([found, codes]))
+        if len(found) >= count:
+            break
+    chosen = draw.permutation(found)[:count]
+    return chosen // num_items, chosen % num_items
+
+
+def _check(name: str, ok: bool, checked: int, of: int, detail: str) -> dict[str, Any]:
+    return {"name": name, "ok": bool(ok), "checked": checked, "of": of, "detail": detail}
+
+
+def _not_checked(name: str, why: str, of: int | None = None) -> dict[str, Any]:
+    return {"name": name, "ok": None, "checked": 0, "of": of, "detail": f"left out: {why}"}
+
+
+def _entry(version: Manifest, name: str) -> dict[str, Any] | None:
+    entry = version["files"].get(name)
+    return None if entry is None else {"sha256": entry["sha256"], "bytes": entry["bytes"]}
+
+
+def _sample(total: int) -> Ids:
+    """Places of at most `SAMPLE` of `total` things; all of them where they are fewer."""
+    if total <= SAMPLE:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(total).choice(total, SAMPLE, replace=False))

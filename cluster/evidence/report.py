@@ -1,0 +1,320 @@
+"""The evidence of a committed request: a report as JSON and as a page, and a record of the log that fixes both.
+
+What the report says, and what it does not prove: docs/evidence.md. It names no user and no item; the request's id is the
+one that the log has. A request stays committed whatever happens here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from ...partitioning.errors import InputError
+from ...workers import WorkerGroup
+from ..lifecycle.acceptance import UnreadableRequest, read_accepted
+from ..lifecycle.decisions import iso
+from ..log.journal import JournalConflict
+from ..log.segments import Record
+from ..output.ledger import Ticket
+from ..output.session import Manifest, Session, missing_text, silent
+from ..output.versions import ACCEPTED, COMMITTED, EVIDENCE
+from ..reporting.progress import Progress
+from ..reporting.software import software
+from ..requests.matching import Effect
+from ..requests.request import TOMBSTONE, Request
+from .change import Change, Ids
+from .checks import checks_of, events_check, scores_of
+from .page import page
+
+FOLDER = "reports"
+FORMAT = 1
+
+COUNTS = (
+    "removed_interactions",
+    "removed_events",
+    "deleted_users",
+    "deleted_items",
+    "touched_nodes",
+    "unknown_ids",
+)
+"""What a report repeats of the answer in the log."""
+
+NOT_REMOVED = (
+    ("dense weights of the backbone", "unchanged, though they were trained with the forgotten data too"),
+    ("the Influence Encoder", "its weights were fitted on models that had seen the data, and are unchanged"),
+    (
+        "rows of neighbours",
+        "rows of nodes that are no end of a forgotten interaction were trained beside it; unchanged, but for what "
+        "influence.around puts into them for the sake of those that are",
+    ),
+    ("older versions", "their files still hold the data, until `unlearnrec purge`"),
+    ("the request's content", "the ids that it names lie in requests/, until `unlearnrec purge`"),
+    ("checkpoints and superseded graphs", "where there are any: until `unlearnrec purge`"),
+    ("the lake", "never changed; `unlearnrec residue` counts its rows that name what was forgotten"),
+    ("the suppression list", "where it is used: keyed digests of what the request names, kept on purpose"),
+    ("exports and copies", "of the output and of the lake, elsewhere: unknown here"),
+)
+
+
+def report_name(request_id: str, suffix: str = "json") -> str:
+    """The report of a request under the output; `suffix` "json" or "html"."""
+    return f"{FOLDER}/evidence-{request_id}.{suffix}"
+
+
+def add_evidence(
+    session: Session,
+    answers: Sequence[Mapping[str, Any]],
+    group: WorkerGroup | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """The answers with `evidence`, the name of the report, which is written if the log has none yet, and `evidence_failed`,
+    the names of the checks in it that failed.
+
+    answers: of `forget`; those of requests that removed nothing are returned as they are. group: workers that score
+    pairs; without them that part is left out, and the report says so. Nothing is raised: where a report cannot be
+    written, `evidence` is None and a note says why.
+    """
+    progress = progress or silent()
+    batch = _Batch(session, [a["request_id"] for a in answers if a.get("status") == "committed"], group)
+    done = []
+    for answer in answers:
+        answer = dict(answer)
+        done.append(answer)
+        if answer.get("status") != "committed":
+            continue
+        try:
+            answer["evidence_failed"] = _ensure(batch, answer)
+            answer["evidence"] = report_name(answer["request_id"])
+            for name in answer["evidence_failed"]:
+                progress.note(f"request {answer['request_id']}: the check of {name} FAILED, see {answer['evidence']}")
+        except Exception as error:  # the request is committed: nothing that happens to its report may undo that
+            answer["evidence"] = None
+            # Messages for the user name settings and files; those of other exceptions may name anybody.
+            why = f": {error}" if isinstance(error, InputError | OSError | UnreadableRequest) else ""
+            progress.note(
+                f"request {answer['request_id']} is committed, but its evidence was not written: "
+                f"{type(error).__name__}{why}. Repeat the request to write it"
+            )
+    return done
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a version's files and the workers say of the requests that it answers, by request id."""
+
+    change: Change
+    effects: dict[str, Effect | None]
+    """What each removed; None where that is not known any more."""
+    touched: tuple[Ids, Ids] | None
+    """Users and items that all of them touched; None where that of one is not known."""
+    scores: dict[str, dict[str, Any]]
+
+
+class _Batch:
+    """Requests whose reports are written together: what is read and scored for a version serves all of them."""
+
+    def __init__(self, session: Session, request_ids: Sequence[str], group: WorkerGroup | None) -> None:
+        self.session, self._ids, self._group = session, request_ids, group
+        self._looks: dict[int, _Look] = {}
+        """The last one, by version."""
+
+    def look(self, chain: Mapping[str, Record]) -> _Look:
+        """Of the version that this chain commits. A content that is not the accepted one counts as unknown."""
+        after: Manifest = chain["committed"].body["manifest"]
+        if after["version"] not in self._looks:
+            store = self.session.store
+            change = Change.read(store, chain["version before"].body["manifest"], after)
+            if not change.has_after:
+                self._check_purged(after)
+            known = {}
+            for request_id in after["answers"]:
+                with contextlib.suppress(UnreadableRequest):
+                    if (content := _content(self.session, self.session.ledger().tickets[request_id])) is not None:
+                        known[request_id] = content
+            effects = dict.fromkeys(after["answers"]) | change.effects(store, known)
+            asked = {one: _pairs(did) for one, did in effects.items() if one in self._ids}
+            scores = scores_of(self.session, change, asked, self._group)
+            self._looks = {after["version"]: _Look(change, effects, _touched(effects.values()), scores)}
+        return self._looks[after["version"]]
+
+    def _check_purged(self, version: Manifest) -> None:
+        """Raise InputError where files of a version are missing that no purge removes: the current one names them too, as
+        after a rollback, or a training on the same graph."""
+        current = self.session.ledger().current
+        kept = {**current["files"], **current["lake_graph"]["files"]} if current is not None else {}
+        missing = next(
+            (name for name in version["files"] if name in kept and not self.session.store.exists(name)), None
+        )
+        if current is not None and missing is not None:
+            raise InputError(missing_text(self.session.store, missing, current))
+
+
+def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
+    """Write what is missing of a report; the names of its checks that failed."""
+    session = batch.session
+    request_id: str = answer["request_id"]
+    ledger = session.ledger()
+    seen = ledger.seen
+    if request_id in ledger.evidence:
+        return list(ledger.evidence[request_id].get("evidence_failed", []))
+    chain = _chain(session.journal.since(ledger.tickets[request_id].first_record - 1), request_id)
+    ticket = ledger.tickets[request_id]
+    data = _kept(session, ticket, chain)
+    if data is None:
+        _content(session, ticket)
+        document = _document(answer, ticket, chain, batch.look(chain))
+        data = json.dumps(document, indent=1).encode() + b"\n"
+        name = report_name(request_id)
+        try:
+            session.store.create(name, data)
+        except FileExistsError:
+            # Another process was faster, or a damaged file is there.
+            if (kept := _kept(session, ticket, chain)) is None:
+                session.store.write(name, data)
+            data = kept or data
+    document, digest = json.loads(data), session.store.sha256(data)
+    html = page(document, digest).encode()
+    session.store.write(report_name(request_id, "html"), html)
+    body = {"request_id": request_id, "version": document["version"]["after"], "sha256": digest}
+    body |= {"page_sha256": session.store.sha256(html), "seconds": document["times"]["seconds"]}
+    failed = [check["name"] for check in document["verification"]["checks"] if check["ok"] is False]
+    with contextlib.suppress(JournalConflict):  # another process was faster, with the same report
+        session.journal.append(
+            EVIDENCE, body | {"evidence_failed": failed}, after=seen, void=lambda record: _fixes(record, request_id)
+        )
+    return failed
+
+
+def _kept(session: Session, ticket: Ticket, chain: Mapping[str, Record]) -> bytes | None:
+    """The report that an attempt left before its record, if it is one of this commit and says what the log says."""
+    try:
+        data = session.store.read(report_name(ticket.request_id))
+        document = json.loads(data)
+        same = document["records"]["committed"]["sha256"] == chain["committed"].digest
+        return data if same and not contradicted(document, ticket) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def contradicted(document: Mapping[str, Any], ticket: Ticket) -> list[str]:
+    """What a report says otherwise than the log.
+
+    Raises:
+        KeyError, TypeError: it is no report.
+    """
+    answer = ticket.answer or {}
+    pairs: dict[str, tuple[Any, Any]] = {"request_id": (document["request_id"], ticket.request_id)}
+    pairs["commitment"] = document["commitment"], ticket.commitment
+    pairs["version"] = document["version"]["after"], answer.get("version")
+    pairs |= {name: (document["removed"].get(name), answer.get(name)) for name in COUNTS}
+    return [name for name, (told, logged) in pairs.items() if told != logged]
+
+
+def _chain(records: Sequence[Record], request_id: str) -> dict[str, Record]:
+    """The records that a report names, by role: "committed", "accepted", "version before", "record before"."""
+    # From the end: what is asked for is young.
+    place = next(n for n in reversed(range(len(records))) if _answers(records[n], request_id))
+    committed = records[place]
+    base = committed.body["manifest"]["base"]
+    chain = {"committed": committed, "record before": records[place - 1]}
+    for record in reversed(records[:place]):
+        if record.kind == ACCEPTED and record.body["request_id"] == request_id:
+            chain.setdefault("accepted", record)
+        if record.kind == COMMITTED and record.body["manifest"]["version"] == base:
+            chain["version before"] = record
+        if len(chain) == 4:
+            break
+    return chain
+
+
+def _answers(record: Record, request_id: str) -> bool:
+    return record.kind == COMMITTED and request_id in record.body["manifest"].get("answers", {})
+
+
+def _fixes(record: Record, request_id: str) -> bool:
+    return record.kind == EVIDENCE and record.body["request_id"] == request_id
+
+
+def _document(answer: Mapping[str, Any], ticket: Ticket, chain: Mapping[str, Record], look: _Look) -> dict[str, Any]:
+    request_id, committed, accepted = answer["request_id"], chain["committed"], chain["accepted"]
+    after: Manifest = committed.body["manifest"]
+    change = look.change
+    told = after["answers"][request_id] | answer
+    return {
+        "format": FORMAT,
+        "request_id": request_id,
+        "commitment": accepted.body["commitment"],
+        "version": {"before": after["base"], "after": after["version"]},
+        "requests_in_version": len(after["answers"]),
+        "times": {
+            "accepted": iso(ticket.accepted_at),
+            "committed": committed.time,
+            "written": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "seconds": told.get("seconds"),
+            "phases": told.get("phases"),
+        },
+        "removed": {name: told.get(name) for name in COUNTS}
+        | {
+            "affected_partitions": told["affected_partitions"],
+            "partitions_of_version": change.partitions(),
+        },
+        "records": {
+            role: {"number": record.number, "file": record.file, "kind": record.kind, "sha256": record.digest}
+            for role, record in chain.items()
+        },
+        "files": {"changed": change.changed_files(), "unchanged": change.unchanged_files},
+        "verification": {
+            "checks": _checks(look, request_id, told),
+            "scores": look.scores[request_id],
+        },
+        "not_removed": [{"what": what, "why": text} for what, text in NOT_REMOVED],
+        "gate": told.get("gate"),
+        "needs_retrain": told.get("needs_retrain"),
+        "drift": {
+            "share_forgotten_since_pretraining": told.get("encoder_drift"),
+            "more_than_budget": told.get("encoder_stale"),
+        },
+        "software": software(),
+    }
+
+
+def _pairs(effect: Effect | None) -> tuple[Ids, Ids] | None:
+    return None if effect is None else (effect.users, effect.items)
+
+
+def _touched(effects: Collection[Effect | None]) -> tuple[Ids, Ids] | None:
+    known = [effect.touched for effect in effects if effect is not None]
+    if len(known) < len(effects):
+        return None
+    users, items = (np.unique(np.concatenate(ends)) for ends in zip(*known, strict=True))
+    return users, items
+
+
+def _checks(look: _Look, request_id: str, told: Mapping[str, Any]) -> list[dict[str, Any]]:
+    effect = look.effects[request_id]
+    checks = checks_of(look.change, _pairs(effect), look.touched, told)
+    if effect is None or not effect.partial:
+        return checks
+    return [*checks, events_check(look.change, effect, told.get("removed_events"))]
+
+
+def _content(session: Session, ticket: Ticket) -> Request | None:
+    """What a request names, None after a purge.
+
+    Raises:
+        UnreadableRequest: it is not what was accepted.
+    """
+    try:
+        return read_accepted(session, ticket)
+    except UnreadableRequest:
+        name = session.ledger(look=False).content_name(ticket.request_id)
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            if json.loads(session.store.read(name)) == TOMBSTONE:
+                return None
+        raise

@@ -1,0 +1,97 @@
+"""The door of the HTTP face: who asks, how often and how much, before anything else is looked at."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .errors import error_body
+from .rate_limit import Buckets
+from .tokens import Token, find
+
+OPEN = "/healthz"
+"""Needs no token and is not counted."""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What the door goes by. Without tokens it answers to loopback names alone, against pages that rebind theirs."""
+
+    tokens: Sequence[Token]
+    max_body_bytes: int
+    rate_per_second: float
+    burst: int
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Door:
+    """Middleware. The token of an admitted call is in `request.state.token`, None where none are needed."""
+
+    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+        self._app, self._rules = app, admission
+        self._buckets = Buckets(admission.rate_per_second, admission.burst)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        token = None
+        if scope["path"].removeprefix(scope.get("root_path", "")) != OPEN:  # behind Ray Serve: `serve.route_prefix`
+            headers = dict(scope["headers"])
+            token = find(self._rules.tokens, headers.get(b"authorization", b""))
+            caller = token.name if token else f"address {(scope.get('client') or ['unknown'])[0]}"
+            # Whoever guesses tokens is slowed down too.
+            refusal = self._too_often(caller) or self._unknown(token, headers)
+            if refusal is not None:
+                await refusal(scope, receive, send)
+                return
+        scope.setdefault("state", {})["token"] = token
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return  # the client is gone
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self._rules.max_body_bytes:
+                text = f"the body is longer than {self._rules.max_body_bytes} bytes (serve.max_body_bytes)"
+                await JSONResponse(error_body(413, text), 413, {"Connection": "close"})(scope, receive, send)
+                return
+        messages: Iterator[Message] = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def replay() -> Message:
+            return next(messages, None) or await receive()
+
+        await self._app(scope, replay, send)
+
+    def _too_often(self, caller: str) -> JSONResponse | None:
+        if not (seconds := self._buckets.take(caller)):
+            return None
+        text = "too many calls (serve.rate_per_second, serve.burst): try again later"
+        return JSONResponse(error_body(429, text), 429, {"Retry-After": str(math.ceil(seconds))})
+
+    def _unknown(self, token: Token | None, headers: dict[bytes, bytes]) -> JSONResponse | None:
+        if token is not None:
+            return None
+        if self._rules.tokens:
+            # RFC 6750: no error code where no credentials were given.
+            challenge = 'Bearer error="invalid_token"' if b"authorization" in headers else "Bearer"
+            return JSONResponse(error_body(401, "a bearer token is needed"), 401, {"WWW-Authenticate": challenge})
+        host = headers.get(b"host", b"").decode("latin-1")
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        if is_loopback(name):
+            return None
+        return JSONResponse(error_body(400, "without a token, only loopback host names are answered"), 400)

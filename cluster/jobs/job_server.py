@@ -1,0 +1,114 @@
+"""The job server of a Ray cluster: where it is, whether it wants a token, a client of it, and a job's log to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ...partitioning.errors import InputError
+from ..reporting.progress import Progress
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+ADDRESS, MODE = "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE"
+TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+ANSWER_SECONDS = 10.0
+AGENT_SECONDS = 60.0
+
+
+def choose_address(given: str | None, environment: Mapping[str, str]) -> str:
+    """--address, else the environment's, else this machine's; one given without a scheme is HTTP."""
+    if given:
+        given = given if "://" in given or given == "auto" else f"http://{given}"
+    return (given or environment.get(ADDRESS) or environment.get("RAY_ADDRESS") or DEFAULT_ADDRESS).rstrip("/")
+
+
+def turns_token_on(address: str, server_mode: str | None, environment: Mapping[str, str], home: Path) -> bool:
+    """Whether to send a token that nobody asked us to send. Ray's own rule: only to this machine, if there is one."""
+    if server_mode != "token" or MODE in environment:
+        return False
+    nearby = urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
+    return nearby and (any(environment.get(name) for name in TOKENS) or (home / ".ray" / "auth_token").is_file())
+
+
+def connect(address: str) -> tuple[Any, str | None]:
+    """A client of the job server, and the server's mode of authentication (None: it does not say)."""
+    import requests
+
+    mode = None
+    if address.startswith(("http://", "https://")):
+        try:
+            answer = requests.get(f"{address}/api/authentication_mode", timeout=ANSWER_SECONDS)
+            mode = answer.json().get("authentication_mode") if answer.ok else None
+        except requests.JSONDecodeError:
+            mode = None  # no Ray, or one before 2.52; the client below finds out
+        except requests.RequestException as error:
+            raise InputError(
+                f"no Ray job server answers at {address} ({type(error).__name__}). Start a cluster (`ray start --head`), "
+                f"or name its dashboard with --address http://HOST:8265 or {ADDRESS}"
+            ) from None
+    token = {MODE: "token"} if turns_token_on(address, mode, os.environ, Path.home()) else {}
+    # Both are read from the environment: the mode when Ray is imported, the address in preference to the argument.
+    with _environment({ADDRESS: address} | token):
+        from ray.job_submission import JobSubmissionClient
+
+        try:
+            return JobSubmissionClient(address), mode
+        except Exception as error:  # Ray's, requests' and JSON's errors: each means that this address is of no use
+            said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(
+                f"what answers at {address} is of no use as a Ray job server ({said})"
+                if mode != "token"
+                else f"the Ray cluster at {address} wants its token ({said[:100]}). Set {MODE}=token and "
+                f"{TOKENS[0]} or {TOKENS[1]} (or ~/.ray/auth_token) to it; `ray get-auth-token` on its head prints it"
+            ) from None
+
+
+def submit_when_ready(client: Any, entrypoint: str, runtime_env: dict[str, Any]) -> str:
+    """Submit a job; a cluster that has just started is asked again until one of its agents is there. Returns its id."""
+    end = time.monotonic() + AGENT_SECONDS
+    while True:
+        try:
+            return str(client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env))
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(1)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def follow(client: Any, job_id: str, progress: Progress) -> Any:
+    """Show the job's log on stderr until it ends; its details then."""
+
+    async def tail() -> None:
+        async for text in client.tail_job_logs(job_id):
+            print(text, end="", file=sys.stderr, flush=True)
+
+    try:
+        asyncio.run(tail())
+    except KeyboardInterrupt:
+        progress.note(f"job {job_id} goes on; `ray job stop {job_id}` would end it")
+        raise
+    except Exception as error:  # the log is a service to the reader; the job goes on without it
+        progress.note(f"the log of {job_id} broke off ({error}); waiting for its end")
+    while not (details := client.get_job_info(job_id)).status.is_terminal():
+        time.sleep(1)
+    if details.driver_exit_code is None:
+        progress.note(f"job {job_id} {details.status.value}: {details.message}")
+    return details

@@ -1,0 +1,210 @@
+"""The suppression list: keyed digests of what was forgotten, so that `ingest` does not bring it back (docs/commit.md).
+
+Under `suppression/` lie numbered files that never change; of two about one user, item or pair the later one counts. The
+key comes from the environment and is never under `output`: who has the output alone can neither read the list nor try
+ids against it. It is pseudonymous data, kept on purpose.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from ...partitioning.errors import InputError
+from ...partitioning.storage import Store
+from ..config.schema import Config
+from ..output.session import Session
+from ..requests.digests import ANY_ITEM, KINDS, Digests, digests_of, none
+from ..requests.request import parse_request
+from ..requests.row_filter import RowFilter
+
+ENVIRONMENT = "UNLEARNREC_SUPPRESSION_KEY"
+SHORTEST = 16
+"""Bytes of the key."""
+FOLDER = "suppression"
+FORGOTTEN, LIFTED = "forgotten", "lifted"
+
+
+def environment_key() -> bytes | None:
+    """The key; None where the variable is not set.
+
+    Raises:
+        InputError: it is too short.
+    """
+    key = os.fsencode(os.environ.get(ENVIRONMENT, ""))
+    if key and len(key) < SHORTEST:
+        raise InputError(
+            f"{ENVIRONMENT} has {len(key)} bytes, at least {SHORTEST} are needed: whoever guesses it can try ids against "
+            "the suppression list. Make one with `openssl rand -hex 32`, and keep it outside `output`"
+        )
+    return key or None
+
+
+def open_list(store: Store) -> SuppressionList | None:
+    """The list under the key of the environment, which may still be empty; None where there is no key.
+
+    Raises:
+        InputError: as `environment_key` and `SuppressionList`.
+    """
+    key = environment_key()
+    return None if key is None else SuppressionList(store, key)
+
+
+def row_filter(store: Store, time_unit: str | None = None) -> RowFilter | None:
+    """What `ingest` has to leave out; None where nothing is on the list. time_unit: as `RowFilter`.
+
+    Raises:
+        InputError: there is a list, but no key; or as `open_list`.
+    """
+    suppression = open_list(store)
+    if not store.list(FOLDER):
+        return None
+    if suppression is None:
+        raise InputError(
+            f"{store.root_uri} has a suppression list, and {ENVIRONMENT} is not set: without its key, forgotten data that "
+            "the table still has would come back. Set it to the key that the list was made with"
+        )
+    listed, _ = suppression.state()
+    return RowFilter(suppression.key, listed, time_unit) if any(listed.values()) else None
+
+
+class SuppressionList:
+    """The list of one output, under its key."""
+
+    def __init__(self, store: Store, key: bytes) -> None:
+        """Raises:
+        InputError: the list that is there was made with another key.
+        """
+        self.key, self._store = key, store
+        self._check = hmac.digest(key, b"check\0", "sha256").hex()
+        if names := store.list(FOLDER):
+            self._read(names[-1])
+
+    def append(self, kind: str, named: Digests, missing: Digests | None = None, requests: Sequence[str] = ()) -> None:
+        """Put them on the list (FORGOTTEN), or off it (LIFTED).
+
+        missing: those of them that the graph did not have. requests: the ids of those that name them.
+
+        Raises:
+            InputError: a file of the list is missing.
+        """
+        content: dict[str, Any] = {"format": 1, "check": self._check, "kind": kind}
+        content |= _texts(named)
+        if kind == FORGOTTEN:
+            content |= {"missing": _texts(missing or none()), "requests": list(requests)}
+        data = json.dumps(content).encode()
+        taken = 0
+        while (number := len(self._store.list(FOLDER)) + 1) != taken:
+            # Two writers of the same content may take one number on S3: that is one entry, and enough.
+            try:
+                self._store.create(_name(number), data)
+                return
+            except FileExistsError:
+                taken = number
+        raise InputError(
+            f"{self._store.root_uri}/{_name(taken)} is there, but a file before it is missing: the suppression list has a "
+            "gap. Restore the file from a backup"
+        )
+
+    def state(self) -> tuple[Digests, Digests]:
+        """(what is on the list, what was on it and was lifted).
+
+        Raises:
+            InputError: a file is missing, unreadable, or was made with another key.
+        """
+        listed, lifted = none(), none()
+        for content in self._entries():
+            target, other = (listed, lifted) if content["kind"] == FORGOTTEN else (lifted, listed)
+            for kind, found in _digests(content).items():
+                target[kind] |= found
+                other[kind] -= found
+        return listed, lifted
+
+    def removed(self, without: Collection[str]) -> Digests:
+        """What requests removed, except those in whose batch one of `without` was, and what was not lifted since.
+
+        Raises:
+            InputError: as `state`.
+        """
+        removed = none()
+        for content in self._entries():
+            for kind, found in _digests(content).items():
+                if content["kind"] == LIFTED:
+                    removed[kind] -= found
+                elif set(without).isdisjoint(content.get("requests", ())):
+                    removed[kind] |= found - _digests(content.get("missing", {}))[kind]
+        return removed
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        for number, name in enumerate(self._store.list(FOLDER), start=1):
+            if name != _name(number):
+                raise InputError(
+                    f"{self._store.root_uri}/{_name(number)} is missing, but {name} is there: the suppression list has a "
+                    "gap, and what was forgotten could come back. Restore the file from a backup"
+                )
+            yield self._read(name)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads(self._store.read(name))
+            same = hmac.compare_digest(content["check"], self._check)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self._store.root_uri}/{name} is no entry of the suppression list ({error!r}). Restore it from a backup"
+            ) from error
+        if not same:
+            raise InputError(
+                f"{self._store.root_uri}/{name} was made with another key than {ENVIRONMENT} holds. Set it to the key "
+                "that the suppression list was made with"
+            )
+        return content
+
+
+def lift(
+    config: Config, *, users: str | None = None, items: str | None = None, interactions: str | None = None
+) -> dict[str, Any]:
+    """Take what these name off the list: for renewed consent. The next `ingest` lets it in again.
+
+    It lifts what was put there under the same name, time ranges of a user or an interaction too: the interactions of a user
+    who is listed stay out with the user.
+
+    Raises:
+        InputError: bad ids or files, or as `open_list`; no key is set.
+    """
+    session = Session(config)
+    suppression = open_list(session.store)
+    if suppression is None:
+        raise InputError(f"lift: {ENVIRONMENT} is not set. Set it to the key that the suppression list was made with")
+    request = parse_request(users, items, interactions, None, None, session.options)
+    named = digests_of(suppression.key, request, session.id_types())
+    listed, _ = suppression.state()
+    lifted = {kind: named[kind] & listed[kind] for kind in KINDS}
+    # Time ranges go with the user, or with the interaction, that they are of.
+    by_name = {entry: _named_by(entry) for entry in listed["ranges"]}
+    lifted["ranges"] = {entry for entry, name in by_name.items() if name in named["users"] | named["pairs"]}
+    found = {name for kind in ("users", "items", "pairs") for name in lifted[kind]}
+    found |= {by_name[entry] for entry in lifted["ranges"]}
+    if found:
+        suppression.append(LIFTED, lifted)
+    return {"lifted": len(found), "not_listed": sum(map(len, named.values())) - len(found)}
+
+
+def _named_by(entry: bytes) -> bytes:
+    """The digest of the user that a range is of, or of the interaction."""
+    user, pair = entry[:32], entry[32:64]
+    return user if pair == ANY_ITEM else pair
+
+
+def _texts(digests: Digests) -> dict[str, list[str]]:
+    return {kind: sorted(digest.hex() for digest in digests[kind]) for kind in KINDS if kind in digests}
+
+
+def _digests(content: dict[str, Any]) -> Digests:
+    return {kind: {bytes.fromhex(text) for text in content.get(kind, ())} for kind in KINDS}
+
+
+def _name(number: int) -> str:
+    return f"{FOLDER}/{number:09d}.json"

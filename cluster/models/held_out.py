@@ -1,0 +1,71 @@
+"""The held-out interactions by dense id: all of them, or those of some users."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ...partitioning.errors import InputError
+from ...partitioning.graph import dense_ids
+from ...partitioning.ingest import load_ids
+from ...partitioning.lake import has_column, interactions_of, read_table
+from ..output.session import Manifest, Session
+
+Ids = npt.NDArray[np.int64]
+
+
+def held_out_pairs(session: Session, version: Manifest) -> tuple[Ids, Ids, int]:
+    """(users, items) of the test interactions by dense id, and how many rows name a user or item that is not there.
+
+    Where the table has the column `columns.value`, its rows count as those of `interactions` do: a value that is null, NaN
+    or <= 0 is no interaction, and the row is left out. Where it has no such column, as many published splits, all count.
+
+    Raises:
+        InputError: no test interactions are configured, or they cannot be read.
+    """
+    config = session.config
+    if config.test_interactions is None:
+        raise InputError("test_interactions is not set: name a table of held-out interactions to evaluate on")
+    maps = [load_ids(session.store, version["graph"], side) for side in ("user", "item")]
+    columns = (session.columns.user, session.columns.item)
+    value = session.columns.value
+    if value is not None and not has_column(config.test_interactions, value, session.options):
+        value = None
+    users, items = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    rows = 0
+    for batch in read_table(config.test_interactions, columns, session.options, value):
+        rows += batch.num_rows
+        if value is not None:
+            batch = interactions_of(batch)
+        for found, (ids, node, _), column in zip((users, items), maps, (0, 1), strict=True):
+            found.append(dense_ids(ids, node, batch.column(column)))
+    all_users, all_items = np.concatenate(users), np.concatenate(items)
+    known = (all_users >= 0) & (all_items >= 0)
+    if rows and not len(known):
+        raise InputError(
+            f"{config.test_interactions}: all {rows} rows have a value ('{value}') that is null or <= 0. Name a table with "
+            "at least one interaction, or set columns.value to null"
+        )
+    if not known.any():
+        raise InputError(
+            f"{config.test_interactions}: none of its {len(known)} rows names a user and an item of the graph. Are the "
+            "ids the same as in `interactions`?"
+        )
+    return all_users[known], all_items[known], int((~known).sum())
+
+
+def held_out_sample(session: Session, version: Manifest, count: int) -> tuple[Ids, Ids]:
+    """(users, items) of about `count` test interactions, all those of some users; read once for each ingest.
+
+    Raises:
+        InputError: as `held_out_pairs`.
+    """
+    ingest: str = version["graph"]["ingest"]
+    if (known := session.held_out.get(ingest)) is not None:
+        return known[0], known[1]
+    users, items, _ = held_out_pairs(session, version)
+    order = np.random.default_rng(session.config.seed).permutation(version["graph"]["users"])
+    place = order[users]  # of each pair's user in a random order
+    chosen = place <= np.sort(place)[min(count, len(place)) - 1]
+    session.held_out[ingest] = (users[chosen], items[chosen])
+    return users[chosen], items[chosen]

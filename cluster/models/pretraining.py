@@ -1,0 +1,273 @@
+"""`pretrain`: the Influence Encoder of the current version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+
+from ...distributed.encoder.influence import FORMATS
+from ...distributed.encoder.pretrain import POPULAR_SHARE, PretrainSettings, goes_around, simulated_requests, worth_it
+from ...distributed.encoder.published import PublishedSettings
+from ...distributed.graph.removal import Removal
+from ...distributed.training.checkpoint import Checkpoints
+from ...distributed.training.run import make_backbone
+from ...partitioning.errors import InputError
+from ...workers import WorkerGroup
+from ..config.schema import Config
+from ..log.journal import JournalConflict
+from ..output.session import Manifest, Session, files_of, follow, graph_key, silent, watched
+from ..output.versions import COMMITTED, removes
+from ..reporting.progress import Progress
+from .training import as_trained, make_run, needed_files, run_on
+
+SCRATCH = "pretrain"
+"""The folder of counterfactual runs; empty but while a pre-training is under way."""
+
+NOT_AROUND = (
+    "influence.around: the changes of readouts cannot be predicted on these data (R2 on held-out nodes: users "
+    "{readout_user_r2_held_out:.2f}, items {readout_item_r2_held_out:.2f}; above 0 is needed). Requests will change their "
+    "nodes' own rows only, as with influence.around=false"
+)
+
+EXPLAINS_NOTHING = (
+    "the encoder explains nothing of how nodes change that it was not fitted on (R2: users {user_r2_held_out:.2f}, items "
+    "{item_r2_held_out:.2f}; nan where there are none). Its answers to requests are guesses: too few interactions are left "
+    "out (pretrain.counterfactuals, pretrain.request_share), or a retrain moves everything here"
+)
+
+
+def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerGroup | None = None) -> dict[str, Any]:
+    """Train the encoder and commit it with the current version's model.
+
+    Counterfactual runs that are finished are kept until the encoder stands, so that an interrupted command goes on.
+
+    Raises:
+        InputError: nothing has been trained yet, or there is no `influence.around` for this model.
+        RuntimeError: another version was committed meanwhile, and not by requests alone.
+        WorkerFailure: as `WorkerGroup.run`.
+    """
+    progress = progress or silent()
+    session = Session(config)
+    head = session.journal.head()  # before the version is read: whatever is committed from here on is a conflict
+    version = session.version()
+    wants_around(config, version["model"]["backbone"])  # refused before anything is done
+    with nullcontext(group) if group is not None else session.workers() as workers:
+        encoder, files, told = fit_encoder(session, version, workers, progress)
+        committed = _commit(session, head, version, encoder, files)
+    clear_runs(session, version)
+    return told | {"version": committed["version"]}
+
+
+def clear_runs(session: Session, version: Manifest) -> None:
+    """Remove the counterfactual runs of this version's model: the encoder stands."""
+    for name in session.store.list(_folder_of_runs(session.config, version)):
+        session.store.remove(name)
+
+
+def _folder_of_runs(config: Config, version: Manifest) -> str:
+    """Named after the graph, and after all else that the runs depend on."""
+    graph, settings = version["graph"], config.pretrain
+    trained = as_trained(config, version["model"]).model_dump(mode="json")
+    key = json.dumps([graph, trained, settings.counterfactuals, settings.request_share])
+    return f"{SCRATCH}/{graph_key(graph)}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
+def wants_around(config: Config, backbone: dict[str, Any]) -> bool:
+    """Whether rows around the touched nodes are to change too, for a model of this backbone.
+
+    Raises:
+        InputError: `influence.around` asks for it where there is no such encoder.
+    """
+    model = make_backbone(backbone, 0)
+    if config.pretrain.objective == "published":
+        if config.influence.around:
+            raise InputError("influence.around=true needs pretrain.objective=counterfactual, got published")
+        return False
+    if config.influence.around and next(model.parameters(), None) is not None:
+        raise InputError(
+            "influence.around=true needs a backbone without dense weights (lightgcn, sgl, simgcl); the model is of "
+            f"{backbone['name']}. Leave it out"
+        )
+    return goes_around(config.influence.around, model)
+
+
+def fit_encoder(
+    session: Session,
+    version: Manifest,
+    group: WorkerGroup,
+    progress: Progress,
+    look: Callable[[], None] = lambda: None,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """An encoder for the model of a version, committed or not: (its entry in a manifest, the files of it, what the commands
+    say of the pre-training).
+
+    look: called while it runs, and ends it by raising.
+    """
+    started = time.perf_counter()
+    fit = _fit_published if session.config.pretrain.objective == "published" else _fit_counterfactual
+    encoder, results = fit(session, version, group, progress, look)
+    numbers = {name: None if value != value else value for name, value in results[0]["fit"].items()}  # JSON has no NaN
+    told = {"epochs": session.config.pretrain.epochs, "seconds": time.perf_counter() - started, **numbers}
+    return encoder | {"interactions": version["graph"]["interactions"]}, files_of(results), told
+
+
+def with_encoder(version: Manifest, encoder: dict[str, Any], files: dict[str, Any]) -> Manifest:
+    """A manifest of the version's graph and rows with this encoder, whose files are among `files`."""
+    manifest = {
+        "format": 1,
+        "reason": "pretrain",
+        "graph": version["graph"],
+        "lake_graph": version["lake_graph"],
+        "model": version["model"] | {"encoder": encoder},
+    }
+    if version.get("needs_retrain"):
+        manifest["needs_retrain"] = True
+    known = version["files"] | files
+    return manifest | {"files": {name: known[name] for name in needed_files(manifest)}}
+
+
+def _commit(session: Session, head: int, version: Manifest, encoder: dict[str, Any], files: dict[str, Any]) -> Manifest:
+    """The version with this encoder. Requests that were committed since `head` stay: the encoder is put to their result.
+
+    Raises:
+        RuntimeError: something else was committed since, or the encoder's tables have rows of deleted nodes.
+    """
+    while True:
+        manifest = with_encoder(version, encoder, files)
+        try:
+            return session.versions.commit(manifest, after=head)
+        except JournalConflict as error:
+            records = session.journal.since(head)
+            newer = [r.body["manifest"] for r in records if r.kind == COMMITTED]
+            lost = any(removes(record, manifest) for record in records)
+            if lost or encoder["tables"] or not newer or any(one["reason"] != "forget" for one in newer):
+                raise RuntimeError(
+                    "another version was committed while this pre-training ran (by another run; or by a request, with "
+                    "pretrain.objective=published), or `purge --now` removed its files. Run `unlearnrec pretrain` again"
+                ) from error
+            head, version = records[-1].number, newer[-1]
+
+
+def _fit_counterfactual(
+    session: Session, version: Manifest, group: WorkerGroup, progress: Progress, look: Callable[[], None]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(the version's entry for the encoder, the workers' results): our objective."""
+    config, graph, model = session.config, version["graph"], version["model"]
+    trained = as_trained(config, model)  # the counterfactuals must be this very training minus some data
+    settings, folder = config.pretrain, _folder_of_runs(config, version)
+    popular = _popular_items(session, version, group)
+    requests = simulated_requests(config.seed, settings.counterfactuals, settings.request_share, popular)
+    removals = [Removal(simulated=(request,)) for request in requests]
+    runs = []
+    for number, removal in enumerate(removals):
+        title = f"counterfactual {number + 1}/{len(removals)}"
+        names = _finished_run(session, trained, graph, removal, f"{folder}/{number}", group, progress, title, look)
+        runs.append((removal, names))
+    original = None
+    if model["trained_on"] != graph["shard_files"]:
+        # The current rows are what forgetting made of the training's, so the run on the present graph is missing.
+        title = "original on the present graph"
+        place = f"{folder}/original"
+        dense = f"{place}/dense.safetensors"
+        names = _finished_run(session, trained, graph, Removal(), place, group, progress, title, look, dense)
+        original = (names, dense)
+    blocks = make_backbone(model["backbone"], 0).readout_size // model["backbone"]["embedding_size"]
+    shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
+    fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate)
+    name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
+    arguments = (session.location, graph, original, runs, shape, fit, name)
+
+    def fitted(around: bool) -> list[dict[str, Any]]:
+        with progress.task("encoder", settings.epochs) as task:
+            on_progress = watched(follow(task, "encoder"), look)
+            return session.call(group, version, "fit_encoder", *arguments, around, on_progress=on_progress)
+
+    around = wants_around(config, model["backbone"])
+    results = fitted(around)
+    if around:
+        readouts = {key: value for key, value in results[0]["fit"].items() if key.startswith("readout_")}
+        around = worth_it({key.removeprefix("readout_"): value for key, value in readouts.items()})
+        if not around:
+            progress.note(NOT_AROUND.format(**readouts))
+            results = fitted(around)
+            results[0]["fit"] |= readouts
+        results[0]["fit"]["around"] = around
+    if not worth_it(results[0]["fit"]):
+        progress.note(EXPLAINS_NOTHING.format(**results[0]["fit"]))
+    largest = max(result["largest_shift"] for result in results)
+    entry = _entry("counterfactual", name, None, shape)
+    return entry | {"around": around, "largest_shift": largest}, results
+
+
+def _entry(objective: str, file: str, tables: list[str] | None, shape: dict[str, Any]) -> dict[str, Any]:
+    return {"file": file, "tables": tables, "objective": objective, "format": FORMATS[objective], "shape": shape}
+
+
+def _popular_items(session: Session, version: Manifest, group: WorkerGroup) -> list[int]:
+    """The items of highest degree, by global dense id."""
+    parts = session.call(group, version, "degrees_of_items")
+    items, degrees = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
+    most = np.lexsort((items, -degrees))[: max(1, round(POPULAR_SHARE * len(items)))]
+    return sorted(items[most].tolist())
+
+
+def _fit_published(
+    session: Session, version: Manifest, group: WorkerGroup, progress: Progress, look: Callable[[], None]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The same in the paper's form."""
+    config, number = session.config, session.versions.next_number()
+    settings = config.pretrain
+    shape = {
+        "size": version["model"]["backbone"]["embedding_size"],
+        "num_layers": config.influence.num_layers,
+        "mlp_layers": config.influence.mlp_layers,
+    }
+    fit = PublishedSettings(
+        seed=config.seed,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size or 4096,
+        learning_rate=settings.learning_rate,
+        request_share=settings.request_share,
+        forget_weight=settings.forget_weight,
+        preserve_weight=settings.preserve_weight,
+        contrast_weight=settings.contrast_weight,
+        edge_drop=settings.edge_drop,
+    )
+    name = session.versions.new_name(number, "encoder", "safetensors")
+    partitions = range(version["graph"]["partitions"])
+    tables = [session.versions.new_name(number, f"encoder-{k:03d}", "safetensors") for k in partitions]
+    train = make_run(as_trained(config, version["model"]), version["graph"], Removal()).settings
+    arguments = (session.location, shape, fit, train, name, tables)
+    with progress.task("encoder", settings.epochs) as task:
+        on_progress = watched(follow(task, "encoder"), look)
+        results = session.call(group, version, "fit_published", *arguments, on_progress=on_progress)
+    return _entry("published", name, tables, shape), results
+
+
+def _finished_run(
+    session: Session,
+    trained: Config,
+    graph: Manifest,
+    removal: Removal,
+    place: str,
+    group: WorkerGroup,
+    progress: Progress,
+    title: str,
+    look: Callable[[], None],
+    dense: str | None = None,
+) -> list[str]:
+    """The files with rank k's rows of E0 after this run, made now unless they are there; dense weights go to `dense`."""
+    done = f"{place}/done.json"
+    names = [f"{place}/embeddings-{k:03d}.safetensors" for k in range(graph["partitions"])]
+    if not session.store.exists(done):
+        run = make_run(trained, graph, removal)
+        run_on(session, group, graph, run, names, dense, progress, title, look)
+        session.store.write(done, json.dumps({"files": names}).encode())
+        Checkpoints(session.store, run.folder).clear()
+    return names

@@ -1,0 +1,301 @@
+"""`train`: the backbone, from the lake's graph to a committed version; and the counterfactuals that pre-training needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from typing import Any
+
+import numpy as np
+
+from ...distributed.graph.removal import Removal
+from ...distributed.training.checkpoint import Checkpoints
+from ...distributed.training.run import Probe, TrainRun
+from ...distributed.training.trainer import TrainSettings
+from ...partitioning.errors import InputError
+from ...partitioning.ingest import load_ids
+from ...workers import WorkerFailure, WorkerGroup
+from ..config.schema import Config
+from ..lifecycle.finding import find_stored
+from ..log.journal import JournalConflict
+from ..output.session import Manifest, Session, files_of, follow, graph_key, silent, watched
+from ..output.versions import voids
+from ..reporting.progress import Progress
+from ..requests.matching import effect, resolve
+from ..requests.request import Request, make_request
+from ..requests.rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, read_rows
+from .reduced_graph import reduced_graph
+
+CHECKPOINTS = "checkpoints"
+"""The folder of states of trainings under way."""
+
+LOOK_SECONDS = 5.0
+"""So often a training looks whether its result can still be committed."""
+
+OVERTAKEN = (
+    "another version was committed while this training ran (by a request, or another run), a request was carried out whose "
+    "data the ingest that it trains on may have, or `purge --now` removed its files, so its result is not made the current "
+    "version. Run `unlearnrec train` again; or `unlearnrec retrain`, to whose result requests are put that are carried out "
+    "meanwhile"
+)
+
+
+def train(
+    config: Config,
+    *,
+    resume: bool = False,
+    without: Sequence[str] = (),
+    progress: Progress | None = None,
+    probe: Probe | None = None,
+    group: WorkerGroup | None = None,
+) -> dict[str, Any]:
+    """Train the backbone and commit it as the current version.
+
+    Args:
+        resume: continue from the last checkpoint of the same run, if there is one.
+        without: files of what to leave out, as in `forget --requests` (other columns are ignored): the counterfactual.
+        probe: measure quality during training.
+        group: workers that run already; else they are started and ended here.
+
+    Raises:
+        InputError: as `Session.lake_graph`; a file of `without` is bad.
+        RuntimeError: another version was committed meanwhile, by a request or a command; told a few seconds later.
+        WorkerFailure: as `WorkerGroup.run`.
+    """
+    progress = progress or silent()
+    session = Session(config)
+    head = session.journal.head()  # before the graph is read: whatever is committed from here on is a conflict
+    graph = session.lake_graph()
+    removal, unknown = _removal(session, graph, without)
+    run = make_run(config, graph, removal, probe)
+    begin(session, graph, run, resume, progress)
+    plain: Manifest = {"reason": "train", "files": {}, "lake_graph": graph}
+    current = session.versions.current()
+
+    def look() -> None:
+        if any(voids(record, plain, current) for record in session.journal.since(head)):
+            raise RuntimeError(OVERTAKEN)
+
+    try:
+        with nullcontext(group) if group is not None else session.workers() as workers:
+            manifest, curve = trained_version(session, workers, graph, run, progress, now_and_then(look))
+    except (InputError, FileNotFoundError, WorkerFailure):
+        look()  # where a purge took the graph behind another version, it says so
+        raise
+    try:
+        committed = session.versions.commit(manifest, after=head)
+    except JournalConflict as error:
+        raise RuntimeError(OVERTAKEN) from error
+    Checkpoints(session.store, run.folder).clear()
+    removed = graph["interactions"] - committed["graph"]["interactions"]
+    return told(committed, curve) | {"removed_interactions": removed, "unknown_ids": unknown}
+
+
+def now_and_then(look: Callable[[], None]) -> Callable[[], None]:
+    """`look` when LOOK_SECONDS have passed since the last time; what it raises of the store is left to the next time."""
+    due = time.monotonic() + LOOK_SECONDS
+
+    def sometimes() -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + LOOK_SECONDS
+            with suppress(OSError):
+                look()
+
+    return sometimes
+
+
+def begin(session: Session, graph: Manifest, run: TrainRun, resume: bool, progress: Progress) -> None:
+    """What comes before a training: earlier checkpoints of this run go, unless it goes on from them; its plan is told."""
+    if not resume:
+        Checkpoints(session.store, run.folder).clear()
+    session.save_config()
+    progress.note(plan_of(session.config, graph))
+
+
+def told(committed: Manifest, curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the commands say of a training."""
+    seconds, loss = curve[-1]["seconds"], curve[-1]["loss"]
+    return {"epochs": len(curve), "seconds": seconds, "loss": loss, "version": committed["version"], "curve": curve}
+
+
+def trained_version(
+    session: Session,
+    group: WorkerGroup,
+    graph: Manifest,
+    run: TrainRun,
+    progress: Progress,
+    look: Callable[[], None] = lambda: None,
+) -> tuple[Manifest, list[dict[str, Any]]]:
+    """(the version that this run makes, all of whose files are there, to be committed; the curve of the training).
+
+    look: called while it runs, and ends it by raising.
+    """
+    removal, number = run.removal, session.versions.next_number()
+    names = [
+        session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors") for k in range(graph["partitions"])
+    ]
+    dense = session.versions.new_name(number, "dense", "safetensors")
+    results = run_on(session, group, graph, run, names, dense, progress, "train", look)
+    new_graph, embedded = graph, results
+    if removal:
+        new_graph, embedded = reduced_graph(session, group, graph, removal, names, number)
+    files = files_of(results) | files_of(embedded) | new_graph["files"]
+    manifest: Manifest = {
+        "format": 1,
+        "reason": "train",
+        "graph": new_graph,
+        "lake_graph": graph,
+        "model": {
+            "backbone": run.backbone,
+            "seed": session.config.seed,
+            "embeddings": [result["files"][0]["name"] for result in embedded],
+            "dense": dense if results[0]["has_dense"] else None,
+            "encoder": None,
+            "train": session.config.train.model_dump(),
+            "trained_on": new_graph["shard_files"],
+        },
+    }
+    if not results[0]["has_dense"]:
+        files.pop(dense, None)
+        session.store.remove(dense)
+    manifest["files"] = {name: files[name] for name in needed_files(manifest)}
+    return manifest, results[0]["curve"]
+
+
+def as_trained(config: Config, model: Manifest) -> Config:
+    """The configuration with which the version's model was trained, whatever `config` says today."""
+    return config.model_copy(
+        update={
+            "seed": model["seed"],
+            "train": type(config.train).model_validate(model["train"]),
+            "backbone": type(config.backbone).model_validate(model["backbone"]),
+        }
+    )
+
+
+def make_run(config: Config, graph: Manifest, removal: Removal, probe: Probe | None = None) -> TrainRun:
+    """The run of this configuration on this graph. Its folder is named after the graph, and after everything
+    else that its result depends on."""
+    train, backbone = config.train, config.backbone.model_dump()
+    settings = TrainSettings(
+        seed=config.seed,
+        batch_size=train.batch_size,
+        learning_rate=train.learning_rate,
+        loss=train.loss,
+        initial_deviation=train.initial_deviation,
+        l2=train.l2,
+        softmax_temperature=train.softmax_temperature,
+        softmax_negatives=train.softmax_negatives,
+        total_pairs=graph["ingested_interactions"],
+    )
+    hashed = hashlib.sha256(
+        json.dumps(
+            [train.model_dump(), backbone, config.seed, config.partitioning.halo, graph], sort_keys=True
+        ).encode()
+    )
+    for ids in (removal.users, removal.items, removal.pair_users, removal.pair_items):
+        hashed.update(np.ascontiguousarray(ids).tobytes() + b"|")
+    hashed.update(repr(tuple(removal.simulated)).encode())
+    return TrainRun(
+        settings=settings,
+        backbone=backbone,
+        epochs=train.epochs,
+        folder=f"{CHECKPOINTS}/{graph_key(graph)}-{hashed.hexdigest()[:16]}",
+        removal=removal,
+        checkpoint_every=train.checkpoint_every,
+        halo=config.partitioning.halo,
+        kernel="torch" if train.kernel == "auto" else train.kernel,
+        probe=probe,
+    )
+
+
+def run_on(
+    session: Session,
+    group: WorkerGroup,
+    graph: Manifest,
+    run: TrainRun,
+    names: Sequence[str],
+    dense: str | None,
+    progress: Progress,
+    title: str,
+    look: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Run it on the workers; a failed worker is replaced and the run goes on from its last checkpoint. `look` as in
+    `trained_version`."""
+    with progress.task(title, run.epochs) as task:
+        return group.run(
+            "train",
+            session.location,
+            graph,
+            run,
+            list(names),
+            dense,
+            restore=lambda: None,
+            max_rebuilds=session.config.cluster.max_rebuilds,
+            on_progress=watched(follow(task, "train"), look),
+        )
+
+
+def needed_files(manifest: Manifest) -> list[str]:
+    """The files that a version stands on."""
+    graph, model = manifest["graph"], manifest["model"]
+    names = [graph["user_file"], graph["item_file"], *graph["shard_files"], *model["embeddings"]]
+    if model["dense"]:
+        names.append(model["dense"])
+    if model["encoder"]:
+        names += [model["encoder"]["file"], *(model["encoder"]["tables"] or [])]
+    return names
+
+
+def plan_of(config: Config, graph: Manifest) -> str:
+    """One line before long work: what will be held and moved."""
+    nodes, size = graph["users"] + graph["items"], config.backbone.embedding_size
+    steps = -(-graph["ingested_interactions"] // config.train.batch_size)
+    table = nodes * size * 4
+    layers = config.backbone.num_layers
+    rows = graph["rows_per_layer"][config.partitioning.halo]
+    return (
+        f"plan: {config.train.epochs} epochs of {steps} steps; tables {3 * table / 2**20:.0f} MiB with moments, about "
+        f"{(layers + 6) * table / 2**20:.0f} MiB at work over {graph['partitions']} workers; each step exchanges "
+        f"{2 * layers * rows * size * 4 / 2**20:.1f} MiB of halo rows"
+    )
+
+
+def _removal(session: Session, graph: Manifest, files: Sequence[str]) -> tuple[Removal, int]:
+    """What the files leave out, and how many of their ids the graph does not know."""
+    if not files:
+        return Removal(), 0
+    maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
+    requests = [_without(session, file) for file in files]
+    found = [resolve(request, maps[0], maps[1], graph.get("time")) for request in requests]
+    for file, one in zip(files, found, strict=True):
+        for why in one.invalid.values():
+            raise InputError(f"--without {file}: a time range: {why}")
+    parts = [one.removal for one in found]
+    if any(one.timed.any() for one in found):
+        # Interactions that lose all of their events; the others stay, as they do in `forget`.
+        whole = effect(find_stored(session.store, graph, requests)[1], found, graph["items"])
+        parts.append(Removal(pair_users=whole.users, pair_items=whole.items))
+    removal = Removal(
+        np.unique(np.concatenate([x.users for x in parts])),
+        np.unique(np.concatenate([x.items for x in parts])),
+        np.concatenate([x.pair_users for x in parts]),
+        np.concatenate([x.pair_items for x in parts]),
+    )
+    if not removal:
+        raise InputError(f"--without {', '.join(files)}: names nothing that the graph holds. Check the ids")
+    return removal, sum(x.unknown for x in found)
+
+
+def _without(session: Session, file: str) -> Request:
+    """What a file names; here every row must mean something."""
+    rows = read_rows(file, session.options, other_columns=True)
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, str):
+            raise InputError(f"--without {file}: row {number}: {row}. Drop the row or correct it")
+    named: dict[str, list[Any]] = {kind: [row[1] for row in rows if row[0] == kind] for kind in KINDS}
+    return make_request(named[USERS], named[ITEMS], named[INTERACTIONS], None, b"", named[RANGES])

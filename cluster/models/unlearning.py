@@ -1,0 +1,154 @@
+"""A new version before its commit: its files, by the workers; fine-tuning of touched rows, and the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ...distributed.graph.removal import Removal
+from ...workers import WorkerGroup
+from ..output.session import Manifest, Session, files_of
+from ..reporting.progress import Progress
+from ..requests.matching import Effect
+from .gate import FINE_TUNED, MENDABLE, MISSED, PASSED, Gate, bounds_of
+from .reduced_graph import Ids, merged_gone, new_graph
+from .training import as_trained, make_run, needed_files
+
+RETRAIN = "run `unlearnrec retrain`"
+"""What to do about a version that needs a retrain."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """What a batch made of a version. `manifest` is completed in place; `pairs` were removed, the nodes `gone` deleted."""
+
+    session: Session
+    group: WorkerGroup
+    version: Manifest
+    manifest: Manifest
+    number: int
+    pairs: tuple[Ids, Ids]
+    gone: tuple[Ids, Ids]
+
+    def finish(
+        self, mark: Callable[[str], None], progress: Progress, largest_change: float, kept_rows: bool
+    ) -> dict[str, Any]:
+        """Fine-tune and judge it, as the configuration says; returns what the answers say of it.
+
+        Where the gate is missed in nothing but what fine-tuning can change, that is tried, and the fine-tuned rows are kept
+        if they miss nothing; otherwise the version keeps the rows that it had, and `gate.given_up` says what was tried.
+
+        mark: ends a phase. largest_change: of a row that stays. kept_rows: leave them as they are.
+        """
+        settings = self.session.config.forget
+        gate = None
+        if bounds_of(settings):
+            gate = Gate(self.session, self.group, self.version, self.pairs, self.gone)
+            mark("gate")
+        if settings.fine_tune_steps and not kept_rows:
+            self.manifest.update(self._fine_tuned(settings.fine_tune_steps))
+            mark("fine_tune")
+        if self.version.get("needs_retrain"):
+            self.manifest["needs_retrain"] = True
+        if gate is None:
+            return {}
+        self.session.hold(self.group, self._numbered())
+        mark("refresh")
+        found = gate.judge(self._numbered(), largest_change)
+        mark("gate")
+        steps = settings.gate_fine_tune_steps
+        if found["status"] == MISSED and MENDABLE.issuperset(found["missed"]) and steps and not kept_rows:
+            tuned = self._fine_tuned(steps)
+            again = gate.judge(self._numbered() | tuned, largest_change)
+            if again["status"] == MISSED:
+                found["given_up"] = {"steps": steps, "measures": again["measures"], "missed": again["missed"]}
+                self.session.hold(self.group, self._numbered())
+            else:
+                self.manifest.update(tuned)
+                found = again | {"status": FINE_TUNED if again["status"] == PASSED else again["status"]}
+            mark("fine_tune")
+        if found["status"] != MISSED:
+            return {"gate": found, "needs_retrain": False}
+        self.manifest["needs_retrain"] = True
+        tried = ", also after fine-tuning, which was given up" if "given_up" in found else ""
+        progress.note(f"the new version misses its bounds ({', '.join(found['missed'])}){tried}: {RETRAIN}")
+        return {"gate": found, "needs_retrain": True, "retrain": RETRAIN}
+
+    def _numbered(self) -> Manifest:
+        return self.manifest | {"version": self.number}
+
+    def _fine_tuned(self, steps: int) -> Manifest:
+        """Let the touched rows take some training steps: `model` and `files` of a manifest with the rows that result."""
+        session, number = self.session, self.number
+        model, graph = self.manifest["model"], self.manifest["graph"]
+        trained = as_trained(session.config, model)
+        # Draws of an epoch that neither the training nor another request had.
+        run = replace(make_run(trained, graph, Removal()), epochs=trained.train.epochs + number)
+        names = [session.versions.new_name(number, f"tuned-{k:03d}", "safetensors") for k in range(graph["partitions"])]
+        arguments = (session.location, np.unique(self.pairs[0]), np.unique(self.pairs[1]), run, steps, names)
+        results = session.call(self.group, self._numbered(), "fine_tune", *arguments)
+        embeddings, files = list(model["embeddings"]), dict(self.manifest["files"])
+        for k, result in enumerate(results):
+            for file in result["files"]:
+                del files[embeddings[k]]
+                embeddings[k] = file["name"]
+                files[file["name"]] = {"sha256": file["sha256"], "bytes": file["bytes"]}
+        return {"model": model | {"embeddings": embeddings}, "files": files}
+
+
+def unlearned(
+    session: Session,
+    group: WorkerGroup,
+    version: Manifest,
+    whole: Effect,
+    affected: Sequence[int],
+    mark: Callable[[str], None],
+    progress: Progress,
+    cut_only: bool = False,
+) -> tuple[Candidate, float]:
+    """(a version, loaded by the workers, without what requests remove together; the largest change of a row that stays).
+
+    affected: the partitions of which files change, which write them. mark: ends a phase.
+
+    Raises:
+        InputError, WorkerFailure: as `Session.call`.
+    """
+    number, graph = session.versions.next_number(), version["graph"]
+    kinds = ("shard", "embeddings", "encoder")
+    names = {
+        k: tuple(session.versions.new_name(number, f"{kind}-{k:03d}", "safetensors") for kind in kinds)
+        for k in affected
+    }
+    pairs = (whole.users, whole.items)
+    arguments = (session.location, *pairs, names, cut_only, whole.thinned if whole.partial else None)
+    with progress.task("forget", len(affected)) as task:
+        results = session.call(group, version, "forget", *arguments, partitions=affected)
+        task.advance(len(affected))
+    mark("unlearn")
+    by_partition = dict(zip(affected, results, strict=True))
+    gone = merged_gone(results)
+    shards = {k: result["shard"] for k, result in by_partition.items()}
+    changed = new_graph(session, graph, number, shards, gone, len(whole.users), whole.events)
+    embeddings, encoder = list(version["model"]["embeddings"]), dict(version["model"]["encoder"])
+    encoder["tables"] = encoder["tables"] and list(encoder["tables"])
+    for k, result in by_partition.items():
+        if not result["files"]:  # its interactions only lost some of their events
+            continue
+        embeddings[k] = result["files"][0]["name"]
+        if encoder["tables"]:
+            encoder["tables"][k] = result["files"][1]["name"]
+    manifest: Manifest = {
+        "format": 1,
+        "reason": "forget",
+        "graph": changed,
+        "lake_graph": changed,
+        "model": version["model"] | {"embeddings": embeddings, "encoder": encoder},
+    }
+    files = version["files"] | changed["files"] | files_of(results)
+    manifest["files"] = {name: files[name] for name in needed_files(manifest)}
+    mark("write")
+    largest_change = max(result["largest_change"] for result in results)
+    return Candidate(session, group, version, manifest, number, pairs, gone), largest_change

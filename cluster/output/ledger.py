@@ -1,0 +1,319 @@
+"""What the log comes to: its records folded into one ticket a deletion request, and what the versions say together.
+
+Nothing here reads, writes or waits. What becomes of the tickets is decided in coordinator.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+from itertools import chain, count
+from threading import Lock
+from typing import Any
+
+from ..log.checkpoints import CHECKPOINT, FORMAT
+from ..log.segments import Record
+from ..requests.request import content_name, named_by
+from .versions import (
+    ACCEPTED,
+    APPROVED,
+    CANCELLED,
+    COMMITTED,
+    COMPLETED,
+    EVIDENCE,
+    FAILED,
+    HELD,
+    INGESTED,
+    PURGED,
+    PURGING,
+    SWITCHING,
+)
+
+
+class State(Enum):
+    """Where a request is. HELD waits for an approval; FAILED is a quarantine: it may be accepted again; the last three
+    are final."""
+
+    ACCEPTED = "accepted"
+    HELD = "held"
+    FAILED = "failed"
+    COMMITTED = "committed"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+
+
+OPEN = frozenset({State.ACCEPTED, State.HELD})
+FINAL = frozenset({State.COMMITTED, State.COMPLETED, State.CANCELLED})
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A request as the log knows it; times are seconds since the epoch."""
+
+    request_id: str
+    state: State
+    accepted_at: float
+    """The first time, from which its deadline counts."""
+    commitment: str = ""
+    answer: Mapping[str, Any] | None = None
+    error: str | None = None
+    first_record: int = 0
+    """The first record that its evidence names, or will name."""
+    requester: str | None = None
+    """The operator who asked for it, as named at its acceptance."""
+    share: float | None = None
+    """Of the interactions, which it was held for."""
+    approved_by: str | None = None
+    closed_at: int = 0
+    """The record that closed it."""
+    accepted_again_at: float | None = None
+    """The last time, where it failed and was posted again: it has another grace window, but no other deadline."""
+    evidence_failed: Sequence[str] | None = None
+    """The checks of its evidence that failed; None where it has no evidence yet."""
+
+    @property
+    def waits_from(self) -> float:
+        """Its last acceptance, with which its grace window begins."""
+        return self.accepted_at if self.accepted_again_at is None else self.accepted_again_at
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing will change it any more."""
+        return self.state in FINAL
+
+    def describe(self) -> dict[str, Any]:
+        """What `status` says: the answer where there is one, and always `request_id`, `status`, `phase`, `version`."""
+        plain = {"request_id": self.request_id, "status": self.state.value, "version": None}
+        more = {name: getattr(self, name) for name in ("error", "requester", "share", "approved_by", "evidence_failed")}
+        known = {name: value for name, value in more.items() if value is not None}
+        return {"phase": self.state.value, **(self.answer or plain), **known}
+
+
+class Ledger:
+    """What a log comes to: all tickets in the order of their acceptance, and what its versions say.
+
+    `seen` is the number of the last record absorbed. Threads may absorb and read at the same time.
+    """
+
+    def __init__(self, records: Sequence[Record] = (), state: Mapping[str, Any] | None = None) -> None:
+        """state: what `state` gave for the records before these."""
+        state = state or {}
+        self.tickets = {entry["request_id"]: _ticket(entry, state.get("seen", 0)) for entry in state.get("tickets", ())}
+        self.open = {request_id: self.tickets[request_id] for request_id in state.get("open", ())}
+        self.failed = {request_id: self.tickets[request_id] for request_id in state.get("failed", ())}
+        self.evidence_failed = {ticket.request_id: ticket for ticket in self.tickets.values() if ticket.evidence_failed}
+        """Committed requests of which a check failed after the commit."""
+        self.counts = Counter(ticket.state for ticket in self.tickets.values())
+        self.current: dict[str, Any] | None = state.get("current")
+        self.committed_at: int = state.get("committed_at", 0)
+        """The record of the current version."""
+        self.versions: int = state.get("versions", 0)
+        self.ingested_version: int = state.get("ingested_version", 0)
+        """The first of the versions on the graph of the current one's ingest."""
+        self.makers: dict[str, int] = dict(state.get("makers", {}))
+        """File -> the first version that names it."""
+        self.evidence: dict[str, dict[str, Any]] = dict(state.get("evidence", {}))
+        """Request -> the body of the record that fixes its report, and `file`, which holds the record."""
+        self.unreported: dict[str, float] = dict(state.get("unreported", {}))
+        """Committed requests whose evidence is not in the log, with the time of the commit."""
+        self.purging: dict[int, int] = _purging(state)
+        """Purges that may still remove files, by the record that began them: the version that was current then. Its files
+        stay, and so do those of later versions."""
+        self.contents: dict[str, str] = dict(state.get("contents", {}))
+        """Request -> its content's file, where a purge took one of an attempt before."""
+        self.ingests: dict[str, int] = dict(state.get("ingests", {}))
+        """Digest of an ingest's manifest -> the head of the log when it began to read."""
+        self.checkpointed: int = state.get("checkpointed", 0)
+        """The number of records that the last checkpoint of today's format stands for."""
+        self.seen: int = state.get("seen", 0)
+        self.carried_out_at: int = state.get("carried_out_at", 0)
+        """The last record that carries out a request."""
+        self.switching: tuple[float, float] | None = tuple(state["switching"]) if "switching" in state else None
+        """When a retrain asked services to wait for its version, which is not there yet, and for how many seconds."""
+        self._trained = {int(version): interactions for version, interactions in state.get("trained", {}).items()}
+        """By version: the interactions of the training that it comes from."""
+        self._lock = Lock()
+        self.absorb(records)
+
+    def state(self) -> dict[str, Any]:
+        """All of it as JSON can hold it: `Ledger(later records, state)` is the ledger of all records."""
+        with self._lock:
+            return {
+                "tickets": [vars(ticket) | {"state": ticket.state.value} for ticket in self.tickets.values()],
+                "open": list(self.open),
+                "failed": list(self.failed),
+                "current": self.current,
+                "committed_at": self.committed_at,
+                "versions": self.versions,
+                "ingested_version": self.ingested_version,
+                "makers": dict(self.makers),
+                "evidence": dict(self.evidence),
+                "unreported": dict(self.unreported),
+                "purging": {str(number): version for number, version in self.purging.items()} or None,
+                "checkpointed": self.checkpointed,
+                "seen": self.seen,
+                "carried_out_at": self.carried_out_at,
+                "trained": {str(version): interactions for version, interactions in self._trained.items()},
+                **({"switching": list(self.switching)} if self.switching is not None else {}),
+                **({"contents": dict(self.contents)} if self.contents else {}),
+                **({"ingests": dict(self.ingests)} if self.ingests else {}),
+            }
+
+    def absorb(self, records: Sequence[Record]) -> None:
+        """Take in the records that follow `seen`; those up to it are known already."""
+        with self._lock:
+            for record in records:
+                if record.number > self.seen:
+                    self._one(record)
+                    self.seen = record.number
+
+    def _one(self, record: Record) -> None:
+        at, body = _seconds(record), record.body
+        if record.kind == ACCEPTED:
+            known = self.tickets.get(body["request_id"])
+            if known is None or known.state is State.FAILED:
+                # A request that failed begins anew, but is as old as before.
+                first, again = (at, None) if known is None else (known.accepted_at, at)
+                about = {"commitment": body.get("commitment", ""), "requester": body.get("requester")}
+                about |= {"first_record": record.number, "accepted_again_at": again}
+                self._set(Ticket(body["request_id"], State.ACCEPTED, first, **about))
+                self.contents.pop(body["request_id"], None)
+                if "content" in body:
+                    self.contents[body["request_id"]] = body["content"]
+        elif record.kind in (HELD, APPROVED):
+            ticket = self.open.get(body["request_id"])
+            if ticket is not None and record.kind == HELD:
+                self._set(replace(ticket, state=State.HELD, share=body["share"]))
+            elif ticket is not None:
+                self._set(replace(ticket, state=State.ACCEPTED, approved_by=body["by"]))
+        elif record.kind == COMMITTED:
+            manifest = body["manifest"]
+            source = manifest.get("rolled_back_to", manifest["version"] - 1)
+            trained = self._trained.get(source, 0)
+            if manifest["reason"] == "train":
+                # With an encoder: its training may have had more than the graph, from which requests were carried out since.
+                trained = (manifest.get("model", {}).get("encoder") or manifest["graph"])["interactions"]
+                self.switching = None
+            self._trained[manifest["version"]] = trained
+            if manifest["reason"] == "forget":
+                self.carried_out_at = record.number
+            for request_id, answer in manifest.get("answers", {}).items():
+                known = self.tickets.get(request_id)
+                first = min(known.first_record if known else record.number, self.committed_at, record.number - 1)
+                self._close(request_id, State.COMMITTED, record, answer=answer, first_record=first)
+                self.unreported[request_id] = at
+            for part in (manifest, manifest["graph"], manifest.get("lake_graph", {})):
+                for name in part.get("files", ()):
+                    self.makers.setdefault(name, manifest["version"])
+            if self.current is None or _ingest(manifest) != _ingest(self.current):
+                self.ingested_version = manifest["version"]
+            self.current, self.versions, self.committed_at = manifest, self.versions + 1, record.number
+        elif record.kind == COMPLETED:
+            self.carried_out_at = record.number
+            self._close(body["request_id"], State.COMPLETED, record, answer=body["answer"])
+        elif record.kind in (CANCELLED, FAILED):
+            self._close(body["request_id"], State(record.kind), record, error=body.get("error"))
+        elif record.kind == EVIDENCE:
+            if body["request_id"] not in self.evidence:  # the first one counts
+                self.evidence[body["request_id"]] = body | {"file": record.file}
+                self.unreported.pop(body["request_id"], None)
+                if (ticket := self.tickets.get(body["request_id"])) is not None:
+                    self._set(replace(ticket, evidence_failed=body.get("evidence_failed")))
+        elif record.kind == SWITCHING:
+            self.switching = at, body["seconds"]
+        elif record.kind == INGESTED:
+            self.ingests[body["ingest"]] = body["log_head"]
+        elif record.kind == PURGING:
+            self.purging[record.number] = self.current["version"] if self.current else 0
+            # Who removes them may stand still for any time: no request gets one of these files any more.
+            for request_id, _ in filter(None, map(named_by, body["unnamed"])):
+                if request_id not in self.tickets:
+                    self.contents[request_id] = content_name(request_id, record.number)
+        elif record.kind == PURGED:
+            for number in body.get("ends", list(self.purging)):
+                self.purging.pop(number, None)
+        elif record.kind == CHECKPOINT and body.get("format") == FORMAT:
+            self.checkpointed = body["number"]
+
+    def _close(self, request_id: str, state: State, record: Record, **fields: Any) -> None:
+        ticket = self.tickets.get(request_id) or Ticket(request_id, State.ACCEPTED, _seconds(record))
+        if not ticket.final:  # the first final answer counts
+            self._set(replace(ticket, state=state, closed_at=record.number, **fields))
+
+    def _set(self, ticket: Ticket) -> None:
+        before = self.tickets.get(ticket.request_id)
+        self.counts.subtract([before.state] if before else [])
+        self.counts[ticket.state] += 1
+        self.tickets[ticket.request_id] = ticket
+        for where, belongs in (
+            (self.open, ticket.state in OPEN),
+            (self.failed, ticket.state is State.FAILED),
+            (self.evidence_failed, ticket.evidence_failed),
+        ):
+            if belongs:
+                where[ticket.request_id] = ticket
+            else:
+                where.pop(ticket.request_id, None)
+
+    def content_name(self, request_id: str) -> str:
+        """The file that holds the content of a request, or will."""
+        return self.contents.get(request_id) or content_name(request_id)
+
+    def derived_id(self, request_id: str, ingest_head: int) -> str:
+        """The id of a request whose content gives `request_id`: that one, or the first of ID-2, ID-3, ... that is not out of
+        date: cancelled, or answered when the last ingest began to read, at record `ingest_head`, which may have brought
+        the data back."""
+        names = chain([request_id], (f"{request_id}-{n}" for n in count(2)))
+        return next(name for name in names if not self._outdated(name, ingest_head))
+
+    def _outdated(self, request_id: str, ingest_head: int) -> bool:
+        ticket = self.tickets.get(request_id)
+        return (
+            ticket is not None and ticket.final and (ticket.state is State.CANCELLED or ticket.closed_at <= ingest_head)
+        )
+
+    def unanswered(self) -> list[Ticket]:
+        """Requests that have no answer and were not cancelled: open ones and failed ones, oldest first."""
+        return sorted([*self.open.values(), *self.failed.values()], key=lambda ticket: ticket.accepted_at)
+
+    def needed_from(self) -> int:
+        """The first record that somebody may still look up: for evidence that is not written yet, or of the current
+        version."""
+        waiting = [self.tickets[request_id].first_record for request_id in [*self.open, *self.unreported]]
+        return min([self.committed_at or self.seen, *waiting])
+
+    def needs_retrain(self) -> bool:
+        """Whether the current version missed its gate, or one that it was made from since the last training."""
+        return self.current is not None and bool(self.current.get("needs_retrain"))
+
+    def debt(self) -> float:
+        """Unlearning debt: the share of the interactions that were forgotten since the last training."""
+        trained = self._trained[self.current["version"]] if self.current is not None else 0
+        return 1 - self.current["graph"]["interactions"] / trained if self.current is not None and trained else 0.0
+
+
+def _seconds(record: Record) -> float:
+    return datetime.fromisoformat(record.time).timestamp()
+
+
+def _ticket(entry: Mapping[str, Any], seen: int) -> Ticket:
+    """seen: the last record of the state. An earlier release did not say which of them closed a request: this one at the
+    latest."""
+    ticket = Ticket(**{**entry, "state": State(entry["state"])})
+    return replace(ticket, closed_at=seen) if ticket.final and not ticket.closed_at else ticket
+
+
+def _purging(state: Mapping[str, Any]) -> dict[int, int]:
+    found = state.get("purging") or {}
+    if isinstance(found, list):  # of an earlier release: names of files
+        return {0: state["current"]["version"] if state["current"] else 0}
+    return {int(number): version for number, version in found.items()}
+
+
+def _ingest(manifest: Mapping[str, Any]) -> str | None:
+    """Which ingest the graph is of that is trained on next."""
+    found: str | None = manifest.get("lake_graph", {}).get("ingest")
+    return found

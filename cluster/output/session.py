@@ -1,0 +1,341 @@
+"""What every command needs: the store with its log and versions, and the workers."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from ...distributed.partition.state import Location, fingerprint
+from ...partitioning.errors import InputError
+from ...partitioning.ingest import MANIFEST, load_manifest
+from ...partitioning.lake import Columns
+from ...partitioning.storage import StorageOptions, Store, place_of, split_uri
+from ...workers import WorkerGroup
+from ..config.schema import Config, to_yaml
+from ..log.checkpoints import CHECKPOINT, put_checkpoint
+from ..log.journal import Journal
+from ..reporting.progress import Progress, Task
+from .ledger import Ledger
+from .versions import INGESTED, Versions
+
+Manifest = dict[str, Any]
+
+KEY = "requests/key"
+CHECKPOINT_RECORDS = 10_000
+
+
+class Session:
+    """The output of one run, opened by one command."""
+
+    def __init__(self, config: Config, store: Store | None = None) -> None:
+        """store: that of `config.output`, where it is opened already.
+
+        Raises:
+            InputError: the output is a file, or below one.
+        """
+        self.config = config
+        self.options = StorageOptions(**config.storage.model_dump())
+        self.columns = Columns(**config.columns.model_dump())
+        self.store = store or _opened(config.output, self.options)
+        self.location = Location(config.output, self.options)
+        self.journal = Journal(self.store)
+        self.versions = Versions(self.store, self.journal)
+        self.held_out: dict[str, Any] = {}
+        """Samples of the test interactions by ingest (`held_out.held_out_sample`)."""
+        self.baselines: dict[str, Any] = {}
+        """What the current version is worth (`gate.baseline`)."""
+        self._ledger: Ledger | None = None
+        self._folding = Lock()
+
+    def ledger(self, look: bool = True) -> Ledger:
+        """What the log comes to now: begun at its last checkpoint, and the same object at each call, until the log is cut
+        off behind what this session knows. Without `look`, as far as this session knows it already.
+
+        Raises:
+            InputError: the log is damaged.
+        """
+        checkpoint, records = self.journal.resume(self._ledger.seen if self._ledger else 0, look)
+        with self._folding:
+            ledger = self._ledger or Ledger()
+            if checkpoint is not None and checkpoint.number > ledger.seen:
+                ledger = Ledger(state=checkpoint.state)
+            self._ledger = ledger
+        ledger.absorb(records)
+        return ledger
+
+    def checkpoint(self) -> None:
+        """Let readers of the log begin behind what is there now, unless nothing came since they were let the last time."""
+        ledger = self.ledger()
+        if ledger.seen <= ledger.checkpointed + 1:
+            return
+        state = ledger.state()
+        later, records = self.journal.resume(state["seen"] - 1, look=False)
+        if later is not None:  # others have made it, and cut the log off
+            return
+        body = put_checkpoint(self.store, state["seen"], records[0].digest, state)
+        if body is not None:
+            self.journal.append(CHECKPOINT, body)
+
+    def checkpoint_if_due(self) -> None:
+        """Make a checkpoint after CHECKPOINT_RECORDS records, or half as many as the last one stands for: all of them
+        together then cost no more than a few times the last."""
+        ledger = self.ledger()
+        if ledger.seen - ledger.checkpointed > max(CHECKPOINT_RECORDS, ledger.checkpointed // 2):
+            self.checkpoint()
+
+    def save_config(self) -> None:
+        """The resolved configuration, beside what it made."""
+        self.store.write("config.yaml", to_yaml(self.config).encode())
+
+    def refuse_own(self, option: str, uri: str, folders: Sequence[str] = ("",)) -> None:
+        """Raise InputError for a place in one of these folders of the output: what others keep there, `purge` would remove
+        or overlook."""
+        place, output = place_of(uri), place_of(self.config.output).rstrip("/")
+        for folder in folders:
+            if f"{place}/".startswith(f"{output}/{folder}".rstrip("/") + "/"):
+                where = f"`{folder}` under `output`" if folder else "under `output`"
+                raise InputError(f"{option} {uri} is {where}. Choose another place: what is written there is yours")
+
+    def request_key(self, create: bool = True) -> bytes:
+        """The secret under which ids of requests are derived from their content; made by the first `ingest`.
+
+        Such an id stands in the log, and a small request could be found by trying if the id were a plain hash. The key
+        lies beside the requests, not in the log. Without `create` one that nobody has is not written down.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            return self.store.read(KEY)
+        if not create:
+            return secrets.token_bytes(32)
+        with contextlib.suppress(FileExistsError):
+            self.store.create(KEY, secrets.token_bytes(32))
+        return self.store.read(KEY)
+
+    def version(self) -> Manifest:
+        """The current version.
+
+        Raises:
+            InputError: nothing has been trained yet, or for another number of partitions.
+        """
+        current = self.versions.current()
+        if current is None:
+            raise InputError(f"{self.config.output} holds no trained model. Run `unlearnrec train` first")
+        self.check_partitions(current["graph"])
+        return current
+
+    def whole_version(self) -> Manifest:
+        """The current version, when all of its files are there.
+
+        Raises:
+            InputError: as `version`; or a file is missing, which is named: the output was damaged, or copied in parts.
+        """
+        while True:
+            version = self.version()
+            missing = self.missing_file(version)
+            if missing is None:
+                return version
+            if self.version()["version"] == version["version"]:  # else a purge took it, after another commit
+                raise InputError(missing_text(self.store, missing, version))
+
+    def missing_file(self, version: Manifest) -> str | None:
+        """The first file that a version, or the graph to train on next, names in vain."""
+        names = {**version["files"], **version["lake_graph"]["files"]}
+        return next((name for name in names if not self.store.exists(name)), None)
+
+    def check_partitions(self, graph: Manifest) -> None:
+        """Raise InputError unless the graph has as many partitions as the configuration asks for."""
+        if graph["partitions"] != self.config.cluster.partitions:
+            raise InputError(
+                f"cluster.partitions is {self.config.cluster.partitions}, but the graph in {self.config.output} has "
+                f"{graph['partitions']} partitions. Set cluster.partitions={graph['partitions']}, or ingest again"
+            )
+
+    def lake_graph(self) -> Manifest:
+        """The graph to train on: what was ingested last, minus what was forgotten since.
+
+        Raises:
+            InputError: nothing was ingested, or for another number of partitions; or a request was carried out since that
+                ingest began, which it may have the data of.
+        """
+        ingested = self.ingested()
+        current = self.versions.current()
+        graph: Manifest = ingested
+        if current is not None and current["lake_graph"]["ingest"] == ingested["ingest"]:
+            graph = current["lake_graph"]
+        else:
+            self.check_none_carried_out(ingested["log_head"])
+        self.check_partitions(graph)
+        return graph
+
+    def record_ingest(self, manifest: Manifest, head: int) -> None:
+        """Log what `ingest` is about to leave, which began to read at this head; nothing where there is no log yet.
+
+        Raises:
+            InputError: a request was carried out since.
+        """
+        self.check_none_carried_out(head)
+        if self.ledger(look=False).seen:
+            self.journal.append(INGESTED, {"ingest": digest(manifest), "log_head": head})
+
+    def check_none_carried_out(self, head: int) -> None:
+        """Raise InputError if a request was carried out after this head of the log."""
+        if self.ledger().carried_out_at > head:
+            raise InputError(
+                "a deletion request was carried out after `ingest` began to read, and the new graph may hold its data. Run "
+                "`unlearnrec ingest` again, with the key of the suppression list in the environment"
+            )
+
+    def ingested(self) -> Manifest:
+        """The graph that was ingested last, whatever was forgotten since; `log_head` is the one in the log, 0 where it has
+        none for this manifest.
+
+        Raises:
+            InputError: nothing was ingested.
+        """
+        found = load_manifest(self.store)
+        ingest = digest(found)
+        more = {"log_head": self.ledger().ingests.get(ingest, 0), "ingested_interactions": found["interactions"]}
+        return found | more | {"ingest": ingest}
+
+    def ingest_head(self) -> int:
+        """The head of the log when the last ingest began to read; 0 where there was none."""
+        head: int = self.ingested()["log_head"] if self.store.exists(MANIFEST) else 0
+        return head
+
+    def id_types(self) -> dict[str, str]:
+        """{"user", "item"}: "int64" or "string", as the table of the last ingest has them; "string" before the first."""
+        types: dict[str, str] = {"user": "string", "item": "string"}
+        return types | (load_manifest(self.store)["id_type"] if self.store.exists(MANIFEST) else {})
+
+    def times(self) -> dict[str, Any] | None:
+        """{"unit"} of the event times of the last ingest, None where it has none."""
+        found: dict[str, Any] | None = load_manifest(self.store).get("time") if self.store.exists(MANIFEST) else None
+        return found
+
+    @contextmanager
+    def workers(self) -> Iterator[WorkerGroup]:
+        """The worker group of the configuration, started; ended at exit."""
+        cluster = self.config.cluster
+        with WorkerGroup.start(
+            cluster.partitions,
+            cluster.cpus_per_worker,
+            cluster.gpus_per_worker,
+            cluster.threads_per_worker,
+            cluster.collective_timeout_seconds,
+            address=cluster.address,
+        ) as group:
+            yield group
+
+    def load(self, group: WorkerGroup, version: Manifest) -> None:
+        """Load a version into all workers."""
+        self._run(group, lambda: None, "load", *self._load_arguments(version))
+
+    def hold(self, group: WorkerGroup, version: Manifest) -> None:
+        """Load a version into all workers, unless they hold it."""
+        self.call(group, version, "holds")
+
+    def call(self, group: WorkerGroup, version: Manifest, method: str, *arguments: Any, **keywords: Any) -> list[Any]:
+        """Call a method of workers that hold `version`: they load it first where they hold another, or after a failure."""
+
+        def restore() -> None:
+            group.call("load", *self._load_arguments(version))
+
+        held = self.fingerprint(version)
+        if set(self._run(group, restore, "holds")) != {held}:
+            self.load(group, version)
+        return self._run(group, restore, method, *arguments, **keywords)
+
+    def fingerprint(self, version: Manifest) -> str:
+        """What workers say that they hold when they hold this version, committed or not."""
+        return fingerprint(version, self.config.partitioning.halo, self.kernel)
+
+    def _load_arguments(self, version: Manifest) -> tuple[Any, ...]:
+        return self.location, version, self.config.partitioning.halo, self.kernel
+
+    def _run(
+        self, group: WorkerGroup, restore: Callable[[], None], method: str, *arguments: Any, **keywords: Any
+    ) -> list[Any]:
+        limit = self.config.cluster.max_rebuilds
+        return group.run(method, *arguments, restore=restore, max_rebuilds=limit, **keywords)
+
+    @property
+    def kernel(self) -> str:
+        """The neighbour sum that `train.kernel` means."""
+        return "torch" if self.config.train.kernel == "auto" else self.config.train.kernel
+
+
+def _opened(output: str, options: StorageOptions) -> Store:
+    scheme, path = split_uri(output)
+    if scheme == "file":
+        folder = Path(os.path.abspath(path))
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if not there.is_dir():
+            raise InputError(f"output {output}: {there} is a file. Name a folder; it need not be there yet")
+    return Store(output, options)
+
+
+def missing_text(store: Store, name: str, version: Manifest) -> str:
+    """What to tell when `name` is not there."""
+    return (
+        f"{store.root_uri}/{name} is missing, and version {version['version']} names it: the output is damaged, and is left "
+        "as it is. Restore the file from a backup, or run `unlearnrec train`"
+    )
+
+
+def digest(manifest: Manifest) -> str:
+    """Of what an ingest left, to tell one from the next."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def graph_key(graph: Manifest) -> str:
+    """What names of folders begin with whose files come from this graph; `purge` removes those of other graphs."""
+    return digest(graph)[:12]
+
+
+def files_of(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """name -> {"sha256", "bytes"} of the files that workers wrote."""
+    return {
+        file["name"]: {"sha256": file["sha256"], "bytes": file["bytes"]}
+        for result in results
+        for file in result["files"]
+    }
+
+
+def follow(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], None]:
+    """An `on_progress` for the group that advances a task as the first worker's epochs of this phase pass."""
+    done = 0
+
+    def on_progress(states: list[dict[str, Any]]) -> None:
+        nonlocal done
+        state = states[0] if states else {}
+        if state.get("phase") == phase:
+            shown = {name: state[name] for name in ("step", "loss") if name in state}
+            epochs = state.get("epoch", 0)
+            task.advance(max(0, epochs - done), **shown)
+            done = max(done, epochs)
+
+    return on_progress
+
+
+def watched(
+    on_progress: Callable[[list[dict[str, Any]]], None], look: Callable[[], None]
+) -> Callable[[list[dict[str, Any]]], None]:
+    """An `on_progress` that calls `look` too."""
+
+    def both(states: list[dict[str, Any]]) -> None:
+        on_progress(states)
+        look()
+
+    return both
+
+
+def silent() -> Progress:
+    """The progress of callers that want none."""
+    return Progress()

@@ -1,0 +1,160 @@
+"""Versions of graph and model. A version exists when the log has its "committed" record; nothing else makes one.
+
+Files are written first, under names that no other attempt uses; an attempt that dies leaves garbage that no record
+names. `versions/NNNNNN/manifest.json` is a copy of the record's manifest for readers, made again when it is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from ...partitioning.storage import Store
+from ..log.journal import Journal
+from ..log.segments import Record
+
+Manifest = dict[str, Any]
+
+ACCEPTED = "accepted"
+"""What opens a request."""
+COMMITTED = "committed"
+COMPLETED, CANCELLED, FAILED = "completed", "cancelled", "failed"
+"""What closes a request without a version."""
+HELD, APPROVED = "held", "approved"
+"""What makes an open request wait for somebody's approval, and what ends that."""
+PURGING, PURGED = "purging", "purged"
+"""What `purge` writes before it removes anything, and at its end. The first one's body: `unnamed`, the files that no record
+names, and `held`, the leases whose files stay."""
+INGESTED = "ingested"
+"""What `ingest` writes before the graph's manifest; its body: `ingest`, the manifest's digest (`session.digest`), and
+`log_head`. The first ingest writes none: nothing was carried out before it, and its head is 0."""
+SWITCHING = "switching"
+"""What `retrain` writes when requests were carried out while it was putting earlier ones to its result. Its body: `behind`,
+the head of the log then, and `seconds`, for which services carry out none, so that the next attempt can end."""
+EVIDENCE = "evidence"
+"""What fixes a request's report; its body: `request_id`, `version`, `sha256` of the JSON file, `page_sha256` of the page,
+and `seconds` of the request, where they were known."""
+
+
+def removes(record: Record, manifest: Manifest) -> bool:
+    """Whether a purge began with this record that takes a file which this manifest names."""
+    if record.kind != PURGING:
+        return False
+    # It also takes what older versions alone have, and only a rollback wants.
+    return manifest["reason"] == "rollback" or not manifest["files"].keys().isdisjoint(record.body["unnamed"])
+
+
+def ignores(record: Record, lease: str) -> bool:
+    """Whether a purge began with this record that may take what this lease is on."""
+    return record.kind == PURGING and lease not in record.body.get("held", ())
+
+
+def _keeps(record: Record, manifest: Manifest) -> bool:
+    """Whether it closes, or holds, a request that this manifest would answer."""
+    return record.kind in (COMPLETED, CANCELLED, FAILED, HELD) and record.body["request_id"] in manifest.get(
+        "answers", {}
+    )
+
+
+def _overtakes(record: Record, manifest: Manifest, current: Manifest | None) -> bool:
+    """Whether a request found nothing in a version of another ingest than this manifest's: it may be in this one."""
+    if record.kind != COMPLETED or current is None:
+        return False
+    ours, new = (one.get("lake_graph", {}).get("ingest") for one in (current, manifest))
+    return ours != new
+
+
+def voids(record: Record, manifest: Manifest, current: Manifest | None) -> bool:
+    """Whether this record makes a commit of the manifest void that was decided without it, on the version `current`.
+
+    Requests may be accepted meanwhile; another version may not be committed, nor a file of this one be purged, nor a request
+    be closed or held that it answers, or one that did not look here be carried out.
+    """
+    return (
+        record.kind == COMMITTED
+        or removes(record, manifest)
+        or _keeps(record, manifest)
+        or _overtakes(record, manifest, current)
+    )
+
+
+class Versions:
+    """The versions of one output."""
+
+    def __init__(self, store: Store, journal: Journal) -> None:
+        self._store, self._journal = store, journal
+        self._attempt = uuid.uuid4().hex[:8]
+        self._made = 0
+
+    def current(self) -> Manifest | None:
+        """The manifest of the last version, None before the first."""
+        checkpoint, records = self._journal.resume(0)
+        for record in reversed(records):
+            if record.kind == COMMITTED:
+                manifest: Manifest = record.body["manifest"]
+                return manifest
+        return checkpoint.state["current"] if checkpoint else None
+
+    def next_number(self) -> int:
+        """The number that the next commit will have."""
+        current = self.current()
+        return current["version"] + 1 if current else 1
+
+    def new_name(self, number: int, stem: str, suffix: str) -> str:
+        """A name in the folder of a version to be that no other attempt uses."""
+        self._made += 1
+        return f"versions/{number:06d}/{stem}-{self._attempt}{self._made:03d}.{suffix}"
+
+    def put(self, name: str, data: bytes) -> dict[str, Any]:
+        """Write a file; returns its entry for `files`: {"sha256", "bytes"}."""
+        self._store.write(name, data)
+        return {"sha256": self._store.sha256(data), "bytes": len(data)}
+
+    def commit(self, manifest: Manifest, after: int, lease: str | None = None) -> Manifest:
+        """Make it the current version: one record of the log, which is the commit. Returns it with number and base.
+
+        manifest: at least "reason" and "files" ({name: {"sha256", "bytes"}}). after: the head of the log that it was
+        decided on. lease: the name of one on all that the manifest names, from before it was decided.
+
+        Raises:
+            JournalConflict: another version was committed since, a purge removes a file that this one names (for a
+                rollback: any purge began; with a lease: one that ignores it), a request that it answers was closed
+                (cancelled, say) or held, or it is of a new ingest and a request was carried out that did not look there.
+                This one does not exist.
+            RuntimeError: a file that it names is not there.
+        """
+        self.repair()
+        current = self.current()
+        manifest = manifest | {
+            "version": current["version"] + 1 if current else 1,
+            "base": current["version"] if current else None,
+        }
+        if missing := [name for name in manifest["files"] if not self._store.exists(name)]:
+            raise RuntimeError(
+                f"{self._store.root_uri}: cannot commit version {manifest['version']}, no {missing[0]}. If a purge removed "
+                "it, run this command again"
+            )
+        record = self._journal.append(
+            COMMITTED,
+            {"manifest": manifest},
+            after=after,
+            void=lambda record: voids(record, manifest, current) or (lease is not None and ignores(record, lease)),
+        )
+        committed: Manifest = record.body["manifest"]
+        self._copy(committed)
+        return committed
+
+    def repair(self) -> None:
+        """Make the copy of the current version's manifest again, if a crash kept it from being made."""
+        current = self.current()
+        if current is not None and not self._store.exists(manifest_name(current)):
+            self._copy(current)
+
+    def _copy(self, manifest: Manifest) -> None:
+        self._store.write(manifest_name(manifest), json.dumps(manifest, indent=1).encode())
+
+
+def manifest_name(manifest: Manifest) -> str:
+    """The copy of a version's manifest under the output."""
+    return f"versions/{manifest['version']:06d}/manifest.json"

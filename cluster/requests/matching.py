@@ -1,0 +1,215 @@
+"""What a request means in a graph, and what it removes: plain arrays, without files or workers.
+
+Everything is counted against the version before, so that neither the order of requests nor how they are batched matters:
+what two entries name counts in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ...distributed.graph.removal import Found, Removal
+from ...partitioning.assignment import Assignment
+from ...partitioning.graph import dense_ids
+from .request import Request
+from .rows import ITEMS, RANGES, USERS
+from .times import in_unit
+
+Ids = npt.NDArray[np.int64]
+Marks = npt.NDArray[np.bool_]
+IdMap = tuple[pa.Array, Ids, npt.NDArray[np.int16]]
+"""(external ids, dense ids, owners) as `partitioning.ingest.load_ids` gives them."""
+
+UNKNOWN, ANY = -1, -2
+"""In the place of a dense id: the graph does not know it; the entry names none."""
+
+NO_TIMES = "the graph has no times of events: map columns.time and ingest again"
+
+
+@dataclass(frozen=True, eq=False)
+class Resolved:
+    """A request's entries [k] by dense id: `user`, `item` (or UNKNOWN, ANY), `ranged`, and [since, until) in the unit of
+    the graph's times. `invalid` has those that mean nothing in this graph, and why."""
+
+    user: Ids
+    item: Ids
+    ranged: Marks
+    since: Ids
+    until: Ids
+    invalid: Mapping[int, str]
+
+    @property
+    def known(self) -> Marks:
+        """Entries that may remove something: valid, all their ids known."""
+        known = (self.user != UNKNOWN) & (self.item != UNKNOWN)
+        known[list(self.invalid)] = False
+        return known
+
+    @property
+    def unknown(self) -> int:
+        """Number of entries with an id that the graph does not know."""
+        return int(((self.user == UNKNOWN) | (self.item == UNKNOWN)).sum())
+
+    @property
+    def removal(self) -> Removal:
+        """The entries without a range."""
+        plain = self.known & ~self.ranged
+        users, items = plain & (self.item == ANY), plain & (self.user == ANY)
+        pairs = plain & ~users & ~items
+        return Removal(self.user[users], self.item[items], self.user[pairs], self.item[pairs])
+
+    @property
+    def timed(self) -> Marks:
+        """The known entries with a range."""
+        return self.known & self.ranged
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """What some entries do to a graph.
+
+    Interactions that go, users, items [n]; those that lose some of their events, as `GraphShard.thinned` takes them: users,
+    items, events left [m], their times. Sorted by (user, item). `events`: how many go in all.
+    """
+
+    users: Ids
+    items: Ids
+    thinned: tuple[Ids, Ids, Ids, Ids]
+    events: int
+
+    @property
+    def touched(self) -> tuple[Ids, Ids]:
+        """(users, items) of all of these interactions."""
+        return np.concatenate([self.users, self.thinned[0]]), np.concatenate([self.items, self.thinned[1]])
+
+    def share(self, graph: Mapping[str, Any]) -> float:
+        """Of the graph's interactions that go, or of its events, whichever is more."""
+        return max(len(self.users) / max(1, graph["interactions"]), self.events / max(1, graph["events"]))
+
+    @property
+    def partial(self) -> bool:
+        """Whether an interaction loses some of its events only."""
+        return bool(len(self.thinned[0]))
+
+
+def resolve(request: Request, user_map: IdMap, item_map: IdMap, time: Mapping[str, Any] | None = None) -> Resolved:
+    """The dense ids of what a request names; `time` is that of the graph's manifest, None where it has no times."""
+    entries = list(request.entries())
+    ranged = np.array([kind == RANGES for kind, _ in entries], dtype=bool)
+    users = [None if kind == ITEMS else value if kind == USERS else value[0] for kind, value in entries]
+    items = [None if kind == USERS else value if kind == ITEMS else value[1] for kind, value in entries]
+    since, until = np.zeros((2, len(entries)), dtype=np.int64)
+    invalid = {}
+    for position in np.flatnonzero(ranged).tolist():
+        low, high = entries[position][1][2:]
+        try:
+            if time is None:
+                raise ValueError(NO_TIMES)
+            since[position], until[position] = in_unit(low, high, time["unit"])
+        except ValueError as error:
+            invalid[position] = str(error)
+    return Resolved(_dense(users, user_map), _dense(items, item_map), ranged, since, until, invalid)
+
+
+def _dense(texts: Sequence[Any], id_map: IdMap) -> Ids:
+    found = np.full(len(texts), ANY, dtype=np.int64)
+    named = [position for position, text in enumerate(texts) if text is not None]
+    found[named] = dense_ids(id_map[0], id_map[1], [str(texts[position]) for position in named])
+    return found
+
+
+def union(parts: Iterable[Resolved]) -> tuple[Removal, Ids]:
+    """All that some requests name: a removal, and the users of whom the times are needed."""
+    removals, timed = [], []
+    for part in parts:
+        removals.append(part.removal)
+        timed.append(part.user[part.timed])
+    names = ("users", "items", "pair_users", "pair_items")
+    users, items, pair_users, pair_items = (np.concatenate([getattr(x, name) for x in removals]) for name in names)
+    return Removal(users, items, pair_users, pair_items), np.unique(np.concatenate(timed))
+
+
+def asked_of(owners: Assignment, removal: Removal, timed: Ids) -> list[int]:
+    """The partitions that own something named: they know all that it means."""
+    users = np.concatenate([removal.users, removal.pair_users, timed])
+    named = (*owners.owner_of_user[users], *owners.owner_of_item[removal.items])
+    return sorted({int(k) for k in named})
+
+
+def owners_of(owners: Assignment, pairs: tuple[Ids, Ids]) -> list[int]:
+    """The partitions that own an end of these pairs."""
+    return sorted({int(k) for k in (*owners.owner_of_user[pairs[0]], *owners.owner_of_item[pairs[1]])})
+
+
+def changed_partitions(
+    version: Mapping[str, Any], owners: Assignment, whole: Effect, cut_only: bool = False
+) -> list[int]:
+    """The partitions of which files change, ascending: those that own an end of what goes; all, where the rows around an
+    end change too."""
+    encoder = version["model"].get("encoder") or {}  # a dry run needs none
+    if encoder.get("around") and len(whole.users) and not cut_only:
+        return list(range(version["graph"]["partitions"]))
+    return owners_of(owners, whole.touched)
+
+
+def effect(found: Found, named: Sequence[Resolved], num_items: int) -> Effect:
+    """What these requests do together. found: at least all that they name."""
+    users, items = found.codes // num_items, found.codes % num_items
+    whole = np.zeros(len(users), dtype=bool)
+    hit = np.zeros(len(found.times), dtype=bool)
+    for one in named:
+        removal = one.removal
+        whole |= np.isin(users, removal.users) | np.isin(items, removal.items)
+        whole |= np.isin(found.codes, removal.pair_users * num_items + removal.pair_items)
+        for position, low, high in _segments(found, one, num_items):
+            hit[low:high] |= _in_range(found.times[low:high], one, position)
+    place = np.searchsorted(found.codes, found.event_codes)
+    hits = np.bincount(place[hit], minlength=len(users))
+    gone = whole | ((hits > 0) & (hits == found.counts))
+    fewer = (hits > 0) & ~gone
+    left = found.times[~hit & fewer[place]]
+    thinned = (users[fewer], items[fewer], found.counts[fewer] - hits[fewer], left)
+    return Effect(users[gone], items[gone], thinned, int(found.counts[gone].sum() + hits[fewer].sum()))
+
+
+def by_entry(found: Found, named: Resolved, num_items: int) -> tuple[Ids, Ids]:
+    """(interactions, events) [k] that each entry removes by itself."""
+    users, items = found.codes // num_items, found.codes % num_items
+    interactions, events = np.zeros((2, len(named.user)), dtype=np.int64)
+    plain = named.known & ~named.ranged
+    of_users, of_items = plain & (named.item == ANY), plain & (named.user == ANY)
+    by_item = np.argsort(items, kind="stable") if of_items.any() else np.arange(len(items))
+    whole = (
+        (of_users, users, found.counts, named.user),
+        (of_items, items[by_item], found.counts[by_item], named.item),
+        (plain & ~of_users & ~of_items, found.codes, found.counts, named.user * num_items + named.item),
+    )
+    for mask, keys, counts, wanted in whole:
+        low, high = (np.searchsorted(keys, wanted[mask], side) for side in ("left", "right"))
+        sums = np.concatenate([[0], np.cumsum(counts)])
+        interactions[mask], events[mask] = high - low, sums[high] - sums[low]
+    place = np.searchsorted(found.codes, found.event_codes)
+    for position, low, high in _segments(found, named, num_items):
+        pairs, hits = np.unique(place[low:high][_in_range(found.times[low:high], named, position)], return_counts=True)
+        interactions[position], events[position] = (hits == found.counts[pairs]).sum(), hits.sum()
+    return interactions, events
+
+
+def _segments(found: Found, named: Resolved, num_items: int) -> Iterable[tuple[int, int, int]]:
+    """(position, low, high) of each entry with a range: where the events of its user, or pair, stand."""
+    positions = np.flatnonzero(named.timed)
+    user, item = named.user[positions], named.item[positions]
+    low = user * num_items + np.where(item == ANY, 0, item)
+    high = np.where(item == ANY, (user + 1) * num_items, low + 1)
+    ends = (np.searchsorted(found.event_codes, bound) for bound in (low, high))
+    return zip(positions.tolist(), *(end.tolist() for end in ends), strict=True)
+
+
+def _in_range(times: Ids, named: Resolved, position: int) -> Marks:
+    return (times >= named.since[position]) & (times < named.until[position])

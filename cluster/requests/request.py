@@ -1,0 +1,202 @@
+"""Deletion requests as people write them, in one canonical form. What they mean in a graph: `matching.py`."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...partitioning.errors import InputError
+from ...partitioning.lake import read_ids
+from ...partitioning.storage import StorageOptions
+from .rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, Row, read_rows
+from .times import Bound
+
+Id = int | str
+Range = tuple[Id, Id | None, Bound | None, Bound | None]
+"""(user, item, since, until): the user's events, with this item if there is one, in [since, until)."""
+
+FOLDER = "requests"
+TOMBSTONE = {"purged": True}
+"""What `purge` leaves of a request's content."""
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+"""It names files: one that begins with a dot would be hidden, or taken for a write that did not end."""
+
+_FILE = re.compile(rf"(?:{FOLDER}|callbacks)/({REQUEST_ID.pattern})(?:@([0-9]+))?\.json")
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many rows a request was written with: `repeats` by position among its entries (absent: one), and rows that mean
+    nothing."""
+
+    repeats: Mapping[int, int] = field(default_factory=dict)
+    invalid: int = 0
+
+    def document(self) -> dict[str, Any]:
+        """As JSON, beside the content; {} where every entry is one row."""
+        repeats = {"repeats": sorted(self.repeats.items())} if self.repeats else {}
+        return repeats | ({"invalid": self.invalid} if self.invalid else {})
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Tally:
+        """The inverse of `document`."""
+        return cls(dict(document.get("repeats", ())), document.get("invalid", 0))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be forgotten, by external id; canonical: sorted, each once.
+
+    Its entries are users, items, interactions and ranges, in this order; a position counts through all of them.
+    """
+
+    request_id: str
+    users: tuple[Id, ...]
+    items: tuple[Id, ...]
+    interactions: tuple[tuple[Id, Id], ...]
+    ranges: tuple[Range, ...] = ()
+    tally: Tally = field(default=Tally(), compare=False)
+    rows: tuple[Row, ...] = field(default=(), compare=False, repr=False)
+    """Of the file that it was read from, in order."""
+
+    def body(self) -> bytes:
+        """The content as canonical JSON, without the id."""
+        return _body(self.users, self.items, self.interactions, self.ranges)
+
+    @property
+    def empty(self) -> bool:
+        """Whether it was written without any entry, valid or not."""
+        return not (self.users or self.items or self.interactions or self.ranges or self.tally.invalid)
+
+    def entries(self) -> Iterator[tuple[str, Any]]:
+        """(kind, what it names) of each entry."""
+        for kind in KINDS:
+            yield from ((kind, value) for value in getattr(self, kind))
+
+
+def parse_request(
+    users: str | None,
+    items: str | None,
+    interactions: str | None,
+    requests: str | None,
+    request_id: str | None,
+    options: StorageOptions,
+    key: bytes = b"",
+) -> Request:
+    """Read the options of `forget`.
+
+    Args:
+        users, items: "ID,ID,..." or a file (Parquet or CSV) with the column `user_id` or `item_id`.
+        interactions: a file with both columns.
+        requests: a file as `request_rows.read_rows` takes it.
+        request_id: up to 128 letters, digits, `.`, `_`, `-`, the first no `.`; None derives it from the content.
+        key: the secret under which it is derived, so that it does not tell the content.
+
+    Raises:
+        InputError: a file is unreadable or lacks a column, nothing is named (a file of requests may have no rows), or the
+            request id has other characters.
+    """
+    check_request_id(request_id)
+    named: dict[str, list[Any]] = {kind: [] for kind in KINDS}
+    rows: list[Row] = []
+    for value, kind, column in ((users, USERS, "user_id"), (items, ITEMS, "item_id")):
+        if value is not None:
+            named[kind] += _ids(value, column, options)
+    if interactions is not None:
+        table = read_ids(interactions, ("user_id", "item_id"), options)
+        named[INTERACTIONS] += zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True)
+    if requests is not None:
+        rows = read_rows(requests, options)
+        for row in rows:
+            if not isinstance(row, str):
+                named[row[0]].append(row[1])
+    if requests is None and not any(named.values()):
+        given = ", ".join(x for x in (users, items, interactions) if x) or "the request"
+        raise InputError(f"{given}: names no user, item or interaction. Give at least one")
+    return make_request(named[USERS], named[ITEMS], named[INTERACTIONS], request_id, key, named[RANGES], tuple(rows))
+
+
+def make_request(
+    users: Iterable[Id],
+    items: Iterable[Id],
+    interactions: Iterable[tuple[Id, Id]],
+    request_id: str | None,
+    key: bytes,
+    ranges: Iterable[Range] = (),
+    rows: tuple[Row, ...] = (),
+) -> Request:
+    """The request for what is named, in canonical form; without `request_id` its id is derived under `key`."""
+    counts = [Counter(map(_canonical, values)) for values in (users, items, interactions, ranges)]
+    # As JSON, because there is no order of a text, a number and None.
+    content = [
+        tuple(sorted(count, key=json.dumps if kind == RANGES else None))
+        for kind, count in zip(KINDS, counts, strict=True)
+    ]
+    times = [count[entry] for entries, count in zip(content, counts, strict=True) for entry in entries]
+    tally = Tally({p: n for p, n in enumerate(times) if n > 1}, sum(isinstance(row, str) for row in rows))
+    body = _body(*content)
+    request_id = request_id or f"req-{hmac.new(key, body, hashlib.sha256).hexdigest()[:16]}"
+    return Request(request_id, content[0], content[1], content[2], content[3], tally, rows)
+
+
+def read_request(request_id: str, body: bytes, tally: Tally | None = None) -> Request:
+    """The request whose `body()` this is."""
+    content = json.loads(body)
+    pairs, ranges = (tuple(map(tuple, content.get(kind, ()))) for kind in (INTERACTIONS, RANGES))
+    return Request(request_id, tuple(content["users"]), tuple(content["items"]), pairs, ranges, tally or Tally())
+
+
+def check_request_id(request_id: str | None) -> None:
+    """Raise InputError for an id with other characters than a file name and the log can hold; None is none."""
+    if request_id is not None and not REQUEST_ID.fullmatch(request_id):
+        raise InputError(
+            f"--request-id {request_id!r}: use 1 to 128 letters, digits, '.', '_' or '-', the first no '.'"
+        )
+
+
+def content_name(request_id: str, purge: int = 0) -> str:
+    """The file that holds the content of a request; which one it is, `Ledger.content_name` says.
+
+    purge: the record of the last purge that took, or may take at any time, what an attempt to be accepted under this id
+    had left.
+    """
+    return f"{FOLDER}/{request_id}@{purge}.json" if purge else f"{FOLDER}/{request_id}.json"
+
+
+def named_by(name: str) -> tuple[str, int] | None:
+    """(request, purge) of a file that is called as `content_name` says, or of its callbacks; None for other files."""
+    found = _FILE.fullmatch(name)
+    return (found[1], int(found[2] or 0)) if found else None
+
+
+def commitment(body: bytes, salt: str) -> str:
+    """HMAC-SHA256 of a request's content under a salt kept beside it: the log can hold it without telling the ids."""
+    return hmac.new(salt.encode(), body, hashlib.sha256).hexdigest()
+
+
+def _ids(value: str, column: str, options: StorageOptions) -> list[Id]:
+    if "://" in value or value.lower().endswith((".parquet", ".csv")) or os.path.exists(value):
+        ids: list[Id] = read_ids(value, column, options)[column].to_pylist()
+        return ids
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _canonical(value: Any) -> Any:
+    """An entry with its ids as text: "17" on the command line and 17 in a file are one id."""
+    if not isinstance(value, tuple):
+        return str(value)
+    ids = tuple(None if x is None else str(x) for x in value[:2])
+    return (*ids, *value[2:])
+
+
+def _body(users: Any, items: Any, interactions: Any, ranges: Any) -> bytes:
+    content = {"users": users, "items": items, "interactions": interactions} | ({"ranges": ranges} if ranges else {})
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

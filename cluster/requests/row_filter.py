@@ -1,0 +1,115 @@
+"""Which rows of a table name something on the suppression list (`suppression.py`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ...partitioning.errors import InputError
+from ...partitioning.graph import Encoder
+from .digests import ANY_ITEM, Digests, one, pair_digest
+from .times import Bound, in_unit
+
+_TIMES_NEEDED = (
+    "a time range is on the suppression list, and what it means for the table's times is not known: forgotten data could "
+    "come back. Set columns.time, and columns.time_unit, as they were when it was forgotten"
+)
+
+
+class RowFilter:
+    """Says which rows of a table name something on a list. Each distinct id is hashed once, and pairs only if there are
+    any on it: each distinct pair of a call then."""
+
+    def __init__(self, key: bytes, listed: Digests, time_unit: str | None = None) -> None:
+        """time_unit: of a time column of numbers; None where it is not known."""
+        self._key, self._pairs, self._time_unit = key, listed["pairs"], time_unit
+        self._ranges: dict[bytes, list[tuple[bytes, Bound | None, Bound | None]]] = {}
+        for entry in listed["ranges"]:
+            since, until = json.loads(entry[64:])
+            self._ranges.setdefault(entry[:32], []).append((entry[32:64], since, until))
+        self._sides = [_Side(key, b"user\0", listed["users"], self._ranges), _Side(key, b"item\0", listed["items"])]
+
+    @property
+    def needs_times(self) -> bool:
+        """Whether there is a time range on the list."""
+        return bool(self._ranges)
+
+    def __call__(self, users: pa.Array, items: pa.Array, times: pa.Array | None = None) -> npt.NDArray[np.bool_]:
+        """bool [n] for the rows users [n], items [n], int64 or string; times [n] as `lake.read_table` gives them.
+
+        Raises:
+            InputError: a time range is on the list, and what it means for these times is not known.
+        """
+        named = np.zeros(len(users), dtype=bool)
+        codes = []
+        for side, ids in zip(self._sides, (users, items), strict=True):
+            if side.wanted or self._pairs or self._ranges:
+                codes.append(side.codes(ids))
+                named |= side.listed[codes[-1]]
+        if self._pairs:
+            digests, row = self._pair_digests(codes[0], codes[1])
+            named |= np.array([digest in self._pairs for digest in digests], dtype=bool)[row]
+        if self._ranges:
+            if times is None:
+                raise InputError(_TIMES_NEEDED)
+            named |= self._ranged(codes[0], codes[1], times)
+        return named
+
+    def _pair_digests(
+        self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]
+    ) -> tuple[list[bytes], npt.NDArray[np.int64]]:
+        """(digests of the distinct pairs, which of them each row is)."""
+        pairs, row = np.unique((users << 32) | items, return_inverse=True)
+        texts = (side.texts(code) for side, code in zip(self._sides, (pairs >> 32, pairs & 0xFFFFFFFF), strict=True))
+        return [pair_digest(self._key, user, item) for user, item in zip(*texts, strict=True)], row.reshape(-1)
+
+    def _ranged(
+        self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], times: pa.Array
+    ) -> npt.NDArray[np.bool_]:
+        unit = times.type.unit if pa.types.is_timestamp(times.type) else self._time_unit
+        hit = np.zeros(len(users), dtype=bool)
+        rows = np.flatnonzero(self._sides[0].ranged[users])
+        numbers = times.take(pa.array(rows)).cast(pa.int64()).to_numpy()
+        owners, first = np.unique(users[rows], return_inverse=True)
+        for owner, text in enumerate(self._sides[0].texts(owners)):
+            mine = np.flatnonzero(first.reshape(-1) == owner)
+            digests, of_pair = self._pair_digests(users[rows[mine]], items[rows[mine]])
+            for pair, since, until in self._ranges[one(self._key, b"user\0", text)]:
+                low, high = _in_unit(since, until, unit)
+                inside = (numbers[mine] >= low) & (numbers[mine] < high)
+                if pair != ANY_ITEM:
+                    inside &= np.array([digest == pair for digest in digests], dtype=bool)[of_pair]
+                hit[rows[mine[inside]]] = True
+        return hit
+
+
+def _in_unit(since: Bound | None, until: Bound | None, unit: str | None) -> tuple[int, int]:
+    try:
+        if unit is not None and (isinstance(since, int) or isinstance(until, int)):
+            raise ValueError(f"is a number without a unit, and the table has {unit}")
+        return in_unit(since, until, unit)
+    except ValueError as error:
+        raise InputError(f"{_TIMES_NEEDED}: an end of it {error}") from None
+
+
+class _Side:
+    """The distinct ids of a side as they appear, and which are listed, or have a range: bool by code."""
+
+    def __init__(self, key: bytes, domain: bytes, wanted: set[bytes], ranges: Collection[bytes] = ()) -> None:
+        self._key, self._domain, self.wanted, self._ranges = key, domain, wanted, ranges
+        self._encoder, self.listed, self.ranged = Encoder(), np.empty(0, dtype=bool), np.empty(0, dtype=bool)
+
+    def codes(self, ids: pa.Array) -> npt.NDArray[np.int64]:
+        codes = self._encoder.encode(ids)
+        new = self._encoder.known.slice(len(self.listed)).to_pylist()
+        hashed = [one(self._key, self._domain, str(x)) if self.wanted or self._ranges else b"" for x in new]
+        self.listed = np.concatenate([self.listed, np.array([x in self.wanted for x in hashed], dtype=bool)])
+        self.ranged = np.concatenate([self.ranged, np.array([x in self._ranges for x in hashed], dtype=bool)])
+        return codes
+
+    def texts(self, codes: npt.NDArray[np.int64]) -> list[str]:
+        return [str(x) for x in self._encoder.known.take(pa.array(codes)).to_pylist()]

@@ -1,0 +1,222 @@
+"""The file of `forget --requests`: one row for each thing to be forgotten, and which rows mean nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...partitioning.errors import InputError
+from ...partitioning.lake import ID_COLUMNS, LakeFile, list_table, read_csv
+from ...partitioning.storage import StorageOptions, filesystem_for
+from .times import NANOSECONDS, Bound, Moment, empty, parse_bound
+
+USERS, ITEMS, INTERACTIONS, RANGES = KINDS = ("users", "items", "interactions", "ranges")
+RANGE = ("since", "until")
+COLUMNS = (*ID_COLUMNS, *RANGE)
+
+LARGEST = 2.0**53
+"""From here on a float may stand for other integers than its own."""
+
+Row = tuple[str, Any] | str
+"""(kind, what it names), by external id as text: users and items one id, interactions (user, item), ranges (user, item or
+None, since, until). Or why it means nothing: a text without ids."""
+
+
+def read_rows(path: str, options: StorageOptions, other_columns: bool = False) -> list[Row]:
+    """The rows of a file of requests, in order.
+
+    A row with one id means the whole user or item, with both this interaction; with `since` or `until` only the user's
+    events (with this item) in [since, until). Null, an empty field of a CSV and NaN are "not given".
+
+    Folders called `COLUMN=VALUE` below `path` are columns; other names are ignored, unless they look like a misspelt one.
+
+    Args:
+        path: .json (a list of objects, or one object), .jsonl, .csv (with a header), or Parquet; a file or a folder.
+        other_columns: ignore columns with other names; else they are an error, because a misspelt `until` would let a row
+            mean more.
+
+    Raises:
+        InputError: the file is not readable as a whole, has neither column of ids, or another column; or `path` itself is,
+            or lies in, a folder that is one of these columns.
+    """
+    read = {".json": _json, ".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv}
+    ending = next((ending for ending in read if path.lower().endswith(ending)), None)
+    files = list_table(path, options)
+    is_file = files[0].path == filesystem_for(path, options)[1]
+    folders = path.split("/")[: -1 if is_file else None]
+    above = [folder for folder in folders if folder.partition("=")[1] and folder.partition("=")[0] in COLUMNS]
+    if above:
+        raise InputError(f"{path}: {above[0]} is a column of this table. Give the folder above it, or a file elsewhere")
+    rows: list[Row] = []
+    for file in files:
+        names, columns, count = (read[ending] if ending else _parquet)(file)
+        if names or count:  # JSON without rows has no columns
+            _check_columns([*names, *filter(_like_a_column, file.partition)], file.uri, other_columns)
+        values = {**columns, **{name: [value] * count for name, value in file.partition.items()}}
+        rows += map(parse_row, *(values.get(name, [None] * count) for name in COLUMNS))
+    return rows
+
+
+def parse_row(user: Any, item: Any, since: Any, until: Any) -> Row:
+    """What these four values mean."""
+    if isinstance(user, Invalid):
+        return str(user)
+    try:
+        user, item = _id(user, "user_id"), _id(item, "item_id")
+        low, high = (_bound(value, name) for value, name in zip((since, until), RANGE, strict=True))
+    except ValueError as error:
+        return str(error)
+    if user is None and item is None:
+        return "it has neither user_id nor item_id"
+    if low is None and high is None:
+        if user is not None and item is not None:
+            return INTERACTIONS, (user, item)
+        return (USERS, user) if item is None else (ITEMS, item)
+    if user is None:
+        return "a time range needs a user_id"
+    if empty(low, high):
+        return "since is not before until"
+    return RANGES, (user, item, low, high)
+
+
+class Invalid(str):
+    """In the place of a row's user: the row is no object, for this reason."""
+
+
+class Twice(ValueError):
+    """An object has two values for one key."""
+
+
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as its `object_pairs_hook`: of a key that stands twice the first value would be lost.
+
+    Raises:
+        Twice: there is one.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Twice("a key stands twice in one object")
+    return found
+
+
+def _id(value: Any, name: str) -> str | None:
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():  # a column of integers with nulls, as pandas writes it
+        if abs(value) >= LARGEST:
+            raise ValueError(f"{name} is a float too large to be exact: write it as an integer or as text")
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{name} is neither a whole number nor text")
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} has half of a character (a lone surrogate)") from None
+    return text
+
+
+def _bound(value: Any, name: str) -> Bound | None:
+    try:
+        return parse_bound(value)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+# ---- formats: (names of columns, {column: values}, number of rows) ----------------------------------------------------
+
+_Table = tuple[Sequence[str], Mapping[str, Sequence[Any]], int]
+
+
+def _json(file: LakeFile) -> _Table:
+    content = _parsed(_text(file), file, "JSON")
+    return _objects(content if isinstance(content, list) else [content])
+
+
+def _jsonl(file: LakeFile) -> _Table:
+    lines = [(n, line) for n, line in enumerate(_text(file).split("\n"), start=1) if line.strip()]
+    return _objects([_parsed(line, file, f"JSON in line {n}") for n, line in lines])
+
+
+def _objects(rows: Sequence[Any]) -> _Table:
+    names = dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row)
+    columns = {name: [row.get(name) if isinstance(row, dict) else None for row in rows] for name in COLUMNS}
+    wrong = Invalid("it is no object with user_id, item_id, since, until")
+    columns["user_id"] = [
+        value if isinstance(row, dict) else wrong for row, value in zip(rows, columns["user_id"], strict=True)
+    ]
+    return list(names), columns, len(rows)
+
+
+def _csv(file: LakeFile) -> _Table:
+    table = read_csv(file, COLUMNS)
+    columns = {name: [text and text.strip() for text in table[name].to_pylist()] for name in _known(table.column_names)}
+    return table.column_names, columns, table.num_rows
+
+
+def _parquet(file: LakeFile) -> _Table:
+    try:
+        with file.filesystem.open_input_file(file.path) as source:
+            table = pq.ParquetFile(source).read()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{file.uri} is not a readable Parquet file: {error}. Files of other formats end with .json, .jsonl or .csv"
+        ) from error
+    names = table.column_names
+    for field in table.schema:
+        if field.name in ID_COLUMNS and (pa.types.is_float32(field.type) or pa.types.is_float16(field.type)):
+            raise InputError(
+                f"{file.uri}: column '{field.name}' is {field.type}, which rounds ids. Write integers or text"
+            )
+    columns = {name: _moments(table[name]) if name in RANGE else table[name].to_pylist() for name in _known(names)}
+    return names, columns, table.num_rows
+
+
+def _moments(column: pa.ChunkedArray) -> list[Any]:
+    """The values; of timestamps whole nanoseconds, which datetime does not have."""
+    if not pa.types.is_timestamp(column.type):
+        values: list[Any] = column.to_pylist()
+        return values
+    factor = NANOSECONDS[column.type.unit]
+    return [None if number is None else Moment(number * factor) for number in column.cast(pa.int64()).to_pylist()]
+
+
+def _known(names: Sequence[str]) -> list[str]:
+    return [name for name in COLUMNS if names.count(name) == 1]
+
+
+def _text(file: LakeFile) -> str:
+    try:
+        with file.filesystem.open_input_stream(file.path) as stream:
+            return str(stream.read().decode("utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file.uri} is not readable as text in UTF-8: {error}") from error
+
+
+def _parsed(text: str, file: LakeFile, what: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file.uri} is not readable as {what}: {error}") from error
+
+
+def _like_a_column(folder: str) -> bool:
+    """Whether the name is one of the columns, or may be meant for it."""
+    return bool(get_close_matches(folder.lower(), COLUMNS))
+
+
+def _check_columns(names: Sequence[str], uri: str, other_columns: bool) -> None:
+    twice = [name for name in COLUMNS if names.count(name) > 1]
+    if twice:
+        raise InputError(f"{uri}: more than one column '{twice[0]}'. Drop or rename all but one")
+    if not set(names) & set(ID_COLUMNS):
+        raise InputError(f"{uri}: no column 'user_id' or 'item_id'; it has {', '.join(names) or 'none'}")
+    unknown = [name for name in names if name not in COLUMNS]
+    if unknown and not other_columns:
+        raise InputError(f"{uri}: column '{unknown[0]}' is not known here. A file of requests has {', '.join(COLUMNS)}")

@@ -1,0 +1,143 @@
+"""The coordinator as a detached actor of a Ray cluster: loop, workers and log. Ray starts it again whenever its process
+ends, until it is stopped. `deploy` puts it there, and the HTTP face beside it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import ray
+
+from ...workers import WorkerGroup
+from ..commands.serve import WorkerEngine, check_output, coordinate, follow, outwait
+from ..config.schema import Config
+from ..output.session import Manifest, Session
+from ..reporting.progress import Progress
+from ..requests.request import Request
+from .readouts import Readouts
+from .service import Service
+
+RETRY_SECONDS = 5.0
+MEMORY = "memory"
+"""The concurrency group of calls that are answered from memory: the others may all be waiting for the storage."""
+
+log = logging.getLogger(__name__)
+
+
+class LogProgress(Progress):
+    """What is worth reading goes to the actor's log; nobody watches its tasks."""
+
+    def note(self, text: str) -> None:
+        """As `Progress.note`."""
+        log.warning("%s", text)
+
+
+class LateEngine:
+    """`WorkerEngine` whose workers start when they are first asked for: requests are accepted before that, and where the
+    workers do not fit the loop waits and tries again."""
+
+    def __init__(self, session: Session, stack: ExitStack) -> None:
+        self._session, self._stack = session, stack
+        self._group: WorkerGroup | None = None
+
+    def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
+        """As `WorkerEngine.carry_out`."""
+        self._engine().carry_out(requests, before_commit)
+
+    def readouts(self, version: Manifest) -> Readouts:
+        """As `WorkerEngine.readouts`."""
+        return self._engine().readouts(version)
+
+    def report(self, request_ids: Sequence[str]) -> None:
+        """As `WorkerEngine.report`."""
+        self._engine().report(request_ids)
+
+    def _engine(self) -> WorkerEngine:
+        if self._group is None:
+            self._group = self._stack.enter_context(self._session.workers())
+        return WorkerEngine(self._session, self._group, LogProgress())
+
+
+class Coordinator:
+    """The actor: `begin` once, then any call from any thread. Its constructor cannot fail, because Ray starts no other
+    process for one that did; a process that takes another's place begins by itself, and tries until it succeeds.
+
+    Raises (every call): ConnectionError before it has begun.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stopped = threading.Event()
+        self._ends = ExitStack()
+        self._service: Service | None = None
+        self._thread: threading.Thread | None = None
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            threading.Thread(target=self._begin_again, name="begin", daemon=True).start()
+
+    def begin(self) -> None:
+        """Start the loop, as soon as the storage answers.
+
+        Raises:
+            InputError: the output has no version, or a key is missing on this machine.
+        """
+        session = Session(self._config)
+        outwait(lambda: check_output(session), log.warning)
+        engine = LateEngine(session, self._ends)
+        service = self._ends.enter_context(coordinate(session, engine))
+        poll_seconds = self._config.serve.poll_seconds
+        self._thread = threading.Thread(target=follow, args=(service, self._stopped.is_set, poll_seconds), name="loop")
+        self._thread.start()
+        self._service = service
+
+    def stop(self) -> None:
+        """Finish the batch under way and end the workers."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._ends.close()
+
+    def accept(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
+        """As `Desk.accept`."""
+        return self._begun().desk.accept(*arguments, **keywords)
+
+    def status(self, request_id: str) -> dict[str, Any] | None:
+        """As `Desk.status`."""
+        return self._begun().desk.status(request_id)
+
+    def cancel(self, request_id: str) -> dict[str, Any] | None:
+        """As `Desk.cancel`."""
+        return self._begun().desk.cancel(request_id)
+
+    def approve(self, request_id: str, by: str) -> dict[str, Any] | None:
+        """As `Desk.approve`."""
+        return self._begun().desk.approve(request_id, by)
+
+    @ray.method(concurrency_group=MEMORY)
+    def recommendations(self, user: str, k: int) -> dict[str, Any] | None:
+        """As `Service.recommendations`."""
+        return self._begun().recommendations(user, k)
+
+    @ray.method(concurrency_group=MEMORY)
+    def health(self) -> dict[str, Any]:
+        """As `Service.health`."""
+        return self._begun().health()
+
+    def gauges(self) -> dict[str, float]:
+        """As `Service.gauges`."""
+        return self._begun().gauges()
+
+    def _begun(self) -> Service:
+        if self._service is None:
+            raise ConnectionError("the coordinator has not begun yet")
+        return self._service
+
+    def _begin_again(self) -> None:
+        while self._service is None:
+            try:
+                self.begin()
+            except Exception as error:
+                log.warning("waiting %g s to begin: %s", RETRY_SECONDS, type(error).__name__)
+                self._stopped.wait(RETRY_SECONDS)

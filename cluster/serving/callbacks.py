@@ -1,0 +1,173 @@
+"""Who wants to be told about which request: which URLs may be called, what is durable, what a message says.
+
+A message follows OpenDSR's callback, and is signed as Standard Webhooks do it (docs/serving.md). `callback_sender` sends.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Event, Lock
+from typing import Any
+
+from ...partitioning.errors import InputError
+from ...partitioning.storage import Store
+from ..http.answers import API_VERSION
+from ..requests.request import content_name, named_by
+
+FOLDER = "callbacks"
+KEY_VARIABLE = "UNLEARNREC_CALLBACK_KEY"
+SHORTEST_KEY = 24
+LONGEST_URL, MOST_URLS = 2048, 4
+
+
+def url_pattern(hosts: Sequence[str]) -> str:
+    """The regular expression of the URLs that may be called: one of these origins, then nothing, a path or a query.
+
+    hosts: `HOST[:PORT]` for https, or a whole origin `http://HOST[:PORT]`. Compared letter by letter: no user names, no
+    other spelling of a host.
+    """
+    origins = [host if "://" in host else f"https://{host}" for host in hosts]
+    escaped = "|".join(origin.replace(".", r"\.").replace("[", r"\[").replace("]", r"\]") for origin in origins)
+    return rf"^(?:{escaped})(?:[/?][!-\[\]-~]*)?$"
+
+
+def load_key() -> bytes:
+    """The secret that messages are signed with.
+
+    Raises:
+        InputError: it is not set, not base64, or too short.
+    """
+    how = 'Set it to `echo "whsec_$(openssl rand -base64 32)"`, and give it to the receivers'
+    text = os.environ.get(KEY_VARIABLE, "").strip().removeprefix("whsec_")
+    if not text:
+        raise InputError(f"serve.callback_hosts names hosts, and {KEY_VARIABLE} is not set. {how}")
+    with contextlib.suppress(binascii.Error, ValueError):
+        key = base64.b64decode(text, validate=True)
+        if len(key) >= SHORTEST_KEY:
+            return key
+    raise InputError(f"{KEY_VARIABLE}: expected base64 of at least {SHORTEST_KEY} bytes. {how}")
+
+
+def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """The headers of a message, by Standard Webhooks: HMAC-SHA256 of `id.timestamp.body`."""
+    digest = hmac.new(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
+
+
+@dataclass(frozen=True)
+class News:
+    """What there is to say about a request: `event` tells it from what was said before; `final`: nothing will follow."""
+
+    event: str
+    final: bool
+    state: Mapping[str, Any]
+
+    def message(self, request_id: str, url: str, before: int) -> tuple[str, bytes]:
+        """(id, body), where the URL was told `before` events of this request. Every attempt has the same id; no external ids
+        of users or items."""
+        told = ("subject_request_id", "request_status", "status", "received_time")
+        body = {"api_version": API_VERSION, "status_callback_url": url, **{name: self.state[name] for name in told}}
+        if self.state["request_status"] == "completed":
+            body["results_count"] = self.state.get("removed_interactions", 0)
+        if self.state.get("evidence_failed"):
+            body["evidence_failed"] = self.state["evidence_failed"]
+        about = "\n".join([request_id, url, self.event, str(self.state["received_time"]), str(before)])
+        message_id = f"msg_{hashlib.sha256(about.encode()).hexdigest()[:32]}"
+        return message_id, json.dumps(body).encode()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`name`: its file. `told`: URL -> the last event that it was told, or that was given up; `counts`: how many were."""
+
+    name: str
+    urls: tuple[str, ...]
+    told: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def missing(self, event: str) -> list[str]:
+        """The URLs that have not been told yet."""
+        return [url for url in self.urls if self.told.get(url) != event]
+
+
+class Outbox:
+    """The requests about which somebody waits for news: one small file each, until the last news are told.
+
+    Called from any thread. What an earlier process left is read when it is first needed.
+
+    Raises (every method): OSError of the store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._lock = store, Lock()
+        self._read: dict[str, Entry] | None = None
+        self.wake = Event()
+        """Set when there may be news."""
+
+    def add(self, request_id: str, urls: Sequence[str], content: str | None = None) -> None:
+        """Durable when it returns. Whatever was wanted before under this id is forgotten.
+
+        content: the file with the request's content, after which this one is named.
+        """
+        self._put(request_id, Entry(callbacks_name(content or content_name(request_id)), tuple(dict.fromkeys(urls))))
+
+    def tell(self, request_id: str, url: str, event: str) -> None:
+        """Note that a URL needs not be told this any more; durable when it returns."""
+        with self._lock:
+            entry = self._entries()[request_id]
+            counts = {**entry.counts, url: entry.counts.get(url, 0) + 1}
+            self._write(request_id, replace(entry, told={**entry.told, url: event}, counts=counts))
+
+    def drop(self, request_id: str) -> None:
+        """Nothing will follow."""
+        with self._lock:
+            if (entry := self._entries().pop(request_id, None)) is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    self._store.remove(entry.name)
+
+    def entries(self) -> dict[str, Entry]:
+        """Request id -> entry."""
+        with self._lock:
+            return dict(self._entries())
+
+    def _put(self, request_id: str, entry: Entry) -> None:
+        with self._lock:
+            self._write(request_id, entry)
+        self.wake.set()
+
+    def _write(self, request_id: str, entry: Entry) -> None:
+        entries = self._entries()
+        content = {"urls": entry.urls, "told": entry.told, "counts": entry.counts}
+        self._store.write(entry.name, json.dumps(content).encode())
+        entries[request_id] = entry
+
+    def _entries(self) -> dict[str, Entry]:
+        """With the lock held."""
+        if self._read is None:
+            found = {}
+            # Of several under one id the one after the last purge stays.
+            named = [(by, name) for name in self._store.list(FOLDER) if (by := named_by(name))]
+            for (request_id, _), name in sorted(named):
+                with contextlib.suppress(FileNotFoundError):  # another service has told it meanwhile
+                    content = json.loads(self._store.read(name))
+                    found[request_id] = Entry(name, tuple(content["urls"]), content["told"], content.get("counts", {}))
+            self._read = found
+        return self._read
+
+
+def callbacks_name(content: str) -> str:
+    """The file that says whom to tell about the request with this content."""
+    return f"{FOLDER}/{posixpath.basename(content)}"

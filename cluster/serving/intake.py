@@ -1,0 +1,232 @@
+"""The service's desk: takes requests in, says where they are, cancels them. Called from many threads at once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from threading import Event, Lock
+from typing import Any
+
+from ..lifecycle.acceptance import accept, advance, check_same, renewed
+from ..lifecycle.approval import approve_held
+from ..lifecycle.decisions import iso, may_cancel, oldest_age, overdue, retry_after
+from ..output.ledger import FINAL, Ledger, State, Ticket
+from ..output.session import Session
+from ..output.versions import CANCELLED
+from ..requests.request import Id, Range, make_request
+from .callbacks import News, Outbox
+
+OPENDSR = {State.ACCEPTED: "pending", State.HELD: "pending", State.FAILED: "pending", State.CANCELLED: "cancelled"}
+"""OpenDSR's `request_status`; of all others "completed"."""
+
+
+class TooMany(Exception):
+    """So many requests are open that no other is accepted; another attempt is worth it after `seconds`."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+class TooLate(Exception):
+    """The request cannot be cancelled any more."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What the log says at one moment."""
+
+    open: list[Ticket]
+    overdue: list[Ticket]
+    current: dict[str, Any] | None
+    unreported: dict[str, float]
+    switching: tuple[float, float] | None
+    """As in `Ledger`."""
+
+
+class Desk:
+    """One output's requests. A request is accepted when `accept` returns: its record is durable then."""
+
+    def __init__(self, session: Session, clock: Callable[[], float] = time.time, outbox: Outbox | None = None) -> None:
+        self._session, self._clock, self._outbox = session, clock, outbox
+        self._grace = session.config.forget.grace_seconds
+        self._deadline = session.config.forget.deadline_hours * 3600
+        self._limit = session.config.serve.max_open_requests
+        self._lock = Lock()
+        self._arriving: Counter[str] = Counter()
+        """Requests on their way into the log, which count as open."""
+        self.news = Event()
+        """Set when a request was accepted or approved."""
+        self._running: frozenset[str] = frozenset()
+
+    @property
+    def running(self) -> frozenset[str]:
+        """The requests of the batch under way; set by the loop."""
+        return self._running
+
+    @running.setter
+    def running(self, requests: frozenset[str]) -> None:
+        self._running = requests
+        self._wake()
+
+    def accept(
+        self,
+        users: list[Id],
+        items: list[Id],
+        interactions: list[tuple[Id, Id]],
+        request_id: str | None,
+        ranges: Sequence[Range] = (),
+        requester: str | None = None,
+        callback_urls: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Accept a request, or say where it is, `repeated`, if it was accepted before; one that failed is tried again.
+
+        Args:
+            requester: the operator who asks, whose name the log keeps.
+            callback_urls: to be told of its state from now on; of one that is accepted already they are not changed.
+
+        Raises:
+            TakenId: another request has this id.
+            TooMany: as it says.
+        """
+        request = make_request(users, items, interactions, request_id, self._key, ranges)
+        if request_id is None:
+            request = renewed(self._session, request)
+        ledger = self._session.ledger(look=request_id is not None)
+        ticket = ledger.tickets.get(request.request_id)
+        if ticket is not None:
+            check_same(json.loads(self._session.store.read(ledger.content_name(request.request_id))), request)
+        if ticket is None or ticket.state is State.FAILED:
+            # Not one after the other: what is made durable at the same time shares the writes of the log.
+            with self._room(request.request_id):
+                told = partial(self._tell, request.request_id, callback_urls)
+                accept(self._session, request, requester, told)
+            self.news.set()
+            self._wake()
+            return self._describe(self._session.ledger(look=False).tickets[request.request_id])
+        return self._describe(ticket) | {"repeated": True}
+
+    def status(self, request_id: str) -> dict[str, Any] | None:
+        """Where a request is; None if nobody made it."""
+        ticket = self._session.ledger().tickets.get(request_id)
+        return self._describe(ticket) if ticket is not None else None
+
+    def cancel(self, request_id: str) -> dict[str, Any] | None:
+        """Cancel a request in its grace window, or while it is held; cancelling it again changes nothing. None if nobody
+        made it.
+
+        Raises:
+            TooLate: the window has passed.
+        """
+        advance(self._session, request_id, CANCELLED, {}, allowed=lambda t: may_cancel(t, self._clock(), self._grace))
+        ticket = self._session.ledger().tickets.get(request_id)
+        if ticket is None:
+            return None
+        if ticket.state is not State.CANCELLED:
+            raise TooLate
+        return self._describe(ticket)
+
+    def latest(self, request_ids: Collection[str]) -> dict[str, News]:
+        """What there is to tell about those of these requests that were accepted."""
+        found = {}
+        for ticket in filter(None, map(self._session.ledger().tickets.get, request_ids)):
+            if ticket.final and ticket.request_id in self.running:
+                continue  # its batch goes on to its evidence, of which there may be something to tell too
+            state = self._describe(ticket)
+            phase = "in_progress" if state["request_status"] == "in_progress" else ticket.state.value
+            if ticket.state is State.ACCEPTED and ticket.approved_by is not None:
+                phase = "approved"
+            found[ticket.request_id] = News(f"{phase} {iso(ticket.waits_from)}", ticket.final, state)
+        return found
+
+    def approve(self, request_id: str, by: str) -> dict[str, Any] | None:
+        """Let a held request be carried out; approving it again changes nothing. None if nobody made it.
+
+        Raises:
+            NotApproved: it is not held, or is not this person's to approve.
+        """
+        ticket = approve_held(self._session, request_id, by)
+        self.news.set()
+        self._wake()
+        return self._describe(ticket) if ticket is not None else None
+
+    def view(self) -> View:
+        """The open and the overdue requests, and the current version."""
+        ledger = self._session.ledger()
+        waiting, unreported = list(ledger.open.values()), dict(ledger.unreported)
+        return View(waiting, self._overdue(ledger), ledger.current, unreported, ledger.switching)
+
+    def gauges(self) -> dict[str, float]:
+        """Name and labels -> value, for `/metrics`; no id."""
+        ledger = self._session.ledger()
+        waiting = ledger.unanswered()
+        return {
+            "open_requests": len(waiting),
+            "held_requests": ledger.counts[State.HELD],
+            "failed_requests": ledger.counts[State.FAILED],
+            "oldest_open_request_seconds": oldest_age(waiting, self._clock()),
+            "overdue_requests": len(self._overdue(ledger)),
+            "evidence_failed_requests": len(ledger.evidence_failed),
+            "unreported_requests": len(ledger.unreported),
+            "versions_committed_total": ledger.versions,
+            "current_version": ledger.current["version"] if ledger.current else 0,
+            "unlearning_debt_ratio": ledger.debt(),
+            "needs_retrain": int(ledger.needs_retrain()),
+            **{f'requests_total{{state="{state.value}"}}': ledger.counts[state] for state in State if state in FINAL},
+        }
+
+    def _overdue(self, ledger: Ledger) -> list[Ticket]:
+        return overdue(ledger.unanswered(), self._clock(), self._deadline)
+
+    def _tell(self, request_id: str, callback_urls: Sequence[str], content: str) -> None:
+        """Before a request is accepted: no crash leaves one whose callers are not known."""
+        if self._outbox is not None and callback_urls:
+            self._outbox.add(request_id, callback_urls, content)
+
+    def _wake(self) -> None:
+        if self._outbox is not None:
+            self._outbox.wake.set()
+
+    @contextmanager
+    def _room(self, request_id: str) -> Iterator[None]:
+        """Count as open meanwhile.
+
+        Raises:
+            TooMany: the limit is reached.
+        """
+        with self._lock:
+            # Both under the lock, so that each sees the others: in `_arriving` until they are in the ledger.
+            open_now = self._session.ledger(look=False).open.copy()
+            arriving = sum(one not in open_now and one != request_id for one in self._arriving)
+            wait = retry_after(open_now.values(), self._clock(), self._grace, self._limit, arriving)
+            if wait is not None:
+                raise TooMany(wait)
+            self._arriving[request_id] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._arriving[request_id] -= 1
+                self._arriving += Counter()  # without those at zero
+
+    @cached_property
+    def _key(self) -> bytes:
+        return self._session.request_key()
+
+    def _describe(self, ticket: Ticket) -> dict[str, Any]:
+        running = ticket.state is State.ACCEPTED and ticket.request_id in self.running
+        due = ticket.waits_from + self._grace
+        waits = ticket.state is State.ACCEPTED and may_cancel(ticket, self._clock(), self._grace)
+        return {
+            **ticket.describe(),
+            "subject_request_id": ticket.request_id,
+            "request_status": "in_progress" if running else OPENDSR.get(ticket.state, "completed"),
+            "received_time": iso(ticket.accepted_at),
+            **({"cancellable_until": iso(due)} if waits else {}),
+            **({} if ticket.final else {"expected_completion_time": iso(ticket.accepted_at + self._deadline)}),
+        }

@@ -1,0 +1,109 @@
+"""A version's readouts in the service's own memory, from which it answers recommendations while the workers forget.
+
+Shape legend: U, I = users and items there are; D = columns of the readout; n = interactions of these users.
+
+Memory: 4 (U + I) D bytes for the rows, 4 n + 8 U for what users have seen, and about 200 bytes an id for the two maps.
+While a new version replaces the old one, both are there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...partitioning.ingest import load_ids, load_shard
+from ..output.session import Manifest, Session
+from ..requests.request import Id
+
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
+
+
+@dataclass(frozen=True, eq=False)
+class Readouts:
+    """What recommendations are made of; never changed, replaced as a whole.
+
+    Shapes: user_rows float32 [U, D], seen_indptr int64 [U + 1], seen int32 [n] (positions of items), item_rows float32
+    [I, D], item_there bool [I].
+    """
+
+    version: int
+    users: Mapping[Id, int]
+    """External id -> position."""
+    items: Sequence[Id]
+    """External ids by position."""
+    user_rows: npt.NDArray[np.float32]
+    item_rows: npt.NDArray[np.float32]
+    seen_indptr: npt.NDArray[np.int64]
+    seen: npt.NDArray[np.int32]
+    item_there: npt.NDArray[np.bool_]
+
+    def recommend(self, user: str, k: int) -> list[dict[str, Any]] | None:
+        """The k best items for a user, without those of the user's interactions; None where there is no such user."""
+        place = self._place(user)
+        if place is None:
+            return None
+        scores = self.item_rows @ self.user_rows[place]
+        scores[~self.item_there] = -np.inf
+        scores[self.seen[self.seen_indptr[place] : self.seen_indptr[place + 1]]] = -np.inf
+        k = min(k, len(scores))
+        best = np.argpartition(-scores, k - 1)[:k] if k else np.empty(0, dtype=np.int64)
+        best = best[np.lexsort((best, -scores[best]))]
+        return [
+            {"item_id": self.items[i], "score": float(scores[i]), "rank": rank}
+            for rank, i in enumerate(best.tolist(), start=1)
+            if scores[i] > -np.inf
+        ]
+
+    def without(self, users: set[Id], items: set[Id]) -> Readouts:
+        """The same rows, of the same version, for these users and items alone: those that a newer one still has."""
+        kept = {name: place for name, place in self.users.items() if name in users}
+        there = self.item_there & np.fromiter((name in items for name in self.items), np.bool_, len(self.items))
+        return replace(self, users=kept, item_there=there)
+
+    def _place(self, user: str) -> int | None:
+        found = self.users.get(user)
+        if found is None and _INTEGER.fullmatch(user):
+            found = self.users.get(int(user))
+        return found
+
+
+def living(session: Session, version: Manifest) -> tuple[set[Id], set[Id]]:
+    """The external ids of the users and items of a version."""
+    users, items = (set(load_ids(session.store, version["graph"], side)[0].to_pylist()) for side in ("user", "item"))
+    return users, items
+
+
+def make_readouts(session: Session, version: Manifest, embeddings: Sequence[tuple[Any, ...]]) -> Readouts:
+    """From what the workers' `embeddings` returned and the version's shards and id maps."""
+    graph = version["graph"]
+    names = {}
+    for side in ("user", "item"):
+        ids, node, _ = load_ids(session.store, graph, side)
+        names[side] = dict(zip(node.tolist(), ids.to_pylist(), strict=True))
+    item_nodes = np.concatenate([items for _, _, items, _ in embeddings])
+    place_of_item = np.full(graph["items"], -1, dtype=np.int32)
+    place_of_item[item_nodes] = np.arange(len(item_nodes), dtype=np.int32)
+    users: dict[Id, int] = {}
+    lengths, seen = [np.zeros(1, dtype=np.int64)], [np.empty(0, dtype=np.int32)]
+    for k, (nodes, _, _, _) in enumerate(embeddings):
+        shard = load_shard(session.store, graph, k)
+        assert np.array_equal(shard.user_ids, nodes), "the workers hold another graph than the version's"
+        for node in nodes.tolist():
+            users[names["user"][node]] = len(users)
+        lengths.append(np.diff(shard.user_indptr))
+        seen.append(place_of_item[shard.user_neighbours])
+    return Readouts(
+        version=version["version"],
+        users=users,
+        items=[names["item"][node] for node in item_nodes.tolist()],
+        user_rows=np.concatenate([rows for _, rows, _, _ in embeddings]),
+        item_rows=np.concatenate([rows for _, _, _, rows in embeddings]),
+        seen_indptr=np.cumsum(np.concatenate(lengths)),
+        seen=np.concatenate(seen),
+        item_there=np.ones(len(item_nodes), dtype=bool),
+    )

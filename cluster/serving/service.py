@@ -1,0 +1,242 @@
+"""The service's loop: one thread that carries out what is due, one batch after the other (docs/serving.md)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from ...partitioning.errors import InputError
+from ..lifecycle.acceptance import UnreadableRequest, advance, read_accepted
+from ..lifecycle.decisions import Verdict, error_class, judge, loses_workers, next_batch, seconds_until_due
+from ..output.ledger import Ticket
+from ..output.session import Manifest, Session
+from ..output.versions import FAILED
+from ..requests.request import Request
+from .callback_sender import Sender
+from .intake import Desk, View
+from .readouts import Readouts, living
+
+LONGEST_WAIT_SECONDS = 60.0
+LONGEST_SWITCH_SECONDS = 600.0
+"""So long nothing is carried out at most after a `switching` record: a retrain is about to commit."""
+REPORT_AFTER_SECONDS = 60.0
+"""Evidence that is missing so long after its commit is written here: whoever carried the request out died or could not."""
+
+log = logging.getLogger(__name__)
+
+
+def waits() -> Iterator[float]:
+    """The seconds before another attempt at what something keeps from succeeding: 1, 2 and so on, up to a minute."""
+    seconds = 1.0
+    while True:
+        yield seconds
+        seconds = min(2 * seconds, LONGEST_WAIT_SECONDS)
+
+
+class Engine(Protocol):
+    """What needs the workers."""
+
+    def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
+        """As `carrying_out.carry_out`."""
+
+    def readouts(self, version: Manifest) -> Readouts:
+        """Of a version, which the workers load if they hold another."""
+
+    def report(self, request_ids: Sequence[str]) -> None:
+        """Write the evidence of committed requests that a crash or a full disk kept from being written."""
+
+
+class Service:
+    """What the HTTP face asks, and the loop's step. `tick` is called by one thread, everything else by any."""
+
+    def __init__(
+        self,
+        session: Session,
+        desk: Desk,
+        engine: Engine,
+        clock: Callable[[], float] = time.time,
+        sender: Sender | None = None,
+    ) -> None:
+        self._session, self.desk, self._engine, self._clock, self._sender = session, desk, engine, clock, sender
+        self._alone: dict[str, int] = {}
+        """As in `next_batch`."""
+        self._losses = 0
+        """How many attempts in a row have lost workers."""
+        self._late: set[str] = set()
+        self._waits, self._not_before, self._paused_at = waits(), 0.0, 0
+        self._switching: tuple[tuple[float, float] | None, float] = None, 0.0
+        """What a retrain asked for, by its own clock (`Ledger.switching`), and when that was seen, by this one."""
+        self._next_report = 0.0
+        self._report_attempts: dict[str, int] = {}
+        self._maps: tuple[str, str] | None = None
+        """The id maps of the version in which whoever is served is still there."""
+        self.published: Readouts | None = None
+        self.blocked: str | None = None
+        """The class of the error that keeps requests waiting."""
+
+    def tick(self) -> float:
+        """One step: follow the log, then carry out one batch if any is due. Returns the seconds until the next step has
+        something to do, as far as is known. Nothing is raised."""
+        try:
+            view = self.desk.view()
+        except Exception as error:
+            left = self._not_before - self._clock()
+            return left if left > 0 else self._pause(error)  # a look while it waits makes the wait no longer
+        try:
+            return self._tick(view)
+        except Exception as error:
+            return self._pause(error)
+
+    def recommendations(self, user: str, k: int) -> dict[str, Any] | None:
+        """Of the current version; None for a user who is not in it.
+
+        Raises:
+            LookupError: no version is loaded yet.
+        """
+        readouts = self.published  # one read: the loop may replace it
+        if readouts is None:
+            raise LookupError
+        found = readouts.recommend(user, k)
+        return None if found is None else {"version": readouts.version, "recommendations": found}
+
+    def health(self) -> dict[str, Any]:
+        """Whether recommendations can be answered, and what keeps requests waiting."""
+        version = self.published.version if self.published else None
+        return {"status": "ok" if version is not None else "starting", "version": version, "blocked": self.blocked}
+
+    def gauges(self) -> dict[str, float]:
+        """As `Desk.gauges`, and the loop's own."""
+        version = self.published.version if self.published else 0
+        told = self._sender.gauges() if self._sender else {}
+        return self.desk.gauges() | told | {"served_version": version, "blocked": int(self.blocked is not None)}
+
+    def _tick(self, view: View) -> float:
+        settings, now = self._session.config, self._clock()
+        number = view.current["version"] if view.current else 0
+        self._warn(view.overdue, now)
+        if now < self._not_before and number == self._paused_at:
+            return self._not_before - now
+        self._paused_at = number
+        self._publish(view.current)
+        self._session.checkpoint_if_due()
+        self._report(view.unreported, now)
+        grace = settings.forget.grace_seconds
+        tickets = {ticket.request_id: ticket for ticket in view.open}
+        self._alone = {request_id: losses for request_id, losses in self._alone.items() if request_id in tickets}
+        chosen = next_batch(view.open, now, grace, settings.serve.max_batch, self._alone)
+        if not chosen:
+            self._unblock()
+            return min(settings.serve.poll_seconds, seconds_until_due(view.open, now, grace))
+        if (wait := self._switch_seconds(view.switching, now)) > 0:
+            return min(settings.serve.poll_seconds, wait)
+        requests = self._contents([tickets[request_id] for request_id in chosen])
+        if not requests:
+            return 0.0
+        self.desk.running = frozenset(chosen)
+        whole = self.published
+        try:
+            # From just before the commit on, whoever is gone in the new version is not served any more.
+            self._engine.carry_out(requests, self._hide)
+        except Exception as error:
+            hidden, self.published = self.published, None  # should the log be unreadable now, it is loaded again later
+            after = self.desk.view().current
+            committed = after is not None and after["version"] != number
+            # Where nothing was committed, whoever was hidden for it is still there.
+            self.published, self._maps = (hidden, self._maps) if committed else (whole, None)
+            return self._failed(error, [request.request_id for request in requests])
+        finally:
+            self.desk.running = frozenset()
+        self._unblock()
+        return 0.0
+
+    def _switch_seconds(self, asked: tuple[float, float] | None, now: float) -> float:
+        """How long to wait for a retrain's version, no longer than from the first look at a record that is ahead of us."""
+        if asked != self._switching[0]:
+            self._switching = asked, now
+        if asked is None:
+            return 0.0
+        at, seconds = asked
+        return min(at, self._switching[1]) + min(seconds, LONGEST_SWITCH_SECONDS) - now
+
+    def _report(self, unreported: Mapping[str, float], now: float) -> None:
+        """Once a minute, also where a batch is always due."""
+        late = [request_id for request_id, at in unreported.items() if now >= at + REPORT_AFTER_SECONDS]
+        if late and now >= self._next_report:
+            self._next_report = now + REPORT_AFTER_SECONDS
+            # Reports that cannot be written do not keep the others waiting.
+            attempts = {request_id: self._report_attempts.get(request_id, 0) for request_id in late}
+            chosen = sorted(late, key=attempts.__getitem__)[: self._session.config.serve.max_batch]
+            self._report_attempts = attempts | {request_id: attempts[request_id] + 1 for request_id in chosen}
+            self._engine.report(chosen)
+
+    def _warn(self, late: Sequence[Ticket], now: float) -> None:
+        """Say it once for each request that becomes overdue."""
+        names = {ticket.request_id for ticket in late}
+        if names - self._late:
+            hours = (now - late[0].accepted_at) / 3600
+            log.warning(
+                "%d requests are overdue (forget.deadline_hours); the oldest waits %.0f hours", len(late), hours
+            )
+        self._late = names
+
+    def _contents(self, tickets: Sequence[Ticket]) -> list[Request]:
+        """What these requests say; one whose content is damaged is quarantined."""
+        found = []
+        for ticket in tickets:
+            try:
+                found.append(read_accepted(self._session, ticket))
+            except UnreadableRequest as error:
+                self._quarantine(ticket.request_id, error)
+        return found
+
+    def _publish(self, version: Manifest | None) -> None:
+        if version is not None and (self.published is None or self.published.version != version["version"]):
+            self._hide(version)  # somebody else may have committed it, and the workers may not be able to load it
+            self.published = self._engine.readouts(version)
+
+    def _hide(self, version: Manifest) -> None:
+        """Serve nobody and nothing any more that is gone in this version."""
+        maps = version["graph"]["user_file"], version["graph"]["item_file"]
+        if self.published is not None and maps != self._maps:
+            self.published, self._maps = self.published.without(*living(self._session, version)), maps
+
+    def _failed(self, error: Exception, batch: Sequence[str]) -> float:
+        self._losses = self._losses + 1 if loses_workers(error) else 0
+        verdict = judge(error, len(batch) == 1 and batch[0] in self._alone, self._losses)
+        still_open = {ticket.request_id for ticket in self.desk.view().open}
+        batch = [request_id for request_id in batch if request_id in still_open]
+        if verdict is Verdict.LAST:
+            for request_id in batch:
+                self._alone[request_id] += 1
+                log.warning("request %s loses workers by itself: it is tried again after all others", request_id)
+        if verdict in (Verdict.WAIT, Verdict.LAST):
+            return self._pause(error)
+        log.warning("a batch of %d requests failed: %s (%s)", len(batch), error_class(error), verdict.value)
+        log.debug("it failed", exc_info=error)
+        if verdict is Verdict.ALONE:
+            self._alone.update(dict.fromkeys(batch, 0))
+        elif verdict is Verdict.QUARANTINE:
+            for request_id in batch:
+                self._quarantine(request_id, error)
+        return 0.0
+
+    def _quarantine(self, request_id: str, error: Exception) -> None:
+        advance(self._session, request_id, FAILED, {"error": error_class(error)})
+        self._alone.pop(request_id, None)
+        log.error(
+            "request %s failed with %s: not tried again until it is asked for again", request_id, error_class(error)
+        )
+
+    def _unblock(self) -> None:
+        self.blocked, self._waits, self._not_before, self._losses = None, waits(), 0.0, 0
+
+    def _pause(self, error: Exception) -> float:
+        self.blocked = error_class(error)
+        seconds = next(self._waits)
+        self._not_before = self._clock() + seconds
+        # Messages for the user name settings and files; those of other exceptions may name anybody.
+        log.warning("waiting %g s: %s", seconds, error if isinstance(error, InputError) else self.blocked)
+        log.debug("this failed", exc_info=error)
+        return seconds

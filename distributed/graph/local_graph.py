@@ -1,0 +1,95 @@
+"""One partition's graph as tensors: local rows, degrees, who owns what, and the layer over the halo exchange.
+
+Local rows: owned users in order of id, then owned items. Shape legend: N = local rows (u users + i items),
+E = interactions of owned users, U, I = users and items of the whole graph, D = columns.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ...partitioning.assignment import Assignment
+from ...partitioning.halo import HaloPlan, plan
+from ...partitioning.shard import GraphShard
+from ..comm import Comm
+from .propagation import Propagation
+
+Ids = npt.NDArray[np.int64]
+
+
+class LocalGraph:
+    """What the mathematics needs to know of a shard.
+
+    Shapes: user_ids int64 [u], item_ids int64 [i], degrees int64 [N], pair_users, pair_items int64 [E] (global ids of
+    the interactions of owned users, sorted by user, then item), owner_of_user int64 [U], owner_of_item int64 [I].
+    """
+
+    def __init__(
+        self, shard: GraphShard, assignment: Assignment, comm: Comm, halo: str = "pull", kernel: str = "torch"
+    ) -> None:
+        self.shard, self.assignment, self.comm, self.kernel = shard, assignment, comm, kernel
+        device = comm.device
+        self.halo: HaloPlan = plan(shard, assignment, halo)
+        self.num_users, self.num_items = shard.num_users, shard.num_items
+        self.user_ids = torch.from_numpy(shard.user_ids).to(device)
+        self.item_ids = torch.from_numpy(shard.item_ids).to(device)
+        self.degrees = torch.from_numpy(shard.degrees()).to(device)
+        users, items, _ = shard.interactions()
+        self.pair_users = torch.from_numpy(users.astype(np.int64)).to(device)
+        self.pair_items = torch.from_numpy(items.astype(np.int64)).to(device)
+        self.owner_of_user = torch.from_numpy(assignment.owner_of_user.astype(np.int64)).to(device)
+        self.owner_of_item = torch.from_numpy(assignment.owner_of_item.astype(np.int64)).to(device)
+        self._row_of_user = _rows(self.user_ids, shard.num_users, 0)
+        self._row_of_item = _rows(self.item_ids, shard.num_items, len(self.user_ids))
+        self.propagation = Propagation(self.halo, self.degrees, comm, kernel)
+        self._check_cuts()
+
+    def without(self, users: Ids, items: Ids) -> "LocalGraph":
+        """The graph without interactions users, items [n] (global ids), with all its rows. All ranks call it."""
+        shard = self.shard.without(users, items)
+        return LocalGraph(shard, self.assignment, self.comm, self.halo.halo, self.kernel)
+
+    def _check_cuts(self) -> None:
+        """Both ends of every cut must be of the same graph version.
+
+        Raises:
+            RuntimeError: they are not, and the message says which partitions disagree.
+        """
+        own = torch.tensor([int(x[:15] or "0", 16) for x in self.halo.cut_digests], device=self.degrees.device)
+        ones = [1] * self.comm.size
+        theirs = self.comm.all_to_all(own, ones, ones, "check")
+        own[self.comm.rank] = theirs[self.comm.rank]
+        if wrong := torch.nonzero(own != theirs)[:, 0].tolist():
+            raise RuntimeError(
+                f"partitions {self.comm.rank} and {wrong} hold different edges between them: one has the graph shard "
+                "of another version"
+            )
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.degrees)
+
+    @property
+    def num_local_users(self) -> int:
+        """u: the first u local rows are users."""
+        return len(self.user_ids)
+
+    def user_rows(self, ids: Tensor) -> Tensor:
+        """Local rows int64 [n] of global user ids [n], -1 where another partition owns them."""
+        return self._row_of_user[ids]
+
+    def item_rows(self, ids: Tensor) -> Tensor:
+        """Local rows int64 [n] of global item ids [n], -1 where another partition owns them."""
+        return self._row_of_item[ids]
+
+    def neighbour_means(self, x: Tensor) -> Tensor:
+        """The mean [N, D] of x [N, D] over each node's neighbours; zero for a node without any."""
+        return self.propagation.neighbour_sum(x) / self.degrees.clamp(min=1)[:, None]
+
+
+def _rows(ids: Tensor, total: int, first: int) -> Tensor:
+    rows = torch.full((total,), -1, dtype=torch.int64, device=ids.device)
+    rows[ids] = torch.arange(first, first + len(ids), device=ids.device)
+    return rows

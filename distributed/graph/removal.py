@@ -1,0 +1,161 @@
+"""Which interactions a run leaves out or a request removes, found by each partition in its own rows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ...partitioning.assignment import Assignment
+from ...partitioning.shard import GraphShard, Pairs
+from .keyed import REQUEST, REQUEST_USER, keyed_uniform
+
+Ids = npt.NDArray[np.int64]
+
+
+def _none() -> Ids:
+    return np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A simulated request, drawn by key: the same interactions wherever they lie.
+
+    An interaction goes for one of three reasons, which are independent: chance, its user, its item.
+    """
+
+    seed: int
+    number: int
+    share: float = 0.0
+    """Of all interactions."""
+    users: float = 0.0
+    """Share of the users, chosen by key."""
+    of_users: float = 0.0
+    """Share of their interactions that goes."""
+    items: tuple[int, ...] = ()
+    """Some items, by global dense id."""
+    of_items: float = 0.0
+    """Share of their interactions that goes."""
+
+    def hit(self, users: Ids, items: Ids, num_items: int) -> npt.NDArray[np.bool_]:
+        """Which of these interactions [n] go."""
+        stays = torch.full((len(users),), 1 - self.share)
+        if self.users:
+            chosen = keyed_uniform(self.seed, REQUEST_USER, self.number, torch.from_numpy(users)) < self.users
+            stays[chosen] *= 1 - self.of_users
+        if self.items:
+            stays[torch.from_numpy(np.isin(items, self.items))] *= 1 - self.of_items
+        pairs = torch.from_numpy(users * num_items + items)
+        goes: npt.NDArray[np.bool_] = (keyed_uniform(self.seed, REQUEST, self.number, pairs) < 1 - stays).numpy()
+        return goes
+
+
+@dataclass(frozen=True, eq=False)
+class Removal:
+    """All interactions of some users and items, and some interactions, all by global dense id; and simulated requests."""
+
+    users: Ids = field(default_factory=_none)
+    items: Ids = field(default_factory=_none)
+    pair_users: Ids = field(default_factory=_none)
+    pair_items: Ids = field(default_factory=_none)
+    simulated: Sequence[Simulated] = ()
+
+    def __bool__(self) -> bool:
+        return bool(len(self.users) or len(self.items) or len(self.pair_users) or self.simulated)
+
+    def pairs(self, shard: GraphShard) -> Pairs:
+        """The interactions (users [n], items [n]) of this shard that it removes, each once, sorted by (user, item)."""
+        found = np.unique(np.concatenate([codes[hit] for codes, hit in self._hits(shard)]))
+        return found // shard.num_items, found % shard.num_items
+
+    def find(self, shard: GraphShard, timed: Ids) -> "Found":
+        """These interactions, and all of the users `timed` that are owned here, with the times of their events."""
+        codes, counts = [], []
+        for (code, hit), count in zip(self._hits(shard), (shard.user_counts, shard.item_counts), strict=True):
+            codes.append(code[hit])
+            counts.append(count[hit])
+        users, items = shard.entries()[0]
+        entries = _marks(timed, shard.num_users)[users] if len(timed) else np.zeros(len(users), dtype=bool)
+        events = np.repeat(users[entries] * shard.num_items + items[entries], shard.user_counts[entries])
+        times = _none() if shard.user_times is None else shard.user_times[np.repeat(entries, shard.user_counts)]
+        part = Found(np.concatenate(codes), np.concatenate(counts).astype(np.int64), events[: len(times)], times)
+        return merged([part])
+
+    def _hits(self, shard: GraphShard) -> Iterator[tuple[Ids, npt.NDArray[np.bool_]]]:
+        """For the rows of users, then of items: the code of each entry, user * items + item, and whether it goes."""
+        num_items = shard.num_items
+        wanted = self.pair_users * num_items + self.pair_items
+        for users, items in shard.entries():
+            pair = users * num_items + items
+            hit = np.zeros(len(pair), dtype=bool)
+            if len(self.users):
+                hit |= _marks(self.users, shard.num_users)[users]
+            if len(self.items):
+                hit |= _marks(self.items, num_items)[items]
+            if len(wanted):
+                hit |= np.isin(pair, wanted)
+            for request in self.simulated:
+                hit |= request.hit(users, items, num_items)
+            yield pair, hit
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Interactions that a request may touch, by code: user * items + item, by global dense id.
+
+    Shapes: codes, counts [n]: interactions, ascending, each once, and the events of each. event_codes, times [m]: the
+    events whose times were asked for, sorted by (code, time); the interactions among `codes` that have none stand there
+    for other reasons.
+    """
+
+    codes: Ids
+    counts: Ids
+    event_codes: Ids
+    times: Ids
+
+
+def merged(parts: Sequence[Found]) -> Found:
+    """What several partitions found, each interaction once; events come from one partition only, that of the user."""
+    event_codes = np.concatenate([_none(), *(part.event_codes for part in parts)])
+    times = np.concatenate([_none(), *(part.times for part in parts)])
+    order = np.lexsort((times, event_codes))
+    event_codes, times = event_codes[order], times[order]
+    timed, events = np.unique(event_codes, return_counts=True)
+    codes = np.concatenate([timed, *(part.codes for part in parts)])
+    counts = np.concatenate([events, *(part.counts for part in parts)])
+    codes, first = np.unique(codes, return_index=True)
+    return Found(codes, counts[first], event_codes, times)
+
+
+def _marks(ids: Ids, total: int) -> npt.NDArray[np.bool_]:
+    marks = np.zeros(total, dtype=bool)
+    marks[ids] = True
+    return marks
+
+
+def only(shard: GraphShard, users: Ids, items: Ids) -> GraphShard:
+    """The same rows with nothing but these interactions, as far as they stand here."""
+    wanted = users * shard.num_items + items
+    return shard.with_entries(*(np.isin(u * shard.num_items + i, wanted) for u, i in shard.entries()))
+
+
+def with_empty_rows(shard: GraphShard, assignment: Assignment) -> GraphShard:
+    """The shard with an empty row for every node that it owns but that was deleted.
+
+    Training needs them: ids are never reused, and a draw may name any id that ever was.
+    """
+    arrays: dict[str, Any] = {}
+    for side, owners in (("user", assignment.owner_of_user), ("item", assignment.owner_of_item)):
+        owned = np.flatnonzero(owners == shard.partition)
+        ids, indptr = getattr(shard, f"{side}_ids"), getattr(shard, f"{side}_indptr")
+        degrees = np.zeros(len(owned), dtype=np.int64)
+        degrees[np.searchsorted(owned, ids)] = np.diff(indptr)
+        arrays |= {f"{side}_ids": owned, f"{side}_indptr": np.concatenate([[0], np.cumsum(degrees)])}
+    return replace(shard, **arrays)
+
+
+def empty_nodes(shard: GraphShard) -> tuple[Ids, Ids]:
+    """(users, items) of this shard without interactions."""
+    return shard.user_ids[np.diff(shard.user_indptr) == 0], shard.item_ids[np.diff(shard.item_indptr) == 0]

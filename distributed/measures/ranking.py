@@ -1,0 +1,120 @@
+"""Full-ranking evaluation: every user's items in order of score, without those it was trained on.
+
+Each rank ranks its own users, in blocks, against the readouts of all items. Shape legend: B = users of a block,
+I = items there are, D = columns of the readout, k = the largest cut-off.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..graph.local_graph import LocalGraph
+from ..training.batch import ItemLookup
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Top lists of a block: users [B], items [B, k] (global ids) and scores [B, k], -inf where there is no item left."""
+
+    users: Tensor
+    items: Tensor
+    scores: Tensor
+
+
+@torch.no_grad()
+def rank(graph: LocalGraph, z: Tensor, users: Tensor, k: int, batch_users: int) -> Iterator[Ranked]:
+    """The k best items of each user of `users` (global ids, owned here), those of its interactions left out.
+
+    z [N, D]: readouts of the local rows. Every rank must call it, with or without users, since items are gathered.
+    """
+    item_ids = torch.cat(graph.comm.all_gather(graph.item_ids))
+    z_items = torch.cat(graph.comm.all_gather(z[graph.num_local_users :].contiguous()))
+    column_of_item = torch.full((graph.num_items,), -1, dtype=torch.int64, device=z.device)
+    column_of_item[item_ids] = torch.arange(len(item_ids), device=z.device)
+    degrees = graph.degrees[: graph.num_local_users]
+    starts = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
+    k = min(k, len(item_ids))
+    for block in users.split(batch_users):
+        rows = graph.user_rows(block)
+        scores = z[rows] @ z_items.T
+        counts = degrees[rows]
+        line = torch.repeat_interleave(torch.arange(len(block), device=z.device), counts)
+        within = torch.arange(len(line), device=z.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+        seen = graph.pair_items[torch.repeat_interleave(starts[rows], counts) + within]
+        scores[line, column_of_item[seen]] = -torch.inf
+        best = scores.topk(k, dim=1)
+        yield Ranked(block, item_ids[best.indices], best.values)
+
+
+@dataclass(frozen=True)
+class UserQuality:
+    """Recall and NDCG, float64 [n, number of cut-offs], of this rank's users [n] with test items, ascending."""
+
+    users: Tensor
+    recall: Tensor
+    ndcg: Tensor
+
+
+@torch.no_grad()
+def quality_by_user(
+    graph: LocalGraph, z: Tensor, test_users: Tensor, test_items: Tensor, cutoffs: Sequence[int], batch_users: int
+) -> UserQuality:
+    """Recall@K and NDCG@K (binary gains) of each user with test items; arguments as of `evaluate`.
+
+    Recall is hits / number of test items; the ideal DCG is that of min(K, number of test items) hits.
+    """
+    mine = graph.user_rows(test_users) >= 0
+    code = torch.unique(test_users[mine] * graph.num_items + test_items[mine])
+    users, counts = torch.unique_consecutive(code // graph.num_items, return_counts=True)
+    largest = max(cutoffs)
+    discounts = 1.0 / torch.log2(torch.arange(2, largest + 2, dtype=torch.float64, device=z.device))
+    ideal = discounts.cumsum(0)
+    recall, ndcg = (torch.empty((len(users), len(cutoffs)), dtype=torch.float64, device=z.device) for _ in range(2))
+    position = 0
+    for ranked in rank(graph, z, users, largest, batch_users):
+        here = slice(position, position + len(ranked.users))
+        position = here.stop
+        found = torch.isin(ranked.users[:, None] * graph.num_items + ranked.items, code)
+        found &= ranked.scores > -torch.inf
+        hits = found.to(torch.float64)
+        for c, cutoff in enumerate(cutoffs):
+            top = hits[:, :cutoff]
+            recall[here, c] = top.sum(1) / counts[here]
+            ndcg[here, c] = (top * discounts[: top.shape[1]]).sum(1) / ideal[counts[here].clamp(max=cutoff) - 1]
+    return UserQuality(users, recall, ndcg)
+
+
+@torch.no_grad()
+def evaluate(
+    graph: LocalGraph, z: Tensor, test_users: Tensor, test_items: Tensor, cutoffs: Sequence[int], batch_users: int
+) -> dict[str, float]:
+    """Mean Recall@K and NDCG@K over the users with test items, by name: "recall@20", "ndcg@20", "users".
+
+    test_users, test_items [n]: global ids of all held-out interactions, the same on every rank; users owned elsewhere or
+    deleted are the others' business.
+    """
+    mine = quality_by_user(graph, z, test_users, test_items, cutoffs, batch_users)
+    total = torch.tensor([len(mine.users)], dtype=torch.float64, device=z.device)
+    sums = torch.cat([mine.recall.sum(0), mine.ndcg.sum(0), total])
+    graph.comm.all_reduce(sums)
+    recall, ndcg = (sums[:-1] / sums[-1].clamp(min=1)).view(2, -1).tolist()
+    metrics = {"users": float(sums[-1])}
+    for c, cutoff in enumerate(cutoffs):
+        metrics |= {f"recall@{cutoff}": recall[c], f"ndcg@{cutoff}": ndcg[c]}
+    return metrics
+
+
+@torch.no_grad()
+def pair_scores(graph: LocalGraph, z: Tensor, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    """(positions, scores) of those pairs [n] whose user lies here; pairs are the same on every rank.
+
+    Pairs with a deleted user or item have no score and no position.
+    """
+    there = torch.zeros(graph.num_items, dtype=torch.int64, device=z.device)
+    there[graph.item_ids] = 1
+    graph.comm.all_reduce(there)
+    mine = torch.nonzero((graph.user_rows(users) >= 0) & (there[items] > 0))[:, 0]
+    lookup = ItemLookup(graph, items[mine], mine)
+    return mine, (z[graph.user_rows(users[mine])] * lookup.fetch(z)).sum(1)

@@ -1,0 +1,184 @@
+"""What one worker holds: its place among the ranks, and the version in memory."""
+
+import hashlib
+import json
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...partitioning.ingest import load_assignment, load_shard
+from ...partitioning.storage import StorageOptions, Store
+from .. import comm as communication
+from ..backbones import Backbone
+from ..comm import Comm
+from ..encoder.influence import AroundEncoder, InfluenceEncoder, NodeRows, readable_format
+from ..encoder.published import Published, PublishedEncoder
+from ..graph.local_graph import LocalGraph
+from ..graph.removal import Pairs, Removal, with_empty_rows
+from ..training.checkpoint import from_bytes
+from ..training.run import make_backbone
+
+Written = dict[str, Any]
+"""{"name", "sha256", "bytes"} of a file."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the output lies."""
+
+    root_uri: str
+    options: StorageOptions
+
+    def store(self) -> Store:
+        """The store there."""
+        return Store(self.root_uri, self.options)
+
+
+@dataclass
+class Model:
+    """A version in memory: graph, rows of E0 [N, d], and what is computed from them."""
+
+    graph: LocalGraph
+    e0: Tensor
+    backbone: Backbone
+    nodes: NodeRows
+    encoder: InfluenceEncoder | AroundEncoder | Published | None
+
+
+class PartitionState:
+    """Rank `partition` of `num_partitions`; see `workers.actor.PartitionHost` for the control methods."""
+
+    def __init__(self, partition: int, num_partitions: int) -> None:
+        self._rank, self._size = partition, num_partitions
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if threads := os.environ.get("OMP_NUM_THREADS"):
+            torch.set_num_threads(int(threads))
+        self._store_server: Any = None
+        self._comm = Comm(device=self._device) if num_partitions == 1 else None
+        self._generation = 0
+        self._progress: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._model: Model | None = None
+        self._held: str | None = None
+
+    # ---- control -------------------------------------------------------------------------------------------------
+
+    def open_store(self, host: str) -> tuple[str, int]:
+        """Rank 0: a meeting point for the next `join`."""
+        self._store_server = communication.open_store(host, self._size, 60.0)
+        return host, self._store_server.port
+
+    def join(self, address: str, port: int, generation: int, timeout_seconds: float) -> None:
+        """Form the process groups of a generation.
+
+        Raises:
+            CollectiveError: not everybody came.
+        """
+        if self._comm is not None:
+            self._comm.close()
+        store = (
+            self._store_server
+            if self._rank == 0
+            else communication.reach_store(address, port, self._size, timeout_seconds)
+        )
+        self._model, self._generation = None, generation
+        self._comm = Comm(self._rank, self._size, store, timeout_seconds, self._device)
+        self._say(phase="idle", generation=generation)
+
+    def abort(self) -> None:
+        """End the process groups, from any thread."""
+        if self._comm is not None:
+            self._comm.abort()
+
+    def progress(self) -> dict[str, Any]:
+        """What it does now."""
+        with self._lock:
+            return dict(self._progress)
+
+    def _say(self, **fields: Any) -> None:
+        with self._lock:
+            self._progress = fields
+
+    # ---- versions ------------------------------------------------------------------------------------------------
+
+    def load(self, location: Location, version: dict[str, Any], halo: str, kernel: str) -> None:
+        """Load a version: shard, rows, dense weights, encoder; and compute the readouts."""
+        self._say(phase="load")
+        store, spec = location.store(), version["model"]
+        graph = self._graph(store, version["graph"], halo, kernel)
+        e0 = from_bytes(_read(store, version, spec["embeddings"][self._rank]))["e0"].to(self._device)
+        backbone = make_backbone(spec["backbone"], spec["seed"]).to(self._device)
+        if spec["dense"]:
+            backbone.load_state_dict(from_bytes(_read(store, version, spec["dense"])))
+        usable = spec["encoder"] and spec["encoder"].get("format") == readable_format(spec["encoder"])
+        encoder = self._encoder(store, version, spec["encoder"]) if usable else None
+        self._model = Model(graph, e0, backbone, node_rows(graph, backbone, e0), encoder)
+        self._held = fingerprint(version, halo, kernel)
+
+    def _encoder(
+        self, store: Store, version: dict[str, Any], spec: dict[str, Any]
+    ) -> InfluenceEncoder | AroundEncoder | Published:
+        around = AroundEncoder if spec.get("around") else InfluenceEncoder
+        kind = PublishedEncoder if spec["tables"] else around
+        dense = kind(**spec["shape"]).to(self._device)
+        dense.load_state_dict(from_bytes(_read(store, version, spec["file"])))
+        if not isinstance(dense, PublishedEncoder):
+            return dense
+        tables = from_bytes(_read(store, version, spec["tables"][self._rank]))
+        return Published(dense, tables["h0"].to(self._device), tables["gate"].to(self._device))
+
+    def holds(self) -> str | None:
+        """The `fingerprint` of what is loaded."""
+        return self._held if self._model is not None else None
+
+    def _graph(
+        self, store: Store, manifest: dict[str, Any], halo: str, kernel: str, removal: Removal | None = None
+    ) -> LocalGraph:
+        shard, assignment = load_shard(store, manifest, self._rank), load_assignment(store, manifest)
+        if removal is not None:
+            pairs = removal.pairs(shard)
+            shard = with_empty_rows(shard.without(*pairs), assignment)
+        assert self._comm is not None, "called before join"
+        return LocalGraph(shard, assignment, self._comm, halo, kernel)
+
+    def _tensors(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        users, items = (torch.from_numpy(x.copy()).to(self._device) for x in pairs)
+        return users, items
+
+    def _loaded(self) -> Model:
+        if self._model is None:
+            raise RuntimeError("no version is loaded")
+        return self._model
+
+
+def fingerprint(version: dict[str, Any], halo: str, kernel: str) -> str:
+    """What tells one loaded version from another: its number would not, where outputs share workers. A version has the
+    same before and after its commit."""
+    held = [version[part] for part in ("graph", "model", "files")]
+    return hashlib.sha256(json.dumps([held, halo, kernel], sort_keys=True).encode()).hexdigest()
+
+
+@torch.no_grad()
+def node_rows(graph: LocalGraph, backbone: Backbone, e0: Tensor) -> NodeRows:
+    """What is computed from E0 [N, d] on this graph, by all ranks together."""
+    z = backbone.readout(e0, graph.propagation.layer)
+    return NodeRows(e0, z, graph.neighbour_means(z), graph.degrees)
+
+
+def write_file(store: Store, name: str, data: bytes) -> Written:
+    """Write a file that counts once a version names it."""
+    store.write(name, data)
+    return {"name": name, "sha256": store.sha256(data), "bytes": len(data)}
+
+
+def _read(store: Store, version: dict[str, Any], name: str) -> bytes:
+    data = store.read(name)
+    if store.sha256(data) != version["files"][name]["sha256"]:
+        raise OSError(
+            f"{store.root_uri}/{name} is damaged: its SHA-256 is not the one that version {version['version']} names"
+        )
+    return data

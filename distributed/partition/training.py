@@ -1,0 +1,131 @@
+"""Training on a partition: the backbone, and the Influence Encoder."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...partitioning.ingest import load_shard
+from ..encoder.influence import AroundEncoder, InfluenceEncoder
+from ..encoder.pretrain import Examples, PretrainSettings, calibrate, examples, fit
+from ..encoder.published import PublishedEncoder, PublishedSettings, pretrain_published
+from ..graph.removal import Ids, Removal
+from ..training.checkpoint import Checkpoints, from_bytes, to_bytes
+from ..training.run import TrainRun, run_training
+from ..training.trainer import TrainSettings
+from .state import Location, PartitionState, node_rows, write_file
+
+
+class PartitionTraining(PartitionState):
+    """The methods that `train` and `pretrain` call."""
+
+    def train(
+        self, location: Location, manifest: dict[str, Any], run: TrainRun, names: Sequence[str], dense_name: str | None
+    ) -> dict[str, Any]:
+        """Train on the graph of this manifest minus `run.removal`; rank k writes its rows of E0 to names[k].
+
+        Nodes that the removal leaves without interactions keep their rows. Returns the curve and the files written.
+        """
+        self._say(phase="load")
+        store = location.store()
+        graph = self._graph(store, manifest, run.halo, run.kernel, run.removal)
+        trainer, curve = run_training(graph, run, Checkpoints(store, run.folder), self._say)
+        shard = load_shard(store, manifest, self._rank)
+        nodes = self._tensors((shard.user_ids, shard.item_ids))
+        rows = torch.cat([graph.user_rows(nodes[0]), graph.item_rows(nodes[1])])
+        files = [write_file(store, names[self._rank], to_bytes({"e0": trainer.table.rows[rows]}))]
+        if dense_name is not None and self._rank == 0:
+            files.append(write_file(store, dense_name, to_bytes(trainer.backbone.state_dict())))
+        return {"curve": curve, "files": files, "has_dense": bool(list(trainer.backbone.parameters()))}
+
+    def degrees_of_items(self) -> tuple[Ids, Ids]:
+        """(ids, degrees) of the items here."""
+        shard = self._loaded().graph.shard
+        return shard.item_ids, np.diff(shard.item_indptr)
+
+    def fit_encoder(
+        self,
+        location: Location,
+        manifest: dict[str, Any],
+        original: tuple[Sequence[str], str] | None,
+        counterfactuals: Sequence[tuple[Removal, Sequence[str]]],
+        shape: dict[str, Any],
+        settings: PretrainSettings,
+        name: str,
+        around: bool = False,
+    ) -> dict[str, Any]:
+        """Train the encoder (`around`: an `AroundEncoder`) on runs that left out these removals; rank 0 writes it to `name`.
+
+        original: files of the run on the whole graph, rows by rank and dense weights; None where that is the loaded
+        version itself. Each counterfactual's files hold its rows of E0, by rank.
+        """
+        self._say(phase="encoder")
+        model, store = self._loaded(), location.store()
+
+        def rows(names: Sequence[str]) -> Tensor:
+            return from_bytes(store.read(names[self._rank]))["e0"].to(self._device)
+
+        nodes, backbone = model.nodes, model.backbone
+        if original is not None:
+            backbone = copy.deepcopy(backbone)
+            backbone.load_state_dict(from_bytes(store.read(original[1])))
+            nodes = node_rows(model.graph, backbone, rows(original[0]))
+        targets = [(removal, rows(names)) for removal, names in counterfactuals]
+        data = examples(model.graph, backbone, nodes, targets)
+        largest = max((float(x.needed.norm(dim=1).max()) for x in data if len(x.needed)), default=0.0)
+        encoder: InfluenceEncoder | AroundEncoder
+        if around:
+            encoder = AroundEncoder(**shape).to(self._device)
+            fitted = self._fit(encoder.rows, data, settings)
+            readouts = examples(model.graph, backbone, nodes, targets, of_readouts=True)
+            more = self._fit(encoder.readouts, readouts, settings)
+            fitted |= {f"readout_{key}": value for key, value in more.items()}
+        else:
+            encoder = InfluenceEncoder(**shape).to(self._device)
+            fitted = self._fit(encoder, data, settings)
+            fitted["user_gain"], fitted["item_gain"] = calibrate(model.graph, backbone, nodes, encoder, targets)
+        files = [write_file(store, name, to_bytes(encoder.state_dict()))] if self._rank == 0 else []
+        return {"fit": fitted, "files": files, "largest_shift": largest}
+
+    def _fit(
+        self, encoder: InfluenceEncoder, data: tuple[Examples, Examples], settings: PretrainSettings
+    ) -> dict[str, float]:
+        assert self._comm is not None
+        return fit(
+            self._comm,
+            encoder,
+            data,
+            settings,
+            lambda epoch, loss: self._say(phase="encoder", epoch=epoch, loss=round(loss, 5)),
+        )
+
+    def fit_published(
+        self,
+        location: Location,
+        shape: dict[str, Any],
+        settings: PublishedSettings,
+        train: TrainSettings,
+        name: str,
+        tables: Sequence[str],
+    ) -> dict[str, Any]:
+        """Train the encoder in the paper's form on the loaded version; rank k writes its tables to tables[k], rank 0 the
+        dense part to `name`."""
+        model, store = self._loaded(), location.store()
+        encoder = PublishedEncoder(**shape).to(self._device)
+        h0, gate = pretrain_published(
+            model.graph,
+            model.backbone,
+            model.e0,
+            model.nodes.readout,
+            encoder,
+            settings,
+            train,
+            lambda epoch, loss: self._say(phase="encoder", epoch=epoch, loss=round(loss, 5)),
+        )
+        files = [write_file(store, tables[self._rank], to_bytes({"h0": h0, "gate": gate}))]
+        if self._rank == 0:
+            files.append(write_file(store, name, to_bytes(encoder.state_dict())))
+        return {"fit": {}, "files": files}

@@ -1,0 +1,83 @@
+"""Training states in the store: a file for each rank, then a manifest that makes them count."""
+
+import contextlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ...partitioning.storage import Store
+from ..comm import Comm
+
+
+def to_bytes(tensors: dict[str, Tensor]) -> bytes:
+    """One safetensors file. Equal tensors give equal bytes."""
+    return bytes(save({name: x.detach().cpu().contiguous() for name, x in tensors.items()}))
+
+
+def from_bytes(data: bytes) -> dict[str, Tensor]:
+    """The inverse of `to_bytes`."""
+    return dict(load(data))
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run under a folder of the store; the last complete one counts."""
+
+    store: Store
+    folder: str
+
+    def _manifest(self) -> str:
+        return f"{self.folder}/manifest.json"
+
+    def _file(self, epoch: int, rank: int) -> str:
+        return f"{self.folder}/epoch-{epoch:05d}-{rank:03d}.safetensors"
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        """{"epoch", "sha256": [K]} of the last complete checkpoint."""
+        try:
+            found: dict[str, Any] = json.loads(self.store.read(self._manifest()))
+        except FileNotFoundError:
+            return None
+        return found
+
+    def save(self, comm: Comm, epoch: int, state: dict[str, Tensor]) -> None:
+        """All ranks: write the states of this epoch; earlier files go when the new manifest stands."""
+        data = to_bytes(state)
+        self.store.write(self._file(epoch, comm.rank), data)
+        digest = torch.tensor(list(bytes.fromhex(self.store.sha256(data))), dtype=torch.uint8, device=comm.device)
+        digests = [bytes(x[0].tolist()).hex() for x in comm.all_gather(digest[None])]
+        if comm.rank == 0:
+            before = self.read_manifest()
+            text = json.dumps({"epoch": epoch, "sha256": digests})
+            self.store.write(self._manifest(), text.encode())
+            if before is not None and before["epoch"] != epoch:
+                for rank in range(len(before["sha256"])):
+                    self._remove(self._file(before["epoch"], rank))
+
+    def load(self, comm: Comm) -> tuple[int, dict[str, Tensor]] | None:
+        """This rank's state of the last complete checkpoint with its epoch; None if there is none for this world.
+
+        Raises:
+            OSError: the file is damaged.
+        """
+        manifest = self.read_manifest()
+        if manifest is None or len(manifest["sha256"]) != comm.size:
+            return None
+        name = self._file(manifest["epoch"], comm.rank)
+        data = self.store.read(name)
+        if self.store.sha256(data) != manifest["sha256"][comm.rank]:
+            raise OSError(f"{self.store.root_uri}/{name} is damaged: its SHA-256 is not the manifest's")
+        return manifest["epoch"], from_bytes(data)
+
+    def clear(self) -> None:
+        """Remove everything, the manifest first."""
+        for name in [self._manifest(), *self.store.list(self.folder)]:
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.store.remove(name)

@@ -1,0 +1,94 @@
+"""A training run on one rank: resume, epochs, checkpoints, curve."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..backbones import BACKBONES, Backbone
+from ..graph.local_graph import LocalGraph
+from ..graph.removal import Removal
+from ..measures.ranking import evaluate
+from .checkpoint import Checkpoints
+from .trainer import Trainer, TrainSettings
+
+OnProgress = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Evaluate every so many epochs (and after the last), outside the seconds that are counted."""
+
+    every: int
+    test_users: npt.NDArray[np.int64]
+    test_items: npt.NDArray[np.int64]
+    cutoffs: tuple[int, ...]
+    batch_users: int
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """Everything that a run is: the same on all ranks, picklable."""
+
+    settings: TrainSettings
+    backbone: dict[str, Any]
+    """name, embedding_size, num_layers and the backbone's own keys."""
+    epochs: int
+    folder: str
+    """Of the checkpoints."""
+    removal: Removal = field(default_factory=Removal)
+    """Interactions to leave out."""
+    checkpoint_every: int = 0
+    halo: str = "pull"
+    kernel: str = "torch"
+    probe: Probe | None = None
+
+
+def make_backbone(spec: dict[str, Any], seed: int) -> Backbone:
+    """The backbone of a specification as `TrainRun.backbone`, its weights initialised from the seed."""
+    spec = dict(spec)
+    return BACKBONES[spec.pop("name")](seed=seed, **spec)
+
+
+def run_training(
+    graph: LocalGraph, run: TrainRun, checkpoints: Checkpoints, on_progress: OnProgress
+) -> tuple[Trainer, list[dict[str, float]]]:
+    """Train to the end, from the last checkpoint where there is one. Returns the trainer and the curve.
+
+    The curve has one entry an epoch: epoch (from 1), loss, seconds (of training, over all attempts), and where probed
+    the metrics.
+    """
+    backbone = make_backbone(run.backbone, run.settings.seed).to(graph.comm.device)
+    trainer = Trainer(graph, backbone, run.settings)
+    curve: list[dict[str, float]] = []
+    seconds = 0.0
+    if (found := checkpoints.load(graph.comm)) is not None:
+        state = found[1]
+        table = state.pop("curve")
+        curve = [dict(zip(("epoch", "loss", "seconds"), line, strict=True)) for line in table.tolist()]
+        seconds = curve[-1]["seconds"]
+        trainer.load_state(state)
+    while trainer.epoch < run.epochs:
+        started = time.perf_counter()
+        loss = trainer.run_epoch(
+            lambda epoch, step, loss: on_progress(phase="train", epoch=epoch, step=step, loss=round(loss, 5))
+        )
+        seconds += time.perf_counter() - started
+        curve.append({"epoch": float(trainer.epoch), "loss": loss, "seconds": seconds})
+        last = trainer.epoch == run.epochs
+        if run.checkpoint_every and trainer.epoch % run.checkpoint_every == 0 and not last:
+            table = torch.tensor([[c["epoch"], c["loss"], c["seconds"]] for c in curve], dtype=torch.float64)
+            checkpoints.save(graph.comm, trainer.epoch, trainer.state() | {"curve": table})
+        if run.probe is not None and (trainer.epoch % run.probe.every == 0 or last):
+            curve[-1] |= _probe(graph, trainer.readouts(), run.probe)
+    return trainer, curve
+
+
+def _probe(graph: LocalGraph, z: Tensor, probe: Probe) -> dict[str, float]:
+    test = [torch.from_numpy(x).to(z.device) for x in (probe.test_users, probe.test_items)]
+    return evaluate(graph, z, test[0], test[1], probe.cutoffs, probe.batch_users)

@@ -1,0 +1,207 @@
+"""Training steps whose result does not depend on the number of partitions: bit for bit under BPR, `pull` and LightGCN on
+CPU, within rounding otherwise (docs/halo.md).
+
+Every step is one full-graph propagation forward, a loss on the readouts of the batch, the same propagation backward, and
+Adam. Tables are owner-sharded: that is their data parallelism. Dense weights, where the backbone has any, are under DDP.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones import Backbone
+from ..backbones.base import Layer
+from ..backbones.views import Views, contrast_gradients
+from ..graph.keyed import initial_rows
+from ..graph.local_graph import LocalGraph
+from .batch import Batch, ItemLookup, add_by_row, batches, pair_key, shared_negatives
+from .losses import bpr, sampled_softmax
+from .table import Table
+
+FIXED_POINT = 2.0**24
+"""Losses are summed as integers of this many parts, so that the sum is the same in any order."""
+
+Progress = Callable[[int, int, float], None]
+"""Called with (epoch, step, loss so far)."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What a run depends on besides graph and backbone. The fields are those of `train` in the configuration."""
+
+    seed: int
+    batch_size: int
+    learning_rate: float
+    loss: str
+    initial_deviation: float
+    l2: float
+    softmax_temperature: float
+    softmax_negatives: int
+    total_pairs: int
+    """Interactions of the graph as it was ingested: a run without some of them has the same number of steps."""
+
+    @property
+    def num_batches(self) -> int:
+        """Steps of an epoch."""
+        return max(1, -(-self.total_pairs // self.batch_size))
+
+    @property
+    def scale(self) -> float:
+        """What the loss of a pair counts in that of its step: one over the size of a full batch, or over all pairs if they
+        are fewer. A mean over the pairs that are there would depend on what a counterfactual leaves out."""
+        return 1.0 / max(1, min(self.batch_size, self.total_pairs))
+
+
+class Trainer:
+    """One rank's share of a training run."""
+
+    def __init__(
+        self, graph: LocalGraph, backbone: Backbone, settings: TrainSettings, start: Tensor | None = None
+    ) -> None:
+        """start: the embeddings [N, d] to begin with; drawn from the seed by default."""
+        self.graph, self.backbone, self.settings = graph, backbone, settings
+        self.epoch = 0
+        """Epochs done."""
+        if start is None:
+            size, deviation = backbone.embedding_size, settings.initial_deviation
+            sides = ((0, graph.user_ids), (1, graph.item_ids))
+            start = torch.cat([initial_rows(settings.seed, side, ids, size, deviation) for side, ids in sides])
+        self.table = Table(start, settings.learning_rate)
+        weights = [x for x in backbone.parameters() if x.requires_grad]
+        passes = _Passes(backbone)
+        self._module = graph.comm.replicate(passes) if weights else passes
+        self._views = Views(graph, settings.seed) if backbone.contrast_weight else None
+        self._dense = torch.optim.Adam(weights, lr=settings.learning_rate) if weights else None
+
+    def run_epoch(self, on_step: Progress | None = None) -> float:
+        """Train one epoch; returns the mean loss of its pairs, without the L2 and the contrastive term."""
+        total = 0
+        pairs = len(self.graph.pair_users)
+        for number, batch in enumerate(batches(self.graph, self.settings.seed, self.epoch, self.settings.num_batches)):
+            loss = self.step(batch, number)
+            total += loss
+            if on_step is not None:
+                on_step(self.epoch, number, loss / FIXED_POINT / max(1, len(batch.users)))
+        self.epoch += 1
+        sums = self.graph.comm.all_reduce(torch.tensor([total, pairs], device=self.graph.comm.device))
+        return float(sums[0]) / FIXED_POINT / max(1, int(sums[1]))
+
+    @torch.no_grad()
+    def readouts(self) -> Tensor:
+        """The readouts [N, readout_size] of the current parameters."""
+        return self.backbone.readout(self.table.rows, self.graph.propagation.layer)
+
+    def step(self, batch: Batch, number: int, free: Tensor | None = None) -> int:
+        """One step on this rank's pairs of the batch, which may be none. Returns their loss in fixed point.
+
+        free [N, 1]: 1 for rows that may change, 0 for others; the dense weights stay as they are then.
+        """
+        e0 = self.table.leaf()
+        loss = self.backward(e0, batch, number)
+        assert e0.grad is not None
+        self.table.step(e0.grad if free is None else e0.grad * free)
+        if self._dense is not None and free is None:
+            # DDP averages what a partitioned loss sums.
+            for parameter in self.backbone.parameters():
+                if parameter.grad is not None:
+                    parameter.grad *= self.graph.comm.size
+            self._dense.step()
+            self._dense.zero_grad(set_to_none=True)
+        return loss
+
+    def backward(self, e0: Tensor, batch: Batch, number: int) -> int:
+        """Add the gradient of a step's whole loss to that of e0 [N, d], a leaf, and of dense weights that are trained.
+
+        Returns the loss of this rank's pairs in fixed point, without the L2 and the contrastive term.
+        """
+        if self._views is not None:
+            self._views.at(self.epoch, number)
+        readouts = self._module(e0, self.graph.propagation, self._views)
+        gradient, occurrences, loss = self._pair_gradients(readouts[0].detach(), batch, number)
+        gradients = [gradient]
+        if self._views is not None:
+            weights = self.backbone.contrast_temperature, self.backbone.contrast_weight
+            first, second = (z.detach() for z in readouts[1:])
+            gradients += contrast_gradients(self.graph, self._views, first, second, *weights)
+        with self.graph.comm.dense_step():
+            torch.autograd.backward(readouts, gradients)
+        assert e0.grad is not None
+        if self.settings.l2:
+            # Of l2 / 2 times the squared norm of each row, as often as it occurs in the batch.
+            weight = occurrences.to(torch.float32) * (self.settings.l2 * self.settings.scale)
+            e0.grad += weight[:, None] * e0.detach()
+        return loss
+
+    def _pair_gradients(self, z: Tensor, batch: Batch, number: int) -> tuple[Tensor, Tensor, int]:
+        """Gradient of the loss with respect to the readouts [N, D], how often each row occurs [N], and the loss."""
+        graph, settings = self.graph, self.settings
+        users = graph.user_rows(batch.users)
+        scale = settings.scale
+        gradient = torch.zeros_like(z)
+        occurrences = torch.bincount(users, minlength=graph.num_rows)
+        keys = [pair_key(batch.users, batch.items, graph.num_items, role) for role in (0, 1)]
+        if settings.loss == "bpr":
+            lookup = ItemLookup(graph, torch.cat([batch.items, batch.negatives]), torch.cat(keys))
+            fetched = lookup.fetch(z)
+            pairs = bpr(z[users], fetched[: len(users)], fetched[len(users) :], scale)
+            lookup.add_gradients(torch.cat([pairs.positive_BD, pairs.negative]), gradient)
+        else:
+            lookup = ItemLookup(graph, batch.items, keys[0])
+            negatives = shared_negatives(graph, settings.seed, self.epoch, number, settings.softmax_negatives)
+            mine = graph.item_rows(negatives)
+            here = torch.nonzero(mine >= 0)[:, 0]
+            shared = z.new_zeros((len(negatives), z.shape[1]))
+            shared[here] = z[mine[here]]
+            graph.comm.all_reduce(shared)
+            pairs = sampled_softmax(z[users], lookup.fetch(z), shared, settings.softmax_temperature, scale)
+            lookup.add_gradients(pairs.positive_BD, gradient)
+            graph.comm.all_reduce(pairs.negative)
+            gradient.index_add_(0, mine[here], pairs.negative[here])
+        add_by_row(users, pairs.user_BD, gradient)
+        occurrences += torch.bincount(lookup.rows, minlength=graph.num_rows)
+        return gradient, occurrences, int((pairs.loss_B * FIXED_POINT).round().to(torch.int64).sum())
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next epoch depends on, as tensors by name; the dense part is the same on every rank."""
+        state = {f"table.{name}": x for name, x in self.table.state().items()}
+        state |= {f"dense.{name}": x.clone() for name, x in self.backbone.state_dict().items()}
+        if self._dense is not None:
+            for position, moments in self._dense.state_dict()["state"].items():
+                state |= {f"adam.{position}.{name}": x.clone().reshape(-1) for name, x in moments.items()}
+        return state | {"epoch": torch.tensor([self.epoch])}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        self.table.load_state(_below(state, "table."))
+        self.backbone.load_state_dict(_below(state, "dense."))
+        if self._dense is not None:
+            shapes = [p.shape for p in self.backbone.parameters()]
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, x in _below(state, "adam.").items():
+                position, kind = name.split(".")
+                moments.setdefault(int(position), {})[kind] = (
+                    x.reshape(()) if kind == "step" else x.reshape(shapes[int(position)])
+                )
+            self._dense.load_state_dict(self._dense.state_dict() | {"state": moments})
+        self.epoch = int(state["epoch"])
+
+
+class _Passes(nn.Module):
+    """The forward passes of a step as one module, since DDP only follows what its own forward returns."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, e0: Tensor, layer: Layer, views: Views | None) -> list[Tensor]:
+        """The readouts [N, readout_size], and those of the two views if there are any."""
+        readouts = [self.backbone(e0, layer)]
+        if views is not None:
+            readouts += [self.backbone.view(e0, layer, views, number) for number in (0, 1)]
+        return readouts
+
+
+def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
