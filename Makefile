@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## the whole path on generated data: ingest, train, pre-train, forget, compare with a retrain; writes quickstart-output/reports/report.html
 	$(BIN)/unlearnrec quickstart --output quickstart-output
 
-test: setup  ## the tests; one file: make test ARGS=tests/test_config.py
+test: setup  ## the tests; one file: make test ARGS=tests/cluster/config/test_config.py
 	$(BIN)/python -m pytest -c tests/pytest.ini $(if $(ARGS),$(ARGS),tests)
 
 # The root is the package, so mypy needs a folder in which it goes by its name, whatever this clone's folder is called.

@@ -39,7 +39,7 @@ from .shadows import Shadows
 SOURCES = (
     "distributed/**/*.py",
     "benchmarks/methods/*.py",
-    *(f"benchmarks/{name}.py" for name in ("judge", "lab", "panel", "scenarios", "shadows", "unlearning")),
+    *(f"benchmarks/{name}.py" for name in ("attacks", "judge", "lab", "panel", "scenarios", "shadows", "unlearning")),
 )
 """What a cell's numbers come from, under the package."""
 

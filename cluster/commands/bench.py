@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...partitioning.errors import InputError
 
-FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def names() -> list[str]:

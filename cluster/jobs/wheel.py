@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ...partitioning.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 _BUILD = """
 import sys
 from setuptools import build_meta

@@ -20,7 +20,7 @@ def software() -> dict[str, str | None]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
-    return found | {"commit": _commit(Path(__file__).resolve().parents[1])}
+    return found | {"commit": _commit(Path(__file__).resolve().parents[2])}
 
 
 def _commit(root: Path) -> str | None:

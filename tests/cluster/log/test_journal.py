@@ -450,7 +450,7 @@ def test_two_files_with_one_record_are_refused(store: Store) -> None:
 
 CHILD = """
 import os, sys, threading
-from unlearnrec.cluster.journal import Journal
+from unlearnrec.cluster.log.journal import Journal
 from unlearnrec.partitioning.storage import Store
 journal = Journal(Store(sys.argv[1]))
 def work():

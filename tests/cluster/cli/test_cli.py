@@ -176,7 +176,7 @@ def test_bad_usage_with_json_is_one_object(arguments, capsys):
 
 def test_help_answers_at_once_and_loads_nothing_heavy():
     code = (
-        "import sys; from unlearnrec.cluster.cli import run; code = run(['--help']);"
+        "import sys; from unlearnrec.cluster.cli.app import run; code = run(['--help']);"
         "heavy = {'torch', 'ray', 'numpy', 'pyarrow', 'dgl', 'pydantic'} & set(sys.modules);"
         "sys.exit(f'loaded {heavy}' if heavy else code)"
     )

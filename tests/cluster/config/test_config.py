@@ -7,6 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+import unlearnrec
 from unlearnrec.cluster.config.schema import BACKBONES, Config, load_config, parse_config, to_yaml
 from unlearnrec.partitioning.errors import InputError
 
@@ -134,7 +135,7 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 
 def test_the_example_configurations_load():
-    examples = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
+    examples = sorted((Path(unlearnrec.__file__).parent / "examples").glob("*.yaml"))
     assert examples
     for path in examples:
         assert isinstance(load_config(path), Config)

@@ -1,7 +1,7 @@
 """What runs on a GPU comes to what it comes to on a CPU, up to the order in which sums are added. One GPU, one partition.
 
-A machine with a GPU but without Ray runs these by `pytest --noconftest tests/test_cuda.py`; the last test needs Ray
-installed, but starts none.
+A machine with a GPU but without Ray runs these by `pytest --noconftest tests/distributed/test_cuda.py`; the last test
+needs Ray installed, but starts none.
 """
 
 from __future__ import annotations
