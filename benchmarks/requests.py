@@ -27,10 +27,10 @@ from unittest import mock
 import numpy as np
 
 from ..cluster.config.schema import Config, parse_config
+from ..cluster.layout import content_name
 from ..cluster.log.segments import FIRST, Chain, encode
 from ..cluster.output.session import Session
 from ..cluster.output.versions import ACCEPTED, COMPLETED
-from ..cluster.requests.request import content_name
 from ..cluster.serving.intake import Desk
 from ..partitioning.storage import Store
 from . import results_file

@@ -14,11 +14,12 @@ from ..partitioning.ingest import load_ids
 from ..workers import WorkerGroup
 from .commands.evaluate_reference import evaluate_against
 from .commands.forget import forget, status
-from .commands.purge import FOLDERS, purge
+from .commands.purge import purge
 from .commands.residue import residue
 from .commands.rollback import rollback
 from .commands.verify import verify
 from .config.schema import Config
+from .layout import FOLDERS
 from .lifecycle.approval import approve, cancel
 from .lifecycle.suppression import lift, row_filter
 from .models.held_out import held_out_pairs

@@ -11,6 +11,7 @@ from ...partitioning.ingest import load_assignment
 from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..evidence.report import add_evidence
+from ..layout import REQUEST_KEY
 from ..lifecycle.acceptance import NOTHING, renewed
 from ..lifecycle.acceptance import accept as _accept
 from ..lifecycle.acceptance import answered as _answer
@@ -24,7 +25,7 @@ from ..lifecycle.suppression import open_list
 from ..log.journal import JournalConflict
 from ..models.carry_out import able_version, carry_out
 from ..output.ledger import State
-from ..output.session import KEY, Manifest, Session, silent
+from ..output.session import Manifest, Session, silent
 from ..reporting.progress import Progress
 from ..requests.matching import changed_partitions, effect
 from ..requests.outcome import Outcome
@@ -64,7 +65,7 @@ def forget(
     check_operator("--requester", requester)
     session = Session(config)
     file = None if results is None else ResultsFile(session, results, requests)
-    if not (dry_run or session.store.exists(KEY)):
+    if not (dry_run or session.store.exists(REQUEST_KEY)):
         able_version(session)  # an output without a model, perhaps mistyped, gets no key
     key = session.request_key(create=not dry_run)
     request = parse_request(users, items, interactions, requests, request_id, session.options, key)

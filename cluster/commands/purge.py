@@ -20,28 +20,36 @@ from ...partitioning.errors import InputError
 from ...partitioning.ingest import MANIFEST
 from ...partitioning.storage import Details, is_temporary
 from ..config.schema import Config
-from ..evidence.report import FOLDER as REPORTS
 from ..evidence.report import add_evidence
-from ..lifecycle.outcomes import OUTCOMES, noted_request
-from ..lifecycle.suppression import FOLDER as SUPPRESSION
-from ..log.checkpoints import checkpoint_number
+from ..layout import (
+    CALLBACKS,
+    CHECKPOINTS,
+    FOLDERS,
+    GRAPH,
+    LOG,
+    OUTCOMES,
+    PRETRAIN,
+    REQUEST_KEY,
+    REQUESTS,
+    SEARCHED,
+    VERSIONS,
+    callbacks_name,
+    checkpoint_number,
+    content_name,
+    graph_of_folder,
+    request_of_outcome,
+    segment_id,
+)
 from ..log.cuts import announce_cut
 from ..log.journal import JournalConflict
-from ..log.segments import FOLDER as LOG
-from ..log.segments import Record, segment_id
-from ..models.pretraining import SCRATCH
-from ..models.training import CHECKPOINTS
+from ..log.segments import Record
 from ..output.exports import FILES, UNFINISHED, log_head_of
-from ..output.leases import FOLDER as LEASES
 from ..output.leases import covered, leases
 from ..output.ledger import Ledger, State, Ticket
-from ..output.session import KEY, Session, graph_key, missing_text, silent
+from ..output.session import Session, graph_key, missing_text, silent
 from ..output.versions import ACCEPTED, COMMITTED, PURGED, PURGING
 from ..reporting.progress import Progress
-from ..requests.request import FOLDER as REQUESTS
-from ..requests.request import TOMBSTONE, content_name
-from ..serving.callbacks import FOLDER as CALLBACKS
-from ..serving.callbacks import callbacks_name
+from ..requests.request import TOMBSTONE
 
 OLDER, SUPERSEDED, CHECKPOINT = "older version", "superseded graph", "checkpoint"
 REQUEST, UNNAMED, LOG_FILE, NOTE = "request content", "unnamed file", "file of the log", "note about a request"
@@ -49,10 +57,6 @@ EXPORT = "export"
 ROLLBACKS = (OLDER, SUPERSEDED, CHECKPOINT)
 """Kinds of files that are of use again after a rollback; the name of another file that is removed is not used again."""
 
-LOOKED_AT = ("versions", "graph", CHECKPOINTS, SCRATCH, REQUESTS, OUTCOMES, CALLBACKS)
-"""Folders of the output's own in which a purge looks for leftovers."""
-FOLDERS = (*LOOKED_AT, LEASES, LOG, REPORTS, SUPPRESSION)
-"""All of the output's own."""
 
 UNDER_WAY_SECONDS = 3600.0
 """A file that no record names may belong to a command that runs, which may not have looked at one of the log either: it
@@ -236,18 +240,18 @@ def _places(session: Session, ledger: Ledger, files: Mapping[str, Details]) -> I
     maker = {name: f"of version {version}" for name, version in ledger.makers.items()}
     maker |= dict.fromkeys(ingested["files"] if ingested else (), "of the last ingest")
 
-    for folder, kind in (("versions", OLDER), ("graph", SUPERSEDED)):
+    for folder, kind in ((VERSIONS, OLDER), (GRAPH, SUPERSEDED)):
         for name in _in(folder, files):
             if name not in keep and posixpath.basename(name) != "manifest.json":
                 yield name, kind if name in maker else UNNAMED, maker.get(name, "no record names it")
     keys = {graph_key(graph) for graph in graphs}
-    for folder in (CHECKPOINTS, SCRATCH):
+    for folder in (CHECKPOINTS, PRETRAIN):
         for name in _in(folder, files):
-            if name.split("/")[1].partition("-")[0] not in keys:
+            if graph_of_folder(name) not in keys:
                 yield name, CHECKPOINT, "of a run on a graph that is no longer current"
     yield from _requests(session, ledger, files)
     for name in filter(is_temporary, files):
-        if name.split("/")[0] in LOOKED_AT:
+        if name.split("/")[0] in SEARCHED:
             yield name, UNNAMED, "a write that did not end"
     yield from _exports(session, ledger, files)
 
@@ -288,10 +292,10 @@ def _requests(session: Session, ledger: Ledger, files: Mapping[str, Details]) ->
             done = "cancelled" if final[name].state is State.CANCELLED else "carried out"
             if files[name].bytes != tombstone:
                 yield name, REQUEST, f"of a request that was {done}"
-        elif name not in logged and name != KEY:
+        elif name not in logged and name != REQUEST_KEY:
             yield name, UNNAMED, "of a request that was not accepted"
     for name in _in(OUTCOMES, files):
-        if ledger.content_name(noted_request(name)) in final:
+        if ledger.content_name(request_of_outcome(name)) in final:
             yield name, NOTE, "of a request that was carried out"
 
 

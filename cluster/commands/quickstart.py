@@ -17,6 +17,7 @@ from ...partitioning.ingest import load_ids
 from ...partitioning.sample import make_sample
 from .. import pipeline
 from ..config.schema import Config, parse_config
+from ..layout import FOLDERS
 from ..models.comparison import Measured, Probe, compare, copy_output, measure
 from ..models.held_out import held_out_pairs
 from ..output.session import Session, silent
@@ -125,19 +126,7 @@ def _clear(folder: Path) -> None:
     """Remove what an earlier quickstart left, and nothing else."""
     import shutil
 
-    own = (
-        "data",
-        "compare",
-        "graph",
-        "versions",
-        "log",
-        "requests",
-        "suppression",
-        "checkpoints",
-        "pretrain",
-        "reports",
-    )
-    for name in own:
+    for name in ("data", "compare", *FOLDERS):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

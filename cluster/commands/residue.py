@@ -10,14 +10,14 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ...partitioning.lake import read_table
 from ..config.schema import Config
+from ..layout import REQUESTS, SUPPRESSION
 from ..lifecycle.outcomes import not_removed, only
-from ..lifecycle.suppression import ENVIRONMENT, FOLDER, SuppressionList, open_list
+from ..lifecycle.suppression import ENVIRONMENT, SuppressionList, open_list
 from ..output.ledger import State, Ticket
 from ..output.session import Session, silent
 from ..reporting.progress import Progress
 from ..requests.digests import KINDS, Digests, digests_of, none
 from ..requests.outcome import INVALID
-from ..requests.request import FOLDER as REQUESTS
 from ..requests.request import TOMBSTONE, Request, read_request
 from ..requests.row_filter import RowFilter
 from .purge import final_contents, leftovers
@@ -44,8 +44,8 @@ def residue(config: Config, *, progress: Progress | None = None) -> dict[str, An
     carried_out = {name: ticket for name, ticket in tickets.items() if ticket.state is not State.CANCELLED}
     contents = {item.place: carried_out[item.place] for item in left if item.place in carried_out}
     suppression = open_list(session.store)
-    if suppression is None and session.store.list(FOLDER):
-        not_read.append({"place": FOLDER, "why": f"{ENVIRONMENT} is not set"})
+    if suppression is None and session.store.list(SUPPRESSION):
+        not_read.append({"place": SUPPRESSION, "why": f"{ENVIRONMENT} is not set"})
     if suppression is None and (purged := len(carried_out) - len(contents)):
         why = f"{purged} purged: what they named is known to no one, and its rows in the lake are not counted"
         not_read.append({"place": REQUESTS, "why": why})

@@ -10,12 +10,12 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ...partitioning.ingest import MANIFEST
 from ..config.schema import Config
-from ..evidence.report import FOLDER as REPORTS
-from ..evidence.report import contradicted, report_name
+from ..evidence.report import contradicted
+from ..layout import REPORTS, manifest_name, report_name
 from ..log.segments import Record
 from ..output.ledger import OPEN, Ledger, State, Ticket
 from ..output.session import Session
-from ..output.versions import PURGING, manifest_name
+from ..output.versions import PURGING
 from ..requests.request import TOMBSTONE, commitment
 from .forget import status
 
@@ -193,7 +193,7 @@ def _file_checks(session: Session, version: dict[str, Any]) -> Iterator[Check]:
                 False,
                 f"{place} {what}. Restore it from a backup, or train again",
             )
-    place = manifest_name(version)
+    place = manifest_name(version["version"])
     with contextlib.suppress(FileNotFoundError):  # made by the next commit
         try:
             same = json.loads(session.store.read(place)) == version

@@ -17,6 +17,7 @@ import numpy as np
 
 from ...partitioning.errors import InputError
 from ...workers import WorkerGroup
+from ..layout import report_name
 from ..lifecycle.acceptance import UnreadableRequest, read_accepted
 from ..lifecycle.decisions import iso
 from ..log.journal import JournalConflict
@@ -32,7 +33,6 @@ from .change import Change, Ids
 from .checks import checks_of, events_check, scores_of
 from .page import page
 
-FOLDER = "reports"
 FORMAT = 1
 
 COUNTS = (
@@ -60,11 +60,6 @@ NOT_REMOVED = (
     ("the suppression list", "where it is used: keyed digests of what the request names, kept on purpose"),
     ("exports and copies", "of the output and of the lake, elsewhere: unknown here"),
 )
-
-
-def report_name(request_id: str, suffix: str = "json") -> str:
-    """The report of a request under the output; `suffix` "json" or "html"."""
-    return f"{FOLDER}/evidence-{request_id}.{suffix}"
 
 
 def add_evidence(

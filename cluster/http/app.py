@@ -17,9 +17,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
+from ..layout import REQUEST_ID
 from ..lifecycle.acceptance import TakenId
 from ..lifecycle.approval import NotApproved
-from ..requests.request import REQUEST_ID
 from ..requests.rows import Twice, once
 from ..serving.intake import TooLate, TooMany
 from . import answers

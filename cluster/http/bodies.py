@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
+from ..layout import REQUEST_ID
 from ..lifecycle.approval import LONGEST_NAME, OPERATOR
-from ..requests.request import REQUEST_ID
 from ..requests.rows import RANGES, parse_row
 from ..serving.callbacks import LONGEST_URL, MOST_URLS
 

@@ -9,13 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from ...partitioning.errors import InputError
+from ..layout import content_name, request_of
 from ..log.journal import JournalConflict
 from ..log.segments import Record
 from ..output.ledger import State, Ticket
 from ..output.session import Session
 from ..output.versions import ACCEPTED, COMMITTED, PURGING
 from ..requests.digests import KINDS, digests_of
-from ..requests.request import TOMBSTONE, Request, Tally, commitment, content_name, named_by, read_request
+from ..requests.request import TOMBSTONE, Request, Tally, commitment, read_request
 from .suppression import open_list
 
 NOTHING: dict[str, Any] = {"removed_interactions": 0, "affected_partitions": [], "seconds": 0.0}
@@ -190,7 +191,9 @@ def _forestalls(request_id: str) -> Callable[[Record], bool]:
 
     def forestalls(record: Record) -> bool:
         if record.kind == PURGING:
-            return any(found is not None and found[0] == request_id for found in map(named_by, record.body["unnamed"]))
+            return any(
+                found is not None and found[0] == request_id for found in map(request_of, record.body["unnamed"])
+            )
         return record.kind == ACCEPTED and record.body["request_id"] == request_id
 
     return forestalls

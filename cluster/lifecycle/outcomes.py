@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ...distributed.graph.removal import Found
+from ..layout import SUPPRESSION, outcome_name
 from ..output.ledger import State
 from ..output.session import Manifest, Session
 from ..reporting.progress import Progress
@@ -18,11 +19,7 @@ from ..requests.outcome import INVALID, NOT_FOUND, Outcome, outcome_of
 from ..requests.request import Request, read_request
 from ..requests.rows import KINDS
 from .acceptance import contents_of
-from .suppression import ENVIRONMENT, FOLDER, FORGOTTEN, SuppressionList, open_list
-
-OUTCOMES = "outcomes"
-"""The folder of notes: by result the positions of a request's entries that removed nothing from a version. Others than those
-on the version before the request's own were left by attempts that were not committed."""
+from .suppression import ENVIRONMENT, FORGOTTEN, SuppressionList, open_list
 
 LATEST_CONTENTS = 1000
 """So many contents of earlier requests are read at most."""
@@ -48,7 +45,7 @@ def note_outcomes(
     for request in requests:
         outcome = known.outcome(request, named[request.request_id], found, graph["items"])
         if outcome.not_removed:
-            name = _note_name(request.request_id, version["version"])
+            name = outcome_name(request.request_id, version["version"])
             session.store.write(name, json.dumps(outcome.not_removed).encode())
         outcomes[request.request_id] = outcome
     if suppression is not None:
@@ -64,7 +61,7 @@ def note_outcomes(
                     missing[kind].add(digest)
         if any(valid.values()):
             suppression.append(FORGOTTEN, valid, missing, list(outcomes))
-    elif session.store.list(FOLDER):
+    elif session.store.list(SUPPRESSION):
         progress.note(f"{ENVIRONMENT} is not set: this request is not put on the suppression list")
     return outcomes
 
@@ -156,16 +153,7 @@ def only(request: Request, positions: Collection[int]) -> Request:
 def not_removed(session: Session, request_id: str, version: int) -> dict[str, list[int]]:
     """By result, the positions of entries of a request that removed nothing from this version."""
     try:
-        found: dict[str, list[int]] = json.loads(session.store.read(_note_name(request_id, version)))
+        found: dict[str, list[int]] = json.loads(session.store.read(outcome_name(request_id, version)))
     except FileNotFoundError:
         return {}
     return found
-
-
-def _note_name(request_id: str, version: int) -> str:
-    return f"{OUTCOMES}/{request_id}@{version}.json"
-
-
-def noted_request(name: str) -> str:
-    """The request that a file of OUTCOMES is of; its id has no `@`."""
-    return name.removeprefix(f"{OUTCOMES}/").partition("@")[0]

@@ -16,6 +16,7 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ...partitioning.storage import Store
 from ..config.schema import Config
+from ..layout import SUPPRESSION, suppression_name
 from ..output.session import Session
 from ..requests.digests import ANY_ITEM, KINDS, Digests, digests_of, none
 from ..requests.request import parse_request
@@ -24,7 +25,6 @@ from ..requests.row_filter import RowFilter
 ENVIRONMENT = "UNLEARNREC_SUPPRESSION_KEY"
 SHORTEST = 16
 """Bytes of the key."""
-FOLDER = "suppression"
 FORGOTTEN, LIFTED = "forgotten", "lifted"
 
 
@@ -60,7 +60,7 @@ def row_filter(store: Store, time_unit: str | None = None) -> RowFilter | None:
         InputError: there is a list, but no key; or as `open_list`.
     """
     suppression = open_list(store)
-    if not store.list(FOLDER):
+    if not store.list(SUPPRESSION):
         return None
     if suppression is None:
         raise InputError(
@@ -80,7 +80,7 @@ class SuppressionList:
         """
         self.key, self._store = key, store
         self._check = hmac.digest(key, b"check\0", "sha256").hex()
-        if names := store.list(FOLDER):
+        if names := store.list(SUPPRESSION):
             self._read(names[-1])
 
     def append(self, kind: str, named: Digests, missing: Digests | None = None, requests: Sequence[str] = ()) -> None:
@@ -97,16 +97,16 @@ class SuppressionList:
             content |= {"missing": _texts(missing or none()), "requests": list(requests)}
         data = json.dumps(content).encode()
         taken = 0
-        while (number := len(self._store.list(FOLDER)) + 1) != taken:
+        while (number := len(self._store.list(SUPPRESSION)) + 1) != taken:
             # Two writers of the same content may take one number on S3: that is one entry, and enough.
             try:
-                self._store.create(_name(number), data)
+                self._store.create(suppression_name(number), data)
                 return
             except FileExistsError:
                 taken = number
         raise InputError(
-            f"{self._store.root_uri}/{_name(taken)} is there, but a file before it is missing: the suppression list has a "
-            "gap. Restore the file from a backup"
+            f"{self._store.root_uri}/{suppression_name(taken)} is there, but a file before it is missing: the suppression "
+            "list has a gap. Restore the file from a backup"
         )
 
     def state(self) -> tuple[Digests, Digests]:
@@ -139,11 +139,11 @@ class SuppressionList:
         return removed
 
     def _entries(self) -> Iterator[dict[str, Any]]:
-        for number, name in enumerate(self._store.list(FOLDER), start=1):
-            if name != _name(number):
+        for number, name in enumerate(self._store.list(SUPPRESSION), start=1):
+            if name != suppression_name(number):
                 raise InputError(
-                    f"{self._store.root_uri}/{_name(number)} is missing, but {name} is there: the suppression list has a "
-                    "gap, and what was forgotten could come back. Restore the file from a backup"
+                    f"{self._store.root_uri}/{suppression_name(number)} is missing, but {name} is there: the suppression list "
+                    "has a gap, and what was forgotten could come back. Restore the file from a backup"
                 )
             yield self._read(name)
 
@@ -204,7 +204,3 @@ def _texts(digests: Digests) -> dict[str, list[str]]:
 
 def _digests(content: dict[str, Any]) -> Digests:
     return {kind: {bytes.fromhex(text) for text in content.get(kind, ())} for kind in KINDS}
-
-
-def _name(number: int) -> str:
-    return f"{FOLDER}/{number:09d}.json"

@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ...partitioning.errors import InputError
 from ...partitioning.storage import Store
-from .cuts import cut_number, is_cut_off, last_cut
-from .segments import FIRST, FOLDER, Chain, Record, SegmentId, segment_id
+from ..layout import LOG, SegmentId, checkpoint_name, checkpoint_number, cut_number, segment_id
+from .cuts import is_cut_off, last_cut
+from .segments import FIRST, Chain, Record
 
 CHECKPOINT = "checkpoint"
 """The record's kind; its body: `number` of records, `file`, `sha256` of the file, `format` (not there before 2)."""
@@ -29,7 +29,6 @@ EARLIER = 1
 record 1, and nothing else is there to read."""
 
 _T = TypeVar("_T")
-_NAME = re.compile(rf"{FOLDER}/checkpoint-([0-9]{{9,}})\.json")
 
 
 @dataclass(frozen=True)
@@ -45,18 +44,6 @@ class Checkpoint:
     def name(self) -> str:
         """Its file under the output."""
         return checkpoint_name(self.number)
-
-
-def checkpoint_name(number: int) -> str:
-    """The file of a checkpoint under the output."""
-    return f"{FOLDER}/checkpoint-{number:09d}.json"
-
-
-def checkpoint_number(name: str) -> int | None:
-    """How many records this file stands for, None for another file."""
-    found = _NAME.fullmatch(name)
-    number = int(found[1]) if found else None
-    return number if number is not None and checkpoint_name(number) == name else None
 
 
 def read_checkpoint(store: Store, number: int, formats: Collection[int] = (FORMAT,)) -> Checkpoint | None:
@@ -132,7 +119,7 @@ def _outlasting_cuts(store: Store, read: Callable[[Store, Sequence[str]], _T]) -
     """What `read` makes of a listing of the log: of another one where files that were listed are gone when it fails."""
     while True:
         try:
-            names = store.list(FOLDER)
+            names = store.list(LOG)
         except FileNotFoundError as error:
             raise InputError(
                 f"output {store.root_uri}: there is no such bucket. Create it, or check `output`"
@@ -140,7 +127,7 @@ def _outlasting_cuts(store: Store, read: Callable[[Store, Sequence[str]], _T]) -
         try:
             return read(store, names)
         except (InputError, FileNotFoundError):
-            if set(names).issubset(store.list(FOLDER)):
+            if set(names).issubset(store.list(LOG)):
                 raise
 
 

@@ -8,29 +8,15 @@ changes. Who knows of cut n asks for cut n + 1: as long as that is not there, al
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 
 from ...partitioning.errors import InputError
 from ...partitioning.storage import Store
-from .segments import FOLDER, Chain, SegmentId, segment_id, segment_name
+from ..layout import LOG, SegmentId, cut_name, cut_number, segment_id, segment_name
+from .segments import Chain
 
 BEGINNING: SegmentId = (1, 0)
 """The first segment of a log that was never cut off."""
-
-_NAME = re.compile(rf"{FOLDER}/cut-([0-9]{{6,}})\.json")
-
-
-def cut_name(number: int) -> str:
-    """The file of a cut under the output."""
-    return f"{FOLDER}/cut-{number:06d}.json"
-
-
-def cut_number(name: str) -> int | None:
-    """Which cut this file is, None for another file."""
-    found = _NAME.fullmatch(name)
-    number = int(found[1]) if found else None
-    return number if number is not None and cut_name(number) == name else None
 
 
 def last_cut(store: Store, listed: Sequence[str]) -> tuple[int, SegmentId]:
@@ -64,7 +50,7 @@ def read_cut(store: Store, number: int) -> SegmentId | None:
 def announce_cut(store: Store, last: SegmentId) -> None:
     """Tell all who follow the log that its segments up to this one go; then they may be removed. One comes after it."""
     while True:
-        names = store.list(FOLDER)
+        names = store.list(LOG)
         number, before = last_cut(store, names)
         left = min(segment for segment in map(segment_id, names) if segment is not None and segment > last)
         data = json.dumps({"begins": segment_name(max(before, left))}).encode() + b"\n"

@@ -23,9 +23,10 @@ from typing import Any
 
 from ...partitioning.errors import InputError
 from ...partitioning.storage import Store
+from ..layout import LOG
 from .checkpoints import Checkpoint, open_chain, read_whole
 from .cuts import is_cut_off
-from .segments import FIRST, FOLDER, Chain, Record, encode
+from .segments import FIRST, Chain, Record, encode
 
 CUT_SECONDS = 1.0
 """A look that finds nothing asks for a new cut only so often: for so long after it stood still, a process may take an older
@@ -103,7 +104,7 @@ class Journal:
         records = self.records()
         if records[0].number > number + 1:
             raise InputError(
-                f"{self._store.root_uri}/{FOLDER} begins at record {records[0].number}: record {number + 1} was removed by "
+                f"{self._store.root_uri}/{LOG} begins at record {records[0].number}: record {number + 1} was removed by "
                 "`purge --truncate-log`"
             )
         return [record for record in records if record.number > number]
@@ -194,7 +195,7 @@ class Journal:
             log.warning(
                 "%s/%s was cut off by `purge --truncate-log` behind record %d, the last that this process knew: it goes on "
                 "from the checkpoint",
-                *(self._store.root_uri, FOLDER, chain.head),
+                *(self._store.root_uri, LOG, chain.head),
             )
         return True
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,15 +17,10 @@ from typing import Any
 
 from ...partitioning.errors import InputError
 from ...partitioning.storage import Store
+from ..layout import SegmentId, segment_name
 
-FOLDER = "log"
 FIRST = "0" * 64
 """What the first record names as the one before."""
-
-SegmentId = tuple[int, int]
-"""(number of the first record, how many files before it were torn to nothing)."""
-
-_SEGMENT = re.compile(rf"{FOLDER}/([0-9]{{9,}})(?:-([1-9][0-9]*))?\.json")
 
 
 @dataclass(frozen=True)
@@ -39,19 +33,6 @@ class Record:
     body: dict[str, Any]
     digest: str
     file: str = ""
-
-
-def segment_name(segment: SegmentId) -> str:
-    """The file of a segment under the output."""
-    number, attempt = segment
-    return f"{FOLDER}/{number:09d}{f'-{attempt}' if attempt else ''}.json"
-
-
-def segment_id(name: str) -> SegmentId | None:
-    """The segment that this file is, None for another file."""
-    found = _SEGMENT.fullmatch(name)
-    segment = (int(found[1]), int(found[2] or 0)) if found else None
-    return segment if segment is not None and segment_name(segment) == name else None
 
 
 def encode(number: int, previous: str, kind: str, body: Mapping[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ...distributed.measures import scores as measures
 from ...workers import WorkerGroup
 from ..config.schema import Config
+from ..layout import COPIED
 from ..output.session import Manifest, Session
 from .held_out import held_out_pairs
 
@@ -45,7 +46,7 @@ def copy_output(source: str | Path, target: str | Path) -> None:
 
     Everything in it is named relative to it.
     """
-    for name in ("graph", "versions", "log", "requests"):
+    for name in COPIED:
         if (Path(source) / name).is_dir():
             shutil.copytree(Path(source) / name, Path(target) / name)
 

@@ -20,14 +20,12 @@ from ...distributed.training.run import make_backbone
 from ...partitioning.errors import InputError
 from ...workers import WorkerGroup
 from ..config.schema import Config
+from ..layout import pretraining_folder
 from ..log.journal import JournalConflict
 from ..output.session import Manifest, Session, files_of, follow, graph_key, silent, watched
 from ..output.versions import COMMITTED, removes
 from ..reporting.progress import Progress
 from .training import as_trained, make_run, needed_files, run_on
-
-SCRATCH = "pretrain"
-"""The folder of counterfactual runs; empty but while a pre-training is under way."""
 
 NOT_AROUND = (
     "influence.around: the changes of readouts cannot be predicted on these data (R2 on held-out nodes: users "
@@ -75,7 +73,7 @@ def _folder_of_runs(config: Config, version: Manifest) -> str:
     graph, settings = version["graph"], config.pretrain
     trained = as_trained(config, version["model"]).model_dump(mode="json")
     key = json.dumps([graph, trained, settings.counterfactuals, settings.request_share])
-    return f"{SCRATCH}/{graph_key(graph)}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    return pretraining_folder(graph_key(graph), hashlib.sha256(key.encode()).hexdigest()[:16])
 
 
 def wants_around(config: Config, backbone: dict[str, Any]) -> bool:

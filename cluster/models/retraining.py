@@ -18,19 +18,18 @@ from ...partitioning.errors import InputError
 from ...partitioning.ingest import load_assignment, load_ids
 from ...workers import WorkerFailure, WorkerGroup
 from ..config.schema import Config
+from ..layout import LOG, REQUESTS, pretraining_folder, training_folder
 from ..lifecycle.acceptance import UnreadableRequest, read_accepted
 from ..log.journal import JournalConflict
-from ..log.segments import FOLDER as LOG
 from ..log.segments import Record
 from ..output.leases import Lease
 from ..output.session import Manifest, Session, graph_key, silent
 from ..output.versions import COMMITTED, COMPLETED, SWITCHING, ignores, removes
 from ..reporting.progress import Progress
 from ..requests.matching import asked_of, changed_partitions, effect, resolve, union
-from ..requests.request import FOLDER as REQUESTS
 from ..requests.request import Request
-from .pretraining import SCRATCH, clear_runs, fit_encoder, wants_around, with_encoder
-from .training import CHECKPOINTS, begin, make_run, now_and_then, told, trained_version
+from .pretraining import clear_runs, fit_encoder, wants_around, with_encoder
+from .training import begin, make_run, now_and_then, told, trained_version
 from .unlearning import unlearned
 
 HARMLESS = ("forget", "pretrain")
@@ -96,7 +95,7 @@ def _begun(session: Session, lease: Lease) -> tuple[int, Manifest]:
     while True:
         head = session.journal.head()  # before the graph is read: what is carried out from here on is not in it
         graph = session.lake_graph()
-        lease.add([*graph["files"], *(f"{folder}/{graph_key(graph)}-*" for folder in (CHECKPOINTS, SCRATCH))])
+        lease.add([*graph["files"], training_folder(graph_key(graph), "*"), pretraining_folder(graph_key(graph), "*")])
         # A purge looks at the log before the leases: none has taken the graph as superseded if it is not so now.
         if session.lake_graph() == graph:
             return head, graph

@@ -19,6 +19,7 @@ from ...partitioning.errors import InputError
 from ...partitioning.ingest import load_ids
 from ...workers import WorkerFailure, WorkerGroup
 from ..config.schema import Config
+from ..layout import training_folder
 from ..lifecycle.finding import find_stored
 from ..log.journal import JournalConflict
 from ..output.session import Manifest, Session, files_of, follow, graph_key, silent, watched
@@ -28,9 +29,6 @@ from ..requests.matching import effect, resolve
 from ..requests.request import Request, make_request
 from ..requests.rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, read_rows
 from .reduced_graph import reduced_graph
-
-CHECKPOINTS = "checkpoints"
-"""The folder of states of trainings under way."""
 
 LOOK_SECONDS = 5.0
 """So often a training looks whether its result can still be committed."""
@@ -204,7 +202,7 @@ def make_run(config: Config, graph: Manifest, removal: Removal, probe: Probe | N
         settings=settings,
         backbone=backbone,
         epochs=train.epochs,
-        folder=f"{CHECKPOINTS}/{graph_key(graph)}-{hashed.hexdigest()[:16]}",
+        folder=training_folder(graph_key(graph), hashed.hexdigest()[:16]),
         removal=removal,
         checkpoint_every=train.checkpoint_every,
         halo=config.partitioning.halo,

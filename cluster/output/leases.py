@@ -16,9 +16,8 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Event, Lock, Thread
 
+from ..layout import LEASES, lease_name
 from .session import Manifest, Session
-
-FOLDER = "leases"
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ def leased(session: Session) -> Iterator[Manifest]:
     """
     while True:
         version = session.version()
-        name = _new_name(version["version"])
+        name = lease_name(version["version"], _unique())
         try:
             session.store.create(name, _lease(session, version["files"]))
         except PermissionError:
@@ -57,7 +56,7 @@ class Lease:
 
     def __init__(self, session: Session, number: int, files: Iterable[str]) -> None:
         """number: of the version that is under way. files: names, as above."""
-        self.name = _new_name(number)
+        self.name = lease_name(number, _unique())
         self._session, self._files = session, set(files)
         self._lock, self._over = Lock(), Event()
         self._thread = Thread(target=self._renew, name="lease", daemon=True)
@@ -91,8 +90,8 @@ class Lease:
                 log.warning("a lease could not be renewed (%s)", type(error).__name__)
 
 
-def _new_name(number: int) -> str:
-    return f"{FOLDER}/{number:06d}-{uuid.uuid4().hex[:12]}.json"
+def _unique() -> str:
+    return uuid.uuid4().hex[:12]
 
 
 def _lease(session: Session, files: Collection[str]) -> bytes:
@@ -109,7 +108,7 @@ def covered(places: Iterable[str], files: Collection[str]) -> set[str]:
 def leases(session: Session) -> dict[str, tuple[float, set[str] | None]]:
     """Name -> (end in seconds since the epoch, files) of those that are there; None for files that cannot be read."""
     found: dict[str, tuple[float, set[str] | None]] = {}
-    for name in session.store.list(FOLDER):
+    for name in session.store.list(LEASES):
         with contextlib.suppress(FileNotFoundError):
             data = session.store.read(name)
             try:

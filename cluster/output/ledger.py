@@ -14,9 +14,9 @@ from itertools import chain, count
 from threading import Lock
 from typing import Any
 
+from ..layout import content_name, request_of
 from ..log.checkpoints import CHECKPOINT, FORMAT
 from ..log.segments import Record
-from ..requests.request import content_name, named_by
 from .versions import (
     ACCEPTED,
     APPROVED,
@@ -229,7 +229,7 @@ class Ledger:
         elif record.kind == PURGING:
             self.purging[record.number] = self.current["version"] if self.current else 0
             # Who removes them may stand still for any time: no request gets one of these files any more.
-            for request_id, _ in filter(None, map(named_by, body["unnamed"])):
+            for request_id, _ in filter(None, map(request_of, body["unnamed"])):
                 if request_id not in self.tickets:
                     self.contents[request_id] = content_name(request_id, record.number)
         elif record.kind == PURGED:

@@ -20,6 +20,7 @@ from ...partitioning.lake import Columns
 from ...partitioning.storage import StorageOptions, Store, place_of, split_uri
 from ...workers import WorkerGroup
 from ..config.schema import Config, to_yaml
+from ..layout import CONFIG, REQUEST_KEY
 from ..log.checkpoints import CHECKPOINT, put_checkpoint
 from ..log.journal import Journal
 from ..reporting.progress import Progress, Task
@@ -28,7 +29,6 @@ from .versions import INGESTED, Versions
 
 Manifest = dict[str, Any]
 
-KEY = "requests/key"
 CHECKPOINT_RECORDS = 10_000
 
 
@@ -93,7 +93,7 @@ class Session:
 
     def save_config(self) -> None:
         """The resolved configuration, beside what it made."""
-        self.store.write("config.yaml", to_yaml(self.config).encode())
+        self.store.write(CONFIG, to_yaml(self.config).encode())
 
     def refuse_own(self, option: str, uri: str, folders: Sequence[str] = ("",)) -> None:
         """Raise InputError for a place in one of these folders of the output: what others keep there, `purge` would remove
@@ -111,12 +111,12 @@ class Session:
         lies beside the requests, not in the log. Without `create` one that nobody has is not written down.
         """
         with contextlib.suppress(FileNotFoundError):
-            return self.store.read(KEY)
+            return self.store.read(REQUEST_KEY)
         if not create:
             return secrets.token_bytes(32)
         with contextlib.suppress(FileExistsError):
-            self.store.create(KEY, secrets.token_bytes(32))
-        return self.store.read(KEY)
+            self.store.create(REQUEST_KEY, secrets.token_bytes(32))
+        return self.store.read(REQUEST_KEY)
 
     def version(self) -> Manifest:
         """The current version.

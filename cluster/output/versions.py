@@ -11,6 +11,7 @@ import uuid
 from typing import Any
 
 from ...partitioning.storage import Store
+from ..layout import manifest_name, version_file
 from ..log.journal import Journal
 from ..log.segments import Record
 
@@ -104,7 +105,7 @@ class Versions:
     def new_name(self, number: int, stem: str, suffix: str) -> str:
         """A name in the folder of a version to be that no other attempt uses."""
         self._made += 1
-        return f"versions/{number:06d}/{stem}-{self._attempt}{self._made:03d}.{suffix}"
+        return version_file(number, f"{stem}-{self._attempt}{self._made:03d}.{suffix}")
 
     def put(self, name: str, data: bytes) -> dict[str, Any]:
         """Write a file; returns its entry for `files`: {"sha256", "bytes"}."""
@@ -148,13 +149,8 @@ class Versions:
     def repair(self) -> None:
         """Make the copy of the current version's manifest again, if a crash kept it from being made."""
         current = self.current()
-        if current is not None and not self._store.exists(manifest_name(current)):
+        if current is not None and not self._store.exists(manifest_name(current["version"])):
             self._copy(current)
 
     def _copy(self, manifest: Manifest) -> None:
-        self._store.write(manifest_name(manifest), json.dumps(manifest, indent=1).encode())
-
-
-def manifest_name(manifest: Manifest) -> str:
-    """The copy of a version's manifest under the output."""
-    return f"versions/{manifest['version']:06d}/manifest.json"
+        self._store.write(manifest_name(manifest["version"]), json.dumps(manifest, indent=1).encode())

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ...partitioning.lake import read_ids
 from ...partitioning.storage import StorageOptions
+from ..layout import REQUEST_ID
 from .rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, Row, read_rows
 from .times import Bound
 
@@ -22,14 +22,8 @@ Id = int | str
 Range = tuple[Id, Id | None, Bound | None, Bound | None]
 """(user, item, since, until): the user's events, with this item if there is one, in [since, until)."""
 
-FOLDER = "requests"
 TOMBSTONE = {"purged": True}
 """What `purge` leaves of a request's content."""
-
-REQUEST_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-"""It names files: one that begins with a dot would be hidden, or taken for a write that did not end."""
-
-_FILE = re.compile(rf"(?:{FOLDER}|callbacks)/({REQUEST_ID.pattern})(?:@([0-9]+))?\.json")
 
 
 @dataclass(frozen=True)
@@ -160,21 +154,6 @@ def check_request_id(request_id: str | None) -> None:
         raise InputError(
             f"--request-id {request_id!r}: use 1 to 128 letters, digits, '.', '_' or '-', the first no '.'"
         )
-
-
-def content_name(request_id: str, purge: int = 0) -> str:
-    """The file that holds the content of a request; which one it is, `Ledger.content_name` says.
-
-    purge: the record of the last purge that took, or may take at any time, what an attempt to be accepted under this id
-    had left.
-    """
-    return f"{FOLDER}/{request_id}@{purge}.json" if purge else f"{FOLDER}/{request_id}.json"
-
-
-def named_by(name: str) -> tuple[str, int] | None:
-    """(request, purge) of a file that is called as `content_name` says, or of its callbacks; None for other files."""
-    found = _FILE.fullmatch(name)
-    return (found[1], int(found[2] or 0)) if found else None
 
 
 def commitment(body: bytes, salt: str) -> str:

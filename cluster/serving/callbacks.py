@@ -12,7 +12,6 @@ import hashlib
 import hmac
 import json
 import os
-import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event, Lock
@@ -21,9 +20,8 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ...partitioning.storage import Store
 from ..http.answers import API_VERSION
-from ..requests.request import content_name, named_by
+from ..layout import CALLBACKS, callbacks_name, content_name, request_of
 
-FOLDER = "callbacks"
 KEY_VARIABLE = "UNLEARNREC_CALLBACK_KEY"
 SHORTEST_KEY = 24
 LONGEST_URL, MOST_URLS = 2048, 4
@@ -159,15 +157,10 @@ class Outbox:
         if self._read is None:
             found = {}
             # Of several under one id the one after the last purge stays.
-            named = [(by, name) for name in self._store.list(FOLDER) if (by := named_by(name))]
+            named = [(by, name) for name in self._store.list(CALLBACKS) if (by := request_of(name))]
             for (request_id, _), name in sorted(named):
                 with contextlib.suppress(FileNotFoundError):  # another service has told it meanwhile
                     content = json.loads(self._store.read(name))
                     found[request_id] = Entry(name, tuple(content["urls"]), content["told"], content.get("counts", {}))
             self._read = found
         return self._read
-
-
-def callbacks_name(content: str) -> str:
-    """The file that says whom to tell about the request with this content."""
-    return f"{FOLDER}/{posixpath.basename(content)}"

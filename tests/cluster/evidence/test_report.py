@@ -26,7 +26,8 @@ from unlearnrec.cluster.evidence import report as evidence
 from unlearnrec.cluster.evidence.change import Change
 from unlearnrec.cluster.evidence.checks import REFERENCES, checks_of
 from unlearnrec.cluster.evidence.page import page
-from unlearnrec.cluster.evidence.report import add_evidence, report_name
+from unlearnrec.cluster.evidence.report import add_evidence
+from unlearnrec.cluster.layout import report_name
 from unlearnrec.cluster.lifecycle import acceptance as accepting
 from unlearnrec.cluster.models import carry_out as carrying_out
 from unlearnrec.cluster.output.ledger import Ledger
