@@ -24,10 +24,9 @@ import requests
 
 from ..cluster import pipeline
 from ..cluster.config.schema import Config, parse_config, to_yaml
-from ..cluster.log.segments import Record
+from ..cluster.log.records import COMMITTED, Record
 from ..cluster.output.ledger import Ticket
 from ..cluster.output.session import Session
-from ..cluster.output.versions import COMMITTED
 from ..partitioning.errors import InputError
 from ..partitioning.sample import make_sample
 from . import results_file

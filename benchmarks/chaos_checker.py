@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..cluster.log.journal import Journal
-from ..cluster.log.segments import Record
+from ..cluster.log.records import CANCELLED, COMMITTED, COMPLETED, Record
 from ..cluster.output.ledger import State, Ticket
 from ..cluster.output.session import Manifest
-from ..cluster.output.versions import CANCELLED, COMMITTED, COMPLETED
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_ids, load_shard
 from ..partitioning.storage import Store

@@ -28,9 +28,9 @@ import numpy as np
 
 from ..cluster.config.schema import Config, parse_config
 from ..cluster.layout import content_name
-from ..cluster.log.segments import FIRST, Chain, encode
+from ..cluster.log.records import ACCEPTED, COMPLETED, FIRST, encode
+from ..cluster.log.segments import Chain
 from ..cluster.output.session import Session
-from ..cluster.output.versions import ACCEPTED, COMPLETED
 from ..cluster.serving.intake import Desk
 from ..partitioning.storage import Store
 from . import results_file

@@ -16,12 +16,12 @@ from ...partitioning.ingest import load_ids
 from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..lifecycle.finding import find_stored
+from ..log.records import COMMITTED
 from ..models.comparison import Measured, Probe, compare, measure_version
 from ..models.held_out import held_out_pairs
 from ..models.training import as_trained
 from ..output.leases import leased
 from ..output.session import Manifest, Session
-from ..output.versions import COMMITTED
 from ..reporting.progress import Progress
 from ..requests.matching import effect, resolve
 from ..requests.request import Request, parse_request

@@ -16,13 +16,14 @@ from ..lifecycle.acceptance import NOTHING, renewed
 from ..lifecycle.acceptance import accept as _accept
 from ..lifecycle.acceptance import answered as _answer
 from ..lifecycle.approval import Held, check_operator, unknown
-from ..lifecycle.decisions import iso, oldest_age, overdue
+from ..lifecycle.decisions import oldest_age, overdue
 from ..lifecycle.estimate import estimated_seconds
 from ..lifecycle.finding import find_stored
 from ..lifecycle.outcomes import looked_up
 from ..lifecycle.results_file import ResultsFile, result_rows, stored_outcome
 from ..lifecycle.suppression import open_list
 from ..log.journal import JournalConflict
+from ..log.records import iso
 from ..models.carry_out import able_version, carry_out
 from ..output.ledger import State
 from ..output.session import Manifest, Session, silent

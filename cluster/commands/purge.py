@@ -42,12 +42,11 @@ from ..layout import (
 )
 from ..log.cuts import announce_cut
 from ..log.journal import JournalConflict
-from ..log.segments import Record
+from ..log.records import ACCEPTED, COMMITTED, PURGED, PURGING, Record
 from ..output.exports import FILES, UNFINISHED, log_head_of
 from ..output.leases import covered, leases
 from ..output.ledger import Ledger, State, Ticket
 from ..output.session import Session, graph_key, missing_text, silent
-from ..output.versions import ACCEPTED, COMMITTED, PURGED, PURGING
 from ..reporting.progress import Progress
 from ..requests.request import TOMBSTONE
 

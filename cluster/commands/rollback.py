@@ -6,9 +6,8 @@ from typing import Any
 
 from ...partitioning.errors import InputError
 from ..config.schema import Config
-from ..log.segments import Record
+from ..log.records import COMMITTED, COMPLETED, Record
 from ..output.session import Manifest, Session
-from ..output.versions import COMMITTED, COMPLETED
 
 OWN = ("version", "base", "answers", "rolled_back_to")
 """Keys of a manifest that belong to its commit alone."""

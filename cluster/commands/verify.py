@@ -12,10 +12,9 @@ from ...partitioning.ingest import MANIFEST
 from ..config.schema import Config
 from ..evidence.report import contradicted
 from ..layout import REPORTS, manifest_name, report_name
-from ..log.segments import Record
+from ..log.records import PURGING, Record
 from ..output.ledger import OPEN, Ledger, State, Ticket
 from ..output.session import Session
-from ..output.versions import PURGING
 from ..requests.request import TOMBSTONE, commitment
 from .forget import status
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,10 @@ from ...partitioning.errors import InputError
 from ...workers import WorkerGroup
 from ..layout import report_name
 from ..lifecycle.acceptance import UnreadableRequest, read_accepted
-from ..lifecycle.decisions import iso
 from ..log.journal import JournalConflict
-from ..log.segments import Record
+from ..log.records import ACCEPTED, COMMITTED, EVIDENCE, Record, iso
 from ..output.ledger import Ticket
 from ..output.session import Manifest, Session, missing_text, silent
-from ..output.versions import ACCEPTED, COMMITTED, EVIDENCE
 from ..reporting.progress import Progress
 from ..reporting.software import software
 from ..requests.matching import Effect
@@ -250,7 +248,7 @@ def _document(answer: Mapping[str, Any], ticket: Ticket, chain: Mapping[str, Rec
         "times": {
             "accepted": iso(ticket.accepted_at),
             "committed": committed.time,
-            "written": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "written": iso(time.time()),
             "seconds": told.get("seconds"),
             "phases": told.get("phases"),
         },

@@ -11,10 +11,9 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ..layout import content_name, request_of
 from ..log.journal import JournalConflict
-from ..log.segments import Record
+from ..log.records import ACCEPTED, COMMITTED, PURGING, Record
 from ..output.ledger import State, Ticket
 from ..output.session import Session
-from ..output.versions import ACCEPTED, COMMITTED, PURGING
 from ..requests.digests import KINDS, digests_of
 from ..requests.request import TOMBSTONE, Request, Tally, commitment, read_request
 from .suppression import open_list

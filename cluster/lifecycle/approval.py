@@ -8,9 +8,9 @@ from typing import Any
 
 from ...partitioning.errors import InputError
 from ..config.schema import Config
+from ..log.records import APPROVED, CANCELLED
 from ..output.ledger import State, Ticket
 from ..output.session import Session
-from ..output.versions import APPROVED, CANCELLED
 from .acceptance import advance
 from .decisions import may_cancel
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from datetime import UTC, datetime
 from enum import Enum
 
 from ray.exceptions import RayError
@@ -72,11 +71,6 @@ def retry_after(
         return None
     due = seconds_until_due(tickets, now, grace_seconds) if tickets else 0.0
     return max(MIN_RETRY_SECONDS, math.ceil(min(MAX_RETRY_SECONDS, due)))
-
-
-def iso(seconds: float) -> str:
-    """A time for people and scripts."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _due_at(ticket: Ticket, grace_seconds: float) -> float:

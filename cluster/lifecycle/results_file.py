@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from ...partitioning.errors import InputError
 from ...partitioning.storage import Store, place_of
+from ..log.records import COMMITTED
 from ..output.session import Session
-from ..output.versions import COMMITTED
 from ..requests.outcome import ALREADY_GONE, INVALID, Outcome, outcome_of
 from ..requests.request import Request
 from .acceptance import contents_of

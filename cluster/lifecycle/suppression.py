@@ -142,8 +142,8 @@ class SuppressionList:
         for number, name in enumerate(self._store.list(SUPPRESSION), start=1):
             if name != suppression_name(number):
                 raise InputError(
-                    f"{self._store.root_uri}/{suppression_name(number)} is missing, but {name} is there: the suppression list "
-                    "has a gap, and what was forgotten could come back. Restore the file from a backup"
+                    f"{self._store.root_uri}/{suppression_name(number)} is missing, but {name} is there: the suppression "
+                    "list has a gap, and what was forgotten could come back. Restore the file from a backup"
                 )
             yield self._read(name)
 

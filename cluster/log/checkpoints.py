@@ -17,10 +17,9 @@ from ...partitioning.errors import InputError
 from ...partitioning.storage import Store
 from ..layout import LOG, SegmentId, checkpoint_name, checkpoint_number, cut_number, segment_id
 from .cuts import is_cut_off, last_cut
-from .segments import FIRST, Chain, Record
+from .records import CHECKPOINT, FIRST, Record
+from .segments import Chain
 
-CHECKPOINT = "checkpoint"
-"""The record's kind; its body: `number` of records, `file`, `sha256` of the file, `format` (not there before 2)."""
 FORMAT = 2
 """Of the file, and of what it comes to: another where `Ledger` makes something else of the same records. A checkpoint of
 another format is passed over."""

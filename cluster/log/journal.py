@@ -26,7 +26,8 @@ from ...partitioning.storage import Store
 from ..layout import LOG
 from .checkpoints import Checkpoint, open_chain, read_whole
 from .cuts import is_cut_off
-from .segments import FIRST, Chain, Record, encode
+from .records import FIRST, Record, encode
+from .segments import Chain
 
 CUT_SECONDS = 1.0
 """A look that finds nothing asks for a new cut only so often: for so long after it stood still, a process may take an older

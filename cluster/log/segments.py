@@ -9,43 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Iterable
 
 from ...partitioning.errors import InputError
 from ...partitioning.storage import Store
 from ..layout import SegmentId, segment_name
-
-FIRST = "0" * 64
-"""What the first record names as the one before."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One record; `digest` is the SHA-256 of its line, which the next one names; `file` holds it."""
-
-    number: int
-    kind: str
-    time: str
-    body: dict[str, Any]
-    digest: str
-    file: str = ""
-
-
-def encode(number: int, previous: str, kind: str, body: Mapping[str, Any]) -> bytes:
-    """The line of a new record. Its nonce tells it from another writer's of the same content."""
-    content = {
-        "number": number,
-        "previous": previous,
-        "nonce": uuid.uuid4().hex,
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "kind": kind,
-        "body": body,
-    }
-    return json.dumps(content, separators=(",", ":")).encode() + b"\n"
+from .records import FIRST, Record
 
 
 class Chain:

@@ -18,9 +18,9 @@ from ..lifecycle.acceptance import advance
 from ..lifecycle.decisions import within_limit
 from ..lifecycle.outcomes import note_outcomes
 from ..log.journal import JournalConflict
+from ..log.records import COMPLETED, HELD
 from ..output.ledger import State
 from ..output.session import Manifest, Session
-from ..output.versions import COMPLETED, HELD
 from ..reporting.progress import Progress
 from ..requests.matching import asked_of, changed_partitions, effect, resolve, union
 from ..requests.request import Request

@@ -22,8 +22,9 @@ from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..layout import pretraining_folder
 from ..log.journal import JournalConflict
+from ..log.records import COMMITTED
 from ..output.session import Manifest, Session, files_of, follow, graph_key, silent, watched
-from ..output.versions import COMMITTED, removes
+from ..output.versions import removes
 from ..reporting.progress import Progress
 from .training import as_trained, make_run, needed_files, run_on
 

@@ -21,10 +21,10 @@ from ..config.schema import Config
 from ..layout import LOG, REQUESTS, pretraining_folder, training_folder
 from ..lifecycle.acceptance import UnreadableRequest, read_accepted
 from ..log.journal import JournalConflict
-from ..log.segments import Record
+from ..log.records import COMMITTED, COMPLETED, SWITCHING, Record
 from ..output.leases import Lease
 from ..output.session import Manifest, Session, graph_key, silent
-from ..output.versions import COMMITTED, COMPLETED, SWITCHING, ignores, removes
+from ..output.versions import ignores, removes
 from ..reporting.progress import Progress
 from ..requests.matching import asked_of, changed_partitions, effect, resolve, union
 from ..requests.request import Request

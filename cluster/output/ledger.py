@@ -8,19 +8,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from enum import Enum
 from itertools import chain, count
 from threading import Lock
 from typing import Any
 
 from ..layout import content_name, request_of
-from ..log.checkpoints import CHECKPOINT, FORMAT
-from ..log.segments import Record
-from .versions import (
+from ..log.checkpoints import FORMAT
+from ..log.records import (
     ACCEPTED,
     APPROVED,
     CANCELLED,
+    CHECKPOINT,
     COMMITTED,
     COMPLETED,
     EVIDENCE,
@@ -30,6 +29,7 @@ from .versions import (
     PURGED,
     PURGING,
     SWITCHING,
+    Record,
 )
 
 
@@ -171,7 +171,7 @@ class Ledger:
                     self.seen = record.number
 
     def _one(self, record: Record) -> None:
-        at, body = _seconds(record), record.body
+        at, body = record.seconds, record.body
         if record.kind == ACCEPTED:
             known = self.tickets.get(body["request_id"])
             if known is None or known.state is State.FAILED:
@@ -239,7 +239,7 @@ class Ledger:
             self.checkpointed = body["number"]
 
     def _close(self, request_id: str, state: State, record: Record, **fields: Any) -> None:
-        ticket = self.tickets.get(request_id) or Ticket(request_id, State.ACCEPTED, _seconds(record))
+        ticket = self.tickets.get(request_id) or Ticket(request_id, State.ACCEPTED, record.seconds)
         if not ticket.final:  # the first final answer counts
             self._set(replace(ticket, state=state, closed_at=record.number, **fields))
 
@@ -293,10 +293,6 @@ class Ledger:
         """Unlearning debt: the share of the interactions that were forgotten since the last training."""
         trained = self._trained[self.current["version"]] if self.current is not None else 0
         return 1 - self.current["graph"]["interactions"] / trained if self.current is not None and trained else 0.0
-
-
-def _seconds(record: Record) -> float:
-    return datetime.fromisoformat(record.time).timestamp()
 
 
 def _ticket(entry: Mapping[str, Any], seen: int) -> Ticket:

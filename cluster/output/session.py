@@ -21,11 +21,12 @@ from ...partitioning.storage import StorageOptions, Store, place_of, split_uri
 from ...workers import WorkerGroup
 from ..config.schema import Config, to_yaml
 from ..layout import CONFIG, REQUEST_KEY
-from ..log.checkpoints import CHECKPOINT, put_checkpoint
+from ..log.checkpoints import put_checkpoint
 from ..log.journal import Journal
+from ..log.records import CHECKPOINT, INGESTED
 from ..reporting.progress import Progress, Task
 from .ledger import Ledger
-from .versions import INGESTED, Versions
+from .versions import Versions
 
 Manifest = dict[str, Any]
 

@@ -13,29 +13,9 @@ from typing import Any
 from ...partitioning.storage import Store
 from ..layout import manifest_name, version_file
 from ..log.journal import Journal
-from ..log.segments import Record
+from ..log.records import CANCELLED, COMMITTED, COMPLETED, FAILED, HELD, PURGING, Record
 
 Manifest = dict[str, Any]
-
-ACCEPTED = "accepted"
-"""What opens a request."""
-COMMITTED = "committed"
-COMPLETED, CANCELLED, FAILED = "completed", "cancelled", "failed"
-"""What closes a request without a version."""
-HELD, APPROVED = "held", "approved"
-"""What makes an open request wait for somebody's approval, and what ends that."""
-PURGING, PURGED = "purging", "purged"
-"""What `purge` writes before it removes anything, and at its end. The first one's body: `unnamed`, the files that no record
-names, and `held`, the leases whose files stay."""
-INGESTED = "ingested"
-"""What `ingest` writes before the graph's manifest; its body: `ingest`, the manifest's digest (`session.digest`), and
-`log_head`. The first ingest writes none: nothing was carried out before it, and its head is 0."""
-SWITCHING = "switching"
-"""What `retrain` writes when requests were carried out while it was putting earlier ones to its result. Its body: `behind`,
-the head of the log then, and `seconds`, for which services carry out none, so that the next attempt can end."""
-EVIDENCE = "evidence"
-"""What fixes a request's report; its body: `request_id`, `version`, `sha256` of the JSON file, `page_sha256` of the page,
-and `seconds` of the request, where they were known."""
 
 
 def removes(record: Record, manifest: Manifest) -> bool:

@@ -14,10 +14,10 @@ from typing import Any
 
 from ..lifecycle.acceptance import accept, advance, check_same, renewed
 from ..lifecycle.approval import approve_held
-from ..lifecycle.decisions import iso, may_cancel, oldest_age, overdue, retry_after
+from ..lifecycle.decisions import may_cancel, oldest_age, overdue, retry_after
+from ..log.records import CANCELLED, iso
 from ..output.ledger import FINAL, Ledger, State, Ticket
 from ..output.session import Session
-from ..output.versions import CANCELLED
 from ..requests.request import Id, Range, make_request
 from .callbacks import News, Outbox
 

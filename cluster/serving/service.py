@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from ...partitioning.errors import InputError
 from ..lifecycle.acceptance import UnreadableRequest, advance, read_accepted
 from ..lifecycle.decisions import Verdict, error_class, judge, loses_workers, next_batch, seconds_until_due
+from ..log.records import FAILED
 from ..output.ledger import Ticket
 from ..output.session import Manifest, Session
-from ..output.versions import FAILED
 from ..requests.request import Request
 from .callback_sender import Sender
 from .intake import Desk, View

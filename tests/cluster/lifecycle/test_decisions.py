@@ -28,11 +28,10 @@ from unlearnrec.cluster.lifecycle.decisions import (
 )
 from unlearnrec.cluster.log import segments
 from unlearnrec.cluster.log.journal import Journal, JournalConflict
-from unlearnrec.cluster.log.segments import Record
+from unlearnrec.cluster.log.records import CANCELLED, COMPLETED, FAILED, HELD, Record
 from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output.ledger import Ledger, State, Ticket
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.output.versions import CANCELLED, COMPLETED, FAILED, HELD
 from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.requests.request import make_request
 from unlearnrec.cluster.serving import service as service_module

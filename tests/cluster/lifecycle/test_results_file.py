@@ -17,7 +17,7 @@ from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.lifecycle.acceptance import accept, read_accepted
 from unlearnrec.cluster.lifecycle.estimate import LATEST, estimated_seconds
 from unlearnrec.cluster.lifecycle.results_file import SCHEMA, ResultsFile, result_rows
-from unlearnrec.cluster.log.segments import Record
+from unlearnrec.cluster.log.records import Record
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.requests.outcome import Outcome

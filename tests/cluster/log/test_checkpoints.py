@@ -21,7 +21,7 @@ from unlearnrec.cluster.commands.residue import residue
 from unlearnrec.cluster.commands.verify import verify
 from unlearnrec.cluster.config.schema import Config, parse_config, to_yaml
 from unlearnrec.cluster.log.journal import Journal
-from unlearnrec.cluster.log.segments import Record
+from unlearnrec.cluster.log.records import Record
 from unlearnrec.cluster.output import session as session_module
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session

@@ -15,11 +15,12 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.commands import purge
 from unlearnrec.cluster.commands.serve import WorkerEngine
 from unlearnrec.cluster.log import journal
+from unlearnrec.cluster.log.records import PURGING, SWITCHING
 from unlearnrec.cluster.models import retraining, training
 from unlearnrec.cluster.output.leases import Lease, leases
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.output.versions import PURGING, SWITCHING, Versions
+from unlearnrec.cluster.output.versions import Versions
 from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard

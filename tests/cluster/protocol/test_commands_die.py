@@ -17,8 +17,8 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.commands.purge import UNNAMED, leftovers
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.lifecycle.acceptance import advance
+from unlearnrec.cluster.log.records import HELD
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.output.versions import HELD
 from unlearnrec.cluster.requests.request import TOMBSTONE
 
 COMMANDS = {

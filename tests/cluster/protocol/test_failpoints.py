@@ -27,8 +27,8 @@ from unlearnrec.benchmarks.chaos_checker import Model, pairs_of
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.lifecycle.approval import Held, approve
+from unlearnrec.cluster.log.records import PURGED
 from unlearnrec.cluster.output.session import CHECKPOINT_RECORDS, Session
-from unlearnrec.cluster.output.versions import PURGED
 from unlearnrec.partitioning import failpoints
 from unlearnrec.partitioning.failpoints import ENVIRONMENT, parse
 from unlearnrec.partitioning.storage import StorageOptions, Store, is_away

@@ -26,10 +26,11 @@ from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.lifecycle.acceptance import advance
 from unlearnrec.cluster.log.journal import JournalConflict
+from unlearnrec.cluster.log.records import CANCELLED, COMPLETED, HELD
 from unlearnrec.cluster.models import pretraining
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.output.versions import CANCELLED, COMPLETED, HELD, Versions
+from unlearnrec.cluster.output.versions import Versions
 from unlearnrec.cluster.requests.request import make_request
 from unlearnrec.partitioning import ingest as ingestion
 from unlearnrec.partitioning.errors import InputError

@@ -43,14 +43,7 @@ from unlearnrec.cluster.lifecycle.approval import Held, NotApproved
 from unlearnrec.cluster.lifecycle.suppression import ENVIRONMENT, SuppressionList
 from unlearnrec.cluster.log import segments
 from unlearnrec.cluster.log.journal import Journal, JournalConflict
-from unlearnrec.cluster.log.segments import Record
-from unlearnrec.cluster.models import retraining
-from unlearnrec.cluster.models.carry_out import carry_out
-from unlearnrec.cluster.output import leases
-from unlearnrec.cluster.output import session as session_module
-from unlearnrec.cluster.output.ledger import Ledger, State
-from unlearnrec.cluster.output.session import Session, silent
-from unlearnrec.cluster.output.versions import (
+from unlearnrec.cluster.log.records import (
     APPROVED,
     CANCELLED,
     COMMITTED,
@@ -59,7 +52,14 @@ from unlearnrec.cluster.output.versions import (
     HELD,
     PURGING,
     SWITCHING,
+    Record,
 )
+from unlearnrec.cluster.models import retraining
+from unlearnrec.cluster.models.carry_out import carry_out
+from unlearnrec.cluster.output import leases
+from unlearnrec.cluster.output import session as session_module
+from unlearnrec.cluster.output.ledger import Ledger, State
+from unlearnrec.cluster.output.session import Session, silent
 from unlearnrec.cluster.requests.digests import digests_of, none
 from unlearnrec.cluster.requests.request import make_request, read_request
 from unlearnrec.cluster.serving.intake import Desk, TooLate

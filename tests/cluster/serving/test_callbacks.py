@@ -17,8 +17,8 @@ import unlearnrec
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.commands.serve import coordinate, follow
 from unlearnrec.cluster.lifecycle.acceptance import TakenId, advance
+from unlearnrec.cluster.log.records import COMPLETED, FAILED, HELD
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.output.versions import COMPLETED, FAILED, HELD
 from unlearnrec.cluster.serving.callback_sender import LONGEST_BACKOFF_SECONDS, Sender, backoff
 from unlearnrec.cluster.serving.callbacks import KEY_VARIABLE, News, Outbox, load_key, sign, url_pattern
 from unlearnrec.cluster.serving.intake import Desk
