@@ -11,7 +11,7 @@ from typing import Any
 from ..cluster.log.journal import Journal
 from ..cluster.log.records import CANCELLED, COMMITTED, COMPLETED, Record
 from ..cluster.output.ledger import State, Ticket
-from ..cluster.output.session import Manifest
+from ..cluster.output.manifest import Manifest
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_ids, load_shard
 from ..partitioning.storage import Store

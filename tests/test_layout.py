@@ -17,6 +17,12 @@ from unlearnrec.cluster.jobs import wheel
 
 ROOT = Path(unlearnrec.__file__).resolve().parent
 FOLDERS = ("partitioning", "distributed", "workers", "cluster", "benchmarks")  # each may import those before it
+ORDER = {
+    "distributed": "comm processes graph backbones measures training encoder partition",
+    "cluster": "layout reporting config log requests jobs output lifecycle models evidence serving http commands "
+    "pipeline cli",
+}
+"""The folders (and single files) of a folder, each of which imports only those before it."""
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 SKIPPED = {"__pycache__", "build", "dist"}
 
@@ -61,6 +67,52 @@ def test_arrows_run_one_way():
             if parts[0] == "unlearnrec" and len(parts) > 1 and parts[1] in FOLDERS[own + 1 :]:
                 wrong.append(f"{place(path)} imports {name}")
     assert not wrong
+
+
+def imports() -> dict[tuple[str, ...], set[tuple[str, ...]]]:
+    """Of each module of the package the modules of the package that it imports, as parts of their paths."""
+    known = {path.relative_to(ROOT).with_suffix("").parts for path in MODULES}
+    found: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for path in MODULES:
+        targets = found.setdefault(path.relative_to(ROOT).with_suffix("").parts, set())
+        for name in used_names(path):
+            parts = tuple(name.split(".")[1:]) if name.startswith("unlearnrec.") else ()
+            # A module itself, one of its names, or one of the names of a folder's __init__.py.
+            targets |= {m for m in (parts, parts[:-1], (*parts[:-1], "__init__")) if m in known}
+    return found
+
+
+@pytest.mark.parametrize("folder", ORDER)
+def test_folders_import_only_those_before_them(folder: str):
+    order = ORDER[folder].split()
+    wrong, there = [], set()
+    for module, targets in imports().items():
+        if module[0] != folder or module[1] == "__init__":
+            continue
+        there.add(module[1])
+        inside = [target for target in targets if target[0] == folder and target[1] not in ("__init__", module[1])]
+        wrong += [
+            f"{'/'.join(module)} imports {'/'.join(target)}"
+            for target in inside
+            if order.index(target[1]) > order.index(module[1])
+        ]
+    assert not wrong
+    assert there == set(order), "a folder is missing in ORDER, or is there no more"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    graph = imports()
+    done: set[tuple[str, ...]] = set()
+
+    def visit(module: tuple[str, ...], path: list[tuple[str, ...]]) -> None:
+        assert module not in path, " -> ".join("/".join(part) for part in [*path[path.index(module) :], module])
+        if module not in done:
+            for target in graph[module]:
+                visit(target, [*path, module])
+            done.add(module)
+
+    for module in graph:
+        visit(module, [])
 
 
 def test_inside_the_package_imports_are_relative():

@@ -217,6 +217,7 @@ def doctor(
 
 
 def submit(
+    context: typer.Context,
     command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND ...", show_default=False)] = None,
     address: Annotated[
         str | None, typer.Option(metavar="URL", help="Of the cluster's dashboard, such as http://HOST:8265.")
@@ -228,7 +229,8 @@ def submit(
     """Run a command as a job on a Ray cluster."""
     from ..commands import submit as body
 
-    return body.submit(command or [], address=address, wait=wait, progress=open_progress())
+    table: Any = context.find_root().command  # the group of all commands
+    return body.submit(command or [], table.commands, address=address, wait=wait, progress=open_progress())
 
 
 def bench(

@@ -21,7 +21,8 @@ from ..models.comparison import Measured, Probe, compare, measure_version
 from ..models.held_out import held_out_pairs
 from ..models.training import as_trained
 from ..output.leases import leased
-from ..output.session import Manifest, Session
+from ..output.manifest import Manifest
+from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.matching import effect, resolve
 from ..requests.request import Request, parse_request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,22 +13,21 @@ from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..evidence.report import add_evidence
 from ..layout import REQUEST_KEY
-from ..lifecycle.acceptance import NOTHING, renewed
-from ..lifecycle.acceptance import accept as _accept
-from ..lifecycle.acceptance import answered as _answer
-from ..lifecycle.approval import Held, check_operator, unknown
-from ..lifecycle.decisions import oldest_age, overdue
+from ..lifecycle.acceptance import NOTHING, accept, answered, renewed
+from ..lifecycle.approval import check_operator
 from ..lifecycle.estimate import estimated_seconds
 from ..lifecycle.finding import find_stored
 from ..lifecycle.outcomes import looked_up
+from ..lifecycle.refusals import Held
 from ..lifecycle.results_file import ResultsFile, result_rows, stored_outcome
 from ..lifecycle.suppression import open_list
 from ..log.journal import JournalConflict
 from ..log.records import iso
 from ..models.carry_out import able_version, carry_out
 from ..output.ledger import State
-from ..output.session import Manifest, Session, silent
-from ..reporting.progress import Progress
+from ..output.manifest import Manifest
+from ..output.session import Session
+from ..reporting.progress import Progress, silent
 from ..requests.matching import changed_partitions, effect
 from ..requests.outcome import Outcome
 from ..requests.request import Request, parse_request
@@ -113,12 +113,12 @@ def _forget(
     group: WorkerGroup | None,
     cut_only: bool,
 ) -> dict[str, Any]:
-    if (answer := _answer(session, request)) is not None:
+    if (answer := answered(session, request)) is not None:
         return add_evidence(session, [answer], progress=progress)[0] | {"repeated": True}
     able_version(session)
     session.whole_version()
     open_list(session.store)  # a wrong key is told before the request is accepted
-    _accept(session, request, requester)
+    accept(session, request, requester)
     if (waiting := _in_grace(session, request)) is not None:
         progress.note(
             f"accepted; it waits until {waiting['due']} (forget.grace_seconds), then run this again or `serve`"
@@ -126,20 +126,18 @@ def _forget(
         return waiting
     _check_not_held(session, request)
     try:
-        if group is not None:
-            answers = carry_out(session, [request], group, progress, cut_only)
-        else:
-            with session.workers() as own:
-                answers = carry_out(session, [request], own, progress, cut_only)
+        with nullcontext(group) if group is not None else session.workers() as workers:
+            carried_out = carry_out(session, [request], workers, progress, cut_only)
+            answers = add_evidence(session, list(carried_out.values()), workers, progress)
     except JournalConflict:
         # Perhaps a service that runs on this output was faster.
-        if (answer := _answer(session, request)) is not None:
+        if (answer := answered(session, request)) is not None:
             return add_evidence(session, [answer], progress=progress)[0]
         _check_not_held(session, request)
         raise
-    if request.request_id not in answers:
+    if not answers:
         _check_not_held(session, request)
-    return answers[request.request_id]
+    return answers[0]
 
 
 def _check_not_held(session: Session, request: Request) -> None:
@@ -155,40 +153,6 @@ def _in_grace(session: Session, request: Request) -> dict[str, Any] | None:
     if ticket.state is not State.ACCEPTED or time.time() >= due:
         return None
     return {"request_id": request.request_id, "status": "accepted", "version": None, "due": iso(due), **NOTHING}
-
-
-def status(config: Config, request_id: str | None = None) -> dict[str, Any]:
-    """Where a request is: its status and phase, and the version that has it. Without an id: all without an answer.
-
-    Raises:
-        InputError: no such request.
-    """
-    ledger = Session(config).ledger()
-    now, deadline = time.time(), config.forget.deadline_hours * 3600
-    if request_id is not None:
-        ticket = ledger.tickets.get(request_id)
-        if ticket is None:
-            raise unknown(config, request_id)
-        return ticket.describe() | ({} if ticket.final else {"due_by": iso(ticket.accepted_at + deadline)})
-    waiting = ledger.unanswered()
-    late = {ticket.request_id for ticket in overdue(waiting, now, deadline)}
-    return {
-        "open_requests": len(waiting),
-        "overdue_requests": len(late),
-        "oldest_open_request_seconds": oldest_age(waiting, now),
-        "version": ledger.current["version"] if ledger.current else None,
-        "needs_retrain": ledger.needs_retrain(),
-        "requests": [
-            {
-                "request_id": ticket.request_id,
-                "status": ticket.state.value,
-                "age_hours": (now - ticket.accepted_at) / 3600,
-                "due_by": iso(ticket.accepted_at + deadline),
-                "overdue": ticket.request_id in late,
-            }
-            for ticket in waiting
-        ],
-    }
 
 
 def _dry_run(

@@ -9,50 +9,41 @@ from __future__ import annotations
 
 import contextlib
 import json
-import posixpath
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any
 
 from ...partitioning.errors import InputError
-from ...partitioning.ingest import MANIFEST
-from ...partitioning.storage import Details, is_temporary
 from ..config.schema import Config
 from ..evidence.report import add_evidence
 from ..layout import (
-    CALLBACKS,
-    CHECKPOINTS,
-    FOLDERS,
-    GRAPH,
     LOG,
-    OUTCOMES,
-    PRETRAIN,
-    REQUEST_KEY,
-    REQUESTS,
-    SEARCHED,
-    VERSIONS,
-    callbacks_name,
     checkpoint_number,
-    content_name,
-    graph_of_folder,
-    request_of_outcome,
     segment_id,
 )
 from ..log.cuts import announce_cut
 from ..log.journal import JournalConflict
-from ..log.records import ACCEPTED, COMMITTED, PURGED, PURGING, Record
-from ..output.exports import FILES, UNFINISHED, log_head_of
+from ..log.records import PURGED, PURGING
+from ..output.conflicts import voids_purge
 from ..output.leases import covered, leases
-from ..output.ledger import Ledger, State, Ticket
-from ..output.session import Session, graph_key, missing_text, silent
-from ..reporting.progress import Progress
+from ..output.ledger import Ledger
+from ..output.leftovers import (
+    CHECKPOINT,
+    EXPORT,
+    LOG_FILE,
+    OLDER,
+    REQUEST,
+    SUPERSEDED,
+    UNNAMED,
+    Leftover,
+    _is_old,
+    leftovers,
+)
+from ..output.session import Session, missing_text
+from ..reporting.progress import Progress, silent
 from ..requests.request import TOMBSTONE
 
-OLDER, SUPERSEDED, CHECKPOINT = "older version", "superseded graph", "checkpoint"
-REQUEST, UNNAMED, LOG_FILE, NOTE = "request content", "unnamed file", "file of the log", "note about a request"
-EXPORT = "export"
 ROLLBACKS = (OLDER, SUPERSEDED, CHECKPOINT)
 """Kinds of files that are of use again after a rollback; the name of another file that is removed is not used again."""
 
@@ -60,17 +51,6 @@ ROLLBACKS = (OLDER, SUPERSEDED, CHECKPOINT)
 UNDER_WAY_SECONDS = 3600.0
 """A file that no record names may belong to a command that runs, which may not have looked at one of the log either: it
 stays this long after it was written."""
-
-
-@dataclass(frozen=True)
-class Leftover:
-    """A file that holds deleted data, or may: `place` is its path under the output, `modified` seconds since the epoch."""
-
-    place: str
-    kind: str
-    detail: str
-    bytes: int
-    modified: float
 
 
 def purge(
@@ -113,7 +93,7 @@ def purge(
         # Before anything is removed: a commit that comes after this record, decided before it, sees what it loses.
         unnamed = [x.place for x in due if x.kind == UNNAMED]
         try:
-            void = _keeps({x.place for x in due})
+            void = voids_purge({x.place for x in due})
             began = session.journal.append(PURGING, {"unnamed": unnamed, "held": there}, after=head, void=void)
             break
         except JournalConflict:
@@ -153,22 +133,6 @@ def _held(session: Session, found: Sequence[Leftover], progress: Progress) -> tu
     return there, held
 
 
-def _keeps(due: Set[str]) -> Callable[[Record], bool]:
-    """Which records make a purge of these files void that was decided without them."""
-
-    def keeps(record: Record) -> bool:
-        if record.kind == ACCEPTED:
-            content = record.body.get("content") or content_name(record.body["request_id"])
-            return not due.isdisjoint({content, callbacks_name(content)})
-        if record.kind == COMMITTED:
-            manifest = record.body["manifest"]
-            names = {*manifest["files"], *manifest["graph"]["files"], *manifest["lake_graph"]["files"]}
-            return manifest["reason"] != "forget" or not due.isdisjoint(names)
-        return record.kind in (PURGING, PURGED)
-
-    return keeps
-
-
 def _report(session: Session, progress: Progress, tried: Collection[str]) -> dict[str, bool]:
     """Write the evidence that is missing, without workers, except what was `tried`; whether each request now has it."""
     ledger = session.ledger()
@@ -205,97 +169,6 @@ def _log_files(session: Session) -> list[Leftover]:
             newest = modified = max(newest, modified)
         found.append(Leftover(name, LOG_FILE, detail, size, modified))
     return found
-
-
-def leftovers(session: Session) -> list[Leftover]:
-    """All that a purge would remove if no file were too young, in the order in which it does; not the log's own files.
-
-    The output is listed once, and no file is asked for by itself, except exports: there may be many requests.
-
-    Raises:
-        InputError: another version of unlearnrec wrote the graph.
-    """
-    ledger, files = session.ledger(), session.store.details()
-    found = [Leftover(place, kind, why, *files[place]) for place, kind, why in _places(session, ledger, files)]
-    # What makes other files count goes first.
-    return sorted(found, key=lambda x: (not x.place.endswith(("/manifest.json", "/done.json")), x.place))
-
-
-def final_contents(ledger: Ledger) -> dict[str, Ticket]:
-    """The files with the contents of requests that have their answer or were cancelled, and which these are."""
-    return {ledger.content_name(request_id): ticket for request_id, ticket in ledger.tickets.items() if ticket.final}
-
-
-def _places(session: Session, ledger: Ledger, files: Mapping[str, Details]) -> Iterator[tuple[str, str, str]]:
-    """(place, kind, detail) of each leftover among these files."""
-    current = ledger.current
-    ingested = session.ingested() if session.store.exists(MANIFEST) else None
-    # A counterfactual stands on one graph, and what is trained next on another.
-    graphs = [current["graph"], current["lake_graph"]] if current else []
-    new = ingested is not None and (current is None or current["lake_graph"]["ingest"] != ingested["ingest"])
-    if ingested and new and ledger.carried_out_at <= ingested["log_head"]:  # else `train` refuses it
-        graphs.append(ingested)
-    keep = {MANIFEST}.union(current["files"] if current else (), *(graph["files"] for graph in graphs))
-    maker = {name: f"of version {version}" for name, version in ledger.makers.items()}
-    maker |= dict.fromkeys(ingested["files"] if ingested else (), "of the last ingest")
-
-    for folder, kind in ((VERSIONS, OLDER), (GRAPH, SUPERSEDED)):
-        for name in _in(folder, files):
-            if name not in keep and posixpath.basename(name) != "manifest.json":
-                yield name, kind if name in maker else UNNAMED, maker.get(name, "no record names it")
-    keys = {graph_key(graph) for graph in graphs}
-    for folder in (CHECKPOINTS, PRETRAIN):
-        for name in _in(folder, files):
-            if graph_of_folder(name) not in keys:
-                yield name, CHECKPOINT, "of a run on a graph that is no longer current"
-    yield from _requests(session, ledger, files)
-    for name in filter(is_temporary, files):
-        if name.split("/")[0] in SEARCHED:
-            yield name, UNNAMED, "a write that did not end"
-    yield from _exports(session, ledger, files)
-
-
-def _in(folder: str, files: Iterable[str]) -> Iterator[str]:
-    return (name for name in files if name.startswith(f"{folder}/") and not is_temporary(name))
-
-
-def _exports(session: Session, ledger: Ledger, files: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """Those that somebody put under the output, from before the last request that was carried out."""
-    for name in files:
-        if name.split("/")[0] in FOLDERS:
-            continue
-        if UNFINISHED.fullmatch(name):
-            yield name, UNNAMED, "of an export that did not end"
-        elif posixpath.basename(name) in FILES and _is_old(session, ledger, name):
-            yield name, EXPORT, "from before a request was carried out"
-
-
-def _is_old(session: Session, ledger: Ledger, name: str) -> bool:
-    head = log_head_of(session, name)
-    return head is not None and head < ledger.carried_out_at
-
-
-def _requests(session: Session, ledger: Ledger, files: Mapping[str, Details]) -> Iterator[tuple[str, str, str]]:
-    logged = set(map(ledger.content_name, ledger.tickets))
-    told, final = set(map(callbacks_name, logged)), final_contents(ledger)
-    # Where there are callbacks, the service tells them and removes them.
-    untold = set() if session.config.serve.callback_hosts else set(map(callbacks_name, final))
-    for name in _in(CALLBACKS, files):
-        if name not in told:
-            yield name, UNNAMED, "callbacks of a request that was not accepted"
-        elif name in untold:
-            yield name, NOTE, "callbacks of a request that has its answer, and serve.callback_hosts is empty"
-    tombstone = len(json.dumps(TOMBSTONE))  # bytes; a content, which has a salt, is longer
-    for name in _in(REQUESTS, files):
-        if name in final:
-            done = "cancelled" if final[name].state is State.CANCELLED else "carried out"
-            if files[name].bytes != tombstone:
-                yield name, REQUEST, f"of a request that was {done}"
-        elif name not in logged and name != REQUEST_KEY:
-            yield name, UNNAMED, "of a request that was not accepted"
-    for name in _in(OUTCOMES, files):
-        if ledger.content_name(request_of_outcome(name)) in final:
-            yield name, NOTE, "of a request that was carried out"
 
 
 def _due(item: Leftover, retention_hours: float, clock: float) -> bool:

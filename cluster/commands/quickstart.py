@@ -15,14 +15,18 @@ from ...distributed.training.run import Probe as TrainProbe
 from ...partitioning.errors import InputError
 from ...partitioning.ingest import load_ids
 from ...partitioning.sample import make_sample
-from .. import pipeline
 from ..config.schema import Config, parse_config
 from ..layout import FOLDERS
 from ..models.comparison import Measured, Probe, compare, copy_output, measure
 from ..models.held_out import held_out_pairs
-from ..output.session import Session, silent
+from ..output.session import Session
 from ..reporting import html as report
-from ..reporting.progress import Progress
+from ..reporting.progress import Progress, silent
+from .evaluate import evaluate
+from .forget import forget
+from .ingest import ingest
+from .pretrain import pretrain
+from .train import train
 
 FORGOTTEN_SHARE = 0.01
 FORGOTTEN_USERS = 20
@@ -56,30 +60,28 @@ def quickstart(
     _choose(sample["train"], request, users_file, seed)
     other = {name: _config(folder / "compare" / name, sample, partitions, seed) for name in ("cut", "retrained")}
 
-    ingested = pipeline.ingest(config, progress=progress)
+    ingested = ingest(config, progress=progress)
     copy_output(config.output, other["retrained"].output)
     session = Session(config)
     with session.workers() as group:
         users, items, _ = held_out_pairs(session, {"graph": session.lake_graph()})
         probe = _probe(session, request, users, items, seed)
         watch = TrainProbe(10, users, items, config.evaluate.k, config.evaluate.batch_users)
-        trained = pipeline.train(config, progress=progress, probe=watch, group=group)
-        pretrained = pipeline.pretrain(config, progress=progress, group=group)
+        trained = train(config, progress=progress, probe=watch, group=group)
+        pretrained = pretrain(config, progress=progress, group=group)
         copy_output(config.output, other["cut"].output)
         models = {"original": measure(config, group, probe)}
         models["edges cut"], cut = _cut(other["cut"], request, group, probe, progress)
-        forgotten = pipeline.forget(
+        forgotten = forget(
             config, interactions=str(request), request_id="quickstart-interactions", progress=progress, group=group
         )
         models["unlearned"] = measure(config, group, probe)
         started = time.perf_counter()
-        pipeline.train(other["retrained"], without=[str(request)], progress=progress, group=group)
+        train(other["retrained"], without=[str(request)], progress=progress, group=group)
         retrain_seconds = time.perf_counter() - started
         models["retrained"] = measure(other["retrained"], group, probe)
-        of_users = pipeline.forget(
-            config, users=str(users_file), request_id="quickstart-users", progress=progress, group=group
-        )
-        final = pipeline.evaluate(config, group=group)
+        of_users = forget(config, users=str(users_file), request_id="quickstart-users", progress=progress, group=group)
+        final = evaluate(config, group=group)
 
     table = compare(models, "original", "retrained")
     by_name = {row["model"]: row for row in table}
@@ -158,7 +160,7 @@ def _cut(
     config: Config, request: Path, group: Any, probe: Probe, progress: Progress
 ) -> tuple[Measured, dict[str, Any]]:
     """The edges removed from the graph and nothing else done; and the answer."""
-    answer = pipeline.forget(config, interactions=str(request), progress=progress, group=group, cut_only=True)
+    answer = forget(config, interactions=str(request), progress=progress, group=group, cut_only=True)
     return measure(config, group, probe), answer
 
 

@@ -14,13 +14,13 @@ from ..layout import REQUESTS, SUPPRESSION
 from ..lifecycle.outcomes import not_removed, only
 from ..lifecycle.suppression import ENVIRONMENT, SuppressionList, open_list
 from ..output.ledger import State, Ticket
-from ..output.session import Session, silent
-from ..reporting.progress import Progress
+from ..output.leftovers import final_contents, leftovers
+from ..output.session import Session
+from ..reporting.progress import Progress, silent
 from ..requests.digests import KINDS, Digests, digests_of, none
 from ..requests.outcome import INVALID
 from ..requests.request import TOMBSTONE, Request, read_request
 from ..requests.row_filter import RowFilter
-from .purge import final_contents, leftovers
 
 LAKE = "lake rows"
 

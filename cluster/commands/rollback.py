@@ -6,8 +6,10 @@ from typing import Any
 
 from ...partitioning.errors import InputError
 from ..config.schema import Config
-from ..log.records import COMMITTED, COMPLETED, Record
-from ..output.session import Manifest, Session
+from ..log.records import COMMITTED, Record
+from ..output.conflicts import deletions_after
+from ..output.manifest import Manifest
+from ..output.session import Session
 
 OWN = ("version", "base", "answers", "rolled_back_to")
 """Keys of a manifest that belong to its commit alone."""
@@ -54,18 +56,12 @@ def rollback(config: Config, *, to: int) -> dict[str, Any]:
 
 def _check_nothing_deleted(target: Manifest, since: list[Record]) -> None:
     """Raise InputError if a request was carried out since, which the version may still hold the data of."""
-    ingest, versions = target["graph"]["ingest"], []
-    for record in since:
-        if record.kind == COMMITTED:
-            ingest = record.body["manifest"]["graph"]["ingest"]
-            if record.body["manifest"]["reason"] == "forget":
-                versions.append(record.body["manifest"]["version"])
-        elif record.kind == COMPLETED and ingest != target["graph"]["ingest"]:
-            # There was nothing to forget in the graph of another ingest; here there may be.
-            raise InputError(
-                f"--to {target['version']}: request {record.body['request_id']} found nothing to forget in a later graph, "
-                "and this version may hold its data. Run `unlearnrec train` instead"
-            )
+    versions, elsewhere = deletions_after(target, since)
+    if elsewhere is not None:
+        raise InputError(
+            f"--to {target['version']}: request {elsewhere} found nothing to forget in a later graph, and this version may "
+            "hold its data. Run `unlearnrec train` instead"
+        )
     if versions:
         raise InputError(
             f"--to {target['version']}: data were deleted since, in version {', '.join(map(str, versions))}, and would come "

@@ -18,11 +18,12 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ...partitioning.errors import InputError
 from ...workers.placement import connect, misfit
 from ..config.schema import Config
-from ..output.session import Session, silent
-from ..reporting.progress import Progress
+from ..output.session import Session
+from ..reporting.progress import Progress, silent
 from ..serving.actor import MEMORY, Coordinator
 from ..serving.remote_service import RemoteService
-from .serve import admit, callback_pattern, check_output, outwait
+from ..serving.start import callback_pattern, check_output, outwait
+from .serve import admit
 
 NAMESPACE = "unlearnrec"
 CALLS = 64

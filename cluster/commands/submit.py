@@ -36,15 +36,17 @@ class Job:
 # ---- pure: what the job is ----------------------------------------------------------------------------------------
 
 
-def plan(arguments: Sequence[str]) -> Job:
+def plan(arguments: Sequence[str], commands: Mapping[str, Any]) -> Job:
     """Check a command line and turn it into a job.
+
+    commands: by name, the commands that there are, whose parsers check the arguments.
 
     Raises:
         InputError, or typer's usage error: as the command itself would here; or it names a place on this machine.
     """
     if not arguments or arguments[0].startswith("-"):
         raise InputError("submit: give the command after `--`, such as: unlearnrec submit -- train --config FILE")
-    parameters, values = _parse(arguments[0], arguments[1:])
+    parameters, values = _parse(commands, arguments[0], arguments[1:])
     refuse_local_options(parameters, values)
     file = Path(values["config"]) if values.get("config") is not None else None
     overrides = values.get("overrides") or []
@@ -116,14 +118,10 @@ def refuse_local_options(parameters: Sequence[Any], values: Mapping[str, Any]) -
 _REMEDY = "Give a URI such as s3://bucket/path, or an absolute path that all machines of the cluster share"
 
 
-def _parse(name: str, arguments: Sequence[str]) -> tuple[Sequence[Any], dict[str, Any]]:
+def _parse(commands: Mapping[str, Any], name: str, arguments: Sequence[str]) -> tuple[Sequence[Any], dict[str, Any]]:
     """A command's parameters and the values that its own parser gives them."""
-    import typer
-
-    from ..cli import app as cli
     from . import bench
 
-    commands: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     if name not in commands or name == "submit":
         known = ", ".join(sorted(set(commands) - {"submit"}))
         raise InputError(f"submit -- {name}: no such command; there are: {known}")
@@ -137,9 +135,14 @@ def _parse(name: str, arguments: Sequence[str]) -> tuple[Sequence[Any], dict[str
 
 
 def submit(
-    arguments: Sequence[str], *, address: str | None = None, wait: bool = False, progress: Progress | None = None
+    arguments: Sequence[str],
+    commands: Mapping[str, Any],
+    *,
+    address: str | None = None,
+    wait: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Submit a command as a job; with `wait`, follow its log on stderr until it ends.
+    """Submit a command as a job; with `wait`, follow its log on stderr until it ends. commands: as for `plan`.
 
     Returns:
         `job_id`, `status`, `address`; with `wait` also `ok` and, where it is known, the command's own `exit_code`.
@@ -148,7 +151,7 @@ def submit(
         InputError: as `plan`; no job server answers at the address, or it wants another token.
     """
     progress = progress or Progress()
-    job = plan(arguments)
+    job = plan(arguments, commands)
     where = job_server.choose_address(address, os.environ)
     client, server_mode = job_server.connect(where)
     with tempfile.TemporaryDirectory(prefix="unlearnrec-submit-") as folder:

@@ -16,7 +16,7 @@ from ..log.records import PURGING, Record
 from ..output.ledger import OPEN, Ledger, State, Ticket
 from ..output.session import Session
 from ..requests.request import TOMBSTONE, commitment
-from .forget import status
+from .status import status
 
 Check = dict[str, Any]
 

@@ -20,7 +20,7 @@ from ...distributed.graph.removal import merged
 from ...partitioning.ingest import load_ids
 from ...partitioning.shard import GraphShard
 from ...partitioning.storage import Store
-from ..output.session import Manifest
+from ..output.manifest import Manifest
 from ..requests.matching import Effect, effect, resolve, union
 from ..requests.request import Request
 

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from ...distributed.graph.removal import Removal
 from ...distributed.measures import scores as measures
 from ...workers import WorkerFailure, WorkerGroup
-from ..output.session import Manifest, Session
+from ..output.manifest import Manifest
+from ..output.session import Session
 from ..requests.matching import Effect
 from .change import Change, contains, files_of_partition
 

@@ -18,12 +18,15 @@ import numpy as np
 from ...partitioning.errors import InputError
 from ...workers import WorkerGroup
 from ..layout import report_name
-from ..lifecycle.acceptance import UnreadableRequest, read_accepted
+from ..lifecycle.acceptance import read_accepted
+from ..lifecycle.refusals import UnreadableRequest
 from ..log.journal import JournalConflict
 from ..log.records import ACCEPTED, COMMITTED, EVIDENCE, Record, iso
+from ..output.conflicts import voids_evidence
 from ..output.ledger import Ticket
-from ..output.session import Manifest, Session, missing_text, silent
-from ..reporting.progress import Progress
+from ..output.manifest import Manifest
+from ..output.session import Session, missing_text
+from ..reporting.progress import Progress, silent
 from ..reporting.software import software
 from ..requests.matching import Effect
 from ..requests.request import TOMBSTONE, Request
@@ -179,7 +182,7 @@ def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
     failed = [check["name"] for check in document["verification"]["checks"] if check["ok"] is False]
     with contextlib.suppress(JournalConflict):  # another process was faster, with the same report
         session.journal.append(
-            EVIDENCE, body | {"evidence_failed": failed}, after=seen, void=lambda record: _fixes(record, request_id)
+            EVIDENCE, body | {"evidence_failed": failed}, after=seen, void=voids_evidence(request_id)
         )
     return failed
 
@@ -228,10 +231,6 @@ def _chain(records: Sequence[Record], request_id: str) -> dict[str, Record]:
 
 def _answers(record: Record, request_id: str) -> bool:
     return record.kind == COMMITTED and request_id in record.body["manifest"].get("answers", {})
-
-
-def _fixes(record: Record, request_id: str) -> bool:
-    return record.kind == EVIDENCE and record.body["request_id"] == request_id
 
 
 def _document(answer: Mapping[str, Any], ticket: Ticket, chain: Mapping[str, Record], look: _Look) -> dict[str, Any]:

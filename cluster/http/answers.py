@@ -7,9 +7,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-API_VERSION = "2.0"
-"""Of OpenDSR, whose names are used where they fit."""
-
 
 class RequestState(BaseModel):
     """Where a request is. Once it is carried out, the numbers of its answer stand beside these."""

@@ -18,13 +18,11 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from ..layout import REQUEST_ID
-from ..lifecycle.acceptance import TakenId
-from ..lifecycle.approval import NotApproved
+from ..lifecycle.refusals import NotApproved, TakenId, TooLate, TooMany
 from ..requests.rows import Twice, once
-from ..serving.intake import TooLate, TooMany
+from ..serving.callbacks import API_VERSION
 from . import answers
 from .admission import OPEN, Admission, Door
-from .answers import API_VERSION
 from .bodies import Approval, Deletion
 from .errors import Refusal, handle_errors
 from .tokens import Scope, Token

@@ -9,25 +9,19 @@ from dataclasses import replace
 from typing import Any
 
 from ...partitioning.errors import InputError
-from ..layout import content_name, request_of
+from ..layout import content_name
 from ..log.journal import JournalConflict
-from ..log.records import ACCEPTED, COMMITTED, PURGING, Record
+from ..log.records import ACCEPTED, COMMITTED
+from ..output.conflicts import voids_acceptance, voids_step
 from ..output.ledger import State, Ticket
 from ..output.session import Session
 from ..requests.digests import KINDS, digests_of
 from ..requests.request import TOMBSTONE, Request, Tally, commitment, read_request
+from .refusals import TakenId, UnreadableRequest
 from .suppression import open_list
 
 NOTHING: dict[str, Any] = {"removed_interactions": 0, "affected_partitions": [], "seconds": 0.0}
 """What is told of a request of which nothing was done."""
-
-
-class TakenId(InputError):
-    """Another request has this id."""
-
-
-class UnreadableRequest(RuntimeError):
-    """The content of an accepted request is not there, or not the one that was accepted."""
 
 
 def accept(
@@ -70,7 +64,7 @@ def accept(
         where = {} if name == content_name(request.request_id) else {"content": name}
         entry = {"request_id": request.request_id, "commitment": commitment(body, salt), **who, **where}
         try:
-            session.journal.append(ACCEPTED, entry, after=seen, void=_forestalls(request.request_id))
+            session.journal.append(ACCEPTED, entry, after=seen, void=voids_acceptance(request.request_id))
         except JournalConflict:
             continue
         return
@@ -162,7 +156,7 @@ def advance(
         if ticket is None or not allowed(ticket):
             return False
         try:
-            session.journal.append(kind, {"request_id": request_id, **body}, after=seen, void=_concerns(request_id))
+            session.journal.append(kind, {"request_id": request_id, **body}, after=seen, void=voids_step(request_id))
         except JournalConflict:
             continue
         return True
@@ -183,25 +177,3 @@ def read_accepted(session: Session, ticket: Ticket) -> Request:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass
     raise UnreadableRequest(f"{name} is not the content that was accepted")
-
-
-def _forestalls(request_id: str) -> Callable[[Record], bool]:
-    """Which records keep a request from being accepted as it was decided: its content goes, or somebody else was faster."""
-
-    def forestalls(record: Record) -> bool:
-        if record.kind == PURGING:
-            return any(
-                found is not None and found[0] == request_id for found in map(request_of, record.body["unnamed"])
-            )
-        return record.kind == ACCEPTED and record.body["request_id"] == request_id
-
-    return forestalls
-
-
-def _concerns(request_id: str) -> Callable[[Record], bool]:
-    """Which records change what may be said of an open request."""
-
-    def concerns(record: Record) -> bool:
-        return record.kind == COMMITTED or record.body.get("request_id") == request_id
-
-    return concerns

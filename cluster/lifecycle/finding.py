@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...distributed.graph.removal import Found, merged
 from ...partitioning.ingest import load_assignment, load_ids, load_shard
 from ...partitioning.storage import Store
-from ..output.session import Manifest
+from ..output.manifest import Manifest
 from ..requests.matching import Resolved, asked_of, resolve, union
 from ..requests.request import Request
 

@@ -11,7 +11,8 @@ from typing import Any
 from ...distributed.graph.removal import Found
 from ..layout import SUPPRESSION, outcome_name
 from ..output.ledger import State
-from ..output.session import Manifest, Session
+from ..output.manifest import Manifest
+from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.digests import Digests, entry_digests, none
 from ..requests.matching import Resolved

@@ -13,14 +13,14 @@ from ...distributed.graph.removal import merged
 from ...partitioning.errors import InputError
 from ...partitioning.ingest import load_assignment, load_ids
 from ...workers import WorkerGroup
-from ..evidence.report import add_evidence
 from ..lifecycle.acceptance import advance
 from ..lifecycle.decisions import within_limit
 from ..lifecycle.outcomes import note_outcomes
 from ..log.journal import JournalConflict
 from ..log.records import COMPLETED, HELD
 from ..output.ledger import State
-from ..output.session import Manifest, Session
+from ..output.manifest import Manifest
+from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.matching import asked_of, changed_partitions, effect, resolve, union
 from ..requests.request import Request
@@ -64,7 +64,8 @@ def carry_out(
     Those that remove nothing are completed without a version. Those above `forget.max_share` are held, and those that
     would take the version above it stay accepted for the next; neither has an answer. What a request removed is
     counted against the version before, so that a pair which two of them name counts in both. `before_commit` is called
-    with the manifest when all its files are written.
+    with the manifest when all its files are written. Evidence is not written here: whoever calls this does it next
+    (`evidence.report.add_evidence`).
 
     Raises:
         JournalConflict: another version was committed meanwhile, or a request was closed: decide anew.
@@ -178,5 +179,4 @@ def carry_out(
     session.hold(group, committed)
     mark("refresh")
     finished = {"seconds": time.perf_counter() - start, "phases": marks}
-    evidenced = add_evidence(session, [answer | finished for answer in done.values()], group, progress)
-    return answers | {answer["request_id"]: answer for answer in evidenced}
+    return answers | {request_id: answer | finished for request_id, answer in done.items()}

@@ -15,7 +15,8 @@ from ...distributed.measures import scores as measures
 from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..layout import COPIED
-from ..output.session import Manifest, Session
+from ..output.manifest import Manifest
+from ..output.session import Session
 from .held_out import held_out_pairs
 
 Ids = npt.NDArray[np.int64]

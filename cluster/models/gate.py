@@ -16,7 +16,8 @@ from ...distributed.measures.standing import Standing
 from ...partitioning.errors import InputError
 from ...workers import WorkerGroup
 from ..config.schema import Forget
-from ..output.session import Manifest, Session
+from ..output.manifest import Manifest
+from ..output.session import Session
 from .held_out import held_out_sample
 
 Ids = npt.NDArray[np.int64]

@@ -9,7 +9,8 @@ from ...partitioning.errors import InputError
 from ...partitioning.graph import dense_ids
 from ...partitioning.ingest import load_ids
 from ...partitioning.lake import has_column, interactions_of, read_table
-from ..output.session import Manifest, Session
+from ..output.manifest import Manifest
+from ..output.session import Session
 
 Ids = npt.NDArray[np.int64]
 

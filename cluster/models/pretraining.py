@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,11 @@ from ...partitioning.errors import InputError
 from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..layout import pretraining_folder
-from ..log.journal import JournalConflict
-from ..log.records import COMMITTED
-from ..output.session import Manifest, Session, files_of, follow, graph_key, silent, watched
-from ..output.versions import removes
-from ..reporting.progress import Progress
-from .training import as_trained, make_run, needed_files, run_on
+from ..output.ingests import graph_key
+from ..output.manifest import Manifest, files_of, needed_files
+from ..output.session import Session
+from ..reporting.progress import Progress, follow, watched
+from .training import as_trained, make_run, run_on
 
 NOT_AROUND = (
     "influence.around: the changes of readouts cannot be predicted on these data (R2 on held-out nodes: users "
@@ -39,28 +37,6 @@ EXPLAINS_NOTHING = (
     "{item_r2_held_out:.2f}; nan where there are none). Its answers to requests are guesses: too few interactions are left "
     "out (pretrain.counterfactuals, pretrain.request_share), or a retrain moves everything here"
 )
-
-
-def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerGroup | None = None) -> dict[str, Any]:
-    """Train the encoder and commit it with the current version's model.
-
-    Counterfactual runs that are finished are kept until the encoder stands, so that an interrupted command goes on.
-
-    Raises:
-        InputError: nothing has been trained yet, or there is no `influence.around` for this model.
-        RuntimeError: another version was committed meanwhile, and not by requests alone.
-        WorkerFailure: as `WorkerGroup.run`.
-    """
-    progress = progress or silent()
-    session = Session(config)
-    head = session.journal.head()  # before the version is read: whatever is committed from here on is a conflict
-    version = session.version()
-    wants_around(config, version["model"]["backbone"])  # refused before anything is done
-    with nullcontext(group) if group is not None else session.workers() as workers:
-        encoder, files, told = fit_encoder(session, version, workers, progress)
-        committed = _commit(session, head, version, encoder, files)
-    clear_runs(session, version)
-    return told | {"version": committed["version"]}
 
 
 def clear_runs(session: Session, version: Manifest) -> None:
@@ -129,28 +105,6 @@ def with_encoder(version: Manifest, encoder: dict[str, Any], files: dict[str, An
         manifest["needs_retrain"] = True
     known = version["files"] | files
     return manifest | {"files": {name: known[name] for name in needed_files(manifest)}}
-
-
-def _commit(session: Session, head: int, version: Manifest, encoder: dict[str, Any], files: dict[str, Any]) -> Manifest:
-    """The version with this encoder. Requests that were committed since `head` stay: the encoder is put to their result.
-
-    Raises:
-        RuntimeError: something else was committed since, or the encoder's tables have rows of deleted nodes.
-    """
-    while True:
-        manifest = with_encoder(version, encoder, files)
-        try:
-            return session.versions.commit(manifest, after=head)
-        except JournalConflict as error:
-            records = session.journal.since(head)
-            newer = [r.body["manifest"] for r in records if r.kind == COMMITTED]
-            lost = any(removes(record, manifest) for record in records)
-            if lost or encoder["tables"] or not newer or any(one["reason"] != "forget" for one in newer):
-                raise RuntimeError(
-                    "another version was committed while this pre-training ran (by another run; or by a request, with "
-                    "pretrain.objective=published), or `purge --now` removed its files. Run `unlearnrec pretrain` again"
-                ) from error
-            head, version = records[-1].number, newer[-1]
 
 
 def _fit_counterfactual(

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from ...distributed.graph.removal import Removal
 from ...partitioning.ingest import load_ids
 from ...workers import WorkerGroup
-from ..output.session import Manifest, Session
+from ..output.manifest import Manifest
+from ..output.session import Session
 
 Ids = npt.NDArray[np.int64]
 

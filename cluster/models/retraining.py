@@ -8,97 +8,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from contextlib import nullcontext
-from typing import Any
 
-from ...distributed.graph.removal import Removal, merged
-from ...distributed.training.checkpoint import Checkpoints
-from ...distributed.training.run import Probe
-from ...partitioning.errors import InputError
+from ...distributed.graph.removal import merged
 from ...partitioning.ingest import load_assignment, load_ids
-from ...workers import WorkerFailure, WorkerGroup
-from ..config.schema import Config
-from ..layout import LOG, REQUESTS, pretraining_folder, training_folder
-from ..lifecycle.acceptance import UnreadableRequest, read_accepted
+from ...workers import WorkerGroup
+from ..lifecycle.acceptance import read_accepted
+from ..lifecycle.refusals import UnreadableRequest
 from ..log.journal import JournalConflict
-from ..log.records import COMMITTED, COMPLETED, SWITCHING, Record
+from ..log.records import COMMITTED, SWITCHING, Record
+from ..output.conflicts import carried_out_by, others_beside_retrain, purge_took_from_retrain
 from ..output.leases import Lease
-from ..output.session import Manifest, Session, graph_key, silent
-from ..output.versions import ignores, removes
+from ..output.manifest import Manifest
+from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.matching import asked_of, changed_partitions, effect, resolve, union
 from ..requests.request import Request
-from .pretraining import clear_runs, fit_encoder, wants_around, with_encoder
-from .training import begin, make_run, now_and_then, told, trained_version
 from .unlearning import unlearned
-
-HARMLESS = ("forget", "pretrain")
-"""Reasons of versions that may be committed while a retrain runs."""
 
 SWITCH_SECONDS = 60.0
 """So long services are asked to wait at least."""
-
-
-def retrain(
-    config: Config,
-    *,
-    resume: bool = False,
-    progress: Progress | None = None,
-    probe: Probe | None = None,
-    group: WorkerGroup | None = None,
-) -> dict[str, Any]:
-    """Train and pre-train, and commit both as one version, in which no request is undone that was carried out meanwhile.
-
-    Args:
-        resume: go on from the last checkpoint of the same training, and from finished counterfactual runs.
-        probe, group: as for `train`.
-
-    Raises:
-        InputError: as `train` and `pretrain`; `purge --truncate-log --now` removed what the log said meanwhile.
-        RuntimeError: another training or a rollback was committed meanwhile, or a purge took what is needed.
-        WorkerFailure: as `WorkerGroup.run`.
-    """
-    progress = progress or silent()
-    session = Session(config)
-    wants_around(config, config.backbone.model_dump())  # refused before anything is done
-    session.lake_graph()  # where there is none, nothing is written
-    started = time.perf_counter()
-    with Lease(session, session.versions.next_number(), [f"{REQUESTS}/*", f"{LOG}/*"]) as lease:
-        head, graph = _begun(session, lease)
-        run = make_run(config, graph, Removal(), probe)
-        begin(session, graph, run, resume, progress)
-        look = now_and_then(lambda: _check_stands(session.journal.since(head), (), lease))
-        try:
-            with nullcontext(group) if group is not None else session.workers() as workers:
-                trained, curve = trained_version(session, workers, graph, run, progress, look)
-                lease.add(trained["files"])
-                numbered = trained | {"version": session.versions.next_number()}
-                encoder, files, pretrained = fit_encoder(session, numbered, workers, progress, look)
-                lease.add(files)
-                manifest = with_encoder(trained, encoder, files) | {"reason": "train"}
-                committed = commit_replayed(session, workers, head, manifest, progress, lease)
-        except (InputError, FileNotFoundError, WorkerFailure):
-            _check_stands(session.journal.since(head), (), lease)  # where a purge took the file, it says so
-            raise
-    Checkpoints(session.store, run.folder).clear()
-    clear_runs(session, trained)
-    return told(committed, curve) | {
-        "seconds": time.perf_counter() - started,
-        "replayed_requests": len(committed["replayed"]),
-        "replayed_interactions": graph["interactions"] - committed["graph"]["interactions"],
-        "pretrain": pretrained,
-    }
-
-
-def _begun(session: Session, lease: Lease) -> tuple[int, Manifest]:
-    """(the head of the log, the graph to train on then), whose files and checkpoints the lease holds from now on."""
-    while True:
-        head = session.journal.head()  # before the graph is read: what is carried out from here on is not in it
-        graph = session.lake_graph()
-        lease.add([*graph["files"], training_folder(graph_key(graph), "*"), pretraining_folder(graph_key(graph), "*")])
-        # A purge looks at the log before the leases: none has taken the graph as superseded if it is not so now.
-        if session.lake_graph() == graph:
-            return head, graph
 
 
 def commit_replayed(
@@ -120,7 +48,7 @@ def commit_replayed(
         if seconds:
             session.journal.append(SWITCHING, {"behind": head, "seconds": max(2 * seconds, SWITCH_SECONDS)})
             progress.note("a request was carried out meanwhile: it is carried out here too, and services wait for that")
-        since = _carried_out(records)
+        since = carried_out_by(records)
         manifest = _without(session, group, manifest, _read(session, since), progress)
         lease.add(manifest["files"])
         _check_same_graph(records, manifest)
@@ -134,29 +62,16 @@ def commit_replayed(
 
 def _check_stands(records: Sequence[Record], files: Collection[str], lease: Lease) -> None:
     """Raise RuntimeError where records since it began forbid to make a version with these files the current one."""
-    reasons = {record.body["manifest"]["reason"] for record in records if record.kind == COMMITTED}
-    if other := sorted(reasons.difference(HARMLESS)):
+    if other := others_beside_retrain(records):
         raise RuntimeError(
             f"another version was committed while this retrain ran ({', '.join(other)}), so its result is not made the "
             "current version. Run `unlearnrec retrain` again if you want another one"
         )
-    named: Manifest = {"reason": "train", "files": dict.fromkeys(files)}
-    if any(ignores(record, lease.name) or removes(record, named) for record in records):
+    if purge_took_from_retrain(records, files, lease.name):
         raise RuntimeError(
             "a purge did not wait for this retrain, and may have removed its files: `purge --now`, or one when this process "
             "had stood still for more than forget.lease_seconds. Run `unlearnrec retrain` again"
         )
-
-
-def _carried_out(records: Sequence[Record]) -> list[str]:
-    """The requests that these records close as carried out, also those that found nothing: here they may."""
-    found: list[str] = []
-    for record in records:
-        if record.kind == COMMITTED:
-            found += record.body["manifest"].get("answers", {})
-        elif record.kind == COMPLETED:
-            found.append(record.body["request_id"])
-    return found
 
 
 def _read(session: Session, request_ids: Sequence[str]) -> list[Request]:

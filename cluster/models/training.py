@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,81 +15,17 @@ from ...distributed.graph.removal import Removal
 from ...distributed.training.checkpoint import Checkpoints
 from ...distributed.training.run import Probe, TrainRun
 from ...distributed.training.trainer import TrainSettings
-from ...partitioning.errors import InputError
-from ...partitioning.ingest import load_ids
-from ...workers import WorkerFailure, WorkerGroup
+from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..layout import training_folder
-from ..lifecycle.finding import find_stored
-from ..log.journal import JournalConflict
-from ..output.session import Manifest, Session, files_of, follow, graph_key, silent, watched
-from ..output.versions import voids
-from ..reporting.progress import Progress
-from ..requests.matching import effect, resolve
-from ..requests.request import Request, make_request
-from ..requests.rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, read_rows
+from ..output.ingests import graph_key
+from ..output.manifest import Manifest, files_of, needed_files
+from ..output.session import Session
+from ..reporting.progress import Progress, follow, watched
 from .reduced_graph import reduced_graph
 
 LOOK_SECONDS = 5.0
 """So often a training looks whether its result can still be committed."""
-
-OVERTAKEN = (
-    "another version was committed while this training ran (by a request, or another run), a request was carried out whose "
-    "data the ingest that it trains on may have, or `purge --now` removed its files, so its result is not made the current "
-    "version. Run `unlearnrec train` again; or `unlearnrec retrain`, to whose result requests are put that are carried out "
-    "meanwhile"
-)
-
-
-def train(
-    config: Config,
-    *,
-    resume: bool = False,
-    without: Sequence[str] = (),
-    progress: Progress | None = None,
-    probe: Probe | None = None,
-    group: WorkerGroup | None = None,
-) -> dict[str, Any]:
-    """Train the backbone and commit it as the current version.
-
-    Args:
-        resume: continue from the last checkpoint of the same run, if there is one.
-        without: files of what to leave out, as in `forget --requests` (other columns are ignored): the counterfactual.
-        probe: measure quality during training.
-        group: workers that run already; else they are started and ended here.
-
-    Raises:
-        InputError: as `Session.lake_graph`; a file of `without` is bad.
-        RuntimeError: another version was committed meanwhile, by a request or a command; told a few seconds later.
-        WorkerFailure: as `WorkerGroup.run`.
-    """
-    progress = progress or silent()
-    session = Session(config)
-    head = session.journal.head()  # before the graph is read: whatever is committed from here on is a conflict
-    graph = session.lake_graph()
-    removal, unknown = _removal(session, graph, without)
-    run = make_run(config, graph, removal, probe)
-    begin(session, graph, run, resume, progress)
-    plain: Manifest = {"reason": "train", "files": {}, "lake_graph": graph}
-    current = session.versions.current()
-
-    def look() -> None:
-        if any(voids(record, plain, current) for record in session.journal.since(head)):
-            raise RuntimeError(OVERTAKEN)
-
-    try:
-        with nullcontext(group) if group is not None else session.workers() as workers:
-            manifest, curve = trained_version(session, workers, graph, run, progress, now_and_then(look))
-    except (InputError, FileNotFoundError, WorkerFailure):
-        look()  # where a purge took the graph behind another version, it says so
-        raise
-    try:
-        committed = session.versions.commit(manifest, after=head)
-    except JournalConflict as error:
-        raise RuntimeError(OVERTAKEN) from error
-    Checkpoints(session.store, run.folder).clear()
-    removed = graph["interactions"] - committed["graph"]["interactions"]
-    return told(committed, curve) | {"removed_interactions": removed, "unknown_ids": unknown}
 
 
 def now_and_then(look: Callable[[], None]) -> Callable[[], None]:
@@ -238,17 +174,6 @@ def run_on(
         )
 
 
-def needed_files(manifest: Manifest) -> list[str]:
-    """The files that a version stands on."""
-    graph, model = manifest["graph"], manifest["model"]
-    names = [graph["user_file"], graph["item_file"], *graph["shard_files"], *model["embeddings"]]
-    if model["dense"]:
-        names.append(model["dense"])
-    if model["encoder"]:
-        names += [model["encoder"]["file"], *(model["encoder"]["tables"] or [])]
-    return names
-
-
 def plan_of(config: Config, graph: Manifest) -> str:
     """One line before long work: what will be held and moved."""
     nodes, size = graph["users"] + graph["items"], config.backbone.embedding_size
@@ -261,39 +186,3 @@ def plan_of(config: Config, graph: Manifest) -> str:
         f"{(layers + 6) * table / 2**20:.0f} MiB at work over {graph['partitions']} workers; each step exchanges "
         f"{2 * layers * rows * size * 4 / 2**20:.1f} MiB of halo rows"
     )
-
-
-def _removal(session: Session, graph: Manifest, files: Sequence[str]) -> tuple[Removal, int]:
-    """What the files leave out, and how many of their ids the graph does not know."""
-    if not files:
-        return Removal(), 0
-    maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
-    requests = [_without(session, file) for file in files]
-    found = [resolve(request, maps[0], maps[1], graph.get("time")) for request in requests]
-    for file, one in zip(files, found, strict=True):
-        for why in one.invalid.values():
-            raise InputError(f"--without {file}: a time range: {why}")
-    parts = [one.removal for one in found]
-    if any(one.timed.any() for one in found):
-        # Interactions that lose all of their events; the others stay, as they do in `forget`.
-        whole = effect(find_stored(session.store, graph, requests)[1], found, graph["items"])
-        parts.append(Removal(pair_users=whole.users, pair_items=whole.items))
-    removal = Removal(
-        np.unique(np.concatenate([x.users for x in parts])),
-        np.unique(np.concatenate([x.items for x in parts])),
-        np.concatenate([x.pair_users for x in parts]),
-        np.concatenate([x.pair_items for x in parts]),
-    )
-    if not removal:
-        raise InputError(f"--without {', '.join(files)}: names nothing that the graph holds. Check the ids")
-    return removal, sum(x.unknown for x in found)
-
-
-def _without(session: Session, file: str) -> Request:
-    """What a file names; here every row must mean something."""
-    rows = read_rows(file, session.options, other_columns=True)
-    for number, row in enumerate(rows, start=1):
-        if isinstance(row, str):
-            raise InputError(f"--without {file}: row {number}: {row}. Drop the row or correct it")
-    named: dict[str, list[Any]] = {kind: [row[1] for row in rows if row[0] == kind] for kind in KINDS}
-    return make_request(named[USERS], named[ITEMS], named[INTERACTIONS], None, b"", named[RANGES])

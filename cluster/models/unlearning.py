@@ -10,12 +10,13 @@ import numpy as np
 
 from ...distributed.graph.removal import Removal
 from ...workers import WorkerGroup
-from ..output.session import Manifest, Session, files_of
+from ..output.manifest import Manifest, files_of, needed_files
+from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.matching import Effect
 from .gate import FINE_TUNED, MENDABLE, MISSED, PASSED, Gate, bounds_of
 from .reduced_graph import Ids, merged_gone, new_graph
-from .training import as_trained, make_run, needed_files
+from .training import as_trained, make_run
 
 RETRAIN = "run `unlearnrec retrain`"
 """What to do about a version that needs a retrain."""

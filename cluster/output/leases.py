@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from threading import Event, Lock, Thread
 
 from ..layout import LEASES, lease_name
-from .session import Manifest, Session
+from .manifest import Manifest
+from .session import Session
 
 log = logging.getLogger(__name__)
 

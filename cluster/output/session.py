@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +22,10 @@ from ..layout import CONFIG, REQUEST_KEY
 from ..log.checkpoints import put_checkpoint
 from ..log.journal import Journal
 from ..log.records import CHECKPOINT, INGESTED
-from ..reporting.progress import Progress, Task
+from .ingests import digest
 from .ledger import Ledger
+from .manifest import Manifest
 from .versions import Versions
-
-Manifest = dict[str, Any]
 
 CHECKPOINT_RECORDS = 10_000
 
@@ -288,55 +285,3 @@ def missing_text(store: Store, name: str, version: Manifest) -> str:
         f"{store.root_uri}/{name} is missing, and version {version['version']} names it: the output is damaged, and is left "
         "as it is. Restore the file from a backup, or run `unlearnrec train`"
     )
-
-
-def digest(manifest: Manifest) -> str:
-    """Of what an ingest left, to tell one from the next."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def graph_key(graph: Manifest) -> str:
-    """What names of folders begin with whose files come from this graph; `purge` removes those of other graphs."""
-    return digest(graph)[:12]
-
-
-def files_of(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """name -> {"sha256", "bytes"} of the files that workers wrote."""
-    return {
-        file["name"]: {"sha256": file["sha256"], "bytes": file["bytes"]}
-        for result in results
-        for file in result["files"]
-    }
-
-
-def follow(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], None]:
-    """An `on_progress` for the group that advances a task as the first worker's epochs of this phase pass."""
-    done = 0
-
-    def on_progress(states: list[dict[str, Any]]) -> None:
-        nonlocal done
-        state = states[0] if states else {}
-        if state.get("phase") == phase:
-            shown = {name: state[name] for name in ("step", "loss") if name in state}
-            epochs = state.get("epoch", 0)
-            task.advance(max(0, epochs - done), **shown)
-            done = max(done, epochs)
-
-    return on_progress
-
-
-def watched(
-    on_progress: Callable[[list[dict[str, Any]]], None], look: Callable[[], None]
-) -> Callable[[list[dict[str, Any]]], None]:
-    """An `on_progress` that calls `look` too."""
-
-    def both(states: list[dict[str, Any]]) -> None:
-        on_progress(states)
-        look()
-
-    return both
-
-
-def silent() -> Progress:
-    """The progress of callers that want none."""
-    return Progress()

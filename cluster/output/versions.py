@@ -13,51 +13,10 @@ from typing import Any
 from ...partitioning.storage import Store
 from ..layout import manifest_name, version_file
 from ..log.journal import Journal
-from ..log.records import CANCELLED, COMMITTED, COMPLETED, FAILED, HELD, PURGING, Record
+from ..log.records import COMMITTED
+from .conflicts import voids_commit
 
 Manifest = dict[str, Any]
-
-
-def removes(record: Record, manifest: Manifest) -> bool:
-    """Whether a purge began with this record that takes a file which this manifest names."""
-    if record.kind != PURGING:
-        return False
-    # It also takes what older versions alone have, and only a rollback wants.
-    return manifest["reason"] == "rollback" or not manifest["files"].keys().isdisjoint(record.body["unnamed"])
-
-
-def ignores(record: Record, lease: str) -> bool:
-    """Whether a purge began with this record that may take what this lease is on."""
-    return record.kind == PURGING and lease not in record.body.get("held", ())
-
-
-def _keeps(record: Record, manifest: Manifest) -> bool:
-    """Whether it closes, or holds, a request that this manifest would answer."""
-    return record.kind in (COMPLETED, CANCELLED, FAILED, HELD) and record.body["request_id"] in manifest.get(
-        "answers", {}
-    )
-
-
-def _overtakes(record: Record, manifest: Manifest, current: Manifest | None) -> bool:
-    """Whether a request found nothing in a version of another ingest than this manifest's: it may be in this one."""
-    if record.kind != COMPLETED or current is None:
-        return False
-    ours, new = (one.get("lake_graph", {}).get("ingest") for one in (current, manifest))
-    return ours != new
-
-
-def voids(record: Record, manifest: Manifest, current: Manifest | None) -> bool:
-    """Whether this record makes a commit of the manifest void that was decided without it, on the version `current`.
-
-    Requests may be accepted meanwhile; another version may not be committed, nor a file of this one be purged, nor a request
-    be closed or held that it answers, or one that did not look here be carried out.
-    """
-    return (
-        record.kind == COMMITTED
-        or removes(record, manifest)
-        or _keeps(record, manifest)
-        or _overtakes(record, manifest, current)
-    )
 
 
 class Versions:
@@ -120,7 +79,7 @@ class Versions:
             COMMITTED,
             {"manifest": manifest},
             after=after,
-            void=lambda record: voids(record, manifest, current) or (lease is not None and ignores(record, lease)),
+            void=voids_commit(manifest, current, lease),
         )
         committed: Manifest = record.body["manifest"]
         self._copy(committed)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
@@ -154,3 +154,36 @@ def show_fields(fields: dict[str, object]) -> str:
 def open_progress() -> Progress:
     """Bars where stderr is a terminal, plain lines where it is not."""
     return BarProgress() if sys.stderr.isatty() else PlainProgress(sys.stderr)
+
+
+def follow(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], None]:
+    """An `on_progress` for the group that advances a task as the first worker's epochs of this phase pass."""
+    done = 0
+
+    def on_progress(states: list[dict[str, Any]]) -> None:
+        nonlocal done
+        state = states[0] if states else {}
+        if state.get("phase") == phase:
+            shown = {name: state[name] for name in ("step", "loss") if name in state}
+            epochs = state.get("epoch", 0)
+            task.advance(max(0, epochs - done), **shown)
+            done = max(done, epochs)
+
+    return on_progress
+
+
+def watched(
+    on_progress: Callable[[list[dict[str, Any]]], None], look: Callable[[], None]
+) -> Callable[[list[dict[str, Any]]], None]:
+    """An `on_progress` that calls `look` too."""
+
+    def both(states: list[dict[str, Any]]) -> None:
+        on_progress(states)
+        look()
+
+    return both
+
+
+def silent() -> Progress:
+    """The progress of callers that want none."""
+    return Progress()

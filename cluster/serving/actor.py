@@ -12,13 +12,14 @@ from typing import Any
 import ray
 
 from ...workers import WorkerGroup
-from ..commands.serve import WorkerEngine, check_output, coordinate, follow, outwait
 from ..config.schema import Config
-from ..output.session import Manifest, Session
+from ..output.manifest import Manifest
+from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.request import Request
 from .readouts import Readouts
-from .service import Service
+from .service import Service, follow
+from .start import WorkerEngine, check_output, coordinate, outwait
 
 RETRY_SECONDS = 5.0
 MEMORY = "memory"

@@ -19,7 +19,6 @@ from typing import Any
 
 from ...partitioning.errors import InputError
 from ...partitioning.storage import Store
-from ..http.answers import API_VERSION
 from ..layout import CALLBACKS, callbacks_name, content_name, request_of
 
 KEY_VARIABLE = "UNLEARNREC_CALLBACK_KEY"
@@ -164,3 +163,7 @@ class Outbox:
                     found[request_id] = Entry(name, tuple(content["urls"]), content["told"], content.get("counts", {}))
             self._read = found
         return self._read
+
+
+API_VERSION = "2.0"
+"""Of OpenDSR, whose names are used where they fit."""

@@ -15,6 +15,7 @@ from typing import Any
 from ..lifecycle.acceptance import accept, advance, check_same, renewed
 from ..lifecycle.approval import approve_held
 from ..lifecycle.decisions import may_cancel, oldest_age, overdue, retry_after
+from ..lifecycle.refusals import TooLate, TooMany
 from ..log.records import CANCELLED, iso
 from ..output.ledger import FINAL, Ledger, State, Ticket
 from ..output.session import Session
@@ -23,18 +24,6 @@ from .callbacks import News, Outbox
 
 OPENDSR = {State.ACCEPTED: "pending", State.HELD: "pending", State.FAILED: "pending", State.CANCELLED: "cancelled"}
 """OpenDSR's `request_status`; of all others "completed"."""
-
-
-class TooMany(Exception):
-    """So many requests are open that no other is accepted; another attempt is worth it after `seconds`."""
-
-    def __init__(self, seconds: int) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
-
-
-class TooLate(Exception):
-    """The request cannot be cancelled any more."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...partitioning.ingest import load_ids, load_shard
-from ..output.session import Manifest, Session
+from ..output.manifest import Manifest
+from ..output.session import Session
 from ..requests.request import Id
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ...partitioning.errors import InputError
-from ..lifecycle.acceptance import UnreadableRequest, advance, read_accepted
+from ..lifecycle.acceptance import advance, read_accepted
 from ..lifecycle.decisions import Verdict, error_class, judge, loses_workers, next_batch, seconds_until_due
+from ..lifecycle.refusals import UnreadableRequest
 from ..log.records import FAILED
 from ..output.ledger import Ticket
-from ..output.session import Manifest, Session
+from ..output.manifest import Manifest
+from ..output.session import Session
 from ..requests.request import Request
 from .callback_sender import Sender
 from .intake import Desk, View
@@ -240,3 +243,21 @@ class Service:
         log.warning("waiting %g s: %s", seconds, error if isinstance(error, InputError) else self.blocked)
         log.debug("this failed", exc_info=error)
         return seconds
+
+
+SLICE_SECONDS = 0.1
+"""The longest that a signal waits for an idle loop."""
+
+
+def follow(service: Service, stopped: Callable[[], bool], poll_seconds: float) -> None:
+    """The loop: one tick after the other, until `stopped`."""
+    news = service.desk.news
+    while not stopped():
+        news.clear()
+        _sleep(min(service.tick(), poll_seconds), stopped, news)
+
+
+def _sleep(seconds: float, stopped: Callable[[], bool], news: threading.Event) -> None:
+    end = time.monotonic() + seconds
+    while not stopped() and (left := end - time.monotonic()) > 0 and not news.wait(min(left, SLICE_SECONDS)):
+        pass

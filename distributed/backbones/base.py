@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from ..graph.propagation import Layer
+
 if TYPE_CHECKING:
     from .views import Views
-
-Layer = Callable[[Tensor], Tensor]
-"""x [N, D] -> D^-1/2 A D^-1/2 x [N, D], differentiable, over all partitions."""
 
 
 class Backbone(nn.Module):

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from .base import Backbone, Layer
+from ..graph.propagation import Layer
+from .base import Backbone
 
 
 class LightGCN(Backbone):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .base import Backbone, Layer
+from ..graph.propagation import Layer
+from .base import Backbone
 
 
 class NGCF(Backbone):

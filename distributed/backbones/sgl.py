@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import Layer, SelfSupervised
+from ..graph.propagation import Layer
+from .base import SelfSupervised
 from .lightgcn import LightGCN
 from .views import Views
 

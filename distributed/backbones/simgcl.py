@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import Layer, SelfSupervised
+from ..graph.propagation import Layer
+from .base import SelfSupervised
 from .views import Views
 
 

@@ -14,9 +14,7 @@ from torch.nn import functional
 from ...partitioning.halo import plan
 from ..graph.keyed import ANCHOR, NOISE, NOISE_POOL, VIEW_EDGE, keyed, keyed_uniform
 from ..graph.local_graph import LocalGraph
-from ..graph.propagation import Propagation
-from ..training.losses import info_nce
-from .base import Layer
+from ..graph.propagation import Layer, Propagation
 
 MAX_ANCHORS = 1024
 """Of a side and step. InfoNCE costs their square."""
@@ -109,3 +107,19 @@ def contrast_gradients(
         gradients[0].index_copy_(0, mine, first_grad)
         gradients[1].index_copy_(0, mine, second_grad[own])
     return gradients
+
+
+def info_nce(
+    first_aD: Tensor, second_AD: Tensor, own_a: Tensor, temperature: float, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients [a, D] and [A, D] of `scale` times the anchors' sum of InfoNCE between two views, on cosines.
+
+    Anchor j's own row in the second view is own_a[j], int64; the others are its negatives (SGL's eq. 10: Wu et al.,
+    SIGIR 2021).
+    """
+    leaves = [x.detach().requires_grad_() for x in (first_aD, second_AD)]
+    with torch.enable_grad():
+        logits_aA = functional.normalize(leaves[0], dim=1) @ functional.normalize(leaves[1], dim=1).T / temperature
+        loss = functional.cross_entropy(logits_aA, own_a, reduction="sum") * scale
+        first, second = torch.autograd.grad(loss, leaves)
+    return first, second

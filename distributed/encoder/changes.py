@@ -13,8 +13,8 @@ from torch import Tensor
 from ...partitioning.shard import GraphShard
 from ..backbones import Backbone
 from ..graph.local_graph import LocalGraph
+from ..graph.lookup import add_by_row
 from ..graph.removal import Ids, empty_nodes
-from ..training.batch import add_by_row
 from .around import spread
 from .influence import AroundEncoder, InfluenceEncoder, NodeRows, going
 

@@ -24,9 +24,10 @@ from ...partitioning.shard import GraphShard
 from ..backbones import Backbone
 from ..graph.keyed import EDGE_DROP, keyed_uniform
 from ..graph.local_graph import LocalGraph
+from ..graph.lookup import ItemLookup, add_by_row
 from ..graph.propagation import Propagation
 from ..graph.removal import Removal, Simulated, only
-from ..training.batch import Batch, ItemLookup, add_by_row, batches, pair_key
+from ..training.batch import Batch, batches, pair_key
 from ..training.trainer import FIXED_POINT, Trainer, TrainSettings
 
 WITHDRAWAL = 0.1

@@ -6,6 +6,7 @@ rank takes part in every layer, with or without rows of its own in the batch.
 Shape legend: N = local rows, R = received rows, D = columns.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -72,3 +73,7 @@ class _Layer(torch.autograd.Function):
 
 def _tensor(array: np.ndarray[Any, Any], comm: Comm) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(comm.device)
+
+
+Layer = Callable[[Tensor], Tensor]
+"""x [N, D] -> D^-1/2 A D^-1/2 x [N, D], differentiable, over all partitions."""

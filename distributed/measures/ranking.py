@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..graph.local_graph import LocalGraph
-from ..training.batch import ItemLookup
+from ..graph.lookup import ItemLookup
 
 
 @dataclass(frozen=True)

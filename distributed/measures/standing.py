@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..graph.keyed import MEMBERSHIP, keyed, keyed_below
 from ..graph.local_graph import LocalGraph
-from ..training.batch import ItemLookup
+from ..graph.lookup import ItemLookup
 
 REFERENCES = 16
 WINDOW = 50

@@ -54,19 +54,3 @@ def sampled_softmax(
         loss_B = torch.logsumexp(torch.cat([logits_B1, logits_BM], dim=1), dim=1) - logits_B1[:, 0]
         gradients = torch.autograd.grad(loss_B.sum() * scale, leaves)
     return PairGradients(loss_B.detach().to(torch.float64), *gradients)
-
-
-def info_nce(
-    first_aD: Tensor, second_AD: Tensor, own_a: Tensor, temperature: float, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Gradients [a, D] and [A, D] of `scale` times the anchors' sum of InfoNCE between two views, on cosines.
-
-    Anchor j's own row in the second view is own_a[j], int64; the others are its negatives (SGL's eq. 10: Wu et al.,
-    SIGIR 2021).
-    """
-    leaves = [x.detach().requires_grad_() for x in (first_aD, second_AD)]
-    with torch.enable_grad():
-        logits_aA = functional.normalize(leaves[0], dim=1) @ functional.normalize(leaves[1], dim=1).T / temperature
-        loss = functional.cross_entropy(logits_aA, own_a, reduction="sum") * scale
-        first, second = torch.autograd.grad(loss, leaves)
-    return first, second

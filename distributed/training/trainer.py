@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones import Backbone
-from ..backbones.base import Layer
 from ..backbones.views import Views, contrast_gradients
 from ..graph.keyed import initial_rows
 from ..graph.local_graph import LocalGraph
-from .batch import Batch, ItemLookup, add_by_row, batches, pair_key, shared_negatives
+from ..graph.lookup import ItemLookup, add_by_row
+from ..graph.propagation import Layer
+from .batch import Batch, batches, pair_key, shared_negatives
 from .losses import bpr, sampled_softmax
 from .table import Table
 

@@ -26,7 +26,8 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.config.schema import parse_config, to_yaml
 from unlearnrec.cluster.models import gate
-from unlearnrec.cluster.output.session import Session, silent
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.reporting.progress import silent
 from unlearnrec.cluster.serving.intake import Desk
 from unlearnrec.distributed.encoder.influence import FORMATS
 from unlearnrec.partitioning.errors import InputError

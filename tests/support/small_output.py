@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.numpy import load, save
 
-from unlearnrec.cluster.commands.forget import _accept
 from unlearnrec.cluster.config.schema import Config, parse_config
+from unlearnrec.cluster.lifecycle import acceptance
 from unlearnrec.cluster.models.reduced_graph import merged_gone, new_graph
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.requests.matching import resolve
@@ -141,7 +141,7 @@ def copied(config: Config, folder: Path) -> Config:
 
 def accept(config: Config, users: str, request_id: str) -> None:
     session = Session(config)
-    _accept(session, parse_request(users, None, None, None, request_id, session.options))
+    acceptance.accept(session, parse_request(users, None, None, None, request_id, session.options))
 
 
 def commit_forget(config: Config, users: str, request_id: str) -> dict[str, Any]:

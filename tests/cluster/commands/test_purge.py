@@ -21,15 +21,17 @@ from small_output import (
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.commands import purge as purging
-from unlearnrec.cluster.commands.forget import _answer
-from unlearnrec.cluster.commands.purge import CHECKPOINT, NOTE, OLDER, REQUEST, SUPERSEDED, UNNAMED, leftovers, purge
+from unlearnrec.cluster.commands.purge import purge
 from unlearnrec.cluster.commands.residue import residue
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.evidence.report import add_evidence
 from unlearnrec.cluster.lifecycle import acceptance as accepting
+from unlearnrec.cluster.lifecycle.acceptance import answered
 from unlearnrec.cluster.log import journal
 from unlearnrec.cluster.log.journal import JournalConflict
-from unlearnrec.cluster.output.session import Session, graph_key
+from unlearnrec.cluster.output.ingests import graph_key
+from unlearnrec.cluster.output.leftovers import CHECKPOINT, NOTE, OLDER, REQUEST, SUPERSEDED, UNNAMED, leftovers
+from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.requests.request import Request, parse_request
 from unlearnrec.cluster.serving.callbacks import Outbox
 from unlearnrec.partitioning.errors import InputError
@@ -145,15 +147,15 @@ def test_the_answer_outlives_the_content(local):
     session = Session(local)
     request = parse_request(FORGOTTEN, None, None, None, "r1", session.options)
     other = parse_request("somebody", None, None, None, "r1", session.options)
-    before = _answer(session, request)
+    before = answered(session, request)
     with pytest.raises(InputError, match="another request has this id"):
-        _answer(session, other)
+        answered(session, other)
     purge(local)
     status = pipeline.status(local, "r1")
     assert status["phase"] == "committed" and status["version"] == 2
     # The content can no longer be compared, and the answer says so.
     told = before | {"content_purged": True, "evidence_failed": []}
-    assert _answer(session, request) == _answer(session, other) == told
+    assert answered(session, request) == answered(session, other) == told
     again = pipeline.forget(local, users=FORGOTTEN, request_id="r1")
     assert again == told | {"evidence": "reports/evidence-r1.json", "repeated": True}
 

@@ -12,8 +12,9 @@ from trained_output import small_sample, with_names
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import parse_config
-from unlearnrec.cluster.output.session import Session, silent
+from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.output.versions import Versions
+from unlearnrec.cluster.reporting.progress import silent
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_assignment, load_ids, load_shard
 from unlearnrec.partitioning.shard import GraphShard

@@ -19,16 +19,18 @@ from server_process import Server
 from unlearnrec.benchmarks.chaos_checker import pairs_of
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
-from unlearnrec.cluster.commands.serve import WorkerEngine, serve
+from unlearnrec.cluster.commands.serve import serve
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.lifecycle.acceptance import accept
-from unlearnrec.cluster.lifecycle.approval import Held
+from unlearnrec.cluster.lifecycle.refusals import Held
 from unlearnrec.cluster.log.journal import JournalConflict
 from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output.ledger import Ledger
-from unlearnrec.cluster.output.session import Session, silent
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.reporting.progress import silent
 from unlearnrec.cluster.requests.request import make_request
 from unlearnrec.cluster.serving.readouts import living
+from unlearnrec.cluster.serving.start import WorkerEngine
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import Store
 

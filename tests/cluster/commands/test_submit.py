@@ -11,10 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 
 import unlearnrec
-from unlearnrec.cluster.cli.app import run
-from unlearnrec.cluster.commands.submit import Job, is_local, plan, runtime_env
+from unlearnrec.cluster.cli.app import app, run
+from unlearnrec.cluster.commands.submit import Job, is_local, runtime_env
+from unlearnrec.cluster.commands.submit import plan as plan_of
 from unlearnrec.cluster.jobs import job_server, wheel
 from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.partitioning.errors import InputError
@@ -24,6 +26,10 @@ ROOT = Path(unlearnrec.__file__).resolve().parent
 
 
 # ---- what the job is --------------------------------------------------------------------------------------------------
+
+
+def plan(arguments: list[str]) -> Job:
+    return plan_of(arguments, typer.main.get_command(app).commands)
 
 
 def test_the_job_runs_the_same_command_on_the_cluster_it_lands_on():

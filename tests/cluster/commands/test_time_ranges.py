@@ -17,7 +17,7 @@ from small_output import places_of
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import parse_config
-from unlearnrec.cluster.lifecycle.approval import Held
+from unlearnrec.cluster.lifecycle.refusals import Held
 from unlearnrec.cluster.lifecycle.suppression import ENVIRONMENT
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.output.versions import Versions

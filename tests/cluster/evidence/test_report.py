@@ -21,6 +21,7 @@ from trained_output import trained_output
 import unlearnrec
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
+from unlearnrec.cluster.commands import forget
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.evidence import report as evidence
 from unlearnrec.cluster.evidence.change import Change
@@ -29,9 +30,10 @@ from unlearnrec.cluster.evidence.page import page
 from unlearnrec.cluster.evidence.report import add_evidence
 from unlearnrec.cluster.layout import report_name
 from unlearnrec.cluster.lifecycle import acceptance as accepting
-from unlearnrec.cluster.models import carry_out as carrying_out
+from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output.ledger import Ledger
-from unlearnrec.cluster.output.session import Session, silent
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.reporting.progress import silent
 from unlearnrec.cluster.requests.request import TOMBSTONE, parse_request
 from unlearnrec.cluster.serving.actor import LateEngine
 from unlearnrec.cluster.serving.intake import Desk
@@ -792,7 +794,8 @@ def test_requests_of_one_version_have_a_report_each(finished, trained, group):
     requests = [parse_request(u, i, None, None, name, session.options) for name, (u, i) in named.items()]
     for request in requests:
         accepting.accept(session, request)
-    answers = carrying_out.carry_out(session, requests, group, silent())
+    answers = carry_out(session, requests, group, silent())
+    answers = {answer["request_id"]: answer for answer in add_evidence(session, list(answers.values()), group)}
     assert not failures(trained)
     for name, answer in answers.items():
         document = report(trained, name)
@@ -810,7 +813,7 @@ def test_a_driver_that_dies_after_the_commit_is_mended_by_repeating(finished, tr
         raise Crash
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(carrying_out, "add_evidence", die)
+        patch.setattr(forget, "add_evidence", die)
         pipeline.forget(trained, users=user, request_id="r", group=group)
     assert pipeline.status(trained, "r")["phase"] == "committed"
     answer = pipeline.forget(trained, users=user, request_id="r")

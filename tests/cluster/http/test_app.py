@@ -19,10 +19,9 @@ from unlearnrec.cluster.http.admission import Admission, is_loopback
 from unlearnrec.cluster.http.app import make_app
 from unlearnrec.cluster.http.rate_limit import Buckets
 from unlearnrec.cluster.http.tokens import SCOPES, Token, load_tokens
-from unlearnrec.cluster.lifecycle.acceptance import TakenId
-from unlearnrec.cluster.lifecycle.approval import NotApproved
+from unlearnrec.cluster.lifecycle.refusals import NotApproved, TakenId, TooLate, TooMany
 from unlearnrec.cluster.serving.callbacks import url_pattern
-from unlearnrec.cluster.serving.intake import Desk, TooLate, TooMany
+from unlearnrec.cluster.serving.intake import Desk
 from unlearnrec.partitioning.errors import InputError
 
 TOKEN = "0123456789abcdef"

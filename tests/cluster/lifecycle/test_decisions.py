@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from memory_store import Crash, MemoryStore
 
 from unlearnrec.cluster.config.schema import parse_config
-from unlearnrec.cluster.lifecycle.acceptance import TakenId, advance
-from unlearnrec.cluster.lifecycle.approval import NotApproved
+from unlearnrec.cluster.lifecycle.acceptance import advance
 from unlearnrec.cluster.lifecycle.decisions import (
     Verdict,
     error_class,
@@ -26,7 +25,8 @@ from unlearnrec.cluster.lifecycle.decisions import (
     seconds_until_due,
     within_limit,
 )
-from unlearnrec.cluster.log import segments
+from unlearnrec.cluster.lifecycle.refusals import NotApproved, TakenId, TooLate, TooMany
+from unlearnrec.cluster.log import records as log_records
 from unlearnrec.cluster.log.journal import Journal, JournalConflict
 from unlearnrec.cluster.log.records import CANCELLED, COMPLETED, FAILED, HELD, Record
 from unlearnrec.cluster.models.carry_out import carry_out
@@ -35,7 +35,7 @@ from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.requests.request import make_request
 from unlearnrec.cluster.serving import service as service_module
-from unlearnrec.cluster.serving.intake import Desk, TooLate, TooMany
+from unlearnrec.cluster.serving.intake import Desk
 from unlearnrec.cluster.serving.service import LONGEST_SWITCH_SECONDS, Service
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.workers.failures import Cause, Kind, WorkerFailure
@@ -289,12 +289,7 @@ def open_service(store, clock, **serve):
 def clock(monkeypatch):
     clock = Clock()
 
-    class Now:
-        @staticmethod
-        def now(zone):
-            return datetime.fromtimestamp(clock.now, zone)
-
-    monkeypatch.setattr(segments, "datetime", Now)
+    monkeypatch.setattr(log_records, "time", types.SimpleNamespace(time=clock))
     return clock
 
 
@@ -772,12 +767,7 @@ def test_each_acknowledged_request_gets_one_final_answer_whatever_dies(steps):
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock()
 
-        class Now:
-            @staticmethod
-            def now(zone):
-                return datetime.fromtimestamp(clock.now, zone)
-
-        patch.setattr(segments, "datetime", Now)
+        patch.setattr(log_records, "time", types.SimpleNamespace(time=clock))
         store = MemoryStore()
         open_session(store).versions.commit(version(0, "train", 200), after=0)
         services = [open_service(store, clock), open_service(store, clock)]

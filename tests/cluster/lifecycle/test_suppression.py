@@ -13,13 +13,14 @@ from small_output import accept, commit_forget, commit_train, small_config, user
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.commands import residue as residues
-from unlearnrec.cluster.commands.forget import _accept
 from unlearnrec.cluster.config.schema import to_yaml
+from unlearnrec.cluster.lifecycle import acceptance
 from unlearnrec.cluster.lifecycle.acceptance import renewed
 from unlearnrec.cluster.lifecycle.finding import find_stored
 from unlearnrec.cluster.lifecycle.outcomes import note_outcomes
 from unlearnrec.cluster.lifecycle.suppression import ENVIRONMENT, FORGOTTEN, LIFTED, SuppressionList
-from unlearnrec.cluster.output.session import Session, silent
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.reporting.progress import silent
 from unlearnrec.cluster.requests import digests, row_filter
 from unlearnrec.cluster.requests.digests import digests_of
 from unlearnrec.cluster.requests.request import Request, make_request
@@ -357,7 +358,7 @@ def test_residue_does_not_look_for_rows_that_were_invalid(tmp_path, reason):
     session = Session(config)
     mixed = make_request([user_name(1)], [], [], "r1", b"", ranges)
     version = session.version()
-    _accept(session, mixed)
+    acceptance.accept(session, mixed)
     (resolved,), result = find_stored(session.store, version["graph"], [mixed])
     note_outcomes(session, version, [mixed], {"r1": resolved}, result, silent())
     answer = {"request_id": "r1", "status": "committed", "version": 2}

@@ -22,7 +22,8 @@ from unlearnrec.cluster.models.gate import (
     recall_loss,
     verdict,
 )
-from unlearnrec.cluster.output.session import Session, silent
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.reporting.progress import silent
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.measures import standing as membership
 from unlearnrec.distributed.measures.standing import REFERENCES, Standing

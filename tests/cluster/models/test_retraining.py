@@ -13,15 +13,16 @@ from trained_output import rows_by_partition, trained_output
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.commands import purge
-from unlearnrec.cluster.commands.serve import WorkerEngine
+from unlearnrec.cluster.commands import retrain as command
 from unlearnrec.cluster.log import journal
 from unlearnrec.cluster.log.records import PURGING, SWITCHING
-from unlearnrec.cluster.models import retraining, training
+from unlearnrec.cluster.models import training
 from unlearnrec.cluster.output.leases import Lease, leases
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.output.versions import Versions
 from unlearnrec.cluster.reporting.progress import Progress
+from unlearnrec.cluster.serving.start import WorkerEngine
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 
@@ -53,7 +54,7 @@ def beside(monkeypatch):
     """Let things happen while a retrain runs: before its encoder is fitted, or at its first attempts to commit."""
 
     def arrange(fitting=None, committing=()):
-        fit, commit, todo = retraining.fit_encoder, Versions.commit, list(committing)
+        fit, commit, todo = command.fit_encoder, Versions.commit, list(committing)
 
         def fitted(*arguments):
             if fitting is not None:
@@ -65,7 +66,7 @@ def beside(monkeypatch):
                 todo.pop(0)()
             return commit(self, manifest, **decided)
 
-        monkeypatch.setattr(retraining, "fit_encoder", fitted)
+        monkeypatch.setattr(command, "fit_encoder", fitted)
         monkeypatch.setattr(Versions, "commit", committed)
 
     return arrange
@@ -366,13 +367,13 @@ def test_an_interrupted_retrain_goes_on(config, worker, beside, monkeypatch):
     assert Session(config).store.list("checkpoints") and not leases(Session(config))
     monkeypatch.undo()
     before = Session(config).store.list("checkpoints")
-    fitted = retraining.fit_encoder
+    fitted = command.fit_encoder
 
     def same(*arguments):
         assert Session(config).store.list("checkpoints") == before  # the second epoch alone was trained again
         return fitted(*arguments)
 
-    monkeypatch.setattr(retraining, "fit_encoder", same)
+    monkeypatch.setattr(command, "fit_encoder", same)
     assert pipeline.retrain(config, resume=True, group=worker)["version"] == 3
 
 

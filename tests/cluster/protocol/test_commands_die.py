@@ -14,10 +14,10 @@ from small_output import accept, commit_forget, commit_train, copied, small_conf
 
 from unlearnrec.benchmarks.chaos_checker import pairs_of
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.commands.purge import UNNAMED, leftovers
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.lifecycle.acceptance import advance
 from unlearnrec.cluster.log.records import HELD
+from unlearnrec.cluster.output.leftovers import UNNAMED, leftovers
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.requests.request import TOMBSTONE
 

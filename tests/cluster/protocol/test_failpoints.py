@@ -25,8 +25,9 @@ from trained_output import trained_output
 
 from unlearnrec.benchmarks.chaos_checker import Model, pairs_of
 from unlearnrec.cluster import pipeline
+from unlearnrec.cluster.commands.approve import approve
 from unlearnrec.cluster.config.schema import to_yaml
-from unlearnrec.cluster.lifecycle.approval import Held, approve
+from unlearnrec.cluster.lifecycle.refusals import Held
 from unlearnrec.cluster.log.records import PURGED
 from unlearnrec.cluster.output.session import CHECKPOINT_RECORDS, Session
 from unlearnrec.partitioning import failpoints

@@ -23,11 +23,11 @@ from trained_output import trained_output
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
+from unlearnrec.cluster.commands import pretrain
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.lifecycle.acceptance import advance
 from unlearnrec.cluster.log.journal import JournalConflict
 from unlearnrec.cluster.log.records import CANCELLED, COMPLETED, HELD
-from unlearnrec.cluster.models import pretraining
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.output.versions import Versions
@@ -136,7 +136,7 @@ def test_a_pretraining_whose_files_a_purge_takes_is_refused(small):
     session.journal.append("purging", {"unnamed": [name]})
     session.versions.commit(version | {"reason": "forget"}, session.journal.head())
     with pytest.raises(RuntimeError, match="removed its files"):
-        pretraining._commit(session, head, version, {"file": name, "tables": None}, files)
+        pretrain._commit(session, head, version, {"file": name, "tables": None}, files)
     assert Session(small).version()["version"] == 4
 
 

@@ -13,7 +13,7 @@ import os
 import types
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import hypothesis.strategies as st
@@ -36,12 +36,11 @@ from small_output import (
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.commands import forget as forgetting
-from unlearnrec.cluster.commands import purge, verify
+from unlearnrec.cluster.commands import purge, retrain, status, verify
 from unlearnrec.cluster.evidence.report import add_evidence
-from unlearnrec.cluster.lifecycle.acceptance import TakenId
-from unlearnrec.cluster.lifecycle.approval import Held, NotApproved
+from unlearnrec.cluster.lifecycle.refusals import Held, NotApproved, TakenId, TooLate
 from unlearnrec.cluster.lifecycle.suppression import ENVIRONMENT, SuppressionList
-from unlearnrec.cluster.log import segments
+from unlearnrec.cluster.log import records
 from unlearnrec.cluster.log.journal import Journal, JournalConflict
 from unlearnrec.cluster.log.records import (
     APPROVED,
@@ -54,15 +53,15 @@ from unlearnrec.cluster.log.records import (
     SWITCHING,
     Record,
 )
-from unlearnrec.cluster.models import retraining
 from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output import leases
 from unlearnrec.cluster.output import session as session_module
 from unlearnrec.cluster.output.ledger import Ledger, State
-from unlearnrec.cluster.output.session import Session, silent
+from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.reporting.progress import silent
 from unlearnrec.cluster.requests.digests import digests_of, none
 from unlearnrec.cluster.requests.request import make_request, read_request
-from unlearnrec.cluster.serving.intake import Desk, TooLate
+from unlearnrec.cluster.serving.intake import Desk
 from unlearnrec.cluster.serving.readouts import living
 from unlearnrec.cluster.serving.service import Service
 from unlearnrec.partitioning.errors import InputError
@@ -106,13 +105,14 @@ class Copy:
 
 
 class Engine:
-    """As `serve.WorkerEngine`."""
+    """As `serving.start.WorkerEngine`."""
 
     def __init__(self, session: Session) -> None:
         self._session, self._workers = session, FakeWorkers(session.store)
 
     def carry_out(self, requests: Any, before_commit: Any) -> None:
-        carry_out(self._session, requests, self._workers, silent(), before_commit=before_commit)
+        answers = carry_out(self._session, requests, self._workers, silent(), before_commit=before_commit)
+        add_evidence(self._session, list(answers.values()), self._workers)
 
     def readouts(self, version: Any) -> Copy:
         self._session.call(self._workers, version, "holds")
@@ -244,10 +244,9 @@ class Protocol(RuleBasedStateMachine):
         self.processes = [Process() for _ in ALL]
         self.store = SharedStore(self.files, self.clock, self.processes)
         self.patch = pytest.MonkeyPatch()
-        now = types.SimpleNamespace(now=lambda _: datetime.fromtimestamp(self.clock.now, UTC))
-        self.patch.setattr(segments, "datetime", now)
+        self.patch.setattr(records, "time", types.SimpleNamespace(time=self.clock))
         self.patch.setattr(session_module, "CHECKPOINT_RECORDS", 3)
-        for module in (forgetting, purge, retraining, verify):
+        for module in (forgetting, purge, retrain, status, verify):
             self.patch.setattr(module, "Session", self.session)
         for module in (forgetting, leases, purge):
             self.patch.setattr(module, "time", types.SimpleNamespace(time=self.clock, perf_counter=lambda: 0.0))
@@ -255,11 +254,11 @@ class Protocol(RuleBasedStateMachine):
         read = lambda *arguments: make_request(*CONTENTS[arguments[4]][0], arguments[4], b"")  # noqa: E731
         self.patch.setattr(forgetting, "parse_request", read)
         # What is trained has cost nothing. Which retrain it is, its seed says.
-        self.patch.setattr(retraining, "Lease", ModelLease)
-        self.patch.setattr(retraining, "_begun", self.noted(retraining._begun))
+        self.patch.setattr(retrain, "Lease", ModelLease)
+        self.patch.setattr(retrain, "_begun", self.noted(retrain._begun))
         rows = lambda session, _, graph, *__: (random_rows(session, graph, 1), [{"seconds": 0.0, "loss": 0.0}])  # noqa: E731
-        self.patch.setattr(retraining, "trained_version", rows)
-        self.patch.setattr(retraining, "fit_encoder", self.fit)
+        self.patch.setattr(retrain, "trained_version", rows)
+        self.patch.setattr(retrain, "fit_encoder", self.fit)
         self.desks = [self.desk(who) for who in DESKS]
         self.services = {n: self.service() for n in SERVICES}
         self.initial = Protocol.begin_with
@@ -743,7 +742,7 @@ class Protocol(RuleBasedStateMachine):
     def retrain(self, who: int, *_: Any) -> None:
         config = self.config.model_copy(update={"seed": who})
         try:
-            answer = retraining.retrain(config, group=FakeWorkers(self.store))
+            answer = retrain.retrain(config, group=FakeWorkers(self.store))
         except (RuntimeError, InputError, FileNotFoundError) as error:
             training = self.trainings[who]
             if training.undisturbed and self.clock.now < training.until and not self.trained_since(training.head):

@@ -18,8 +18,8 @@ from server_process import Server
 
 from unlearnrec.benchmarks.chaos_checker import History, check, pairs_of
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.commands.serve import check_output
 from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.serving.start import check_output
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import Store
 

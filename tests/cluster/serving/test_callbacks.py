@@ -15,13 +15,15 @@ from small_output import commit_train, small_config, user_name, write_interactio
 
 import unlearnrec
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.commands.serve import coordinate, follow
-from unlearnrec.cluster.lifecycle.acceptance import TakenId, advance
+from unlearnrec.cluster.lifecycle.acceptance import advance
+from unlearnrec.cluster.lifecycle.refusals import TakenId
 from unlearnrec.cluster.log.records import COMPLETED, FAILED, HELD
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.serving.callback_sender import LONGEST_BACKOFF_SECONDS, Sender, backoff
 from unlearnrec.cluster.serving.callbacks import KEY_VARIABLE, News, Outbox, load_key, sign, url_pattern
 from unlearnrec.cluster.serving.intake import Desk
+from unlearnrec.cluster.serving.service import follow
+from unlearnrec.cluster.serving.start import coordinate
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import Store
 

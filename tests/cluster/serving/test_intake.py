@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 
 from unlearnrec.cluster.config.schema import parse_config
-from unlearnrec.cluster.lifecycle.acceptance import TakenId, accept, advance, answered, read_accepted
+from unlearnrec.cluster.lifecycle.acceptance import accept, advance, answered, read_accepted
+from unlearnrec.cluster.lifecycle.refusals import TakenId, TooMany
 from unlearnrec.cluster.log import journal as journal_module
 from unlearnrec.cluster.log.journal import Journal
 from unlearnrec.cluster.log.records import ACCEPTED, FAILED, PURGED, PURGING
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.requests.request import make_request
-from unlearnrec.cluster.serving.intake import Desk, TooMany
+from unlearnrec.cluster.serving.intake import Desk
 from unlearnrec.partitioning.storage import Store
 
 THREADS = 8

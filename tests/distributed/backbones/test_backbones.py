@@ -9,11 +9,10 @@ from torch.nn import functional
 from unlearnrec.benchmarks.lab import Lab
 from unlearnrec.benchmarks.unlearning import read_data, recipe_of
 from unlearnrec.distributed.backbones import BACKBONES
-from unlearnrec.distributed.backbones.views import MAX_ANCHORS, Views, contrast_gradients
+from unlearnrec.distributed.backbones.views import MAX_ANCHORS, Views, contrast_gradients, info_nce
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.measures.ranking import evaluate
 from unlearnrec.distributed.processes import run_processes
-from unlearnrec.distributed.training.losses import info_nce
 from unlearnrec.partitioning.sample import make_sample
 from unlearnrec.partitioning.storage import Store
 

@@ -1,0 +1,54 @@
+"""`ingest`: from the table of interactions to the partitioned graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...partitioning import ingest as ingestion
+from ..config.schema import Config
+from ..lifecycle.suppression import row_filter
+from ..output.session import Session
+from ..reporting.progress import Progress, silent
+
+
+def ingest(config: Config, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Read the table of interactions, partition the graph and write it under `graph/`.
+
+    Raises:
+        InputError: bad input or output, a suppression list without its key, or a request was carried out meanwhile; the
+            graph that was there stays.
+    """
+    progress = progress or silent()
+    session = Session(config)
+    head = session.journal.head()  # before the list is read: what is carried out from here on may not be on it
+    suppress = row_filter(session.store, config.columns.time_unit)
+    with progress.task("rows read") as task:
+        seen = 0
+
+        def read(rows: int) -> None:
+            nonlocal seen
+            task.advance(rows - seen)
+            seen = rows
+
+        manifest = ingestion.ingest(
+            config.interactions,
+            session.columns,
+            session.store,
+            session.options,
+            config.cluster.partitions,
+            config.partitioning.strategy,
+            config.seed,
+            config.partitioning.halo,
+            config.partitioning.assignment,
+            read,
+            suppress,
+            lambda manifest: session.record_ingest(manifest, head),
+        )
+    session.request_key()
+    session.save_config()
+    keys = ("users", "items", "interactions", "events", "skipped", "suppressed", "partitions", "edge_cut", "balance")
+    rows = manifest["rows_per_layer"]
+    return {key: manifest[key] for key in keys} | {
+        "rows_per_layer": rows[config.partitioning.halo],
+        "rows_per_layer_by_halo": rows,
+    }

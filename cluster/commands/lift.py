@@ -1,0 +1,47 @@
+"""`lift`: take names off the suppression list, for renewed consent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...partitioning.errors import InputError
+from ..config.schema import Config
+from ..lifecycle.suppression import ENVIRONMENT, LIFTED, open_list
+from ..output.session import Session
+from ..requests.digests import ANY_ITEM, KINDS, digests_of
+from ..requests.request import parse_request
+
+
+def lift(
+    config: Config, *, users: str | None = None, items: str | None = None, interactions: str | None = None
+) -> dict[str, Any]:
+    """Take what these name off the list: for renewed consent. The next `ingest` lets it in again.
+
+    It lifts what was put there under the same name, time ranges of a user or an interaction too: the interactions of a user
+    who is listed stay out with the user.
+
+    Raises:
+        InputError: bad ids or files, or as `open_list`; no key is set.
+    """
+    session = Session(config)
+    suppression = open_list(session.store)
+    if suppression is None:
+        raise InputError(f"lift: {ENVIRONMENT} is not set. Set it to the key that the suppression list was made with")
+    request = parse_request(users, items, interactions, None, None, session.options)
+    named = digests_of(suppression.key, request, session.id_types())
+    listed, _ = suppression.state()
+    lifted = {kind: named[kind] & listed[kind] for kind in KINDS}
+    # Time ranges go with the user, or with the interaction, that they are of.
+    by_name = {entry: _named_by(entry) for entry in listed["ranges"]}
+    lifted["ranges"] = {entry for entry, name in by_name.items() if name in named["users"] | named["pairs"]}
+    found = {name for kind in ("users", "items", "pairs") for name in lifted[kind]}
+    found |= {by_name[entry] for entry in lifted["ranges"]}
+    if found:
+        suppression.append(LIFTED, lifted)
+    return {"lifted": len(found), "not_listed": sum(map(len, named.values())) - len(found)}
+
+
+def _named_by(entry: bytes) -> bytes:
+    """The digest of the user that a range is of, or of the interaction."""
+    user, pair = entry[:32], entry[32:64]
+    return user if pair == ANY_ITEM else pair

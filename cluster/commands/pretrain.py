@@ -1,0 +1,58 @@
+"""`pretrain`: the Influence Encoder of the current version."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+from ...workers import WorkerGroup
+from ..config.schema import Config
+from ..log.journal import JournalConflict
+from ..models.pretraining import clear_runs, fit_encoder, wants_around, with_encoder
+from ..output.conflicts import newer_after_requests
+from ..output.manifest import Manifest
+from ..output.session import Session
+from ..reporting.progress import Progress, silent
+
+
+def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerGroup | None = None) -> dict[str, Any]:
+    """Train the encoder and commit it with the current version's model.
+
+    Counterfactual runs that are finished are kept until the encoder stands, so that an interrupted command goes on.
+
+    Raises:
+        InputError: nothing has been trained yet, or there is no `influence.around` for this model.
+        RuntimeError: another version was committed meanwhile, and not by requests alone.
+        WorkerFailure: as `WorkerGroup.run`.
+    """
+    progress = progress or silent()
+    session = Session(config)
+    head = session.journal.head()  # before the version is read: whatever is committed from here on is a conflict
+    version = session.version()
+    wants_around(config, version["model"]["backbone"])  # refused before anything is done
+    with nullcontext(group) if group is not None else session.workers() as workers:
+        encoder, files, told = fit_encoder(session, version, workers, progress)
+        committed = _commit(session, head, version, encoder, files)
+    clear_runs(session, version)
+    return told | {"version": committed["version"]}
+
+
+def _commit(session: Session, head: int, version: Manifest, encoder: dict[str, Any], files: dict[str, Any]) -> Manifest:
+    """The version with this encoder. Requests that were committed since `head` stay: the encoder is put to their result.
+
+    Raises:
+        RuntimeError: something else was committed since, or the encoder's tables have rows of deleted nodes.
+    """
+    while True:
+        manifest = with_encoder(version, encoder, files)
+        try:
+            return session.versions.commit(manifest, after=head)
+        except JournalConflict as error:
+            records = session.journal.since(head)
+            newer = newer_after_requests(records, manifest)
+            if encoder["tables"] or newer is None:
+                raise RuntimeError(
+                    "another version was committed while this pre-training ran (by another run; or by a request, with "
+                    "pretrain.objective=published), or `purge --now` removed its files. Run `unlearnrec pretrain` again"
+                ) from error
+            head, version = records[-1].number, newer

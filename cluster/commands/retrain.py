@@ -1,0 +1,85 @@
+"""`retrain`: a new model with its encoder, as one version, while requests are carried out on the current one."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from typing import Any
+
+from ...distributed.graph.removal import Removal
+from ...distributed.training.checkpoint import Checkpoints
+from ...distributed.training.run import Probe
+from ...partitioning.errors import InputError
+from ...workers import WorkerFailure, WorkerGroup
+from ..config.schema import Config
+from ..layout import LOG, REQUESTS, pretraining_folder, training_folder
+from ..models.pretraining import clear_runs, fit_encoder, wants_around, with_encoder
+from ..models.retraining import _check_stands, commit_replayed
+from ..models.training import begin, make_run, now_and_then, told, trained_version
+from ..output.ingests import graph_key
+from ..output.leases import Lease
+from ..output.manifest import Manifest
+from ..output.session import Session
+from ..reporting.progress import Progress, silent
+
+
+def retrain(
+    config: Config,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    probe: Probe | None = None,
+    group: WorkerGroup | None = None,
+) -> dict[str, Any]:
+    """Train and pre-train, and commit both as one version, in which no request is undone that was carried out meanwhile.
+
+    Args:
+        resume: go on from the last checkpoint of the same training, and from finished counterfactual runs.
+        probe, group: as for `train`.
+
+    Raises:
+        InputError: as `train` and `pretrain`; `purge --truncate-log --now` removed what the log said meanwhile.
+        RuntimeError: another training or a rollback was committed meanwhile, or a purge took what is needed.
+        WorkerFailure: as `WorkerGroup.run`.
+    """
+    progress = progress or silent()
+    session = Session(config)
+    wants_around(config, config.backbone.model_dump())  # refused before anything is done
+    session.lake_graph()  # where there is none, nothing is written
+    started = time.perf_counter()
+    with Lease(session, session.versions.next_number(), [f"{REQUESTS}/*", f"{LOG}/*"]) as lease:
+        head, graph = _begun(session, lease)
+        run = make_run(config, graph, Removal(), probe)
+        begin(session, graph, run, resume, progress)
+        look = now_and_then(lambda: _check_stands(session.journal.since(head), (), lease))
+        try:
+            with nullcontext(group) if group is not None else session.workers() as workers:
+                trained, curve = trained_version(session, workers, graph, run, progress, look)
+                lease.add(trained["files"])
+                numbered = trained | {"version": session.versions.next_number()}
+                encoder, files, pretrained = fit_encoder(session, numbered, workers, progress, look)
+                lease.add(files)
+                manifest = with_encoder(trained, encoder, files) | {"reason": "train"}
+                committed = commit_replayed(session, workers, head, manifest, progress, lease)
+        except (InputError, FileNotFoundError, WorkerFailure):
+            _check_stands(session.journal.since(head), (), lease)  # where a purge took the file, it says so
+            raise
+    Checkpoints(session.store, run.folder).clear()
+    clear_runs(session, trained)
+    return told(committed, curve) | {
+        "seconds": time.perf_counter() - started,
+        "replayed_requests": len(committed["replayed"]),
+        "replayed_interactions": graph["interactions"] - committed["graph"]["interactions"],
+        "pretrain": pretrained,
+    }
+
+
+def _begun(session: Session, lease: Lease) -> tuple[int, Manifest]:
+    """(the head of the log, the graph to train on then), whose files and checkpoints the lease holds from now on."""
+    while True:
+        head = session.journal.head()  # before the graph is read: what is carried out from here on is not in it
+        graph = session.lake_graph()
+        lease.add([*graph["files"], training_folder(graph_key(graph), "*"), pretraining_folder(graph_key(graph), "*")])
+        # A purge looks at the log before the leases: none has taken the graph as superseded if it is not so now.
+        if session.lake_graph() == graph:
+            return head, graph

@@ -1,0 +1,46 @@
+"""`status`: where requests are."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ..config.schema import Config
+from ..lifecycle.decisions import oldest_age, overdue
+from ..lifecycle.refusals import unknown
+from ..log.records import iso
+from ..output.session import Session
+
+
+def status(config: Config, request_id: str | None = None) -> dict[str, Any]:
+    """Where a request is: its status and phase, and the version that has it. Without an id: all without an answer.
+
+    Raises:
+        InputError: no such request.
+    """
+    ledger = Session(config).ledger()
+    now, deadline = time.time(), config.forget.deadline_hours * 3600
+    if request_id is not None:
+        ticket = ledger.tickets.get(request_id)
+        if ticket is None:
+            raise unknown(config, request_id)
+        return ticket.describe() | ({} if ticket.final else {"due_by": iso(ticket.accepted_at + deadline)})
+    waiting = ledger.unanswered()
+    late = {ticket.request_id for ticket in overdue(waiting, now, deadline)}
+    return {
+        "open_requests": len(waiting),
+        "overdue_requests": len(late),
+        "oldest_open_request_seconds": oldest_age(waiting, now),
+        "version": ledger.current["version"] if ledger.current else None,
+        "needs_retrain": ledger.needs_retrain(),
+        "requests": [
+            {
+                "request_id": ticket.request_id,
+                "status": ticket.state.value,
+                "age_hours": (now - ticket.accepted_at) / 3600,
+                "due_by": iso(ticket.accepted_at + deadline),
+                "overdue": ticket.request_id in late,
+            }
+            for ticket in waiting
+        ],
+    }

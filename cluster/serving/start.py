@@ -1,0 +1,97 @@
+"""What both ways to start the service need: workers behind the loop, checks, callbacks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from ...partitioning.storage import is_away
+from ...workers import WorkerGroup
+from ..config.schema import Serve as Settings
+from ..evidence.report import add_evidence
+from ..lifecycle.suppression import open_list
+from ..models.carry_out import carry_out
+from ..output.manifest import Manifest
+from ..output.session import Session
+from ..reporting.progress import Progress
+from ..requests.request import Request
+from .callback_sender import Sender
+from .callbacks import Outbox, load_key, url_pattern
+from .intake import Desk
+from .readouts import Readouts, make_readouts
+from .service import Engine, Service, waits
+
+
+class WorkerEngine:
+    """What the loop asks of the workers."""
+
+    def __init__(self, session: Session, group: WorkerGroup, progress: Progress) -> None:
+        self._session, self._group, self._progress = session, group, progress
+
+    def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
+        """One batch, and the evidence of its requests."""
+        answers = carry_out(self._session, requests, self._group, self._progress, before_commit=before_commit)
+        add_evidence(self._session, list(answers.values()), self._group, self._progress)
+
+    def readouts(self, version: Manifest) -> Readouts:
+        """A copy of what the workers computed.
+
+        Raises:
+            InputError: the version is of another number of partitions than there are workers.
+        """
+        self._session.check_partitions(version["graph"])
+        embeddings = self._session.call(self._group, version, "embeddings")
+        return make_readouts(self._session, version, embeddings)
+
+    def report(self, request_ids: Sequence[str]) -> None:
+        """Without workers, and so without scores: they hold the current version, not the one to report on."""
+        tickets = self._session.ledger().tickets
+        add_evidence(
+            self._session, [tickets[request_id].describe() for request_id in request_ids], None, self._progress
+        )
+
+
+def check_output(session: Session) -> None:
+    """Raise InputError unless there is something to serve, and the key of the suppression list where there is one."""
+    session.whole_version()
+    open_list(session.store)
+
+
+def outwait(work: Callable[[], None], say: Callable[[str], None]) -> None:
+    """Do `work`, again and again for as long as the storage is away, with the waits of the loop; `say` is told of each."""
+    for seconds in waits():
+        try:
+            return work()
+        except OSError as error:
+            if not is_away(error):
+                raise
+            say(f"waiting {seconds:g} s, the storage does not answer: {type(error).__name__}: {error}")
+            time.sleep(seconds)
+
+
+def callback_pattern(settings: Settings) -> str | None:
+    """Of the URLs that may be called; None: none may."""
+    return url_pattern(settings.callback_hosts) if settings.callback_hosts else None
+
+
+@contextmanager
+def coordinate(session: Session, engine: Engine) -> Iterator[Service]:
+    """The service on an output, with its callbacks where any are allowed. Its loop is `follow`.
+
+    Raises:
+        InputError: as `callbacks.load_key`.
+    """
+    settings = session.config.serve
+    pattern = callback_pattern(settings)
+    if pattern is None:
+        yield Service(session, Desk(session), engine)
+        return
+    key, outbox = load_key(), Outbox(session.store)
+    desk = Desk(session, outbox=outbox)
+    sender = Sender(outbox, desk.latest, key, pattern, settings.callback_attempts, settings.poll_seconds)
+    sender.start()
+    try:
+        yield Service(session, desk, engine, sender=sender)
+    finally:
+        sender.close()

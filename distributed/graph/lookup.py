@@ -1,0 +1,45 @@
+"""Rows of items on other partitions: fetched from their owners, and gradients sent back to them."""
+
+import torch
+from torch import Tensor
+
+from .local_graph import LocalGraph
+from .neighbour_sum import NeighbourSum
+
+
+class ItemLookup:
+    """Rows of items [C] from their owners, and gradients for them back. keys [C] order the sums: unique, canonical."""
+
+    def __init__(self, graph: LocalGraph, items: Tensor, keys: Tensor) -> None:
+        self._graph, comm = graph, graph.comm
+        owners = graph.owner_of_item[items]
+        self._order = torch.argsort(owners, stable=True)
+        self._back = torch.argsort(self._order)
+        counts = torch.bincount(owners, minlength=comm.size)
+        ones = [1] * comm.size
+        self._wanted: list[int] = comm.all_to_all(counts, ones, ones, "lookup").tolist()
+        self._asked: list[int] = counts.tolist()
+        asked = torch.stack([items, keys], dim=1)[self._order]
+        wanted = comm.all_to_all(asked, self._asked, self._wanted, "lookup")
+        self.rows = graph.item_rows(wanted[:, 0])
+        """Local rows [R] that the other ranks ask for."""
+        self._keys = wanted[:, 1]
+
+    def fetch(self, z: Tensor) -> Tensor:
+        """The rows [C, D] of z [N, D] (local rows on each rank), in the order in which they were asked for."""
+        return self._graph.comm.all_to_all(z[self.rows], self._wanted, self._asked, "lookup")[self._back]
+
+    def add_gradients(self, gradients: Tensor, into: Tensor) -> None:
+        """Add gradients [C, D] to the rows of `into` [N, D] on the owners, each row's in order of key."""
+        received = self._graph.comm.all_to_all(gradients[self._order], self._asked, self._wanted, "lookup")
+        by_key = torch.argsort(self._keys)
+        order = by_key[torch.argsort(self.rows[by_key], stable=True)]
+        add_by_row(self.rows[order], received, into, order)
+
+
+def add_by_row(rows: Tensor, gradients: Tensor, into: Tensor, order: Tensor | None = None) -> None:
+    """into[rows[j]] += gradients[order[j]], rows [n] ascending: each row's terms are added one after the other."""
+    touched, counts = torch.unique_consecutive(rows, return_counts=True)
+    indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    columns = order if order is not None else torch.arange(len(rows), device=rows.device)
+    into[touched] += NeighbourSum(indptr.int(), columns.int(), len(gradients))(gradients)
