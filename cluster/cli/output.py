@@ -24,6 +24,8 @@ def print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> No
     if as_json:
         print(json.dumps(result, default=str), file=stdout, flush=True)
         return
+    if result.get("matched") is False:
+        print("nothing matched: none of the ids that were named is in this version. Check them", file=stdout)
     if isinstance(result.get("checks"), list):
         for check in result["checks"]:
             print(f"{'ok  ' if check['ok'] else 'FAIL'}  {check['name']}: {check['detail']}", file=stdout)

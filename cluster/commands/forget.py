@@ -87,7 +87,7 @@ def _nothing_named(
     session: Session, request: Request, request_id: str | None, file: ResultsFile | None
 ) -> dict[str, Any]:
     """The answer to a file of requests without rows. Nothing is accepted, so that there is no id but a given one."""
-    outcome = Outcome([], np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), [])
+    outcome = Outcome([], np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), [], known=False)
     answer = {"request_id": request_id, "status": "nothing_to_forget", "version": able_version(session)["version"]}
     answer |= NOTHING | {"rows": outcome.counts(request.tally)}
     return answer | ({"results": file.write(result_rows(request, outcome))} if file is not None else {})
@@ -170,6 +170,7 @@ def _dry_run(
         "version": version["version"],
         "removed_interactions": len(whole.users),
         "removed_events": whole.events,
+        "matched": outcome.matched,
         "rows": outcome.counts(request.tally),
         "affected_partitions": changed_partitions(version, load_assignment(session.store, graph), whole),
         "touched_nodes": len(np.unique(whole.users)) + len(np.unique(whole.items)),

@@ -42,7 +42,7 @@ from ..output.leftovers import (
 )
 from ..output.session import Session, missing_text
 from ..reporting.progress import Progress, silent
-from ..requests.request import TOMBSTONE
+from ..requests.request import is_purged, tombstone
 
 ROLLBACKS = (OLDER, SUPERSEDED, CHECKPOINT)
 """Kinds of files that are of use again after a rollback; the name of another file that is removed is not used again."""
@@ -103,7 +103,7 @@ def purge(
     with progress.task("purge", len(due)) as task:
         for item in due:
             if item.kind == REQUEST:
-                session.store.write(item.place, json.dumps(TOMBSTONE).encode())
+                _empty(session, item.place)
             elif item.kind != EXPORT or _is_old(session, ledger, item.place):  # another may be in its place by now
                 with contextlib.suppress(FileNotFoundError):
                     session.store.remove(item.place)
@@ -112,6 +112,18 @@ def purge(
     session.journal.append(PURGED, answer | {"ends": [*over, began.number]})
     session.checkpoint_if_due()
     return answer
+
+
+def _empty(session: Session, place: str) -> None:
+    """Replace the content of a request by what tells it from another one, and no more."""
+    try:
+        content = json.loads(session.store.read(place))
+        if is_purged(content):  # another purge was here
+            return
+        left = tombstone(content["body"].encode(), session.request_key())
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        left = {"purged": True}  # it was damaged: nothing can be told any more
+    session.store.write(place, json.dumps(left).encode())
 
 
 def _held(session: Session, found: Sequence[Leftover], progress: Progress) -> tuple[list[str], set[str]]:

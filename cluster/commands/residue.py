@@ -19,7 +19,7 @@ from ..output.session import Session
 from ..reporting.progress import Progress, silent
 from ..requests.digests import KINDS, Digests, digests_of, none
 from ..requests.outcome import INVALID
-from ..requests.request import TOMBSTONE, Request, read_request
+from ..requests.request import Request, is_purged, read_request
 from ..requests.row_filter import RowFilter
 
 LAKE = "lake rows"
@@ -73,7 +73,7 @@ def _forgotten(
     id_types, time = session.id_types(), session.times()
     for place, ticket in contents.items():
         content = json.loads(session.store.read(place))
-        if content == TOMBSTONE:  # purged meanwhile
+        if is_purged(content):  # purged meanwhile
             continue
         request = read_request(ticket.request_id, content["body"].encode())
         digests = digests_of(key, _valid(session, request, ticket), id_types, time["unit"] if time else None)

@@ -15,7 +15,7 @@ from ..layout import REPORTS, manifest_name, report_name
 from ..log.records import PURGING, Record
 from ..output.ledger import OPEN, Ledger, State, Ticket
 from ..output.session import Session
-from ..requests.request import TOMBSTONE, commitment
+from ..requests.request import commitment, is_purged
 from .status import status
 
 Check = dict[str, Any]
@@ -95,14 +95,14 @@ def _content(session: Session, ticket: Ticket, purges: bool) -> tuple[bool, str]
     place = session.ledger().content_name(ticket.request_id)
     try:
         content = json.loads(session.store.read(place))
-        if content == TOMBSTONE and ticket.state in OPEN:
+        if is_purged(content) and ticket.state in OPEN:
             return (
                 False,
                 f"{place} was purged, and the log has no answer yet: it is of another moment than the log. Ask again",
             )
-        if content == TOMBSTONE and not purges:
+        if is_purged(content) and not purges:
             return False, f"{place} says that it was purged, and the log has no purge. Restore it from a backup"
-        if content == TOMBSTONE:
+        if is_purged(content):
             return True, "purged: it can no longer be compared with its commitment"
         same = commitment(content["body"].encode(), content["salt"]) == ticket.commitment
     except FileNotFoundError:

@@ -29,7 +29,7 @@ from ..output.session import Session, missing_text
 from ..reporting.progress import Progress, silent
 from ..reporting.software import software
 from ..requests.matching import Effect
-from ..requests.request import TOMBSTONE, Request
+from ..requests.request import Request, is_purged
 from .change import Change, Ids
 from .checks import checks_of, events_check, scores_of
 from .page import page
@@ -307,6 +307,6 @@ def _content(session: Session, ticket: Ticket) -> Request | None:
     except UnreadableRequest:
         name = session.ledger(look=False).content_name(ticket.request_id)
         with contextlib.suppress(FileNotFoundError, ValueError):
-            if json.loads(session.store.read(name)) == TOMBSTONE:
+            if is_purged(json.loads(session.store.read(name))):
                 return None
         raise

@@ -25,6 +25,8 @@ class RequestState(BaseModel):
     cancellable_until: datetime | None = None
     expected_completion_time: datetime | None = None
     """When it is overdue."""
+    matched: bool | None = None
+    """False: none of the ids that were named is known. They may be mistyped."""
     removed_interactions: int | None = None
     requester: str | None = None
     """The name of the token that the request came with."""

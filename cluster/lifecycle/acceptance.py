@@ -16,7 +16,7 @@ from ..output.conflicts import voids_acceptance, voids_step
 from ..output.ledger import State, Ticket
 from ..output.session import Session
 from ..requests.digests import KINDS, digests_of
-from ..requests.request import TOMBSTONE, Request, Tally, commitment, read_request
+from ..requests.request import Request, Tally, commitment, is_purged, is_same, read_request
 from .refusals import TakenId, UnreadableRequest
 from .suppression import open_list
 
@@ -54,7 +54,7 @@ def accept(
             session.store.create(name, json.dumps(new).encode())
         except FileExistsError:
             content = json.loads(session.store.read(name))
-            check_same(content, request)
+            check_same(session, content, request)
             salt = content.get("salt", salt)
         ticket = ledger.tickets.get(request.request_id)
         if ticket is not None and ticket.state is not State.FAILED:
@@ -100,19 +100,19 @@ def answered(session: Session, request: Request) -> dict[str, Any] | None:
     """The answer that this request was given already, None if it has not been carried out.
 
     Raises:
-        TakenId: its id belongs to another request; not noticed when that one's content has been purged.
+        TakenId: its id belongs to another request, or to one whose content was purged and cannot be shown to be the same.
     """
     ledger = session.ledger()
     name = ledger.content_name(request.request_id)
     if not session.store.exists(name):
         return None
     content = json.loads(session.store.read(name))
-    check_same(content, request)
+    check_same(session, content, request)
     ticket = ledger.tickets.get(request.request_id)
     if ticket is None or not ticket.final:
         return None
     answer = NOTHING | {key: value for key, value in ticket.describe().items() if key != "phase"}
-    return answer | {"content_purged": True} if content == TOMBSTONE else answer
+    return answer | {"content_purged": True} if is_purged(content) else answer
 
 
 def contents_of(session: Session, request_id: str) -> dict[str, Any] | None:
@@ -121,14 +121,16 @@ def contents_of(session: Session, request_id: str) -> dict[str, Any] | None:
         content: dict[str, Any] = json.loads(session.store.read(session.ledger().content_name(request_id)))
     except FileNotFoundError:
         return None
-    return None if content == TOMBSTONE else content
+    return None if is_purged(content) else content
 
 
-def check_same(content: dict[str, Any], request: Request) -> None:
-    """Raise TakenId unless this is the stored content of the request, or was purged."""
-    if content != TOMBSTONE and content["body"] != request.body().decode():
+def check_same(session: Session, content: dict[str, Any], request: Request) -> None:
+    """Raise TakenId unless this is the stored content of the request, or what a purge left of it."""
+    # The key is made by the first `ingest`; without one there is no id that was derived.
+    if not is_same(content, request, session.request_key(create=False)):
+        gone = " (its content was purged, and this one is not the same)" if is_purged(content) else ""
         raise TakenId(
-            f"--request-id {request.request_id}: another request has this id. Choose a new one, or leave it out"
+            f"--request-id {request.request_id}: another request has this id{gone}. Choose a new one, or leave it out"
         )
 
 

@@ -120,6 +120,7 @@ def carry_out(
     base = {
         request.request_id: {
             "request_id": request.request_id,
+            "matched": outcomes[request.request_id].matched,
             "unknown_ids": named[request.request_id].unknown,
             "rows": outcomes[request.request_id].counts(request.tally),
             "removed_events": own[request.request_id].events,

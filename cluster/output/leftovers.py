@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from ..layout import (
     graph_of_folder,
     request_of_outcome,
 )
-from ..requests.request import TOMBSTONE
+from ..requests.request import tombstone_sizes
 from .exports import FILES, UNFINISHED, log_head_of
 from .ingests import graph_key
 from .ledger import Ledger, State, Ticket
@@ -128,11 +127,11 @@ def _requests(session: Session, ledger: Ledger, files: Mapping[str, Details]) ->
             yield name, UNNAMED, "callbacks of a request that was not accepted"
         elif name in untold:
             yield name, NOTE, "callbacks of a request that has its answer, and serve.callback_hosts is empty"
-    tombstone = len(json.dumps(TOMBSTONE))  # bytes; a content, which has a salt, is longer
+    purged = tombstone_sizes()
     for name in _in(REQUESTS, files):
         if name in final:
             done = "cancelled" if final[name].state is State.CANCELLED else "carried out"
-            if files[name].bytes != tombstone:
+            if files[name].bytes not in purged:
                 yield name, REQUEST, f"of a request that was {done}"
         elif name not in logged and name != REQUEST_KEY:
             yield name, UNNAMED, "of a request that was not accepted"

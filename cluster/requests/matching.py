@@ -43,6 +43,8 @@ class Resolved:
     since: Ids
     until: Ids
     invalid: Mapping[int, str]
+    padded: Marks
+    """Entries with an id that the graph does not know, but would without the spaces around it: another user or item."""
 
     @property
     def known(self) -> Marks:
@@ -114,7 +116,9 @@ def resolve(request: Request, user_map: IdMap, item_map: IdMap, time: Mapping[st
             since[position], until[position] = in_unit(low, high, time["unit"])
         except ValueError as error:
             invalid[position] = str(error)
-    return Resolved(_dense(users, user_map), _dense(items, item_map), ranged, since, until, invalid)
+    user, item = _dense(users, user_map), _dense(items, item_map)
+    padded = _padded(users, user, user_map) | _padded(items, item, item_map)
+    return Resolved(user, item, ranged, since, until, invalid, padded)
 
 
 def _dense(texts: Sequence[Any], id_map: IdMap) -> Ids:
@@ -122,6 +126,13 @@ def _dense(texts: Sequence[Any], id_map: IdMap) -> Ids:
     named = [position for position, text in enumerate(texts) if text is not None]
     found[named] = dense_ids(id_map[0], id_map[1], [str(texts[position]) for position in named])
     return found
+
+
+def _padded(texts: Sequence[Any], found: Ids, id_map: IdMap) -> Marks:
+    padded = np.zeros(len(texts), dtype=bool)
+    spaced = [p for p in np.flatnonzero(found == UNKNOWN).tolist() if str(texts[p]) != str(texts[p]).strip()]
+    padded[spaced] = _dense([str(texts[p]).strip() for p in spaced], id_map) != UNKNOWN
+    return padded
 
 
 def union(parts: Iterable[Resolved]) -> tuple[Removal, Ids]:

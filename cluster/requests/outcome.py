@@ -25,6 +25,13 @@ class Outcome:
     interactions: Ids
     events: Ids
     reasons: list[str | None]
+    known: bool = False
+    """Whether the graph knows all ids of one entry, or more."""
+
+    @property
+    def matched(self) -> bool:
+        """Whether any entry names something that is there, or that an earlier request removed. Else ids may be mistyped."""
+        return self.known or DELETED in self.results or ALREADY_GONE in self.results
 
     def counts(self, tally: Tally) -> dict[str, int]:
         """Rows by result."""
@@ -67,13 +74,14 @@ def outcome_of(found: Found, named: Resolved, num_items: int, gone: Collection[i
             result, reason = NOT_FOUND, _why(named, position)
         results.append(result)
         reasons.append(reason)
-    return Outcome(results, interactions, events, reasons)
+    return Outcome(results, interactions, events, reasons, bool(named.known.any()))
 
 
 def _why(named: Resolved, position: int) -> str:
     unknown = [side for side in ("user", "item") if getattr(named, side)[position] == UNKNOWN]
     if unknown:
-        return f"the graph has no such {' and no such '.join(unknown)}"
+        spaces = "; there is one without the spaces around the id, which is another" if named.padded[position] else ""
+        return f"the graph has no such {' and no such '.join(unknown)}{spaces}"
     if named.ranged[position]:
         return "no event in this range"
     return "the graph has no such interaction" if ANY not in (named.user[position], named.item[position]) else "empty"

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,9 +22,6 @@ from .times import Bound
 Id = int | str
 Range = tuple[Id, Id | None, Bound | None, Bound | None]
 """(user, item, since, until): the user's events, with this item if there is one, in [since, until)."""
-
-TOMBSTONE = {"purged": True}
-"""What `purge` leaves of a request's content."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,8 @@ def parse_request(
     """Read the options of `forget`.
 
     Args:
-        users, items: "ID,ID,..." or a file (Parquet or CSV) with the column `user_id` or `item_id`.
+        users, items: "ID,ID,..." or a file (Parquet or CSV) with the column `user_id` or `item_id`. Nothing is trimmed: a
+            space is a part of an id.
         interactions: a file with both columns.
         requests: a file as `request_rows.read_rows` takes it.
         request_id: up to 128 letters, digits, `.`, `_`, `-`, the first no `.`; None derives it from the content.
@@ -103,7 +102,7 @@ def parse_request(
     rows: list[Row] = []
     for value, kind, column in ((users, USERS, "user_id"), (items, ITEMS, "item_id")):
         if value is not None:
-            named[kind] += _ids(value, column, options)
+            named[kind] += _ids(f"--{kind}", value, column, options)
     if interactions is not None:
         table = read_ids(interactions, ("user_id", "item_id"), options)
         named[INTERACTIONS] += zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True)
@@ -137,7 +136,7 @@ def make_request(
     times = [count[entry] for entries, count in zip(content, counts, strict=True) for entry in entries]
     tally = Tally({p: n for p, n in enumerate(times) if n > 1}, sum(isinstance(row, str) for row in rows))
     body = _body(*content)
-    request_id = request_id or f"req-{hmac.new(key, body, hashlib.sha256).hexdigest()[:16]}"
+    request_id = request_id or derived_id(body, key)
     return Request(request_id, content[0], content[1], content[2], content[3], tally, rows)
 
 
@@ -156,16 +155,78 @@ def check_request_id(request_id: str | None) -> None:
         )
 
 
+def tombstone(body: bytes, key: bytes) -> dict[str, Any]:
+    """What `purge` leaves of a request's content: a keyed digest, so that the same content can be told from another one.
+
+    key: the secret of derived request ids (`Session.request_key`).
+    """
+    return {"purged": True, "digest": hmac.new(key, b"purged\0" + body, hashlib.sha256).hexdigest()[:32]}
+
+
+def is_purged(content: Any) -> bool:
+    """Whether this is what a purge left of a request's content, of this or of an earlier release."""
+    return isinstance(content, dict) and content.get("purged") is True
+
+
+def tombstone_sizes() -> frozenset[int]:
+    """Bytes of what a purge leaves, of an earlier release and of this one. A content, with its salt, is longer."""
+    return frozenset(len(json.dumps(left)) for left in ({"purged": True}, tombstone(b"", b"")))
+
+
+def is_same(content: Mapping[str, Any], request: Request, key: bytes) -> bool:
+    """Whether this is the stored content of the request, or can be shown to be what a purge left of it.
+
+    An earlier release left nothing that could show it, except where the request's id is derived from the content.
+    """
+    body = request.body()
+    if not is_purged(content):
+        return bool(content["body"] == body.decode())
+    if "digest" in content:
+        return hmac.compare_digest(content["digest"], tombstone(body, key)["digest"])
+    return bool(re.fullmatch(rf"{derived_id(body, key)}(-[0-9]+)?", request.request_id))
+
+
+def derived_id(body: bytes, key: bytes) -> str:
+    """The id of a request that came without one."""
+    return f"req-{hmac.new(key, body, hashlib.sha256).hexdigest()[:16]}"
+
+
 def commitment(body: bytes, salt: str) -> str:
     """HMAC-SHA256 of a request's content under a salt kept beside it: the log can hold it without telling the ids."""
     return hmac.new(salt.encode(), body, hashlib.sha256).hexdigest()
 
 
-def _ids(value: str, column: str, options: StorageOptions) -> list[Id]:
-    if "://" in value or value.lower().endswith((".parquet", ".csv")) or os.path.exists(value):
-        ids: list[Id] = read_ids(value, column, options)[column].to_pylist()
-        return ids
-    return [part.strip() for part in value.split(",") if part.strip()]
+TABLES = (".parquet", ".csv")
+OTHER_FILES = (".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".gz", ".zip", ".xls", ".xlsx", ".avro", ".orc")
+"""What ends so is meant as a file, not as an id."""
+
+
+def _ids(option: str, value: str, column: str, options: StorageOptions) -> list[Id]:
+    """The ids of `--users` or `--items`, each exactly as it was written: " a" and "a" are two ids."""
+    if not is_place(value):
+        return [part for part in value.split(",") if part.strip()]
+    if "://" not in value and not os.path.exists(value):
+        raise InputError(
+            f"{option} {value}: no such file. Check the name; an id that looks like a file name can be given in a CSV or "
+            f"Parquet file with the column {column}"
+        )
+    if value.lower().endswith(OTHER_FILES) and os.path.isfile(value):
+        raise InputError(
+            f"{option} {value}: it takes Parquet (.parquet) or CSV (.csv) with the column {column}. JSON lines can be given "
+            "to --requests"
+        )
+    ids: list[Id] = read_ids(value, column, options)[column].to_pylist()
+    return ids
+
+
+def is_place(value: str) -> bool:
+    """Whether a value of `--users` or `--items` is a file or folder; else it is a list of ids.
+
+    A mistyped file name must not be taken for an id: the request would name nobody, and seem to have been carried out.
+    """
+    if "://" in value or os.path.exists(value) or value.lower().endswith(TABLES):
+        return True
+    return "," not in value and (value.lower().endswith(OTHER_FILES) or os.path.isdir(os.path.dirname(value)))
 
 
 def _canonical(value: Any) -> Any:

@@ -32,7 +32,8 @@ def read_rows(path: str, options: StorageOptions, other_columns: bool = False) -
     """The rows of a file of requests, in order.
 
     A row with one id means the whole user or item, with both this interaction; with `since` or `until` only the user's
-    events (with this item) in [since, until). Null, an empty field of a CSV and NaN are "not given".
+    events (with this item) in [since, until). Null, NaN and a text without any character but spaces are "not given". Ids
+    are not trimmed: " a" and "a" are two.
 
     Folders called `COLUMN=VALUE` below `path` are columns; other names are ignored, unless they look like a misspelt one.
 
@@ -106,7 +107,11 @@ def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _id(value: Any, name: str) -> str | None:
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+    if (
+        value is None
+        or (isinstance(value, str) and not value.strip())
+        or (isinstance(value, float) and math.isnan(value))
+    ):
         return None
     if isinstance(value, float) and value.is_integer():  # a column of integers with nulls, as pandas writes it
         if abs(value) >= LARGEST:
@@ -156,7 +161,9 @@ def _objects(rows: Sequence[Any]) -> _Table:
 
 def _csv(file: LakeFile) -> _Table:
     table = read_csv(file, COLUMNS)
-    columns = {name: [text and text.strip() for text in table[name].to_pylist()] for name in _known(table.column_names)}
+    columns = {name: table[name].to_pylist() for name in _known(table.column_names)}
+    for name in set(RANGE).intersection(columns):  # a space around a time means nothing; one of an id belongs to it
+        columns[name] = [text and text.strip() for text in columns[name]]
     return table.column_names, columns, table.num_rows
 
 

@@ -89,7 +89,9 @@ class Desk:
         ledger = self._session.ledger(look=request_id is not None)
         ticket = ledger.tickets.get(request.request_id)
         if ticket is not None:
-            check_same(json.loads(self._session.store.read(ledger.content_name(request.request_id))), request)
+            check_same(
+                self._session, json.loads(self._session.store.read(ledger.content_name(request.request_id))), request
+            )
         if ticket is None or ticket.state is State.FAILED:
             # Not one after the other: what is made durable at the same time shares the writes of the log.
             with self._room(request.request_id):

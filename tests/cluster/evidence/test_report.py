@@ -34,7 +34,7 @@ from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import silent
-from unlearnrec.cluster.requests.request import TOMBSTONE, parse_request
+from unlearnrec.cluster.requests.request import parse_request
 from unlearnrec.cluster.serving.actor import LateEngine
 from unlearnrec.cluster.serving.intake import Desk
 from unlearnrec.partitioning.errors import InputError
@@ -220,7 +220,7 @@ def test_a_changed_content_of_a_request_is_named(config):
 
 def test_a_content_that_says_it_was_purged_where_nothing_was_is_named(config):
     place = Path(config.output) / "requests" / "r.json"
-    place.write_text(json.dumps(TOMBSTONE))
+    place.write_text(json.dumps({"purged": True}))
     assert "the log has no purge" in failures(config)["request r: content"]
     pipeline.purge(config, now=True)
     assert not failures(config)

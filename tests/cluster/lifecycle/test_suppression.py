@@ -338,7 +338,7 @@ def test_residue_does_not_count_who_withdrew_a_request(forgotten, monkeypatch):
     assert details["requests/r2.json"] == "of a request that was carried out"
     monkeypatch.setenv(ENVIRONMENT, "")
     pipeline.purge(forgotten, now=True)
-    assert json.loads(Session(forgotten).store.read("requests/r3.json")) == {"purged": True}
+    assert json.loads(Session(forgotten).store.read("requests/r3.json"))["purged"]
     assert pipeline.residue(forgotten)["not_read"][1]["why"].startswith("2 purged")
 
 

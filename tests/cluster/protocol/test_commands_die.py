@@ -19,7 +19,7 @@ from unlearnrec.cluster.lifecycle.acceptance import advance
 from unlearnrec.cluster.log.records import HELD
 from unlearnrec.cluster.output.leftovers import UNNAMED, leftovers
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.requests.request import TOMBSTONE
+from unlearnrec.cluster.requests.request import is_purged
 
 COMMANDS = {
     "ingest": ["ingest"],
@@ -72,7 +72,7 @@ def look(config):
         "pairs": pairs_of(store, version["graph"]),
         "to train on": pairs_of(store, session.lake_graph()),
         "requests": {name: (ticket.state, ticket.approved_by) for name, ticket in ledger.tickets.items()},
-        "purged": {name for name, content in contents.items() if content == TOMBSTONE},
+        "purged": {name for name, content in contents.items() if is_purged(content)},
         "left over": {item.kind for item in leftovers(session)} - {UNNAMED},
         "purge under way": ledger.purging,
     }

@@ -38,6 +38,7 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.commands import forget as forgetting
 from unlearnrec.cluster.commands import purge, retrain, status, verify
 from unlearnrec.cluster.evidence.report import add_evidence
+from unlearnrec.cluster.layout import REQUEST_KEY
 from unlearnrec.cluster.lifecycle.refusals import Held, NotApproved, TakenId, TooLate
 from unlearnrec.cluster.lifecycle.suppression import ENVIRONMENT, SuppressionList
 from unlearnrec.cluster.log import records
@@ -60,7 +61,7 @@ from unlearnrec.cluster.output.ledger import Ledger, State
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import silent
 from unlearnrec.cluster.requests.digests import digests_of, none
-from unlearnrec.cluster.requests.request import make_request, read_request
+from unlearnrec.cluster.requests.request import is_purged, is_same, make_request, read_request
 from unlearnrec.cluster.serving.intake import Desk
 from unlearnrec.cluster.serving.readouts import living
 from unlearnrec.cluster.serving.service import Service
@@ -800,16 +801,18 @@ class Protocol(RuleBasedStateMachine):
         return ticket.state if ticket else None
 
     def purged(self, name: str, ledger: Ledger | None = None) -> bool:
-        return self.content(name, ledger) in (None, {"purged": True})
+        content = self.content(name, ledger)
+        return content is None or is_purged(content)
 
     def content(self, name: str, ledger: Ledger | None = None) -> Any:
         place = (ledger or Ledger(Journal(self.store).records())).content_name(name)
         return json.loads(self.store.files[place]) if place in self.store.files else None
 
     def is_body_of(self, request_id: str, which: int, name: str) -> bool:
-        """Or was purged; looked at once, as a purge may come between two looks."""
+        """Or a purge left its digest; looked at once, as a purge may come between two looks."""
         content = self.content(request_id)
-        return content in (None, {"purged": True}) or json.loads(content["body"]) == self.body_of(which, name)
+        asked = make_request(*CONTENTS[name][which], name, b"")
+        return content is None or is_same(content, asked, self.store.files.get(REQUEST_KEY, b""))
 
     def body(self, name: str) -> Any:
         return json.loads(self.content(name)["body"])

@@ -45,10 +45,10 @@ def id_map(ids: Sequence[Any], nodes: Sequence[int]) -> IdMap:
 def test_every_form_of_the_same_request_has_the_same_content(tmp_path: Path) -> None:
     forms = [
         parse(users="17,3,250", items="8"),
-        parse(users=" 250 , 3,, 17 ,3 ", items="8,8"),
+        parse(users="250,3,,17,3", items="8,8"),
         parse(users=parquet(tmp_path / "u.parquet", user_id=[3, 250, 17]), items="8"),
         parse(users=parquet(tmp_path / "s.parquet", user_id=["3", "17", "250"], other=[0, 0, 0]), items="8"),
-        parse(users=csv(tmp_path / "u.csv", "user_id\n250\n 17\n3\n17\n"), items="8"),
+        parse(users=csv(tmp_path / "u.csv", "user_id\n250\n17\n3\n17\n"), items="8"),
         parse(users="250,17,3", requests=parquet(tmp_path / "i.parquet", item_id=[8, 8])),
         parse(items="8", requests=csv(tmp_path / "r.csv", "user_id\n17\n3\n250\n")),
         parse(users="17", items="8", requests=csv(tmp_path / "r2.csv", "user_id\n3\n250\n")),
@@ -186,3 +186,36 @@ def test_a_commitment_depends_on_salt_and_content() -> None:
     digests = {commitment(b, s) for b in (body, other) for s in ("salt", "other salt")}
     assert len(digests) == 4 and all(len(d) == 64 for d in digests)
     assert commitment(body, "salt") == commitment(body, "salt")
+
+
+def test_an_id_is_taken_as_it_is_written(tmp_path: Path) -> None:
+    spaced = csv(tmp_path / "u.csv", 'user_id\n"abc "\n')
+    rows = csv(tmp_path / "r.csv", 'user_id,item_id\n"abc ",1\n" ",1\n')
+    users, items = id_map(["abc", "abc ", "x"], [0, 1, 2]), id_map([" 1", "2"], [0, 1])
+    assert parse(users=spaced).users == parse(users="abc ").users == ("abc ",)
+    assert parse(requests=rows).interactions == (("abc ", "1"),) and parse(requests=rows).items == ("1",)
+    assert resolve(parse(users=spaced), users, items).removal.users.tolist() == [1]
+    assert resolve(parse(users="x ,abc"), users, items).padded.tolist() == [False, True]
+    # Where ids are integers, nobody else can be meant.
+    assert resolve(parse(users=" 7"), id_map([7], [0]), items).removal.users.tolist() == [0]
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "missing.csv", "missing.TXT", "folder/ann", "missing.parquet"])
+def test_a_mistyped_file_is_not_taken_for_an_id(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for option in ("users", "items"):
+        with pytest.raises(InputError, match=f"--{option} {name}: no such file"):
+            parse(**{option: name})
+
+
+def test_a_file_of_another_format_is_named(tmp_path: Path) -> None:
+    (tmp_path / "users.jsonl").write_text('{"user_id": "a"}\n')
+    with pytest.raises(InputError, match=r"users\.jsonl: it takes Parquet \(\.parquet\) or CSV"):
+        parse(users=str(tmp_path / "users.jsonl"))
+
+
+@pytest.mark.parametrize("ids", ["john.doe", "a.b@example.org", "x,y.csvs", "a/b", "3.5"])
+def test_ids_with_dots_and_slashes_are_ids(ids: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse(users=ids).users == tuple(sorted(ids.split(",")))
