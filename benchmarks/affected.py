@@ -12,7 +12,7 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,10 @@ from ..cluster import pipeline
 from ..cluster.config.schema import Config, parse_config
 from ..cluster.models.comparison import copy_output
 from ..cluster.output.session import Session
-from ..workers import WorkerGroup
+from ..workers import Call, WorkerGroup
 from . import results_file
+
+R = TypeVar("R")
 
 PARTITIONS = 4
 ITEM_SHARE = 0.2
@@ -47,11 +49,12 @@ class Recorder:
 
     def __init__(self, group: WorkerGroup) -> None:
         self.calls: list[tuple[str, list[int], list[Any]]] = []
-        call = group.call
+        unrecorded = group.call
 
-        def record(method: str, *args: Any, partitions: Sequence[int] | None = None, **keywords: Any) -> list[Any]:
-            results = call(method, *args, partitions=partitions, **keywords)
-            self.calls.append((method, list(range(PARTITIONS) if partitions is None else partitions), results))
+        def record(call: Call[R], *, partitions: Sequence[int] | None = None, **keywords: Any) -> list[R]:
+            results = unrecorded(call, partitions=partitions, **keywords)
+            called = list(range(PARTITIONS) if partitions is None else partitions)
+            self.calls.append((call.method, called, results))
             return results
 
         group.call = record  # type: ignore[method-assign]

@@ -1,10 +1,12 @@
 """The Ray actors that host the partitions, and the group that starts, watches and rebuilds them."""
 
 from .actor import Factory, PartitionHost, ShardWorker
+from .calls import Call, calling
 from .failures import Cause, Kind, StaleGeneration, WorkerFailure
 from .group import WorkerGroup
 
 __all__ = [
+    "Call",
     "Cause",
     "Factory",
     "Kind",
@@ -13,4 +15,5 @@ __all__ = [
     "StaleGeneration",
     "WorkerFailure",
     "WorkerGroup",
+    "calling",
 ]

@@ -12,11 +12,13 @@ import pickle
 import threading
 import traceback
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
 
+from .calls import Call
 from .failures import Cause, Kind, Outcome, StaleGeneration, classify
 
 CONTROL = "control"
@@ -56,6 +58,15 @@ def default_factory(partition: int, num_partitions: int) -> PartitionHost:
     return Partition(partition, num_partitions)
 
 
+@dataclass(frozen=True)
+class Identity:
+    """Which process a worker is. `incarnation` is new after each restart; `generation` is 0 before the first `join`."""
+
+    incarnation: str
+    pid: int
+    generation: int
+
+
 class ShardWorker:
     """One worker. `WorkerGroup` makes it an actor; as a plain object it is testable without Ray."""
 
@@ -73,9 +84,9 @@ class ShardWorker:
     # ---- control methods: pass a blocked call -------------------------------------------------------------------
 
     @ray.method(concurrency_group=CONTROL)
-    def ping(self) -> dict[str, Any]:
-        """Who this is: incarnation (new after a restart), pid, generation (0: none)."""
-        return {"incarnation": self._incarnation, "pid": os.getpid(), "generation": self._generation}
+    def ping(self) -> Identity:
+        """The identity of this process. An answer also shows that the process is alive."""
+        return Identity(self._incarnation, os.getpid(), self._generation)
 
     @ray.method(concurrency_group=CONTROL)
     def progress(self) -> dict[str, Any]:
@@ -118,9 +129,7 @@ class ShardWorker:
 
         return self._guarded(join, generation)
 
-    def call(
-        self, generation: int, sequence: int, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Outcome:
+    def call(self, generation: int, sequence: int, call: Call[Any]) -> Outcome:
         """Run a method of the host. The same (generation, sequence) again returns the last outcome and runs nothing."""
         if self._last is not None and self._last[0] == (generation, sequence):
             return self._last[1]
@@ -132,7 +141,7 @@ class ShardWorker:
                 raise StaleGeneration(f"call {sequence} came after call {self._last[0][1]}")
             if self._aborted >= generation:
                 raise StaleGeneration(f"generation {generation} is over")
-            return getattr(self._the_host(), method)(*args, **kwargs)
+            return call.on(self._the_host())
 
         outcome = self._guarded(run, generation)
         if generation == self._generation:

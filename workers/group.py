@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from .actor import CONTROL, CONTROL_THREADS, Factory, ShardWorker, default_factory
+from .actor import CONTROL, CONTROL_THREADS, Factory, Identity, ShardWorker, default_factory
+from .calls import Call
 from .failures import (
     TIMEOUT_SETTING,
     Cause,
@@ -32,6 +33,7 @@ PING_SECONDS = 3.0  # a control method answers in a millisecond; this is for a m
 ABORT_SECONDS = 5.0  # an aborted collective returns in milliseconds; a worker inside a long kernel is not waited for
 RESTART_SECONDS = 180.0  # a new process on a new machine, with torch imported; measured 4 s on a free one
 
+R = TypeVar("R")
 Progress = Callable[[list[dict[str, Any]]], None]
 
 log = logging.getLogger(__name__)
@@ -139,7 +141,7 @@ class WorkerGroup:
         self._generation += 1
         everyone = range(self.num_partitions)
         for k, identity in self._await_workers(time.monotonic() + RESTART_SECONDS).items():
-            self._incarnations[k] = identity["incarnation"]
+            self._incarnations[k] = identity.incarnation
         self._collect("prepare", {k: self._actors[k].prepare.remote() for k in everyone}, RESTART_SECONDS)
         store = self._collect("open_store", {0: self._actors[0].open_store.remote()}, self._timeout)[0]
         join = {k: self._actors[k].join.remote(*store, self._generation, self._timeout) for k in everyone}
@@ -167,9 +169,9 @@ class WorkerGroup:
         self._unfinished.clear()
         self.form()
 
-    def _await_workers(self, deadline: float) -> dict[int, dict[str, Any]]:
+    def _await_workers(self, deadline: float) -> dict[int, Identity]:
         """Ping until every worker has answered. A call to an actor that is about to restart may fail: ask again."""
-        identities: dict[int, dict[str, Any]] = {}
+        identities: dict[int, Identity] = {}
         pings = {k: actor.ping.remote() for k, actor in enumerate(self._actors)}
         while pings:
             ready, _ = ray.wait(list(pings.values()), num_returns=len(pings), timeout=POLL_SECONDS)
@@ -192,14 +194,9 @@ class WorkerGroup:
     # ---- calls --------------------------------------------------------------------------------------------------
 
     def call(
-        self,
-        method: str,
-        *args: Any,
-        partitions: Sequence[int] | None = None,
-        on_progress: Progress | None = None,
-        **kwargs: Any,
-    ) -> list[Any]:
-        """Call the host's `method` on all workers (or on `partitions`) at once; results in the order given.
+        self, call: Call[R], *, partitions: Sequence[int] | None = None, on_progress: Progress | None = None
+    ) -> list[R]:
+        """Do `call` on all workers (or on `partitions`) at once; the results are in the order of the partitions given.
 
         About every half second the workers' progress goes to `on_progress`, one dict per partition, last known value. It may
         raise, which ends the call.
@@ -212,24 +209,23 @@ class WorkerGroup:
             RuntimeError: no generation is formed.
         """
         if not self._formed:
-            raise RuntimeError(f"`{method}` called without a formed generation: call form() first")
+            raise RuntimeError(f"`{call.method}` called without a formed generation: call form() first")
         called = list(partitions) if partitions is not None else list(range(self.num_partitions))
         self._sequence += 1
         # Put once, not once per worker: a large request is then one copy per machine.
-        request = (self._generation, self._sequence, method, ray.put(args), ray.put(kwargs))
+        request = (self._generation, self._sequence, ray.put(call))
         refs = {k: self._actors[k].call.remote(*request) for k in called}
-        return self._collect(method, refs, None, on_progress, request)
+        return self._collect(call.method, refs, None, on_progress, request)
 
     def run(
         self,
-        method: str,
-        *args: Any,
+        call: Call[R],
+        *,
         restore: Callable[[], None],
         max_rebuilds: int = 3,
         partitions: Sequence[int] | None = None,
         on_progress: Progress | None = None,
-        **kwargs: Any,
-    ) -> list[Any]:
+    ) -> list[R]:
         """`call`, and after a failure that another attempt can mend: rebuild, `restore()`, call again.
 
         `restore` loads committed state into all workers; it also runs first when no generation is formed yet.
@@ -245,7 +241,7 @@ class WorkerGroup:
                     # Before the first generation nobody can be stuck: workers that are silent are still starting.
                     (self.rebuild if self._generation else self.form)()
                     restore()
-                return self.call(method, *args, partitions=partitions, on_progress=on_progress, **kwargs)
+                return self.call(call, partitions=partitions, on_progress=on_progress)
             except WorkerFailure as failure:
                 decision = decide(failure.causes, rebuilds, max_rebuilds)
                 if isinstance(decision, RaiseInput):
@@ -329,10 +325,10 @@ class WorkerGroup:
     def _same_process(self, k: int) -> bool:
         """Whether worker k still is the process that joined this generation."""
         try:
-            identity = ray.get(self._actors[k].ping.remote(), timeout=PING_SECONDS)
+            identity: Identity = ray.get(self._actors[k].ping.remote(), timeout=PING_SECONDS)
         except (RayActorError, GetTimeoutError):
             return False
-        return identity["incarnation"] == self._incarnations.get(k)
+        return identity.incarnation == self._incarnations.get(k)
 
     def _abort(self, partitions: Iterable[int]) -> None:
         """Tell workers that the generation is over; not waited for, and a dead worker's error is nobody's."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...distributed.partition.partition import Partition
 from ...partitioning.errors import InputError
-from ...workers import WorkerGroup
+from ...workers import WorkerGroup, calling
 from ..config.schema import Config
 from ..models.held_out import held_out_pairs
 from ..output.leases import leased
@@ -43,10 +44,10 @@ def evaluate(
     session = Session(config)
     with leased(session) as version:
         test_users, test_items, unknown = held_out_pairs(session, version)
-        arguments = (test_users, test_items, config.evaluate.k, config.evaluate.batch_users)
+        call = calling(Partition.evaluate, test_users, test_items, config.evaluate.k, config.evaluate.batch_users)
         if group is not None:
-            metrics = session.call(group, version, "evaluate", *arguments)[0]
+            metrics = session.call(group, version, call)[0]
         else:
             with session.workers() as own:
-                metrics = session.call(own, version, "evaluate", *arguments)[0]
+                metrics = session.call(own, version, call)[0]
     return {"version": version["version"], **metrics, "users": int(metrics["users"]), "unknown_test_rows": unknown}

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ...distributed.partition.partition import Partition
 from ...partitioning.ingest import load_ids
-from ...workers import WorkerGroup
+from ...workers import WorkerGroup, calling
 from ..config.schema import Config
 from ..layout import FOLDERS
 from ..output.exports import ExportWriter, made_at
@@ -55,10 +56,11 @@ def _export(
     def external(side: str, nodes: Ids) -> pa.Array:
         return maps[side][0].take(pa.array(places[side][nodes]))
 
-    for users, user_rows, items, item_rows in session.call(group, version, "embeddings"):
+    for users, user_rows, items, item_rows in session.call(group, version, calling(Partition.embeddings)):
         writer.embeddings("user", external("user", users), user_rows)
         writer.embeddings("item", external("item", items), item_rows)
-    for users, items, scores in session.call(group, version, "recommend", top_k, session.config.evaluate.batch_users):
+    recommend = calling(Partition.recommend, top_k, session.config.evaluate.batch_users)
+    for users, items, scores in session.call(group, version, recommend):
         k = items.shape[1]
         writer.recommendations(
             external("user", np.repeat(users, k)), external("item", items.reshape(-1)), scores.reshape(-1), k

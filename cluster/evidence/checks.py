@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from ...distributed.graph.removal import Removal
 from ...distributed.measures import scores as measures
-from ...workers import WorkerFailure, WorkerGroup
+from ...distributed.partition.partition import Partition
+from ...workers import WorkerFailure, WorkerGroup, calling
 from ..output.manifest import Manifest
 from ..output.session import Session
 from ..requests.matching import Effect
@@ -210,7 +211,7 @@ def scores_of(
     ends = [np.concatenate([pairs[side] for pairs in groups]) for side in (0, 1)]
     scores = np.full(len(ends[0]), np.nan)
     try:
-        for positions, values in session.call(group, change.after, "scores", *ends):
+        for positions, values in session.call(group, change.after, calling(Partition.scores, *ends)):
             scores[positions] = values
     except WorkerFailure as error:
         return answers | _left_out(chosen, f"the workers failed ({type(error).__name__})")

@@ -10,9 +10,10 @@ import numpy as np
 
 from ...distributed.encoder.influence import readable_format
 from ...distributed.graph.removal import merged
+from ...distributed.partition.partition import Partition
 from ...partitioning.errors import InputError
 from ...partitioning.ingest import load_assignment, load_ids
-from ...workers import WorkerGroup
+from ...workers import WorkerGroup, calling
 from ..lifecycle.acceptance import advance
 from ..lifecycle.decisions import within_limit
 from ..lifecycle.outcomes import note_outcomes
@@ -97,7 +98,8 @@ def carry_out(
     removal, timed = union(named.values())
     asked = asked_of(owners, removal, timed)
     mark("route")
-    found = merged(session.call(group, version, "find", removal, timed, partitions=asked) if asked else [])
+    find = calling(Partition.find, removal, timed)
+    found = merged(session.call(group, version, find, partitions=asked) if asked else [])
     own = {request_id: effect(found, [what], graph["items"]) for request_id, what in named.items()}
     shares = {request_id: mine.share(graph) for request_id, mine in own.items()}
     max_share = session.config.forget.max_share

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...distributed.measures import scores as measures
-from ...workers import WorkerGroup
+from ...distributed.partition.partition import Partition
+from ...workers import WorkerGroup, calling
 from ..config.schema import Config
 from ..layout import COPIED
 from ..output.manifest import Manifest
@@ -65,11 +66,12 @@ def measure_version(
 ) -> Measured:
     """Some version, its quality on these tests. Pairs with a deleted user or item are left out of the scores (NaN)."""
     settings = session.config.evaluate
-    metrics = session.call(group, version, "evaluate", *tests, settings.k, settings.batch_users)[0]
+    evaluate = calling(Partition.evaluate, *tests, settings.k, settings.batch_users)
+    metrics = session.call(group, version, evaluate)[0]
     found = []
     for pairs in (probe.forgotten, probe.held_out, probe.random):
         scores = np.full(len(pairs[0]), np.nan)
-        for positions, values in session.call(group, version, "scores", *pairs):
+        for positions, values in session.call(group, version, calling(Partition.scores, *pairs)):
             scores[positions] = values
         found.append(scores)
     return Measured(found[0], found[1], found[2], metrics)

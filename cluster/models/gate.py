@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ...distributed.measures.standing import Standing
+from ...distributed.partition.partition import Partition
+from ...distributed.partition.results import BaselineStanding, Recall
 from ...partitioning.errors import InputError
-from ...workers import WorkerGroup
+from ...workers import WorkerGroup, calling
 from ..config.schema import Forget
 from ..output.manifest import Manifest
 from ..output.session import Session
@@ -23,8 +25,6 @@ from .held_out import held_out_sample
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Pairs = tuple[Ids, Ids]
-Recall = tuple[Ids, Floats]
-"""Users, and the recall of each."""
 NOBODY: Pairs = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 FORGOTTEN, HELD_OUT = 500, 1000
@@ -74,9 +74,9 @@ class Baseline:
     """What a version was worth before it was changed: held-out pairs, and what `Partition.baseline` says of them by rank."""
 
     held_out: Pairs
-    parts: Sequence[Mapping[str, Any]]
+    parts: Sequence[BaselineStanding]
 
-    def of(self, group: str) -> tuple[Floats, Ids]:
+    def of(self, group: Literal["held_out", "trained"]) -> tuple[Floats, Ids]:
         """(percentiles, degrees) of the pairs of a group that have one."""
         found: list[Standing] = [part[group] for part in self.parts]
         percentiles = np.concatenate([x.percentiles for x in found]).astype(np.float64)
@@ -102,8 +102,8 @@ def baseline(session: Session, group: WorkerGroup, version: Manifest, gone: Pair
     if key not in session.baselines or not stay.all():
         config = session.config
         held_out = (users[stay], items[stay])
-        arguments = (held_out, config.seed, config.evaluate.k[0], config.evaluate.batch_users)
-        found = Baseline(held_out, session.call(group, version, "baseline", *arguments))
+        call = calling(Partition.baseline, held_out, config.seed, config.evaluate.k[0], config.evaluate.batch_users)
+        found = Baseline(held_out, session.call(group, version, call))
         session.baselines = {key: found}
     return session.baselines[key]
 
@@ -175,7 +175,7 @@ class Gate:
         self._forgotten = (pairs[0][chosen], pairs[1][chosen])
         self._before: list[Standing] = []
         if not isinstance(self._base, str) and len(chosen) >= FEWEST:
-            self._before = session.call(group, version, "standing", *self._asked(self._base))
+            self._before = session.call(group, version, calling(Partition.standing, *self._asked(self._base)))
 
     def judge(self, candidate: Manifest, largest_change: float) -> dict[str, Any]:
         """{"status", "measures", "bounds", "missed"}. largest_change: of a row that stays, as the workers say."""
@@ -188,8 +188,9 @@ class Gate:
             measures |= {name: {"left_out": base} for name in MENDABLE}
         else:
             settings = self._session.config.evaluate
-            arguments = (*self._asked(base), self._before or None, settings.k[0], settings.batch_users)
-            after = self._session.call(self._group, candidate, "judge", *arguments)
+            asked, before = self._asked(base), self._before or None
+            call = calling(Partition.judge, *asked, before, settings.k[0], settings.batch_users)
+            after = self._session.call(self._group, candidate, call)
             standings = [part["standing"] for part in after]
             measures["gap_closed"] = gap_closed(base, self._before, standings, len(self._forgotten[0]))
             measures["recall_loss"] = recall_loss(

@@ -14,10 +14,12 @@ from ...distributed.encoder.influence import FORMATS
 from ...distributed.encoder.pretrain import POPULAR_SHARE, PretrainSettings, goes_around, simulated_requests, worth_it
 from ...distributed.encoder.published import PublishedSettings
 from ...distributed.graph.removal import Removal
+from ...distributed.partition.partition import Partition
+from ...distributed.partition.results import Fitted, FittedPublished
 from ...distributed.training.checkpoint import Checkpoints
 from ...distributed.training.run import make_backbone
 from ...partitioning.errors import InputError
-from ...workers import WorkerGroup
+from ...workers import WorkerGroup, calling
 from ..config.schema import Config
 from ..layout import pretraining_folder
 from ..output.ingests import graph_key
@@ -109,7 +111,7 @@ def with_encoder(version: Manifest, encoder: dict[str, Any], files: dict[str, An
 
 def _fit_counterfactual(
     session: Session, version: Manifest, group: WorkerGroup, progress: Progress, look: Callable[[], None]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[dict[str, Any], list[Fitted]]:
     """(the version's entry for the encoder, the workers' results): our objective."""
     config, graph, model = session.config, version["graph"], version["model"]
     trained = as_trained(config, model)  # the counterfactuals must be this very training minus some data
@@ -134,12 +136,12 @@ def _fit_counterfactual(
     shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
-    arguments = (session.location, graph, original, runs, shape, fit, name)
 
-    def fitted(around: bool) -> list[dict[str, Any]]:
+    def fitted(around: bool) -> list[Fitted]:
+        call = calling(Partition.fit_encoder, session.location, graph, original, runs, shape, fit, name, around=around)
         with progress.task("encoder", settings.epochs) as task:
             on_progress = watched(follow(task, "encoder"), look)
-            return session.call(group, version, "fit_encoder", *arguments, around, on_progress=on_progress)
+            return session.call(group, version, call, on_progress=on_progress)
 
     around = wants_around(config, model["backbone"])
     results = fitted(around)
@@ -164,7 +166,7 @@ def _entry(objective: str, file: str, tables: list[str] | None, shape: dict[str,
 
 def _popular_items(session: Session, version: Manifest, group: WorkerGroup) -> list[int]:
     """The items of highest degree, by global dense id."""
-    parts = session.call(group, version, "degrees_of_items")
+    parts = session.call(group, version, calling(Partition.degrees_of_items))
     items, degrees = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
     most = np.lexsort((items, -degrees))[: max(1, round(POPULAR_SHARE * len(items)))]
     return sorted(items[most].tolist())
@@ -172,7 +174,7 @@ def _popular_items(session: Session, version: Manifest, group: WorkerGroup) -> l
 
 def _fit_published(
     session: Session, version: Manifest, group: WorkerGroup, progress: Progress, look: Callable[[], None]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[dict[str, Any], list[FittedPublished]]:
     """The same in the paper's form."""
     config, number = session.config, session.versions.next_number()
     settings = config.pretrain
@@ -196,10 +198,10 @@ def _fit_published(
     partitions = range(version["graph"]["partitions"])
     tables = [session.versions.new_name(number, f"encoder-{k:03d}", "safetensors") for k in partitions]
     train = make_run(as_trained(config, version["model"]), version["graph"], Removal()).settings
-    arguments = (session.location, shape, fit, train, name, tables)
+    call = calling(Partition.fit_published, session.location, shape, fit, train, name, tables)
     with progress.task("encoder", settings.epochs) as task:
         on_progress = watched(follow(task, "encoder"), look)
-        results = session.call(group, version, "fit_published", *arguments, on_progress=on_progress)
+        results = session.call(group, version, call, on_progress=on_progress)
     return _entry("published", name, tables, shape), results
 
 

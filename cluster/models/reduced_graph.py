@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...distributed.graph.removal import Removal
+from ...distributed.partition.partition import Partition
+from ...distributed.partition.results import Deleted, Reduced, Written
 from ...partitioning.ingest import load_ids
-from ...workers import WorkerGroup
+from ...workers import WorkerGroup, calling
 from ..output.manifest import Manifest
 from ..output.session import Session
 
@@ -24,7 +25,7 @@ def new_graph(
     session: Session,
     graph: Manifest,
     number: int,
-    shards: Mapping[int, dict[str, Any]],
+    shards: Mapping[int, Written],
     gone: tuple[Ids, Ids],
     removed_interactions: int,
     removed_events: int,
@@ -61,7 +62,7 @@ def new_graph(
 
 def reduced_graph(
     session: Session, group: WorkerGroup, graph: Manifest, removal: Removal, embeddings: Sequence[str], number: int
-) -> tuple[Manifest, list[dict[str, Any]]]:
+) -> tuple[Manifest, list[Reduced]]:
     """(the graph without `removal`, results of the workers): shards and rows of E0 without it and without nodes that
     lost their last interaction, each partition's in files of its own. `embeddings` are the rows' files so far."""
     partitions = range(graph["partitions"])
@@ -73,23 +74,21 @@ def reduced_graph(
         for k in partitions
     ]
     results = group.run(
-        "reduce",
-        session.location,
-        graph,
-        removal,
-        list(embeddings),
-        names,
+        calling(Partition.reduce, session.location, graph, removal, list(embeddings), names),
         restore=lambda: None,
         max_rebuilds=session.config.cluster.max_rebuilds,
     )
     gone = merged_gone(results)
     shards = {k: results[k]["shard"] for k in partitions}
-    removed, events = (sum(r[name] for r in results) for name in ("removed", "removed_events"))
+    removed, events = sum(r["removed"] for r in results), sum(r["removed_events"] for r in results)
     return new_graph(session, graph, number, shards, gone, removed, events), results
 
 
-def merged_gone(results: Sequence[Mapping[str, Any]]) -> tuple[Ids, Ids]:
+def merged_gone(results: Iterable[Deleted]) -> tuple[Ids, Ids]:
     """(users, items) that the workers deleted."""
-    empty = np.empty(0, dtype=np.int64)
-    users, items = (np.concatenate([empty, *(r[f"gone_{side}"] for r in results)]) for side in ("users", "items"))
-    return users, items
+    empty: Ids = np.empty(0, dtype=np.int64)
+    users, items = [empty], [empty]
+    for result in results:
+        users.append(result["gone_users"])
+        items.append(result["gone_items"])
+    return np.concatenate(users), np.concatenate(items)

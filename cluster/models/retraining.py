@@ -10,8 +10,9 @@ import time
 from collections.abc import Collection, Sequence
 
 from ...distributed.graph.removal import merged
+from ...distributed.partition.partition import Partition
 from ...partitioning.ingest import load_assignment, load_ids
-from ...workers import WorkerGroup
+from ...workers import WorkerGroup, calling
 from ..lifecycle.acceptance import read_accepted
 from ..lifecycle.refusals import UnreadableRequest
 from ..log.journal import JournalConflict
@@ -98,7 +99,8 @@ def _without(
     owners = load_assignment(session.store, graph)
     removal, timed = union(named)
     asked = asked_of(owners, removal, timed)
-    found = merged(session.call(group, version, "find", removal, timed, partitions=asked) if asked else [])
+    find = calling(Partition.find, removal, timed)
+    found = merged(session.call(group, version, find, partitions=asked) if asked else [])
     before = session.version()["lake_graph"]
     if before["ingest"] != graph["ingest"]:
         shares = [effect(found, [one], graph["items"]).share(graph) for one in named]

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from ...distributed.graph.removal import Removal
+from ...distributed.partition.partition import Partition
+from ...distributed.partition.results import Trained, WithFiles
 from ...distributed.training.checkpoint import Checkpoints
 from ...distributed.training.run import Probe, TrainRun
 from ...distributed.training.trainer import TrainSettings
-from ...workers import WorkerGroup
+from ...workers import WorkerGroup, calling
 from ..config.schema import Config
 from ..layout import training_folder
 from ..output.ingests import graph_key
@@ -74,7 +76,8 @@ def trained_version(
     ]
     dense = session.versions.new_name(number, "dense", "safetensors")
     results = run_on(session, group, graph, run, names, dense, progress, "train", look)
-    new_graph, embedded = graph, results
+    new_graph = graph
+    embedded: Sequence[WithFiles] = results
     if removal:
         new_graph, embedded = reduced_graph(session, group, graph, removal, names, number)
     files = files_of(results) | files_of(embedded) | new_graph["files"]
@@ -157,17 +160,12 @@ def run_on(
     progress: Progress,
     title: str,
     look: Callable[[], None] = lambda: None,
-) -> list[dict[str, Any]]:
+) -> list[Trained]:
     """Run it on the workers; a failed worker is replaced and the run goes on from its last checkpoint. `look` as in
     `trained_version`."""
     with progress.task(title, run.epochs) as task:
         return group.run(
-            "train",
-            session.location,
-            graph,
-            run,
-            list(names),
-            dense,
+            calling(Partition.train, session.location, graph, run, list(names), dense),
             restore=lambda: None,
             max_rebuilds=session.config.cluster.max_rebuilds,
             on_progress=watched(follow(task, "train"), look),

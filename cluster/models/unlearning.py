@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ...distributed.graph.removal import Removal
-from ...workers import WorkerGroup
+from ...distributed.partition.partition import Partition
+from ...workers import WorkerGroup, calling
 from ..output.manifest import Manifest, files_of, needed_files
 from ..output.session import Session
 from ..reporting.progress import Progress
@@ -89,8 +90,9 @@ class Candidate:
         # Draws of an epoch that neither the training nor another request had.
         run = replace(make_run(trained, graph, Removal()), epochs=trained.train.epochs + number)
         names = [session.versions.new_name(number, f"tuned-{k:03d}", "safetensors") for k in range(graph["partitions"])]
-        arguments = (session.location, np.unique(self.pairs[0]), np.unique(self.pairs[1]), run, steps, names)
-        results = session.call(self.group, self._numbered(), "fine_tune", *arguments)
+        users, items = (np.unique(ends) for ends in self.pairs)
+        call = calling(Partition.fine_tune, session.location, users, items, run, steps, names)
+        results = session.call(self.group, self._numbered(), call)
         embeddings, files = list(model["embeddings"]), dict(self.manifest["files"])
         for k, result in enumerate(results):
             for file in result["files"]:
@@ -124,9 +126,10 @@ def unlearned(
         for k in affected
     }
     pairs = (whole.users, whole.items)
-    arguments = (session.location, *pairs, names, cut_only, whole.thinned if whole.partial else None)
+    thinned = whole.thinned if whole.partial else None
+    call = calling(Partition.forget, session.location, *pairs, names, cut_only=cut_only, thinned=thinned)
     with progress.task("forget", len(affected)) as task:
-        results = session.call(group, version, "forget", *arguments, partitions=affected)
+        results = session.call(group, version, call, partitions=affected)
         task.advance(len(affected))
     mark("unlearn")
     by_partition = dict(zip(affected, results, strict=True))

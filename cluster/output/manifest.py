@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # which imports torch
+    from ...distributed.partition.results import WithFiles
 
 Manifest = dict[str, Any]
 
 
-def files_of(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def files_of(results: Iterable[WithFiles]) -> dict[str, dict[str, Any]]:
     """name -> {"sha256", "bytes"} of the files that workers wrote."""
     return {
         file["name"]: {"sha256": file["sha256"], "bytes": file["bytes"]}

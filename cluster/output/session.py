@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
-from ...distributed.partition.state import Location, fingerprint
+from ...distributed.partition.state import Location, PartitionState, fingerprint
 from ...partitioning.errors import InputError
 from ...partitioning.ingest import MANIFEST, load_manifest
 from ...partitioning.lake import Columns
 from ...partitioning.storage import StorageOptions, Store, place_of, split_uri
-from ...workers import WorkerGroup
+from ...workers import Call, WorkerGroup, calling
+from ...workers.group import Progress
 from ..config.schema import Config, to_yaml
 from ..layout import CONFIG, REQUEST_KEY
 from ..log.checkpoints import put_checkpoint
@@ -28,6 +29,8 @@ from .manifest import Manifest
 from .versions import Versions
 
 CHECKPOINT_RECORDS = 10_000
+
+R = TypeVar("R")
 
 
 class Session:
@@ -233,35 +236,48 @@ class Session:
 
     def load(self, group: WorkerGroup, version: Manifest) -> None:
         """Load a version into all workers."""
-        self._run(group, lambda: None, "load", *self._load_arguments(version))
+        self._run(group, self._load_call(version), lambda: None)
 
     def hold(self, group: WorkerGroup, version: Manifest) -> None:
         """Load a version into all workers, unless they hold it."""
-        self.call(group, version, "holds")
+        self.call(group, version, calling(PartitionState.holds))
 
-    def call(self, group: WorkerGroup, version: Manifest, method: str, *arguments: Any, **keywords: Any) -> list[Any]:
+    def call(
+        self,
+        group: WorkerGroup,
+        version: Manifest,
+        call: Call[R],
+        *,
+        partitions: Sequence[int] | None = None,
+        on_progress: Progress | None = None,
+    ) -> list[R]:
         """Call a method of workers that hold `version`: they load it first where they hold another, or after a failure."""
 
         def restore() -> None:
-            group.call("load", *self._load_arguments(version))
+            group.call(self._load_call(version))
 
         held = self.fingerprint(version)
-        if set(self._run(group, restore, "holds")) != {held}:
+        if set(self._run(group, calling(PartitionState.holds), restore)) != {held}:
             self.load(group, version)
-        return self._run(group, restore, method, *arguments, **keywords)
+        return self._run(group, call, restore, partitions, on_progress)
 
     def fingerprint(self, version: Manifest) -> str:
         """What workers say that they hold when they hold this version, committed or not."""
         return fingerprint(version, self.config.partitioning.halo, self.kernel)
 
-    def _load_arguments(self, version: Manifest) -> tuple[Any, ...]:
-        return self.location, version, self.config.partitioning.halo, self.kernel
+    def _load_call(self, version: Manifest) -> Call[None]:
+        return calling(PartitionState.load, self.location, version, self.config.partitioning.halo, self.kernel)
 
     def _run(
-        self, group: WorkerGroup, restore: Callable[[], None], method: str, *arguments: Any, **keywords: Any
-    ) -> list[Any]:
+        self,
+        group: WorkerGroup,
+        call: Call[R],
+        restore: Callable[[], None],
+        partitions: Sequence[int] | None = None,
+        on_progress: Progress | None = None,
+    ) -> list[R]:
         limit = self.config.cluster.max_rebuilds
-        return group.run(method, *arguments, restore=restore, max_rebuilds=limit, **keywords)
+        return group.run(call, restore=restore, max_rebuilds=limit, partitions=partitions, on_progress=on_progress)
 
     @property
     def kernel(self) -> str:

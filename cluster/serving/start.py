@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from ...distributed.partition.partition import Partition
 from ...partitioning.storage import is_away
-from ...workers import WorkerGroup
+from ...workers import WorkerGroup, calling
 from ..config.schema import Serve as Settings
 from ..evidence.report import add_evidence
 from ..lifecycle.suppression import open_list
@@ -41,7 +42,7 @@ class WorkerEngine:
             InputError: the version is of another number of partitions than there are workers.
         """
         self._session.check_partitions(version["graph"])
-        embeddings = self._session.call(self._group, version, "embeddings")
+        embeddings = self._session.call(self._group, version, calling(Partition.embeddings))
         return make_readouts(self._session, version, embeddings)
 
     def report(self, request_ids: Sequence[str]) -> None:

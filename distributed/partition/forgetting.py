@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,9 +21,8 @@ from ..measures.standing import Standing, standing, trained_pairs
 from ..training.checkpoint import from_bytes, to_bytes
 from ..training.fine_tune import fine_tune
 from ..training.run import TrainRun
-from .state import Location, PartitionState, Written, write_file
-
-Floats = npt.NDArray[np.float64]
+from .results import BaselineStanding, Forgotten, Judged, Recall, Reduced, WithFiles, Written
+from .state import Location, PartitionState, write_file
 
 
 class PartitionForgetting(PartitionState):
@@ -43,7 +41,7 @@ class PartitionForgetting(PartitionState):
         names: Mapping[int, tuple[str, ...]],
         cut_only: bool = False,
         thinned: tuple[Ids, Ids, Ids, Ids] | None = None,
-    ) -> dict[str, Any]:
+    ) -> Forgotten:
         """Only the affected partitions, which are all with an `AroundEncoder`.
 
         Forget interactions users, items [n] (sorted; others than with an end here are left alone), and write shard and
@@ -65,8 +63,7 @@ class PartitionForgetting(PartitionState):
         own = [self._own_name(name) for name in names[self._rank]]
         everywhere = isinstance(model.encoder, AroundEncoder) and len(users) > 0 and not cut_only
         if not len(mine[0]) and not everywhere:
-            kept = _kept_rows(write_file(store, own[0], shard.to_bytes()))
-            return kept | {"seconds": time.perf_counter() - start}
+            return _only_shard(write_file(store, own[0], shard.to_bytes()), start)
         pairs_here = (mine[0].cpu().numpy(), mine[1].cpu().numpy())
         e0, rows = model.e0.clone(), torch.empty(0, dtype=torch.int64, device=self._device)
         change = e0[rows]
@@ -94,11 +91,19 @@ class PartitionForgetting(PartitionState):
         deleted = torch.cat([graph.user_rows(gone[0]), graph.item_rows(gone[1])])
         sizes = change[~torch.isin(rows, deleted)].norm(dim=1)
         largest = float(sizes.max()) if len(sizes) else 0.0
-        return result | {"touched": len(rows), "largest_change": largest, "seconds": time.perf_counter() - start}
+        return {
+            "shard": result["shard"],
+            "files": result["files"],
+            "gone_users": result["gone_users"],
+            "gone_items": result["gone_items"],
+            "touched": len(rows),
+            "largest_change": largest,
+            "seconds": time.perf_counter() - start,
+        }
 
     def fine_tune(
         self, location: Location, users: Ids, items: Ids, run: TrainRun, steps: int, names: Sequence[str]
-    ) -> dict[str, Any]:
+    ) -> WithFiles:
         """Training steps of the loaded version after the last epoch of `run`, in which only the rows of these nodes move.
 
         A rank that has any of them writes its rows of E0 to names[rank], named as by `forget`.
@@ -124,7 +129,7 @@ class PartitionForgetting(PartitionState):
         removal: Removal,
         embeddings: Sequence[str],
         names: Sequence[tuple[str, str]],
-    ) -> dict[str, Any]:
+    ) -> Reduced:
         """Write shard and rows of E0 (from embeddings[k]) without a removal to names[k]."""
         store = location.store()
         e0 = from_bytes(store.read(embeddings[self._rank]))["e0"]
@@ -132,9 +137,7 @@ class PartitionForgetting(PartitionState):
         pairs = removal.pairs(shard)
         return self._write_shrunk(store, shard, e0, pairs, names[self._rank])
 
-    def _write_shrunk(
-        self, store: Store, shard: GraphShard, e0: Tensor, pairs: Pairs, names: Sequence[str]
-    ) -> dict[str, Any]:
+    def _write_shrunk(self, store: Store, shard: GraphShard, e0: Tensor, pairs: Pairs, names: Sequence[str]) -> Reduced:
         smaller, e0 = shrink(shard, e0, *pairs)
         return {
             "shard": write_file(store, names[0], smaller.to_bytes()),
@@ -147,7 +150,7 @@ class PartitionForgetting(PartitionState):
 
     # ---- the gate ------------------------------------------------------------------------------------------------
 
-    def baseline(self, held_out: Pairs, seed: int, cutoff: int, batch_users: int) -> dict[str, Any]:
+    def baseline(self, held_out: Pairs, seed: int, cutoff: int, batch_users: int) -> BaselineStanding:
         """{"recall", "held_out", "trained"}: recall on the held-out pairs of each user here (users int64 [n], float64 [n]),
         and how they, and as many trained pairs of the same users, stand among comparable ones."""
         graph, z = self._loaded().graph, self._loaded().nodes.readout
@@ -182,7 +185,7 @@ class PartitionForgetting(PartitionState):
         references: Sequence[Standing] | None,
         cutoff: int,
         batch_users: int,
-    ) -> dict[str, Any]:
+    ) -> Judged:
         """{"recall", "standing"}: as `baseline`, and `standing`; in one call, since the way to the workers is most of its
         time."""
         return {
@@ -190,14 +193,21 @@ class PartitionForgetting(PartitionState):
             "standing": self.standing(pairs, held_out, seed, references),
         }
 
-    def _recall(self, held_out: tuple[Tensor, Tensor], cutoff: int, batch_users: int) -> tuple[Ids, Floats]:
+    def _recall(self, held_out: tuple[Tensor, Tensor], cutoff: int, batch_users: int) -> Recall:
         model = self._loaded()
         found = quality_by_user(model.graph, model.nodes.readout, *held_out, [cutoff], batch_users)
         return found.users.cpu().numpy(), found.recall[:, 0].cpu().numpy()
 
 
-def _kept_rows(shard: Written) -> dict[str, Any]:
-    """What `forget` returns where only the shard changed."""
+def _only_shard(shard: Written, start: float) -> Forgotten:
+    """What `forget`, which began at `start`, returns where only the shard changed."""
     nobody: Ids = np.empty(0, dtype=np.int64)
-    nothing = {"files": [], "gone_users": nobody, "gone_items": nobody, "touched": 0, "largest_change": 0.0}
-    return {"shard": shard, **nothing}
+    return {
+        "shard": shard,
+        "files": [],
+        "gone_users": nobody,
+        "gone_items": nobody,
+        "touched": 0,
+        "largest_change": 0.0,
+        "seconds": time.perf_counter() - start,
+    }

@@ -8,12 +8,12 @@ load the committed version, call again.
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ..graph.removal import Ids
 from ..measures.ranking import evaluate, pair_scores, rank
 from .forgetting import PartitionForgetting
+from .results import Rows
 from .training import PartitionTraining
 
 
@@ -27,19 +27,19 @@ class Partition(PartitionTraining, PartitionForgetting):
         test = self._tensors((test_users, test_items))
         return evaluate(model.graph, model.nodes.readout, *test, cutoffs, batch_users)
 
-    def scores(self, users: Ids, items: Ids) -> tuple[Ids, npt.NDArray[np.float32]]:
+    def scores(self, users: Ids, items: Ids) -> tuple[Ids, Rows]:
         """(positions, scores) of those pairs whose user lies here; pairs are the same on every rank."""
         model = self._loaded()
         positions, scores = pair_scores(model.graph, model.nodes.readout, *self._tensors((users, items)))
         return positions.cpu().numpy(), scores.cpu().numpy()
 
-    def embeddings(self) -> tuple[Ids, npt.NDArray[np.float32], Ids, npt.NDArray[np.float32]]:
+    def embeddings(self) -> tuple[Ids, Rows, Ids, Rows]:
         """User ids, their readouts, item ids, their readouts."""
         graph, z = self._loaded().graph, self._loaded().nodes.readout.cpu().numpy()
         users = graph.num_local_users
         return graph.user_ids.cpu().numpy(), z[:users], graph.item_ids.cpu().numpy(), z[users:]
 
-    def recommend(self, k: int, batch_users: int) -> tuple[Ids, Ids, npt.NDArray[np.float32]]:
+    def recommend(self, k: int, batch_users: int) -> tuple[Ids, Ids, Rows]:
         """Users [n], their best items [n, k], and scores [n, k] (-inf: no item left)."""
         model = self._loaded()
         blocks = list(rank(model.graph, model.nodes.readout, model.graph.user_ids, k, batch_users))

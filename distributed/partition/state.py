@@ -21,9 +21,7 @@ from ..graph.local_graph import LocalGraph
 from ..graph.removal import Pairs, Removal, with_empty_rows
 from ..training.checkpoint import from_bytes
 from ..training.run import make_backbone
-
-Written = dict[str, Any]
-"""{"name", "sha256", "bytes"} of a file."""
+from .results import Written
 
 
 @dataclass(frozen=True)

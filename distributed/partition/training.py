@@ -16,6 +16,7 @@ from ..graph.removal import Ids, Removal
 from ..training.checkpoint import Checkpoints, from_bytes, to_bytes
 from ..training.run import TrainRun, run_training
 from ..training.trainer import TrainSettings
+from .results import Fitted, FittedPublished, Trained
 from .state import Location, PartitionState, node_rows, write_file
 
 
@@ -24,7 +25,7 @@ class PartitionTraining(PartitionState):
 
     def train(
         self, location: Location, manifest: dict[str, Any], run: TrainRun, names: Sequence[str], dense_name: str | None
-    ) -> dict[str, Any]:
+    ) -> Trained:
         """Train on the graph of this manifest minus `run.removal`; rank k writes its rows of E0 to names[k].
 
         Nodes that the removal leaves without interactions keep their rows. Returns the curve and the files written.
@@ -56,7 +57,7 @@ class PartitionTraining(PartitionState):
         settings: PretrainSettings,
         name: str,
         around: bool = False,
-    ) -> dict[str, Any]:
+    ) -> Fitted:
         """Train the encoder (`around`: an `AroundEncoder`) on runs that left out these removals; rank 0 writes it to `name`.
 
         original: files of the run on the whole graph, rows by rank and dense weights; None where that is the loaded
@@ -110,7 +111,7 @@ class PartitionTraining(PartitionState):
         train: TrainSettings,
         name: str,
         tables: Sequence[str],
-    ) -> dict[str, Any]:
+    ) -> FittedPublished:
         """Train the encoder in the paper's form on the loaded version; rank k writes its tables to tables[k], rank 0 the
         dense part to `name`."""
         model, store = self._loaded(), location.store()

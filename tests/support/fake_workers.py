@@ -7,7 +7,7 @@ it is told to and adds 1 to the rows of its ends that are left.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from unlearnrec.distributed.partition.partition import Partition
 from unlearnrec.distributed.partition.state import Model, fingerprint
 from unlearnrec.partitioning.ingest import load_shard
 from unlearnrec.partitioning.storage import Store
+from unlearnrec.workers import Call
+
+R = TypeVar("R")
 
 
 class FakeWorkers:
@@ -31,19 +34,20 @@ class FakeWorkers:
 
     def run(
         self,
-        method: str,
-        *arguments: Any,
+        call: Call[Any],
+        *,
         restore: Callable[[], None],
         max_rebuilds: int = 0,
         partitions: Sequence[int] | None = None,
+        on_progress: Any = None,
     ) -> list[Any]:
-        if method == "load":
-            _, self._version, halo, kernel = arguments
+        if call.method == "load":
+            _, self._version, halo, kernel = call.args
             self._held = fingerprint(self._version, halo, kernel)
             for k in range(2):
                 self._rows(k)
         called = range(2) if partitions is None else partitions
-        return [getattr(self, f"_{method}")(k, *arguments) for k in called]
+        return [getattr(self, f"_{call.method}")(k, *call.args, **call.kwargs) for k in called]
 
     def _rows(self, k: int) -> np.ndarray:
         assert self._version is not None
@@ -100,5 +104,5 @@ class OneWorker:
         """The version in memory."""
         return self._partition._loaded()
 
-    def run(self, method: str, *arguments: Any, **_: Any) -> list[Any]:
-        return [getattr(self._partition, method)(*arguments)]
+    def run(self, call: Call[R], **_: Any) -> list[R]:
+        return [call.on(self._partition)]

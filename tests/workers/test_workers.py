@@ -12,7 +12,7 @@ from fake_host import FakeHost
 from ray import cloudpickle
 
 from unlearnrec.partitioning.errors import InputError
-from unlearnrec.workers import Kind, ShardWorker, WorkerFailure, WorkerGroup
+from unlearnrec.workers import Kind, ShardWorker, WorkerFailure, WorkerGroup, calling
 
 cloudpickle.register_pickle_by_value(fake_host)  # the workers cannot import the tests' folder
 
@@ -29,12 +29,12 @@ def formed(group):
     """The shared group in a working generation, with nothing loaded."""
     if not group.formed:
         group.rebuild()
-    group.call("load", None)
+    group.call(calling(FakeHost.load, None))
     return group
 
 
 def pids(group):
-    return [ray.get(actor.ping.remote())["pid"] for actor in group._actors]
+    return [ray.get(actor.ping.remote()).pid for actor in group._actors]
 
 
 def later(seconds, action):
@@ -55,30 +55,30 @@ def worker():
 
 
 def test_a_repeated_call_returns_the_same_result_and_runs_nothing(worker):
-    first = worker.call(1, 1, "count", (), {})
-    assert worker.call(1, 1, "count", (), {}) is first
-    assert worker.call(1, 2, "count", (), {}).value == 2
-    assert worker.call(1, 1, "count", (), {}).cause.kind is Kind.STALE
+    first = worker.call(1, 1, calling(FakeHost.count))
+    assert worker.call(1, 1, calling(FakeHost.count)) is first
+    assert worker.call(1, 2, calling(FakeHost.count)).value == 2
+    assert worker.call(1, 1, calling(FakeHost.count)).cause.kind is Kind.STALE
 
 
 def test_calls_of_another_generation_are_refused(worker):
-    assert worker.call(2, 1, "count", (), {}).cause.kind is Kind.STALE
+    assert worker.call(2, 1, calling(FakeHost.count)).cause.kind is Kind.STALE
     worker.join("localhost", 1, 2, 1.0)
-    assert worker.call(1, 2, "count", (), {}).cause.kind is Kind.STALE
+    assert worker.call(1, 2, calling(FakeHost.count)).cause.kind is Kind.STALE
     assert worker.join("localhost", 1, 2, 1.0).cause.kind is Kind.STALE
-    assert worker.call(2, 1, "count", (), {}).value == 1
+    assert worker.call(2, 1, calling(FakeHost.count)).value == 1
 
 
 def test_an_abort_of_an_old_generation_does_not_touch_the_new_one(worker):
     worker.join("localhost", 1, 2, 1.0)
     worker.abort(1)
-    assert worker.call(2, 1, "collective", (0,), {}).value == "done"
+    assert worker.call(2, 1, calling(FakeHost.collective, 0)).value == "done"
     worker.abort(2)
-    assert worker.call(2, 2, "count", (), {}).cause.kind is Kind.ABORTED
+    assert worker.call(2, 2, calling(FakeHost.count)).cause.kind is Kind.ABORTED
 
 
 def test_an_error_ends_the_process_groups_at_once(worker):
-    assert worker.call(1, 1, "defect_on", (0,), {}).cause.kind is Kind.ERROR
+    assert worker.call(1, 1, calling(FakeHost.defect_on, 0)).cause.kind is Kind.ERROR
     assert worker._host.stop.is_set()
 
 
@@ -86,13 +86,13 @@ def test_an_error_ends_the_process_groups_at_once(worker):
 
 
 def test_calls_on_all_and_on_some(formed):
-    assert [part for part, _, _ in formed.call("where")] == [0, 1]
-    assert formed.call("where", partitions=[1])[0][0] == 1
+    assert [part for part, _, _ in formed.call(calling(FakeHost.where))] == [0, 1]
+    assert formed.call(calling(FakeHost.where), partitions=[1])[0][0] == 1
 
 
 def test_progress_passes_a_blocked_call(formed):
     seen = []
-    assert formed.call("collective", 2.0, on_progress=seen.append) == ["done", "done"]
+    assert formed.call(calling(FakeHost.collective, 2.0), on_progress=seen.append) == ["done", "done"]
     assert len(seen) >= 3 and all(p["step"] >= 1 for p in seen[-1])
 
 
@@ -102,11 +102,11 @@ def test_a_call_can_be_given_up(formed):
     def give_up(progress):
         raise KeyError("enough")
 
-    for method in ("collective", "nap"):
+    for method in (FakeHost.collective, FakeHost.nap):
         with pytest.raises(KeyError, match="enough"):
-            formed.run(method, 600.0, restore=lambda: None, on_progress=give_up)
+            formed.run(calling(method, 600.0), restore=lambda: None, on_progress=give_up)
         assert not formed.formed
-        assert formed.run("where", restore=lambda: None)[0][0] == 0
+        assert formed.run(calling(FakeHost.where), restore=lambda: None)[0][0] == 0
 
 
 def test_a_killed_worker_is_noticed_and_replaced(formed):
@@ -119,15 +119,15 @@ def test_a_killed_worker_is_noticed_and_replaced(formed):
 
     def restore():
         times["restored"] = time.monotonic()
-        formed.call("load", "committed")
+        formed.call(calling(FakeHost.load, "committed"))
 
     later(1.0, kill)
     generation = formed.generation
-    result = formed.run("collective_if_not_loaded", 60, restore=restore, max_rebuilds=1)
+    result = formed.run(calling(FakeHost.collective_if_not_loaded, 60), restore=restore, max_rebuilds=1)
     assert result == ["committed 0", "committed 1"]
     assert formed.generation == generation + 1
     # Survivors keep their host, the new process has a new one.
-    (_, _, old_joins), (_, _, new_joins) = formed.call("where")
+    (_, _, old_joins), (_, _, new_joins) = formed.call(calling(FakeHost.where))
     assert old_joins > 1 and new_joins == 1
     assert times["restored"] - times["killed"] < 25
     print(f"killed to re-formed: {times['restored'] - times['killed']:.1f} s")
@@ -138,7 +138,7 @@ def test_a_killed_worker_is_named_within_seconds(formed):
     killed = []
     later(0.5, lambda: (killed.append(time.monotonic()), os.kill(victim, signal.SIGKILL)))
     with pytest.raises(WorkerFailure) as caught:
-        formed.call("collective", 9.5)
+        formed.call(calling(FakeHost.collective, 9.5))
     assert caught.value.dead == [0] and not formed.formed
     assert time.monotonic() - killed[0] < 9  # before the one that sleeps is there
 
@@ -147,7 +147,7 @@ def test_a_worker_that_restarted_between_calls_is_a_lost_one(formed):
     os.kill(pids(formed)[1], signal.SIGKILL)
     time.sleep(2)
     with pytest.raises(WorkerFailure) as caught:
-        formed.call("where")
+        formed.call(calling(FakeHost.where))
     assert caught.value.dead == [1]
 
 
@@ -155,7 +155,7 @@ def test_a_frozen_worker_is_named_with_the_setting_and_replaced(formed):
     victim = pids(formed)[1]
     later(0.5, lambda: os.kill(victim, signal.SIGSTOP))
     with pytest.raises(WorkerFailure) as caught:
-        formed.call("collective", 60)
+        formed.call(calling(FakeHost.collective, 60))
     assert caught.value.missing == [1] and caught.value.causes[1].kind is Kind.UNRESPONSIVE
     assert "cluster.collective_timeout_seconds" in str(caught.value)
     formed.rebuild()
@@ -165,20 +165,20 @@ def test_a_frozen_worker_is_named_with_the_setting_and_replaced(formed):
 def test_an_input_error_passes_unchanged_and_soon(formed):
     generation, started = formed.generation, time.monotonic()
     with pytest.raises(InputError, match=r"^users.csv: no column user_id$"):
-        formed.run("wrong_input_on", 1, restore=lambda: pytest.fail("rebuilt"))
+        formed.run(calling(FakeHost.wrong_input_on, 1), restore=lambda: pytest.fail("rebuilt"))
     assert formed.generation == generation and time.monotonic() - started < 4
 
 
 def test_a_defect_is_raised_and_not_repeated(formed):
     generation = formed.generation
     with pytest.raises(WorkerFailure, match="no such table") as caught:
-        formed.run("defect_on", 0, restore=lambda: pytest.fail("rebuilt"))
+        formed.run(calling(FakeHost.defect_on, 0), restore=lambda: pytest.fail("rebuilt"))
     assert formed.generation == generation
     assert caught.value.causes[0].kind is Kind.ERROR and "defect_on" in caught.value.causes[0].trace
 
 
 def test_workers_that_asked_for_no_gpu_see_none(formed):
-    assert formed.call("environment", "CUDA_VISIBLE_DEVICES") == ["", ""]
+    assert formed.call(calling(FakeHost.environment, "CUDA_VISIBLE_DEVICES")) == ["", ""]
 
 
 def test_more_workers_than_cpus_fail_at_once(ray_session):

@@ -232,13 +232,13 @@ def test_a_retrain_ends_when_its_result_cannot_be_committed(config, users, monke
     ended = []
 
     class Watched(OneWorker):
-        def run(self, method, *arguments, on_progress=None, **rest):
-            if method == "fit_encoder":
+        def run(self, call, *, on_progress=None, **rest):
+            if call.method == "fit_encoder":
                 on_progress([{}])
                 pipeline.purge(config, now=True)
                 on_progress([{}])
                 ended.append("not")
-            return super().run(method, *arguments, **rest)
+            return super().run(call, **rest)
 
     pipeline.train(config, group=OneWorker())
     with pytest.raises(RuntimeError, match=r"`purge --now`.* `unlearnrec retrain` again"):
@@ -286,11 +286,11 @@ def test_one_whose_graph_a_purge_took_says_so(command, message, config, users):
     """Not that the file should be restored: it was superseded."""
 
     class Late(OneWorker):
-        def run(self, method, *arguments, **rest):
-            if method == "train":
+        def run(self, call, **rest):
+            if call.method == "train":
                 forget(config, [users[0]], "r0")
                 pipeline.purge(config, now=True)
-            return super().run(method, *arguments, **rest)
+            return super().run(call, **rest)
 
     with pytest.raises(RuntimeError, match=message):
         getattr(pipeline, command)(config, group=Late())
@@ -320,10 +320,10 @@ def test_a_log_that_was_cut_off_with_now_behind_a_retrain_ends_it(config, monkey
     left += [lambda: pipeline.purge(config, now=True, truncate_log=True)]
 
     class Watched(OneWorker):
-        def run(self, method, *arguments, **rest):
-            while method == "train" and left:
+        def run(self, call, **rest):
+            while call.method == "train" and left:
                 left.pop(0)()
-            return super().run(method, *arguments, **rest)
+            return super().run(call, **rest)
 
     with pytest.raises(InputError, match=r"was removed by `purge --truncate-log`"):
         pipeline.retrain(config, group=Watched())
@@ -405,14 +405,14 @@ def test_a_training_ends_when_its_result_cannot_be_committed(config, users, monk
     seen = []
 
     class Watched(OneWorker):
-        def run(self, method, *arguments, on_progress=None, **rest):
-            if method == "train":
+        def run(self, call, *, on_progress=None, **rest):
+            if call.method == "train":
                 on_progress([{}])
                 forget(config, [users[0]], "r")
                 seen.append("carried out")
                 on_progress([{}])
                 seen.append("went on")
-            return super().run(method, *arguments, **rest)
+            return super().run(call, **rest)
 
     with pytest.raises(RuntimeError, match=r"train` again; or `unlearnrec retrain`"):
         pipeline.train(config, group=Watched())

@@ -116,7 +116,7 @@ class Engine:
         add_evidence(self._session, list(answers.values()), self._workers)
 
     def readouts(self, version: Any) -> Copy:
-        self._session.call(self._workers, version, "holds")
+        self._session.hold(self._workers, version)
         return Copy(version["version"], living(self._session, version)[0])
 
     def report(self, request_ids: Any) -> None:

@@ -1,0 +1,88 @@
+"""What the methods of a partition return: plain dictionaries with the types of their values. All of them pickle."""
+
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from ..graph.removal import Ids
+from ..measures.standing import Standing
+
+Rows = npt.NDArray[np.float32]
+Recall = tuple[Ids, npt.NDArray[np.float64]]
+"""Users [n] of one partition by dense id, and the Recall@K of each [n]."""
+
+
+class Written(TypedDict):
+    """A file that was written: its name under the output, the hex SHA-256 of its content, and its size."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+class WithFiles(TypedDict):
+    """The files that this partition wrote, shards apart."""
+
+    files: list[Written]
+
+
+class Deleted(TypedDict):
+    """The users and items of this partition that lost their last interaction, by dense id."""
+
+    gone_users: Ids
+    gone_items: Ids
+
+
+class Trained(WithFiles):
+    """Of a training run: `curve` as `run_training` returns it; whether the backbone has dense weights."""
+
+    curve: list[dict[str, float]]
+    has_dense: bool
+
+
+class Fitted(WithFiles):
+    """Of an encoder's training: what `fit` measured (the same on every rank), and the longest change of a row of E0 that a
+    counterfactual needed on this partition, by the L2 norm."""
+
+    fit: dict[str, float]
+    largest_shift: float
+
+
+class FittedPublished(WithFiles):
+    """Of the training of the encoder in the paper's form, which measures nothing: `fit` is empty."""
+
+    fit: dict[str, float]
+
+
+class Reduced(WithFiles, Deleted):
+    """A shard and its rows without some interactions; how many interactions and events they were."""
+
+    shard: Written
+    removed: int
+    removed_events: int
+
+
+class Forgotten(WithFiles, Deleted):
+    """Of a deletion request: `files` is empty where only the shard changed. `touched` rows of E0 changed, and
+    `largest_change` is the largest L2 norm of the change of one that stays."""
+
+    shard: Written
+    touched: int
+    largest_change: float
+    seconds: float
+
+
+class BaselineStanding(TypedDict):
+    """Recall on the held-out pairs, and the standing of held-out and of trained pairs."""
+
+    recall: Recall
+    held_out: Standing
+    trained: Standing
+
+
+class Judged(TypedDict):
+    """Recall on the held-out pairs, and the standing of forgotten pairs."""
+
+    recall: Recall
+    standing: Standing
