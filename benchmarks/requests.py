@@ -1,4 +1,4 @@
-"""How many deletion requests a second are acknowledged, each durable by then: at the desk, and over HTTP on loopback.
+"""How many deletion requests a second are acknowledged, each durable by then: at the intake, and over HTTP on loopback.
 
 Every request names one user and has content of its own. The output lies in a folder of `--work`, whose disk is measured
 too: how often a second it makes 4 KiB durable.
@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
 
@@ -31,7 +30,8 @@ from ..cluster.layout import content_name
 from ..cluster.log.records import ACCEPTED, COMPLETED, FIRST, encode
 from ..cluster.log.segments import Chain
 from ..cluster.output.session import Session
-from ..cluster.serving.intake import Desk
+from ..cluster.serving.intake import Intake
+from ..cluster.serving.interface import NewRequest, ServiceInterface
 from ..partitioning.storage import Store
 from . import results_file
 
@@ -42,7 +42,7 @@ RECORDS_OF_A_SEGMENT = 1000
 def main(argv: Sequence[str] | None = None) -> None:
     """See `--help`."""
     parser = argparse.ArgumentParser(prog="unlearnrec bench requests", description=__doc__)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 8, 32], help="at the desk")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 8, 32], help="at the intake")
     parser.add_argument("--clients", type=int, nargs="+", default=[8, 32], help="over HTTP, each with one connection")
     parser.add_argument(
         "--earlier", type=int, nargs="+", default=[0, 20_000], help="requests that are in the log before"
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
         disk = [fsync_rate(Path(work), threads, arguments.seconds) for threads in sorted({1, *arguments.threads})]
         rows = []
-        for face, counts in ((at_the_desk, arguments.threads), (over_http, arguments.clients)):
+        for face, counts in ((at_the_intake, arguments.threads), (over_http, arguments.clients)):
             for earlier in arguments.earlier:
                 for count in counts:
                     with tempfile.TemporaryDirectory(dir=work) as output:
@@ -116,23 +116,23 @@ def run(threads: int, seconds: float, worker: Callable[[int], Callable[[int], No
         return Load(time.perf_counter() - begin, np.concatenate([np.array(x) for x in found]))
 
 
-def at_the_desk(config: Config, earlier: int, threads: int, seconds: float) -> dict[str, Any]:
-    """Calls of `Desk.accept` in this process."""
+def at_the_intake(config: Config, earlier: int, threads: int, seconds: float) -> dict[str, Any]:
+    """Calls of `Intake.accept` in this process."""
     begin = time.perf_counter()
-    desk = Desk(Session(config))
-    desk.status("nobody")
+    intake = Intake(Session(config))
+    intake.status("nobody")
     opened = time.perf_counter() - begin
     before = _size(config)
 
     def worker(me: int) -> Callable[[int], None]:
         def act(n: int) -> None:
-            desk.accept([f"user-{me}-{n}"], [], [], None)
+            intake.accept(NewRequest([f"user-{me}-{n}"]))
 
         return act
 
     with _counted_fsyncs() as fsyncs:
         load = run(threads, seconds, worker)
-    return _row("desk", config, earlier, threads, opened, load, before, len(fsyncs) / len(load.latencies))
+    return _row("intake", config, earlier, threads, opened, load, before, len(fsyncs) / len(load.latencies))
 
 
 def over_http(config: Config, earlier: int, clients: int, seconds: float) -> dict[str, Any]:
@@ -170,16 +170,16 @@ def _serve(output: str, pipe: Connection) -> None:
     import uvicorn
 
     from ..cluster.commands.serve import listen
-    from ..cluster.http.admission import Admission
-    from ..cluster.http.app import Service, make_app
+    from ..cluster.http.admission import AdmissionRules
+    from ..cluster.http.app import make_app
 
     begin = time.perf_counter()
-    desk = Desk(Session(configuration(output)))
-    desk.status("nobody")
+    intake = Intake(Session(configuration(output)))
+    intake.status("nobody")
     opened = time.perf_counter() - begin
     listener = listen("127.0.0.1", 0)
-    unlimited = Admission([], max_body_bytes=1 << 20, rate_per_second=1e9, burst=10**9)
-    app = make_app(cast(Service, SimpleNamespace(desk=desk)), unlimited)
+    unlimited = AdmissionRules([], max_body_bytes=1 << 20, rate_per_second=1e9, burst=10**9)
+    app = make_app(cast(ServiceInterface, intake), unlimited)
     pipe.send((listener.getsockname()[1], opened))
     settings = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off")
     uvicorn.Server(settings).run([listener])

@@ -20,7 +20,7 @@ from ..serving.service import follow
 from ..serving.start import WorkerEngine, callback_pattern, check_output, coordinate, outwait
 
 if TYPE_CHECKING:
-    from ..http.admission import Admission
+    from ..http.admission import AdmissionRules
 
 
 def serve(
@@ -41,7 +41,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise InputError(f"serve: {error.name} is not installed. Run `pip install 'unlearnrec[serve]'`") from None
     host = config.serve.host if host is None else host
-    admission = admit(config.serve, host)
+    rules = admission_rules(config.serve, host)
     session = Session(config)
     outwait(lambda: check_output(session), progress.note)
     with (
@@ -50,7 +50,7 @@ def serve(
         _signals() as stopped,  # after Ray's own, which would end the process in the middle of a batch
         coordinate(session, WorkerEngine(session, group, progress)) as service,
     ):
-        app = make_app(service, admission, callback_pattern(config.serve))
+        app = make_app(service, rules, callback_pattern(config.serve))
         # No access log, and no tracebacks of requests: both may hold ids of users.
         settings = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off")
         server = uvicorn.Server(settings)
@@ -65,13 +65,13 @@ def serve(
     return {"status": "stopped", "version": service.health()["version"]}
 
 
-def admit(settings: Settings, host: str) -> Admission:
+def admission_rules(settings: Settings, host: str) -> AdmissionRules:
     """Who may call, with the tokens of the environment and of the file.
 
     Raises:
         InputError: others than this machine could reach `host` and there is no token, or as `tokens.load_tokens`.
     """
-    from ..http.admission import Admission, is_loopback
+    from ..http.admission import AdmissionRules, is_loopback
 
     tokens = load_tokens(settings.token_variable, settings.tokens_file)
     if not tokens and not is_loopback(host):
@@ -79,7 +79,7 @@ def admit(settings: Settings, host: str) -> Admission:
             f"serve.host {host}: others could reach it, and {settings.token_variable} is not set. Set it to a secret of "
             f"at least {SHORTEST_TOKEN} characters (`openssl rand -hex 32`), or listen on 127.0.0.1"
         )
-    return Admission(tokens, settings.max_body_bytes, settings.rate_per_second, settings.burst)
+    return AdmissionRules(tokens, settings.max_body_bytes, settings.rate_per_second, settings.burst)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -21,9 +21,10 @@ from ..config.schema import Config
 from ..output.session import Session
 from ..reporting.progress import Progress, silent
 from ..serving.actor import MEMORY, Coordinator
-from ..serving.remote_service import RemoteService
+from ..serving.interface import ServiceInterface
+from ..serving.remote_service import RemoteService, call_actor
 from ..serving.start import callback_pattern, check_output, outwait
-from .serve import admit
+from .serve import admission_rules
 
 NAMESPACE = "unlearnrec"
 CALLS = 64
@@ -54,7 +55,7 @@ def start(
     serve, make_app = _imports()
     config = _absolute(config)
     host = config.serve.host if host is None else host
-    admission = admit(config.serve, host)
+    rules = admission_rules(config.serve, host)
     outwait(lambda: check_output(Session(config)), progress.note)
     name, owns_ray = actor_name(config.output), _connect(config)
     try:
@@ -65,20 +66,20 @@ def start(
         if problem := misfit(nodes, cluster.partitions, cluster.cpus_per_worker, cluster.gpus_per_worker):
             raise InputError(problem)
         running = bool(serve.status().proxies)
-        if running and not admission.tokens:
+        if running and not rules.tokens:
             raise InputError(
                 "Ray Serve runs on this cluster already, and others may reach the address that it listens on: set "
                 f"{config.serve.token_variable} or serve.tokens_file"
             )
         actor = _start_actor(config, name)
         try:
-            service = RemoteService(actor)
+            service: ServiceInterface = RemoteService(actor)
             _wait(service, progress)
             pattern = callback_pattern(config.serve)
             if not running:
                 port = _free_port(host) if (port := config.serve.port if port is None else port) == 0 else port
                 serve.start("HeadOnly", {"host": host, "port": port}, logging_config=QUIET)
-            face = serve.ingress(lambda: make_app(service, admission, pattern))(type("Face", (), {}))
+            face = serve.ingress(lambda: make_app(service, rules, pattern))(type("Face", (), {}))
             options = {"ray_actor_options": {"num_cpus": 0}, "logging_config": QUIET}
             application = serve.deployment(name="http", max_ongoing_requests=FACE_CALLS, **options)(face).bind()
             serve.run(application, name=name, route_prefix=config.serve.route_prefix)
@@ -116,7 +117,7 @@ def stop(config: Config, *, progress: Progress | None = None) -> dict[str, Any]:
                 serve.shutdown()
         # It is being restarted, and has no batch under way; or it hangs, and may be cut off anywhere like any process.
         with contextlib.suppress(RayActorError, GetTimeoutError):
-            ray.get(actor.stop.remote(), timeout=STOP_SECONDS)
+            call_actor(actor, STOP_SECONDS, Coordinator.stop)
         ray.kill(actor)
     finally:
         if owns_ray:
@@ -189,14 +190,14 @@ def _start_actor(config: Config, name: str) -> Any:
         _refuse_second(config, name)
         raise
     try:
-        ray.get(actor.begin.remote(), timeout=READY_SECONDS)
-    except BaseException as error:
+        call_actor(actor, READY_SECONDS, Coordinator.begin)
+    except BaseException:
         ray.kill(actor)
-        raise getattr(error, "cause", error) from None
+        raise
     return actor
 
 
-def _wait(service: RemoteService, progress: Progress) -> None:
+def _wait(service: ServiceInterface, progress: Progress) -> None:
     """Until recommendations are answered, or something keeps the coordinator waiting, which it then outwaits."""
     end = time.monotonic() + READY_SECONDS
     while (health := service.health())["status"] != "ok" and time.monotonic() < end:

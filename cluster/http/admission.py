@@ -1,4 +1,4 @@
-"""The door of the HTTP face: who asks, how often and how much, before anything else is looked at."""
+"""Which calls over HTTP are admitted: who asks, how often and how much, before anything else is looked at."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ OPEN = "/healthz"
 
 
 @dataclass(frozen=True)
-class Admission:
-    """What the door goes by. Without tokens it answers to loopback names alone, against pages that rebind theirs."""
+class AdmissionRules:
+    """Whom and what to admit. Without tokens, only calls to loopback host names are admitted: a web page whose own name was
+    rebound to this machine (DNS rebinding) then gets no answer."""
 
     tokens: Sequence[Token]
     max_body_bytes: int
@@ -36,12 +37,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class Door:
-    """Middleware. The token of an admitted call is in `request.state.token`, None where none are needed."""
+class Admission:
+    """The middleware. The token of an admitted call is in `request.state.token`; None where no tokens are needed."""
 
-    def __init__(self, app: ASGIApp, admission: Admission) -> None:
-        self._app, self._rules = app, admission
-        self._buckets = Buckets(admission.rate_per_second, admission.burst)
+    def __init__(self, app: ASGIApp, rules: AdmissionRules) -> None:
+        self._app, self._rules = app, rules
+        self._buckets = Buckets(rules.rate_per_second, rules.burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

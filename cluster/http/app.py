@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Annotated, Any, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
 
 import anyio
 import anyio.to_thread
@@ -21,8 +21,9 @@ from ..layout import REQUEST_ID
 from ..lifecycle.refusals import NotApproved, TakenId, TooLate, TooMany
 from ..requests.rows import Twice, once
 from ..serving.callbacks import API_VERSION
+from ..serving.interface import NewRequest, ServiceInterface
 from . import answers
-from .admission import OPEN, Admission, Door
+from .admission import OPEN, Admission, AdmissionRules
 from .bodies import Approval, Deletion
 from .errors import Refusal, handle_errors
 from .tokens import Scope, Token
@@ -55,65 +56,29 @@ class _StrictRoute(APIRoute):
 RequestId = Annotated[str, Path(pattern=f"^{REQUEST_ID.pattern}$")]
 
 
-class Desk(Protocol):
-    """What this module needs of `desk.Desk`."""
-
-    def accept(
-        self,
-        users: Any,
-        items: Any,
-        interactions: Any,
-        request_id: str | None,
-        ranges: Any = (),
-        requester: str | None = None,
-        callback_urls: Sequence[str] = (),
-    ) -> dict[str, Any]:
-        """Raises TakenId, TooMany."""
-
-    def status(self, request_id: str) -> dict[str, Any] | None:
-        """None: unknown."""
-
-    def cancel(self, request_id: str) -> dict[str, Any] | None:
-        """None: unknown. Raises TooLate."""
-
-    def approve(self, request_id: str, by: str) -> dict[str, Any] | None:
-        """None: unknown. Raises NotApproved."""
-
-
-class Service(Protocol):
-    """What this module needs of `service.Service`."""
-
-    desk: Any
-
-    def recommendations(self, user: str, k: int) -> dict[str, Any] | None:
-        """None: no such user. Raises LookupError: no version is loaded yet."""
-
-    def health(self) -> dict[str, Any]:
-        """Names nobody."""
-
-    def gauges(self) -> dict[str, float]:
-        """Names nobody."""
-
-
-def make_app(service: Service, admission: Admission, callback_pattern: str | None = None) -> FastAPI:
+def make_app(service: ServiceInterface, rules: AdmissionRules, callback_pattern: str | None = None) -> FastAPI:
     """The application. callback_pattern: of the URLs that may be called (`callbacks.url_pattern`); None: none may."""
     app = FastAPI(title="unlearnrec", version=API_VERSION, docs_url=None, redoc_url=None)
     app.router.route_class = _StrictRoute
-    app.add_middleware(Door, admission=admission)
+    app.add_middleware(Admission, rules=rules)
     handle_errors(app)
-    desk: Desk = service.desk
     memory_threads = anyio.CapacityLimiter(MEMORY_THREADS)
 
     def accept(body: Deletion, request_id: str | None, caller: str | None) -> Response:
         for number, url in enumerate(body.status_callback_urls):
             if callback_pattern is None or not re.fullmatch(callback_pattern, url):
                 raise _invalid("not at a host of serve.callback_hosts", "status_callback_urls", number)
-        ranges = [one.entry() for one in body.ranges]
-        users = [*body.users, *(identity.identity_value for identity in body.subject_identities)]
+        new = NewRequest(
+            users=[*body.users, *(identity.identity_value for identity in body.subject_identities)],
+            items=body.items,
+            interactions=body.interactions,
+            ranges=[one.entry() for one in body.ranges],
+            request_id=request_id,
+            requester=caller,
+            callback_urls=body.status_callback_urls,
+        )
         try:
-            found = desk.accept(
-                users, body.items, body.interactions, request_id, ranges, caller, body.status_callback_urls
-            )
+            found = service.accept(new)
         except TakenId:
             raise HTTPException(409, "another request has this id: choose a new one, or leave it out") from None
         except TooMany as full:
@@ -143,7 +108,7 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
         responses={200: {"model": answers.RequestState}, **_refusals(403, 404, 422, 503)},
     )
     def get(request_id: RequestId) -> Response:
-        return _state(desk.status(request_id))
+        return _state(service.status(request_id))
 
     @app.delete(
         "/v1/requests/{request_id}",
@@ -152,13 +117,13 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
     )
     def cancel(request_id: RequestId) -> Response:
         try:
-            return _state(desk.cancel(request_id))
+            return _state(service.cancel(request_id))
         except TooLate:
             raise HTTPException(409, "its grace window has passed: it cannot be cancelled any more") from None
 
     def approve(request_id: str, by: str) -> Response:
         try:
-            return _state(desk.approve(request_id, by))
+            return _state(service.approve(request_id, by))
         except NotApproved:
             raise HTTPException(409, "it is not held, or whoever asked for it would approve it") from None
 
@@ -166,7 +131,7 @@ def make_app(service: Service, admission: Admission, callback_pattern: str | Non
         "dependencies": [_needs("requests:approve")],
         "responses": {200: {"model": answers.RequestState}, **_refusals(403, 404, 409, 422, 503)},
     }
-    if admission.tokens:
+    if rules.tokens:
 
         @app.post("/v1/requests/{request_id}/approval", **approving)
         def approve_by_token(request_id: RequestId, caller: Caller) -> Response:
@@ -236,7 +201,7 @@ async def _caller(request: Request) -> str | None:
 Caller = Annotated[str | None, Depends(_caller)]
 """The name of the token; None where none are needed."""
 
-_BEARER = HTTPBearer(auto_error=False, description="Needed where the service has tokens; the door asks for it.")
+_BEARER = HTTPBearer(auto_error=False, description="Needed where the service has tokens; admission checks it.")
 
 
 def _needs(scope: Scope) -> Any:
@@ -252,7 +217,7 @@ def _needs(scope: Scope) -> Any:
 
 
 def _refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """For the OpenAPI document: the errors of a route and those of the door."""
+    """For the OpenAPI document: the errors of a route and those of admission."""
     return {code: {"model": Refusal} for code in (400, 401, 413, 429, *codes)}
 
 

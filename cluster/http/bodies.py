@@ -54,7 +54,7 @@ class Range(BaseModel):
         return self
 
     def entry(self) -> Any:
-        """As `desk.Desk.accept` takes it."""
+        """As `NewRequest.ranges` has it."""
         return parse_row(self.user, self.item, self.since, self.until)[1]
 
 

@@ -17,6 +17,7 @@ from ..output.manifest import Manifest
 from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.request import Request
+from .interface import Answer, Arguments, ForwardsAll, Method, ServiceInterface, forwarded
 from .readouts import Readouts
 from .service import Service, follow
 from .start import WorkerEngine, check_output, coordinate, outwait
@@ -62,7 +63,14 @@ class LateEngine:
         return WorkerEngine(self._session, self._group, LogProgress())
 
 
-class Coordinator:
+def _from_memory(method: Method[Arguments, Answer]) -> Method[Arguments, Answer]:
+    """The method, forwarded, in the concurrency group of the calls that never wait for the storage."""
+    grouped: Any = ray.method(concurrency_group=MEMORY)  # its annotations would make it no method of the class any more
+    marked: Method[Arguments, Answer] = grouped(forwarded(method))
+    return marked
+
+
+class Coordinator(ForwardsAll):
     """The actor: `begin` once, then any call from any thread. Its constructor cannot fail, because Ray starts no other
     process for one that did; a process that takes another's place begins by itself, and tries until it succeeds.
 
@@ -100,35 +108,15 @@ class Coordinator:
             self._thread.join()
         self._ends.close()
 
-    def accept(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
-        """As `Desk.accept`."""
-        return self._begun().desk.accept(*arguments, **keywords)
+    def forward(
+        self, method: Method[Arguments, Answer], *arguments: Arguments.args, **keywords: Arguments.kwargs
+    ) -> Answer:
+        """Ask the service of this process."""
+        answer: Answer = getattr(self._begun(), method.__name__)(*arguments, **keywords)
+        return answer
 
-    def status(self, request_id: str) -> dict[str, Any] | None:
-        """As `Desk.status`."""
-        return self._begun().desk.status(request_id)
-
-    def cancel(self, request_id: str) -> dict[str, Any] | None:
-        """As `Desk.cancel`."""
-        return self._begun().desk.cancel(request_id)
-
-    def approve(self, request_id: str, by: str) -> dict[str, Any] | None:
-        """As `Desk.approve`."""
-        return self._begun().desk.approve(request_id, by)
-
-    @ray.method(concurrency_group=MEMORY)
-    def recommendations(self, user: str, k: int) -> dict[str, Any] | None:
-        """As `Service.recommendations`."""
-        return self._begun().recommendations(user, k)
-
-    @ray.method(concurrency_group=MEMORY)
-    def health(self) -> dict[str, Any]:
-        """As `Service.health`."""
-        return self._begun().health()
-
-    def gauges(self) -> dict[str, float]:
-        """As `Service.gauges`."""
-        return self._begun().gauges()
+    recommendations = _from_memory(ServiceInterface.recommendations)
+    health = _from_memory(ServiceInterface.health)
 
     def _begun(self) -> Service:
         if self._service is None:

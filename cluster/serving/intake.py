@@ -1,4 +1,4 @@
-"""The service's desk: takes requests in, says where they are, cancels them. Called from many threads at once."""
+"""Takes requests in, says where they are, cancels and approves them. Called from many threads at once."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from ..lifecycle.refusals import TooLate, TooMany
 from ..log.records import CANCELLED, iso
 from ..output.ledger import FINAL, Ledger, State, Ticket
 from ..output.session import Session
-from ..requests.request import Id, Range, make_request
+from ..requests.request import make_request
 from .callbacks import News, Outbox
+from .interface import NewRequest, RequestsInterface
 
 OPENDSR = {State.ACCEPTED: "pending", State.HELD: "pending", State.FAILED: "pending", State.CANCELLED: "cancelled"}
 """OpenDSR's `request_status`; of all others "completed"."""
@@ -38,8 +39,8 @@ class View:
     """As in `Ledger`."""
 
 
-class Desk:
-    """One output's requests. A request is accepted when `accept` returns: its record is durable then."""
+class Intake(RequestsInterface):
+    """The requests of one output, from its log."""
 
     def __init__(self, session: Session, clock: Callable[[], float] = time.time, outbox: Outbox | None = None) -> None:
         self._session, self._clock, self._outbox = session, clock, outbox
@@ -63,55 +64,32 @@ class Desk:
         self._running = requests
         self._wake()
 
-    def accept(
-        self,
-        users: list[Id],
-        items: list[Id],
-        interactions: list[tuple[Id, Id]],
-        request_id: str | None,
-        ranges: Sequence[Range] = (),
-        requester: str | None = None,
-        callback_urls: Sequence[str] = (),
-    ) -> dict[str, Any]:
-        """Accept a request, or say where it is, `repeated`, if it was accepted before; one that failed is tried again.
-
-        Args:
-            requester: the operator who asks, whose name the log keeps.
-            callback_urls: to be told of its state from now on; of one that is accepted already they are not changed.
-
-        Raises:
-            TakenId: another request has this id.
-            TooMany: as it says.
-        """
-        request = make_request(users, items, interactions, request_id, self._key, ranges)
-        if request_id is None:
+    def accept(self, new: NewRequest) -> dict[str, Any]:
+        """As `RequestsInterface.accept`."""
+        request = make_request(new.users, new.items, new.interactions, new.request_id, self._key, new.ranges)
+        if new.request_id is None:
             request = renewed(self._session, request)
-        ledger = self._session.ledger(look=request_id is not None)
+        ledger = self._session.ledger(look=new.request_id is not None)
         ticket = ledger.tickets.get(request.request_id)
         if ticket is not None:
             check_same(json.loads(self._session.store.read(ledger.content_name(request.request_id))), request)
         if ticket is None or ticket.state is State.FAILED:
             # Not one after the other: what is made durable at the same time shares the writes of the log.
             with self._room(request.request_id):
-                told = partial(self._tell, request.request_id, callback_urls)
-                accept(self._session, request, requester, told)
+                told = partial(self._tell, request.request_id, new.callback_urls)
+                accept(self._session, request, new.requester, told)
             self.news.set()
             self._wake()
             return self._describe(self._session.ledger(look=False).tickets[request.request_id])
         return self._describe(ticket) | {"repeated": True}
 
     def status(self, request_id: str) -> dict[str, Any] | None:
-        """Where a request is; None if nobody made it."""
+        """As `RequestsInterface.status`."""
         ticket = self._session.ledger().tickets.get(request_id)
         return self._describe(ticket) if ticket is not None else None
 
     def cancel(self, request_id: str) -> dict[str, Any] | None:
-        """Cancel a request in its grace window, or while it is held; cancelling it again changes nothing. None if nobody
-        made it.
-
-        Raises:
-            TooLate: the window has passed.
-        """
+        """As `RequestsInterface.cancel`."""
         advance(self._session, request_id, CANCELLED, {}, allowed=lambda t: may_cancel(t, self._clock(), self._grace))
         ticket = self._session.ledger().tickets.get(request_id)
         if ticket is None:
@@ -134,11 +112,7 @@ class Desk:
         return found
 
     def approve(self, request_id: str, by: str) -> dict[str, Any] | None:
-        """Let a held request be carried out; approving it again changes nothing. None if nobody made it.
-
-        Raises:
-            NotApproved: it is not held, or is not this person's to approve.
-        """
+        """As `RequestsInterface.approve`."""
         ticket = approve_held(self._session, request_id, by)
         self.news.set()
         self._wake()

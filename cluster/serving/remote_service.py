@@ -1,4 +1,4 @@
-"""The coordinator's service as the HTTP face of another process sees it."""
+"""The coordinator's service as another process sees it, such as that of the HTTP side."""
 
 from __future__ import annotations
 
@@ -7,11 +7,33 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from .interface import Answer, Arguments, ForwardsAll, Method
+
 ANSWER_SECONDS = 60.0
 
 
-class RemoteService:
-    """`http.Service` and `http.Desk` at an actor (`detached.Coordinator`), whose exceptions are raised here.
+def call_actor(
+    actor: Any,
+    seconds: float,
+    method: Method[Arguments, Answer],
+    *arguments: Arguments.args,
+    **keywords: Arguments.kwargs,
+) -> Answer:
+    """Call a method of an actor, named as that of its class, and wait for its answer this long.
+
+    Raises:
+        RayActorError, GetTimeoutError: the actor does not answer.
+        Exception: what the method raises there.
+    """
+    try:
+        answer: Answer = ray.get(getattr(actor, method.__name__).remote(*arguments, **keywords), timeout=seconds)
+    except RayTaskError as error:
+        raise error.cause from None
+    return answer
+
+
+class RemoteService(ForwardsAll):
+    """`ServiceInterface` at an actor (`actor.Coordinator`), whose exceptions are raised here.
 
     Raises (every method but `health`): ConnectionError where the actor does not answer, such as while it is restarted.
     """
@@ -19,43 +41,19 @@ class RemoteService:
     def __init__(self, actor: Any, seconds: float = ANSWER_SECONDS) -> None:
         """seconds: the longest that an answer may take."""
         self._actor, self._seconds = actor, seconds
-        self.desk = self
 
-    def accept(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
-        """As `Desk.accept`."""
-        return self._ask("accept", *arguments, **keywords)
-
-    def status(self, request_id: str) -> dict[str, Any] | None:
-        """As `Desk.status`."""
-        return self._ask("status", request_id)
-
-    def cancel(self, request_id: str) -> dict[str, Any] | None:
-        """As `Desk.cancel`."""
-        return self._ask("cancel", request_id)
-
-    def approve(self, request_id: str, by: str) -> dict[str, Any] | None:
-        """As `Desk.approve`."""
-        return self._ask("approve", request_id, by)
-
-    def recommendations(self, user: str, k: int) -> dict[str, Any] | None:
-        """As `Service.recommendations`."""
-        return self._ask("recommendations", user, k)
-
-    def gauges(self) -> dict[str, float]:
-        """As `Service.gauges`."""
-        return self._ask("gauges")
-
-    def health(self) -> dict[str, Any]:
-        """As `Service.health`; without the actor nothing is served."""
+    def forward(
+        self, method: Method[Arguments, Answer], *arguments: Arguments.args, **keywords: Arguments.kwargs
+    ) -> Answer:
+        """Ask the actor."""
         try:
-            return self._ask("health")
-        except ConnectionError:
-            return {"status": "starting", "version": None, "blocked": "the coordinator is being restarted"}
-
-    def _ask(self, method: str, *arguments: Any, **keywords: Any) -> Any:
-        try:
-            return ray.get(getattr(self._actor, method).remote(*arguments, **keywords), timeout=self._seconds)
-        except RayTaskError as error:
-            raise error.cause from None
+            return call_actor(self._actor, self._seconds, method, *arguments, **keywords)
         except (RayActorError, GetTimeoutError):
             raise ConnectionError("the coordinator does not answer") from None
+
+    def health(self) -> dict[str, Any]:
+        """As `ServiceInterface.health`; without the actor nothing is served."""
+        try:
+            return super().health()
+        except ConnectionError:
+            return {"status": "starting", "version": None, "blocked": "the coordinator is being restarted"}

@@ -18,7 +18,8 @@ from ..output.manifest import Manifest
 from ..output.session import Session
 from ..requests.request import Request
 from .callback_sender import Sender
-from .intake import Desk, View
+from .intake import Intake, View
+from .interface import Answer, Arguments, ForwardsRequests, Method
 from .readouts import Readouts, living
 
 LONGEST_WAIT_SECONDS = 60.0
@@ -51,18 +52,18 @@ class Engine(Protocol):
         """Write the evidence of committed requests that a crash or a full disk kept from being written."""
 
 
-class Service:
+class Service(ForwardsRequests):
     """What the HTTP face asks, and the loop's step. `tick` is called by one thread, everything else by any."""
 
     def __init__(
         self,
         session: Session,
-        desk: Desk,
+        intake: Intake,
         engine: Engine,
         clock: Callable[[], float] = time.time,
         sender: Sender | None = None,
     ) -> None:
-        self._session, self.desk, self._engine, self._clock, self._sender = session, desk, engine, clock, sender
+        self._session, self.intake, self._engine, self._clock, self._sender = session, intake, engine, clock, sender
         self._alone: dict[str, int] = {}
         """As in `next_batch`."""
         self._losses = 0
@@ -79,11 +80,18 @@ class Service:
         self.blocked: str | None = None
         """The class of the error that keeps requests waiting."""
 
+    def forward(
+        self, method: Method[Arguments, Answer], *arguments: Arguments.args, **keywords: Arguments.kwargs
+    ) -> Answer:
+        """What is asked about requests, the intake answers."""
+        answer: Answer = getattr(self.intake, method.__name__)(*arguments, **keywords)
+        return answer
+
     def tick(self) -> float:
         """One step: follow the log, then carry out one batch if any is due. Returns the seconds until the next step has
         something to do, as far as is known. Nothing is raised."""
         try:
-            view = self.desk.view()
+            view = self.intake.view()
         except Exception as error:
             left = self._not_before - self._clock()
             return left if left > 0 else self._pause(error)  # a look while it waits makes the wait no longer
@@ -93,11 +101,7 @@ class Service:
             return self._pause(error)
 
     def recommendations(self, user: str, k: int) -> dict[str, Any] | None:
-        """Of the current version; None for a user who is not in it.
-
-        Raises:
-            LookupError: no version is loaded yet.
-        """
+        """As `ServiceInterface.recommendations`."""
         readouts = self.published  # one read: the loop may replace it
         if readouts is None:
             raise LookupError
@@ -105,15 +109,15 @@ class Service:
         return None if found is None else {"version": readouts.version, "recommendations": found}
 
     def health(self) -> dict[str, Any]:
-        """Whether recommendations can be answered, and what keeps requests waiting."""
+        """As `ServiceInterface.health`."""
         version = self.published.version if self.published else None
         return {"status": "ok" if version is not None else "starting", "version": version, "blocked": self.blocked}
 
     def gauges(self) -> dict[str, float]:
-        """As `Desk.gauges`, and the loop's own."""
+        """As `ServiceInterface.gauges`: those of the intake, and the loop's own."""
         version = self.published.version if self.published else 0
         told = self._sender.gauges() if self._sender else {}
-        return self.desk.gauges() | told | {"served_version": version, "blocked": int(self.blocked is not None)}
+        return self.intake.gauges() | told | {"served_version": version, "blocked": int(self.blocked is not None)}
 
     def _tick(self, view: View) -> float:
         settings, now = self._session.config, self._clock()
@@ -137,20 +141,20 @@ class Service:
         requests = self._contents([tickets[request_id] for request_id in chosen])
         if not requests:
             return 0.0
-        self.desk.running = frozenset(chosen)
+        self.intake.running = frozenset(chosen)
         whole = self.published
         try:
             # From just before the commit on, whoever is gone in the new version is not served any more.
             self._engine.carry_out(requests, self._hide)
         except Exception as error:
             hidden, self.published = self.published, None  # should the log be unreadable now, it is loaded again later
-            after = self.desk.view().current
+            after = self.intake.view().current
             committed = after is not None and after["version"] != number
             # Where nothing was committed, whoever was hidden for it is still there.
             self.published, self._maps = (hidden, self._maps) if committed else (whole, None)
             return self._failed(error, [request.request_id for request in requests])
         finally:
-            self.desk.running = frozenset()
+            self.intake.running = frozenset()
         self._unblock()
         return 0.0
 
@@ -208,7 +212,7 @@ class Service:
     def _failed(self, error: Exception, batch: Sequence[str]) -> float:
         self._losses = self._losses + 1 if loses_workers(error) else 0
         verdict = judge(error, len(batch) == 1 and batch[0] in self._alone, self._losses)
-        still_open = {ticket.request_id for ticket in self.desk.view().open}
+        still_open = {ticket.request_id for ticket in self.intake.view().open}
         batch = [request_id for request_id in batch if request_id in still_open]
         if verdict is Verdict.LAST:
             for request_id in batch:
@@ -251,7 +255,7 @@ SLICE_SECONDS = 0.1
 
 def follow(service: Service, stopped: Callable[[], bool], poll_seconds: float) -> None:
     """The loop: one tick after the other, until `stopped`."""
-    news = service.desk.news
+    news = service.intake.news
     while not stopped():
         news.clear()
         _sleep(min(service.tick(), poll_seconds), stopped, news)

@@ -18,7 +18,7 @@ from ..reporting.progress import Progress
 from ..requests.request import Request
 from .callback_sender import Sender
 from .callbacks import Outbox, load_key, url_pattern
-from .intake import Desk
+from .intake import Intake
 from .readouts import Readouts, make_readouts
 from .service import Engine, Service, waits
 
@@ -85,13 +85,13 @@ def coordinate(session: Session, engine: Engine) -> Iterator[Service]:
     settings = session.config.serve
     pattern = callback_pattern(settings)
     if pattern is None:
-        yield Service(session, Desk(session), engine)
+        yield Service(session, Intake(session), engine)
         return
     key, outbox = load_key(), Outbox(session.store)
-    desk = Desk(session, outbox=outbox)
-    sender = Sender(outbox, desk.latest, key, pattern, settings.callback_attempts, settings.poll_seconds)
+    intake = Intake(session, outbox=outbox)
+    sender = Sender(outbox, intake.latest, key, pattern, settings.callback_attempts, settings.poll_seconds)
     sender.start()
     try:
-        yield Service(session, desk, engine, sender=sender)
+        yield Service(session, intake, engine, sender=sender)
     finally:
         sender.close()

@@ -109,9 +109,9 @@ def test_requests_counts_what_the_log_has(tmp_path: Path, capsys: pytest.Capture
     text = path.read_text(encoding="utf-8")
     assert text.strip() in capsys.readouterr().out and str(tmp_path) not in text
     rows = table_of(text.split("The disk by itself")[0])
-    assert [(row["face"], row["earlier"]) for row in rows] == [(f, n) for f in ("desk", "http") for n in ("0", "3")]
+    assert [(row["face"], row["earlier"]) for row in rows] == [(f, n) for f in ("intake", "http") for n in ("0", "3")]
     for row in rows:
         assert float(row["requests/s"].replace(",", "")) > 0 and float(row["p50, ms"]) <= float(row["p99, ms"])
         assert 1 <= float(row["records"]) <= 2 and 200 < int(row["bytes"].replace(",", "")) < 1000
     # Two for the content, and up to two for the log: file and folder, each.
-    assert all(3 <= float(row["fsyncs"]) < 5 for row in rows if row["face"] == "desk")
+    assert all(3 <= float(row["fsyncs"]) < 5 for row in rows if row["face"] == "intake")

@@ -28,7 +28,7 @@ from unlearnrec.cluster.config.schema import parse_config, to_yaml
 from unlearnrec.cluster.models import gate
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import silent
-from unlearnrec.cluster.serving.intake import Desk
+from unlearnrec.cluster.serving.intake import Intake
 from unlearnrec.distributed.encoder.influence import FORMATS
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_assignment, load_ids, load_shard
@@ -290,7 +290,9 @@ def test_a_version_that_misses_the_gate_is_committed_and_needs_a_retrain(finishe
     assert gate["status"] == "missed" and gate["missed"] == ["largest_change"] and answer["needs_retrain"]
     assert gate["bounds"]["largest_change"] == 1e-6 < gate["measures"]["largest_change"]["value"]
     assert "fine_tune" not in answer["phases"] and "unlearnrec retrain" in answer["retrain"]  # it would not mend this
-    assert current(config)["version"] == before["version"] + 1 and Desk(Session(config)).gauges()["needs_retrain"] == 1
+    assert (
+        current(config)["version"] == before["version"] + 1 and Intake(Session(config)).gauges()["needs_retrain"] == 1
+    )
     report = json.loads((Path(config.output) / answer["evidence"]).read_text())
     assert report["gate"]["status"] == "missed" and report["needs_retrain"]
     assert pipeline.status(config, "r")["needs_retrain"]
@@ -308,7 +310,7 @@ def test_a_version_that_misses_the_gate_is_committed_and_needs_a_retrain(finishe
     pipeline.pretrain(config, group=group)
     assert current(config)["needs_retrain"]
     pipeline.train(config, group=group)
-    assert "needs_retrain" not in current(config) and Desk(Session(config)).gauges()["needs_retrain"] == 0
+    assert "needs_retrain" not in current(config) and Intake(Session(config)).gauges()["needs_retrain"] == 0
 
 
 @pytest.mark.parametrize("mended", [True, False])

@@ -36,7 +36,7 @@ from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import silent
 from unlearnrec.cluster.requests.request import TOMBSTONE, parse_request
 from unlearnrec.cluster.serving.actor import LateEngine
-from unlearnrec.cluster.serving.intake import Desk
+from unlearnrec.cluster.serving.intake import Intake
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.shard import GraphShard
 from unlearnrec.partitioning.storage import Store
@@ -445,7 +445,7 @@ def test_a_check_that_fails_is_told_wherever_somebody_asks(bare, tmp_path, monke
     """In the log, by `status` and HTTP, by callbacks, as a gauge, by a service on a cluster, and as an exit code."""
     commit_forget(bare, user_name(5), "s")
     session = Session(bare)
-    desk = Desk(session)
+    intake = Intake(session)
     with monkeypatch.context() as patch:
         wrong = {"name": "deleted nodes", "ok": False, "checked": 1, "of": 1, "detail": "1 has a row"}
         patch.setattr(evidence, "checks_of", lambda *_: [wrong])
@@ -458,10 +458,10 @@ def test_a_check_that_fails_is_told_wherever_somebody_asks(bare, tmp_path, monke
     assert record.body["evidence_failed"] == ["deleted nodes"]
     assert evidence_of(bare)["evidence_failed"] == ["deleted nodes"]
     for name, failed in (("r", ["deleted nodes"]), ("s", [])):
-        assert pipeline.status(bare, name)["evidence_failed"] == desk.status(name)["evidence_failed"] == failed
-        told = json.loads(desk.latest([name])[name].message(name, "https://desk.example", 0)[1])
+        assert pipeline.status(bare, name)["evidence_failed"] == intake.status(name)["evidence_failed"] == failed
+        told = json.loads(intake.latest([name])[name].message(name, "https://desk.example", 0)[1])
         assert told.get("evidence_failed", []) == failed
-    assert desk.gauges()["evidence_failed_requests"] == 1
+    assert intake.gauges()["evidence_failed_requests"] == 1
     again = Ledger(state=json.loads(json.dumps(session.ledger().state())))
     assert list(again.evidence_failed) == ["r"] and again.tickets == session.ledger().tickets
 

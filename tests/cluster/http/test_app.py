@@ -1,4 +1,4 @@
-"""The HTTP face, on a fake service: status codes, the door, limits, and what an answer must not hold."""
+"""The HTTP face, on a fake service: status codes, admission, limits, and what an answer must not hold."""
 
 import hashlib
 import json
@@ -12,16 +12,15 @@ import anyio.to_thread
 import httpx
 from fastapi.testclient import TestClient
 
-from unlearnrec.cluster.commands.serve import admit, listen
+from unlearnrec.cluster.commands.serve import admission_rules, listen
 from unlearnrec.cluster.config.schema import Serve
 from unlearnrec.cluster.http import rate_limit as limits
-from unlearnrec.cluster.http.admission import Admission, is_loopback
+from unlearnrec.cluster.http.admission import AdmissionRules, is_loopback
 from unlearnrec.cluster.http.app import make_app
 from unlearnrec.cluster.http.rate_limit import Buckets
 from unlearnrec.cluster.http.tokens import SCOPES, Token, load_tokens
 from unlearnrec.cluster.lifecycle.refusals import NotApproved, TakenId, TooLate, TooMany
 from unlearnrec.cluster.serving.callbacks import url_pattern
-from unlearnrec.cluster.serving.intake import Desk
 from unlearnrec.partitioning.errors import InputError
 
 TOKEN = "0123456789abcdef"
@@ -29,8 +28,8 @@ LIMIT = 2048
 PATTERN = url_pattern(["desk.example"])
 
 
-def admission(*tokens, rate=1e6, burst=10**6):
-    return Admission(tokens, LIMIT, rate, burst)
+def rules(*tokens, rate=1e6, burst=10**6):
+    return AdmissionRules(tokens, LIMIT, rate, burst)
 
 
 def token(text=TOKEN, name="all", scopes=SCOPES):
@@ -41,20 +40,20 @@ def bearer(text):
     return {"Authorization": f"Bearer {text}"}
 
 
-class FakeDesk:
+class FakeService:
     """Keeps requests in a dict; `full` and `late` make it refuse."""
 
     def __init__(self):
-        self.kept, self.full, self.late, self.broken = {}, False, False, None
+        self.kept, self.full, self.late, self.broken, self.loaded = {}, False, False, None, True
 
-    def accept(self, users, items, interactions, request_id, ranges=(), requester=None, callback_urls=()):
+    def accept(self, new):
         if self.broken:
             raise self.broken
         if self.full:
             raise TooMany(17)
-        content = (tuple(users), tuple(items), tuple(interactions), tuple(ranges))
-        request_id = request_id or f"req-{abs(hash(content))}"
-        self.urls, self.requester = list(callback_urls), requester
+        content = (tuple(new.users), tuple(new.items), tuple(new.interactions), tuple(new.ranges))
+        request_id = new.request_id or f"req-{abs(hash(content))}"
+        self.urls, self.requester = list(new.callback_urls), new.requester
         if self.kept.setdefault(request_id, content) != content:
             raise TakenId("taken")
         return self.status(request_id)
@@ -71,11 +70,6 @@ class FakeDesk:
         if self.late:
             raise NotApproved
         return self.status(request_id) and {"request_id": request_id, "status": "accepted", "approved_by": by}
-
-
-class FakeService:
-    def __init__(self):
-        self.desk, self.loaded = FakeDesk(), True
 
     def recommendations(self, user, k):
         if not self.loaded:
@@ -102,7 +96,7 @@ def service():
 
 @pytest.fixture
 def client(service):
-    app = make_app(service, admission(), PATTERN)
+    app = make_app(service, rules(), PATTERN)
     return TestClient(app, base_url="http://127.0.0.1:8080", raise_server_exceptions=False)
 
 
@@ -149,14 +143,14 @@ def test_an_invalid_body_is_422_and_names_the_field(client, service, body, field
     else:
         answer = client.post("/v1/requests", json=body)
     assert answer.status_code == 422 and field in {e["field"] for e in answer.json()["error"]["errors"]}
-    assert "ann" not in answer.text and not service.desk.kept
+    assert "ann" not in answer.text and not service.kept
 
 
-def test_time_ranges_reach_the_desk_in_canonical_form(client, service):
+def test_time_ranges_reach_the_service_in_canonical_form(client, service):
     ranges = [{"user": "ann", "since": "2024-05-01T12:00:00+02:00"}, {"user": 7, "item": "x", "until": 5}]
     assert client.post("/v1/requests/r1", json={"ranges": ranges}).status_code == 202
     expected = (("ann", None, "2024-05-01T10:00:00Z", None), ("7", "x", None, 5))
-    assert service.desk.kept["r1"] == ((), (), (), expected)
+    assert service.kept["r1"] == ((), (), (), expected)
 
 
 def test_half_a_character_is_invalid(client):
@@ -176,15 +170,15 @@ def test_approval(client, service):
     assert client.post("/v1/requests/r1/approval", json={"by": "Bob"}).json()["approved_by"] == "Bob"
     for bad in ({}, {"by": ""}, {"by": "two\nlines"}, {"by": "x", "more": 1}):
         assert client.post("/v1/requests/r1/approval", json=bad).status_code == 422
-    service.desk.late = True
+    service.late = True
     assert client.post("/v1/requests/r1/approval", json={"by": "Bob"}).status_code == 409
 
 
 def test_a_token_says_who_asks_and_who_approves(service):
-    app = make_app(service, admission(token(name="ann"), token("bob" * 9, "bob", ["requests:approve"])))
+    app = make_app(service, rules(token(name="ann"), token("bob" * 9, "bob", ["requests:approve"])))
     client = TestClient(app, base_url="http://127.0.0.1:8080")
     client.post("/v1/requests/r1", json={"users": [1]}, headers=bearer(TOKEN))
-    assert service.desk.requester == "ann"
+    assert service.requester == "ann"
     approved = client.post("/v1/requests/r1/approval", json={"by": "cid"}, headers=bearer("bob" * 9))
     assert approved.json()["approved_by"] == "bob"
 
@@ -195,21 +189,21 @@ def test_a_key_that_stands_twice_is_refused(client, service):
     for text in ('{"users": ["a"], "users": ["b"]}', inside):
         answer = client.post("/v1/requests", content=text, headers={"content-type": "application/json"})
         assert answer.status_code == 422 and "stands twice" in answer.json()["error"]["message"]
-    assert service.desk.kept == {}
+    assert service.kept == {}
 
 
 def test_refusals(client, service):
-    service.desk.full = True
+    service.full = True
     full = client.post("/v1/requests", json={"users": [1]})
     assert full.status_code == 429 and full.headers["retry-after"] == "17"
-    service.desk.full = False
+    service.full = False
     client.post("/v1/requests/r1", json={"users": [1]})
     assert client.delete("/v1/requests/r1").json()["status"] == "cancelled"
-    service.desk.late = True
+    service.late = True
     assert client.delete("/v1/requests/r1").status_code == 409
-    service.desk.broken = OSError("disk full")
+    service.broken = OSError("disk full")
     assert client.post("/v1/requests/r2", json={"users": [1]}).status_code == 503
-    service.desk.broken = KeyError("ann")
+    service.broken = KeyError("ann")
     failed = client.post("/v1/requests/r2", json={"users": [1]})
     assert failed.status_code == 500 and "ann" not in failed.text
     assert client.get("/nowhere").json()["error"]["code"] == 404
@@ -221,7 +215,7 @@ def test_a_long_body_is_refused_before_it_is_read(client, service):
     for content in (b"x" * (LIMIT + 1), iter([b"x" * LIMIT, b"x"])):
         answer = client.post("/v1/requests", content=content, headers={"content-type": "application/json"})
         assert answer.status_code == 413 and "serve.max_body_bytes" in answer.text
-    assert not service.desk.kept
+    assert not service.kept
 
 
 def test_recommendations(client, service):
@@ -256,8 +250,8 @@ def test_calls_from_memory_do_not_wait_for_those_that_hang_in_the_storage(servic
         hanging.append(request_id)
         released.wait(120)
 
-    service.desk.status = hang
-    transport = httpx.ASGITransport(make_app(service, admission()), client=("127.0.0.1", 1))
+    service.status = hang
+    transport = httpx.ASGITransport(make_app(service, rules()), client=("127.0.0.1", 1))
 
     async def call():
         async with (
@@ -304,7 +298,7 @@ PATHS = ("/v1/discovery", "/v1/requests/x", "/v1/recommendations/ann", "/metrics
 
 
 def test_without_the_token_nothing_is_told(service):
-    client = TestClient(make_app(service, admission(token())))
+    client = TestClient(make_app(service, rules(token())))
     assert client.get("/metrics").headers["www-authenticate"] == "Bearer"
     for wrong in (bearer(""), bearer(f"{TOKEN}x"), {"Authorization": TOKEN}, {"Authorization": f"Basic {TOKEN}"}):
         for path in PATHS:
@@ -313,12 +307,12 @@ def test_without_the_token_nothing_is_told(service):
             assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
         assert client.post("/v1/requests", json={"users": [1]}, headers=wrong).status_code == 401
         assert client.get("/healthz").status_code == 200
-    assert not service.desk.kept
+    assert not service.kept
     assert client.get("/v1/recommendations/ann", headers=bearer(TOKEN)).status_code == 200
 
 
 def test_under_a_path_of_ray_serve_the_same_is_open(service):
-    client = TestClient(make_app(service, admission(token())), root_path="/a/run")
+    client = TestClient(make_app(service, rules(token())), root_path="/a/run")
     assert client.get("/a/run/healthz").status_code == 200
     for path in PATHS:
         assert client.get(f"/a/run{path}").status_code == 401
@@ -337,7 +331,7 @@ CALLS = [
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_token_opens_its_scope_and_no_other(service, scope):
-    client = TestClient(make_app(service, admission(token("other" * 9, "none"), token(name="one", scopes=[scope]))))
+    client = TestClient(make_app(service, rules(token("other" * 9, "none"), token(name="one", scopes=[scope]))))
     for method, path, needed in CALLS:
         body = {"json": {"users": [1]}} if method == "POST" else {}
         answer = client.request(method, path, headers=bearer(TOKEN), **body)
@@ -345,11 +339,11 @@ def test_a_token_opens_its_scope_and_no_other(service, scope):
         if needed != scope:
             assert answer.headers["www-authenticate"] == f'Bearer error="insufficient_scope", scope="{needed}"'
     assert client.get("/v1/discovery", headers=bearer(TOKEN)).status_code == 200
-    assert ("x" in service.desk.kept) == (scope == "requests:write")
+    assert ("x" in service.kept) == (scope == "requests:write")
 
 
 def test_each_token_has_its_own_rate_and_guesses_are_counted(service):
-    client = TestClient(make_app(service, admission(token(), token("second-" * 4, "second"), rate=0.01, burst=3)))
+    client = TestClient(make_app(service, rules(token(), token("second-" * 4, "second"), rate=0.01, burst=3)))
     codes = [client.get("/v1/discovery", headers=bearer(TOKEN)).status_code for _ in range(4)]
     assert codes == [200, 200, 200, 429]
     refused = client.get("/v1/discovery", headers=bearer(TOKEN))
@@ -390,8 +384,8 @@ def test_an_opendsr_body_is_a_request(client, service):
     }
     answer = client.post("/v1/requests", json=body)
     assert answer.status_code == 202 and answer.json()["request_id"] == body["subject_request_id"]
-    assert service.desk.kept == {body["subject_request_id"]: (("ann",), (), (), ())}
-    assert service.desk.urls == body["status_callback_urls"]
+    assert service.kept == {body["subject_request_id"]: (("ann",), (), (), ())}
+    assert service.urls == body["status_callback_urls"]
     assert client.post("/v1/requests/other", json=body).status_code == 409
     for wrong in ({"subject_request_type": "access"}, {"api_version": "1.0"}, {"extensions": {}}):
         assert client.post("/v1/requests", json=body | wrong).status_code == 422
@@ -419,13 +413,13 @@ def test_callbacks_lead_to_listed_hosts_alone(client, service, url):
         answer = client.post("/v1/requests", json={"users": [1], "status_callback_urls": urls})
         field = f"status_callback_urls[{len(urls) - 1}]"
         assert answer.status_code == 422 and answer.json()["error"]["errors"][0]["field"] == field
-    assert not service.desk.kept
+    assert not service.kept
 
 
 def test_without_a_list_of_hosts_there_are_no_callbacks(service):
-    client = TestClient(make_app(service, admission()), base_url="http://127.0.0.1:8080")
+    client = TestClient(make_app(service, rules()), base_url="http://127.0.0.1:8080")
     body = {"users": [1], "status_callback_urls": ["https://desk.example/"]}
-    assert client.post("/v1/requests", json=body).status_code == 422 and not service.desk.kept
+    assert client.post("/v1/requests", json=body).status_code == 422 and not service.kept
 
 
 def test_without_a_token_only_loopback_names_are_answered(client):
@@ -440,15 +434,15 @@ def test_elsewhere_than_loopback_a_token_is_needed(monkeypatch):
         *[False] * 3,
     ]
     settings = Serve(token_variable="TOKEN_HERE")
-    assert admit(settings, "127.0.0.1").tokens == ()
+    assert admission_rules(settings, "127.0.0.1").tokens == ()
     with pytest.raises(InputError, match="TOKEN_HERE is not set"):
-        admit(settings, "0.0.0.0")
+        admission_rules(settings, "0.0.0.0")
     for bad in ("short", "sixteen and more ", "ü" * 16):
         monkeypatch.setenv("TOKEN_HERE", bad)
         with pytest.raises(InputError, match="at least 16"):
-            admit(settings, "127.0.0.1")
+            admission_rules(settings, "127.0.0.1")
     monkeypatch.setenv("TOKEN_HERE", TOKEN)
-    assert admit(settings, "0.0.0.0").tokens == (token(name="default"),)
+    assert admission_rules(settings, "0.0.0.0").tokens == (token(name="default"),)
 
 
 DIGEST = hashlib.sha256(TOKEN.encode()).hexdigest()
@@ -490,7 +484,3 @@ def test_a_wrong_file_of_tokens_is_named(tmp_path, content, named):
 
 def test_the_defaults_are_careful():
     assert Serve().host == "127.0.0.1"
-
-
-def test_the_desk_has_what_the_face_asks_for():
-    assert all(callable(getattr(Desk, name)) for name in ("accept", "status", "cancel", "approve"))

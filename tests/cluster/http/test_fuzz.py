@@ -15,11 +15,11 @@ import uvicorn
 from small_output import commit_train, small_config, write_interactions
 
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.commands.serve import admit
+from unlearnrec.cluster.commands.serve import admission_rules
 from unlearnrec.cluster.http.app import make_app
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.serving.callbacks import Outbox, url_pattern
-from unlearnrec.cluster.serving.intake import Desk
+from unlearnrec.cluster.serving.intake import Intake
 from unlearnrec.cluster.serving.readouts import Readouts
 from unlearnrec.cluster.serving.service import Service
 
@@ -28,14 +28,14 @@ TOKEN = "a-token-of-enough-letters"
 
 @pytest.fixture
 def url(tmp_path, monkeypatch):
-    """The real desk on a small output; without workers, so that nothing is ever carried out."""
+    """The real intake on a small output; without workers, so that nothing is ever carried out."""
     monkeypatch.setenv("UNLEARNREC_TOKEN", TOKEN)
     more = {"forget": {"grace_seconds": 3600}, "serve": {"rate_per_second": 1e6, "burst": 10**6}}
     config = small_config(write_interactions(tmp_path / "interactions.parquet"), str(tmp_path / "output"), **more)
     pipeline.ingest(config)
     commit_train(config)
     session = Session(config)
-    service = Service(session, Desk(Session(config), outbox=Outbox(session.store)), engine=None)
+    service = Service(session, Intake(Session(config), outbox=Outbox(session.store)), engine=None)
     nodes, rows = np.arange(8), np.ones((8, 2), dtype=np.float32)
     service.published = Readouts(
         version=1,
@@ -47,7 +47,7 @@ def url(tmp_path, monkeypatch):
         seen=nodes[:0].astype(np.int32),
         item_there=np.ones(8, dtype=bool),
     )
-    app = make_app(service, admit(config.serve, "127.0.0.1"), url_pattern(["desk.example"]))
+    app = make_app(service, admission_rules(config.serve, "127.0.0.1"), url_pattern(["desk.example"]))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

@@ -35,7 +35,8 @@ from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.requests.request import make_request
 from unlearnrec.cluster.serving import service as service_module
-from unlearnrec.cluster.serving.intake import Desk
+from unlearnrec.cluster.serving.intake import Intake
+from unlearnrec.cluster.serving.interface import NewRequest
 from unlearnrec.cluster.serving.service import LONGEST_SWITCH_SECONDS, Service
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.workers.failures import Cause, Kind, WorkerFailure
@@ -280,7 +281,7 @@ def open_session(store, **serve):
 
 def open_service(store, clock, **serve):
     session = open_session(store, **serve)
-    service = Service(session, Desk(open_session(store, **serve), clock), FakeEngine(session), clock)
+    service = Service(session, Intake(open_session(store, **serve), clock), FakeEngine(session), clock)
     service._hide = lambda version: None  # there are no id maps
     return service
 
@@ -334,7 +335,7 @@ def states(store):
 
 
 def accept(service, name, user=None):
-    return service.desk.accept([user or name], [], [], name)
+    return service.intake.accept(NewRequest([user or name], request_id=name))
 
 
 def test_requests_wait_for_their_window_and_share_a_version(store, clock):
@@ -348,7 +349,7 @@ def test_requests_wait_for_their_window_and_share_a_version(store, clock):
     assert service.tick() == 0.0 and service._engine.batches == [["a", "b"]]
     assert states(store) == {"a": "committed", "b": "completed", "late": "accepted"}
     service.tick()
-    assert service.published.version == 2 and service.desk.status("a")["request_status"] == "completed"
+    assert service.published.version == 2 and service.intake.status("a")["request_status"] == "completed"
     again = accept(service, "a")
     assert again["phase"] == "committed"
     with pytest.raises(TakenId):
@@ -361,31 +362,31 @@ def test_cancel_within_the_window_only(store, clock):
     service = open_service(store, clock)
     accept(service, "a")
     accept(service, "b")
-    assert "cancellable_until" in service.desk.status("a")
+    assert "cancellable_until" in service.intake.status("a")
     for _ in range(2):
-        assert service.desk.cancel("a")["status"] == "cancelled"
+        assert service.intake.cancel("a")["status"] == "cancelled"
     clock.now += 10
     with pytest.raises(TooLate):
-        service.desk.cancel("b")
+        service.intake.cancel("b")
     while service.tick() == 0:
         pass
     assert states(store) == {"a": "cancelled", "b": "committed"} and service._engine.batches == [["b"]]
     with pytest.raises(TooLate):
-        service.desk.cancel("b")
-    assert service.desk.cancel("nobody") is None and accept(service, "a")["status"] == "cancelled"
+        service.intake.cancel("b")
+    assert service.intake.cancel("nobody") is None and accept(service, "a")["status"] == "cancelled"
 
 
 def test_the_same_content_again_is_a_new_request_where_the_first_was_cancelled(store, clock):
     """Without an id; under an id it is the answer that was given, and says so."""
     service, other = open_service(store, clock), open_service(store, clock)
-    first = service.desk.accept(["ann"], [], [], None)
-    again = other.desk.accept(["ann"], [], [], None)
+    first = service.intake.accept(NewRequest(["ann"]))
+    again = other.intake.accept(NewRequest(["ann"]))
     assert "repeated" not in first and again == first | {"repeated": True}
-    service.desk.cancel(first["request_id"])
-    second = other.desk.accept(["ann"], [], [], None)
+    service.intake.cancel(first["request_id"])
+    second = other.intake.accept(NewRequest(["ann"]))
     assert second["status"] == "accepted" and second["request_id"] == first["request_id"] + "-2"
-    assert service.desk.accept(["ann"], [], [], None) == second | {"repeated": True}
-    under_id = service.desk.accept(["ann"], [], [], first["request_id"])
+    assert service.intake.accept(NewRequest(["ann"])) == second | {"repeated": True}
+    under_id = service.intake.accept(NewRequest(["ann"], request_id=first["request_id"]))
     assert under_id["status"] == "cancelled" and under_id["repeated"]
 
 
@@ -395,7 +396,7 @@ def test_a_cancel_and_a_commit_exclude_each_other(store, clock):
     accept(service, "a")
     accept(service, "b")
     clock.now += 10
-    behind = Desk(open_session(store), lambda: clock.now - 5)
+    behind = Intake(open_session(store), lambda: clock.now - 5)
     service._engine.meanwhile = lambda: behind.cancel("a")
     service.tick()
     assert states(store) == {"a": "cancelled", "b": "accepted"}
@@ -409,7 +410,7 @@ def test_no_record_of_a_request_stands_on_a_log_that_says_otherwise(store, monke
     """Somebody else writes between the look and the record."""
     session, other = open_session(store), open_session(store)
     for name in "ab":
-        Desk(other).accept([name], [], [], name)
+        Intake(other).accept(NewRequest([name], request_id=name))
     head, append = session.journal.head(), session.journal.append
     answer = {"request_id": "a", "status": "committed", "version": 2}
 
@@ -444,7 +445,7 @@ def test_only_an_accepted_request_is_carried_out(store, kind):
     session = open_session(store)
     request = make_request(["a"], [], [], "a", b"")
     if kind is not None:
-        Desk(session).accept(["a"], [], [], "a")
+        Intake(session).accept(NewRequest(["a"], request_id="a"))
         advance(session, "a", kind, {"share": 0.3, "error": "KeyError"})
     before = states(store)
     with pytest.raises(JournalConflict, match="request a was closed or held"):
@@ -465,7 +466,7 @@ def test_nobody_stays_hidden_when_a_batch_does_not_commit(store, clock):
         service.published = hidden
 
     service._hide = hide
-    behind = Desk(open_session(store), lambda: clock.now - 5)
+    behind = Intake(open_session(store), lambda: clock.now - 5)
     service._engine.meanwhile = lambda: behind.cancel("a")
     service.tick()
     assert states(store)["b"] == "accepted" and service.published is whole
@@ -521,7 +522,7 @@ def test_a_poison_request_does_not_block_the_others(store, clock):
         pass
     assert service._engine.batches == [["a", "poison", "b"], ["a"], ["poison"], ["b"]]
     assert states(store) == {"a": "committed", "poison": "failed", "b": "committed"}
-    assert service.desk.status("poison")["error"] == "KeyError"
+    assert service.intake.status("poison")["error"] == "KeyError"
     # Asked for again under the same id, it is tried again; a single request gets a second attempt.
     assert accept(service, "poison")["status"] == "accepted"
     clock.now += 10
@@ -609,7 +610,7 @@ def test_damaged_content_is_quarantined(store, clock):
     while service.tick() == 0:
         pass
     assert states(store) == {"a": "failed", "b": "failed", "c": "committed"}
-    assert service.desk.status("a")["error"] == "UnreadableRequest"
+    assert service.intake.status("a")["error"] == "UnreadableRequest"
 
 
 def test_too_many_are_refused_but_repetitions_are_not(store, clock):
@@ -669,25 +670,25 @@ def test_evidence_that_cannot_be_written_does_not_keep_the_others_waiting(store,
 
 def test_a_held_request_is_carried_out_when_somebody_else_approves_it(store, clock):
     service = open_service(store, clock)
-    service.desk.accept(["big"], [], [], "a", requester="Ann")
-    service.desk.accept(["big"], [], [], "b")
+    service.intake.accept(NewRequest(["big"], request_id="a", requester="Ann"))
+    service.intake.accept(NewRequest(["big"], request_id="b"))
     with pytest.raises(NotApproved, match="it is accepted"):
-        service.desk.approve("a", "Bob")
+        service.intake.approve("a", "Bob")
     clock.now += 10
     while service.tick() == 0:
         pass
     assert states(store) == {"a": "held", "b": "held"} and service.gauges()["held_requests"] == 2
-    assert service.desk.status("a")["request_status"] == "pending"
+    assert service.intake.status("a")["request_status"] == "pending"
     with pytest.raises(NotApproved, match="somebody else"):
-        service.desk.approve("a", "ANN")
+        service.intake.approve("a", "ANN")
     with pytest.raises(InputError, match="one line"):
-        service.desk.approve("a", "two\nlines")
+        service.intake.approve("a", "two\nlines")
     for by in ("Bob", "Cid"):  # the first approval counts
-        assert service.desk.approve("a", by)["approved_by"] == "Bob"
-    assert service.desk.approve("nobody", "Bob") is None
-    assert service.desk.cancel("b")["status"] == "cancelled"
+        assert service.intake.approve("a", by)["approved_by"] == "Bob"
+    assert service.intake.approve("nobody", "Bob") is None
+    assert service.intake.cancel("b")["status"] == "cancelled"
     service.tick()
-    assert states(store) == {"a": "committed", "b": "cancelled"} and service.desk.status("a")["approved_by"] == "Bob"
+    assert states(store) == {"a": "committed", "b": "cancelled"} and service.intake.status("a")["approved_by"] == "Bob"
 
 
 def test_the_loop_says_once_what_is_overdue(store, clock, caplog):
@@ -697,7 +698,7 @@ def test_the_loop_says_once_what_is_overdue(store, clock, caplog):
     while service.tick() == 0:
         pass
     assert states(store) == {"poison": "failed"} and service.gauges()["overdue_requests"] == 0
-    assert service.desk.status("poison")["expected_completion_time"] == iso(START + 720 * 3600)
+    assert service.intake.status("poison")["expected_completion_time"] == iso(START + 720 * 3600)
     clock.now = START + 720 * 3600 + 1
     accept(service, "late")
     caplog.clear()
@@ -712,10 +713,10 @@ def test_the_loop_says_once_what_is_overdue(store, clock, caplog):
         f'requests_total{{state="{state}"}}' for state in ("committed", "completed", "cancelled")
     }  # counters, which never fall
     assert overdue([ticket("a", 10), ticket("b", 20)], 31, 20) == [ticket("a", 10)]
-    service.desk.accept(["x"], [], [], "done")
+    service.intake.accept(NewRequest(["x"], request_id="done"))
     clock.now += 10
     service.tick()
-    assert "expected_completion_time" not in service.desk.status("done")
+    assert "expected_completion_time" not in service.intake.status("done")
 
 
 def test_a_failed_request_that_is_posted_again_has_the_same_deadline(store, clock):
@@ -731,7 +732,7 @@ def test_a_failed_request_that_is_posted_again_has_the_same_deadline(store, cloc
     assert found["cancellable_until"] == iso(clock.now + 10)
     gauges = service.gauges()
     assert gauges["overdue_requests"] == 1 and gauges["oldest_open_request_seconds"] == 720 * 3600 + 1
-    assert service.tick() == 1.0 and service.desk.cancel("poison")["status"] == "cancelled"
+    assert service.tick() == 1.0 and service.intake.cancel("poison")["status"] == "cancelled"
 
 
 def test_gauges_name_nobody(store, clock):
@@ -776,15 +777,15 @@ def test_each_acknowledged_request_gets_one_final_answer_whatever_dies(steps):
             service = services[number % 2]
             try:
                 if step == "accept":
-                    service.desk.accept([value], [], [], value)
+                    service.intake.accept(NewRequest([value], request_id=value))
                     acknowledged.add(value)
                 elif step == "cancel":
-                    if service.desk.cancel(value):
+                    if service.intake.cancel(value):
                         cancelled.add(value)
                 elif step == "tick":
                     service.tick()
                 elif step == "approve":
-                    service.desk.approve(value, "Bob")
+                    service.intake.approve(value, "Bob")
                 elif step == "crash":
                     store.crash_at = int(value)
                 else:

@@ -25,7 +25,8 @@ from unlearnrec.cluster.log.records import Record
 from unlearnrec.cluster.output import session as session_module
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.serving.intake import Desk
+from unlearnrec.cluster.serving.intake import Intake
+from unlearnrec.cluster.serving.interface import NewRequest
 from unlearnrec.partitioning.errors import InputError
 
 NAMES = ["a", "b", "c"]
@@ -275,14 +276,14 @@ def test_what_evidence_still_names_is_not_cut_off(config: Config) -> None:
 
 def test_who_has_not_looked_for_a_while_does_not_fork_a_log_that_was_cut_off(config: Config) -> None:
     """Following the log is asking for the name of its next file, and appending is creating it."""
-    desk = Desk(Session(config))
-    desk.view()
+    intake = Intake(Session(config))
+    intake.view()
     for n in (2, 3):
         commit_forget(config, user_name(n), f"r{n}")
     for request_id in ("with", "without", "r2", "r3"):
         fix(config, request_id)
     purge(config, truncate_log=True)
-    assert desk.accept(["ann"], [], [], "late")["status"] == "accepted"
+    assert intake.accept(NewRequest(["ann"], request_id="late"))["status"] == "accepted"
     assert Session(config).ledger().open.keys() == {"late"}
     assert {check["name"]: check["ok"] for check in verify(config)["checks"]}["log"]
 

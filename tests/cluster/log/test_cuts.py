@@ -27,7 +27,8 @@ from unlearnrec.cluster.log.journal import Journal, JournalConflict
 from unlearnrec.cluster.output import session as session_module
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.serving.intake import Desk
+from unlearnrec.cluster.serving.intake import Intake
+from unlearnrec.cluster.serving.interface import NewRequest
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import Store
 
@@ -135,12 +136,12 @@ def test_a_record_that_nobody_would_read_is_not_acknowledged(
 
 
 def test_a_service_that_stood_still_accepts_requests_again(config: Config) -> None:
-    desk = Desk(Session(config))
-    assert desk.view().current is not None
+    intake = Intake(Session(config))
+    assert intake.view().current is not None
     cut_off(config)
-    told = desk.accept([user_name(8)], [], [], None)
+    told = intake.accept(NewRequest([user_name(8)]))
     assert list(Session(config).ledger().open) == [told["request_id"]]
-    assert desk.view() == Desk(Session(config)).view()
+    assert intake.view() == Intake(Session(config)).view()
 
 
 def away(read: Callable[[str], bytes]) -> Callable[[str], bytes]:

@@ -61,7 +61,8 @@ from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import silent
 from unlearnrec.cluster.requests.digests import digests_of, none
 from unlearnrec.cluster.requests.request import make_request, read_request
-from unlearnrec.cluster.serving.intake import Desk
+from unlearnrec.cluster.serving.intake import Intake
+from unlearnrec.cluster.serving.interface import NewRequest
 from unlearnrec.cluster.serving.readouts import living
 from unlearnrec.cluster.serving.service import Service
 from unlearnrec.partitioning.errors import InputError
@@ -165,7 +166,7 @@ def pairs_of(store: Any, graph: dict[str, Any]) -> Pairs:
     return frozenset(sides[0])
 
 
-def approve_all(desk: Desk) -> None:
+def approve_all(desk: Intake) -> None:
     for ticket in desk.view().open:
         if ticket.state is State.HELD:
             desk.approve(ticket.request_id, "somebody")
@@ -287,13 +288,13 @@ class Protocol(RuleBasedStateMachine):
     def session(self, config: Any = None) -> Session:
         return Session(config or self.config, self.store)
 
-    def desk(self, who: int) -> Desk:
+    def desk(self, who: int) -> Intake:
         """The second one's clock is behind: it cancels while a batch runs."""
-        return Desk(self.session(), lambda: self.clock.now - GRACE / 2 * who)
+        return Intake(self.session(), lambda: self.clock.now - GRACE / 2 * who)
 
     def service(self) -> Service:
         session = self.session()
-        return Service(session, Desk(self.session(), self.clock), Engine(session), self.clock)
+        return Service(session, Intake(self.session(), self.clock), Engine(session), self.clock)
 
     # ---- what happens ------------------------------------------------------------------------------------------------
 
@@ -617,7 +618,7 @@ class Protocol(RuleBasedStateMachine):
             for _ in range(60):
                 self.clock.now += 100
                 last.tick()
-                approve_all(last.desk)
+                approve_all(last.intake)
             ledger = Ledger(Journal(self.store).records())
             assert not ledger.open and not ledger.unreported and last.blocked is None
             self.the_log_and_the_version_are_those_of_the_model()
@@ -654,7 +655,9 @@ class Protocol(RuleBasedStateMachine):
 
     def post(self, who: int, name: str, which: int) -> None:
         try:
-            answer = self.desks[who].accept(*CONTENTS[name][which], name, requester=OPERATORS[who])
+            answer = self.desks[who].accept(
+                NewRequest(*CONTENTS[name][which], request_id=name, requester=OPERATORS[who])
+            )
         except TakenId:
             return
         self.acknowledged.add(name)
@@ -664,7 +667,7 @@ class Protocol(RuleBasedStateMachine):
     def ask(self, who: int, name: str, which: int) -> None:
         """A post without an id."""
         gone = set(self.cancelled)
-        answer = self.desks[who].accept(*CONTENTS[name][which], None, requester=OPERATORS[who])
+        answer = self.desks[who].accept(NewRequest(*CONTENTS[name][which], requester=OPERATORS[who]))
         self.asked[name] = request_id = answer["request_id"]
         self.acknowledged.add(request_id)
         self.told(request_id, answer)

@@ -110,7 +110,7 @@ def test_health_and_recommendations_are_answered_while_all_other_calls_hang(conf
             while not back.exists():
                 time.sleep(0.1)
 
-        coordinator._service.desk.status = status
+        coordinator._service.intake.status = status
 
     started = deploy.start(config)
     try:

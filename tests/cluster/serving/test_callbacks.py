@@ -21,7 +21,8 @@ from unlearnrec.cluster.log.records import COMPLETED, FAILED, HELD
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.serving.callback_sender import LONGEST_BACKOFF_SECONDS, Sender, backoff
 from unlearnrec.cluster.serving.callbacks import KEY_VARIABLE, News, Outbox, load_key, sign, url_pattern
-from unlearnrec.cluster.serving.intake import Desk
+from unlearnrec.cluster.serving.intake import Intake
+from unlearnrec.cluster.serving.interface import NewRequest
 from unlearnrec.cluster.serving.service import follow
 from unlearnrec.cluster.serving.start import coordinate
 from unlearnrec.partitioning.errors import InputError
@@ -223,7 +224,7 @@ def test_a_dead_host_keeps_few_threads():
     assert sorted(url for _, url in begun) == sorted([URL, URL, OTHER, OTHER])
 
 
-# ---- at the desk -----------------------------------------------------------------------------------------------------
+# ---- at the intake ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -234,47 +235,49 @@ def session(tmp_path):
     return Session(config)
 
 
-def test_the_desk_writes_urls_down_with_the_request_and_says_what_is_new(session):
+def test_the_intake_writes_urls_down_with_the_request_and_says_what_is_new(session):
     outbox = Outbox(session.store)
-    desk = Desk(session, outbox=outbox)
-    desk.accept([user_name(1)], [], [], "r", callback_urls=[URL])
+    intake = Intake(session, outbox=outbox)
+    intake.accept(NewRequest([user_name(1)], request_id="r", callback_urls=[URL]))
     # The same request again: those of the first time count.
-    desk.accept([user_name(1)], [], [], "r", callback_urls=[OTHER])
-    desk.accept([user_name(2)], [], [], "quiet")
+    intake.accept(NewRequest([user_name(1)], request_id="r", callback_urls=[OTHER]))
+    intake.accept(NewRequest([user_name(2)], request_id="quiet"))
     with pytest.raises(TakenId):
-        desk.accept([user_name(3)], [], [], "r", callback_urls=[OTHER])
+        intake.accept(NewRequest([user_name(3)], request_id="r", callback_urls=[OTHER]))
     assert {name: entry.urls for name, entry in Outbox(session.store).entries().items()} == {"r": (URL,)}
 
-    seen = [desk.latest(["r", "nobody"])["r"]]
+    seen = [intake.latest(["r", "nobody"])["r"]]
     outbox.wake.clear()
-    desk.running = frozenset({"r"})
+    intake.running = frozenset({"r"})
     assert outbox.wake.is_set()
-    seen.append(desk.latest(["r"])["r"])
-    desk.running = frozenset()
+    seen.append(intake.latest(["r"])["r"])
+    intake.running = frozenset()
     advance(session, "r", FAILED, {"error": "KeyError"})
-    seen.append(desk.latest(["r"])["r"])
-    desk.accept([user_name(1)], [], [], "r", callback_urls=[OTHER])  # it failed, and is asked for again
-    seen.append(desk.latest(["r"])["r"])
+    seen.append(intake.latest(["r"])["r"])
+    intake.accept(
+        NewRequest([user_name(1)], request_id="r", callback_urls=[OTHER])
+    )  # it failed, and is asked for again
+    seen.append(intake.latest(["r"])["r"])
     advance(session, "r", HELD, {"share": 0.3})
-    seen.append(desk.latest(["r"])["r"])
+    seen.append(intake.latest(["r"])["r"])
     outbox.wake.clear()
-    desk.approve("r", "Bob")
+    intake.approve("r", "Bob")
     assert outbox.wake.is_set()
-    seen.append(desk.latest(["r"])["r"])
+    seen.append(intake.latest(["r"])["r"])
     events = ["accepted", "in_progress", "failed", "accepted", "held", "approved"]
     assert [news.event.split()[0] for news in seen] == events
-    desk.running = frozenset({"r", "quiet"})
+    intake.running = frozenset({"r", "quiet"})
     advance(session, "quiet", COMPLETED, {"answer": {"status": "nothing_to_forget"}})
-    assert list(desk.latest(["r", "quiet"])) == ["r"]  # the last word waits for what its batch says of the evidence
-    desk.running = frozenset()
-    assert desk.latest(["quiet"])["quiet"].final
+    assert list(intake.latest(["r", "quiet"])) == ["r"]  # the last word waits for what its batch says of the evidence
+    intake.running = frozenset()
+    assert intake.latest(["quiet"])["quiet"].final
     assert len({news.event for news in seen}) == 6 and not any(news.final for news in seen)
     assert Outbox(session.store).entries()["r"].urls == (OTHER,)
     assert user_name(1) not in json.dumps([news.message("r", URL, 0)[1].decode() for news in seen])
 
 
 def test_whom_to_tell_is_durable_before_the_request_is_accepted(session, monkeypatch):
-    desk = Desk(session, outbox=Outbox(session.store))
+    intake = Intake(session, outbox=Outbox(session.store))
     append = session.journal.append
 
     def die(*arguments, **keywords):
@@ -282,14 +285,14 @@ def test_whom_to_tell_is_durable_before_the_request_is_accepted(session, monkeyp
 
     monkeypatch.setattr(session.journal, "append", die)
     with pytest.raises(Crash):
-        desk.accept([user_name(1)], [], [], "r", callback_urls=[URL])
+        intake.accept(NewRequest([user_name(1)], request_id="r", callback_urls=[URL]))
     with pytest.raises(TakenId):  # its content is there, and so is its owner's claim to the id
-        desk.accept([user_name(2)], [], [], "r", callback_urls=[OTHER])
+        intake.accept(NewRequest([user_name(2)], request_id="r", callback_urls=[OTHER]))
     monkeypatch.setattr(session.journal, "append", append)
     outbox = Outbox(session.store)
-    assert outbox.entries()["r"].urls == (URL,) and desk.latest(["r"]) == {}
-    desk.accept([user_name(1)], [], [], "r", callback_urls=[URL])
-    assert desk.latest(["r"])["r"].state["request_status"] == "pending"
+    assert outbox.entries()["r"].urls == (URL,) and intake.latest(["r"]) == {}
+    intake.accept(NewRequest([user_name(1)], request_id="r", callback_urls=[URL]))
+    assert intake.latest(["r"])["r"].state["request_status"] == "pending"
 
 
 def test_a_purge_does_not_take_whom_to_tell_of_a_request_that_is_accepted_meanwhile(session, monkeypatch):
@@ -297,11 +300,11 @@ def test_a_purge_does_not_take_whom_to_tell_of_a_request_that_is_accepted_meanwh
     outbox = Outbox(session.store)
     session.store.create("requests/r.json", b'{"salt": "s", "body": "another"}')
     outbox.add("r", [OTHER])
-    desk, remove = Desk(Session(session.config), outbox=Outbox(session.store)), Store.remove
+    intake, remove = Intake(Session(session.config), outbox=Outbox(session.store)), Store.remove
 
     def late(store, name):
         if name == "callbacks/r.json":
-            desk.accept([user_name(1)], [], [], "r", callback_urls=[URL])
+            intake.accept(NewRequest([user_name(1)], request_id="r", callback_urls=[URL]))
         remove(store, name)
 
     monkeypatch.setattr(Store, "remove", late)
@@ -424,7 +427,9 @@ def test_the_service_tells_every_state_and_what_was_left_by_the_one_before(sessi
     with pytest.raises(InputError, match=KEY_VARIABLE), coordinate(session, engine):
         pass
     monkeypatch.setenv(KEY_VARIABLE, base64.b64encode(KEY).decode())
-    Desk(session, outbox=Outbox(session.store)).accept(["nobody"], [], [], "left", callback_urls=[origin])
+    Intake(session, outbox=Outbox(session.store)).accept(
+        NewRequest(["nobody"], request_id="left", callback_urls=[origin])
+    )
 
     def heard(request_id):
         told = [json.loads(body) for _, _, body in got]
@@ -436,7 +441,9 @@ def test_the_service_tells_every_state_and_what_was_left_by_the_one_before(sessi
         loop = threading.Thread(target=follow, args=(service, stopped.is_set, 0.05))
         loop.start()
         until(lambda: len(heard("left")) == 2)
-        service.desk.accept(["stranger"], [], [], "new", callback_urls=[f"{origin}/new"])  # during a batch
+        service.intake.accept(
+            NewRequest(["stranger"], request_id="new", callback_urls=[f"{origin}/new"])
+        )  # during a batch
         until(lambda: heard("new") == ["accepted"])
         engine.hold.set()
         until(lambda: not session.store.list("callbacks"))

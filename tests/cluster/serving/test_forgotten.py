@@ -8,10 +8,10 @@ from fastapi.testclient import TestClient
 from small_output import commit_train, item_name, small_config, user_name, without_request, write_interactions
 
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.commands.serve import admit
+from unlearnrec.cluster.commands.serve import admission_rules
 from unlearnrec.cluster.http.app import make_app
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.serving.intake import Desk
+from unlearnrec.cluster.serving.intake import Intake
 from unlearnrec.cluster.serving.readouts import Readouts, living
 from unlearnrec.cluster.serving.service import Service
 
@@ -74,8 +74,8 @@ def test_a_forgotten_user_is_not_served_from_the_commit_on(tmp_path, error):
 
     engine = Engine(Session(config), look)
     engine.error = error
-    service = Service(Session(config), Desk(Session(config)), engine)
-    client = TestClient(make_app(service, admit(config.serve, "127.0.0.1")), base_url="http://127.0.0.1")
+    service = Service(Session(config), Intake(Session(config)), engine)
+    client = TestClient(make_app(service, admission_rules(config.serve, "127.0.0.1")), base_url="http://127.0.0.1")
     service.tick()
     shown = client.get(f"/v1/recommendations/{STAYS}?k=1").json()
     assert shown == {"version": 1, "recommendations": [{"item_id": item_name(0), "score": 2.0, "rank": 1}]}

@@ -1,4 +1,4 @@
-"""The desk under many threads: each request once, nobody's id for two, and no more than the limit."""
+"""The intake under many threads: each request once, nobody's id for two, and no more than the limit."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from unlearnrec.cluster.log.records import ACCEPTED, FAILED, PURGED, PURGING
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.requests.request import make_request
-from unlearnrec.cluster.serving.intake import Desk
+from unlearnrec.cluster.serving.intake import Intake
+from unlearnrec.cluster.serving.interface import NewRequest
 from unlearnrec.partitioning.storage import Store
 
 THREADS = 8
 
 
 @pytest.fixture
-def open_desk(tmp_path: Path) -> Callable[..., Desk]:
-    def opened(**serve: Any) -> Desk:
-        return Desk(Session(parse_config({"interactions": "x", "output": str(tmp_path), "serve": serve})))
+def open_intake(tmp_path: Path) -> Callable[..., Intake]:
+    def opened(**serve: Any) -> Intake:
+        return Intake(Session(parse_config({"interactions": "x", "output": str(tmp_path), "serve": serve})))
 
     return opened
 
@@ -53,83 +54,91 @@ def accepted(tmp_path: Path) -> list[str]:
     return [r.body["request_id"] for r in Journal(Store(str(tmp_path))).records() if r.kind == "accepted"]
 
 
-@pytest.mark.parametrize("desks", [1, 2])
-def test_one_request_made_at_once_is_accepted_once(open_desk: Any, tmp_path: Path, desks: int) -> None:
+@pytest.mark.parametrize("intakes", [1, 2])
+def test_one_request_made_at_once_is_accepted_once(open_intake: Any, tmp_path: Path, intakes: int) -> None:
     """Under a new id and, later, under one that failed."""
-    there = [open_desk() for _ in range(desks)]
+    there = [open_intake() for _ in range(intakes)]
     for round_ in (1, 2):
-        answers = at_once(lambda me: there[me % desks].accept(["ann"], [], [], "r"))
+        answers = at_once(lambda me: there[me % intakes].accept(NewRequest(["ann"], request_id="r")))
         assert [answer["status"] for answer in answers] == ["accepted"] * THREADS
         assert accepted(tmp_path) == ["r"] * round_
         advance(there[0]._session, "r", FAILED, {"error": "KeyError"})
 
 
-def test_an_id_is_for_one_content(open_desk: Any, tmp_path: Path) -> None:
-    desk = open_desk()
-    answers = at_once(lambda me: desk.accept([f"user-{me}"], [], [], "r"))
+def test_an_id_is_for_one_content(open_intake: Any, tmp_path: Path) -> None:
+    intake = open_intake()
+    answers = at_once(lambda me: intake.accept(NewRequest([f"user-{me}"], request_id="r")))
     assert sum(isinstance(answer, TakenId) for answer in answers) == THREADS - 1
     (winner,) = [n for n, answer in enumerate(answers) if not isinstance(answer, TakenId)]
     assert accepted(tmp_path) == ["r"]
-    assert desk.accept([f"user-{winner}"], [], [], "r")["status"] == "accepted"
+    assert intake.accept(NewRequest([f"user-{winner}"], request_id="r"))["status"] == "accepted"
 
 
-def test_the_limit_holds_for_requests_that_come_at_once(open_desk: Any, tmp_path: Path) -> None:
-    desk = open_desk(max_open_requests=3, max_batch=1)
-    answers = at_once(lambda me: desk.accept([f"user-{me}"], [], [], f"r{me}"))
+def test_the_limit_holds_for_requests_that_come_at_once(open_intake: Any, tmp_path: Path) -> None:
+    intake = open_intake(max_open_requests=3, max_batch=1)
+    answers = at_once(lambda me: intake.accept(NewRequest([f"user-{me}"], request_id=f"r{me}")))
     assert sum(isinstance(answer, TooMany) for answer in answers) == THREADS - 3
-    assert len(accepted(tmp_path)) == desk.gauges()["open_requests"] == 3
-    advance(desk._session, accepted(tmp_path)[0], FAILED, {"error": "KeyError"})
-    assert sum(not isinstance(x, TooMany) for x in at_once(lambda me: desk.accept([f"u-{me}"], [], [], f"s{me}"))) == 1
+    assert len(accepted(tmp_path)) == intake.gauges()["open_requests"] == 3
+    advance(intake._session, accepted(tmp_path)[0], FAILED, {"error": "KeyError"})
+    assert (
+        sum(
+            not isinstance(x, TooMany)
+            for x in at_once(lambda me: intake.accept(NewRequest([f"u-{me}"], request_id=f"s{me}")))
+        )
+        == 1
+    )
 
 
 def test_a_request_that_could_not_be_written_leaves_its_place(
-    open_desk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_intake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk = open_desk(max_open_requests=2, max_batch=1)
+    intake = open_intake(max_open_requests=2, max_batch=1)
     with monkeypatch.context() as patch:
         patch.setattr(Store, "create", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-        desk._session.store.write("requests/key", b"k" * 32)
-        refused = {type(x) for x in at_once(lambda me: desk.accept(["ann"], [], [], f"r{me}"))}
+        intake._session.store.write("requests/key", b"k" * 32)
+        refused = {type(x) for x in at_once(lambda me: intake.accept(NewRequest(["ann"], request_id=f"r{me}")))}
         assert OSError in refused and refused <= {OSError, TooMany}
-    assert [desk.accept(["ann"], [], [], name)["status"] for name in "ab"] == ["accepted"] * 2
+    assert [intake.accept(NewRequest(["ann"], request_id=name))["status"] for name in "ab"] == ["accepted"] * 2
     with pytest.raises(TooMany):
-        desk.accept(["ann"], [], [], "c")
+        intake.accept(NewRequest(["ann"], request_id="c"))
     assert accepted(tmp_path) == ["a", "b"]
 
 
-def test_each_of_many_is_in_the_log_and_seen_by_all(open_desk: Any, tmp_path: Path) -> None:
-    desk, other, each = open_desk(), open_desk(), 5
+def test_each_of_many_is_in_the_log_and_seen_by_all(open_intake: Any, tmp_path: Path) -> None:
+    intake, other, each = open_intake(), open_intake(), 5
 
     def work(me: int) -> None:
         for n in range(each):
-            assert (desk, other)[n % 2].accept([f"user-{me}"], [], [], f"r{me}-{n}")["status"] == "accepted"
-            assert desk.status(f"r{me}-{n}")["status"] == "accepted"
-            desk.gauges()
+            assert (intake, other)[n % 2].accept(NewRequest([f"user-{me}"], request_id=f"r{me}-{n}"))[
+                "status"
+            ] == "accepted"
+            assert intake.status(f"r{me}-{n}")["status"] == "accepted"
+            intake.gauges()
 
     assert at_once(work) == [None] * THREADS
     assert sorted(accepted(tmp_path)) == sorted(f"r{me}-{n}" for me in range(THREADS) for n in range(each))
-    assert desk.gauges()["open_requests"] == other.gauges()["open_requests"] == THREADS * each
+    assert intake.gauges()["open_requests"] == other.gauges()["open_requests"] == THREADS * each
 
 
-def test_an_acceptance_looks_at_the_store_once(open_desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_acceptance_looks_at_the_store_once(open_intake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look is a round trip to S3; within a second nobody asks twice whether the log was cut off."""
     monkeypatch.setattr(journal_module, "CUT_SECONDS", math.inf)
-    desk, asked = open_desk(), []
-    desk.accept(["ann"], [], [], "first")
+    intake, asked = open_intake(), []
+    intake.accept(NewRequest(["ann"], request_id="first"))
     for method in ("read", "create", "list", "exists"):
         real = getattr(Store, method)
         monkeypatch.setattr(Store, method, lambda *a, _m=method, _r=real: asked.append((_m, a[1])) or _r(*a))
-    desk.accept(["ann"], [], [], "second")
+    intake.accept(NewRequest(["ann"], request_id="second"))
     log = "log/000000002.json"
     written = [("create", "requests/second.json"), ("create", log), ("read", "log/cut-000001.json")]
     assert asked == [("read", log), *written]
 
 
 @pytest.mark.parametrize("seen", [True, False])
-def test_a_request_gets_no_name_that_a_purge_may_take(open_desk: Any, tmp_path: Path, seen: bool) -> None:
+def test_a_request_gets_no_name_that_a_purge_may_take(open_intake: Any, tmp_path: Path, seen: bool) -> None:
     """Of an attempt that was never accepted; whether or not the session has seen the purge begin, and after another has
     ended."""
-    session, journal = open_desk()._session, Journal(Store(str(tmp_path)))
+    session, journal = open_intake()._session, Journal(Store(str(tmp_path)))
     request = make_request(["ann"], [], [], "r", b"")
     accept(session, make_request(["ann"], [], [], "before", b""))
     began = journal.append(PURGING, {"unnamed": ["requests/r.json", "versions/000001/x"]})
@@ -141,25 +150,25 @@ def test_a_request_gets_no_name_that_a_purge_may_take(open_desk: Any, tmp_path: 
     assert names[-1] == place and session.journal.records()[-1].body["content"] == place
     session.store.write("requests/r.json", b"removed")  # at last
     assert read_accepted(session, session.ledger().tickets["r"]) == request and answered(session, request) is None
-    assert open_desk().accept(["ann"], [], [], "r")["status"] == "accepted"
+    assert open_intake().accept(NewRequest(["ann"], request_id="r"))["status"] == "accepted"
     with pytest.raises(TakenId):
-        open_desk().accept(["bob"], [], [], "r")
+        open_intake().accept(NewRequest(["bob"], request_id="r"))
     # It failed, is asked for again, and no purge takes its content.
     advance(session, "r", FAILED, {"error": "KeyError"})
     journal.append(PURGING, {"unnamed": ["requests/r.json"]})
-    accept(open_desk()._session, request)
+    accept(open_intake()._session, request)
     assert (
         read_accepted(session, session.ledger().tickets["r"]) == request and session.ledger().content_name("r") == place
     )
 
 
-def test_a_log_of_an_earlier_release_is_read_as_it_was_meant(open_desk: Any, tmp_path: Path) -> None:
+def test_a_log_of_an_earlier_release_is_read_as_it_was_meant(open_intake: Any, tmp_path: Path) -> None:
     """There, a purge ended all purges, and the names that it had taken were used again."""
     journal = Journal(Store(str(tmp_path)))
     for name in ("a", "b"):
         journal.append(PURGING, {"unnamed": [f"requests/{name}.json"]})
     journal.append(PURGED, {})
     journal.append(ACCEPTED, {"request_id": "a", "commitment": ""})
-    ledger = open_desk()._session.ledger()
+    ledger = open_intake()._session.ledger()
     assert ledger.purging == {} and ledger.content_name("a") == "requests/a.json"
     assert Ledger(state=ledger.state() | {"purging": ["requests/a.json"]}).purging == {0: 0}
