@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,21 @@ FORGOTTEN_USERS = 20
 RANDOM_PAIRS = 20_000
 ALIKE = 0.01
 """AUCs that are not told apart: about the standard error of that of the sample's 960 forgotten pairs."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What each step returned."""
+
+    ingested: dict[str, Any]
+    trained: dict[str, Any]
+    pretrained: dict[str, Any]
+    forgotten: dict[str, Any]
+    """The request for interactions."""
+    of_users: dict[str, Any]
+    """The request for whole users."""
+    evaluated: dict[str, Any]
+    """After both."""
 
 
 def quickstart(
@@ -81,7 +97,7 @@ def quickstart(
         retrain_seconds = time.perf_counter() - started
         models["retrained"] = measure(other["retrained"], group, probe)
         of_users = forget(config, users=str(users_file), request_id="quickstart-users", progress=progress, group=group)
-        final = evaluate(config, group=group)
+        evaluated = evaluate(config, group=group)
 
     table = compare(models, "original", "retrained")
     by_name = {row["model"]: row for row in table}
@@ -97,7 +113,8 @@ def quickstart(
         "gate": {"edges cut": cut["gate"], "unlearned": forgotten["gate"]},
         "passed": passed(by_name),
     }
-    _report(result, ingested, trained, pretrained, forgotten, of_users, final, models)
+    steps = Steps(ingested, trained, pretrained, forgotten, of_users, evaluated)
+    report.write_report(result["report"], "unlearnrec quickstart", _sections(steps, result, models))
     return result
 
 
@@ -164,37 +181,30 @@ def _cut(
     return measure(config, group, probe), answer
 
 
-def _report(
-    result: dict[str, Any],
-    ingested: dict[str, Any],
-    trained: dict[str, Any],
-    pretrained: dict[str, Any],
-    forgotten: dict[str, Any],
-    of_users: dict[str, Any],
-    final: dict[str, Any],
-    models: dict[str, Measured],
-) -> None:
-    curve = trained["curve"]
+def _sections(steps: Steps, result: dict[str, Any], models: dict[str, Measured]) -> list[report.Section]:
+    """Of the page, with the figures."""
+    ingested, forgotten, of_users = steps.ingested, steps.forgotten, steps.of_users
+    curve = steps.trained["curve"]
     probed = [entry for entry in curve if "recall@20" in entry]
     needed = models["retrained"].forgotten - models["original"].forgotten
     delivered = models["unlearned"].forgotten - models["original"].forgotten
     both = ~np.isnan(needed) & ~np.isnan(delivered)
     scores = {f"forgotten, {name}": m.forgotten[~np.isnan(m.forgotten)] for name, m in models.items()}
     held_out = models["original"].held_out
-    sections = [
+    return [
         report.Section(
             "What was forgotten",
             f"{forgotten['removed_interactions']:,} interactions in {forgotten['seconds']:.2f} s, where a retrain takes "
             f"{result['retrain_seconds']:.1f} s ({result['speedup']:.0f} times as long). Then {of_users['deleted_users']} "
             f"whole users with {of_users['removed_interactions']:,} interactions in {of_users['seconds']:.2f} s; after "
-            f"that Recall@20 is {final['recall@20']:.4f}. Pre-training the encoder took {pretrained['seconds']:.0f} s, "
-            "once.",
+            f"that Recall@20 is {steps.evaluated['recall@20']:.4f}. Pre-training the encoder took "
+            f"{steps.pretrained['seconds']:.0f} s, once.",
             figures=[
                 report.seconds_figure(
                     {
                         "forget": forgotten["seconds"],
                         "retrain": result["retrain_seconds"],
-                        "pre-train the encoder (once)": pretrained["seconds"],
+                        "pre-train the encoder (once)": steps.pretrained["seconds"],
                     }
                 )
             ],
@@ -242,4 +252,3 @@ def _report(
             "request, and the encoder, were computed from data that included it and are not changed.",
         ),
     ]
-    report.write_report(result["report"], "unlearnrec quickstart", sections)

@@ -179,7 +179,7 @@ def _refuse_taken(prefix: str, name: str) -> None:
 
 
 def _start_actor(config: Config, name: str) -> Any:
-    from ..http.app import MEMORY_THREADS
+    from ..http.read_routes import MEMORY_THREADS
 
     options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": -1, "num_cpus": 0}
     remote: Any = ray.remote  # its annotations do not know concurrency_groups

@@ -53,7 +53,7 @@ class Range(BaseModel):
             raise ValueError(row if isinstance(row, str) else "has neither since nor until; give at least one")
         return self
 
-    def entry(self) -> Any:
+    def range(self) -> Any:
         """As `NewRequest.ranges` has it."""
         return parse_row(self.user, self.item, self.since, self.until)[1]
 

@@ -46,6 +46,11 @@ def error_body(code: int, message: str, errors: Sequence[dict[str, str]] = ()) -
     return {"error": {"code": code, "message": message, "errors": list(errors)}}
 
 
+def documented_errors(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI document: the errors of a route, and those of `admission`, which every route may answer."""
+    return {code: {"model": Refusal} for code in (400, 401, 413, 429, *codes)}
+
+
 def handle_errors(app: FastAPI) -> None:
     """Let the application answer every exception in this shape."""
 

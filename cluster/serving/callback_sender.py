@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import requests
@@ -26,6 +26,7 @@ SHORTEST_PAUSE_SECONDS = 0.05
 log = logging.getLogger(__name__)
 
 Post = Callable[[str, bytes, Mapping[str, str]], bool]
+"""Sends (URL, body, headers), and says whether the receiver took it."""
 Key = tuple[str, str]
 """(request id, URL)."""
 
@@ -45,6 +46,46 @@ def backoff(made: int, draw: float) -> float:
     return min(LONGEST_BACKOFF_SECONDS, 2.0 ** (made - 1)) * (0.5 + 0.5 * draw)
 
 
+def post_message(url: str, body: bytes, headers: Mapping[str, str]) -> bool:
+    """Whether the receiver took it. Redirects are not followed: they could lead anywhere. The answer is not read."""
+    try:
+        with requests.post(
+            url,
+            data=body,
+            headers=dict(headers),
+            timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
+            allow_redirects=False,
+            stream=True,
+        ) as answer:
+            return 200 <= answer.status_code < 300
+    except requests.RequestException:
+        return False
+
+
+@dataclass(frozen=True)
+class SendingRules:
+    """Whom to send to, signed with what, and how often."""
+
+    key: bytes = field(repr=False)
+    """The secret that messages are signed with (`callbacks.load_key`)."""
+    url_pattern: str
+    """Of the URLs that may be called (`callbacks.url_pattern`)."""
+    max_attempts: int
+    """After so many attempts a state is given up."""
+    poll_seconds: float
+    """How often the log is looked at where nothing wakes the sender."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What a sender does in the world; tests put in their own."""
+
+    submit: Callable[..., object]
+    """Calls a function with arguments in another thread."""
+    post: Post = post_message
+    clock: Callable[[], float] = time.monotonic
+
+
 class Sender:
     """Sends, at least once and in order, the newest state of each request to each of its URLs; older ones that a
     receiver missed are skipped. `step` decides; `run` repeats it in a thread until `close`.
@@ -54,18 +95,14 @@ class Sender:
         self,
         outbox: Outbox,
         news: Callable[[Collection[str]], Mapping[str, News]],
-        key: bytes,
-        pattern: str,
-        max_attempts: int,
-        poll_seconds: float,
-        post: Post | None = None,
-        submit: Callable[..., object] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        rules: SendingRules,
+        effects: Effects | None = None,
     ) -> None:
-        self._outbox, self._news, self._key, self._pattern = outbox, news, key, re.compile(pattern)
-        self._max_attempts, self._poll_seconds = max_attempts, poll_seconds
+        """news: what there is to tell about these requests (`Intake.latest`)."""
+        self._outbox, self._news, self._rules = outbox, news, rules
+        self._allowed = re.compile(rules.url_pattern)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="callback")
-        self._post, self._submit, self._clock = post or _post, submit or self._pool.submit, clock
+        self._effects = effects or Effects(submit=self._pool.submit)
         self._lock = threading.Lock()
         self._attempts: dict[Key, Attempts] = {}
         self._under_way: set[Key] = set()
@@ -93,8 +130,8 @@ class Sender:
         """Send what is due, and forget the requests of which all is told. Returns the seconds until the next step."""
         entries = self._outbox.entries()
         if not entries:
-            return self._poll_seconds
-        now, wait = self._clock(), self._poll_seconds
+            return self._rules.poll_seconds
+        now, wait = self._effects.clock(), self._rules.poll_seconds
         for request_id, news in self._news(entries).items():
             missing = entries[request_id].missing(news.event)
             if news.final and not missing:
@@ -113,33 +150,33 @@ class Sender:
                 attempts = Attempts(news.event)
             busy = sum(_host(other) == _host(url) for _, other in self._under_way)
             if key in self._under_way or busy >= THREADS_A_HOST:
-                return self._poll_seconds  # the end of an attempt wakes this thread
+                return self._rules.poll_seconds  # the end of an attempt wakes this thread
             if attempts.not_before > now:
                 return attempts.not_before - now
             self._under_way.add(key)
-        self._submit(self._attempt, key, news, before, attempts)
-        return self._poll_seconds
+        self._effects.submit(self._attempt, key, news, before, attempts)
+        return self._rules.poll_seconds
 
     def _attempt(self, key: Key, news: News, before: int, attempts: Attempts) -> None:
         request_id, url = key
         try:
             message_id, body = news.message(request_id, url, before)
-            headers = {"Content-Type": "application/json", **sign(self._key, message_id, int(time.time()), body)}
+            headers = {"Content-Type": "application/json", **sign(self._rules.key, message_id, int(time.time()), body)}
             # The list of hosts may be another than when the request was accepted.
-            allowed = self._pattern.fullmatch(url) is not None
-            delivered = allowed and self._post(url, body, headers)
+            allowed = self._allowed.fullmatch(url) is not None
+            delivered = allowed and self._effects.post(url, body, headers)
             made = attempts.made + 1
-            if delivered or not allowed or made >= self._max_attempts:
+            if delivered or not allowed or made >= self._rules.max_attempts:
                 self._outbox.tell(request_id, url, news.event)
                 self._count("delivered" if delivered else "given_up", key, None)
                 if not delivered:
                     log.warning("request %s: its callback was given up after %d attempts", request_id, made)
             else:
-                again = self._clock() + backoff(made, random.random())
+                again = self._effects.clock() + backoff(made, random.random())
                 self._count("retried", key, Attempts(news.event, made, again))
         except Exception as error:  # such as a store that fails: delivered perhaps, and sent once more
             log.warning("request %s: its callback failed with %s", request_id, type(error).__name__)
-            again = self._clock() + backoff(attempts.made + 1, random.random())
+            again = self._effects.clock() + backoff(attempts.made + 1, random.random())
             self._count("retried", key, Attempts(news.event, attempts.made + 1, again))
         finally:
             with self._lock:
@@ -161,26 +198,10 @@ class Sender:
                 wait = self.step()
             except Exception as error:
                 log.warning("callbacks wait: %s", type(error).__name__)
-                wait = self._poll_seconds
+                wait = self._rules.poll_seconds
             time.sleep(SHORTEST_PAUSE_SECONDS)
             self._outbox.wake.wait(wait)
 
 
 def _host(url: str) -> str:
     return urlsplit(url).netloc
-
-
-def _post(url: str, body: bytes, headers: Mapping[str, str]) -> bool:
-    """Whether the receiver took it. Redirects are not followed: they could lead anywhere. The answer is not read."""
-    try:
-        with requests.post(
-            url,
-            data=body,
-            headers=dict(headers),
-            timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
-            allow_redirects=False,
-            stream=True,
-        ) as answer:
-            return 200 <= answer.status_code < 300
-    except requests.RequestException:
-        return False

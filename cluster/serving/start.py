@@ -16,7 +16,7 @@ from ..output.manifest import Manifest
 from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.request import Request
-from .callback_sender import Sender
+from .callback_sender import Sender, SendingRules
 from .callbacks import Outbox, load_key, url_pattern
 from .intake import Intake
 from .readouts import Readouts, make_readouts
@@ -89,7 +89,8 @@ def coordinate(session: Session, engine: Engine) -> Iterator[Service]:
         return
     key, outbox = load_key(), Outbox(session.store)
     intake = Intake(session, outbox=outbox)
-    sender = Sender(outbox, intake.latest, key, pattern, settings.callback_attempts, settings.poll_seconds)
+    rules = SendingRules(key, pattern, settings.callback_attempts, settings.poll_seconds)
+    sender = Sender(outbox, intake.latest, rules)
     sender.start()
     try:
         yield Service(session, intake, engine, sender=sender)

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 import types
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from unlearnrec.cluster.lifecycle.acceptance import advance
 from unlearnrec.cluster.lifecycle.refusals import TakenId
 from unlearnrec.cluster.log.records import COMPLETED, FAILED, HELD
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.serving.callback_sender import LONGEST_BACKOFF_SECONDS, Sender, backoff
+from unlearnrec.cluster.serving.callback_sender import LONGEST_BACKOFF_SECONDS, Effects, Sender, SendingRules, backoff
 from unlearnrec.cluster.serving.callbacks import KEY_VARIABLE, News, Outbox, load_key, sign, url_pattern
 from unlearnrec.cluster.serving.intake import Intake
 from unlearnrec.cluster.serving.interface import NewRequest
@@ -62,13 +63,8 @@ class World:
         self.sender = Sender(
             self.outbox,
             lambda ids: {i: self.states[i] for i in ids if i in self.states},
-            KEY,
-            pattern,
-            self.max_attempts,
-            1.0,
-            post=self.receivers,
-            submit=lambda work, *arguments: work(*arguments),
-            clock=lambda: self.now,
+            SendingRules(KEY, pattern, self.max_attempts, poll_seconds=1.0),
+            Effects(lambda work, *arguments: work(*arguments), self.receivers, clock=lambda: self.now),
         )
 
     def say(self, request_id, status, request_status="pending", final=False):
@@ -215,7 +211,7 @@ def test_what_was_not_accepted_is_not_told():
 def test_a_dead_host_keeps_few_threads():
     world = World()
     begun = []
-    world.sender._submit = lambda work, key, *rest: begun.append(key)
+    world.sender._effects = replace(world.sender._effects, submit=lambda work, key, *rest: begun.append(key))
     for n in range(9):
         world.outbox.add(f"r{n}", [URL, OTHER])
         world.say(f"r{n}", "accepted")
@@ -391,7 +387,7 @@ def test_a_message_arrives_signed_and_a_redirect_is_not_followed(receiver):
     outbox.add("r", [f"{origin}/here", f"{origin}/moved"])
     state = {"subject_request_id": "r", "request_status": "cancelled", "status": "cancelled", "received_time": "now"}
     news = {"r": News("cancelled", True, state)}
-    sender = Sender(outbox, lambda _: news, KEY, url_pattern([origin]), 2, 0.05)
+    sender = Sender(outbox, lambda _: news, SendingRules(KEY, url_pattern([origin]), 2, 0.05))
     sender.start()
     try:
         until(lambda: not outbox.entries())
