@@ -44,9 +44,6 @@ def evaluate(
     with leased(session) as version:
         test_users, test_items, unknown = held_out_pairs(session, version)
         arguments = (test_users, test_items, config.evaluate.k, config.evaluate.batch_users)
-        if group is not None:
-            metrics = session.call(group, version, "evaluate", *arguments)[0]
-        else:
-            with session.workers() as own:
-                metrics = session.call(own, version, "evaluate", *arguments)[0]
+        with session.workers(group) as workers:
+            metrics = session.call(workers, version, "evaluate", *arguments)[0]
     return {"version": version["version"], **metrics, "users": int(metrics["users"]), "unknown_test_rows": unknown}

@@ -38,11 +38,8 @@ def export(
     with leased(session) as version:
         maps = {side: load_ids(session.store, version["graph"], side) for side in ("user", "item")}
         with ExportWriter(to, session.options, maps["user"][0].type, maps["item"][0].type, made) as writer:
-            if group is not None:
-                _export(session, version, group, writer, maps, top_k)
-            else:
-                with session.workers() as own:
-                    _export(session, version, own, writer, maps, top_k)
+            with session.workers(group) as workers:
+                _export(session, version, workers, writer, maps, top_k)
             written = writer.close()
     return {"version": version["version"], **written}
 

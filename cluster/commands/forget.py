@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -126,7 +125,7 @@ def _forget(
         return waiting
     _check_not_held(session, request)
     try:
-        with nullcontext(group) if group is not None else session.workers() as workers:
+        with session.workers(group) as workers:
             carried_out = carry_out(session, [request], workers, progress, cut_only)
             answers = add_evidence(session, list(carried_out.values()), workers, progress)
     except JournalConflict:

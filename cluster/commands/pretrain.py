@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 from ...workers import WorkerGroup
@@ -30,7 +29,7 @@ def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerG
     head = session.journal.head()  # before the version is read: whatever is committed from here on is a conflict
     version = session.version()
     wants_around(config, version["model"]["backbone"])  # refused before anything is done
-    with nullcontext(group) if group is not None else session.workers() as workers:
+    with session.workers(group) as workers:
         encoder, files, told = fit_encoder(session, version, workers, progress)
         committed = _commit(session, head, version, encoder, files)
     clear_runs(session, version)

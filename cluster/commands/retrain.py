@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from typing import Any
 
 from ...distributed.graph.removal import Removal
@@ -53,7 +52,7 @@ def retrain(
         begin(session, graph, run, resume, progress)
         look = now_and_then(lambda: _check_stands(session.journal.since(head), (), lease))
         try:
-            with nullcontext(group) if group is not None else session.workers() as workers:
+            with session.workers(group) as workers:
                 trained, curve = trained_version(session, workers, graph, run, progress, look)
                 lease.add(trained["files"])
                 numbered = trained | {"version": session.versions.next_number()}

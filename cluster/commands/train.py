@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -70,7 +69,7 @@ def train(
             raise RuntimeError(OVERTAKEN)
 
     try:
-        with nullcontext(group) if group is not None else session.workers() as workers:
+        with session.workers(group) as workers:
             manifest, curve = trained_version(session, workers, graph, run, progress, now_and_then(look))
     except (InputError, FileNotFoundError, WorkerFailure):
         look()  # where a purge took the graph behind another version, it says so
