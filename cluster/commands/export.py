@@ -16,14 +16,11 @@ from ..output.exports import ExportWriter, made_at
 from ..output.leases import leased
 from ..output.manifest import Manifest
 from ..output.session import Session
-from ..reporting.progress import Progress
 
 Ids = npt.NDArray[np.int64]
 
 
-def export(
-    config: Config, *, to: str, top_k: int = 20, progress: Progress | None = None, group: WorkerGroup | None = None
-) -> dict[str, Any]:
+def export(config: Config, *, to: str, top_k: int = 20, group: WorkerGroup | None = None) -> dict[str, Any]:
     """Write the current version's readouts and recommendations as Parquet. Forgotten users and items are absent.
 
     An export under `output` is one of its files: `residue` lists it once a later request was carried out, and `purge`

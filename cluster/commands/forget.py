@@ -26,7 +26,7 @@ from ..models.carry_out import able_version, carry_out
 from ..output.ledger import State
 from ..output.manifest import Manifest
 from ..output.session import Session
-from ..reporting.progress import Progress, silent
+from ..reporting.progress import SILENT, Progress
 from ..requests.matching import changed_partitions, effect
 from ..requests.outcome import Outcome
 from ..requests.request import Request, parse_request
@@ -43,7 +43,7 @@ def forget(
     request_id: str | None = None,
     results: str | None = None,
     requester: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     group: WorkerGroup | None = None,
     cut_only: bool = False,
 ) -> dict[str, Any]:
@@ -61,7 +61,6 @@ def forget(
         Held: it removes more than `forget.max_share`, and nobody has approved it.
         WorkerFailure: as `WorkerGroup.run`. The request stays accepted: run the command again.
     """
-    progress = progress or silent()
     check_operator("--requester", requester)
     session = Session(config)
     file = None if results is None else ResultsFile(session, results, requests)

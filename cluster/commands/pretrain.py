@@ -11,10 +11,10 @@ from ..models.pretraining import clear_runs, fit_encoder, wants_around, with_enc
 from ..output.conflicts import newer_after_requests
 from ..output.manifest import Manifest
 from ..output.session import Session
-from ..reporting.progress import Progress, silent
+from ..reporting.progress import SILENT, Progress
 
 
-def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerGroup | None = None) -> dict[str, Any]:
+def pretrain(config: Config, *, progress: Progress = SILENT, group: WorkerGroup | None = None) -> dict[str, Any]:
     """Train the encoder and commit it with the current version's model.
 
     Counterfactual runs that are finished are kept until the encoder stands, so that an interrupted command goes on.
@@ -24,7 +24,6 @@ def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerG
         RuntimeError: another version was committed meanwhile, and not by requests alone.
         WorkerFailure: as `WorkerGroup.run`.
     """
-    progress = progress or silent()
     session = Session(config)
     head = session.journal.head()  # before the version is read: whatever is committed from here on is a conflict
     version = session.version()
