@@ -13,9 +13,9 @@ from ..config.schema import Config
 from ..evidence.report import add_evidence
 from ..layout import REQUEST_KEY
 from ..lifecycle.acceptance import NOTHING, accept, answered, renewed
-from ..lifecycle.approval import check_operator
 from ..lifecycle.estimate import estimated_seconds
 from ..lifecycle.finding import find_stored
+from ..lifecycle.operators import check_operator
 from ..lifecycle.outcomes import looked_up
 from ..lifecycle.refusals import Held
 from ..lifecycle.results_file import ResultsFile, result_rows, stored_outcome
