@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ..cluster.jobs import wheel
+from ..cluster.reporting.software import commit, package_versions
 
 PACKAGES = ("torch", "ray", "dgl", "numpy", "pyarrow", "pymetis")
 
@@ -34,30 +33,12 @@ def machine() -> str:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
+    versions = package_versions(PACKAGES)
+    found = [f"{package} {versions[package]}" for package in PACKAGES if versions[package] is not None]
     memory = psutil.virtual_memory().total / 2**30
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{model}, {cores} cores, {memory:.0f} GiB{gpu}; Python {platform.python_version()}, {', '.join(found)}"
-
-
-def commit() -> str:
-    """The git commit of this checkout with "+" for changes, "none" outside a repository."""
-    root = Path(__file__).resolve().parent.parent
-    git = ["git", "-C", str(root)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "none"
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    return f"{model}, {cores} cores, {memory:.0f} GiB{gpu}; Python {versions['python']}, {', '.join(found)}"
 
 
 def command() -> str:
@@ -77,7 +58,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write(path: Path, title: str, parts: Sequence[str], shown: str | None = None) -> None:
     """A results file: title, parts (Markdown), and what it was measured on. `shown`: the command, if not `command()`."""
-    head = [f"# {title}", f"Command: `{shown or command()}`, commit {commit()}.", f"Machine: {machine()}."]
+    head = [
+        f"# {title}",
+        f"Command: `{shown or command()}`, commit {commit(short=True) or 'none'}.",
+        f"Machine: {machine()}.",
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n\n".join([*head, *parts]) + "\n", encoding="utf-8")
 

@@ -119,7 +119,7 @@ def export(
     loaded = load(config, overrides)
     from .. import pipeline
 
-    return pipeline.export(loaded, to=to, top_k=top_k, progress=open_progress())
+    return pipeline.export(loaded, to=to, top_k=top_k)
 
 
 def purge(
@@ -199,7 +199,7 @@ def serve(
         from ..commands import serve_detached as deploy
 
         if stop:
-            return deploy.stop(loaded, progress=open_progress())
+            return deploy.stop(loaded)
         return deploy.start(loaded, host=host, port=port, progress=open_progress())
     from ..commands import serve as body
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..config.schema import Config
-from ..lifecycle.approval import approve_held
+from ..lifecycle.operators import approve_request
 from ..lifecycle.refusals import unknown
 from ..output.session import Session
 
@@ -19,8 +19,7 @@ def approve(config: Config, request_id: str, *, by: str) -> dict[str, Any]:
         NotApproved: it is not held, or `by` asked for it.
         InputError: no such request, or a bad name.
     """
-    session = Session(config)
-    ticket = approve_held(session, request_id, by)
+    ticket = approve_request(Session(config), request_id, by)
     if ticket is None:
         raise unknown(config, request_id)
     return ticket.describe()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import uuid
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ...partitioning.storage import StorageOptions, Store
 from ..config.schema import Config
+from ..reporting.software import package_versions
 
 GIB = 2**30
 MIN_SHARED_MEMORY = 1 * GIB
@@ -53,13 +52,8 @@ def _run(name: str, check: Callable[[], tuple[bool, str]]) -> dict[str, Any]:
 
 
 def _versions() -> tuple[bool, str]:
-    found = [f"python {platform.python_version()}"]
-    for package in ("unlearnrec", "torch", "ray", "numpy", "pyarrow", "dgl", "s3fs"):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            found.append(f"{package} not installed")
-    return True, ", ".join(found)
+    found = package_versions(("unlearnrec", "torch", "ray", "numpy", "pyarrow", "dgl", "s3fs"))
+    return True, ", ".join(f"{package} {version or 'not installed'}" for package, version in found.items())
 
 
 def _cores(config: Config | None) -> tuple[bool, str]:

@@ -11,7 +11,7 @@ from ..config.schema import Config
 from ..models.held_out import held_out_pairs
 from ..output.leases import leased
 from ..output.session import Session
-from ..reporting.progress import Progress, silent
+from ..reporting.progress import SILENT, Progress
 from .evaluate_reference import evaluate_against
 
 
@@ -22,7 +22,7 @@ def evaluate(
     users: str | None = None,
     items: str | None = None,
     interactions: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     group: WorkerGroup | None = None,
 ) -> dict[str, Any]:
     """Recall and NDCG of the current version on `test_interactions`; with a reference also forgetting.
@@ -40,14 +40,11 @@ def evaluate(
             "evaluate: --reference needs what was forgotten (--users, --items or --interactions), and these need --reference"
         )
     if reference is not None:
-        return evaluate_against(config, reference, **named, progress=progress or silent(), group=group)
+        return evaluate_against(config, reference, **named, progress=progress, group=group)
     session = Session(config)
     with leased(session) as version:
         test_users, test_items, unknown = held_out_pairs(session, version)
         call = calling(Partition.evaluate, test_users, test_items, config.evaluate.k, config.evaluate.batch_users)
-        if group is not None:
-            metrics = session.call(group, version, call)[0]
-        else:
-            with session.workers() as own:
-                metrics = session.call(own, version, call)[0]
+        with session.workers(group) as workers:
+            metrics = session.call(workers, version, call)[0]
     return {"version": version["version"], **metrics, "users": int(metrics["users"]), "unknown_test_rows": unknown}

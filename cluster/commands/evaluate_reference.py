@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -78,7 +77,7 @@ def evaluate_against(
         probe = Probe(forgotten, (test_users, test_items), _random_pairs(there, config.seed))
         theirs = Probe(*((there[0][u], there[1][i]) for u, i in (probe.forgotten, probe.held_out, probe.random)))
         models: dict[str, Measured] = {}
-        with nullcontext(group) if group is not None else session.workers() as own:
+        with session.workers(group) as own:
             for name, one in ((ORIGINAL, before), (UNLEARNED, version)):
                 if one is not None:
                     models[name] = measure_version(session, one, own, probe, probe.held_out)

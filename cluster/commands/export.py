@@ -17,14 +17,11 @@ from ..output.exports import ExportWriter, made_at
 from ..output.leases import leased
 from ..output.manifest import Manifest
 from ..output.session import Session
-from ..reporting.progress import Progress
 
 Ids = npt.NDArray[np.int64]
 
 
-def export(
-    config: Config, *, to: str, top_k: int = 20, progress: Progress | None = None, group: WorkerGroup | None = None
-) -> dict[str, Any]:
+def export(config: Config, *, to: str, top_k: int = 20, group: WorkerGroup | None = None) -> dict[str, Any]:
     """Write the current version's readouts and recommendations as Parquet. Forgotten users and items are absent.
 
     An export under `output` is one of its files: `residue` lists it once a later request was carried out, and `purge`
@@ -39,11 +36,8 @@ def export(
     with leased(session) as version:
         maps = {side: load_ids(session.store, version["graph"], side) for side in ("user", "item")}
         with ExportWriter(to, session.options, maps["user"][0].type, maps["item"][0].type, made) as writer:
-            if group is not None:
-                _export(session, version, group, writer, maps, top_k)
-            else:
-                with session.workers() as own:
-                    _export(session, version, own, writer, maps, top_k)
+            with session.workers(group) as workers:
+                _export(session, version, workers, writer, maps, top_k)
             written = writer.close()
     return {"version": version["version"], **written}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,9 @@ from ..config.schema import Config
 from ..evidence.report import add_evidence
 from ..layout import REQUEST_KEY
 from ..lifecycle.acceptance import NOTHING, accept, answered, renewed
-from ..lifecycle.approval import check_operator
 from ..lifecycle.estimate import estimated_seconds
 from ..lifecycle.finding import find_stored
+from ..lifecycle.operators import check_operator
 from ..lifecycle.outcomes import looked_up
 from ..lifecycle.refusals import Held
 from ..lifecycle.results_file import ResultsFile, result_rows, stored_outcome
@@ -27,7 +26,7 @@ from ..models.carry_out import able_version, carry_out
 from ..output.ledger import State
 from ..output.manifest import Manifest
 from ..output.session import Session
-from ..reporting.progress import Progress, silent
+from ..reporting.progress import SILENT, Progress
 from ..requests.matching import changed_partitions, effect
 from ..requests.outcome import Outcome
 from ..requests.request import Request, parse_request
@@ -44,7 +43,7 @@ def forget(
     request_id: str | None = None,
     results: str | None = None,
     requester: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     group: WorkerGroup | None = None,
     cut_only: bool = False,
 ) -> dict[str, Any]:
@@ -62,7 +61,6 @@ def forget(
         Held: it removes more than `forget.max_share`, and nobody has approved it.
         WorkerFailure: as `WorkerGroup.run`. The request stays accepted: run the command again.
     """
-    progress = progress or silent()
     check_operator("--requester", requester)
     session = Session(config)
     file = None if results is None else ResultsFile(session, results, requests)
@@ -126,7 +124,7 @@ def _forget(
         return waiting
     _check_not_held(session, request)
     try:
-        with nullcontext(group) if group is not None else session.workers() as workers:
+        with session.workers(group) as workers:
             carried_out = carry_out(session, [request], workers, progress, cut_only)
             answers = add_evidence(session, list(carried_out.values()), workers, progress)
     except JournalConflict:

@@ -8,17 +8,16 @@ from ...partitioning import ingest as ingestion
 from ..config.schema import Config
 from ..lifecycle.suppression import row_filter
 from ..output.session import Session
-from ..reporting.progress import Progress, silent
+from ..reporting.progress import SILENT, Progress
 
 
-def ingest(config: Config, *, progress: Progress | None = None) -> dict[str, Any]:
+def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
     """Read the table of interactions, partition the graph and write it under `graph/`.
 
     Raises:
         InputError: bad input or output, a suppression list without its key, or a request was carried out meanwhile; the
             graph that was there stays.
     """
-    progress = progress or silent()
     session = Session(config)
     head = session.journal.head()  # before the list is read: what is carried out from here on may not be on it
     suppress = row_filter(session.store, config.columns.time_unit)

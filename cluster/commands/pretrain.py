@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 from ...workers import WorkerGroup
@@ -12,10 +11,10 @@ from ..models.pretraining import clear_runs, fit_encoder, wants_around, with_enc
 from ..output.conflicts import newer_after_requests
 from ..output.manifest import Manifest
 from ..output.session import Session
-from ..reporting.progress import Progress, silent
+from ..reporting.progress import SILENT, Progress
 
 
-def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerGroup | None = None) -> dict[str, Any]:
+def pretrain(config: Config, *, progress: Progress = SILENT, group: WorkerGroup | None = None) -> dict[str, Any]:
     """Train the encoder and commit it with the current version's model.
 
     Counterfactual runs that are finished are kept until the encoder stands, so that an interrupted command goes on.
@@ -25,12 +24,11 @@ def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerG
         RuntimeError: another version was committed meanwhile, and not by requests alone.
         WorkerFailure: as `WorkerGroup.run`.
     """
-    progress = progress or silent()
     session = Session(config)
     head = session.journal.head()  # before the version is read: whatever is committed from here on is a conflict
     version = session.version()
     wants_around(config, version["model"]["backbone"])  # refused before anything is done
-    with nullcontext(group) if group is not None else session.workers() as workers:
+    with session.workers(group) as workers:
         encoder, files, told = fit_encoder(session, version, workers, progress)
         committed = _commit(session, head, version, encoder, files)
     clear_runs(session, version)

@@ -41,7 +41,7 @@ from ..output.leftovers import (
     leftovers,
 )
 from ..output.session import Session, missing_text
-from ..reporting.progress import Progress, silent
+from ..reporting.progress import SILENT, Progress
 from ..requests.request import is_purged, tombstone
 
 ROLLBACKS = (OLDER, SUPERSEDED, CHECKPOINT)
@@ -54,7 +54,7 @@ stays this long after it was written."""
 
 
 def purge(
-    config: Config, *, now: bool = False, truncate_log: bool = False, progress: Progress | None = None
+    config: Config, *, now: bool = False, truncate_log: bool = False, progress: Progress = SILENT
 ) -> dict[str, Any]:
     """Remove what still holds deleted data under `output`, as `forget.retention_hours` allows.
 
@@ -69,7 +69,6 @@ def purge(
         InputError: the log is damaged, a file of the current version is missing, or the output was made by another
             version of unlearnrec. Nothing has been removed then.
     """
-    progress = progress or silent()
     session = Session(config)
     if truncate_log:
         session.checkpoint()

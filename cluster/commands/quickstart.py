@@ -22,7 +22,7 @@ from ..models.comparison import Measured, Probe, compare, copy_output, measure
 from ..models.held_out import held_out_pairs
 from ..output.session import Session
 from ..reporting import html as report
-from ..reporting.progress import Progress, silent
+from ..reporting.progress import SILENT, Progress
 from .evaluate import evaluate
 from .forget import forget
 from .ingest import ingest
@@ -52,14 +52,13 @@ class Steps:
 
 
 def quickstart(
-    output: str | Path, *, partitions: int = 2, seed: int = 0, progress: Progress | None = None
+    output: str | Path, *, partitions: int = 2, seed: int = 0, progress: Progress = SILENT
 ) -> dict[str, Any]:
     """Make a sample, train, pre-train, forget 1% of the interactions and then some users, compare, and write a report.
 
     Raises:
         InputError: `output` exists and holds something else than an earlier quickstart.
     """
-    progress = progress or silent()
     folder = Path(output)
     data = folder / "data"
     if folder.exists() and any(folder.iterdir()):

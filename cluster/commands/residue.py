@@ -16,7 +16,7 @@ from ..lifecycle.suppression import ENVIRONMENT, SuppressionList, open_list
 from ..output.ledger import State, Ticket
 from ..output.leftovers import final_contents, leftovers
 from ..output.session import Session
-from ..reporting.progress import Progress, silent
+from ..reporting.progress import SILENT, Progress
 from ..requests.digests import KINDS, Digests, digests_of, none
 from ..requests.outcome import INVALID
 from ..requests.request import Request, is_purged, read_request
@@ -25,7 +25,7 @@ from ..requests.row_filter import RowFilter
 LAKE = "lake rows"
 
 
-def residue(config: Config, *, progress: Progress | None = None) -> dict[str, Any]:
+def residue(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
     """List what `purge --now` would remove, and count the rows of the lake's tables that name something forgotten.
 
     What was forgotten is known from contents of requests that are not purged yet and, with its key, from the suppression
@@ -34,7 +34,6 @@ def residue(config: Config, *, progress: Progress | None = None) -> dict[str, An
     Raises:
         InputError: the log is damaged, or the suppression list was made with another key.
     """
-    progress = progress or silent()
     session = Session(config)
     found: list[dict[str, Any]] = []
     not_read: list[dict[str, str]] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from typing import Any
 
 from ...distributed.graph.removal import Removal
@@ -20,14 +19,14 @@ from ..output.ingests import graph_key
 from ..output.leases import Lease
 from ..output.manifest import Manifest
 from ..output.session import Session
-from ..reporting.progress import Progress, silent
+from ..reporting.progress import SILENT, Progress
 
 
 def retrain(
     config: Config,
     *,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     probe: Probe | None = None,
     group: WorkerGroup | None = None,
 ) -> dict[str, Any]:
@@ -42,7 +41,6 @@ def retrain(
         RuntimeError: another training or a rollback was committed meanwhile, or a purge took what is needed.
         WorkerFailure: as `WorkerGroup.run`.
     """
-    progress = progress or silent()
     session = Session(config)
     wants_around(config, config.backbone.model_dump())  # refused before anything is done
     session.lake_graph()  # where there is none, nothing is written
@@ -53,7 +51,7 @@ def retrain(
         begin(session, graph, run, resume, progress)
         look = now_and_then(lambda: _check_stands(session.journal.since(head), (), lease))
         try:
-            with nullcontext(group) if group is not None else session.workers() as workers:
+            with session.workers(group) as workers:
                 trained, curve = trained_version(session, workers, graph, run, progress, look)
                 lease.add(trained["files"])
                 numbered = trained | {"version": session.versions.next_number()}

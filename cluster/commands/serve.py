@@ -15,7 +15,7 @@ from ..config.schema import Config
 from ..config.schema import Serve as Settings
 from ..http.tokens import SHORTEST_TOKEN, load_tokens
 from ..output.session import Session
-from ..reporting.progress import Progress, silent
+from ..reporting.progress import SILENT, Progress
 from ..serving.service import follow
 from ..serving.start import WorkerEngine, callback_pattern, check_output, coordinate, outwait
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def serve(
-    config: Config, *, host: str | None = None, port: int | None = None, progress: Progress | None = None
+    config: Config, *, host: str | None = None, port: int | None = None, progress: Progress = SILENT
 ) -> dict[str, Any]:
     """Serve until SIGTERM or SIGINT: the batch under way is finished, then the workers end. A second signal leaves the
     batch; its requests stay accepted. While the storage is away, the start waits for it, as the loop does.
@@ -33,7 +33,6 @@ def serve(
         InputError: the packages of the extra are missing, a token is needed or too short, the port is taken, the key of
             the callbacks is not set, or the output has no version.
     """
-    progress = progress or silent()
     try:
         import uvicorn
 

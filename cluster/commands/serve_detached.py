@@ -19,7 +19,7 @@ from ...partitioning.errors import InputError
 from ...workers.placement import connect, misfit
 from ..config.schema import Config
 from ..output.session import Session
-from ..reporting.progress import Progress, silent
+from ..reporting.progress import SILENT, Progress
 from ..serving.actor import MEMORY, Coordinator
 from ..serving.interface import ServiceInterface
 from ..serving.remote_service import RemoteService, call_actor
@@ -43,7 +43,7 @@ def actor_name(output: str) -> str:
 
 
 def start(
-    config: Config, *, host: str | None = None, port: int | None = None, progress: Progress | None = None
+    config: Config, *, host: str | None = None, port: int | None = None, progress: Progress = SILENT
 ) -> dict[str, Any]:
     """Start to serve on the cluster at `cluster.address`; returns when it answers, or when something keeps it waiting.
 
@@ -51,7 +51,6 @@ def start(
         InputError: Ray Serve is not installed, there is no cluster, or it has no room; an actor serves this output
             already, or another application answers under `serve.route_prefix`; a token is needed; as `serve.serve`.
     """
-    progress = progress or silent()
     serve, make_app = _imports()
     config = _absolute(config)
     host = config.serve.host if host is None else host
@@ -95,7 +94,7 @@ def start(
     return {"status": "serving", "actor": name, "url": None if running else f"http://{host}:{port}{path}"}
 
 
-def stop(config: Config, *, progress: Progress | None = None) -> dict[str, Any]:
+def stop(config: Config) -> dict[str, Any]:
     """End the service that `start` left: no new requests, the batch under way finished, then the workers.
 
     Raises:

@@ -18,7 +18,7 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ..config.schema import Config, load_config
 from ..jobs import job_server, wheel
-from ..reporting.progress import Progress
+from ..reporting.progress import SILENT, Progress
 
 GATE_FAILED = 3
 NO_CONFIG_NEEDED = ("doctor",)
@@ -140,7 +140,7 @@ def submit(
     *,
     address: str | None = None,
     wait: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Submit a command as a job; with `wait`, follow its log on stderr until it ends. commands: as for `plan`.
 
@@ -150,7 +150,6 @@ def submit(
     Raises:
         InputError: as `plan`; no job server answers at the address, or it wants another token.
     """
-    progress = progress or Progress()
     job = plan(arguments, commands)
     where = job_server.choose_address(address, os.environ)
     client, server_mode = job_server.connect(where)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from ..models.training import begin, make_run, now_and_then, told, trained_versi
 from ..output.conflicts import voids_training
 from ..output.manifest import Manifest
 from ..output.session import Session
-from ..reporting.progress import Progress, silent
+from ..reporting.progress import SILENT, Progress
 from ..requests.matching import effect, resolve
 from ..requests.request import Request, make_request
 from ..requests.rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, read_rows
@@ -39,7 +38,7 @@ def train(
     *,
     resume: bool = False,
     without: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     probe: Probe | None = None,
     group: WorkerGroup | None = None,
 ) -> dict[str, Any]:
@@ -56,7 +55,6 @@ def train(
         RuntimeError: another version was committed meanwhile, by a request or a command; told a few seconds later.
         WorkerFailure: as `WorkerGroup.run`.
     """
-    progress = progress or silent()
     session = Session(config)
     head = session.journal.head()  # before the graph is read: whatever is committed from here on is a conflict
     graph = session.lake_graph()
@@ -70,7 +68,7 @@ def train(
             raise RuntimeError(OVERTAKEN)
 
     try:
-        with nullcontext(group) if group is not None else session.workers() as workers:
+        with session.workers(group) as workers:
             manifest, curve = trained_version(session, workers, graph, run, progress, now_and_then(look))
     except (InputError, FileNotFoundError, WorkerFailure):
         look()  # where a purge took the graph behind another version, it says so

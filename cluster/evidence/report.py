@@ -26,7 +26,7 @@ from ..output.conflicts import voids_evidence
 from ..output.ledger import Ticket
 from ..output.manifest import Manifest
 from ..output.session import Session, missing_text
-from ..reporting.progress import Progress, silent
+from ..reporting.progress import SILENT, Progress
 from ..reporting.software import software
 from ..requests.matching import Effect
 from ..requests.request import Request, is_purged
@@ -67,7 +67,7 @@ def add_evidence(
     session: Session,
     answers: Sequence[Mapping[str, Any]],
     group: WorkerGroup | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> list[dict[str, Any]]:
     """The answers with `evidence`, the name of the report, which is written if the log has none yet, and `evidence_failed`,
     the names of the checks in it that failed.
@@ -76,7 +76,6 @@ def add_evidence(
     pairs; without them that part is left out, and the report says so. Nothing is raised: where a report cannot be
     written, `evidence` is None and a note says why.
     """
-    progress = progress or silent()
     batch = _Batch(session, [a["request_id"] for a in answers if a.get("status") == "committed"], group)
     done = []
     for answer in answers:

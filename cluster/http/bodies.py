@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from ..layout import REQUEST_ID
-from ..lifecycle.approval import LONGEST_NAME, OPERATOR
+from ..lifecycle.operators import LONGEST_NAME, OPERATOR
 from ..requests.rows import RANGES, parse_row
 from ..serving.callbacks import LONGEST_URL, MOST_URLS
 

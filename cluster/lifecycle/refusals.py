@@ -42,5 +42,5 @@ class TooMany(Exception):
         self.seconds = seconds
 
 
-class TooLate(Exception):
+class TooLate(InputError):
     """The request cannot be cancelled any more."""

@@ -221,8 +221,11 @@ class Session:
         return found
 
     @contextmanager
-    def workers(self) -> Iterator[WorkerGroup]:
-        """The worker group of the configuration, started; ended at exit."""
+    def workers(self, group: WorkerGroup | None = None) -> Iterator[WorkerGroup]:
+        """The given group, which is not ended here; without one, a group as the configuration says, ended at exit."""
+        if group is not None:
+            yield group
+            return
         cluster = self.config.cluster
         with WorkerGroup.start(
             cluster.partitions,
@@ -231,8 +234,8 @@ class Session:
             cluster.threads_per_worker,
             cluster.collective_timeout_seconds,
             address=cluster.address,
-        ) as group:
-            yield group
+        ) as started:
+            yield started
 
     def load(self, group: WorkerGroup, version: Manifest) -> None:
         """Load a version into all workers."""

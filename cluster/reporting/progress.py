@@ -1,6 +1,6 @@
 """What a long command says while it works, on stderr: bars with rate and ETA on a terminal, else a few plain lines.
 
-Commands take a `Progress`; `open_progress()` picks the one that fits, `Progress()` says nothing at all.
+Commands take a `Progress`; `open_progress()` picks the one that fits, `SILENT` says nothing at all.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ class Progress:
 
     def _start(self, name: str, total: int | None) -> Task:
         return Task()
+
+
+SILENT = Progress()
+"""The progress of callers that want none. It holds nothing, so that all may share it."""
 
 
 class PlainProgress(Progress):
@@ -182,8 +186,3 @@ def watched(
         look()
 
     return both
-
-
-def silent() -> Progress:
-    """The progress of callers that want none."""
-    return Progress()

@@ -1,35 +1,46 @@
-"""What software runs: its versions, and the commit of a checkout."""
+"""What software runs: versions of packages, and the commit of a checkout."""
 
 from __future__ import annotations
 
 import functools
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _PACKAGES = ("unlearnrec", "torch", "numpy", "ray")
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
 def software() -> dict[str, str | None]:
-    """Versions of what the numbers depend on; `commit` of a checkout, with "+" where files differ from it."""
+    """Versions of what the numbers depend on, and the `commit`."""
+    return package_versions(_PACKAGES) | {"commit": commit()}
+
+
+def package_versions(packages: Sequence[str]) -> dict[str, str | None]:
+    """The version of Python, then those of these packages; None for one that is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
-    return found | {"commit": _commit(Path(__file__).resolve().parents[2])}
+    return found
 
 
-def _commit(root: Path) -> str | None:
-    if not (root / ".git").exists():
+def commit(short: bool = False) -> str | None:
+    """The git commit of this package's checkout, with "+" where files differ from it; None where it is no checkout."""
+    if not (_ROOT / ".git").exists():
         return None
+    head = ("rev-parse", "--short", "HEAD") if short else ("rev-parse", "HEAD")
     try:
         outputs = [
-            subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10)
-            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+            subprocess.run(
+                ["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=True, timeout=10
+            )
+            for arguments in (head, ("status", "--porcelain", "--untracked-files=no"))
         ]
     except (OSError, subprocess.SubprocessError):
         return None

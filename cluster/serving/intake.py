@@ -12,11 +12,11 @@ from functools import cached_property, partial
 from threading import Event, Lock
 from typing import Any
 
-from ..lifecycle.acceptance import accept, advance, check_same, renewed
-from ..lifecycle.approval import approve_held
+from ..lifecycle.acceptance import accept, check_same, renewed
 from ..lifecycle.decisions import may_cancel, oldest_age, overdue, retry_after
-from ..lifecycle.refusals import TooLate, TooMany
-from ..log.records import CANCELLED, iso
+from ..lifecycle.operators import approve_request, cancel_request
+from ..lifecycle.refusals import TooMany
+from ..log.records import iso
 from ..output.ledger import FINAL, Ledger, State, Ticket
 from ..output.session import Session
 from ..requests.request import make_request
@@ -92,13 +92,8 @@ class Intake(RequestsInterface):
 
     def cancel(self, request_id: str) -> dict[str, Any] | None:
         """As `RequestsInterface.cancel`."""
-        advance(self._session, request_id, CANCELLED, {}, allowed=lambda t: may_cancel(t, self._clock(), self._grace))
-        ticket = self._session.ledger().tickets.get(request_id)
-        if ticket is None:
-            return None
-        if ticket.state is not State.CANCELLED:
-            raise TooLate
-        return self._describe(ticket)
+        ticket = cancel_request(self._session, request_id, self._clock)
+        return self._describe(ticket) if ticket is not None else None
 
     def latest(self, request_ids: Collection[str]) -> dict[str, News]:
         """What there is to tell about those of these requests that were accepted."""
@@ -115,7 +110,7 @@ class Intake(RequestsInterface):
 
     def approve(self, request_id: str, by: str) -> dict[str, Any] | None:
         """As `RequestsInterface.approve`."""
-        ticket = approve_held(self._session, request_id, by)
+        ticket = approve_request(self._session, request_id, by)
         self.news.set()
         self._wake()
         return self._describe(ticket) if ticket is not None else None

@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from ..requests.request import Id, Range
@@ -89,11 +88,12 @@ class ServiceInterface(RequestsInterface, Protocol):
 def forwarded(method: Method[Arguments, Answer]) -> Method[Arguments, Answer]:
     """The same method for a class that has no answer of its own: its `forward(method, ...)` knows who has."""
 
-    @wraps(method)
     def forward(self: Any, *arguments: Arguments.args, **keywords: Arguments.kwargs) -> Answer:
         answer: Answer = self.forward(method, *arguments, **keywords)
         return answer
 
+    # Not functools.wraps: Ray would look behind this function, and find no concurrency group there.
+    forward.__name__, forward.__qualname__, forward.__doc__ = method.__name__, method.__qualname__, method.__doc__
     return forward
 
 

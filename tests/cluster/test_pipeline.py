@@ -27,7 +27,7 @@ from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.config.schema import parse_config, to_yaml
 from unlearnrec.cluster.models import gate
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.reporting.progress import silent
+from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.serving.intake import Intake
 from unlearnrec.distributed.encoder.influence import FORMATS
 from unlearnrec.partitioning.errors import InputError
@@ -351,7 +351,7 @@ def test_a_request_says_when_the_encoder_has_drifted(finished, config, group):
     user, items = busy_user(finished, config)
     total = current(config)["graph"]["interactions"]
     notes = []
-    progress = silent()
+    progress = Progress()
     progress.note = notes.append
     first = pipeline.forget(config, users=str(user), group=group, progress=progress)
     assert first["encoder_drift"] == pytest.approx(len(items) / total) and not first["encoder_stale"] and not notes

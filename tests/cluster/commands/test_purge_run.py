@@ -14,7 +14,7 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import parse_config
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.output.versions import Versions
-from unlearnrec.cluster.reporting.progress import silent
+from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_assignment, load_ids, load_shard
 from unlearnrec.partitioning.shard import GraphShard
@@ -189,7 +189,7 @@ def test_what_was_forgotten_with_a_key_stays_out_of_the_next_ingest(forgotten, g
     # Forgotten before there was a key: nobody wrote it down.
     assert forgotten.user in names
     notes = []
-    progress = silent()
+    progress = Progress()
     progress.note = notes.append
     monkeypatch.delenv("UNLEARNREC_SUPPRESSION_KEY")
     pipeline.pretrain(config, group=group)

@@ -27,7 +27,7 @@ from unlearnrec.cluster.log.journal import JournalConflict
 from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.reporting.progress import silent
+from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.requests.request import make_request
 from unlearnrec.cluster.serving.readouts import living
 from unlearnrec.cluster.serving.start import WorkerEngine
@@ -69,7 +69,7 @@ def test_a_batch_is_one_version_and_each_request_has_its_own_answer(finished, co
         announced.append(manifest["graph"])
         assert Session(config).version() == before  # nothing is committed yet
 
-    answers = carry_out(session, batch, group, silent(), before_commit=before_commit)
+    answers = carry_out(session, batch, group, Progress(), before_commit=before_commit)
     after = Session(config).version()
     assert announced == [after["graph"]] and after["version"] == before["version"] + 1
     assert after["graph"]["interactions"] == before["graph"]["interactions"] - len(items)
@@ -83,7 +83,7 @@ def test_a_batch_is_one_version_and_each_request_has_its_own_answer(finished, co
     for n, phase in enumerate(["committed", "committed", "completed"]):
         assert pipeline.status(config, f"r{n}")["phase"] == phase
     with pytest.raises(JournalConflict):  # it has its answer: not a second time
-        carry_out(session, batch[:1], group, silent())
+        carry_out(session, batch[:1], group, Progress())
     assert pipeline.forget(config, users=str(user), request_id="r0", group=group)["version"] == after["version"]
 
 
@@ -98,14 +98,14 @@ def test_a_batch_stays_below_the_limit_and_what_is_above_it_alone_is_held(finish
     session = Session(limited(config, (counts[small] + counts[middle] - 1) / total))
     assert counts[large] > counts[small] + counts[middle] - 1
     batch = accepted(session, ([large], [], []), ([small], [], []), ([middle], [], []), ([-5], [], []))
-    answers = carry_out(session, batch, group, silent())
+    answers = carry_out(session, batch, group, Progress())
     assert set(answers) == {"r1"} and answers["r1"]["removed_interactions"] == counts[small]
     tickets = Ledger(session.journal.records()).tickets
     assert [tickets[f"r{n}"].state.value for n in range(4)] == ["held", "committed", "accepted", "accepted"]
     assert tickets["r0"].share == pytest.approx(counts[large] / total)
     with pytest.raises(JournalConflict):  # it is held
-        carry_out(session, batch[:1], group, silent())
-    assert set(carry_out(session, batch[2:], group, silent())) == {"r2", "r3"}
+        carry_out(session, batch[:1], group, Progress())
+    assert set(carry_out(session, batch[2:], group, Progress())) == {"r2", "r3"}
 
 
 def test_a_request_above_the_limit_needs_somebody_elses_approval(
@@ -150,7 +150,7 @@ def test_with_a_grace_window_the_command_accepts_and_carries_out_later(finished,
 
 def test_the_copy_of_the_readouts_recommends_what_the_workers_do(finished, config, group, tmp_path):
     session = Session(config)
-    readouts = WorkerEngine(session, group, silent()).readouts(session.version())
+    readouts = WorkerEngine(session, group, Progress()).readouts(session.version())
     pipeline.export(config, to=str(tmp_path / "export"), top_k=5, group=group)
     exported = {}
     for row in pq.read_table(tmp_path / "export" / "recommendations.parquet").to_pylist():
@@ -192,7 +192,7 @@ def test_the_start_waits_for_a_storage_that_is_away_and_for_nothing_else(tmp_pat
     def workers(session):
         raise Started
 
-    progress = silent()
+    progress = Progress()
     monkeypatch.setattr(progress, "note", said.append)
     monkeypatch.setattr(Store, "exists", exists)
     monkeypatch.setattr(Session, "workers", workers)

@@ -33,7 +33,7 @@ from unlearnrec.cluster.lifecycle import acceptance as accepting
 from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.reporting.progress import silent
+from unlearnrec.cluster.reporting.progress import SILENT, Progress
 from unlearnrec.cluster.requests.request import parse_request
 from unlearnrec.cluster.serving.actor import LateEngine
 from unlearnrec.cluster.serving.intake import Intake
@@ -73,7 +73,7 @@ def config(bare):
     return bare
 
 
-def evidence_of(config, progress=None):
+def evidence_of(config, progress=SILENT):
     answer = {"request_id": "r", "status": "committed"}
     return add_evidence(Session(config), [answer], progress=progress)[0]
 
@@ -314,7 +314,7 @@ def test_a_report_that_contradicts_the_log_is_not_taken_over(config, monkeypatch
 def test_a_content_that_was_not_accepted_has_no_report(bare, content):
     """It would be a report on other interactions, or on none."""
     commit_forget(bare, user_name(5), "s")
-    place, notes, progress = Path(bare.output) / "requests" / "s.json", [], silent()
+    place, notes, progress = Path(bare.output) / "requests" / "s.json", [], Progress()
     accepted = place.read_text()
     if content == "none":
         place.unlink()
@@ -331,7 +331,7 @@ def test_a_content_that_was_not_accepted_has_no_report(bare, content):
 
 
 def test_a_note_about_a_failed_report_names_nobody(bare, monkeypatch):
-    notes, progress = [], silent()
+    notes, progress = [], Progress()
     progress.note = notes.append
 
     def fails(*_):
@@ -392,7 +392,7 @@ def test_a_broken_report_without_a_record_is_written_again(bare):
 
 @pytest.mark.parametrize("method", ["write", "create"])
 def test_a_full_disk_leaves_the_request_committed(bare, monkeypatch, method):
-    real, notes, progress = getattr(Store, method), [], silent()
+    real, notes, progress = getattr(Store, method), [], Progress()
     progress.note = notes.append
 
     def full(self, path, data):
@@ -569,7 +569,7 @@ def test_evidence_after_half_a_purge(bare, tmp_path, monkeypatch):
 def test_a_damaged_current_version_has_no_report(bare):
     name = Session(bare).version()["model"]["embeddings"][1]
     (Path(bare.output) / name).unlink()
-    notes, progress = [], silent()
+    notes, progress = [], Progress()
     progress.note = notes.append
     assert evidence_of(bare, progress)["evidence"] is None and f"{name} is missing" in notes[0]
     commit_train(bare)
@@ -585,7 +585,7 @@ def test_a_file_that_a_later_current_version_names_too_was_not_purged(bare, agai
         assert pipeline.rollback(bare, to=version["version"])["version"] == version["version"] + 2
     name = version["graph"]["shard_files"][1] if again == "training" else version["model"]["embeddings"][1]
     place = Path(bare.output) / name
-    data, notes, progress = place.read_bytes(), [], silent()
+    data, notes, progress = place.read_bytes(), [], Progress()
     progress.note = notes.append
     place.unlink()
     assert evidence_of(bare, progress)["evidence"] is None and f"{name} is missing" in notes[0]
@@ -794,7 +794,7 @@ def test_requests_of_one_version_have_a_report_each(finished, trained, group):
     requests = [parse_request(u, i, None, None, name, session.options) for name, (u, i) in named.items()]
     for request in requests:
         accepting.accept(session, request)
-    answers = carry_out(session, requests, group, silent())
+    answers = carry_out(session, requests, group, Progress())
     answers = {answer["request_id"]: answer for answer in add_evidence(session, list(answers.values()), group)}
     assert not failures(trained)
     for name, answer in answers.items():

@@ -20,7 +20,7 @@ from unlearnrec.cluster.lifecycle.finding import find_stored
 from unlearnrec.cluster.lifecycle.outcomes import note_outcomes
 from unlearnrec.cluster.lifecycle.suppression import ENVIRONMENT, FORGOTTEN, LIFTED, SuppressionList
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.reporting.progress import silent
+from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.requests import digests, row_filter
 from unlearnrec.cluster.requests.digests import digests_of
 from unlearnrec.cluster.requests.request import Request, make_request
@@ -360,7 +360,7 @@ def test_residue_does_not_look_for_rows_that_were_invalid(tmp_path, reason):
     version = session.version()
     acceptance.accept(session, mixed)
     (resolved,), result = find_stored(session.store, version["graph"], [mixed])
-    note_outcomes(session, version, [mixed], {"r1": resolved}, result, silent())
+    note_outcomes(session, version, [mixed], {"r1": resolved}, result, Progress())
     answer = {"request_id": "r1", "status": "committed", "version": 2}
     session.versions.commit(version | {"reason": "forget", "answers": {"r1": answer}}, after=session.journal.head())
     answer = pipeline.residue(config)

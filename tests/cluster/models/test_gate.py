@@ -23,7 +23,7 @@ from unlearnrec.cluster.models.gate import (
     verdict,
 )
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.reporting.progress import silent
+from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.measures import standing as membership
 from unlearnrec.distributed.measures.standing import REFERENCES, Standing
@@ -234,7 +234,7 @@ def test_fine_tuned_rows_are_kept_if_they_miss_nothing(answers, status, kept, tm
     pipeline.ingest(config)
     version = commit_train(config)
     session = Session(config)
-    workers, head, notes, progress = TuningWorkers(session.store), session.journal.head(), [], silent()
+    workers, head, notes, progress = TuningWorkers(session.store), session.journal.head(), [], Progress()
     progress.note = notes.append
     model = {"backbone": config.backbone.model_dump(), "seed": 0, "train": config.train.model_dump()}
     manifest = version | {"reason": "forget", "model": version["model"] | model, "files": dict(version["files"])}

@@ -59,7 +59,7 @@ from unlearnrec.cluster.output import leases
 from unlearnrec.cluster.output import session as session_module
 from unlearnrec.cluster.output.ledger import Ledger, State
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.reporting.progress import silent
+from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.requests.digests import digests_of, none
 from unlearnrec.cluster.requests.request import is_purged, is_same, make_request, read_request
 from unlearnrec.cluster.serving.intake import Intake
@@ -113,7 +113,7 @@ class Engine:
         self._session, self._workers = session, FakeWorkers(session.store)
 
     def carry_out(self, requests: Any, before_commit: Any) -> None:
-        answers = carry_out(self._session, requests, self._workers, silent(), before_commit=before_commit)
+        answers = carry_out(self._session, requests, self._workers, Progress(), before_commit=before_commit)
         add_evidence(self._session, list(answers.values()), self._workers)
 
     def readouts(self, version: Any) -> Copy:

@@ -43,14 +43,6 @@ def test_every_method_of_the_interface_is_forwarded():
         assert recorder.calls[-1] == (name, arguments, {})
 
 
-@pytest.mark.parametrize("whose", [Service, Coordinator, RemoteService])
-def test_who_implements_it_takes_its_arguments(whose):
-    for name in CALLS:
-        method = getattr(whose, name)
-        assert inspect.signature(method) == inspect.signature(getattr(ServiceInterface, name)), name
-    assert not getattr(whose, "__abstractmethods__", ())
-
-
 def test_a_service_asks_its_intake_about_requests():
     service = Service(SimpleNamespace(), Recorder(), engine=None)
     assert service.accept(*CALLS["accept"]) == 1 and service.approve("r", "Bob") == 2
@@ -63,8 +55,10 @@ def test_the_actor_answers_nothing_before_it_has_begun_and_keeps_threads_for_cal
     for name, arguments in CALLS.items():
         with pytest.raises(ConnectionError, match="not begun"):
             getattr(coordinator, name)(*arguments)
-    from_memory = {name for name in CALLS if getattr(getattr(Coordinator, name), "__ray_concurrency_group__", None)}
-    assert from_memory == {"recommendations", "health"} and Coordinator.health.__ray_concurrency_group__ == MEMORY
+    # Ray looks at the innermost function.
+    methods = {name: inspect.unwrap(getattr(Coordinator, name)) for name in CALLS}
+    groups = {name: getattr(method, "__ray_concurrency_group__", None) for name, method in methods.items()}
+    assert groups == dict.fromkeys(CALLS) | {"recommendations": MEMORY, "health": MEMORY}
 
 
 def test_what_the_actor_raises_is_raised_here(monkeypatch):
