@@ -95,6 +95,17 @@ class Load:
         return {"requests/s": len(self.latencies) / self.seconds, "p50, ms": float(p50), "p99, ms": float(p99)}
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What is measured: by which way requests come in, how many were completed before, how many callers there are, and the
+    seconds that opening the output took."""
+
+    face: str
+    earlier: int
+    callers: int
+    opened: float
+
+
 def run(threads: int, seconds: float, worker: Callable[[int], Callable[[int], None]]) -> Load:
     """Let each thread call what `worker(thread)` gives, with 0, 1, 2 ... until the time is over."""
     start = threading.Barrier(threads + 1)
@@ -132,7 +143,7 @@ def at_the_intake(config: Config, earlier: int, threads: int, seconds: float) ->
 
     with _counted_fsyncs() as fsyncs:
         load = run(threads, seconds, worker)
-    return _row("intake", config, earlier, threads, opened, load, before, len(fsyncs) / len(load.latencies))
+    return _row(Trial("intake", earlier, threads, opened), load, config, before, len(fsyncs) / len(load.latencies))
 
 
 def over_http(config: Config, earlier: int, clients: int, seconds: float) -> dict[str, Any]:
@@ -160,7 +171,7 @@ def over_http(config: Config, earlier: int, clients: int, seconds: float) -> dic
             return act
 
         load = run(clients, seconds, worker)
-        return _row("http", config, earlier, clients, opened, load, before, "")
+        return _row(Trial("http", earlier, clients, opened), load, config, before, "")
     finally:
         server.terminate()
         server.join()
@@ -246,21 +257,20 @@ def _size(config: Config) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _row(
-    face: str, config: Config, earlier: int, callers: int, opened: float, load: Load, before: int, fsyncs: float | str
-) -> dict[str, Any]:
+def _row(trial: Trial, load: Load, config: Config, before: int, fsyncs: float | str) -> dict[str, Any]:
+    """A line of the table. before: bytes of the output before the load. fsyncs: of one request, or "" if not counted."""
     store = Store(config.output)
-    records = Session(config).journal.head() - 2 * earlier
-    segments = len(store.list("log")) - -(-2 * earlier // RECORDS_OF_A_SEGMENT)
+    records = Session(config).journal.head() - 2 * trial.earlier
+    segments = len(store.list("log")) - -(-2 * trial.earlier // RECORDS_OF_A_SEGMENT)
     return {
-        "face": face,
-        "earlier": earlier,
-        "callers": callers,
+        "face": trial.face,
+        "earlier": trial.earlier,
+        "callers": trial.callers,
         **load.row(),
         "records": records / segments,
         "fsyncs": fsyncs,
         "bytes": round((_size(config) - before) / len(load.latencies)),
-        "open, s": opened,
+        "open, s": trial.opened,
     }
 
 

@@ -6,6 +6,7 @@ import pickle
 import queue
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,12 +27,8 @@ def run_processes(
     context = multiprocessing.get_context("spawn")
     results: Any = context.Queue()
     ports: Any = context.Queue()
-    processes = [
-        context.Process(
-            target=_rank_main, args=(k, size, function, args, timeout_seconds, threads, ports, results), daemon=True
-        )
-        for k in range(size)
-    ]
+    world = _World(size, function, args, timeout_seconds, threads)
+    processes = [context.Process(target=_rank_main, args=(k, world, ports, results), daemon=True) for k in range(size)]
     for process in processes:
         process.start()
     done: dict[int, tuple[bool, Any]] = {}
@@ -55,18 +52,23 @@ def run_processes(
     return [pickle.loads(done[k][1]) for k in range(size)]
 
 
-def _rank_main(
-    rank: int,
-    size: int,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    timeout_seconds: float,
-    threads: int,
-    ports: Any,
-    results: Any,
-) -> None:
-    torch.set_num_threads(threads)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+@dataclass(frozen=True)
+class _World:
+    """What all ranks of a world run: function(comm, *args), each with so many threads."""
+
+    size: int
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    timeout_seconds: float
+    threads: int
+
+
+def _rank_main(rank: int, world: _World, ports: Any, results: Any) -> None:
+    """Run rank `rank` of the world in this process. The port of the store goes from rank 0 to the others through `ports`;
+    (rank, whether it ended well, the pickled result or the traceback) comes back through `results`."""
+    size, timeout_seconds = world.size, world.timeout_seconds
+    torch.set_num_threads(world.threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(world.threads))
     device = f"cuda:{rank}" if torch.cuda.is_available() and torch.cuda.device_count() >= size else "cpu"
     try:
         store = None
@@ -78,7 +80,7 @@ def _rank_main(
             else:
                 store = reach_store("127.0.0.1", ports.get(timeout=timeout_seconds), size, timeout_seconds)
         comm = Comm(rank, size, store, timeout_seconds, device)
-        value = function(comm, *args)
+        value = world.function(comm, *world.args)
         if not comm.over:
             comm.all_reduce(torch.zeros(1, device=device))  # nobody leaves while another still works
         comm.close()

@@ -8,6 +8,7 @@ import io
 import json
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,23 +30,41 @@ MANIFEST = "graph/manifest.json"
 Manifest = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class InteractionTable:
+    """Where a table of interactions lies: its path or URI, which of its columns are read, and how to open the storage."""
+
+    uri: str
+    columns: Columns
+    options: StorageOptions
+
+
+@dataclass(frozen=True)
+class PartitioningSettings:
+    """How a graph is partitioned. With the same settings and interactions every node gets the same owner.
+
+    `strategy` is one of `assignment.STRATEGIES`; "file" reads `assignment_file`. `halo` ("pull" or "cover") is the plan that
+    training will use.
+    """
+
+    num_partitions: int
+    strategy: str
+    seed: int
+    halo: str
+    assignment_file: str | None = None
+
+
 def ingest(
-    interactions_uri: str,
-    columns: Columns,
+    table: InteractionTable,
+    settings: PartitioningSettings,
     store: Store,
-    options: StorageOptions,
-    num_partitions: int,
-    strategy: str,
-    seed: int,
-    halo: str,
-    assignment_file: str | None = None,
+    *,
     progress: Progress | None = None,
     suppress: Suppress | None = None,
     before_publishing: Callable[[Manifest], None] = lambda manifest: None,
 ) -> Manifest:
-    """Read a table, partition its graph and write the result. Returns the manifest.
+    """Read a table, partition its graph and write the result. Returns the manifest, with the rows a layer of both halos.
 
-    `halo` ("pull" or "cover") is the plan that training will use; the manifest gives the rows a layer of both.
     `progress` is called with the number of rows read so far. Rows that `suppress` names are left out and counted.
     `before_publishing` is called with the manifest when all files are written but that, which makes them count; what it
     raises leaves the graph that was there.
@@ -53,12 +72,15 @@ def ingest(
     Raises:
         InputError: bad input, settings or output. Nothing has been written then.
     """
-    if halo not in HALOS:
-        raise InputError(f"partitioning.halo is '{halo}'; it must be one of {', '.join(HALOS)}")
-    graph = read_interactions(interactions_uri, columns, options, progress, suppress)
+    if settings.halo not in HALOS:
+        raise InputError(f"partitioning.halo is '{settings.halo}'; it must be one of {', '.join(HALOS)}")
+    graph = read_interactions(table.uri, table.columns, table.options, progress, suppress)
     # Before METIS, which may take minutes.
     store.check()
-    assignment = assign(graph, strategy, num_partitions, seed, assignment_file, options)
+    num_partitions = settings.num_partitions
+    assignment = assign(
+        graph, settings.strategy, num_partitions, settings.seed, settings.assignment_file, table.options
+    )
     shards = build_shards(graph.users, graph.items, graph.counts, assignment, graph.times)
     attempt = uuid.uuid4().hex[:8]
     files: dict[str, bytes] = {
@@ -82,14 +104,14 @@ def ingest(
         "suppressed": graph.suppressed,
         "time": None if graph.times is None else {"unit": graph.time_unit},
         "partitions": num_partitions,
-        "strategy": strategy,
-        "seed": seed,
-        "halo": halo,
+        "strategy": settings.strategy,
+        "seed": settings.seed,
+        "halo": settings.halo,
         "edge_cut": edge_cut(graph, assignment),
         "balance": balance(graph, assignment),
         "rows_per_layer": {name: rows_per_layer(shards, assignment, name) for name in HALOS},
         "id_type": {"user": str(graph.user_ids.type), "item": str(graph.item_ids.type)},
-        "source": interactions_uri,
+        "source": table.uri,
         "user_file": users_file,
         "item_file": items_file,
         "shard_files": shard_names,

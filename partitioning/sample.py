@@ -14,6 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+TASTE = 1.3
+"""How strongly taste decides against popularity and chance."""
+TEST_SHARE = 0.2
+"""Share of each user's interactions held out."""
+
 
 def make_sample(
     folder: str | Path,
@@ -24,8 +29,6 @@ def make_sample(
     mean_interactions: float = 40.0,
     communities: int = 24,
     factors: int = 12,
-    taste: float = 1.3,
-    test_share: float = 0.2,
 ) -> dict[str, Any]:
     """Write `train.parquet` and `test.parquet` (user_id, item_id: int64), the same bytes for the same arguments.
 
@@ -35,8 +38,6 @@ def make_sample(
         mean_interactions: of a user, about; nobody has more than half of the items.
         communities: groups of users (and of items) with a common taste.
         factors: dimensions of the taste space.
-        taste: how strongly taste decides against popularity and chance.
-        test_share: share of each user's interactions held out.
 
     Returns:
         `train`, `test` (paths), `users`, `items`, `train_interactions`, `test_interactions`.
@@ -59,7 +60,7 @@ def make_sample(
         block = slice(start, min(start + 1024, users))
         fit_BI = user_taste_UF[block] @ item_kind_IF.T / np.sqrt(factors)
         # The n largest of logit + Gumbel noise are n draws without replacement from the softmax of the logits.
-        keys_BI = taste * fit_BI + popularity_I + draw.gumbel(size=fit_BI.shape)
+        keys_BI = TASTE * fit_BI + popularity_I + draw.gumbel(size=fit_BI.shape)
         ranked_BI = np.argsort(-keys_BI, axis=1, kind="stable")
         taken_BI = np.arange(items) < activity_U[block, None]
         rows, _ = np.nonzero(taken_BI)
@@ -72,7 +73,7 @@ def make_sample(
     user_E, item_E = user_E[order_E], item_E[order_E]
     first_U = np.concatenate(([0], np.cumsum(activity_U)[:-1]))
     place_E = np.arange(user_E.size) - first_U[user_E]
-    is_test_E = place_E < np.floor(test_share * activity_U).astype(np.int64)[user_E]
+    is_test_E = place_E < np.floor(TEST_SHARE * activity_U).astype(np.int64)[user_E]
 
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)

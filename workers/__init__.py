@@ -4,6 +4,7 @@ from .actor import Factory, PartitionHost, ShardWorker
 from .calls import Call, calling
 from .failures import Cause, Kind, StaleGeneration, WorkerFailure
 from .group import WorkerGroup
+from .placement import WorkerSettings
 
 __all__ = [
     "Call",
@@ -15,5 +16,6 @@ __all__ = [
     "StaleGeneration",
     "WorkerFailure",
     "WorkerGroup",
+    "WorkerSettings",
     "calling",
 ]

@@ -26,7 +26,7 @@ from .failures import (
     raise_failure,
     worker_failure,
 )
-from .placement import connect, place
+from .placement import WorkerSettings, connect, place
 
 POLL_SECONDS = 0.5
 PING_SECONDS = 3.0  # a control method answers in a millisecond; this is for a machine under load
@@ -61,51 +61,39 @@ class WorkerGroup:
 
     @classmethod
     def start(
-        cls,
-        num_partitions: int,
-        cpus_per_worker: float,
-        gpus_per_worker: float,
-        threads_per_worker: int | None,
-        collective_timeout_seconds: float,
-        factory: Factory = default_factory,
-        address: str | None = None,
+        cls, settings: WorkerSettings, factory: Factory = default_factory, address: str | None = None
     ) -> WorkerGroup:
         """Place and start one worker per partition. Does not wait for their processes: `form` does.
 
-        `threads_per_worker` sets OMP_NUM_THREADS (None: cpus_per_worker); `address` is that of a Ray cluster (None:
-        RAY_ADDRESS, or a local Ray; an existing ray.init is used as it is).
+        `factory` makes what a worker hosts. `address` is that of a Ray cluster (None: RAY_ADDRESS, or a local Ray; an
+        existing ray.init is used as it is).
 
         Raises:
             InputError: the cluster cannot hold so many workers (at once), or is occupied (after a grace period).
         """
         owns_ray = connect(address)
         try:
-            placement = place(num_partitions, cpus_per_worker, gpus_per_worker)
+            placement = place(settings)
         except BaseException:
             if owns_ray:
                 ray.shutdown()
             raise
-        threads = threads_per_worker or max(1, int(cpus_per_worker))
-        environment = {"OMP_NUM_THREADS": str(threads)}
-        if not gpus_per_worker:
-            # Ray hides no GPU from an actor that asked for none, and NCCL refuses two ranks on one.
-            environment["CUDA_VISIBLE_DEVICES"] = ""
         remote: Any = ray.remote  # its annotations do not know concurrency_groups
         actor_class = remote(
-            num_cpus=cpus_per_worker,
-            num_gpus=gpus_per_worker,
+            num_cpus=settings.cpus_per_worker,
+            num_gpus=settings.gpus_per_worker,
             max_restarts=-1,
             max_task_retries=0,
             concurrency_groups={CONTROL: CONTROL_THREADS},
-            runtime_env={"env_vars": environment},
+            runtime_env={"env_vars": settings.environment},
         )(ShardWorker)
         actors = [
             actor_class.options(
                 scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=k)
-            ).remote(k, num_partitions, factory)
-            for k in range(num_partitions)
+            ).remote(k, settings.num_partitions, factory)
+            for k in range(settings.num_partitions)
         ]
-        return cls(actors, placement, collective_timeout_seconds, owns_ray)
+        return cls(actors, placement, settings.collective_timeout_seconds, owns_ray)
 
     def __enter__(self) -> WorkerGroup:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -13,6 +14,36 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ..partitioning.errors import InputError
 
 FREE_GRACE_SECONDS = 20.0  # an earlier run on the same cluster may need this long to let go of its CPUs
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What the workers are: the settings of the section `cluster` that each of them, or all of them, are started with."""
+
+    num_partitions: int
+    """One worker each."""
+    cpus_per_worker: float = 1
+    gpus_per_worker: float = 0
+    threads_per_worker: int | None = None
+    """OMP_NUM_THREADS of a worker; None: as many as it has CPUs, at least one."""
+    collective_timeout_seconds: float = 60.0
+    """A collective that does not end within this time fails, and so does a worker whose control methods stay silent."""
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray reserves for one worker, by Ray's names; without those that it does not need."""
+        wanted = {"CPU": float(self.cpus_per_worker), "GPU": float(self.gpus_per_worker)}
+        return {name: each for name, each in wanted.items() if each or name == "CPU"}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables of a worker."""
+        threads = self.threads_per_worker or max(1, int(self.cpus_per_worker))
+        variables = {"OMP_NUM_THREADS": str(threads)}
+        if not self.gpus_per_worker:
+            # Ray hides no GPU from an actor that asked for none, and NCCL refuses two ranks on one.
+            variables["CUDA_VISIBLE_DEVICES"] = ""
+        return variables
 
 
 def connect(address: str | None) -> bool:
@@ -37,11 +68,10 @@ def connect(address: str | None) -> bool:
     return True
 
 
-def misfit(
-    nodes: Sequence[Mapping[str, float]], num_partitions: int, cpus_per_worker: float, gpus_per_worker: float
-) -> str | None:
+def misfit(nodes: Sequence[Mapping[str, float]], settings: WorkerSettings) -> str | None:
     """Why the workers cannot fit on machines with these resources (pure); None if they do. No worker is split."""
-    wanted = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
+    num_partitions = settings.num_partitions
+    wanted = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
     setting = {"CPU": "cluster.cpus_per_worker", "GPU": "cluster.gpus_per_worker"}
     for name, each in wanted.items():
         total, largest = sum(n.get(name, 0) for n in nodes), max((n.get(name, 0) for n in nodes), default=0)
@@ -57,29 +87,28 @@ def misfit(
     if room < num_partitions:
         return (
             f"cluster.partitions = {num_partitions}, but only {room} workers with cluster.cpus_per_worker = "
-            f"{cpus_per_worker:g} and cluster.gpus_per_worker = {gpus_per_worker:g} fit on whole machines"
+            f"{settings.cpus_per_worker:g} and cluster.gpus_per_worker = {settings.gpus_per_worker:g} fit on whole machines"
         )
     return None
 
 
-def place(num_partitions: int, cpus_per_worker: float, gpus_per_worker: float) -> PlacementGroup:
+def place(settings: WorkerSettings) -> PlacementGroup:
     """One bundle per worker, as close together as they fit.
 
     Raises:
         InputError: at once when the cluster is too small; after FREE_GRACE_SECONDS when other jobs hold what is needed.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if problem := misfit(nodes, num_partitions, cpus_per_worker, gpus_per_worker):
+    if problem := misfit(nodes, settings):
         raise InputError(problem)
-    bundle = {"CPU": float(cpus_per_worker)} | ({"GPU": float(gpus_per_worker)} if gpus_per_worker else {})
-    group = placement_group([bundle] * num_partitions, strategy="PACK")
+    group = placement_group([settings.resources] * settings.num_partitions, strategy="PACK")
     if group.wait(FREE_GRACE_SECONDS):
         return group
     remove_placement_group(group)
     free, total = ray.available_resources(), ray.cluster_resources()
     raise InputError(
-        f"cluster.partitions = {num_partitions} with cluster.cpus_per_worker = {cpus_per_worker:g} and "
-        f"cluster.gpus_per_worker = {gpus_per_worker:g}: other jobs held too much of the Ray cluster for "
+        f"cluster.partitions = {settings.num_partitions} with cluster.cpus_per_worker = {settings.cpus_per_worker:g} and "
+        f"cluster.gpus_per_worker = {settings.gpus_per_worker:g}: other jobs held too much of the Ray cluster for "
         f"{FREE_GRACE_SECONDS:g} s; free are {free.get('CPU', 0):g} of {total.get('CPU', 0):g} CPUs and "
         f"{free.get('GPU', 0):g} of {total.get('GPU', 0):g} GPUs. Wait, or lower cluster.partitions"
     )

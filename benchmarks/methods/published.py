@@ -6,6 +6,7 @@ from ...distributed.encoder.published import (
     Published,
     PublishedEncoder,
     PublishedSettings,
+    TrainedModel,
     pretrain_published,
     published_influence,
 )
@@ -33,8 +34,8 @@ class PublishedForm(Method):
         encoder = PublishedEncoder(original.e0.shape[1]).to(lab.device)
         settings = PublishedSettings(seed=lab.seed, **SETTINGS)  # type: ignore[arg-type]
         train = TrainSettings(seed=lab.seed, total_pairs=len(lab.data.users), **lab.recipe.train)
-        model = (original.graph, original.backbone, original.e0, original.readout)
-        tables = pretrain_published(*model, encoder, settings, train)
+        model = TrainedModel(original.backbone, original.e0, original.readout)
+        tables = pretrain_published(original.graph, model, encoder, settings, train)
         self.trained = Published(encoder, *tables)
 
     def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:

@@ -30,18 +30,18 @@ def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
             seen = rows
 
         manifest = ingestion.ingest(
-            config.interactions,
-            session.columns,
+            ingestion.InteractionTable(config.interactions, session.columns, session.options),
+            ingestion.PartitioningSettings(
+                num_partitions=config.cluster.partitions,
+                strategy=config.partitioning.strategy,
+                seed=config.seed,
+                halo=config.partitioning.halo,
+                assignment_file=config.partitioning.assignment,
+            ),
             session.store,
-            session.options,
-            config.cluster.partitions,
-            config.partitioning.strategy,
-            config.seed,
-            config.partitioning.halo,
-            config.partitioning.assignment,
-            read,
-            suppress,
-            lambda manifest: session.record_ingest(manifest, head),
+            progress=read,
+            suppress=suppress,
+            before_publishing=lambda manifest: session.record_ingest(manifest, head),
         )
     session.request_key()
     session.save_config()

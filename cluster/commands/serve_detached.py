@@ -18,7 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ...partitioning.errors import InputError
 from ...workers.placement import connect, misfit
 from ..config.schema import Config
-from ..output.session import Session
+from ..output.session import Session, worker_settings
 from ..reporting.progress import SILENT, Progress
 from ..serving.actor import MEMORY, Coordinator
 from ..serving.interface import ServiceInterface
@@ -60,9 +60,8 @@ def start(
     try:
         _refuse_second(config, name)
         _refuse_taken(config.serve.route_prefix, name)
-        cluster = config.cluster
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if problem := misfit(nodes, cluster.partitions, cluster.cpus_per_worker, cluster.gpus_per_worker):
+        if problem := misfit(nodes, worker_settings(config.cluster)):
             raise InputError(problem)
         running = bool(serve.status().proxies)
         if running and not rules.tokens:

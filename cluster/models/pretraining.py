@@ -16,6 +16,7 @@ from ...distributed.encoder.published import PublishedSettings
 from ...distributed.graph.removal import Removal
 from ...distributed.partition.partition import Partition
 from ...distributed.partition.results import Fitted, FittedPublished
+from ...distributed.partition.training import FinishedRuns
 from ...distributed.training.checkpoint import Checkpoints
 from ...distributed.training.run import make_backbone
 from ...partitioning.errors import InputError
@@ -137,8 +138,10 @@ def _fit_counterfactual(
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
 
+    finished = FinishedRuns(runs, original)
+
     def fitted(around: bool) -> list[Fitted]:
-        call = calling(Partition.fit_encoder, session.location, graph, original, runs, shape, fit, name, around=around)
+        call = calling(Partition.fit_encoder, session.location, finished, shape, fit, name, around=around)
         with progress.task("encoder", settings.epochs) as task:
             on_progress = watched(follow(task, "encoder"), look)
             return session.call(group, version, call, on_progress=on_progress)

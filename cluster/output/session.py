@@ -16,9 +16,9 @@ from ...partitioning.errors import InputError
 from ...partitioning.ingest import MANIFEST, load_manifest
 from ...partitioning.lake import Columns
 from ...partitioning.storage import StorageOptions, Store, place_of, split_uri
-from ...workers import Call, WorkerGroup, calling
+from ...workers import Call, WorkerGroup, WorkerSettings, calling
 from ...workers.group import Progress
-from ..config.schema import Config, to_yaml
+from ..config.schema import Cluster, Config, to_yaml
 from ..layout import CONFIG, REQUEST_KEY
 from ..log.checkpoints import put_checkpoint
 from ..log.journal import Journal
@@ -227,14 +227,7 @@ class Session:
             yield group
             return
         cluster = self.config.cluster
-        with WorkerGroup.start(
-            cluster.partitions,
-            cluster.cpus_per_worker,
-            cluster.gpus_per_worker,
-            cluster.threads_per_worker,
-            cluster.collective_timeout_seconds,
-            address=cluster.address,
-        ) as started:
+        with WorkerGroup.start(worker_settings(cluster), address=cluster.address) as started:
             yield started
 
     def load(self, group: WorkerGroup, version: Manifest) -> None:
@@ -296,6 +289,17 @@ def _opened(output: str, options: StorageOptions) -> Store:
         if not there.is_dir():
             raise InputError(f"output {output}: {there} is a file. Name a folder; it need not be there yet")
     return Store(output, options)
+
+
+def worker_settings(cluster: Cluster) -> WorkerSettings:
+    """What the section `cluster` of the configuration says of the workers."""
+    return WorkerSettings(
+        num_partitions=cluster.partitions,
+        cpus_per_worker=cluster.cpus_per_worker,
+        gpus_per_worker=cluster.gpus_per_worker,
+        threads_per_worker=cluster.threads_per_worker,
+        collective_timeout_seconds=cluster.collective_timeout_seconds,
+    )
 
 
 def missing_text(store: Store, name: str, version: Manifest) -> str:

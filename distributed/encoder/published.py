@@ -122,11 +122,18 @@ def request_layer(graph: LocalGraph, request: GraphShard, everybody: bool = True
     return Propagation(plan(request, graph.assignment, "pull"), degrees, graph.comm, everybody=everybody)
 
 
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained recommender on one rank: its backbone, E0 [N, d] and the readouts [N, D] of the local rows."""
+
+    backbone: Backbone
+    e0: Tensor
+    readout: Tensor
+
+
 def pretrain_published(
     graph: LocalGraph,
-    backbone: Backbone,
-    e0: Tensor,
-    readout: Tensor,
+    model: TrainedModel,
     encoder: PublishedEncoder,
     settings: PublishedSettings,
     train: TrainSettings,
@@ -136,12 +143,13 @@ def pretrain_published(
 
     L_M is the loss that the model was trained with, as `train` and the backbone say, over batches of `settings`.
     """
+    e0, readout = model.e0, model.readout
     h0 = torch.zeros_like(e0, requires_grad=True)
     gate = torch.full((len(e0), 1), INITIAL_GATE, device=e0.device, requires_grad=True)
     alive = torch.cat(graph.comm.all_gather(graph.item_ids)).sort().values
     optimizer = torch.optim.Adam([h0, gate], lr=settings.learning_rate)
     encoder.requires_grad_(False)
-    backbone = copy.deepcopy(backbone).requires_grad_(False)
+    backbone = copy.deepcopy(model.backbone).requires_grad_(False)
     train = replace(train, seed=settings.seed, batch_size=settings.batch_size)
     for epoch in range(settings.epochs):
         if epoch % FRESH_REQUEST_EPOCHS == 0:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,25 @@ from torch import Tensor
 from ...partitioning.ingest import load_shard
 from ..encoder.influence import AroundEncoder, InfluenceEncoder
 from ..encoder.pretrain import Examples, PretrainSettings, calibrate, examples, fit
-from ..encoder.published import PublishedEncoder, PublishedSettings, pretrain_published
+from ..encoder.published import PublishedEncoder, PublishedSettings, TrainedModel, pretrain_published
 from ..graph.removal import Ids, Removal
 from ..training.checkpoint import Checkpoints, from_bytes, to_bytes
 from ..training.run import TrainRun, run_training
 from ..training.trainer import TrainSettings
 from .results import Fitted, FittedPublished, Trained
 from .state import Location, PartitionState, node_rows, write_file
+
+
+@dataclass(frozen=True)
+class FinishedRuns:
+    """The files of the training runs that an encoder is fitted on. names[k] holds rank k's rows of E0.
+
+    `counterfactuals`: (what the run left out, names) of each. `original`: (names, the file of the dense weights) of the run
+    on the whole graph; None where that is the loaded version itself.
+    """
+
+    counterfactuals: Sequence[tuple[Removal, Sequence[str]]]
+    original: tuple[Sequence[str], str] | None = None
 
 
 class PartitionTraining(PartitionState):
@@ -50,19 +63,13 @@ class PartitionTraining(PartitionState):
     def fit_encoder(
         self,
         location: Location,
-        manifest: dict[str, Any],
-        original: tuple[Sequence[str], str] | None,
-        counterfactuals: Sequence[tuple[Removal, Sequence[str]]],
+        runs: FinishedRuns,
         shape: dict[str, Any],
         settings: PretrainSettings,
         name: str,
         around: bool = False,
     ) -> Fitted:
-        """Train the encoder (`around`: an `AroundEncoder`) on runs that left out these removals; rank 0 writes it to `name`.
-
-        original: files of the run on the whole graph, rows by rank and dense weights; None where that is the loaded
-        version itself. Each counterfactual's files hold its rows of E0, by rank.
-        """
+        """Train the encoder (`around`: an `AroundEncoder`) on runs that left something out; rank 0 writes it to `name`."""
         self._say(phase="encoder")
         model, store = self._loaded(), location.store()
 
@@ -70,11 +77,12 @@ class PartitionTraining(PartitionState):
             return from_bytes(store.read(names[self._rank]))["e0"].to(self._device)
 
         nodes, backbone = model.nodes, model.backbone
-        if original is not None:
+        if runs.original is not None:
+            names, dense = runs.original
             backbone = copy.deepcopy(backbone)
-            backbone.load_state_dict(from_bytes(store.read(original[1])))
-            nodes = node_rows(model.graph, backbone, rows(original[0]))
-        targets = [(removal, rows(names)) for removal, names in counterfactuals]
+            backbone.load_state_dict(from_bytes(store.read(dense)))
+            nodes = node_rows(model.graph, backbone, rows(names))
+        targets = [(removal, rows(names)) for removal, names in runs.counterfactuals]
         data = examples(model.graph, backbone, nodes, targets)
         largest = max((float(x.needed.norm(dim=1).max()) for x in data if len(x.needed)), default=0.0)
         encoder: InfluenceEncoder | AroundEncoder
@@ -118,9 +126,7 @@ class PartitionTraining(PartitionState):
         encoder = PublishedEncoder(**shape).to(self._device)
         h0, gate = pretrain_published(
             model.graph,
-            model.backbone,
-            model.e0,
-            model.nodes.readout,
+            TrainedModel(model.backbone, model.e0, model.nodes.readout),
             encoder,
             settings,
             train,

@@ -16,7 +16,16 @@ import pytest
 
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.halo import HALOS, plan
-from unlearnrec.partitioning.ingest import MANIFEST, ingest, load_assignment, load_ids, load_manifest, load_shard
+from unlearnrec.partitioning.ingest import (
+    MANIFEST,
+    InteractionTable,
+    PartitioningSettings,
+    ingest,
+    load_assignment,
+    load_ids,
+    load_manifest,
+    load_shard,
+)
 from unlearnrec.partitioning.lake import Columns
 from unlearnrec.partitioning.storage import AWS, StorageOptions, Store, filesystem_for
 
@@ -71,8 +80,9 @@ def write_hive(place: Place, events: Events) -> str:
 
 def run(uri: str, place: Place, num_partitions: int = 2, **settings: Any) -> tuple[Store, dict[str, Any]]:
     store = Store(f"{place[0]}/output", place[1])
-    chosen: dict[str, Any] = {"strategy": "hash", "seed": 0, "halo": "pull"} | settings
-    return store, ingest(uri, NAMES, store, place[1], num_partitions, **chosen)
+    progress = settings.pop("progress", None)
+    chosen = PartitioningSettings(num_partitions, **{"strategy": "hash", "seed": 0, "halo": "pull"} | settings)
+    return store, ingest(InteractionTable(uri, NAMES, place[1]), chosen, store, progress=progress)
 
 
 def stored_events(store: Store) -> Counter[tuple[Any, Any]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from unlearnrec.workers import WorkerGroup
+from unlearnrec.workers import WorkerGroup, WorkerSettings
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,7 @@ def ray_session() -> Iterator[None]:
 
 def two_workers() -> WorkerGroup:
     """To be used in a `with` block."""
-    return WorkerGroup.start(2, 1, 0, 1, 60.0)
+    return WorkerGroup.start(WorkerSettings(2, threads_per_worker=1))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from unlearnrec.distributed.encoder.published import (
     Published,
     PublishedEncoder,
     PublishedSettings,
+    TrainedModel,
     pretrain_published,
     published_influence,
 )
@@ -144,8 +145,9 @@ def published(
     own = dict(own_loss or {})
     trainer.backbone.contrast_weight = own.pop("contrast_weight", trainer.backbone.contrast_weight)
     train = replace(trainer.settings, **own)
+    model = TrainedModel(trainer.backbone, e0, readout)
     h0, gate = pretrain_published(
-        graph, trainer.backbone, e0, readout, encoder, objective(**changes), train, lambda _, loss: losses.append(loss)
+        graph, model, encoder, objective(**changes), train, lambda _, loss: losses.append(loss)
     )
     users, items = (torch.from_numpy(x[:5].astype(np.int64)) for x in pairs())
     here = (graph.user_rows(users) >= 0) | (graph.item_rows(items) >= 0)

@@ -20,7 +20,7 @@ from unlearnrec.workers.failures import (
     raise_failure,
     worker_failure,
 )
-from unlearnrec.workers.placement import misfit
+from unlearnrec.workers.placement import WorkerSettings, misfit
 
 DIED = Cause(Kind.DIED, "its process ended")
 DEFECT = Cause(Kind.ERROR, "KeyError: 'x'")
@@ -98,11 +98,11 @@ def test_an_exception_that_does_not_pickle_travels_as_text():
 
 def test_misfit_names_the_settings():
     two = [{"CPU": 2.0}, {"CPU": 2.0}]
-    assert misfit(two, 4, 1, 0) is None
-    assert "cluster.partitions = 5" in misfit(two, 5, 1, 0)
-    assert "no machine has more than 2" in misfit(two, 1, 4, 0)
-    assert "only 2 workers" in misfit([{"CPU": 3.0}, {"CPU": 3.0}], 3, 2, 0)
-    assert "cluster.gpus_per_worker" in misfit(two, 1, 1, 1)
+    assert misfit(two, WorkerSettings(4)) is None
+    assert "cluster.partitions = 5" in misfit(two, WorkerSettings(5))
+    assert "no machine has more than 2" in misfit(two, WorkerSettings(1, cpus_per_worker=4))
+    assert "only 2 workers" in misfit([{"CPU": 3.0}, {"CPU": 3.0}], WorkerSettings(3, cpus_per_worker=2))
+    assert "cluster.gpus_per_worker" in misfit(two, WorkerSettings(1, gpus_per_worker=1))
 
 
 class LateWork:

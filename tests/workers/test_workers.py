@@ -12,14 +12,18 @@ from fake_host import FakeHost
 from ray import cloudpickle
 
 from unlearnrec.partitioning.errors import InputError
-from unlearnrec.workers import Kind, ShardWorker, WorkerFailure, WorkerGroup, calling
+from unlearnrec.workers import Kind, ShardWorker, WorkerFailure, WorkerGroup, WorkerSettings, calling
 
 cloudpickle.register_pickle_by_value(fake_host)  # the workers cannot import the tests' folder
 
 
+def settings(num_partitions):
+    return WorkerSettings(num_partitions, threads_per_worker=1, collective_timeout_seconds=5.0)
+
+
 @pytest.fixture(scope="module")
 def group(ray_session):
-    with WorkerGroup.start(2, 1, 0, 1, 5.0, factory=FakeHost) as group:
+    with WorkerGroup.start(settings(2), FakeHost) as group:
         group.form()
         yield group
 
@@ -184,11 +188,11 @@ def test_workers_that_asked_for_no_gpu_see_none(formed):
 def test_more_workers_than_cpus_fail_at_once(ray_session):
     started = time.monotonic()
     with pytest.raises(InputError, match=r"cluster\.partitions = 5 with cluster\.cpus_per_worker = 1 .*has 4"):
-        WorkerGroup.start(5, 1, 0, None, 5.0, factory=FakeHost)
+        WorkerGroup.start(settings(5), FakeHost)
     assert time.monotonic() - started < 2
 
 
 def test_occupied_cpus_are_reported_after_a_grace(group, monkeypatch):
     monkeypatch.setattr("unlearnrec.workers.placement.FREE_GRACE_SECONDS", 1.0)
     with pytest.raises(InputError, match=r"cluster\.partitions = 3 .* free are 2 of 4 CPUs"):
-        WorkerGroup.start(3, 1, 0, None, 5.0, factory=FakeHost)
+        WorkerGroup.start(settings(3), FakeHost)

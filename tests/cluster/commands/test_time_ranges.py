@@ -23,7 +23,7 @@ from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.output.versions import Versions
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
-from unlearnrec.workers import WorkerGroup
+from unlearnrec.workers import WorkerGroup, WorkerSettings
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 KEY = "0123456789abcdef"
@@ -117,7 +117,8 @@ def run(request, ray_session, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"ranges{request.param}")
     events = make_events()
     config = config_for(folder, events, request.param)
-    with WorkerGroup.start(request.param, 1, 0, 1, 60.0) as group, pytest.MonkeyPatch.context() as patch:
+    settings = WorkerSettings(request.param, threads_per_worker=1)
+    with WorkerGroup.start(settings) as group, pytest.MonkeyPatch.context() as patch:
         patch.delenv(ENVIRONMENT, raising=False)
         pipeline.ingest(config)
         pipeline.train(config, group=group)
