@@ -14,8 +14,8 @@ import pyarrow.csv
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from .errors import InputError
-from .storage import StorageOptions, filesystem_for, split_uri
+from ..errors import InputError
+from ..storage import StorageOptions, filesystem_for, split_uri
 
 ID_COLUMNS = ("user_id", "item_id")
 
