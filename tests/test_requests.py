@@ -48,7 +48,7 @@ def test_every_form_of_the_same_request_has_the_same_content(tmp_path: Path) -> 
         parse(users=" 250 , 3,, 17 ,3 ", items="8,8"),
         parse(users=parquet(tmp_path / "u.parquet", user_id=[3, 250, 17]), items="8"),
         parse(users=parquet(tmp_path / "s.parquet", user_id=["3", "17", "250"], other=[0, 0, 0]), items="8"),
-        parse(users=csv(tmp_path / "u.csv", "user_id\n250\n 17\n3\n17\n"), items="8"),
+        parse(users=csv(tmp_path / "u.csv", "user_id\n250\n17\n3\n17\n"), items="8"),
         parse(users="250,17,3", requests=parquet(tmp_path / "i.parquet", item_id=[8, 8])),
         parse(items="8", requests=csv(tmp_path / "r.csv", "user_id\n17\n3\n250\n")),
         parse(users="17", items="8", requests=csv(tmp_path / "r2.csv", "user_id\n3\n250\n")),
