@@ -16,7 +16,7 @@ setup: $(STAMP)  ## create .venv with the package and everything it needs (pinne
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "the pinned versions need Python 3.11 or newer; choose one with make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -e ".[dgl,s3,serve,detached,dev]" -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e ".[dgl,s3,delta,iceberg,serve,detached,dev]" -c constraints.txt
 	@touch $@
 
 demo: setup  ## the whole path on generated data: ingest, train, pre-train, forget, compare with a retrain; writes quickstart-output/reports/report.html

@@ -4,8 +4,9 @@ Reading is streamed. Memory grows with the ids and the distinct pairs, not with 
 they cost 16 bytes an event, and 40 while they are sorted.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import InputError
-from .lake import Columns, interactions_of, read_table
+from .lake import Columns, interactions_of, open_table, read_table
 from .storage import StorageOptions
 
 Progress = Callable[[int], None]
@@ -50,6 +51,8 @@ class InteractionGraph:
     """[sum of counts] times of the events, pair after pair, ascending in each; None where the table's are not mapped."""
     time_unit: str | None = None
     """"s", "ms", "us" or "ns" since the epoch; None for no times, and for numbers whose unit is not known."""
+    table: Mapping[str, Any] = field(default_factory=dict)
+    """Which state of which table it was read from (`lake.Table.pinned`)."""
 
     @property
     def events(self) -> int:
@@ -67,7 +70,7 @@ def read_interactions(
     """Read a table of interactions, one row an event, as if it had no row that `suppress` names.
 
     Raises:
-        InputError: everything that `lake.read_table` raises, or a table without interactions.
+        InputError: everything that `lake.open_table` and `lake.read_table` raise, or a table without interactions.
     """
     if columns.user == columns.item:
         raise InputError(f"columns.user and columns.item are both '{columns.user}'. They must be two columns")
@@ -75,7 +78,8 @@ def read_interactions(
     pairs: _PairCounts | _PairEvents = _PairEvents() if columns.time else _PairCounts()
     rows = skipped = suppressed = 0
     time_unit = None
-    for chunk in _chunks(read_table(uri, (columns.user, columns.item), options, columns.value, columns.time), users):
+    table = open_table(uri, options)
+    for chunk in _chunks(read_table(table, (columns.user, columns.item), options, columns.value, columns.time), users):
         rows += chunk.num_rows
         if columns.value:
             whole, chunk = chunk.num_rows, interactions_of(chunk)
@@ -111,6 +115,7 @@ def read_interactions(
         suppressed,
         sorted_times,
         time_unit,
+        table.pinned,
     )
 
 

@@ -112,6 +112,7 @@ def ingest(
         "rows_per_layer": {name: rows_per_layer(shards, assignment, name) for name in HALOS},
         "id_type": {"user": str(graph.user_ids.type), "item": str(graph.item_ids.type)},
         "source": table.uri,
+        "table": dict(graph.table),
         "user_file": users_file,
         "item_file": items_file,
         "shard_files": shard_names,
