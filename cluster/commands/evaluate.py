@@ -43,8 +43,8 @@ def evaluate(
         return evaluate_against(config, reference, **named, progress=progress, group=group)
     session = Session(config)
     with leased(session) as version:
-        test_users, test_items, unknown = held_out_pairs(session, version)
+        test_users, test_items, unknown = held_out_pairs(session, version.graph)
         call = calling(Partition.evaluate, test_users, test_items, config.evaluate.k, config.evaluate.batch_users)
         with session.workers(group) as workers:
             metrics = session.call(workers, version, call)[0]
-    return {"version": version["version"], **metrics, "users": int(metrics["users"]), "unknown_test_rows": unknown}
+    return {"version": version.version, **metrics, "users": int(metrics["users"]), "unknown_test_rows": unknown}

@@ -34,18 +34,18 @@ def export(config: Config, *, to: str, top_k: int = 20, group: WorkerGroup | Non
     session.refuse_own("--to", to, FOLDERS)
     made = made_at(session)
     with leased(session) as version:
-        maps = {side: load_ids(session.store, version["graph"], side) for side in ("user", "item")}
+        maps = {side: load_ids(session.store, version.graph, side) for side in ("user", "item")}
         with ExportWriter(to, session.options, maps["user"][0].type, maps["item"][0].type, made) as writer:
             with session.workers(group) as workers:
                 _export(session, version, workers, writer, maps, top_k)
             written = writer.close()
-    return {"version": version["version"], **written}
+    return {"version": version.version, **written}
 
 
 def _export(
     session: Session, version: Manifest, group: WorkerGroup, writer: ExportWriter, maps: dict[str, Any], top_k: int
 ) -> None:
-    places = {side: _by_node(node, version["graph"][f"{side}s"]) for side, (_, node, _) in maps.items()}
+    places = {side: _by_node(node, version.graph.nodes(side)) for side, (_, node, _) in maps.items()}
 
     def external(side: str, nodes: Ids) -> pa.Array:
         return maps[side][0].take(pa.array(places[side][nodes]))

@@ -3,13 +3,13 @@
 import posixpath
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...partitioning.ingest import load_shard
+from ...partitioning.manifest import Graph
 from ...partitioning.shard import GraphShard
 from ...partitioning.storage import Store
 from ..encoder.changes import around, influence, shrink
@@ -125,7 +125,7 @@ class PartitionForgetting(PartitionState):
     def reduce(
         self,
         location: Location,
-        manifest: dict[str, Any],
+        manifest: Graph,
         removal: Removal,
         embeddings: Sequence[str],
         names: Sequence[tuple[str, str]],

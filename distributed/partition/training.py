@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...partitioning.ingest import load_shard
+from ...partitioning.manifest import Graph
 from ..encoder.influence import AroundEncoder, InfluenceEncoder
 from ..encoder.pretrain import Examples, PretrainSettings, calibrate, examples, fit
 from ..encoder.published import PublishedEncoder, PublishedSettings, TrainedModel, pretrain_published
@@ -37,7 +38,7 @@ class PartitionTraining(PartitionState):
     """The methods that `train` and `pretrain` call."""
 
     def train(
-        self, location: Location, manifest: dict[str, Any], run: TrainRun, names: Sequence[str], dense_name: str | None
+        self, location: Location, manifest: Graph, run: TrainRun, names: Sequence[str], dense_name: str | None
     ) -> Trained:
         """Train on the graph of this manifest minus `run.removal`; rank k writes its rows of E0 to names[k].
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import manifest_document
 from memory_store import Crash, MemoryStore
 
 from unlearnrec.cluster.config.schema import parse_config
@@ -31,6 +32,7 @@ from unlearnrec.cluster.log.journal import Journal, JournalConflict
 from unlearnrec.cluster.log.records import CANCELLED, COMPLETED, FAILED, HELD, Record
 from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output.ledger import Ledger, State, Ticket
+from unlearnrec.cluster.output.manifest import manifest_of
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.requests.request import make_request
@@ -57,8 +59,7 @@ def record(number, kind, at=START, **body):
 
 
 def version(number, reason="forget", interactions=100, **answers):
-    graph = {"interactions": interactions}
-    return {"version": number, "reason": reason, "graph": graph, "answers": answers, "files": {}}
+    return manifest_document(number, reason, graph={"interactions": interactions}, answers=answers)
 
 
 # ---- decisions ------------------------------------------------------------------------------------------------------
@@ -93,7 +94,7 @@ def test_the_ledger_tells_where_each_request_is():
         "version": None,
         "error": "KeyError",
     }
-    assert ledger.debt() == 0.25 and ledger.versions == 2 and ledger.current["version"] == 2
+    assert ledger.debt() == 0.25 and ledger.versions == 2 and ledger.current.version == 2
     bit_by_bit = Ledger()
     for n in range(len(records) + 1):
         bit_by_bit.absorb(records[:n])
@@ -264,7 +265,7 @@ class FakeEngine:
 
     def readouts(self, manifest):
         class Nothing:
-            version = manifest["version"]
+            version = manifest.version
 
         return Nothing()
 
@@ -488,12 +489,12 @@ def test_who_is_gone_in_somebody_elses_version_is_hidden_before_it_is_loaded(sto
     service.tick()
     del service._hide
     alive = {"gone": {"a", "b"}, "left": {"a"}}
-    monkeypatch.setattr(service_module, "living", lambda _, version: (alive[version["graph"]["user_file"]], {"i"}))
+    monkeypatch.setattr(service_module, "living", lambda _, version: (alive[version.graph.user_file], {"i"}))
     monkeypatch.setattr(service._engine, "readouts", lambda _: (_ for _ in ()).throw(OSError("no worker")))
     service.published = Copy(1, {"a", "b"})
     for number, users in enumerate(("gone", "left"), start=2):
         manifest = version(0)
-        manifest["graph"] |= {"user_file": users, "item_file": "items"}
+        manifest.graph |= {"user_file": users, "item_file": "items"}
         open_session(store).versions.commit(manifest, after=Journal(store).head())
         for _ in range(2):
             service.tick()
@@ -803,7 +804,7 @@ def test_each_acknowledged_request_gets_one_final_answer_whatever_dies(steps):
         records = Journal(store).records()
         finals = {}
         for r in records:
-            answers = r.body["manifest"].get("answers", {}) if r.kind == "committed" else {}
+            answers = manifest_of(r).answers if r.kind == "committed" else {}
             for name in [*answers, *([r.body["request_id"]] if r.kind in ("completed", "cancelled") else [])]:
                 finals.setdefault(name, []).append(r.kind)
         assert all(len(kinds) == 1 for kinds in finals.values()), finals

@@ -28,9 +28,9 @@ class Engine:
         session = self.session
         head, version, number = session.journal.head(), session.version(), session.versions.next_number()
         manifest = without_request(session, version, number, requests[0].users[0]) | {"reason": "forget"}
-        manifest["lake_graph"] = manifest["graph"]
+        manifest.lake_graph = manifest.graph
         request_id = requests[0].request_id
-        manifest["answers"] = {
+        manifest.answers = {
             request_id: {
                 "request_id": request_id,
                 "status": "committed",
@@ -50,7 +50,7 @@ class Engine:
         self.look("refresh")
         users, items = map(sorted, living(self.session, version))
         return Readouts(
-            version=version["version"],
+            version=version.version,
             users={name: place for place, name in enumerate(users)},
             items=items,
             user_rows=np.ones((len(users), 2), np.float32),
