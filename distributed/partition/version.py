@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import SerializeAsAny
+
 from ...partitioning.manifest import Document, File, Graph, Names
 from ..encoder.influence import readable_format
 
@@ -53,7 +55,7 @@ class Version(Document):
 
     version: int
     """Its number. Before the commit, the one that it has if no other version is committed first."""
-    graph: Graph
+    graph: SerializeAsAny[Graph]  # else keys that only an `IngestedGraph` has would not be in the fingerprint
     model: Model
     files: dict[str, File]
     """All that graph and model name."""

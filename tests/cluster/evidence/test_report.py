@@ -658,7 +658,7 @@ def status_answer(config):
     (version,) = (
         r.body["manifest"] for r in Session(config).journal.records() if "answers" in r.body.get("manifest", {})
     )
-    return version.answers["r"]
+    return version["answers"]["r"]
 
 
 def test_what_was_not_removed_is_found(small):
@@ -729,7 +729,7 @@ def test_a_changed_row_of_a_node_that_no_request_touched_is_found(bare):
     assert len(shard.user_ids)  # the only end among users is deleted
     rows[0, 0] = np.nextafter(rows[0, 0], np.inf)
     files = version.files | {name: session.versions.put(name, save({"e0": rows}))}
-    rewritten(bare, files=files)
+    rewritten(bare, files={name: file.document() for name, file in files.items()})
     assert failed_checks(bare) == {"rows of others"}
 
 

@@ -32,7 +32,7 @@ from unlearnrec.cluster.log.journal import Journal, JournalConflict
 from unlearnrec.cluster.log.records import CANCELLED, COMPLETED, FAILED, HELD, Record
 from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output.ledger import Ledger, State, Ticket
-from unlearnrec.cluster.output.manifest import manifest_of
+from unlearnrec.cluster.output.manifest import manifest_of, read_manifest
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.requests.request import make_request
@@ -60,6 +60,10 @@ def record(number, kind, at=START, **body):
 
 def version(number, reason="forget", interactions=100, **answers):
     return manifest_document(number, reason, graph={"interactions": interactions}, answers=answers)
+
+
+def made(*arguments, **answers):
+    return read_manifest(version(*arguments, **answers), "a test")
 
 
 # ---- decisions ------------------------------------------------------------------------------------------------------
@@ -259,7 +263,7 @@ class FakeEngine:
             elif not advance(self.session, r.request_id, COMPLETED, {"answer": answer}, since=head):
                 raise JournalConflict
         if answers:
-            manifest = version(0, "forget", 100, **answers)
+            manifest = made(0, "forget", 100, **answers)
             before_commit(manifest)
             self.session.versions.commit(manifest, after=head)
 
@@ -298,7 +302,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def store(clock):
     store = MemoryStore()
-    open_session(store).versions.commit(version(0, "train", 200), after=0)
+    open_session(store).versions.commit(made(0, "train", 200), after=0)
     return store
 
 
@@ -314,7 +318,7 @@ def test_nothing_is_carried_out_while_a_retrain_is_about_to_commit(store, clock)
     assert service.tick() == 1.0 and not service._engine.batches
     clock.now += 59.5
     assert service.tick() == 0.5
-    service._session.versions.commit(version(0, "train", 100), after=service._session.journal.head())
+    service._session.versions.commit(made(0, "train", 100), after=service._session.journal.head())
     assert service.tick() == 0.0 and service._engine.batches == [["a"]]
     accept(service, "b")
     asked(60.0)
@@ -423,7 +427,7 @@ def test_no_record_of_a_request_stands_on_a_log_that_says_otherwise(store, monke
             advance(other, "a", COMPLETED, {"answer": answer})
         else:
             name = "a" if meanwhile == "its version" else "b"
-            other.versions.commit(version(0, "forget", 100, **{name: answer | {"request_id": name}}), after=head)
+            other.versions.commit(made(0, "forget", 100, **{name: answer | {"request_id": name}}), after=head)
         return append(*arguments, **keywords)
 
     monkeypatch.setattr(session.journal, "append", late)
@@ -493,8 +497,8 @@ def test_who_is_gone_in_somebody_elses_version_is_hidden_before_it_is_loaded(sto
     monkeypatch.setattr(service._engine, "readouts", lambda _: (_ for _ in ()).throw(OSError("no worker")))
     service.published = Copy(1, {"a", "b"})
     for number, users in enumerate(("gone", "left"), start=2):
-        manifest = version(0)
-        manifest.graph |= {"user_file": users, "item_file": "items"}
+        graph = made(0).graph.replaced(user_file=users, item_file="items")
+        manifest = made(0).replaced(graph=graph)
         open_session(store).versions.commit(manifest, after=Journal(store).head())
         for _ in range(2):
             service.tick()
@@ -578,7 +582,7 @@ def test_what_is_not_the_requests_fault_is_waited_for(store, clock):
     assert service.tick() == 2.0 and len(service._engine.batches) == 2
     service._engine.error = InputError("no encoder")
     # A new version is looked at without waiting.
-    open_session(store).versions.commit(version(0, "pretrain"), after=Journal(store).head())
+    open_session(store).versions.commit(made(0, "pretrain"), after=Journal(store).head())
     assert service.tick() == 4.0 and service.published.version == 2 and service.blocked == "InputError"
     service._engine.error = None
     clock.now += 4
@@ -771,7 +775,7 @@ def test_each_acknowledged_request_gets_one_final_answer_whatever_dies(steps):
 
         patch.setattr(log_records, "time", types.SimpleNamespace(time=clock))
         store = MemoryStore()
-        open_session(store).versions.commit(version(0, "train", 200), after=0)
+        open_session(store).versions.commit(made(0, "train", 200), after=0)
         services = [open_service(store, clock), open_service(store, clock)]
         acknowledged, cancelled = set(), set()
         for number, (step, value) in enumerate(steps):

@@ -25,7 +25,7 @@ from unlearnrec.cluster.log.journal import Journal
 from unlearnrec.cluster.log.records import Record
 from unlearnrec.cluster.output import session as session_module
 from unlearnrec.cluster.output.ledger import Ledger
-from unlearnrec.cluster.output.manifest import manifest_of
+from unlearnrec.cluster.output.manifest import manifest_of, read_manifest
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.serving.intake import Intake
 from unlearnrec.cluster.serving.interface import NewRequest
@@ -90,10 +90,10 @@ def store() -> MemoryStore:
     """Two versions and three requests, one of them open; a checkpoint of it; and a request more."""
     store = MemoryStore()
     session = opened(store)
-    session.versions.commit(manifest(0, "train", []) | {"files": {}}, after=0)
+    session.versions.commit(read_manifest(manifest(0, "train", []) | {"files": {}}, "a test"), after=0)
     for name in NAMES:
         session.journal.append("accepted", {"request_id": name, "commitment": name})
-    session.versions.commit(manifest(0, "forget", ["a"]) | {"files": {}}, after=4)
+    session.versions.commit(read_manifest(manifest(0, "forget", ["a"]) | {"files": {}}, "a test"), after=4)
     session.checkpoint()
     session.journal.append("accepted", {"request_id": "d", "commitment": "d"})
     return store

@@ -107,7 +107,7 @@ def test_without_requests_it_is_train_and_pretrain_in_one_version(config, worker
     pipeline.pretrain(other, group=worker)
     same_model(config, other)
     now, before = Session(config).version(), Session(other).version()
-    assert now["version"] == answer["version"] == before.version - 1 == 3 and now["reason"] == "train"
+    assert now.version == answer["version"] == before.version - 1 == 3 and now.reason == "train"
     assert answer["replayed_requests"] == answer["replayed_interactions"] == 0 and answer["pretrain"]["epochs"] == 1
     assert not leases(Session(config)) and not Session(config).store.list("pretrain")
     assert not Session(config).store.list("checkpoints")
