@@ -26,6 +26,7 @@ from ..cluster import pipeline
 from ..cluster.config.schema import Config, parse_config, to_yaml
 from ..cluster.log.records import COMMITTED, Record
 from ..cluster.output.ledger import Ticket
+from ..cluster.output.manifest import manifest_of
 from ..cluster.output.session import Session
 from ..partitioning.errors import InputError
 from ..partitioning.sample import make_sample
@@ -87,7 +88,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> list[str]:
     draw = random.Random(arguments.seed)
     config, file = _prepare(folder, arguments.users, arguments.seed, arguments.timeout)
     session = Session(config)
-    start = pairs_of(session.store, session.version()["graph"])
+    start = pairs_of(session.store, session.version().graph)
     follower = Follower(Session(config).journal)
     history, plan = History(), _plan(arguments.requests, start, draw)
     server, second = Server(file, folder, "first"), Server(file, folder, "second")
@@ -122,7 +123,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> list[str]:
     seconds = time.monotonic() - began
     follower.look()
     tickets, records = session.ledger().tickets, follower.records
-    check(history, records, tickets, start, pairs_of(session.store, session.version()["graph"]))
+    check(history, records, tickets, start, pairs_of(session.store, session.version().graph))
     verified = pipeline.verify(config)
     history.violations += [f"verify: {c['name']}: {c['detail']}" for c in verified["checks"] if not c["ok"]]
     _write(arguments, history, injector, server, records, tickets, seconds)
@@ -265,14 +266,14 @@ def _reader(config: Config, history: History, follower: Follower, stop: threadin
         try:
             follower.look()
             version = session.version()
-            for name, entry in version["files"].items():
-                if session.store.sha256(session.store.read(name)) != entry["sha256"]:
-                    history.wrong(f"{name} of version {version['version']} is not as committed")
-            pairs_of(session.store, version["graph"])
+            for name, entry in version.files.items():
+                if session.store.sha256(session.store.read(name)) != entry.sha256:
+                    history.wrong(f"{name} of version {version.version} is not as committed")
+            pairs_of(session.store, version.graph)
             history.count("versions read whole")
         except (FileNotFoundError, AssertionError) as error:
-            if session.version()["version"] == version["version"]:
-                history.wrong(f"version {version['version']} is not whole: {error}")
+            if session.version().version == version.version:
+                history.wrong(f"version {version.version} is not whole: {error}")
         except InputError as error:
             history.wrong(f"the log: {error}")
 
@@ -300,13 +301,13 @@ def _write(
     tickets: Mapping[str, Ticket],
     seconds: float,
 ) -> None:
-    commits = [record for record in records if record.kind == COMMITTED and "answers" in record.body["manifest"]]
-    retrains = [r for r in records if r.kind == COMMITTED and "replayed" in r.body["manifest"]]
-    replayed = sum(len(record.body["manifest"]["replayed"]) for record in retrains)
+    commits = [record for record in records if record.kind == COMMITTED and manifest_of(record).answers]
+    retrains = [m for r in records if r.kind == COMMITTED and (m := manifest_of(r)).replayed is not None]
+    replayed = sum(len(one.replayed or ()) for one in retrains)
     waits = [
         datetime.fromisoformat(record.time).timestamp() - tickets[request_id].waits_from
         for record in commits
-        for request_id in record.body["manifest"]["answers"]
+        for request_id in manifest_of(record).answers
     ]
     states: dict[str, int] = {}
     for ticket in tickets.values():

@@ -11,9 +11,10 @@ from typing import Any
 from ..cluster.log.journal import Journal
 from ..cluster.log.records import CANCELLED, COMMITTED, COMPLETED, Record
 from ..cluster.output.ledger import State, Ticket
-from ..cluster.output.manifest import Manifest
+from ..cluster.output.manifest import manifest_of
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_ids, load_shard
+from ..partitioning.manifest import Graph
 from ..partitioning.storage import Store
 
 Pair = tuple[int, int]
@@ -83,7 +84,7 @@ class Follower:
             return [self._records[number] for number in sorted(self._records)]
 
 
-def pairs_of(store: Store, graph: Manifest) -> set[Pair]:
+def pairs_of(store: Store, graph: Graph) -> set[Pair]:
     """The interactions of a graph by external id.
 
     Raises:
@@ -94,7 +95,7 @@ def pairs_of(store: Store, graph: Manifest) -> set[Pair]:
         ids, node, _ = load_ids(store, graph, side)
         names.append(dict(zip(node.tolist(), ids.to_pylist(), strict=True)))
     found: list[set[Pair]] = [set(), set()]
-    for k in range(graph["partitions"]):
+    for k in range(graph.partitions):
         for ends, (users, items) in zip(found, load_shard(store, graph, k).entries(), strict=True):
             ends.update((names[0][u], names[1][i]) for u, i in zip(users.tolist(), items.tolist(), strict=True))
     assert found[0] == found[1], "rows of users and rows of items differ"
@@ -129,7 +130,7 @@ def check(
     finals: dict[str, list[str]] = defaultdict(list)
     for record in records:
         if record.kind == COMMITTED:
-            for request_id in record.body["manifest"].get("answers", {}):
+            for request_id in manifest_of(record).answers:
                 finals[request_id].append(COMMITTED)
         elif record.kind in (COMPLETED, CANCELLED):
             finals[record.body["request_id"]].append(record.kind)

@@ -113,7 +113,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> None:
         f"exchanged a layer). Recipe: backbone {recipe['backbone']}, train {recipe['train']}."
     )
     with session.workers() as group:
-        users, items, _ = held_out_pairs(session, {"graph": session.lake_graph()})
+        users, items, _ = held_out_pairs(session, session.lake_graph())
         watch = TrainProbe(arguments.probe_every, users, items, config.evaluate.k, config.evaluate.batch_users)
         trained = pipeline.train(config, progress=progress, probe=watch, group=group)
         say("## Training\n\n" + _curve(trained["curve"]))
@@ -193,7 +193,7 @@ def _probe(session: Session, file: Path, test: tuple[Any, Any]) -> Probe:
     graph = session.lake_graph()
     table = pq.read_table(file)
     draw = np.random.default_rng(11)
-    random = (draw.integers(graph["users"], size=RANDOM_PAIRS), draw.integers(graph["items"], size=RANDOM_PAIRS))
+    random = (draw.integers(graph.users, size=RANDOM_PAIRS), draw.integers(graph.items, size=RANDOM_PAIRS))
     if "item_id" not in table.column_names:
         empty = np.empty(0, dtype=np.int64)
         return Probe((empty, empty), test, random)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import posixpath
 import re
 
-from ..partitioning.ingest import MANIFEST as GRAPH_MANIFEST
+from ..partitioning.manifest import MANIFEST as GRAPH_MANIFEST
 
 CONFIG = "config.yaml"
 GRAPH = posixpath.dirname(GRAPH_MANIFEST)

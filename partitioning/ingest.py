@@ -8,7 +8,6 @@ import io
 import json
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +19,9 @@ from .errors import InputError
 from .graph import Progress, Suppress, read_interactions
 from .halo import HALOS, rows_per_layer
 from .lake import Columns
+from .manifest import FORMAT, MANIFEST, EventTimes, File, Graph
 from .shard import GraphShard, build_shards
 from .storage import StorageOptions, Store
-
-FORMAT = 1
-MANIFEST = "graph/manifest.json"
-
-Manifest = dict[str, Any]
 
 
 def ingest(
@@ -41,8 +36,8 @@ def ingest(
     assignment_file: str | None = None,
     progress: Progress | None = None,
     suppress: Suppress | None = None,
-    before_publishing: Callable[[Manifest], None] = lambda manifest: None,
-) -> Manifest:
+    before_publishing: Callable[[Graph], None] = lambda manifest: None,
+) -> Graph:
     """Read a table, partition its graph and write the result. Returns the manifest.
 
     `halo` ("pull" or "cover") is the plan that training will use; the manifest gives the rows a layer of both.
@@ -72,76 +67,54 @@ def ingest(
     for name, shard in zip(shard_names, shards, strict=True):
         sizes[name] = _put(store, name, shard.to_bytes())
     users_file, items_file = files
-    manifest: Manifest = {
-        "format": FORMAT,
-        "users": len(graph.user_ids),
-        "items": len(graph.item_ids),
-        "interactions": len(graph.users),
-        "events": graph.events,
-        "skipped": graph.skipped,
-        "suppressed": graph.suppressed,
-        "time": None if graph.times is None else {"unit": graph.time_unit},
-        "partitions": num_partitions,
-        "strategy": strategy,
-        "seed": seed,
-        "halo": halo,
-        "edge_cut": edge_cut(graph, assignment),
-        "balance": balance(graph, assignment),
-        "rows_per_layer": {name: rows_per_layer(shards, assignment, name) for name in HALOS},
-        "id_type": {"user": str(graph.user_ids.type), "item": str(graph.item_ids.type)},
-        "source": interactions_uri,
-        "user_file": users_file,
-        "item_file": items_file,
-        "shard_files": shard_names,
-        "files": sizes,
-    }
+    manifest = Graph(
+        format=FORMAT,
+        users=len(graph.user_ids),
+        items=len(graph.item_ids),
+        interactions=len(graph.users),
+        events=graph.events,
+        skipped=graph.skipped,
+        suppressed=graph.suppressed,
+        time=None if graph.times is None else EventTimes(unit=graph.time_unit),
+        partitions=num_partitions,
+        strategy=strategy,
+        seed=seed,
+        halo=halo,
+        edge_cut=edge_cut(graph, assignment),
+        balance=balance(graph, assignment),
+        rows_per_layer={name: rows_per_layer(shards, assignment, name) for name in HALOS},
+        id_type={"user": str(graph.user_ids.type), "item": str(graph.item_ids.type)},
+        source=interactions_uri,
+        user_file=users_file,
+        item_file=items_file,
+        shard_files=tuple(shard_names),
+        files=sizes,
+    )
     before_publishing(manifest)
-    store.write(MANIFEST, json.dumps(manifest, indent=1).encode())
+    store.write(MANIFEST, json.dumps(manifest.document(), indent=1).encode())
     return manifest
 
 
-def load_manifest(store: Store) -> Manifest:
-    """The manifest of the graph that was ingested last.
-
-    Raises:
-        InputError: there is none, or another version of unlearnrec wrote it.
-    """
-    try:
-        manifest: Manifest = json.loads(store.read(MANIFEST))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{store.root_uri} holds no graph. Run `unlearnrec ingest` first, or check `output`"
-        ) from error
-    if manifest["format"] != FORMAT:
-        raise InputError(
-            f"{store.root_uri}/{MANIFEST} has format {manifest['format']}, this version of unlearnrec reads format "
-            f"{FORMAT}. Run `unlearnrec ingest` again"
-        )
-    return manifest
-
-
-def load_shard(store: Store, manifest: Manifest, k: int) -> GraphShard:
+def load_shard(store: Store, manifest: Graph, k: int) -> GraphShard:
     """Partition k of the graph, its checksum verified.
 
     Raises:
         InputError: the file is not the one that was written.
     """
-    return GraphShard.from_bytes(_get(store, manifest, manifest["shard_files"][k]))
+    return GraphShard.from_bytes(_get(store, manifest, manifest.shard_files[k]))
 
 
-def load_ids(
-    store: Store, manifest: Manifest, side: str
-) -> tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int16]]:
+def load_ids(store: Store, manifest: Graph, side: str) -> tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int16]]:
     """The id map of a side ("user" or "item"): (external ids ascending [N], dense id int64 [N], owner int16 [N]).
 
     Raises:
         InputError: the file is not the one that was written.
     """
-    table = pq.read_table(io.BytesIO(_get(store, manifest, manifest[f"{side}_file"])))
+    table = pq.read_table(io.BytesIO(_get(store, manifest, manifest.id_file(side))))
     return table[f"{side}_id"].combine_chunks(), table["node"].to_numpy(), table["owner"].to_numpy()
 
 
-def load_assignment(store: Store, manifest: Manifest) -> Assignment:
+def load_assignment(store: Store, manifest: Graph) -> Assignment:
     """The owner map, as it was decided at ingest.
 
     Raises:
@@ -150,10 +123,10 @@ def load_assignment(store: Store, manifest: Manifest) -> Assignment:
     owners = []
     for side in ("user", "item"):
         _, node, owner = load_ids(store, manifest, side)
-        by_node = np.zeros(manifest[f"{side}s"], dtype=np.int16)
+        by_node = np.zeros(manifest.nodes(side), dtype=np.int16)
         by_node[node] = owner
         owners.append(by_node)
-    return Assignment(owners[0], owners[1], manifest["partitions"])
+    return Assignment(owners[0], owners[1], manifest.partitions)
 
 
 def _id_map(name: str, ids: pa.Array, owner: npt.NDArray[np.int16]) -> bytes:
@@ -163,20 +136,20 @@ def _id_map(name: str, ids: pa.Array, owner: npt.NDArray[np.int16]) -> bytes:
     return sink.getvalue()
 
 
-def _put(store: Store, name: str, data: bytes) -> dict[str, Any]:
+def _put(store: Store, name: str, data: bytes) -> File:
     store.write(name, data)
-    return {"sha256": store.sha256(data), "bytes": len(data)}
+    return File(sha256=store.sha256(data), bytes=len(data))
 
 
-def _get(store: Store, manifest: Manifest, name: str) -> bytes:
-    expected = manifest["files"][name]
+def _get(store: Store, manifest: Graph, name: str) -> bytes:
+    expected = manifest.files[name]
     try:
         data = store.read(name)
     except FileNotFoundError as error:
         raise InputError(f"{store.root_uri}/{name} is missing. Restore it, or run `unlearnrec ingest` again") from error
-    if store.sha256(data) != expected["sha256"]:
+    if store.sha256(data) != expected.sha256:
         raise InputError(
-            f"{store.root_uri}/{name} is damaged: {len(data)} bytes, {expected['bytes']} expected, and the SHA-256 "
+            f"{store.root_uri}/{name} is damaged: {len(data)} bytes, {expected.bytes} expected, and the SHA-256 "
             "differs from the manifest's. Restore the file, or run `unlearnrec ingest` again"
         )
     return data

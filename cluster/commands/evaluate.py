@@ -42,11 +42,11 @@ def evaluate(
         return evaluate_against(config, reference, **named, progress=progress or silent(), group=group)
     session = Session(config)
     with leased(session) as version:
-        test_users, test_items, unknown = held_out_pairs(session, version)
+        test_users, test_items, unknown = held_out_pairs(session, version.graph)
         arguments = (test_users, test_items, config.evaluate.k, config.evaluate.batch_users)
         if group is not None:
             metrics = session.call(group, version, "evaluate", *arguments)[0]
         else:
             with session.workers() as own:
                 metrics = session.call(own, version, "evaluate", *arguments)[0]
-    return {"version": version["version"], **metrics, "users": int(metrics["users"]), "unknown_test_rows": unknown}
+    return {"version": version.version, **metrics, "users": int(metrics["users"]), "unknown_test_rows": unknown}

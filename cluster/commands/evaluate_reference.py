@@ -21,7 +21,7 @@ from ..models.comparison import Measured, Probe, compare, measure_version
 from ..models.held_out import held_out_pairs
 from ..models.training import as_trained
 from ..output.leases import leased
-from ..output.manifest import Manifest
+from ..output.manifest import Manifest, manifest_of
 from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.matching import effect, resolve
@@ -73,7 +73,7 @@ def evaluate_against(
         _check_gone(other, retrained, request, "Train it `--without` them")
         there = _matched(session, version, other, retrained)
         before = _before(session, version, retrained, request)
-        test_users, test_items, unknown = held_out_pairs(session, version)
+        test_users, test_items, unknown = held_out_pairs(session, version.graph)
         forgotten = _forgotten(session, version, before, request)
         probe = Probe(forgotten, (test_users, test_items), _random_pairs(there, config.seed))
         theirs = Probe(*((there[0][u], there[1][i]) for u, i in (probe.forgotten, probe.held_out, probe.random)))
@@ -82,7 +82,7 @@ def evaluate_against(
             for name, one in ((ORIGINAL, before), (UNLEARNED, version)):
                 if one is not None:
                     models[name] = measure_version(session, one, own, probe, probe.held_out)
-            same_workers = retrained["graph"]["partitions"] == version["graph"]["partitions"]
+            same_workers = retrained.graph.partitions == version.graph.partitions
             if same_workers:
                 models[RETRAINED] = measure_version(other, retrained, own, theirs, theirs.held_out)
         if not same_workers:
@@ -102,12 +102,12 @@ def evaluate_against(
     own_row = next(row for row in rows if row["model"] == UNLEARNED)
     metrics = models[UNLEARNED].metrics
     return {
-        "version": version["version"],
+        "version": version.version,
         **metrics,
         "users": int(metrics["users"]),
         "unknown_test_rows": unknown,
-        "before_version": None if before is None else before["version"],
-        "reference_version": retrained["version"],
+        "before_version": None if before is None else before.version,
+        "reference_version": retrained.version,
         "same_draws": same_draws,
         "forgotten_pairs": len(forgotten[0]),
         "held_out_pairs": len(test_users),
@@ -126,44 +126,44 @@ def _open(config: Config, reference: str) -> Session:
             f"--reference {reference}: holds no trained model. Run `unlearnrec ingest` and `unlearnrec train --without` "
             "with output set to it"
         )
-    cluster = config.cluster.model_copy(update={"partitions": found["graph"]["partitions"]})
+    cluster = config.cluster.model_copy(update={"partitions": found.graph.partitions})
     return Session(config.model_copy(update={"output": reference, "cluster": cluster}))
 
 
 def _recipe(config: Config, version: Manifest) -> dict[str, Any]:
     """Everything but the data that the training of this version depended on."""
-    trained = as_trained(config, version["model"])
+    trained = as_trained(config, version.model)
     sections = {"backbone": trained.backbone.model_dump(), "train": trained.train.model_dump(exclude=INDIFFERENT)}
     keys = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     return {"seed": trained.seed} | keys
 
 
 def _check_recipe(config: Config, version: Manifest, retrained: Manifest, reference: str) -> None:
-    if retrained["model"]["trained_on"] != retrained["graph"]["shard_files"]:
+    if retrained.model.trained_on != retrained.graph.shard_files:
         raise InputError(
-            f"--reference {reference}: its version {retrained['version']} forgot something after its training, so it is no "
+            f"--reference {reference}: its version {retrained.version} forgot something after its training, so it is no "
             "retrained model. Run `unlearnrec train --without` there"
         )
     theirs = _recipe(config, retrained)
     for key, ours in _recipe(config, version).items():
         if ours != theirs[key]:
             raise InputError(
-                f"--reference {reference}: trained with {key}={theirs[key]}, but version {version['version']} with "
+                f"--reference {reference}: trained with {key}={theirs[key]}, but version {version.version} with "
                 f"{key}={ours}. Train it with the same configuration"
             )
 
 
 def _named(session: Session, version: Manifest, request: Request) -> Pairs:
     """The interactions of this version's graph that the request names, by dense id."""
-    named, found = find_stored(session.store, version["graph"], [request])
-    whole = effect(found, named, version["graph"]["items"])
+    named, found = find_stored(session.store, version.graph, [request])
+    whole = effect(found, named, version.graph.items)
     return whole.users, whole.items
 
 
 def _check_gone(session: Session, version: Manifest, request: Request, remedy: str) -> None:
     if held := len(_named(session, version, request)[0]):
         raise InputError(
-            f"{session.config.output}: version {version['version']} still holds {held} of the interactions that are named. "
+            f"{session.config.output}: version {version.version} still holds {held} of the interactions that are named. "
             f"{remedy}"
         )
 
@@ -172,22 +172,22 @@ def _matched(session: Session, version: Manifest, other: Session, retrained: Man
     """By side, the reference's dense id of each of the version's; -1 where it is not used any more."""
     found = []
     for side in SIDES:
-        ids, node, _ = load_ids(session.store, version["graph"], side)
-        their_ids, their_node, _ = load_ids(other.store, retrained["graph"], side)
+        ids, node, _ = load_ids(session.store, version.graph, side)
+        their_ids, their_node, _ = load_ids(other.store, retrained.graph, side)
         matched = dense_ids(their_ids, their_node, ids)
         common = int((matched >= 0).sum())
         if common < max(len(ids), len(their_ids)):
             raise InputError(
-                f"--reference {other.config.output}: holds {len(their_ids)} {side}s and version {version['version']} "
+                f"--reference {other.config.output}: holds {len(their_ids)} {side}s and version {version.version} "
                 f"{len(ids)}, of which {common} are the same. {_SAME_DATA}"
             )
-        there = np.full(version["graph"][f"{side}s"], -1, dtype=np.int64)
+        there = np.full(version.graph.nodes(side), -1, dtype=np.int64)
         there[node] = matched
         found.append(there)
-    ours, theirs = (x["graph"]["interactions"] for x in (version, retrained))
+    ours, theirs = (x.graph.interactions for x in (version, retrained))
     if ours != theirs:
         raise InputError(
-            f"--reference {other.config.output}: holds {theirs} interactions and version {version['version']} {ours}. "
+            f"--reference {other.config.output}: holds {theirs} interactions and version {version.version} {ours}. "
             f"{_SAME_DATA}"
         )
     return found[0], found[1]
@@ -201,7 +201,7 @@ def _same_draws(version: Manifest, retrained: Manifest, there: tuple[Ids, Ids]) 
     known = [np.flatnonzero(side >= 0) for side in there]
     same_nodes = all(bool((side[ids] == ids).all()) for side, ids in zip(there, known, strict=True))
     keys = ("ingested_interactions", "users", "items")
-    return same_nodes and all(version["graph"][key] == retrained["graph"][key] for key in keys)
+    return same_nodes and all(getattr(version.graph, key) == getattr(retrained.graph, key) for key in keys)
 
 
 def _before(session: Session, version: Manifest, retrained: Manifest, request: Request) -> Manifest | None:
@@ -209,11 +209,11 @@ def _before(session: Session, version: Manifest, retrained: Manifest, request: R
     kept = [
         one
         for record in session.journal.records()
-        if record.kind == COMMITTED and (one := record.body["manifest"])["version"] < version["version"]
-        if one["graph"]["ingest"] == version["graph"]["ingest"]
-        and one["graph"]["shard_files"] == one["lake_graph"]["shard_files"]  # else a counterfactual
+        if record.kind == COMMITTED and (one := manifest_of(record)).version < version.version
+        if one.graph.ingest == version.graph.ingest
+        and one.graph.shard_files == one.lake_graph.shard_files  # else a counterfactual
         and _recipe(session.config, one) == _recipe(session.config, retrained)
-        and all(session.store.exists(name) for name in one["files"])
+        and all(session.store.exists(name) for name in one.files)
     ]
     most = len(_named(session, kept[0], request)[0]) if kept else 0
     if not most:
@@ -226,7 +226,7 @@ def _before(session: Session, version: Manifest, retrained: Manifest, request: R
 def _forgotten(session: Session, version: Manifest, before: Manifest | None, request: Request) -> Pairs:
     """The forgotten interactions whose user and item are both still there, by dense id of the version (and of the one before
     it). Without one before: those that are named one by one."""
-    maps = [load_ids(session.store, version["graph"], side) for side in SIDES]
+    maps = [load_ids(session.store, version.graph, side) for side in SIDES]
     if before is None:
         removal = resolve(request, maps[0], maps[1]).removal
         return removal.pair_users, removal.pair_items

@@ -36,7 +36,7 @@ def export(
     session.refuse_own("--to", to, FOLDERS)
     made = made_at(session)
     with leased(session) as version:
-        maps = {side: load_ids(session.store, version["graph"], side) for side in ("user", "item")}
+        maps = {side: load_ids(session.store, version.graph, side) for side in ("user", "item")}
         with ExportWriter(to, session.options, maps["user"][0].type, maps["item"][0].type, made) as writer:
             if group is not None:
                 _export(session, version, group, writer, maps, top_k)
@@ -44,13 +44,13 @@ def export(
                 with session.workers() as own:
                     _export(session, version, own, writer, maps, top_k)
             written = writer.close()
-    return {"version": version["version"], **written}
+    return {"version": version.version, **written}
 
 
 def _export(
     session: Session, version: Manifest, group: WorkerGroup, writer: ExportWriter, maps: dict[str, Any], top_k: int
 ) -> None:
-    places = {side: _by_node(node, version["graph"][f"{side}s"]) for side, (_, node, _) in maps.items()}
+    places = {side: _by_node(node, version.graph.nodes(side)) for side, (_, node, _) in maps.items()}
 
     def external(side: str, nodes: Ids) -> pa.Array:
         return maps[side][0].take(pa.array(places[side][nodes]))

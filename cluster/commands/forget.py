@@ -88,7 +88,7 @@ def _nothing_named(
 ) -> dict[str, Any]:
     """The answer to a file of requests without rows. Nothing is accepted, so that there is no id but a given one."""
     outcome = Outcome([], np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), [])
-    answer = {"request_id": request_id, "status": "nothing_to_forget", "version": able_version(session)["version"]}
+    answer = {"request_id": request_id, "status": "nothing_to_forget", "version": able_version(session).version}
     answer |= NOTHING | {"rows": outcome.counts(request.tally)}
     return answer | ({"results": file.write(result_rows(request, outcome))} if file is not None else {})
 
@@ -160,14 +160,14 @@ def _dry_run(
 ) -> dict[str, Any]:
     """What would be touched; no workers, nothing written under the output."""
     start = time.perf_counter()
-    graph = version["graph"]
+    graph = version.graph
     named, found = find_stored(session.store, graph, [request])
-    whole = effect(found, named, graph["items"])
+    whole = effect(found, named, graph.items)
     outcome = looked_up(session, graph, request, named[0], found)
     answer = {
         "request_id": request.request_id,
         "status": "dry_run",
-        "version": version["version"],
+        "version": version.version,
         "removed_interactions": len(whole.users),
         "removed_events": whole.events,
         "rows": outcome.counts(request.tally),

@@ -47,8 +47,8 @@ def ingest(config: Config, *, progress: Progress | None = None) -> dict[str, Any
     session.request_key()
     session.save_config()
     keys = ("users", "items", "interactions", "events", "skipped", "suppressed", "partitions", "edge_cut", "balance")
-    rows = manifest["rows_per_layer"]
-    return {key: manifest[key] for key in keys} | {
+    rows = manifest.rows_per_layer
+    return {key: getattr(manifest, key) for key in keys} | {
         "rows_per_layer": rows[config.partitioning.halo],
         "rows_per_layer_by_halo": rows,
     }

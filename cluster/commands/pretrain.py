@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
+from ...distributed.partition.version import Encoder
+from ...partitioning.manifest import File
 from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..log.journal import JournalConflict
@@ -29,15 +31,15 @@ def pretrain(config: Config, *, progress: Progress | None = None, group: WorkerG
     session = Session(config)
     head = session.journal.head()  # before the version is read: whatever is committed from here on is a conflict
     version = session.version()
-    wants_around(config, version["model"]["backbone"])  # refused before anything is done
+    wants_around(config, version.model.backbone)  # refused before anything is done
     with nullcontext(group) if group is not None else session.workers() as workers:
         encoder, files, told = fit_encoder(session, version, workers, progress)
         committed = _commit(session, head, version, encoder, files)
     clear_runs(session, version)
-    return told | {"version": committed["version"]}
+    return told | {"version": committed.version}
 
 
-def _commit(session: Session, head: int, version: Manifest, encoder: dict[str, Any], files: dict[str, Any]) -> Manifest:
+def _commit(session: Session, head: int, version: Manifest, encoder: Encoder, files: dict[str, File]) -> Manifest:
     """The version with this encoder. Requests that were committed since `head` stay: the encoder is put to their result.
 
     Raises:
@@ -50,7 +52,7 @@ def _commit(session: Session, head: int, version: Manifest, encoder: dict[str, A
         except JournalConflict as error:
             records = session.journal.since(head)
             newer = newer_after_requests(records, manifest)
-            if encoder["tables"] or newer is None:
+            if encoder.tables or newer is None:
                 raise RuntimeError(
                     "another version was committed while this pre-training ran (by another run; or by a request, with "
                     "pretrain.objective=published), or `purge --now` removed its files. Run `unlearnrec pretrain` again"

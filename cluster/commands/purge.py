@@ -183,5 +183,5 @@ def _answer(removed: Sequence[Leftover], kept: int, ledger: Ledger, reported: in
         "purged_requests": sum(x.kind == REQUEST for x in removed),
         "kept_files": kept,
         "reports_written": reported,
-        "version": ledger.current["version"] if ledger.current else None,
+        "version": ledger.current.version if ledger.current else None,
     }

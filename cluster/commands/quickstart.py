@@ -64,7 +64,7 @@ def quickstart(
     copy_output(config.output, other["retrained"].output)
     session = Session(config)
     with session.workers() as group:
-        users, items, _ = held_out_pairs(session, {"graph": session.lake_graph()})
+        users, items, _ = held_out_pairs(session, session.lake_graph())
         probe = _probe(session, request, users, items, seed)
         watch = TrainProbe(10, users, items, config.evaluate.k, config.evaluate.batch_users)
         trained = train(config, progress=progress, probe=watch, group=group)
@@ -152,7 +152,7 @@ def _probe(session: Session, request: Path, test_users: Any, test_items: Any, se
         ids, node, _ = load_ids(session.store, graph, side)
         forgotten.append(dense_ids(ids, node, table[f"{side}_id"]))
     draw = np.random.default_rng(seed + 2)
-    random = (draw.integers(graph["users"], size=RANDOM_PAIRS), draw.integers(graph["items"], size=RANDOM_PAIRS))
+    random = (draw.integers(graph.users, size=RANDOM_PAIRS), draw.integers(graph.items, size=RANDOM_PAIRS))
     return Probe((forgotten[0], forgotten[1]), (test_users, test_items), random)
 
 

@@ -76,7 +76,7 @@ def _forgotten(
         if content == TOMBSTONE:  # purged meanwhile
             continue
         request = read_request(ticket.request_id, content["body"].encode())
-        digests = digests_of(key, _valid(session, request, ticket), id_types, time["unit"] if time else None)
+        digests = digests_of(key, _valid(session, request, ticket), id_types, time.unit if time else None)
         named = {kind: named[kind] | digests[kind] for kind in KINDS}
     if suppression is not None:
         listed, lifted = suppression.state()

@@ -10,6 +10,7 @@ from ...distributed.graph.removal import Removal
 from ...distributed.training.checkpoint import Checkpoints
 from ...distributed.training.run import Probe
 from ...partitioning.errors import InputError
+from ...partitioning.manifest import IngestedGraph
 from ...workers import WorkerFailure, WorkerGroup
 from ..config.schema import Config
 from ..layout import LOG, REQUESTS, pretraining_folder, training_folder
@@ -18,7 +19,6 @@ from ..models.retraining import _check_stands, commit_replayed
 from ..models.training import begin, make_run, now_and_then, told, trained_version
 from ..output.ingests import graph_key
 from ..output.leases import Lease
-from ..output.manifest import Manifest
 from ..output.session import Session
 from ..reporting.progress import Progress, silent
 
@@ -55,11 +55,10 @@ def retrain(
         try:
             with nullcontext(group) if group is not None else session.workers() as workers:
                 trained, curve = trained_version(session, workers, graph, run, progress, look)
-                lease.add(trained["files"])
-                numbered = trained | {"version": session.versions.next_number()}
-                encoder, files, pretrained = fit_encoder(session, numbered, workers, progress, look)
+                lease.add(trained.files)
+                encoder, files, pretrained = fit_encoder(session, trained, workers, progress, look)
                 lease.add(files)
-                manifest = with_encoder(trained, encoder, files) | {"reason": "train"}
+                manifest = with_encoder(trained, encoder, files).replaced(reason="train")
                 committed = commit_replayed(session, workers, head, manifest, progress, lease)
         except (InputError, FileNotFoundError, WorkerFailure):
             _check_stands(session.journal.since(head), (), lease)  # where a purge took the file, it says so
@@ -68,18 +67,18 @@ def retrain(
     clear_runs(session, trained)
     return told(committed, curve) | {
         "seconds": time.perf_counter() - started,
-        "replayed_requests": len(committed["replayed"]),
-        "replayed_interactions": graph["interactions"] - committed["graph"]["interactions"],
+        "replayed_requests": len(committed.replayed or ()),
+        "replayed_interactions": graph.interactions - committed.graph.interactions,
         "pretrain": pretrained,
     }
 
 
-def _begun(session: Session, lease: Lease) -> tuple[int, Manifest]:
+def _begun(session: Session, lease: Lease) -> tuple[int, IngestedGraph]:
     """(the head of the log, the graph to train on then), whose files and checkpoints the lease holds from now on."""
     while True:
         head = session.journal.head()  # before the graph is read: what is carried out from here on is not in it
         graph = session.lake_graph()
-        lease.add([*graph["files"], training_folder(graph_key(graph), "*"), pretraining_folder(graph_key(graph), "*")])
+        lease.add([*graph.files, training_folder(graph_key(graph), "*"), pretraining_folder(graph_key(graph), "*")])
         # A purge looks at the log before the leases: none has taken the graph as superseded if it is not so now.
         if session.lake_graph() == graph:
             return head, graph

@@ -8,7 +8,7 @@ from ...partitioning.errors import InputError
 from ..config.schema import Config
 from ..log.records import COMMITTED, Record
 from ..output.conflicts import deletions_after
-from ..output.manifest import Manifest
+from ..output.manifest import Manifest, manifest_of
 from ..output.session import Session
 
 OWN = ("version", "base", "answers", "rolled_back_to")
@@ -26,14 +26,12 @@ def rollback(config: Config, *, to: int) -> dict[str, Any]:
     session = Session(config)
     records = session.journal.records()
     current = session.version()
-    found = next((r for r in records if r.kind == COMMITTED and r.body["manifest"]["version"] == to), None)
-    if to >= current["version"]:
-        raise InputError(
-            f"--to {to}: {config.output} has older versions 1 to {current['version'] - 1}. Name one of them"
-        )
+    found = next((r for r in records if r.kind == COMMITTED and manifest_of(r).version == to), None)
+    if to >= current.version:
+        raise InputError(f"--to {to}: {config.output} has older versions 1 to {current.version - 1}. Name one of them")
     if found is None:
         raise InputError(f"--to {to}: its record was removed by `purge --truncate-log`. Run `unlearnrec train`")
-    target: Manifest = found.body["manifest"]
+    target = manifest_of(found)
     _check_nothing_deleted(target, [record for record in records if record.number > found.number])
     kept = max(session.ledger().purging.values(), default=0)
     if to < kept:
@@ -41,16 +39,17 @@ def rollback(config: Config, *, to: int) -> dict[str, Any]:
             f"--to {to}: a purge is under way, or ended early, and may still take files of versions before "
             f"{kept}. Let it end, or run `unlearnrec train`"
         )
-    if missing := [name for name in target["files"] if not session.store.exists(name)]:
+    if missing := [name for name in target.files if not session.store.exists(name)]:
         raise InputError(
             f"--to {to}: {missing[0]} is gone, a purge removed files of older versions. Run `unlearnrec train`"
         )
-    manifest = {key: value for key, value in target.items() if key not in OWN} | {"reason": "rollback"}
-    committed = session.versions.commit(manifest | {"rolled_back_to": to}, after=records[-1].number)
+    kept_keys = {key: value for key, value in target.document().items() if key not in OWN}
+    document = kept_keys | {"reason": "rollback", "rolled_back_to": to, "version": session.versions.next_number()}
+    committed = session.versions.commit(Manifest.model_validate(document), after=records[-1].number)
     return {
-        "version": committed["version"],
+        "version": committed.version,
         "rolled_back_to": to,
-        "encoder": committed["model"].get("encoder") is not None,
+        "encoder": committed.model.encoder is not None,
     }
 
 
@@ -59,11 +58,11 @@ def _check_nothing_deleted(target: Manifest, since: list[Record]) -> None:
     versions, elsewhere = deletions_after(target, since)
     if elsewhere is not None:
         raise InputError(
-            f"--to {target['version']}: request {elsewhere} found nothing to forget in a later graph, and this version may "
+            f"--to {target.version}: request {elsewhere} found nothing to forget in a later graph, and this version may "
             "hold its data. Run `unlearnrec train` instead"
         )
     if versions:
         raise InputError(
-            f"--to {target['version']}: data were deleted since, in version {', '.join(map(str, versions))}, and would come "
+            f"--to {target.version}: data were deleted since, in version {', '.join(map(str, versions))}, and would come "
             "back. Roll back to a later version, or run `unlearnrec train` and `pretrain`: they start from what is left"
         )

@@ -31,7 +31,7 @@ def status(config: Config, request_id: str | None = None) -> dict[str, Any]:
         "open_requests": len(waiting),
         "overdue_requests": len(late),
         "oldest_open_request_seconds": oldest_age(waiting, now),
-        "version": ledger.current["version"] if ledger.current else None,
+        "version": ledger.current.version if ledger.current else None,
         "needs_retrain": ledger.needs_retrain(),
         "requests": [
             {

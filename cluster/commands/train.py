@@ -13,13 +13,13 @@ from ...distributed.training.checkpoint import Checkpoints
 from ...distributed.training.run import Probe
 from ...partitioning.errors import InputError
 from ...partitioning.ingest import load_ids
+from ...partitioning.manifest import Graph
 from ...workers import WorkerFailure, WorkerGroup
 from ..config.schema import Config
 from ..lifecycle.finding import find_stored
 from ..log.journal import JournalConflict
 from ..models.training import begin, make_run, now_and_then, told, trained_version
 from ..output.conflicts import voids_training
-from ..output.manifest import Manifest
 from ..output.session import Session
 from ..reporting.progress import Progress, silent
 from ..requests.matching import effect, resolve
@@ -80,24 +80,24 @@ def train(
     except JournalConflict as error:
         raise RuntimeError(OVERTAKEN) from error
     Checkpoints(session.store, run.folder).clear()
-    removed = graph["interactions"] - committed["graph"]["interactions"]
+    removed = graph.interactions - committed.graph.interactions
     return told(committed, curve) | {"removed_interactions": removed, "unknown_ids": unknown}
 
 
-def _removal(session: Session, graph: Manifest, files: Sequence[str]) -> tuple[Removal, int]:
+def _removal(session: Session, graph: Graph, files: Sequence[str]) -> tuple[Removal, int]:
     """What the files leave out, and how many of their ids the graph does not know."""
     if not files:
         return Removal(), 0
     maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
     requests = [_without(session, file) for file in files]
-    found = [resolve(request, maps[0], maps[1], graph.get("time")) for request in requests]
+    found = [resolve(request, maps[0], maps[1], graph.time) for request in requests]
     for file, one in zip(files, found, strict=True):
         for why in one.invalid.values():
             raise InputError(f"--without {file}: a time range: {why}")
     parts = [one.removal for one in found]
     if any(one.timed.any() for one in found):
         # Interactions that lose all of their events; the others stay, as they do in `forget`.
-        whole = effect(find_stored(session.store, graph, requests)[1], found, graph["items"])
+        whole = effect(find_stored(session.store, graph, requests)[1], found, graph.items)
         parts.append(Removal(pair_users=whole.users, pair_items=whole.items))
     removal = Removal(
         np.unique(np.concatenate([x.users for x in parts])),

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...partitioning.errors import InputError
-from ...partitioning.ingest import MANIFEST
+from ...partitioning.manifest import MANIFEST
 from ..config.schema import Config
 from ..evidence.report import contradicted
 from ..layout import REPORTS, manifest_name, report_name
 from ..log.records import PURGING, Record
 from ..output.ledger import OPEN, Ledger, State, Ticket
+from ..output.manifest import Manifest
 from ..output.session import Session
 from ..requests.request import TOMBSTONE, commitment
 from .status import status
@@ -44,7 +45,7 @@ def verify(config: Config, request_id: str | None = None) -> dict[str, Any]:
     checks = [_check("log", True, _extent(records)), *_checkpoint(session, records)]
     if request_id is None:
         tickets = list(ledger.tickets.values())
-        answer |= {"requests": len(tickets), "version": ledger.current["version"] if ledger.current else None}
+        answer |= {"requests": len(tickets), "version": ledger.current.version if ledger.current else None}
     else:
         answer |= status(config, request_id)
         tickets = [ledger.tickets[request_id]]
@@ -159,11 +160,11 @@ def _stray_reports(session: Session, ledger: Ledger) -> Iterator[Check]:
             )
 
 
-def _ingest_check(session: Session, ledger: Ledger, version: Mapping[str, Any]) -> Check:
+def _ingest_check(session: Session, ledger: Ledger, version: Manifest) -> Check:
     """Whether what the next `train` begins from is what an `ingest` left."""
     try:
-        found = session.ingested()["ingest"]
-        ok = found in ledger.ingests or found == version["lake_graph"]["ingest"]
+        found = session.ingested().ingest
+        ok = found in ledger.ingests or found == version.lake_graph.ingest
     except (InputError, ValueError, KeyError, TypeError):
         ok = False
     if ok:
@@ -175,36 +176,36 @@ def _ingest_check(session: Session, ledger: Ledger, version: Mapping[str, Any]) 
     )
 
 
-def _file_checks(session: Session, version: dict[str, Any]) -> Iterator[Check]:
+def _file_checks(session: Session, version: Manifest) -> Iterator[Check]:
     """One check for all files when they are as committed, else one for each that is not; and for the manifest's copy."""
-    files = version["lake_graph"]["files"] | version["files"]
+    files = version.lake_graph.files | version.files
     wrong = 0
     for place, entry in files.items():
         try:
             found = session.store.sha256(session.store.read(place))
         except FileNotFoundError:
             found = None
-        if found != entry["sha256"]:
+        if found != entry.sha256:
             wrong += 1
             what = "is missing" if found is None else "was changed: its SHA-256 is not the one of the log"
             yield _check(
-                f"version {version['version']}: {place}",
+                f"version {version.version}: {place}",
                 False,
                 f"{place} {what}. Restore it from a backup, or train again",
             )
-    place = manifest_name(version["version"])
+    place = manifest_name(version.version)
     with contextlib.suppress(FileNotFoundError):  # made by the next commit
         try:
-            same = json.loads(session.store.read(place)) == version
+            same = json.loads(session.store.read(place)) == version.document()
         except ValueError:
             same = False
         if not same:
             wrong += 1
             yield _check(
-                f"version {version['version']}: {place}",
+                f"version {version.version}: {place}",
                 False,
                 f"{place} is not the manifest that the log has. Remove it: the next commit makes it again",
             )
     if not wrong:
-        total = sum(entry["bytes"] for entry in files.values())
-        yield _check(f"version {version['version']}: files", True, f"{len(files)} files, {total:,} bytes, as committed")
+        total = sum(entry.bytes for entry in files.values())
+        yield _check(f"version {version.version}: files", True, f"{len(files)} files, {total:,} bytes, as committed")

@@ -60,7 +60,7 @@ class Change:
             OSError: a file cannot be read, or goes in this moment.
             InputError: one of the id maps is damaged.
         """
-        size = after["graph"]["partitions"]
+        size = after.graph.partitions
         pairs = [(files_of_partition(before, k), files_of_partition(after, k)) for k in range(size)]
         affected = [k for k, (old, new) in enumerate(pairs) if old != new]
         found: dict[str, dict[str, Any] | None] = {}
@@ -91,12 +91,12 @@ class Change:
                 second = partition(now)
             new[k] = second and (second[0], len(second[1]))
         compared, moved = ((_joined(x[n] for x in rows), _joined(x[n + 1] for x in rows)) for n in (0, 2))
-        maps = {graph[f"{side}_file"] for graph in (before["graph"], after["graph"]) for side in ("user", "item")}
-        for name in sorted((maps | (before["files"].keys() ^ after["files"].keys())) - found.keys()):
+        maps = {graph.id_file(side) for graph in (before.graph, after.graph) for side in ("user", "item")}
+        for name in sorted((maps | (before.files.keys() ^ after.files.keys())) - found.keys()):
             get(name)
         old_read = {k: read for k, read in old.items() if read is not None and _there(before, found)}
         new_read = [read for read in new.values() if read is not None and _there(after, found)]
-        live = [load_ids(store, after["graph"], side)[1] if new_read else NONE for side in ("user", "item")]
+        live = [load_ids(store, after.graph, side)[1] if new_read else NONE for side in ("user", "item")]
         return cls(
             before,
             after,
@@ -123,23 +123,23 @@ class Change:
     @property
     def around(self) -> bool:
         """Whether the encoder changes rows of nodes that no request touches."""
-        return bool((self.before["model"].get("encoder") or {}).get("around"))
+        return self.before.model.encoder is not None and self.before.model.encoder.around
 
     @property
     def unchanged_files(self) -> int:
         """Number of files that both versions name."""
-        return len(self.before["files"].keys() & self.after["files"].keys())
+        return len(self.before.files.keys() & self.after.files.keys())
 
     def effects(self, store: Store, requests: Mapping[str, Request]) -> dict[str, Effect]:
         """By request id, what it does to the version before; empty where files of one of the versions are gone."""
-        graph = self.before["graph"]
+        graph = self.before.graph
         if not requests or not (self.has_before and self.has_after):
             return {}
         maps = [load_ids(store, graph, side) for side in ("user", "item")]
-        named = {request_id: resolve(one, maps[0], maps[1], graph.get("time")) for request_id, one in requests.items()}
+        named = {request_id: resolve(one, maps[0], maps[1], graph.time) for request_id, one in requests.items()}
         removal, timed = union(named.values())
         found = merged([removal.find(shard, timed) for shard in self.old.values()])
-        return {request_id: effect(found, [one], graph["items"]) for request_id, one in named.items()}
+        return {request_id: effect(found, [one], graph.items) for request_id, one in named.items()}
 
     @cached_property
     def user_codes(self) -> list[Ids]:
@@ -164,7 +164,7 @@ class Change:
         return self._marks(0, [*nodes[0], self.live[0]]), self._marks(1, [*nodes[1], self.live[1]])
 
     def _marks(self, side: int, parts: Sequence[npt.NDArray[np.integer]]) -> Marks:
-        marks = np.zeros(self.after["graph"][("users", "items")[side]], dtype=bool)
+        marks = np.zeros(self.after.graph.nodes(("user", "item")[side]), dtype=bool)
         for part in parts:
             marks[part] = True
         return marks
@@ -191,9 +191,9 @@ class Change:
         """Each file that only one of the versions names, as it lies in the store; by the manifest where it is gone."""
         lines = []
         for when, version, other in (("before", self.before, self.after), ("after", self.after, self.before)):
-            for name in sorted(version["files"].keys() - other["files"].keys()):
+            for name in sorted(version.files.keys() - other.files.keys()):
                 there = self.found[name]
-                entry = version["files"][name] if there is None else there
+                entry = version.files[name].document() if there is None else there
                 state = "gone" if there is None else "there"
                 lines.append(
                     {"version": when, "name": name, "state": state, "sha256": entry["sha256"], "bytes": entry["bytes"]}
@@ -202,12 +202,12 @@ class Change:
 
 
 def _there(version: Manifest, found: Mapping[str, dict[str, Any] | None]) -> bool:
-    return all(found[name] is not None for name in version["files"].keys() & found.keys())
+    return all(found[name] is not None for name in version.files.keys() & found.keys())
 
 
 def files_of_partition(version: Manifest, k: int) -> dict[str, str]:
     """{"shard", "embeddings"}: the files of a partition in a version."""
-    return {"shard": version["graph"]["shard_files"][k], "embeddings": version["model"]["embeddings"][k]}
+    return {"shard": version.graph.shard_files[k], "embeddings": version.model.embeddings[k]}
 
 
 def _compared(old: GraphShard, old_rows: Rows, new: GraphShard, new_rows: Rows) -> tuple[Ids, Ids, Ids, Ids]:

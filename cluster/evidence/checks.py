@@ -64,7 +64,7 @@ def checks_of(
 
 def _pairs_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> dict[str, Any]:
     users, items = (x[_sample(len(pairs[0]))] for x in pairs)
-    num_users, num_items = change.after["graph"]["users"], change.after["graph"]["items"]
+    num_users, num_items = change.after.graph.users, change.after.graph.items
     there = np.zeros(len(users), dtype=bool)
     for codes in change.user_codes:
         there |= contains(codes, users * num_items + items)
@@ -80,7 +80,7 @@ def _pairs_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> di
 def events_check(change: Change, effect: Effect, told: int | None) -> dict[str, Any]:
     """Of interactions that lost some of their events: no more are left than should be, on either side, and no other."""
     users, items, counts, times = effect.thinned
-    num_users, num_items = change.after["graph"]["users"], change.after["graph"]["items"]
+    num_users, num_items = change.after.graph.users, change.after.graph.items
     by_user, by_item = users * num_items + items, items * num_users + users
     left = set(zip(np.repeat(by_user, counts).tolist(), times.tolist(), strict=True))
     chosen = _sample(len(users))
@@ -128,17 +128,17 @@ def _rows_check(change: Change) -> dict[str, Any]:
 
 
 def _files_check(change: Change) -> dict[str, Any]:
-    names = [name for name in change.found if name in change.after["files"]]
+    names = [name for name in change.found if name in change.after.files]
     wrong = [name for name in names if change.found[name] != _entry(change.after, name)]
     detail = f"not as committed: {', '.join(wrong)}" if wrong else "SHA-256 and size as committed"
-    return _check("files of the version", not wrong, len(names), len(change.after["files"]), detail)
+    return _check("files of the version", not wrong, len(names), len(change.after.files), detail)
 
 
 def _untouched_check(change: Change) -> dict[str, Any]:
     """Partitions that no answer of the version names: the same files, by name and by SHA-256 read back. With
     `influence.around` every one may change."""
     kinds, wrong, count = ("shard", "embeddings"), [], 0
-    named = {k for answer in change.after["answers"].values() for k in answer["affected_partitions"]}
+    named = {k for answer in change.after.answers.values() for k in answer["affected_partitions"]}
     untouched = [k for k in range(len(change.new)) if k not in named and not change.around]
     for k in untouched:
         names = files_of_partition(change.after, k)
@@ -184,7 +184,7 @@ def scores_of(
     """
     if group is None:
         return _left_out(requests, "no workers were running when this report was written")
-    if session.version()["version"] != change.after["version"]:
+    if session.version().version != change.after.version:
         return _left_out(requests, "a later version is current, and the workers hold that one")
     answers: dict[str, dict[str, Any]] = {}
     whole, chosen = {}, {}
@@ -203,7 +203,7 @@ def scores_of(
             answers[request_id] = {"left_out": lost if len(pairs[0]) else none}
     if not chosen:
         return answers
-    draw = np.random.default_rng(change.after["version"])
+    draw = np.random.default_rng(change.after.version)
     count = max(REFERENCES, *(len(users) for users, _ in chosen.values()))
     forgotten = [pairs for pairs in requests.values() if pairs is not None]
     groups = [*chosen.values(), _trained(change, count, draw), _random(change, forgotten, count, draw)]
@@ -243,7 +243,7 @@ def _summary(groups: Mapping[str, Scores]) -> dict[str, Any]:
 
 
 def _trained(change: Change, count: int, draw: np.random.Generator) -> tuple[Ids, Ids]:
-    codes, num_items = np.concatenate(change.user_codes), change.after["graph"]["items"]
+    codes, num_items = np.concatenate(change.user_codes), change.after.graph.items
     chosen = codes[draw.choice(len(codes), min(count, len(codes)), replace=False)]
     return chosen // num_items, chosen % num_items
 
@@ -252,7 +252,7 @@ def _random(
     change: Change, forgotten: Sequence[tuple[Ids, Ids]], count: int, draw: np.random.Generator
 ) -> tuple[Ids, Ids]:
     """Pairs of a user and an item that are there, neither in the graph nor forgotten; fewer where the graph is dense."""
-    num_items = change.after["graph"]["items"]
+    num_items = change.after.graph.items
     removed = np.sort(np.concatenate([users * num_items + items for users, items in forgotten]))
     found = np.empty(0, dtype=np.int64)
     for _ in range(20):
@@ -275,8 +275,8 @@ def _not_checked(name: str, why: str, of: int | None = None) -> dict[str, Any]:
 
 
 def _entry(version: Manifest, name: str) -> dict[str, Any] | None:
-    entry = version["files"].get(name)
-    return None if entry is None else {"sha256": entry["sha256"], "bytes": entry["bytes"]}
+    entry = version.files.get(name)
+    return None if entry is None else {"sha256": entry.sha256, "bytes": entry.bytes}
 
 
 def _sample(total: int) -> Ids:

@@ -24,7 +24,7 @@ from ..log.journal import JournalConflict
 from ..log.records import ACCEPTED, COMMITTED, EVIDENCE, Record, iso
 from ..output.conflicts import voids_evidence
 from ..output.ledger import Ticket
-from ..output.manifest import Manifest
+from ..output.manifest import Manifest, manifest_of
 from ..output.session import Session, missing_text
 from ..reporting.progress import Progress, silent
 from ..reporting.software import software
@@ -122,31 +122,29 @@ class _Batch:
 
     def look(self, chain: Mapping[str, Record]) -> _Look:
         """Of the version that this chain commits. A content that is not the accepted one counts as unknown."""
-        after: Manifest = chain["committed"].body["manifest"]
-        if after["version"] not in self._looks:
+        after = manifest_of(chain["committed"])
+        if after.version not in self._looks:
             store = self.session.store
-            change = Change.read(store, chain["version before"].body["manifest"], after)
+            change = Change.read(store, manifest_of(chain["version before"]), after)
             if not change.has_after:
                 self._check_purged(after)
             known = {}
-            for request_id in after["answers"]:
+            for request_id in after.answers:
                 with contextlib.suppress(UnreadableRequest):
                     if (content := _content(self.session, self.session.ledger().tickets[request_id])) is not None:
                         known[request_id] = content
-            effects = dict.fromkeys(after["answers"]) | change.effects(store, known)
+            effects = dict.fromkeys(after.answers) | change.effects(store, known)
             asked = {one: _pairs(did) for one, did in effects.items() if one in self._ids}
             scores = scores_of(self.session, change, asked, self._group)
-            self._looks = {after["version"]: _Look(change, effects, _touched(effects.values()), scores)}
-        return self._looks[after["version"]]
+            self._looks = {after.version: _Look(change, effects, _touched(effects.values()), scores)}
+        return self._looks[after.version]
 
     def _check_purged(self, version: Manifest) -> None:
         """Raise InputError where files of a version are missing that no purge removes: the current one names them too, as
         after a rollback, or a training on the same graph."""
         current = self.session.ledger().current
-        kept = {**current["files"], **current["lake_graph"]["files"]} if current is not None else {}
-        missing = next(
-            (name for name in version["files"] if name in kept and not self.session.store.exists(name)), None
-        )
+        kept = {**current.files, **current.lake_graph.files} if current is not None else {}
+        missing = next((name for name in version.files if name in kept and not self.session.store.exists(name)), None)
         if current is not None and missing is not None:
             raise InputError(missing_text(self.session.store, missing, current))
 
@@ -217,12 +215,12 @@ def _chain(records: Sequence[Record], request_id: str) -> dict[str, Record]:
     # From the end: what is asked for is young.
     place = next(n for n in reversed(range(len(records))) if _answers(records[n], request_id))
     committed = records[place]
-    base = committed.body["manifest"]["base"]
+    base = manifest_of(committed).base
     chain = {"committed": committed, "record before": records[place - 1]}
     for record in reversed(records[:place]):
         if record.kind == ACCEPTED and record.body["request_id"] == request_id:
             chain.setdefault("accepted", record)
-        if record.kind == COMMITTED and record.body["manifest"]["version"] == base:
+        if record.kind == COMMITTED and manifest_of(record).version == base:
             chain["version before"] = record
         if len(chain) == 4:
             break
@@ -230,20 +228,20 @@ def _chain(records: Sequence[Record], request_id: str) -> dict[str, Record]:
 
 
 def _answers(record: Record, request_id: str) -> bool:
-    return record.kind == COMMITTED and request_id in record.body["manifest"].get("answers", {})
+    return record.kind == COMMITTED and request_id in manifest_of(record).answers
 
 
 def _document(answer: Mapping[str, Any], ticket: Ticket, chain: Mapping[str, Record], look: _Look) -> dict[str, Any]:
     request_id, committed, accepted = answer["request_id"], chain["committed"], chain["accepted"]
-    after: Manifest = committed.body["manifest"]
+    after = manifest_of(committed)
     change = look.change
-    told = after["answers"][request_id] | answer
+    told = {**after.answers[request_id], **answer}
     return {
         "format": FORMAT,
         "request_id": request_id,
         "commitment": accepted.body["commitment"],
-        "version": {"before": after["base"], "after": after["version"]},
-        "requests_in_version": len(after["answers"]),
+        "version": {"before": after.base, "after": after.version},
+        "requests_in_version": len(after.answers),
         "times": {
             "accepted": iso(ticket.accepted_at),
             "committed": committed.time,

@@ -91,7 +91,7 @@ def _kept_out(session: Session, request: Request) -> bool:
     if suppression is None:
         return False
     time = session.times()
-    named = digests_of(suppression.key, request, session.id_types(), time["unit"] if time else None)
+    named = digests_of(suppression.key, request, session.id_types(), time.unit if time else None)
     listed, _ = suppression.state()
     return all(named[kind] <= listed[kind] for kind in KINDS)
 

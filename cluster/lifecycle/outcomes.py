@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ...distributed.graph.removal import Found
+from ...partitioning.manifest import Graph
 from ..layout import SUPPRESSION, outcome_name
 from ..output.ledger import State
 from ..output.manifest import Manifest
@@ -40,13 +41,13 @@ def note_outcomes(
     It must come before the commit, so that no crash leaves a version without the data and a list without the names. What is
     noted for a request that then fails is right too: it stays accepted.
     """
-    graph, suppression = version["graph"], open_list(session.store)
+    graph, suppression = version.graph, open_list(session.store)
     known = _Earlier(session, graph, suppression, named)
     outcomes = {}
     for request in requests:
-        outcome = known.outcome(request, named[request.request_id], found, graph["items"])
+        outcome = known.outcome(request, named[request.request_id], found, graph.items)
         if outcome.not_removed:
-            name = outcome_name(request.request_id, version["version"])
+            name = outcome_name(request.request_id, version.version)
             session.store.write(name, json.dumps(outcome.not_removed).encode())
         outcomes[request.request_id] = outcome
     if suppression is not None:
@@ -67,10 +68,10 @@ def note_outcomes(
     return outcomes
 
 
-def looked_up(session: Session, graph: Manifest, request: Request, named: Resolved, found: Found) -> Outcome:
+def looked_up(session: Session, graph: Graph, request: Request, named: Resolved, found: Found) -> Outcome:
     """What would become of a request's entries; nothing is noted."""
     known = _Earlier(session, graph, open_list(session.store), [request.request_id])
-    return known.outcome(request, named, found, graph["items"])
+    return known.outcome(request, named, found, graph.items)
 
 
 class _Earlier:
@@ -82,15 +83,15 @@ class _Earlier:
     def __init__(
         self,
         session: Session,
-        graph: Manifest,
+        graph: Graph,
         suppression: SuppressionList | None,
         without: Collection[str],
     ) -> None:
         """without: the requests that are asked about, which are no earlier ones."""
         self._session, self._suppression, self._without = session, suppression, set(without)
         self._key = suppression.key if suppression else secrets.token_bytes(32)
-        self._id_types, time = graph["id_type"], graph.get("time")
-        self._unit = time["unit"] if time else None
+        self._id_types, time = graph.id_type, graph.time
+        self._unit = time.unit if time else None
         self._removed: Digests | None = None
 
     def digests(self, request: Request, covering: bool = False) -> list[list[tuple[str, bytes]]]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from ...partitioning.errors import InputError
 from ...partitioning.storage import Store, place_of
 from ..log.records import COMMITTED
+from ..output.manifest import manifest_of
 from ..output.session import Session
 from ..requests.outcome import ALREADY_GONE, INVALID, Outcome, outcome_of
 from ..requests.request import Request
@@ -81,18 +82,18 @@ def stored_outcome(session: Session, request: Request, answer: Mapping[str, Any]
     none yet, and where a purge has removed what would tell."""
     if answer["status"] == "accepted" or contents_of(session, request.request_id) is None:
         return None
-    versions = [r.body["manifest"] for r in session.journal.records() if r.kind == COMMITTED]
-    by_number = {version["version"]: version for version in versions}
+    versions = [manifest_of(r) for r in session.journal.records() if r.kind == COMMITTED]
+    by_number = {version.version: version for version in versions}
     answered = by_number.get(answer["version"])
-    before = by_number.get(answered["base"]) if answered and answer["status"] == "committed" else answered
+    before = by_number.get(answered.base or 0) if answered and answer["status"] == "committed" else answered
     if before is None:
         return None
     try:
-        (named,), found = find_stored(session.store, before["graph"], [request])
+        (named,), found = find_stored(session.store, before.graph, [request])
     except InputError:
         return None
-    gone = not_removed(session, request.request_id, before["version"]).get(ALREADY_GONE, [])
-    return outcome_of(found, named, before["graph"]["items"], gone)
+    gone = not_removed(session, request.request_id, before.version).get(ALREADY_GONE, [])
+    return outcome_of(found, named, before.graph.items, gone)
 
 
 def _csv(rows: pa.Table) -> bytes:

@@ -35,18 +35,18 @@ def able_version(session: Session) -> Manifest:
         InputError: it has no encoder, or is a counterfactual.
     """
     version = session.version()
-    if version["graph"]["shard_files"] != version["lake_graph"]["shard_files"]:
+    if version.graph.shard_files != version.lake_graph.shard_files:
         raise InputError(
-            f"version {version['version']} was trained --without some data that the lake still has: a counterfactual, "
+            f"version {version.version} was trained --without some data that the lake still has: a counterfactual, "
             "from which nothing is forgotten. Run `unlearnrec train` and `pretrain` first"
         )
-    encoder = version["model"]["encoder"]
+    encoder = version.model.encoder
     if encoder is None:
-        raise InputError(f"version {version['version']} has no Influence Encoder. Run `unlearnrec pretrain` first")
-    if encoder.get("format") != (needed := readable_format(encoder)):
+        raise InputError(f"version {version.version} has no Influence Encoder. Run `unlearnrec pretrain` first")
+    if not encoder.readable:
         raise InputError(
-            f"version {version['version']} has an Influence Encoder of format {encoder.get('format', 1)}, and this release "
-            f"uses {needed}. Run `unlearnrec pretrain` again"
+            f"version {version.version} has an Influence Encoder of format {encoder.format}, and this release "
+            f"uses {readable_format(encoder.objective)}. Run `unlearnrec pretrain` again"
         )
     return version
 
@@ -90,15 +90,15 @@ def carry_out(
     def mark(phase: str) -> None:
         marks[phase] = marks.get(phase, 0.0) + time.perf_counter() - start - sum(marks.values())
 
-    graph = version["graph"]
+    graph = version.graph
     maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
-    named = {request.request_id: resolve(request, maps[0], maps[1], graph.get("time")) for request in requests}
+    named = {request.request_id: resolve(request, maps[0], maps[1], graph.time) for request in requests}
     owners = load_assignment(session.store, graph)
     removal, timed = union(named.values())
     asked = asked_of(owners, removal, timed)
     mark("route")
     found = merged(session.call(group, version, "find", removal, timed, partitions=asked) if asked else [])
-    own = {request_id: effect(found, [what], graph["items"]) for request_id, what in named.items()}
+    own = {request_id: effect(found, [what], graph.items) for request_id, what in named.items()}
     shares = {request_id: mine.share(graph) for request_id, mine in own.items()}
     max_share = session.config.forget.max_share
     batch, held = within_limit(shares, max_share, approved)
@@ -115,7 +115,7 @@ def carry_out(
     named = {request_id: named[request_id] for request_id in batch}
     own = {request_id: own[request_id] for request_id in batch}
     outcomes = note_outcomes(session, version, requests, named, found, progress)
-    whole = effect(found, list(named.values()), graph["items"])
+    whole = effect(found, list(named.values()), graph.items)
     mark("find")
     base = {
         request.request_id: {
@@ -132,7 +132,7 @@ def carry_out(
         answer = {
             **base[request_id],
             "status": "nothing_to_forget",
-            "version": version["version"],
+            "version": version.version,
             "removed_interactions": 0,
             "affected_partitions": [],
             "seconds": time.perf_counter() - start,
@@ -144,9 +144,10 @@ def carry_out(
         return answers
     affected = changed_partitions(version, owners, whole, cut_only)
     candidate, largest_change = unlearned(session, group, version, whole, affected, mark, progress, cut_only)
-    manifest, gone, number = candidate.manifest, candidate.gone, candidate.number
     judged = candidate.finish(mark, progress, largest_change, kept_rows=cut_only or not len(whole.users))
-    drift = 1 - manifest["graph"]["interactions"] / manifest["model"]["encoder"]["interactions"]
+    manifest, gone, number = candidate.manifest, candidate.gone, candidate.manifest.version
+    assert manifest.model.encoder is not None
+    drift = 1 - manifest.graph.interactions / manifest.model.encoder.interactions
     stale = drift > session.config.pretrain.drift_budget
     if stale:
         progress.note(
@@ -172,7 +173,9 @@ def carry_out(
         if request_id not in answers
     }
     seconds = time.perf_counter() - start
-    manifest["answers"] = {request_id: answer | {"seconds": seconds} for request_id, answer in done.items()}
+    manifest = manifest.replaced(
+        answers={request_id: answer | {"seconds": seconds} for request_id, answer in done.items()}
+    )
     before_commit(manifest)
     committed = session.versions.commit(manifest, after=head)
     mark("commit")

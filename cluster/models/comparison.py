@@ -56,7 +56,7 @@ def measure(config: Config, group: WorkerGroup, probe: Probe) -> Measured:
     """The current version of this output, its quality on all test interactions that it knows both ends of."""
     session = Session(config)
     version = session.version()
-    users, items, _ = held_out_pairs(session, version)
+    users, items, _ = held_out_pairs(session, version.graph)
     return measure_version(session, version, group, probe, (users, items))
 
 

@@ -179,7 +179,8 @@ class Gate:
 
     def judge(self, candidate: Manifest, largest_change: float) -> dict[str, Any]:
         """{"status", "measures", "bounds", "missed"}. largest_change: of a row that stays, as the workers say."""
-        seen = candidate["model"]["encoder"].get("largest_shift")
+        assert candidate.model.encoder is not None
+        seen = candidate.model.encoder.largest_shift
         bounds, base = self.bounds, self._base
         measures: dict[str, dict[str, Any]] = {
             "largest_change": {"value": largest_change / seen} if seen else {"left_out": "pre-training did not say"}

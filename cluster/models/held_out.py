@@ -9,14 +9,15 @@ from ...partitioning.errors import InputError
 from ...partitioning.graph import dense_ids
 from ...partitioning.ingest import load_ids
 from ...partitioning.lake import has_column, interactions_of, read_table
+from ...partitioning.manifest import Graph
 from ..output.manifest import Manifest
 from ..output.session import Session
 
 Ids = npt.NDArray[np.int64]
 
 
-def held_out_pairs(session: Session, version: Manifest) -> tuple[Ids, Ids, int]:
-    """(users, items) of the test interactions by dense id, and how many rows name a user or item that is not there.
+def held_out_pairs(session: Session, graph: Graph) -> tuple[Ids, Ids, int]:
+    """(users, items) of the test interactions by dense id, and how many rows name a user or item that the graph has not.
 
     Where the table has the column `columns.value`, its rows count as those of `interactions` do: a value that is null, NaN
     or <= 0 is no interaction, and the row is left out. Where it has no such column, as many published splits, all count.
@@ -27,7 +28,7 @@ def held_out_pairs(session: Session, version: Manifest) -> tuple[Ids, Ids, int]:
     config = session.config
     if config.test_interactions is None:
         raise InputError("test_interactions is not set: name a table of held-out interactions to evaluate on")
-    maps = [load_ids(session.store, version["graph"], side) for side in ("user", "item")]
+    maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
     columns = (session.columns.user, session.columns.item)
     value = session.columns.value
     if value is not None and not has_column(config.test_interactions, value, session.options):
@@ -61,11 +62,11 @@ def held_out_sample(session: Session, version: Manifest, count: int) -> tuple[Id
     Raises:
         InputError: as `held_out_pairs`.
     """
-    ingest: str = version["graph"]["ingest"]
+    ingest: str = version.graph.ingest
     if (known := session.held_out.get(ingest)) is not None:
         return known[0], known[1]
-    users, items, _ = held_out_pairs(session, version)
-    order = np.random.default_rng(session.config.seed).permutation(version["graph"]["users"])
+    users, items, _ = held_out_pairs(session, version.graph)
+    order = np.random.default_rng(session.config.seed).permutation(version.graph.users)
     place = order[users]  # of each pair's user in a random order
     chosen = place <= np.sort(place)[min(count, len(place)) - 1]
     session.held_out[ingest] = (users[chosen], items[chosen])

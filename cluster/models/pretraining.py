@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,16 @@ from ...distributed.encoder.influence import FORMATS
 from ...distributed.encoder.pretrain import POPULAR_SHARE, PretrainSettings, goes_around, simulated_requests, worth_it
 from ...distributed.encoder.published import PublishedSettings
 from ...distributed.graph.removal import Removal
+from ...distributed.partition.version import Encoder
 from ...distributed.training.checkpoint import Checkpoints
 from ...distributed.training.run import make_backbone
 from ...partitioning.errors import InputError
+from ...partitioning.manifest import File, Graph, IngestedGraph
 from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..layout import pretraining_folder
 from ..output.ingests import graph_key
-from ..output.manifest import Manifest, files_of, needed_files
+from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
 from ..reporting.progress import Progress, follow, watched
 from .training import as_trained, make_run, run_on
@@ -47,9 +49,9 @@ def clear_runs(session: Session, version: Manifest) -> None:
 
 def _folder_of_runs(config: Config, version: Manifest) -> str:
     """Named after the graph, and after all else that the runs depend on."""
-    graph, settings = version["graph"], config.pretrain
-    trained = as_trained(config, version["model"]).model_dump(mode="json")
-    key = json.dumps([graph, trained, settings.counterfactuals, settings.request_share])
+    graph, settings = version.graph, config.pretrain
+    trained = as_trained(config, version.model).model_dump(mode="json")
+    key = json.dumps([graph.document(), trained, settings.counterfactuals, settings.request_share])
     return pretraining_folder(graph_key(graph), hashlib.sha256(key.encode()).hexdigest()[:16])
 
 
@@ -78,7 +80,7 @@ def fit_encoder(
     group: WorkerGroup,
     progress: Progress,
     look: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+) -> tuple[Encoder, dict[str, File], dict[str, Any]]:
     """An encoder for the model of a version, committed or not: (its entry in a manifest, the files of it, what the commands
     say of the pre-training).
 
@@ -89,29 +91,29 @@ def fit_encoder(
     encoder, results = fit(session, version, group, progress, look)
     numbers = {name: None if value != value else value for name, value in results[0]["fit"].items()}  # JSON has no NaN
     told = {"epochs": session.config.pretrain.epochs, "seconds": time.perf_counter() - started, **numbers}
-    return encoder | {"interactions": version["graph"]["interactions"]}, files_of(results), told
+    return encoder, files_of(results), told
 
 
-def with_encoder(version: Manifest, encoder: dict[str, Any], files: dict[str, Any]) -> Manifest:
+def with_encoder(version: Manifest, encoder: Encoder, files: Mapping[str, File]) -> Manifest:
     """A manifest of the version's graph and rows with this encoder, whose files are among `files`."""
-    manifest = {
-        "format": 1,
-        "reason": "pretrain",
-        "graph": version["graph"],
-        "lake_graph": version["lake_graph"],
-        "model": version["model"] | {"encoder": encoder},
-    }
-    if version.get("needs_retrain"):
-        manifest["needs_retrain"] = True
-    known = version["files"] | files
-    return manifest | {"files": {name: known[name] for name in needed_files(manifest)}}
+    model, known = version.model.replaced(encoder=encoder), {**version.files, **files}
+    manifest = Manifest(
+        format=FORMAT,
+        reason="pretrain",
+        version=version.version,
+        graph=version.graph,
+        lake_graph=version.lake_graph,
+        model=model,
+        files={name: known[name] for name in needed_files(version.graph, model)},
+    )
+    return manifest.replaced(needs_retrain=True) if version.needs_retrain else manifest
 
 
 def _fit_counterfactual(
     session: Session, version: Manifest, group: WorkerGroup, progress: Progress, look: Callable[[], None]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[Encoder, list[dict[str, Any]]]:
     """(the version's entry for the encoder, the workers' results): our objective."""
-    config, graph, model = session.config, version["graph"], version["model"]
+    config, graph, model = session.config, version.graph, version.model
     trained = as_trained(config, model)  # the counterfactuals must be this very training minus some data
     settings, folder = config.pretrain, _folder_of_runs(config, version)
     popular = _popular_items(session, version, group)
@@ -123,14 +125,14 @@ def _fit_counterfactual(
         names = _finished_run(session, trained, graph, removal, f"{folder}/{number}", group, progress, title, look)
         runs.append((removal, names))
     original = None
-    if model["trained_on"] != graph["shard_files"]:
+    if model.trained_on != graph.shard_files:
         # The current rows are what forgetting made of the training's, so the run on the present graph is missing.
         title = "original on the present graph"
         place = f"{folder}/original"
         dense = f"{place}/dense.safetensors"
         names = _finished_run(session, trained, graph, Removal(), place, group, progress, title, look, dense)
         original = (names, dense)
-    blocks = make_backbone(model["backbone"], 0).readout_size // model["backbone"]["embedding_size"]
+    blocks = make_backbone(model.backbone, 0).readout_size // model.backbone["embedding_size"]
     shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
@@ -141,7 +143,7 @@ def _fit_counterfactual(
             on_progress = watched(follow(task, "encoder"), look)
             return session.call(group, version, "fit_encoder", *arguments, around, on_progress=on_progress)
 
-    around = wants_around(config, model["backbone"])
+    around = wants_around(config, model.backbone)
     results = fitted(around)
     if around:
         readouts = {key: value for key, value in results[0]["fit"].items() if key.startswith("readout_")}
@@ -154,12 +156,19 @@ def _fit_counterfactual(
     if not worth_it(results[0]["fit"]):
         progress.note(EXPLAINS_NOTHING.format(**results[0]["fit"]))
     largest = max(result["largest_shift"] for result in results)
-    entry = _entry("counterfactual", name, None, shape)
-    return entry | {"around": around, "largest_shift": largest}, results
+    entry = _entry("counterfactual", name, None, shape, graph)
+    return entry.replaced(around=around, largest_shift=largest), results
 
 
-def _entry(objective: str, file: str, tables: list[str] | None, shape: dict[str, Any]) -> dict[str, Any]:
-    return {"file": file, "tables": tables, "objective": objective, "format": FORMATS[objective], "shape": shape}
+def _entry(objective: str, file: str, tables: Sequence[str] | None, shape: dict[str, int], graph: Graph) -> Encoder:
+    return Encoder(
+        file=file,
+        tables=None if tables is None else tuple(tables),
+        objective=objective,
+        format=FORMATS[objective],
+        shape=shape,
+        interactions=graph.interactions,
+    )
 
 
 def _popular_items(session: Session, version: Manifest, group: WorkerGroup) -> list[int]:
@@ -172,12 +181,12 @@ def _popular_items(session: Session, version: Manifest, group: WorkerGroup) -> l
 
 def _fit_published(
     session: Session, version: Manifest, group: WorkerGroup, progress: Progress, look: Callable[[], None]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[Encoder, list[dict[str, Any]]]:
     """The same in the paper's form."""
     config, number = session.config, session.versions.next_number()
     settings = config.pretrain
     shape = {
-        "size": version["model"]["backbone"]["embedding_size"],
+        "size": version.model.backbone["embedding_size"],
         "num_layers": config.influence.num_layers,
         "mlp_layers": config.influence.mlp_layers,
     }
@@ -193,20 +202,20 @@ def _fit_published(
         edge_drop=settings.edge_drop,
     )
     name = session.versions.new_name(number, "encoder", "safetensors")
-    partitions = range(version["graph"]["partitions"])
+    partitions = range(version.graph.partitions)
     tables = [session.versions.new_name(number, f"encoder-{k:03d}", "safetensors") for k in partitions]
-    train = make_run(as_trained(config, version["model"]), version["graph"], Removal()).settings
+    train = make_run(as_trained(config, version.model), version.graph, Removal()).settings
     arguments = (session.location, shape, fit, train, name, tables)
     with progress.task("encoder", settings.epochs) as task:
         on_progress = watched(follow(task, "encoder"), look)
         results = session.call(group, version, "fit_published", *arguments, on_progress=on_progress)
-    return _entry("published", name, tables, shape), results
+    return _entry("published", name, tables, shape, version.graph), results
 
 
 def _finished_run(
     session: Session,
     trained: Config,
-    graph: Manifest,
+    graph: IngestedGraph,
     removal: Removal,
     place: str,
     group: WorkerGroup,
@@ -217,7 +226,7 @@ def _finished_run(
 ) -> list[str]:
     """The files with rank k's rows of E0 after this run, made now unless they are there; dense weights go to `dense`."""
     done = f"{place}/done.json"
-    names = [f"{place}/embeddings-{k:03d}.safetensors" for k in range(graph["partitions"])]
+    names = [f"{place}/embeddings-{k:03d}.safetensors" for k in range(graph.partitions)]
     if not session.store.exists(done):
         run = make_run(trained, graph, removal)
         run_on(session, group, graph, run, names, dense, progress, title, look)

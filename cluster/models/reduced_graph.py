@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from ...distributed.graph.removal import Removal
 from ...partitioning.ingest import load_ids
+from ...partitioning.manifest import File, IngestedGraph
 from ...workers import WorkerGroup
-from ..output.manifest import Manifest
 from ..output.session import Session
 
 Ids = npt.NDArray[np.int64]
@@ -22,27 +22,26 @@ Ids = npt.NDArray[np.int64]
 
 def new_graph(
     session: Session,
-    graph: Manifest,
+    graph: IngestedGraph,
     number: int,
     shards: Mapping[int, dict[str, Any]],
     gone: tuple[Ids, Ids],
     removed_interactions: int,
     removed_events: int,
-) -> Manifest:
+) -> IngestedGraph:
     """The graph's manifest with some partitions' shards replaced ({"name", "sha256", "bytes"} each) and nodes deleted.
 
     The id maps are rewritten without the deleted nodes' external ids. `users` and `items` stay: they are the range of
     dense ids, which are never used again; `live_users` and `live_items` count.
     """
-    changed: Manifest = dict(graph, files=dict(graph["files"]), shard_files=list(graph["shard_files"]))
+    files, shard_files = dict(graph.files), list(graph.shard_files)
     for k, file in shards.items():
-        changed["files"].pop(changed["shard_files"][k])
-        changed["shard_files"][k] = file["name"]
-        changed["files"][file["name"]] = {"sha256": file["sha256"], "bytes": file["bytes"]}
+        files.pop(shard_files[k])
+        shard_files[k] = file["name"]
+        files[file["name"]] = File(sha256=file["sha256"], bytes=file["bytes"])
+    changed: dict[str, Any] = {}
     for side, nodes in zip(("user", "item"), gone, strict=True):
-        live = f"live_{side}s"
-        before: int = graph[live] if live in graph else graph[f"{side}s"]
-        changed[live] = before - len(nodes)
+        changed[f"live_{side}s"] = graph.live(side) - len(nodes)
         if not len(nodes):
             continue
         ids, node, owner = load_ids(session.store, graph, side)
@@ -51,20 +50,24 @@ def new_graph(
         sink = io.BytesIO()
         pq.write_table(table, sink)
         name = session.versions.new_name(number, f"{side}s", "parquet")
-        changed["files"].pop(graph[f"{side}_file"])
-        changed["files"][name] = session.versions.put(name, sink.getvalue())
+        files.pop(graph.id_file(side))
+        files[name] = session.versions.put(name, sink.getvalue())
         changed[f"{side}_file"] = name
-    changed["interactions"] = graph["interactions"] - removed_interactions
-    changed["events"] = graph["events"] - removed_events
-    return changed
+    return graph.replaced(
+        interactions=graph.interactions - removed_interactions,
+        events=graph.events - removed_events,
+        shard_files=tuple(shard_files),
+        files=files,
+        **changed,
+    )
 
 
 def reduced_graph(
-    session: Session, group: WorkerGroup, graph: Manifest, removal: Removal, embeddings: Sequence[str], number: int
-) -> tuple[Manifest, list[dict[str, Any]]]:
+    session: Session, group: WorkerGroup, graph: IngestedGraph, removal: Removal, embeddings: Sequence[str], number: int
+) -> tuple[IngestedGraph, list[dict[str, Any]]]:
     """(the graph without `removal`, results of the workers): shards and rows of E0 without it and without nodes that
     lost their last interaction, each partition's in files of its own. `embeddings` are the rows' files so far."""
-    partitions = range(graph["partitions"])
+    partitions = range(graph.partitions)
     names = [
         (
             session.versions.new_name(number, f"shard-{k:03d}", "safetensors"),

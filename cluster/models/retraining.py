@@ -18,7 +18,7 @@ from ..log.journal import JournalConflict
 from ..log.records import COMMITTED, SWITCHING, Record
 from ..output.conflicts import carried_out_by, others_beside_retrain, purge_took_from_retrain
 from ..output.leases import Lease
-from ..output.manifest import Manifest
+from ..output.manifest import Manifest, manifest_of
 from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.matching import asked_of, changed_partitions, effect, resolve, union
@@ -44,18 +44,18 @@ def commit_replayed(
     while True:
         started = time.monotonic()
         records = session.journal.since(head)
-        _check_stands(records, manifest["files"], lease)
+        _check_stands(records, manifest.files, lease)
         if seconds:
             session.journal.append(SWITCHING, {"behind": head, "seconds": max(2 * seconds, SWITCH_SECONDS)})
             progress.note("a request was carried out meanwhile: it is carried out here too, and services wait for that")
         since = carried_out_by(records)
         manifest = _without(session, group, manifest, _read(session, since), progress)
-        lease.add(manifest["files"])
+        lease.add(manifest.files)
         _check_same_graph(records, manifest)
         replayed += since
         head = records[-1].number if records else head
         try:
-            return session.versions.commit(manifest | {"replayed": replayed}, after=head, lease=lease.name)
+            return session.versions.commit(manifest.replaced(replayed=tuple(replayed)), after=head, lease=lease.name)
         except JournalConflict:
             seconds = time.monotonic() - started
 
@@ -89,27 +89,27 @@ def _without(
     session: Session, group: WorkerGroup, manifest: Manifest, requests: Sequence[Request], progress: Progress
 ) -> Manifest:
     """A version to be from which these requests were carried out too, all at once."""
-    version = manifest | {"version": session.versions.next_number()}
-    graph = version["graph"]
+    version = manifest.replaced(version=session.versions.next_number())
+    graph = version.graph
     maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
-    named = [resolve(request, maps[0], maps[1], graph.get("time")) for request in requests]
+    named = [resolve(request, maps[0], maps[1], graph.time) for request in requests]
     if not named:
         return manifest
     owners = load_assignment(session.store, graph)
     removal, timed = union(named)
     asked = asked_of(owners, removal, timed)
     found = merged(session.call(group, version, "find", removal, timed, partitions=asked) if asked else [])
-    before = session.version()["lake_graph"]
-    if before["ingest"] != graph["ingest"]:
-        shares = [effect(found, [one], graph["items"]).share(graph) for one in named]
-        _check_means_the_same(session, requests, shares, before.get("time") == graph.get("time"))
-    whole = effect(found, named, graph["items"])
+    before = session.version().lake_graph
+    if before.ingest != graph.ingest:
+        shares = [effect(found, [one], graph.items).share(graph) for one in named]
+        _check_means_the_same(session, requests, shares, before.time == graph.time)
+    whole = effect(found, named, graph.items)
     if not whole.events:
         return manifest
     affected = changed_partitions(version, owners, whole)
     candidate, change = unlearned(session, group, version, whole, affected, lambda phase: None, progress)
     candidate.finish(lambda phase: None, progress, change, kept_rows=not len(whole.users))
-    return candidate.manifest | {"reason": "train"}
+    return candidate.manifest.replaced(reason="train")
 
 
 def _check_means_the_same(
@@ -134,12 +134,11 @@ def _check_means_the_same(
 
 def _check_same_graph(records: Sequence[Record], manifest: Manifest) -> None:
     """Raise RuntimeError unless as much is left as in the last version of the same ingest: nothing comes back, ever."""
-    versions = [record.body["manifest"] for record in records if record.kind == COMMITTED]
-    graphs = versions[-1:] and [versions[-1]["lake_graph"], manifest["graph"]]
-    if graphs and graphs[0]["ingest"] == graphs[1]["ingest"]:
-        left = [(graph["interactions"], graph["events"]) for graph in graphs]
+    versions = [manifest_of(record) for record in records if record.kind == COMMITTED]
+    if versions and versions[-1].lake_graph.ingest == manifest.graph.ingest:
+        left = [(graph.interactions, graph.events) for graph in (versions[-1].lake_graph, manifest.graph)]
         if left[0] != left[1]:
             raise RuntimeError(
                 f"after the requests that were carried out meanwhile, {left[1]} interactions and events are left here, and "
-                f"{left[0]} in version {versions[-1]['version']}. This is a defect; the result is not made a version"
+                f"{left[0]} in version {versions[-1].version}. This is a defect; the result is not made a version"
             )

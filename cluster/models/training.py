@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from ...distributed.graph.removal import Removal
+from ...distributed.partition.version import Model
 from ...distributed.training.checkpoint import Checkpoints
 from ...distributed.training.run import Probe, TrainRun
 from ...distributed.training.trainer import TrainSettings
+from ...partitioning.manifest import IngestedGraph
 from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..layout import training_folder
 from ..output.ingests import graph_key
-from ..output.manifest import Manifest, files_of, needed_files
+from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
 from ..reporting.progress import Progress, follow, watched
 from .reduced_graph import reduced_graph
@@ -42,7 +44,7 @@ def now_and_then(look: Callable[[], None]) -> Callable[[], None]:
     return sometimes
 
 
-def begin(session: Session, graph: Manifest, run: TrainRun, resume: bool, progress: Progress) -> None:
+def begin(session: Session, graph: IngestedGraph, run: TrainRun, resume: bool, progress: Progress) -> None:
     """What comes before a training: earlier checkpoints of this run go, unless it goes on from them; its plan is told."""
     if not resume:
         Checkpoints(session.store, run.folder).clear()
@@ -53,13 +55,13 @@ def begin(session: Session, graph: Manifest, run: TrainRun, resume: bool, progre
 def told(committed: Manifest, curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the commands say of a training."""
     seconds, loss = curve[-1]["seconds"], curve[-1]["loss"]
-    return {"epochs": len(curve), "seconds": seconds, "loss": loss, "version": committed["version"], "curve": curve}
+    return {"epochs": len(curve), "seconds": seconds, "loss": loss, "version": committed.version, "curve": curve}
 
 
 def trained_version(
     session: Session,
     group: WorkerGroup,
-    graph: Manifest,
+    graph: IngestedGraph,
     run: TrainRun,
     progress: Progress,
     look: Callable[[], None] = lambda: None,
@@ -69,49 +71,48 @@ def trained_version(
     look: called while it runs, and ends it by raising.
     """
     removal, number = run.removal, session.versions.next_number()
-    names = [
-        session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors") for k in range(graph["partitions"])
-    ]
+    names = [session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors") for k in range(graph.partitions)]
     dense = session.versions.new_name(number, "dense", "safetensors")
     results = run_on(session, group, graph, run, names, dense, progress, "train", look)
     new_graph, embedded = graph, results
     if removal:
         new_graph, embedded = reduced_graph(session, group, graph, removal, names, number)
-    files = files_of(results) | files_of(embedded) | new_graph["files"]
-    manifest: Manifest = {
-        "format": 1,
-        "reason": "train",
-        "graph": new_graph,
-        "lake_graph": graph,
-        "model": {
-            "backbone": run.backbone,
-            "seed": session.config.seed,
-            "embeddings": [result["files"][0]["name"] for result in embedded],
-            "dense": dense if results[0]["has_dense"] else None,
-            "encoder": None,
-            "train": session.config.train.model_dump(),
-            "trained_on": new_graph["shard_files"],
-        },
-    }
+    model = Model(
+        backbone=run.backbone,
+        seed=session.config.seed,
+        embeddings=tuple(result["files"][0]["name"] for result in embedded),
+        dense=dense if results[0]["has_dense"] else None,
+        encoder=None,
+        train=session.config.train.model_dump(mode="json"),
+        trained_on=new_graph.shard_files,
+    )
     if not results[0]["has_dense"]:
-        files.pop(dense, None)
         session.store.remove(dense)
-    manifest["files"] = {name: files[name] for name in needed_files(manifest)}
+    files = files_of(results) | files_of(embedded) | new_graph.files
+    manifest = Manifest(
+        format=FORMAT,
+        reason="train",
+        version=number,
+        graph=new_graph,
+        lake_graph=graph,
+        model=model,
+        files={name: files[name] for name in needed_files(new_graph, model)},
+    )
     return manifest, results[0]["curve"]
 
 
-def as_trained(config: Config, model: Manifest) -> Config:
+def as_trained(config: Config, model: Model) -> Config:
     """The configuration with which the version's model was trained, whatever `config` says today."""
     return config.model_copy(
         update={
-            "seed": model["seed"],
-            "train": type(config.train).model_validate(model["train"]),
-            "backbone": type(config.backbone).model_validate(model["backbone"]),
+            "seed": model.seed,
+            "train": type(config.train).model_validate(model.train),
+            "backbone": type(config.backbone).model_validate(model.backbone),
         }
     )
 
 
-def make_run(config: Config, graph: Manifest, removal: Removal, probe: Probe | None = None) -> TrainRun:
+def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Probe | None = None) -> TrainRun:
     """The run of this configuration on this graph. Its folder is named after the graph, and after everything
     else that its result depends on."""
     train, backbone = config.train, config.backbone.model_dump()
@@ -124,11 +125,11 @@ def make_run(config: Config, graph: Manifest, removal: Removal, probe: Probe | N
         l2=train.l2,
         softmax_temperature=train.softmax_temperature,
         softmax_negatives=train.softmax_negatives,
-        total_pairs=graph["ingested_interactions"],
+        total_pairs=graph.ingested_interactions,
     )
     hashed = hashlib.sha256(
         json.dumps(
-            [train.model_dump(), backbone, config.seed, config.partitioning.halo, graph], sort_keys=True
+            [train.model_dump(), backbone, config.seed, config.partitioning.halo, graph.document()], sort_keys=True
         ).encode()
     )
     for ids in (removal.users, removal.items, removal.pair_users, removal.pair_items):
@@ -150,7 +151,7 @@ def make_run(config: Config, graph: Manifest, removal: Removal, probe: Probe | N
 def run_on(
     session: Session,
     group: WorkerGroup,
-    graph: Manifest,
+    graph: IngestedGraph,
     run: TrainRun,
     names: Sequence[str],
     dense: str | None,
@@ -174,15 +175,15 @@ def run_on(
         )
 
 
-def plan_of(config: Config, graph: Manifest) -> str:
+def plan_of(config: Config, graph: IngestedGraph) -> str:
     """One line before long work: what will be held and moved."""
-    nodes, size = graph["users"] + graph["items"], config.backbone.embedding_size
-    steps = -(-graph["ingested_interactions"] // config.train.batch_size)
+    nodes, size = graph.users + graph.items, config.backbone.embedding_size
+    steps = -(-graph.ingested_interactions // config.train.batch_size)
     table = nodes * size * 4
     layers = config.backbone.num_layers
-    rows = graph["rows_per_layer"][config.partitioning.halo]
+    rows = graph.rows_per_layer[config.partitioning.halo]
     return (
         f"plan: {config.train.epochs} epochs of {steps} steps; tables {3 * table / 2**20:.0f} MiB with moments, about "
-        f"{(layers + 6) * table / 2**20:.0f} MiB at work over {graph['partitions']} workers; each step exchanges "
+        f"{(layers + 6) * table / 2**20:.0f} MiB at work over {graph.partitions} workers; each step exchanges "
         f"{2 * layers * rows * size * 4 / 2**20:.1f} MiB of halo rows"
     )

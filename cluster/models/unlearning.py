@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ...distributed.graph.removal import Removal
+from ...partitioning.manifest import File
 from ...workers import WorkerGroup
-from ..output.manifest import Manifest, files_of, needed_files
+from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.matching import Effect
@@ -22,15 +23,14 @@ RETRAIN = "run `unlearnrec retrain`"
 """What to do about a version that needs a retrain."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Candidate:
-    """What a batch made of a version. `manifest` is completed in place; `pairs` were removed, the nodes `gone` deleted."""
+    """What a batch made of a version. `finish` completes `manifest`; `pairs` were removed, the nodes `gone` deleted."""
 
     session: Session
     group: WorkerGroup
     version: Manifest
     manifest: Manifest
-    number: int
     pairs: tuple[Ids, Ids]
     gone: tuple[Ids, Ids]
 
@@ -50,54 +50,51 @@ class Candidate:
             gate = Gate(self.session, self.group, self.version, self.pairs, self.gone)
             mark("gate")
         if settings.fine_tune_steps and not kept_rows:
-            self.manifest.update(self._fine_tuned(settings.fine_tune_steps))
+            self.manifest = self._fine_tuned(settings.fine_tune_steps)
             mark("fine_tune")
-        if self.version.get("needs_retrain"):
-            self.manifest["needs_retrain"] = True
+        if self.version.needs_retrain:
+            self.manifest = self.manifest.replaced(needs_retrain=True)
         if gate is None:
             return {}
-        self.session.hold(self.group, self._numbered())
+        self.session.hold(self.group, self.manifest)
         mark("refresh")
-        found = gate.judge(self._numbered(), largest_change)
+        found = gate.judge(self.manifest, largest_change)
         mark("gate")
         steps = settings.gate_fine_tune_steps
         if found["status"] == MISSED and MENDABLE.issuperset(found["missed"]) and steps and not kept_rows:
             tuned = self._fine_tuned(steps)
-            again = gate.judge(self._numbered() | tuned, largest_change)
+            again = gate.judge(tuned, largest_change)
             if again["status"] == MISSED:
                 found["given_up"] = {"steps": steps, "measures": again["measures"], "missed": again["missed"]}
-                self.session.hold(self.group, self._numbered())
+                self.session.hold(self.group, self.manifest)
             else:
-                self.manifest.update(tuned)
+                self.manifest = tuned
                 found = again | {"status": FINE_TUNED if again["status"] == PASSED else again["status"]}
             mark("fine_tune")
         if found["status"] != MISSED:
             return {"gate": found, "needs_retrain": False}
-        self.manifest["needs_retrain"] = True
+        self.manifest = self.manifest.replaced(needs_retrain=True)
         tried = ", also after fine-tuning, which was given up" if "given_up" in found else ""
         progress.note(f"the new version misses its bounds ({', '.join(found['missed'])}){tried}: {RETRAIN}")
         return {"gate": found, "needs_retrain": True, "retrain": RETRAIN}
 
-    def _numbered(self) -> Manifest:
-        return self.manifest | {"version": self.number}
-
     def _fine_tuned(self, steps: int) -> Manifest:
-        """Let the touched rows take some training steps: `model` and `files` of a manifest with the rows that result."""
-        session, number = self.session, self.number
-        model, graph = self.manifest["model"], self.manifest["graph"]
+        """Let the touched rows take some training steps: the manifest with the rows that result."""
+        session, number = self.session, self.manifest.version
+        model, graph = self.manifest.model, self.manifest.graph
         trained = as_trained(session.config, model)
         # Draws of an epoch that neither the training nor another request had.
         run = replace(make_run(trained, graph, Removal()), epochs=trained.train.epochs + number)
-        names = [session.versions.new_name(number, f"tuned-{k:03d}", "safetensors") for k in range(graph["partitions"])]
+        names = [session.versions.new_name(number, f"tuned-{k:03d}", "safetensors") for k in range(graph.partitions)]
         arguments = (session.location, np.unique(self.pairs[0]), np.unique(self.pairs[1]), run, steps, names)
-        results = session.call(self.group, self._numbered(), "fine_tune", *arguments)
-        embeddings, files = list(model["embeddings"]), dict(self.manifest["files"])
+        results = session.call(self.group, self.manifest, "fine_tune", *arguments)
+        embeddings, files = list(model.embeddings), dict(self.manifest.files)
         for k, result in enumerate(results):
             for file in result["files"]:
                 del files[embeddings[k]]
                 embeddings[k] = file["name"]
-                files[file["name"]] = {"sha256": file["sha256"], "bytes": file["bytes"]}
-        return {"model": model | {"embeddings": embeddings}, "files": files}
+                files[file["name"]] = File(sha256=file["sha256"], bytes=file["bytes"])
+        return self.manifest.replaced(model=model.replaced(embeddings=tuple(embeddings)), files=files)
 
 
 def unlearned(
@@ -117,7 +114,7 @@ def unlearned(
     Raises:
         InputError, WorkerFailure: as `Session.call`.
     """
-    number, graph = session.versions.next_number(), version["graph"]
+    number, graph = session.versions.next_number(), version.graph
     kinds = ("shard", "embeddings", "encoder")
     names = {
         k: tuple(session.versions.new_name(number, f"{kind}-{k:03d}", "safetensors") for kind in kinds)
@@ -133,23 +130,28 @@ def unlearned(
     gone = merged_gone(results)
     shards = {k: result["shard"] for k, result in by_partition.items()}
     changed = new_graph(session, graph, number, shards, gone, len(whole.users), whole.events)
-    embeddings, encoder = list(version["model"]["embeddings"]), dict(version["model"]["encoder"])
-    encoder["tables"] = encoder["tables"] and list(encoder["tables"])
+    encoder = version.model.encoder
+    assert encoder is not None
+    embeddings, tables = list(version.model.embeddings), list(encoder.tables or ())
     for k, result in by_partition.items():
         if not result["files"]:  # its interactions only lost some of their events
             continue
         embeddings[k] = result["files"][0]["name"]
-        if encoder["tables"]:
-            encoder["tables"][k] = result["files"][1]["name"]
-    manifest: Manifest = {
-        "format": 1,
-        "reason": "forget",
-        "graph": changed,
-        "lake_graph": changed,
-        "model": version["model"] | {"embeddings": embeddings, "encoder": encoder},
-    }
-    files = version["files"] | changed["files"] | files_of(results)
-    manifest["files"] = {name: files[name] for name in needed_files(manifest)}
+        if tables:
+            tables[k] = result["files"][1]["name"]
+    if tables:
+        encoder = encoder.replaced(tables=tuple(tables))
+    model = version.model.replaced(embeddings=tuple(embeddings), encoder=encoder)
+    files = version.files | changed.files | files_of(results)
+    manifest = Manifest(
+        format=FORMAT,
+        reason="forget",
+        version=number,
+        graph=changed,
+        lake_graph=changed,
+        model=model,
+        files={name: files[name] for name in needed_files(changed, model)},
+    )
     mark("write")
     largest_change = max(result["largest_change"] for result in results)
-    return Candidate(session, group, version, manifest, number, pairs, gone), largest_change
+    return Candidate(session, group, version, manifest, pairs, gone), largest_change

@@ -27,12 +27,12 @@ The beginning of a purge (P1) is void when a later record
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence, Set
-from typing import Any
 
+from ...partitioning.manifest import IngestedGraph
 from ..layout import callbacks_name, content_name, request_of
 from ..log.records import ACCEPTED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, FAILED, HELD, PURGED, PURGING, Record
+from .manifest import Manifest, manifest_of
 
-Manifest = dict[str, Any]
 Rule = Callable[[Record], bool]
 """Whether a record makes a decision void that was made without it."""
 
@@ -49,21 +49,22 @@ def voids_commit(manifest: Manifest, current: Manifest | None, lease: str | None
     def voids(record: Record) -> bool:
         return (
             record.kind == COMMITTED
-            or purge_takes(record, manifest)
+            or purge_takes(record, manifest.reason, manifest.files)
             or _closes_or_holds(record, manifest)
-            or _looked_elsewhere(record, manifest, current)
+            or _looked_elsewhere(record, manifest.lake_graph, current)
             or (lease is not None and purge_ignores(record, lease))
         )
 
     return voids
 
 
-def purge_takes(record: Record, manifest: Manifest) -> bool:
-    """Whether a purge began with this record that takes a file which this manifest names."""
+def purge_takes(record: Record, reason: str, files: Collection[str]) -> bool:
+    """Whether a purge began with this record that takes one of the files which the manifest of a version made for this
+    reason names."""
     if record.kind != PURGING:
         return False
     # It also takes what older versions alone have, and only a rollback wants.
-    return manifest["reason"] == "rollback" or not manifest["files"].keys().isdisjoint(record.body["unnamed"])
+    return reason == "rollback" or not set(record.body["unnamed"]).isdisjoint(files)
 
 
 def purge_ignores(record: Record, lease: str) -> bool:
@@ -74,16 +75,12 @@ def purge_ignores(record: Record, lease: str) -> bool:
 
 def _closes_or_holds(record: Record, manifest: Manifest) -> bool:
     """Whether it closes, or holds, a request that this manifest would answer."""
-    answered = manifest.get("answers", {})
-    return record.kind in (COMPLETED, CANCELLED, FAILED, HELD) and record.body["request_id"] in answered
+    return record.kind in (COMPLETED, CANCELLED, FAILED, HELD) and record.body["request_id"] in manifest.answers
 
 
-def _looked_elsewhere(record: Record, manifest: Manifest, current: Manifest | None) -> bool:
-    """Whether a request found nothing in a version of another ingest than this manifest's: it may be in this one."""
-    if record.kind != COMPLETED or current is None:
-        return False
-    theirs, ours = (one.get("lake_graph", {}).get("ingest") for one in (current, manifest))
-    return bool(theirs != ours)
+def _looked_elsewhere(record: Record, graph: IngestedGraph, current: Manifest | None) -> bool:
+    """Whether a request found nothing in a version of another ingest than this graph's: it may be in this one."""
+    return record.kind == COMPLETED and current is not None and current.lake_graph.ingest != graph.ingest
 
 
 # ---- requests --------------------------------------------------------------------------------------------------------
@@ -123,9 +120,9 @@ def voids_purge(due: Set[str]) -> Rule:
             content = record.body.get("content") or content_name(record.body["request_id"])
             return not due.isdisjoint({content, callbacks_name(content)})
         if record.kind == COMMITTED:
-            manifest = record.body["manifest"]
-            names = {*manifest["files"], *manifest["graph"]["files"], *manifest["lake_graph"]["files"]}
-            return manifest["reason"] != "forget" or not due.isdisjoint(names)
+            manifest = manifest_of(record)
+            names = {*manifest.files, *manifest.graph.files, *manifest.lake_graph.files}
+            return manifest.reason != "forget" or not due.isdisjoint(names)
         return record.kind in (PURGING, PURGED)
 
     return voids
@@ -134,31 +131,32 @@ def voids_purge(due: Set[str]) -> Rule:
 # ---- long commands ---------------------------------------------------------------------------------------------------
 
 
-def voids_training(graph: Manifest, current: Manifest | None) -> Rule:
+def voids_training(graph: IngestedGraph, current: Manifest | None) -> Rule:
     """`train` on this graph, which has no files yet: whether its commit would be void."""
-    return voids_commit({"reason": "train", "files": {}, "lake_graph": graph}, current)
+    return lambda record: (
+        record.kind == COMMITTED or purge_takes(record, "train", ()) or _looked_elsewhere(record, graph, current)
+    )
 
 
 def newer_after_requests(records: Sequence[Record], manifest: Manifest) -> Manifest | None:
     """The newest version, where deletions alone were committed since a pre-training began and no purge took a file that
     `manifest`, its result, names: the encoder may be put to that version. None: it is void."""
-    newer: list[Manifest] = [record.body["manifest"] for record in records if record.kind == COMMITTED]
-    lost = any(purge_takes(record, manifest) for record in records)
-    if lost or not newer or any(one["reason"] != "forget" for one in newer):
+    newer = [manifest_of(record) for record in records if record.kind == COMMITTED]
+    lost = any(purge_takes(record, manifest.reason, manifest.files) for record in records)
+    if lost or not newer or any(one.reason != "forget" for one in newer):
         return None
     return newer[-1]
 
 
 def others_beside_retrain(records: Sequence[Record]) -> list[str]:
     """Reasons of versions committed while a retrain ran that make its result void."""
-    reasons = {record.body["manifest"]["reason"] for record in records if record.kind == COMMITTED}
+    reasons = {manifest_of(record).reason for record in records if record.kind == COMMITTED}
     return sorted(reasons.difference(BESIDE_RETRAIN))
 
 
 def purge_took_from_retrain(records: Sequence[Record], files: Collection[str], lease: str) -> bool:
     """Whether a purge did not wait for a retrain, which may have lost what it names."""
-    named: Manifest = {"reason": "train", "files": dict.fromkeys(files)}
-    return any(purge_ignores(record, lease) or purge_takes(record, named) for record in records)
+    return any(purge_ignores(record, lease) or purge_takes(record, "train", files) for record in records)
 
 
 def carried_out_by(records: Sequence[Record]) -> list[str]:
@@ -167,7 +165,7 @@ def carried_out_by(records: Sequence[Record]) -> list[str]:
     found: list[str] = []
     for record in records:
         if record.kind == COMMITTED:
-            found += record.body["manifest"].get("answers", {})
+            found += manifest_of(record).answers
         elif record.kind == COMPLETED:
             found.append(record.body["request_id"])
     return found
@@ -176,12 +174,12 @@ def carried_out_by(records: Sequence[Record]) -> list[str]:
 def deletions_after(target: Manifest, records: Sequence[Record]) -> tuple[list[int], str | None]:
     """What a rollback to `target` would bring back: (versions in which data were deleted since, the first request that found
     nothing in a graph of another ingest). records: those after the target's."""
-    ingest, versions = target["graph"]["ingest"], []
+    ingest, versions = target.graph.ingest, []
     for record in records:
         if record.kind == COMMITTED:
-            ingest = record.body["manifest"]["graph"]["ingest"]
-            if record.body["manifest"]["reason"] == "forget":
-                versions.append(record.body["manifest"]["version"])
-        elif record.kind == COMPLETED and ingest != target["graph"]["ingest"]:
+            ingest = manifest_of(record).graph.ingest
+            if manifest_of(record).reason == "forget":
+                versions.append(manifest_of(record).version)
+        elif record.kind == COMPLETED and ingest != target.graph.ingest:
             return versions, record.body["request_id"]
     return versions, None

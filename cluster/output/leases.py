@@ -34,15 +34,15 @@ def leased(session: Session) -> Iterator[Manifest]:
     """
     while True:
         version = session.version()
-        name = lease_name(version["version"], _unique())
+        name = lease_name(version.version, _unique())
         try:
-            session.store.create(name, _lease(session, version["files"]))
+            session.store.create(name, _lease(session, version.files))
         except PermissionError:
             yield version
             return
         # A purge takes files of what is not current any more, and reads the leases after the log: it has seen this one if
         # the version is still current now.
-        if session.version()["version"] == version["version"]:
+        if session.version().version == version.version:
             break
         session.store.remove(name)
     try:

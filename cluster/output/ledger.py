@@ -31,6 +31,7 @@ from ..log.records import (
     SWITCHING,
     Record,
 )
+from .manifest import cached_manifest, manifest_of
 
 
 class State(Enum):
@@ -107,7 +108,7 @@ class Ledger:
         self.evidence_failed = {ticket.request_id: ticket for ticket in self.tickets.values() if ticket.evidence_failed}
         """Committed requests of which a check failed after the commit."""
         self.counts = Counter(ticket.state for ticket in self.tickets.values())
-        self.current: dict[str, Any] | None = state.get("current")
+        self.current = cached_manifest(state["current"], "the checkpoint of the log") if state.get("current") else None
         self.committed_at: int = state.get("committed_at", 0)
         """The record of the current version."""
         self.versions: int = state.get("versions", 0)
@@ -145,7 +146,7 @@ class Ledger:
                 "tickets": [vars(ticket) | {"state": ticket.state.value} for ticket in self.tickets.values()],
                 "open": list(self.open),
                 "failed": list(self.failed),
-                "current": self.current,
+                "current": self.current.document() if self.current else None,
                 "committed_at": self.committed_at,
                 "versions": self.versions,
                 "ingested_version": self.ingested_version,
@@ -190,26 +191,26 @@ class Ledger:
             elif ticket is not None:
                 self._set(replace(ticket, state=State.ACCEPTED, approved_by=body["by"]))
         elif record.kind == COMMITTED:
-            manifest = body["manifest"]
-            source = manifest.get("rolled_back_to", manifest["version"] - 1)
+            manifest = manifest_of(record)
+            source = manifest.version - 1 if manifest.rolled_back_to is None else manifest.rolled_back_to
             trained = self._trained.get(source, 0)
-            if manifest["reason"] == "train":
+            if manifest.reason == "train":
                 # With an encoder: its training may have had more than the graph, from which requests were carried out since.
-                trained = (manifest.get("model", {}).get("encoder") or manifest["graph"])["interactions"]
+                trained = (manifest.model.encoder or manifest.graph).interactions
                 self.switching = None
-            self._trained[manifest["version"]] = trained
-            if manifest["reason"] == "forget":
+            self._trained[manifest.version] = trained
+            if manifest.reason == "forget":
                 self.carried_out_at = record.number
-            for request_id, answer in manifest.get("answers", {}).items():
+            for request_id, answer in manifest.answers.items():
                 known = self.tickets.get(request_id)
                 first = min(known.first_record if known else record.number, self.committed_at, record.number - 1)
                 self._close(request_id, State.COMMITTED, record, answer=answer, first_record=first)
                 self.unreported[request_id] = at
-            for part in (manifest, manifest["graph"], manifest.get("lake_graph", {})):
-                for name in part.get("files", ()):
-                    self.makers.setdefault(name, manifest["version"])
-            if self.current is None or _ingest(manifest) != _ingest(self.current):
-                self.ingested_version = manifest["version"]
+            for files in (manifest.files, manifest.graph.files, manifest.lake_graph.files):
+                for name in files:
+                    self.makers.setdefault(name, manifest.version)
+            if self.current is None or manifest.lake_graph.ingest != self.current.lake_graph.ingest:
+                self.ingested_version = manifest.version
             self.current, self.versions, self.committed_at = manifest, self.versions + 1, record.number
         elif record.kind == COMPLETED:
             self.carried_out_at = record.number
@@ -227,7 +228,7 @@ class Ledger:
         elif record.kind == INGESTED:
             self.ingests[body["ingest"]] = body["log_head"]
         elif record.kind == PURGING:
-            self.purging[record.number] = self.current["version"] if self.current else 0
+            self.purging[record.number] = self.current.version if self.current else 0
             # Who removes them may stand still for any time: no request gets one of these files any more.
             for request_id, _ in filter(None, map(request_of, body["unnamed"])):
                 if request_id not in self.tickets:
@@ -287,12 +288,12 @@ class Ledger:
 
     def needs_retrain(self) -> bool:
         """Whether the current version missed its gate, or one that it was made from since the last training."""
-        return self.current is not None and bool(self.current.get("needs_retrain"))
+        return self.current is not None and self.current.needs_retrain
 
     def debt(self) -> float:
         """Unlearning debt: the share of the interactions that were forgotten since the last training."""
-        trained = self._trained[self.current["version"]] if self.current is not None else 0
-        return 1 - self.current["graph"]["interactions"] / trained if self.current is not None and trained else 0.0
+        trained = self._trained[self.current.version] if self.current is not None else 0
+        return 1 - self.current.graph.interactions / trained if self.current is not None and trained else 0.0
 
 
 def _ticket(entry: Mapping[str, Any], seen: int) -> Ticket:
@@ -307,9 +308,3 @@ def _purging(state: Mapping[str, Any]) -> dict[int, int]:
     if isinstance(found, list):  # of an earlier release: names of files
         return {0: state["current"]["version"] if state["current"] else 0}
     return {int(number): version for number, version in found.items()}
-
-
-def _ingest(manifest: Mapping[str, Any]) -> str | None:
-    """Which ingest the graph is of that is trained on next."""
-    found: str | None = manifest.get("lake_graph", {}).get("ingest")
-    return found

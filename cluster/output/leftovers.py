@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ...partitioning.ingest import MANIFEST
+from ...partitioning.manifest import MANIFEST
 from ...partitioning.storage import Details, is_temporary
 from ..layout import (
     CALLBACKS,
@@ -74,13 +74,13 @@ def _places(session: Session, ledger: Ledger, files: Mapping[str, Details]) -> I
     current = ledger.current
     ingested = session.ingested() if session.store.exists(MANIFEST) else None
     # A counterfactual stands on one graph, and what is trained next on another.
-    graphs = [current["graph"], current["lake_graph"]] if current else []
-    new = ingested is not None and (current is None or current["lake_graph"]["ingest"] != ingested["ingest"])
-    if ingested and new and ledger.carried_out_at <= ingested["log_head"]:  # else `train` refuses it
+    graphs = [current.graph, current.lake_graph] if current else []
+    new = ingested is not None and (current is None or current.lake_graph.ingest != ingested.ingest)
+    if ingested and new and ledger.carried_out_at <= ingested.log_head:  # else `train` refuses it
         graphs.append(ingested)
-    keep = {MANIFEST}.union(current["files"] if current else (), *(graph["files"] for graph in graphs))
+    keep = {MANIFEST}.union(current.files if current else (), *(graph.files for graph in graphs))
     maker = {name: f"of version {version}" for name, version in ledger.makers.items()}
-    maker |= dict.fromkeys(ingested["files"] if ingested else (), "of the last ingest")
+    maker |= dict.fromkeys(ingested.files if ingested else (), "of the last ingest")
 
     for folder, kind in ((VERSIONS, OLDER), (GRAPH, SUPERSEDED)):
         for name in _in(folder, files):

@@ -13,8 +13,8 @@ from typing import Any
 
 from ...distributed.partition.state import Location, fingerprint
 from ...partitioning.errors import InputError
-from ...partitioning.ingest import MANIFEST, load_manifest
 from ...partitioning.lake import Columns
+from ...partitioning.manifest import MANIFEST, EventTimes, Graph, IngestedGraph, load_manifest
 from ...partitioning.storage import StorageOptions, Store, place_of, split_uri
 from ...workers import WorkerGroup
 from ..config.schema import Config, to_yaml
@@ -125,7 +125,7 @@ class Session:
         current = self.versions.current()
         if current is None:
             raise InputError(f"{self.config.output} holds no trained model. Run `unlearnrec train` first")
-        self.check_partitions(current["graph"])
+        self.check_partitions(current.graph)
         return current
 
     def whole_version(self) -> Manifest:
@@ -139,23 +139,23 @@ class Session:
             missing = self.missing_file(version)
             if missing is None:
                 return version
-            if self.version()["version"] == version["version"]:  # else a purge took it, after another commit
+            if self.version().version == version.version:  # else a purge took it, after another commit
                 raise InputError(missing_text(self.store, missing, version))
 
     def missing_file(self, version: Manifest) -> str | None:
         """The first file that a version, or the graph to train on next, names in vain."""
-        names = {**version["files"], **version["lake_graph"]["files"]}
+        names = {**version.files, **version.lake_graph.files}
         return next((name for name in names if not self.store.exists(name)), None)
 
-    def check_partitions(self, graph: Manifest) -> None:
+    def check_partitions(self, graph: Graph) -> None:
         """Raise InputError unless the graph has as many partitions as the configuration asks for."""
-        if graph["partitions"] != self.config.cluster.partitions:
+        if graph.partitions != self.config.cluster.partitions:
             raise InputError(
                 f"cluster.partitions is {self.config.cluster.partitions}, but the graph in {self.config.output} has "
-                f"{graph['partitions']} partitions. Set cluster.partitions={graph['partitions']}, or ingest again"
+                f"{graph.partitions} partitions. Set cluster.partitions={graph.partitions}, or ingest again"
             )
 
-    def lake_graph(self) -> Manifest:
+    def lake_graph(self) -> IngestedGraph:
         """The graph to train on: what was ingested last, minus what was forgotten since.
 
         Raises:
@@ -164,15 +164,15 @@ class Session:
         """
         ingested = self.ingested()
         current = self.versions.current()
-        graph: Manifest = ingested
-        if current is not None and current["lake_graph"]["ingest"] == ingested["ingest"]:
-            graph = current["lake_graph"]
+        graph = ingested
+        if current is not None and current.lake_graph.ingest == ingested.ingest:
+            graph = current.lake_graph
         else:
-            self.check_none_carried_out(ingested["log_head"])
+            self.check_none_carried_out(ingested.log_head)
         self.check_partitions(graph)
         return graph
 
-    def record_ingest(self, manifest: Manifest, head: int) -> None:
+    def record_ingest(self, manifest: Graph, head: int) -> None:
         """Log what `ingest` is about to leave, which began to read at this head; nothing where there is no log yet.
 
         Raises:
@@ -190,7 +190,7 @@ class Session:
                 "`unlearnrec ingest` again, with the key of the suppression list in the environment"
             )
 
-    def ingested(self) -> Manifest:
+    def ingested(self) -> IngestedGraph:
         """The graph that was ingested last, whatever was forgotten since; `log_head` is the one in the log, 0 where it has
         none for this manifest.
 
@@ -199,23 +199,21 @@ class Session:
         """
         found = load_manifest(self.store)
         ingest = digest(found)
-        more = {"log_head": self.ledger().ingests.get(ingest, 0), "ingested_interactions": found["interactions"]}
-        return found | more | {"ingest": ingest}
+        more = {"log_head": self.ledger().ingests.get(ingest, 0), "ingested_interactions": found.interactions}
+        return IngestedGraph.model_validate(found.document() | more | {"ingest": ingest})
 
     def ingest_head(self) -> int:
         """The head of the log when the last ingest began to read; 0 where there was none."""
-        head: int = self.ingested()["log_head"] if self.store.exists(MANIFEST) else 0
-        return head
+        return self.ingested().log_head if self.store.exists(MANIFEST) else 0
 
     def id_types(self) -> dict[str, str]:
         """{"user", "item"}: "int64" or "string", as the table of the last ingest has them; "string" before the first."""
         types: dict[str, str] = {"user": "string", "item": "string"}
-        return types | (load_manifest(self.store)["id_type"] if self.store.exists(MANIFEST) else {})
+        return types | (load_manifest(self.store).id_type if self.store.exists(MANIFEST) else {})
 
-    def times(self) -> dict[str, Any] | None:
-        """{"unit"} of the event times of the last ingest, None where it has none."""
-        found: dict[str, Any] | None = load_manifest(self.store).get("time") if self.store.exists(MANIFEST) else None
-        return found
+    def times(self) -> EventTimes | None:
+        """Of the last ingest, None where it has none."""
+        return load_manifest(self.store).time if self.store.exists(MANIFEST) else None
 
     @contextmanager
     def workers(self) -> Iterator[WorkerGroup]:
@@ -255,7 +253,7 @@ class Session:
         return fingerprint(version, self.config.partitioning.halo, self.kernel)
 
     def _load_arguments(self, version: Manifest) -> tuple[Any, ...]:
-        return self.location, version, self.config.partitioning.halo, self.kernel
+        return self.location, version.loaded(), self.config.partitioning.halo, self.kernel
 
     def _run(
         self, group: WorkerGroup, restore: Callable[[], None], method: str, *arguments: Any, **keywords: Any
@@ -282,6 +280,6 @@ def _opened(output: str, options: StorageOptions) -> Store:
 def missing_text(store: Store, name: str, version: Manifest) -> str:
     """What to tell when `name` is not there."""
     return (
-        f"{store.root_uri}/{name} is missing, and version {version['version']} names it: the output is damaged, and is left "
+        f"{store.root_uri}/{name} is missing, and version {version.version} names it: the output is damaged, and is left "
         "as it is. Restore the file from a backup, or run `unlearnrec train`"
     )

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from typing import Any
 
+from ...partitioning.manifest import File
 from ...partitioning.storage import Store
 from ..layout import manifest_name, version_file
 from ..log.journal import Journal
 from ..log.records import COMMITTED
 from .conflicts import voids_commit
-
-Manifest = dict[str, Any]
+from .manifest import Manifest, cached_manifest, manifest_of
 
 
 class Versions:
@@ -32,29 +31,29 @@ class Versions:
         checkpoint, records = self._journal.resume(0)
         for record in reversed(records):
             if record.kind == COMMITTED:
-                manifest: Manifest = record.body["manifest"]
-                return manifest
-        return checkpoint.state["current"] if checkpoint else None
+                return manifest_of(record)
+        found = checkpoint.state["current"] if checkpoint else None
+        return cached_manifest(found, "the checkpoint of the log") if found else None
 
     def next_number(self) -> int:
         """The number that the next commit will have."""
         current = self.current()
-        return current["version"] + 1 if current else 1
+        return current.version + 1 if current else 1
 
     def new_name(self, number: int, stem: str, suffix: str) -> str:
         """A name in the folder of a version to be that no other attempt uses."""
         self._made += 1
         return version_file(number, f"{stem}-{self._attempt}{self._made:03d}.{suffix}")
 
-    def put(self, name: str, data: bytes) -> dict[str, Any]:
-        """Write a file; returns its entry for `files`: {"sha256", "bytes"}."""
+    def put(self, name: str, data: bytes) -> File:
+        """Write a file; returns its entry for `files`."""
         self._store.write(name, data)
-        return {"sha256": self._store.sha256(data), "bytes": len(data)}
+        return File(sha256=self._store.sha256(data), bytes=len(data))
 
     def commit(self, manifest: Manifest, after: int, lease: str | None = None) -> Manifest:
         """Make it the current version: one record of the log, which is the commit. Returns it with number and base.
 
-        manifest: at least "reason" and "files" ({name: {"sha256", "bytes"}}). after: the head of the log that it was
+        manifest: its number and base are taken for none. after: the head of the log that it was
         decided on. lease: the name of one on all that the manifest names, from before it was decided.
 
         Raises:
@@ -66,30 +65,28 @@ class Versions:
         """
         self.repair()
         current = self.current()
-        manifest = manifest | {
-            "version": current["version"] + 1 if current else 1,
-            "base": current["version"] if current else None,
-        }
-        if missing := [name for name in manifest["files"] if not self._store.exists(name)]:
+        number = current.version + 1 if current else 1
+        manifest = manifest.replaced(version=number, base=current.version if current else None)
+        if missing := [name for name in manifest.files if not self._store.exists(name)]:
             raise RuntimeError(
-                f"{self._store.root_uri}: cannot commit version {manifest['version']}, no {missing[0]}. If a purge removed "
+                f"{self._store.root_uri}: cannot commit version {manifest.version}, no {missing[0]}. If a purge removed "
                 "it, run this command again"
             )
         record = self._journal.append(
             COMMITTED,
-            {"manifest": manifest},
+            {"manifest": manifest.document()},
             after=after,
             void=voids_commit(manifest, current, lease),
         )
-        committed: Manifest = record.body["manifest"]
+        committed = manifest_of(record)
         self._copy(committed)
         return committed
 
     def repair(self) -> None:
         """Make the copy of the current version's manifest again, if a crash kept it from being made."""
         current = self.current()
-        if current is not None and not self._store.exists(manifest_name(current["version"])):
+        if current is not None and not self._store.exists(manifest_name(current.version)):
             self._copy(current)
 
     def _copy(self, manifest: Manifest) -> None:
-        self._store.write(manifest_name(manifest["version"]), json.dumps(manifest, indent=1).encode())
+        self._store.write(manifest_name(manifest.version), json.dumps(manifest.document(), indent=1).encode())

@@ -15,8 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ...distributed.graph.removal import Found, Removal
+from ...distributed.partition.version import Version
 from ...partitioning.assignment import Assignment
 from ...partitioning.graph import dense_ids
+from ...partitioning.manifest import EventTimes, Graph
 from .request import Request
 from .rows import ITEMS, RANGES, USERS
 from .times import in_unit
@@ -88,9 +90,9 @@ class Effect:
         """(users, items) of all of these interactions."""
         return np.concatenate([self.users, self.thinned[0]]), np.concatenate([self.items, self.thinned[1]])
 
-    def share(self, graph: Mapping[str, Any]) -> float:
+    def share(self, graph: Graph) -> float:
         """Of the graph's interactions that go, or of its events, whichever is more."""
-        return max(len(self.users) / max(1, graph["interactions"]), self.events / max(1, graph["events"]))
+        return max(len(self.users) / max(1, graph.interactions), self.events / max(1, graph.events))
 
     @property
     def partial(self) -> bool:
@@ -98,7 +100,7 @@ class Effect:
         return bool(len(self.thinned[0]))
 
 
-def resolve(request: Request, user_map: IdMap, item_map: IdMap, time: Mapping[str, Any] | None = None) -> Resolved:
+def resolve(request: Request, user_map: IdMap, item_map: IdMap, time: EventTimes | None = None) -> Resolved:
     """The dense ids of what a request names; `time` is that of the graph's manifest, None where it has no times."""
     entries = list(request.entries())
     ranged = np.array([kind == RANGES for kind, _ in entries], dtype=bool)
@@ -111,7 +113,7 @@ def resolve(request: Request, user_map: IdMap, item_map: IdMap, time: Mapping[st
         try:
             if time is None:
                 raise ValueError(NO_TIMES)
-            since[position], until[position] = in_unit(low, high, time["unit"])
+            since[position], until[position] = in_unit(low, high, time.unit)
         except ValueError as error:
             invalid[position] = str(error)
     return Resolved(_dense(users, user_map), _dense(items, item_map), ranged, since, until, invalid)
@@ -147,14 +149,12 @@ def owners_of(owners: Assignment, pairs: tuple[Ids, Ids]) -> list[int]:
     return sorted({int(k) for k in (*owners.owner_of_user[pairs[0]], *owners.owner_of_item[pairs[1]])})
 
 
-def changed_partitions(
-    version: Mapping[str, Any], owners: Assignment, whole: Effect, cut_only: bool = False
-) -> list[int]:
+def changed_partitions(version: Version, owners: Assignment, whole: Effect, cut_only: bool = False) -> list[int]:
     """The partitions of which files change, ascending: those that own an end of what goes; all, where the rows around an
     end change too."""
-    encoder = version["model"].get("encoder") or {}  # a dry run needs none
-    if encoder.get("around") and len(whole.users) and not cut_only:
-        return list(range(version["graph"]["partitions"]))
+    encoder = version.model.encoder  # a dry run needs none
+    if encoder is not None and encoder.around and len(whole.users) and not cut_only:
+        return list(range(version.graph.partitions))
     return owners_of(owners, whole.touched)
 
 

@@ -18,6 +18,7 @@ from ..lifecycle.decisions import may_cancel, oldest_age, overdue, retry_after
 from ..lifecycle.refusals import TooLate, TooMany
 from ..log.records import CANCELLED, iso
 from ..output.ledger import FINAL, Ledger, State, Ticket
+from ..output.manifest import Manifest
 from ..output.session import Session
 from ..requests.request import Id, Range, make_request
 from .callbacks import News, Outbox
@@ -32,7 +33,7 @@ class View:
 
     open: list[Ticket]
     overdue: list[Ticket]
-    current: dict[str, Any] | None
+    current: Manifest | None
     unreported: dict[str, float]
     switching: tuple[float, float] | None
     """As in `Ledger`."""
@@ -163,7 +164,7 @@ class Desk:
             "evidence_failed_requests": len(ledger.evidence_failed),
             "unreported_requests": len(ledger.unreported),
             "versions_committed_total": ledger.versions,
-            "current_version": ledger.current["version"] if ledger.current else 0,
+            "current_version": ledger.current.version if ledger.current else 0,
             "unlearning_debt_ratio": ledger.debt(),
             "needs_retrain": int(ledger.needs_retrain()),
             **{f'requests_total{{state="{state.value}"}}': ledger.counts[state] for state in State if state in FINAL},

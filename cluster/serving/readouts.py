@@ -75,19 +75,19 @@ class Readouts:
 
 def living(session: Session, version: Manifest) -> tuple[set[Id], set[Id]]:
     """The external ids of the users and items of a version."""
-    users, items = (set(load_ids(session.store, version["graph"], side)[0].to_pylist()) for side in ("user", "item"))
+    users, items = (set(load_ids(session.store, version.graph, side)[0].to_pylist()) for side in ("user", "item"))
     return users, items
 
 
 def make_readouts(session: Session, version: Manifest, embeddings: Sequence[tuple[Any, ...]]) -> Readouts:
     """From what the workers' `embeddings` returned and the version's shards and id maps."""
-    graph = version["graph"]
+    graph = version.graph
     names = {}
     for side in ("user", "item"):
         ids, node, _ = load_ids(session.store, graph, side)
         names[side] = dict(zip(node.tolist(), ids.to_pylist(), strict=True))
     item_nodes = np.concatenate([items for _, _, items, _ in embeddings])
-    place_of_item = np.full(graph["items"], -1, dtype=np.int32)
+    place_of_item = np.full(graph.items, -1, dtype=np.int32)
     place_of_item[item_nodes] = np.arange(len(item_nodes), dtype=np.int32)
     users: dict[Id, int] = {}
     lengths, seen = [np.zeros(1, dtype=np.int64)], [np.empty(0, dtype=np.int32)]
@@ -99,7 +99,7 @@ def make_readouts(session: Session, version: Manifest, embeddings: Sequence[tupl
         lengths.append(np.diff(shard.user_indptr))
         seen.append(place_of_item[shard.user_neighbours])
     return Readouts(
-        version=version["version"],
+        version=version.version,
         users=users,
         items=[names["item"][node] for node in item_nodes.tolist()],
         user_rows=np.concatenate([rows for _, rows, _, _ in embeddings]),

@@ -117,7 +117,7 @@ class Service:
 
     def _tick(self, view: View) -> float:
         settings, now = self._session.config, self._clock()
-        number = view.current["version"] if view.current else 0
+        number = view.current.version if view.current else 0
         self._warn(view.overdue, now)
         if now < self._not_before and number == self._paused_at:
             return self._not_before - now
@@ -145,7 +145,7 @@ class Service:
         except Exception as error:
             hidden, self.published = self.published, None  # should the log be unreadable now, it is loaded again later
             after = self.desk.view().current
-            committed = after is not None and after["version"] != number
+            committed = after is not None and after.version != number
             # Where nothing was committed, whoever was hidden for it is still there.
             self.published, self._maps = (hidden, self._maps) if committed else (whole, None)
             return self._failed(error, [request.request_id for request in requests])
@@ -195,13 +195,13 @@ class Service:
         return found
 
     def _publish(self, version: Manifest | None) -> None:
-        if version is not None and (self.published is None or self.published.version != version["version"]):
+        if version is not None and (self.published is None or self.published.version != version.version):
             self._hide(version)  # somebody else may have committed it, and the workers may not be able to load it
             self.published = self._engine.readouts(version)
 
     def _hide(self, version: Manifest) -> None:
         """Serve nobody and nothing any more that is gone in this version."""
-        maps = version["graph"]["user_file"], version["graph"]["item_file"]
+        maps = version.graph.user_file, version.graph.item_file
         if self.published is not None and maps != self._maps:
             self.published, self._maps = self.published.without(*living(self._session, version)), maps
 

@@ -40,7 +40,7 @@ class WorkerEngine:
         Raises:
             InputError: the version is of another number of partitions than there are workers.
         """
-        self._session.check_partitions(version["graph"])
+        self._session.check_partitions(version.graph)
         embeddings = self._session.call(self._group, version, "embeddings")
         return make_readouts(self._session, version, embeddings)
 

@@ -12,9 +12,7 @@ Shape legend: n = forgotten interactions seen from their end a, d = embedding si
 """
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +29,9 @@ _TYPICAL_DEGREE = 20
 """Where a direction is taken as it is; only the size of an untrained encoder's answer depends on it."""
 
 
-def readable_format(encoder: Mapping[str, Any]) -> int:
-    """The format that an encoder has to have here; encoder: what a version's manifest says of it."""
-    return FORMATS[encoder.get("objective", "counterfactual")]
+def readable_format(objective: str) -> int:
+    """The format that an encoder of this objective has to have here."""
+    return FORMATS[objective]
 
 
 @dataclass(frozen=True)

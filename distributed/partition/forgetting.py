@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...partitioning.ingest import load_shard
+from ...partitioning.manifest import Graph
 from ...partitioning.shard import GraphShard
 from ...partitioning.storage import Store
 from ..encoder.changes import around, influence, shrink
@@ -120,7 +121,7 @@ class PartitionForgetting(PartitionState):
     def reduce(
         self,
         location: Location,
-        manifest: dict[str, Any],
+        manifest: Graph,
         removal: Removal,
         embeddings: Sequence[str],
         names: Sequence[tuple[str, str]],

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 from ...partitioning.ingest import load_assignment, load_shard
+from ...partitioning.manifest import Graph
 from ...partitioning.storage import StorageOptions, Store
 from .. import comm as communication
 from ..backbones import Backbone
 from ..comm import Comm
-from ..encoder.influence import AroundEncoder, InfluenceEncoder, NodeRows, readable_format
+from ..encoder.influence import AroundEncoder, InfluenceEncoder, NodeRows
 from ..encoder.published import Published, PublishedEncoder
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Pairs, Removal, with_empty_rows
 from ..training.checkpoint import from_bytes
 from ..training.run import make_backbone
+from .version import Encoder, Version
 
 Written = dict[str, Any]
 """{"name", "sha256", "bytes"} of a file."""
@@ -105,30 +107,28 @@ class PartitionState:
 
     # ---- versions ------------------------------------------------------------------------------------------------
 
-    def load(self, location: Location, version: dict[str, Any], halo: str, kernel: str) -> None:
+    def load(self, location: Location, version: Version, halo: str, kernel: str) -> None:
         """Load a version: shard, rows, dense weights, encoder; and compute the readouts."""
         self._say(phase="load")
-        store, spec = location.store(), version["model"]
-        graph = self._graph(store, version["graph"], halo, kernel)
-        e0 = from_bytes(_read(store, version, spec["embeddings"][self._rank]))["e0"].to(self._device)
-        backbone = make_backbone(spec["backbone"], spec["seed"]).to(self._device)
-        if spec["dense"]:
-            backbone.load_state_dict(from_bytes(_read(store, version, spec["dense"])))
-        usable = spec["encoder"] and spec["encoder"].get("format") == readable_format(spec["encoder"])
-        encoder = self._encoder(store, version, spec["encoder"]) if usable else None
+        store, spec = location.store(), version.model
+        graph = self._graph(store, version.graph, halo, kernel)
+        e0 = from_bytes(_read(store, version, spec.embeddings[self._rank]))["e0"].to(self._device)
+        backbone = make_backbone(spec.backbone, spec.seed).to(self._device)
+        if spec.dense:
+            backbone.load_state_dict(from_bytes(_read(store, version, spec.dense)))
+        encoder = self._encoder(store, version, spec.encoder) if spec.encoder and spec.encoder.readable else None
         self._model = Model(graph, e0, backbone, node_rows(graph, backbone, e0), encoder)
         self._held = fingerprint(version, halo, kernel)
 
-    def _encoder(
-        self, store: Store, version: dict[str, Any], spec: dict[str, Any]
-    ) -> InfluenceEncoder | AroundEncoder | Published:
-        around = AroundEncoder if spec.get("around") else InfluenceEncoder
-        kind = PublishedEncoder if spec["tables"] else around
-        dense = kind(**spec["shape"]).to(self._device)
-        dense.load_state_dict(from_bytes(_read(store, version, spec["file"])))
+    def _encoder(self, store: Store, version: Version, spec: Encoder) -> InfluenceEncoder | AroundEncoder | Published:
+        around = AroundEncoder if spec.around else InfluenceEncoder
+        kind = PublishedEncoder if spec.tables else around
+        dense = kind(**spec.shape).to(self._device)
+        dense.load_state_dict(from_bytes(_read(store, version, spec.file)))
         if not isinstance(dense, PublishedEncoder):
             return dense
-        tables = from_bytes(_read(store, version, spec["tables"][self._rank]))
+        assert spec.tables is not None
+        tables = from_bytes(_read(store, version, spec.tables[self._rank]))
         return Published(dense, tables["h0"].to(self._device), tables["gate"].to(self._device))
 
     def holds(self) -> str | None:
@@ -136,7 +136,7 @@ class PartitionState:
         return self._held if self._model is not None else None
 
     def _graph(
-        self, store: Store, manifest: dict[str, Any], halo: str, kernel: str, removal: Removal | None = None
+        self, store: Store, manifest: Graph, halo: str, kernel: str, removal: Removal | None = None
     ) -> LocalGraph:
         shard, assignment = load_shard(store, manifest, self._rank), load_assignment(store, manifest)
         if removal is not None:
@@ -155,10 +155,12 @@ class PartitionState:
         return self._model
 
 
-def fingerprint(version: dict[str, Any], halo: str, kernel: str) -> str:
+def fingerprint(version: Version, halo: str, kernel: str) -> str:
     """What tells one loaded version from another: its number would not, where outputs share workers. A version has the
     same before and after its commit."""
-    held = [version[part] for part in ("graph", "model", "files")]
+    parts = ("graph", "model", "files")
+    document = version.model_dump(mode="json", exclude_unset=True, include=set(parts))
+    held = [document[part] for part in parts]
     return hashlib.sha256(json.dumps([held, halo, kernel], sort_keys=True).encode()).hexdigest()
 
 
@@ -175,10 +177,10 @@ def write_file(store: Store, name: str, data: bytes) -> Written:
     return {"name": name, "sha256": store.sha256(data), "bytes": len(data)}
 
 
-def _read(store: Store, version: dict[str, Any], name: str) -> bytes:
+def _read(store: Store, version: Version, name: str) -> bytes:
     data = store.read(name)
-    if store.sha256(data) != version["files"][name]["sha256"]:
+    if store.sha256(data) != version.files[name].sha256:
         raise OSError(
-            f"{store.root_uri}/{name} is damaged: its SHA-256 is not the one that version {version['version']} names"
+            f"{store.root_uri}/{name} is damaged: its SHA-256 is not the one that version {version.version} names"
         )
     return data

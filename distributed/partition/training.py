@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...partitioning.ingest import load_shard
+from ...partitioning.manifest import Graph
 from ..encoder.influence import AroundEncoder, InfluenceEncoder
 from ..encoder.pretrain import Examples, PretrainSettings, calibrate, examples, fit
 from ..encoder.published import PublishedEncoder, PublishedSettings, pretrain_published
@@ -23,7 +24,7 @@ class PartitionTraining(PartitionState):
     """The methods that `train` and `pretrain` call."""
 
     def train(
-        self, location: Location, manifest: dict[str, Any], run: TrainRun, names: Sequence[str], dense_name: str | None
+        self, location: Location, manifest: Graph, run: TrainRun, names: Sequence[str], dense_name: str | None
     ) -> dict[str, Any]:
         """Train on the graph of this manifest minus `run.removal`; rank k writes its rows of E0 to names[k].
 
@@ -49,7 +50,7 @@ class PartitionTraining(PartitionState):
     def fit_encoder(
         self,
         location: Location,
-        manifest: dict[str, Any],
+        manifest: Graph,
         original: tuple[Sequence[str], str] | None,
         counterfactuals: Sequence[tuple[Removal, Sequence[str]]],
         shape: dict[str, Any],

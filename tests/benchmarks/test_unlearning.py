@@ -171,7 +171,7 @@ def test_the_encoder_of_the_benchmark_is_that_of_the_commands(
     )
     assert all("explains nothing" in note for note in notes[1:])
     session = Session(config)
-    assert session.version()["model"]["encoder"]["around"] == around
+    assert session.version().model.encoder.around == around
     (before,) = rows_by_partition(session, session.version())
     answer = pipeline.forget(config, interactions=str(tmp_path / "request.parquet"), group=group)
     (after,) = rows_by_partition(session, session.version())

@@ -81,7 +81,7 @@ def current(config):
 
 
 def shards(config, graph):
-    return [load_shard(Session(config).store, graph, k) for k in range(graph["partitions"])]
+    return [load_shard(Session(config).store, graph, k) for k in range(graph.partitions)]
 
 
 def external(config, graph):
@@ -107,7 +107,7 @@ def pairs_of(config, graph):
 def rows_of(config, version):
     """{("user" or "item", dense id): row of E0}, from the version's files."""
     rows = {}
-    for shard, name in zip(shards(config, version["graph"]), version["model"]["embeddings"], strict=True):
+    for shard, name in zip(shards(config, version.graph), version.model.embeddings, strict=True):
         e0 = load((Path(config.output) / name).read_bytes())["e0"]
         keys = [("user", u) for u in shard.user_ids.tolist()] + [("item", i) for i in shard.item_ids.tolist()]
         assert len(keys) == len(e0)
@@ -116,7 +116,7 @@ def rows_of(config, version):
 
 
 def embedding_bytes(config):
-    return [(Path(config.output) / name).read_bytes() for name in current(config)["model"]["embeddings"]]
+    return [(Path(config.output) / name).read_bytes() for name in current(config).model.embeddings]
 
 
 def listing(folder):
@@ -142,7 +142,7 @@ def write_pairs(path, pairs):
 
 def inner_pairs(config, version, count):
     """Interactions (by external id, and their dense ids) whose ends one partition owns, and that partition."""
-    graph = version["graph"]
+    graph = version.graph
     owners, maps = load_assignment(Session(config).store, graph), external(config, graph)
     for k, shard in enumerate(shards(config, graph)):
         users = np.repeat(shard.user_ids, np.diff(shard.user_indptr))
@@ -205,31 +205,31 @@ def test_status_of_a_request_that_nobody_made(config):
 def test_a_forgotten_user_is_in_no_file_of_the_new_version(finished, config, group, tmp_path):
     user, items = busy_user(finished, config)
     before = current(config)
-    had = pairs_of(config, before["graph"])
-    (node,) = [n for n, name in external(config, before["graph"])["user"].items() if name == user]
+    had = pairs_of(config, before.graph)
+    (node,) = [n for n, name in external(config, before.graph)["user"].items() if name == user]
 
     answer = pipeline.forget(config, users=str(user), group=group)
 
     after = current(config)
-    assert answer["status"] == "committed" and answer["version"] == after["version"] == before["version"] + 1
+    assert answer["status"] == "committed" and answer["version"] == after.version == before.version + 1
     assert answer["removed_interactions"] == len(items) and answer["deleted_users"] == 1
-    assert pairs_of(config, after["graph"]) == had - {(user, i) for i in items}
-    assert after["graph"]["interactions"] == before["graph"]["interactions"] - len(items)
+    assert pairs_of(config, after.graph) == had - {(user, i) for i in items}
+    assert after.graph.interactions == before.graph.interactions - len(items)
     assert ("user", node) in rows_of(config, before) and ("user", node) not in rows_of(config, after)
-    assert user not in external(config, after["graph"])["user"].values()
-    assert set(after["files"]).isdisjoint(before["graph"]["shard_files"][k] for k in answer["affected_partitions"])
+    assert user not in external(config, after.graph)["user"].values()
+    assert set(after.files).isdisjoint(before.graph.shard_files[k] for k in answer["affected_partitions"])
 
     written = pipeline.export(config, to=str(tmp_path / "export"), top_k=5, group=group)
     users = pq.read_table(tmp_path / "export" / "users.parquet")["user_id"].to_pylist()
     ranked = pq.read_table(tmp_path / "export" / "recommendations.parquet")
     assert user not in users and user not in ranked["user_id"].to_pylist()
     assert len(users) == len(set(users)) == written["users"] == finished.answers["ingest"]["users"] - 1
-    seen = pairs_of(config, after["graph"])
+    seen = pairs_of(config, after.graph)
     assert not seen & set(zip(ranked["user_id"].to_pylist(), ranked["item_id"].to_pylist(), strict=True))
 
 
 def test_a_forgotten_item_is_never_recommended_again(config, group, tmp_path):
-    item = next(iter(external(config, current(config)["graph"])["item"].values()))
+    item = next(iter(external(config, current(config).graph)["item"].values()))
     assert pipeline.forget(config, items=str(item), group=group)["deleted_items"] == 1
     pipeline.export(config, to=str(tmp_path / "export"), top_k=80, group=group)
     for name in ("items", "recommendations"):
@@ -243,9 +243,9 @@ def test_what_a_request_does_not_touch_stays_bit_for_bit(config, group, tmp_path
     after = current(config)
 
     assert answer["affected_partitions"] == [partition] and answer["removed_interactions"] == 3
-    assert not pairs_of(config, after["graph"]) & set(pairs)
+    assert not pairs_of(config, after.graph) & set(pairs)
     other = 1 - partition
-    for names in (lambda v: v["graph"]["shard_files"], lambda v: v["model"]["embeddings"]):
+    for names in (lambda v: v.graph.shard_files, lambda v: v.model.embeddings):
         assert names(after)[other] == names(before)[other] and names(after)[partition] != names(before)[partition]
 
     old, new = rows_of(config, before), rows_of(config, after)
@@ -272,7 +272,7 @@ def test_fine_tuning_moves_touched_rows_alone(config, group, tmp_path):
     assert all(new[key].tobytes() == old[key].tobytes() for key in new.keys() - touched)
     assert all(new[key].tobytes() != encoded[key].tobytes() for key in new.keys() & touched)
     other = 1 - partition
-    assert current(config)["model"]["embeddings"][other] == before["model"]["embeddings"][other]
+    assert current(config).model.embeddings[other] == before.model.embeddings[other]
 
 
 def with_forget(config, **settings):
@@ -290,7 +290,7 @@ def test_a_version_that_misses_the_gate_is_committed_and_needs_a_retrain(finishe
     assert gate["status"] == "missed" and gate["missed"] == ["largest_change"] and answer["needs_retrain"]
     assert gate["bounds"]["largest_change"] == 1e-6 < gate["measures"]["largest_change"]["value"]
     assert "fine_tune" not in answer["phases"] and "unlearnrec retrain" in answer["retrain"]  # it would not mend this
-    assert current(config)["version"] == before["version"] + 1 and Desk(Session(config)).gauges()["needs_retrain"] == 1
+    assert current(config).version == before.version + 1 and Desk(Session(config)).gauges()["needs_retrain"] == 1
     report = json.loads((Path(config.output) / answer["evidence"]).read_text())
     assert report["gate"]["status"] == "missed" and report["needs_retrain"]
     assert pipeline.status(config, "r")["needs_retrain"]
@@ -302,13 +302,11 @@ def test_a_version_that_misses_the_gate_is_committed_and_needs_a_retrain(finishe
     # It stays so through later requests and a pre-training; a training ends it.
     user, _ = busy_user(finished, config)
     later = pipeline.forget(config, users=str(user), group=group)
-    assert (
-        later["gate"]["status"] == "not_applicable" and not later["needs_retrain"] and current(config)["needs_retrain"]
-    )
+    assert later["gate"]["status"] == "not_applicable" and not later["needs_retrain"] and current(config).needs_retrain
     pipeline.pretrain(config, group=group)
-    assert current(config)["needs_retrain"]
+    assert current(config).needs_retrain
     pipeline.train(config, group=group)
-    assert "needs_retrain" not in current(config) and Desk(Session(config)).gauges()["needs_retrain"] == 0
+    assert not current(config).needs_retrain and Desk(Session(config)).gauges()["needs_retrain"] == 0
 
 
 @pytest.mark.parametrize("mended", [True, False])
@@ -326,7 +324,7 @@ def test_the_gate_looks_at_what_is_committed_and_the_workers_need_not_load_it_ag
 
     def once_missed(self, candidate, largest_change):
         found = judge(self, candidate, largest_change)
-        seen.append(candidate["model"]["embeddings"][:])
+        seen.append(candidate.model.embeddings[:])
         miss = {"status": "missed", "missed": ["gap_closed"]}
         return found | (miss if len(seen) == 1 or not mended else {"status": "passed", "missed": []})
 
@@ -334,7 +332,7 @@ def test_the_gate_looks_at_what_is_committed_and_the_workers_need_not_load_it_ag
     answer = pipeline.forget(with_forget(config, gate_fine_tune_steps=2), interactions=file, group=group)
     assert answer["gate"]["status"] == ("fine_tuned" if mended else "missed")
     assert answer["needs_retrain"] == ("retrain" in answer) == ("given_up" in answer["gate"]) == (not mended)
-    assert len(seen) == 2 and seen[0] != seen[1] and current(config)["model"]["embeddings"] == seen[mended]
+    assert len(seen) == 2 and seen[0] != seen[1] and current(config).model.embeddings == seen[mended]
     report = json.loads((Path(config.output) / answer["evidence"]).read_text())
     assert report["gate"] == answer["gate"] and all(check["ok"] for check in report["verification"]["checks"])
     loaded.clear()
@@ -347,7 +345,7 @@ def test_the_gate_looks_at_what_is_committed_and_the_workers_need_not_load_it_ag
 
 def test_a_request_says_when_the_encoder_has_drifted(finished, config, group):
     user, items = busy_user(finished, config)
-    total = current(config)["graph"]["interactions"]
+    total = current(config).graph.interactions
     notes = []
     progress = silent()
     progress.note = notes.append
@@ -371,7 +369,7 @@ def test_a_repeated_request_gives_the_same_answer_and_changes_nothing(finished, 
     first = pipeline.forget(config, users=str(user), request_id="again", group=group)
     files = listing(config.output)
     again = pipeline.forget(config, users=str(user), request_id="again", group=group)
-    assert listing(config.output) == files and current(config)["version"] == first["version"]
+    assert listing(config.output) == files and current(config).version == first.version
     keys = set(first) - set(NOT_REPEATED)
     assert {k: again[k] for k in keys} == {k: first[k] for k in keys} and "seconds" in again
 
@@ -390,7 +388,7 @@ def test_unknown_ids_make_no_version(config, group, tmp_path):
     file.write_text("user_id,item_id\n-1,-2\n")
     for number, request in enumerate(({"users": "-1,-2"}, {"items": "-7"}, {"requests": str(file)})):
         answer = pipeline.forget(config, **request, request_id=f"r{number}", group=group)
-        assert answer["status"] == "nothing_to_forget" and answer["version"] == version["version"]
+        assert answer["status"] == "nothing_to_forget" and answer["version"] == version.version
         assert answer["removed_interactions"] == 0 and answer["affected_partitions"] == []
         assert pipeline.status(config, f"r{number}")["phase"] == "completed"
         assert pipeline.forget(config, **request, request_id=f"r{number}", group=group) == answer | {"repeated": True}
@@ -536,10 +534,10 @@ def test_the_counterfactual_lacks_what_it_was_trained_without(finished, ingested
     answer = pipeline.train(ingested, without=files, group=group)
 
     version = current(ingested)
-    assert pairs_of(ingested, version["graph"]) == had - set(some) - {(user, i) for i in items}
+    assert pairs_of(ingested, version.graph) == had - set(some) - {(user, i) for i in items}
     assert answer["removed_interactions"] == len(some) + len(items) and answer["unknown_ids"] == 1
-    assert user not in external(ingested, version["graph"])["user"].values()
-    assert pairs_of(ingested, version["lake_graph"]) == had  # the lake still has them
+    assert user not in external(ingested, version.graph)["user"].values()
+    assert pairs_of(ingested, version.lake_graph) == had  # the lake still has them
     with pytest.raises(InputError, match="counterfactual"):
         pipeline.forget(ingested, users=str(user), group=group)
     with pytest.raises(InputError, match="names nothing that the graph holds"):
@@ -551,17 +549,17 @@ def test_a_request_has_its_answer_after_a_retrain_too(finished, config, group):
     first = pipeline.forget(config, users=str(user), group=group)
     pipeline.train(config, group=group)
     again = pipeline.forget(config, users=str(user), group=group)
-    assert again["version"] == first["version"] and again["status"] == "committed"
+    assert again["version"] == first.version and again["status"] == "committed"
 
 
 def test_training_again_does_not_bring_the_forgotten_back(finished, config, group):
     user, items = busy_user(finished, config)
-    before = Session(config).version()["graph"]["interactions"]
+    before = Session(config).version().graph.interactions
     pipeline.forget(config, users=str(user), group=group)
     pipeline.train(config, group=group)
-    assert Session(config).version()["graph"]["interactions"] == before - len(items)
+    assert Session(config).version().graph.interactions == before - len(items)
     pretrained = pipeline.pretrain(config, group=group)
-    assert pretrained["version"] == Session(config).version()["version"]
+    assert pretrained["version"] == Session(config).version().version
 
 
 @pytest.mark.parametrize("objective", ["published", "counterfactual"])
@@ -569,12 +567,12 @@ def test_pretraining_after_deleted_items_and_another_request(finished, config, g
     """Both objectives on a graph with holes in its ids, and a request against the result."""
     user, _ = busy_user(finished, config)
     session = Session(config)
-    ids, _, _ = load_ids(session.store, session.version()["graph"], "item")
+    ids, _, _ = load_ids(session.store, session.version().graph, "item")
     pipeline.forget(config, users=str(user), items=",".join(map(str, ids[:3].to_pylist())), group=group)
     changed = config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"objective": objective})})
     pipeline.pretrain(changed, group=group)
     other, items = busy_user(finished, config, avoid=user)
     done = pipeline.forget(changed, users=str(other), group=group)
     assert 0 < done["removed_interactions"] <= len(items) and done["deleted_users"] >= 1
-    encoder = Session(config).version()["model"]["encoder"]
-    assert (encoder["objective"], encoder["format"]) == (objective, FORMATS[objective])
+    encoder = Session(config).version().model.encoder
+    assert (encoder.objective, encoder.format) == (objective, FORMATS[objective])

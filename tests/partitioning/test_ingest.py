@@ -16,8 +16,9 @@ import pytest
 
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.halo import HALOS, plan
-from unlearnrec.partitioning.ingest import MANIFEST, ingest, load_assignment, load_ids, load_manifest, load_shard
+from unlearnrec.partitioning.ingest import ingest, load_assignment, load_ids, load_shard
 from unlearnrec.partitioning.lake import Columns
+from unlearnrec.partitioning.manifest import MANIFEST, load_manifest
 from unlearnrec.partitioning.storage import AWS, StorageOptions, Store, filesystem_for
 
 NAMES = Columns(user="customer", item="product", time="day")
@@ -79,11 +80,11 @@ def stored_events(store: Store) -> Counter[tuple[Any, Any]]:
     """Every event of the graph, by external ids, from the rows of users; the rows of items must agree with them."""
     manifest = load_manifest(store)
     (users, user_nodes, _), (items, item_nodes, _) = (load_ids(store, manifest, side) for side in ("user", "item"))
-    np.testing.assert_array_equal(user_nodes, np.arange(manifest["users"]))
-    np.testing.assert_array_equal(item_nodes, np.arange(manifest["items"]))
+    np.testing.assert_array_equal(user_nodes, np.arange(manifest.users))
+    np.testing.assert_array_equal(item_nodes, np.arange(manifest.items))
     from_users: Counter[tuple[Any, Any]] = Counter()
     from_items: Counter[tuple[Any, Any]] = Counter()
-    for k in range(manifest["partitions"]):
+    for k in range(manifest.partitions):
         shard = load_shard(store, manifest, k)
         for u, i, n in zip(*shard.interactions(), strict=True):
             from_users[users[int(u)].as_py(), items[int(i)].as_py()] += int(n)
@@ -113,11 +114,11 @@ def test_every_event_is_in_the_graph(place: Place, write: Callable[[Place, Event
         "source": uri,
         "id_type": {"user": kind, "item": kind},
     }
-    assert {name: manifest[name] for name in expected} == expected
-    assert sorted(manifest["files"]) == [name for name in store.list() if name != MANIFEST]
-    for name, facts in manifest["files"].items():
+    assert {name: manifest.document()[name] for name in expected} == expected
+    assert sorted(manifest.files) == [name for name in store.list() if name != MANIFEST]
+    for name, facts in manifest.files.items():
         data = store.read(name)
-        assert facts == {"sha256": store.sha256(data), "bytes": len(data)}
+        assert facts.document() == {"sha256": store.sha256(data), "bytes": len(data)}
 
 
 @pytest.mark.parametrize("strategy", ["metis", "hash"])
@@ -126,7 +127,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path, strategy: str) -> No
     digests = []
     for name in ("one", "two"):
         store, manifest = run(uri, (str(tmp_path / name), AWS), strategy=strategy, seed=11)
-        digests.append([manifest["files"][file]["sha256"] for file in manifest["files"]])
+        digests.append([manifest.files[file].sha256 for file in manifest.files])
         assignment = load_assignment(store, manifest)
         shards = [load_shard(store, manifest, k) for k in range(2)]
         for k, shard in enumerate(shards):
@@ -134,9 +135,9 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path, strategy: str) -> No
             np.testing.assert_array_equal(shard.item_ids, np.flatnonzero(assignment.owner_of_item == k))
         for halo in HALOS:
             rows = sum(int(plan(shard, assignment, halo).send_counts.sum()) for shard in shards)
-            assert manifest["rows_per_layer"][halo] == rows
+            assert manifest.rows_per_layer[halo] == rows
     assert digests[0] == digests[1]
-    assert 0 <= manifest["edge_cut"] <= 1 <= manifest["balance"] <= 2
+    assert 0 <= manifest.edge_cut <= 1 <= manifest.balance <= 2
 
 
 def test_owners_from_a_file_beside_the_events(place: Place) -> None:
@@ -259,7 +260,7 @@ def test_no_graph_and_a_graph_of_another_format(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["one bit", "cut short", "removed"])
 def test_damage_is_noticed(place: Place, kind: str, damage: str) -> None:
     store, manifest = run(write_file(place, make_events()), place)
-    name = manifest[kind][1] if kind == "shard_files" else manifest[kind]
+    name = getattr(manifest, kind)[1] if kind == "shard_files" else getattr(manifest, kind)
     data = store.read(name)
     if damage == "one bit":
         store.write(name, data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
@@ -279,6 +280,6 @@ def test_id_maps_are_plain_parquet(tmp_path: Path) -> None:
     """They outlive this code: whoever has the output can read which id is which node, and who owns it."""
     here = (str(tmp_path), AWS)
     store, manifest = run(write_file(here, make_events(text=True)), here)
-    table = pq.read_table(io.BytesIO(store.read(manifest["user_file"])))
+    table = pq.read_table(io.BytesIO(store.read(manifest.user_file)))
     assert table.schema == pa.schema([("user_id", pa.string()), ("node", pa.int64()), ("owner", pa.int16())])
     assert table["user_id"].to_pylist() == sorted({u for u, _ in make_events(text=True)})

@@ -17,6 +17,7 @@ from small_output import with_moved_ends
 from unlearnrec.distributed.encoder.changes import shrink
 from unlearnrec.distributed.partition.partition import Partition
 from unlearnrec.distributed.partition.state import Model, fingerprint
+from unlearnrec.distributed.partition.version import Version
 from unlearnrec.partitioning.ingest import load_shard
 from unlearnrec.partitioning.storage import Store
 
@@ -26,7 +27,7 @@ class FakeWorkers:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._version: dict[str, Any] | None = None
+        self._version: Version | None = None
         self._held: str | None = None
 
     def run(
@@ -47,9 +48,9 @@ class FakeWorkers:
 
     def _rows(self, k: int) -> np.ndarray:
         assert self._version is not None
-        name = self._version["model"]["embeddings"][k]
+        name = self._version.model.embeddings[k]
         data = self._store.read(name)
-        assert self._store.sha256(data) == self._version["files"][name]["sha256"], f"{name} is damaged"
+        assert self._store.sha256(data) == self._version.files[name].sha256, f"{name} is damaged"
         return load(data)["e0"]
 
     def _load(self, k: int, *_: Any) -> None:
@@ -82,7 +83,7 @@ class FakeWorkers:
 
     def _shard(self, k: int) -> Any:
         assert self._version is not None
-        return load_shard(self._store, self._version["graph"], k)
+        return load_shard(self._store, self._version.graph, k)
 
     def _written(self, name: str, data: bytes) -> dict[str, Any]:
         self._store.write(name, data)

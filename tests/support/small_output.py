@@ -16,12 +16,15 @@ from safetensors.numpy import load, save
 from unlearnrec.cluster.config.schema import Config, parse_config
 from unlearnrec.cluster.lifecycle import acceptance
 from unlearnrec.cluster.models.reduced_graph import merged_gone, new_graph
+from unlearnrec.cluster.output.manifest import Manifest
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.requests.matching import resolve
 from unlearnrec.cluster.requests.request import parse_request
 from unlearnrec.distributed.encoder.changes import shrink
 from unlearnrec.distributed.encoder.influence import FORMATS
+from unlearnrec.distributed.partition.version import Encoder, Model
 from unlearnrec.partitioning.ingest import load_ids, load_shard
+from unlearnrec.partitioning.manifest import File, IngestedGraph
 from unlearnrec.partitioning.shard import GraphShard
 from unlearnrec.partitioning.storage import Store
 
@@ -56,7 +59,7 @@ def small_config(interactions: str, output: str, **more: Any) -> Config:
     )
 
 
-def commit_train(config: Config, seed: int = 0, without: str | None = None) -> dict[str, Any]:
+def commit_train(config: Config, seed: int = 0, without: str | None = None) -> Manifest:
     """A version with random rows on the lake's graph; `without` a user it is a counterfactual."""
     session = Session(config)
     head, lake_graph = session.journal.head(), session.lake_graph()
@@ -66,19 +69,26 @@ def commit_train(config: Config, seed: int = 0, without: str | None = None) -> d
     return session.versions.commit(manifest, after=head)
 
 
-def random_rows(session: Session, graph: dict[str, Any], seed: int) -> dict[str, Any]:
+def random_rows(session: Session, graph: IngestedGraph, seed: int) -> Manifest:
     """The manifest of a version to be on this graph, its files written."""
     number, draw = session.versions.next_number(), np.random.default_rng(seed)
-    files, names = dict(graph["files"]), []
-    for k in range(graph["partitions"]):
+    files, names = dict(graph.files), []
+    for k in range(graph.partitions):
         shard = load_shard(session.store, graph, k)
         rows = draw.normal(size=(len(shard.user_ids) + len(shard.item_ids), SIZE)).astype(np.float32)
         names.append(session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors"))
         files[names[-1]] = session.versions.put(names[-1], save({"e0": rows}))
-    manifest = {"format": 1, "reason": "train", "graph": graph, "lake_graph": graph, "files": files}
     config = session.config
-    model = {"seed": config.seed, "train": config.train.model_dump(), "backbone": config.backbone.model_dump()}
-    return manifest | {"model": model | {"embeddings": names, "dense": None, "encoder": None}}
+    model = Model(
+        backbone=config.backbone.model_dump(),
+        seed=config.seed,
+        embeddings=tuple(names),
+        dense=None,
+        encoder=None,
+        train=config.train.model_dump(),
+        trained_on=graph.shard_files,
+    )
+    return Manifest(format=1, reason="train", version=number, graph=graph, lake_graph=graph, model=model, files=files)
 
 
 def commit_encoder(config: Config, **more: Any) -> None:
@@ -86,34 +96,41 @@ def commit_encoder(config: Config, **more: Any) -> None:
     session = Session(config)
     version, head = session.version(), session.journal.head()
     encoder, files = empty_encoder(session, version)
-    model = version["model"] | {"encoder": encoder | more}
-    session.versions.commit(version | {"reason": "pretrain", "model": model, "files": version["files"] | files}, head)
+    model = version.model.replaced(encoder=encoder.replaced(**more))
+    session.versions.commit(version.replaced(reason="pretrain", model=model, files=version.files | files), head)
 
 
-def empty_encoder(session: Session, version: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def empty_encoder(session: Session, version: Manifest) -> tuple[Encoder, dict[str, File]]:
     """(the entry, the file) of one that nobody can read: enough for `fake_workers`."""
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
     files = {name: session.versions.put(name, save({"x": np.zeros(1, dtype=np.float32)}))}
     objective = "counterfactual"
-    encoder = {"file": name, "tables": None, "objective": objective, "format": FORMATS[objective]}
-    return encoder | {"interactions": version["graph"]["interactions"]}, files
+    encoder = Encoder(
+        file=name,
+        tables=None,
+        objective=objective,
+        format=FORMATS[objective],
+        shape={},
+        interactions=version.graph.interactions,
+    )
+    return encoder, files
 
 
-def without_request(session: Session, version: dict[str, Any], number: int, users: str) -> dict[str, Any]:
+def without_request(session: Session, version: Manifest, number: int, users: str) -> Manifest:
     """The manifest of a version minus all interactions of these users, its files written."""
-    graph, maps = version["graph"], []
+    graph, maps = version.graph, []
     for side in ("user", "item"):
         maps.append(load_ids(session.store, graph, side))
     found = resolve(parse_request(users, None, None, None, None, session.options), *maps)
     removal = found.removal
-    files, shards, results, names = dict(version["files"]), {}, [], []
-    for k in range(graph["partitions"]):
+    files, shards, results, names = dict(version.files), {}, [], []
+    for k in range(graph.partitions):
         shard = load_shard(session.store, graph, k)
-        before = version["model"]["embeddings"][k]
+        before = version.model.embeddings[k]
         e0 = torch.from_numpy(load(session.store.read(before))["e0"])
         smaller, rows = shrink(shard, e0, *removal.pairs(shard))
         name = session.versions.new_name(number, f"shard-{k:03d}", "safetensors")
-        shards[k] = {"name": name} | session.versions.put(name, smaller.to_bytes())
+        shards[k] = {"name": name} | session.versions.put(name, smaller.to_bytes()).document()
         names.append(session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors"))
         del files[before]
         moved = with_moved_ends(smaller, rows.numpy(), *removal.pairs(shard))
@@ -121,10 +138,11 @@ def without_request(session: Session, version: dict[str, Any], number: int, user
         pairs = {side: (getattr(shard, f"{side}_ids"), getattr(smaller, f"{side}_ids")) for side in ("user", "item")}
         results.append({f"gone_{side}s": np.setdiff1d(*ids) for side, ids in pairs.items()})
     changed = new_graph(session, graph, number, shards, merged_gone(results), 1, 1)
-    for name in graph["files"]:
+    for name in graph.files:
         files.pop(name)
-    files |= changed["files"]
-    return version | {"graph": changed, "model": {"embeddings": names}, "files": files}
+    files |= changed.files
+    model = version.model.replaced(embeddings=tuple(names))
+    return version.replaced(graph=changed, model=model, files=files)
 
 
 def with_moved_ends(shard: GraphShard, rows: np.ndarray, users: np.ndarray, items: np.ndarray) -> np.ndarray:
@@ -144,16 +162,15 @@ def accept(config: Config, users: str, request_id: str) -> None:
     acceptance.accept(session, parse_request(users, None, None, None, request_id, session.options))
 
 
-def commit_forget(config: Config, users: str, request_id: str) -> dict[str, Any]:
+def commit_forget(config: Config, users: str, request_id: str) -> Manifest:
     """As `forget --users` does it, with other numbers."""
     accept(config, users, request_id)
     session = Session(config)
     head, version, number = session.journal.head(), session.version(), session.versions.next_number()
-    manifest = without_request(session, version, number, users) | {"reason": "forget"}
-    manifest["lake_graph"] = manifest["graph"]
+    manifest = without_request(session, version, number, users)
     answer = {"request_id": request_id, "status": "committed", "version": number, "affected_partitions": [0, 1]}
-    manifest["answers"] = {request_id: answer}
-    return session.versions.commit(manifest, after=head)
+    made = {"reason": "forget", "lake_graph": manifest.graph, "answers": {request_id: answer}}
+    return session.versions.commit(manifest.replaced(**made), after=head)
 
 
 # ---- looking for what was deleted -----------------------------------------------------------------------------------
@@ -174,12 +191,12 @@ def _opened(name: str, data: bytes) -> bytes:
     return b"\n".join(parts)
 
 
-def row_of(store: Store, version: dict[str, Any], side: str, name: str) -> bytes:
+def row_of(store: Store, version: Manifest, side: str, name: str) -> bytes:
     """The row of E0 of a user or an item in the files of a version, as its bytes."""
-    ids, node, owner = load_ids(store, version["graph"], side)
+    ids, node, owner = load_ids(store, version.graph, side)
     place = ids.to_pylist().index(name)
     k = int(owner[place])
-    shard = load_shard(store, version["graph"], k)
+    shard = load_shard(store, version.graph, k)
     local = int(np.flatnonzero(getattr(shard, f"{side}_ids") == node[place])[0])
-    rows = load(store.read(version["model"]["embeddings"][k]))["e0"]
+    rows = load(store.read(version.model.embeddings[k]))["e0"]
     return rows[local + (len(shard.user_ids) if side == "item" else 0)].tobytes()

@@ -12,6 +12,7 @@ from safetensors.numpy import load
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import Config, parse_config
+from unlearnrec.cluster.output.manifest import Manifest
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.partitioning.sample import make_sample
 from unlearnrec.workers import WorkerGroup
@@ -58,6 +59,6 @@ def trained_output(
     return config, list(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
-def rows_by_partition(session: Session, version: dict[str, Any]) -> list[np.ndarray]:
+def rows_by_partition(session: Session, version: Manifest) -> list[np.ndarray]:
     """The rows of E0 in the files of a version, users first."""
-    return [load(session.store.read(name))["e0"] for name in version["model"]["embeddings"]]
+    return [load(session.store.read(name))["e0"] for name in version.model.embeddings]

@@ -96,10 +96,10 @@ def check_readable(config):
     """Every file of the current version is what its manifest says, and the graph to train on is whole."""
     session = Session(config)
     version = session.version()
-    for name, entry in version["files"].items():
-        assert session.store.sha256(session.store.read(name)) == entry["sha256"], name
-    for graph in (version["graph"], session.lake_graph()):
-        for k in range(graph["partitions"]):
+    for name, entry in version.files.items():
+        assert session.store.sha256(session.store.read(name)) == entry.sha256, name
+    for graph in (version.graph, session.lake_graph()):
+        for k in range(graph.partitions):
             load_shard(session.store, graph, k)
         for side in ("user", "item"):
             load_ids(session.store, graph, side)
@@ -127,7 +127,7 @@ def test_what_was_forgotten_is_in_no_file_after_a_purge(config):
         assert places_of(store, wanted) == []
     assert places_of(store, user_name(4).encode())
     version = check_readable(config)
-    assert version["version"] == answer["version"] == 3
+    assert version.version == answer["version"] == 3
     assert answer["removed_files"] > 0 and answer["removed_bytes"] > 0 and answer["purged_requests"] == 1
     assert answer["kept_files"] == 0
     assert all(store.exists(f"versions/{n:06d}/manifest.json") for n in (1, 2, 3))
@@ -215,7 +215,7 @@ def test_an_output_that_is_empty_is_no_error(tmp_path):
 def test_nothing_is_removed_from_a_damaged_output(local):
     commit_train(local)
     version = commit_forget(local, FORGOTTEN, "r1")
-    store_of(local).remove(version["model"]["embeddings"][1])
+    store_of(local).remove(version.model.embeddings[1])
     files = content(local)
     with pytest.raises(InputError, match=r"embeddings-001.* is missing, and version 2 names it"):
         purge(local, now=True)
@@ -247,7 +247,7 @@ def test_an_ingest_that_is_newer_than_the_version_stays(local):
     commit_train(local)
     commit_forget(local, FORGOTTEN, "r1")
     pipeline.ingest(local)
-    newest = set(Session(local).lake_graph()["files"])
+    newest = set(Session(local).lake_graph().files)
     kinds = found(local)
     assert set(kinds.values()) == {OLDER, SUPERSEDED, REQUEST} and newest.isdisjoint(kinds)
     purge(local, now=True)
@@ -255,7 +255,7 @@ def test_an_ingest_that_is_newer_than_the_version_stays(local):
     # A version on it makes the version before old, and an ingest that was never trained on is named by nobody.
     commit_train(local)
     pipeline.ingest(local)
-    unused = set(Session(local).lake_graph()["files"])
+    unused = set(Session(local).lake_graph().files)
     pipeline.ingest(local)
     assert {name for name, kind in found(local).items() if kind == UNNAMED} == unused
     purge(local, now=True)
@@ -268,7 +268,7 @@ def test_an_ingest_that_a_request_overtook_goes(config, order):
     commit_train(config)
     pipeline.ingest(config)
     session = Session(config)
-    files = set(session.lake_graph()["files"])
+    files = set(session.lake_graph().files)
     checkpoint = f"checkpoints/{graph_key(session.lake_graph())}-0123/0.safetensors"
     session.store.write(checkpoint, b"x")
     if order == "committed":
@@ -283,7 +283,7 @@ def test_an_ingest_that_a_request_overtook_goes(config, order):
     with pytest.raises(InputError, match="Run `unlearnrec ingest` again"):
         session.lake_graph()
     pipeline.ingest(config)
-    assert set(session.lake_graph()["files"]).isdisjoint(found(config))
+    assert set(session.lake_graph().files).isdisjoint(found(config))
     commit_train(config)
     check_readable(config)
 
@@ -291,11 +291,11 @@ def test_an_ingest_that_a_request_overtook_goes(config, order):
 def test_a_counterfactual_keeps_both_its_graphs(local):
     commit_train(local)
     version = commit_train(local, without=FORGOTTEN)
-    assert version["graph"]["shard_files"] != version["lake_graph"]["shard_files"]
+    assert version.graph.shard_files != version.lake_graph.shard_files
     assert set(found(local).values()) == {OLDER, UNNAMED}  # UNNAMED: the rows before it was reduced
     purge(local, now=True)
     assert check_readable(local) == version and not found(local)
-    assert all(store_of(local).exists(name) for name in version["lake_graph"]["files"])
+    assert all(store_of(local).exists(name) for name in version.lake_graph.files)
 
 
 def test_checkpoints_stay_with_their_graph(local):
@@ -435,12 +435,12 @@ def test_a_purge_may_end_anywhere(local, tmp_path, monkeypatch):
         with pytest.raises(Crash):
             purge(config, now=True)
         done["crash_at"] = -1
-        assert check_readable(config)["version"] == 3
+        assert check_readable(config).version == 3
         assert pipeline.status(config, "r1")["phase"] == "committed"
         answer = purge(config, now=True)
         assert answer["removed_files"] + answer["purged_requests"] == todo - max(0, crash_at - 1)
         assert places_of(store_of(config), FORGOTTEN.encode()) == [] and not found(config)
-        assert kinds_of_records(config)[-1] == "purged" and check_readable(config)["version"] == 3
+        assert kinds_of_records(config)[-1] == "purged" and check_readable(config).version == 3
         records = kinds_of_records(config)
         purge(config, now=True)
         assert kinds_of_records(config) == records
@@ -456,7 +456,7 @@ def test_no_version_stands_on_files_that_a_purge_takes(local, monkeypatch):
     head, number = session.journal.head(), session.versions.next_number()
     name = session.versions.new_name(number, "embeddings-000", "safetensors")
     version = session.version()
-    manifest = version | {"files": version["files"] | {name: session.versions.put(name, b"rows")}}
+    manifest = version.replaced(files=version.files | {name: session.versions.put(name, b"rows")})
     with monkeypatch.context() as patch:
         patch.setattr(Store, "remove", lambda *_: (_ for _ in ()).throw(Crash()))
         with pytest.raises(Crash):
@@ -466,8 +466,8 @@ def test_no_version_stands_on_files_that_a_purge_takes(local, monkeypatch):
         session.versions.commit(manifest, after=head)
     # A file that the purge did not see is no conflict, nor is a purge of others.
     fresh = session.versions.new_name(number, "embeddings-000", "safetensors")
-    manifest = version | {"files": version["files"] | {fresh: session.versions.put(fresh, b"rows")}}
-    assert session.versions.commit(manifest, after=head)["version"] == number
+    manifest = version.replaced(files=version.files | {fresh: session.versions.put(fresh, b"rows")})
+    assert session.versions.commit(manifest, after=head).version == number
     purge(local, now=True)
     assert session.store.exists(fresh) and not session.store.exists(name)
 
@@ -477,7 +477,7 @@ def test_a_commit_while_purge_looks_is_seen(local, monkeypatch):
     session = Session(local)
     name = session.versions.new_name(2, "embeddings-000", "safetensors")
     version = session.version()
-    manifest = version | {"files": version["files"] | {name: session.versions.put(name, b"rows")}}
+    manifest = version.replaced(files=version.files | {name: session.versions.put(name, b"rows")})
     real, calls = purging.leftovers, []
 
     def meanwhile(*arguments):
@@ -514,7 +514,7 @@ def test_a_busy_service_does_not_keep_a_purge_from_its_end(local, monkeypatch):
     answer = purge(local)
     assert len(looks) == 1 and answer["purged_requests"] == 1 and answer["reports_written"] == 0
     assert sorted(tried) == ["done1", "r1"]
-    assert check_readable(local)["version"] == 3 and Session(local).ledger().open.keys() == {"open1"}
+    assert check_readable(local).version == 3 and Session(local).ledger().open.keys() == {"open1"}
     assert kinds_of_records(local)[-2:] == ["purging", "purged"]
 
 

@@ -40,7 +40,7 @@ def train_and_die(config, group, monkeypatch):
 
 def dead_row(session, version, user):
     """The row of E0 of a user in the files of the attempt that died."""
-    graph = version["graph"]
+    graph = version.graph
     ids, node, _ = load_ids(session.store, graph, "user")
     k = int(load_assignment(session.store, graph).owner_of_user[node[ids.to_pylist().index(user)]])
     named = {n for r in session.journal.records() for n in r.body.get("manifest", {}).get("files", {})}
@@ -95,7 +95,7 @@ def forgotten(tmp_path_factory, group):
     pq.write_table(pa.Table.from_pylist(pairs), folder / "pairs.parquet")
     maps = {
         side: dict(zip(ids.to_pylist(), node.tolist(), strict=True))
-        for side, (ids, node, _) in ((s, load_ids(store, first["graph"], s)) for s in ("user", "item"))
+        for side, (ids, node, _) in ((s, load_ids(store, first.graph, s)) for s in ("user", "item"))
     }
     gone = {(maps["user"][p["user_id"]], maps["item"][p["item_id"]]) for p in pairs}
     gone |= {(maps["user"][user], maps["item"][e["item_id"]]) for e in events if e["user_id"] == user}
@@ -149,7 +149,7 @@ def test_all_commands_go_on(forgotten, group, tmp_path, monkeypatch):
     assert 0 <= pipeline.evaluate(config, group=group)["recall@20"] <= 1
     pipeline.export(config, to=str(tmp_path / "export"), top_k=3, group=group)
     users = pq.read_table(tmp_path / "export" / "users.parquet")["user_id"].to_pylist()
-    assert user not in users and len(users) == session.version()["graph"]["live_users"]
+    assert user not in users and len(users) == session.version().graph.live_users
 
     other = next(e["user_id"] for e in forgotten.events if e["user_id"] != user)
     assert pipeline.forget(config, users=other, group=group)["deleted_users"] >= 1
@@ -169,7 +169,7 @@ def test_all_commands_go_on(forgotten, group, tmp_path, monkeypatch):
 def test_what_was_forgotten_with_a_key_stays_out_of_the_next_ingest(forgotten, group, tmp_path, monkeypatch):
     config = copied(forgotten.config, tmp_path)
     session = Session(config)
-    names = load_ids(session.store, session.version()["graph"], "user")[0].to_pylist()
+    names = load_ids(session.store, session.version().graph, "user")[0].to_pylist()
     user, other = names[3], names[9]
     item = next(e["item_id"] for e in forgotten.events if e["user_id"] == other)
     (tmp_path / "pair.csv").write_text(f"user_id,item_id\n{other},{item}\n")
@@ -182,8 +182,8 @@ def test_what_was_forgotten_with_a_key_stays_out_of_the_next_ingest(forgotten, g
     own = sum(e["user_id"] == user for e in forgotten.events)
     assert pipeline.ingest(config)["suppressed"] == own + 1
     pipeline.train(config, group=group)
-    graph = session.version()["graph"]
-    assert graph["interactions"] == len(forgotten.events) - own - 1
+    graph = session.version().graph
+    assert graph.interactions == len(forgotten.events) - own - 1
     names = load_ids(session.store, graph, "user")[0].to_pylist()
     assert user not in names and other in names
     # Forgotten before there was a key: nobody wrote it down.

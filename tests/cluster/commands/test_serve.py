@@ -66,14 +66,14 @@ def test_a_batch_is_one_version_and_each_request_has_its_own_answer(finished, co
     announced = []
 
     def before_commit(manifest):
-        announced.append(manifest["graph"])
+        announced.append(manifest.graph)
         assert Session(config).version() == before  # nothing is committed yet
 
     answers = carry_out(session, batch, group, silent(), before_commit=before_commit)
     after = Session(config).version()
-    assert announced == [after["graph"]] and after["version"] == before["version"] + 1
-    assert after["graph"]["interactions"] == before["graph"]["interactions"] - len(items)
-    assert set(after["answers"]) == {"r0", "r1"}
+    assert announced == [after.graph] and after.version == before.version + 1
+    assert after.graph.interactions == before.graph.interactions - len(items)
+    assert set(after.answers) == {"r0", "r1"}
     assert [answers[f"r{n}"]["status"] for n in range(3)] == ["committed", "committed", "nothing_to_forget"]
     assert [answers[f"r{n}"]["removed_interactions"] for n in range(3)] == [len(items), 1, 0]
     assert [answers[f"r{n}"]["unknown_ids"] for n in range(3)] == [0, 1, 1]
@@ -84,7 +84,7 @@ def test_a_batch_is_one_version_and_each_request_has_its_own_answer(finished, co
         assert pipeline.status(config, f"r{n}")["phase"] == phase
     with pytest.raises(JournalConflict):  # it has its answer: not a second time
         carry_out(session, batch[:1], group, silent())
-    assert pipeline.forget(config, users=str(user), request_id="r0", group=group)["version"] == after["version"]
+    assert pipeline.forget(config, users=str(user), request_id="r0", group=group)["version"] == after.version
 
 
 def limited(config, max_share):
@@ -208,7 +208,7 @@ def test_the_start_waits_for_a_storage_that_is_away_and_for_nothing_else(tmp_pat
     away += [PermissionError("Access Denied")]
     assert isinstance(start(small), PermissionError)
     assert isinstance(start(small.model_copy(update={"output": str(tmp_path / "empty")})), InputError)
-    lost = next(iter(Session(small).version()["files"]))
+    lost = next(iter(Session(small).version().files))
     Session(small).store.remove(lost)
     assert lost in str(start(small)) and len(waited) == 8
 
@@ -284,4 +284,4 @@ def test_two_services_on_one_output_carry_out_each_request_once(finished, config
     answers = [n for r in session.journal.records() for n in r.body.get("manifest", {}).get("answers", {})]
     assert sorted(answers) == [f"r{number}" for number in range(len(users))]
     left = {pair for pair in finished.pairs if pair[0] not in users}
-    assert pairs_of(session.store, session.version()["graph"]) == left
+    assert pairs_of(session.store, session.version().graph) == left

@@ -82,7 +82,7 @@ def stored(config, graph):
         ids, node, _ = load_ids(store, graph, side)
         names.append(dict(zip(node.tolist(), ids.to_pylist(), strict=True)))
     found = Counter()
-    for k in range(graph["partitions"]):
+    for k in range(graph.partitions):
         shard = load_shard(store, graph, k)
         users, items, counts = (x.tolist() for x in shard.interactions())
         times = iter(shard.user_times.tolist())
@@ -104,7 +104,7 @@ def read_results(path):
 
 def rows_of(config, version):
     """The files of E0, as bytes."""
-    return [Session(config).store.read(file) for file in version["model"]["embeddings"]]
+    return [Session(config).store.read(file) for file in version.model.embeddings]
 
 
 def pairs(events):
@@ -152,13 +152,13 @@ def run(request, ray_session, tmp_path_factory):
 def test_rows_get_what_the_list_of_events_says(run):
     gone = [e for part in run.gone for e in part]
     left = Counter(run.events) - Counter(gone)
-    assert stored(run.config, run.before["graph"]) == Counter(run.events)
-    assert stored(run.config, run.after["graph"]) == left
+    assert stored(run.config, run.before.graph) == Counter(run.events)
+    assert stored(run.config, run.after.graph) == left
     answer = run.answer
     assert answer["rows"] == {"deleted": 4, "not_found": 2, "already_gone": 0, "invalid": 2}
     assert answer["removed_events"] == len(gone)
     assert answer["removed_interactions"] == len(pairs(run.events)) - len(pairs(left))
-    assert run.after["graph"]["events"] == left.total() and run.after["graph"]["interactions"] == len(pairs(left))
+    assert run.after.graph.events == left.total() and run.after.graph.interactions == len(pairs(left))
     lines = read_results(run.folder / "first.csv")
     assert [int(x["row"]) for x in lines] == list(range(1, 9))
     results = ["deleted"] * 3 + ["not_found"] * 2 + ["invalid", "deleted", "invalid"]
@@ -174,7 +174,7 @@ def test_the_dry_run_said_so_and_changed_nothing(run):
     same = ("rows", "removed_interactions", "removed_events", "affected_partitions", "unknown_ids", "request_id")
     assert {key: run.dry[key] for key in same} == {key: run.answer[key] for key in same}
     assert (run.folder / "dry.csv").read_bytes() == (run.folder / "first.csv").read_bytes()
-    assert run.dry["estimated_seconds"] is None and run.dry["version"] == run.before["version"]
+    assert run.dry["estimated_seconds"] is None and run.dry["version"] == run.before.version
     later = pipeline.forget(run.config, users=name(9), dry_run=True)
     assert 0 < later["estimated_seconds"] < 60
 
@@ -203,7 +203,7 @@ def test_the_evidence_counts_right_and_names_nobody(run):
 def test_a_range_that_empties_no_pair_changes_the_graph_only(run):
     """And what was forgotten is known to be gone, as long as the first request's content is there."""
     config, group, before = run.config, run.group, Session(run.config).version()
-    left = stored(config, before["graph"])
+    left = stored(config, before.graph)
     counts = Counter(e[:2] for e in left.elements())
     u, i = next(pair for pair, n in counts.items() if n >= 2 and pair[0] > name(5))
     first = min(t for e in left if e[:2] == (u, i) for t in e[2:])
@@ -219,11 +219,11 @@ def test_a_range_that_empties_no_pair_changes_the_graph_only(run):
     file = write_rows(run.folder / "second.jsonl", *rows)
     answer = pipeline.forget(config, requests=file, results=str(run.folder / "second.jsonl.csv"), group=group)
     after = Session(config).version()
-    assert answer["status"] == "committed" and after["version"] == before["version"] + 1
+    assert answer["status"] == "committed" and after.version == before.version + 1
     assert (answer["removed_interactions"], answer["removed_events"]) == (0, 1)
-    assert stored(config, after["graph"]) == left - Counter([(u, i, first)])
-    assert after["model"] == before["model"] and after["graph"]["interactions"] == before["graph"]["interactions"]
-    assert after["graph"]["shard_files"] != before["graph"]["shard_files"]
+    assert stored(config, after.graph) == left - Counter([(u, i, first)])
+    assert after.model == before.model and after.graph.interactions == before.graph.interactions
+    assert after.graph.shard_files != before.graph.shard_files
     results = [x["result"] for x in read_results(run.folder / "second.jsonl.csv")]
     assert results == ["deleted", *["already_gone"] * 4, "not_found", "not_found"]
     assert pipeline.verify(config, None)["ok"]
@@ -245,7 +245,7 @@ def test_a_range_is_held_for_its_events_and_has_results_when_it_is_carried_out(r
     monkeypatch.setenv(ENVIRONMENT, KEY)
     config, group = run.config, run.group
     strict = config.model_copy(update={"forget": config.forget.model_copy(update={"max_share": 0.001})})
-    before, left = Session(config).version(), stored(config, Session(config).version()["graph"])
+    before, left = Session(config).version(), stored(config, Session(config).version().graph)
     counts = Counter(e[:2] for e in left.elements())
     u, i = next(pair for pair, n in counts.items() if n >= 2 and pair[0] > name(5))
     first = min(t for *pair, t in left if pair == [u, i])
@@ -261,7 +261,7 @@ def test_a_range_is_held_for_its_events_and_has_results_when_it_is_carried_out(r
     answer = pipeline.forget(strict, requests=file, results=str(tmp_path / "r.csv"), group=group)
     assert answer["status"] == "committed" and answer["removed_events"] == 1
     assert [x["result"] for x in read_results(tmp_path / "r.csv")] == ["deleted", "not_found"]
-    assert stored(config, Session(config).version()["graph"]) == left - Counter([(u, i, first)])
+    assert stored(config, Session(config).version().graph) == left - Counter([(u, i, first)])
     assert Session(config).store.list("suppression") and pipeline.verify(config, None)["ok"]
 
 
@@ -270,7 +270,7 @@ def test_training_does_not_depend_on_times(run, tmp_path):
     pipeline.ingest(config)
     pipeline.train(config, group=run.group)
     version = Session(config).version()
-    assert version["graph"]["time"] is None and run.before["graph"]["time"] == {"unit": "ms"}
+    assert version.graph.time is None and run.before.graph.time == {"unit": "ms"}
     assert rows_of(config, version) == run.trained
 
 
@@ -307,7 +307,7 @@ def test_with_a_key_ingest_leaves_the_range_out_and_the_list_tells_what_is_gone(
     answer = pipeline.forget(config, requests=file, group=run.group)
     assert answer["rows"] == {"deleted": 2, "not_found": 1, "already_gone": 0, "invalid": 0}
     left = Counter(run.events) - Counter([e for e in mine if e[2] >= middle] + [(*pair, first)])
-    assert stored(config, Session(config).version()["graph"]) == left
+    assert stored(config, Session(config).version().graph) == left
     store = Session(config).store
     assert all(places_of(store, wanted) == ["requests/" + answer["request_id"] + ".json"] for wanted in (b"nobody",))
 
@@ -343,7 +343,7 @@ def test_a_counterfactual_without_a_range_leaves_out_what_loses_all_its_events(r
     gone = [e for e in run.events if e[0] == name(7) or (e[0] == name(6) and e[2] >= middle)]
     left = pairs(Counter(run.events) - Counter(gone))
     assert answer["removed_interactions"] == len(pairs(run.events)) - len(left) > 1
-    assert pairs(stored(config, Session(config).version()["graph"])) == left
+    assert pairs(stored(config, Session(config).version().graph)) == left
     for row in ({"user_id": None, "since": 1}, {"user_id": name(6), "since": 5, "until": 5}):
         with pytest.raises(InputError, match=r"--without .*row 1: "):
             pipeline.train(config, without=[write_rows(tmp_path / "bad.jsonl", row)], group=run.group)
@@ -367,13 +367,13 @@ def test_other_ways_to_forget_take_ranges_too(run, tmp_path, monkeypatch, more):
     before = Session(config).version()
     answer = pipeline.forget(config, requests=only_thin, group=run.group)
     assert (answer["removed_interactions"], answer["removed_events"]) == (0, 1)
-    assert Session(config).version()["model"] == before["model"]
+    assert Session(config).version().model == before.model
     whole = next(pair for pair in counts if pair != thin)
     file = write_rows(tmp_path / "whole.jsonl", {"user_id": whole[0], "item_id": whole[1], "since": 0})
     answer = pipeline.forget(config, requests=file, group=run.group)
     assert (answer["removed_interactions"], answer["removed_events"]) == (1, counts[whole])
     gone = [first, *(e for e in run.events if e[:2] == whole)]
-    assert stored(config, Session(config).version()["graph"]) == Counter(run.events) - Counter(gone)
+    assert stored(config, Session(config).version().graph) == Counter(run.events) - Counter(gone)
     assert pipeline.verify(config, None)["ok"]
 
 

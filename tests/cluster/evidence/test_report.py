@@ -32,11 +32,13 @@ from unlearnrec.cluster.layout import report_name
 from unlearnrec.cluster.lifecycle import acceptance as accepting
 from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output.ledger import Ledger
+from unlearnrec.cluster.output.manifest import manifest_of
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import silent
 from unlearnrec.cluster.requests.request import TOMBSTONE, parse_request
 from unlearnrec.cluster.serving.actor import LateEngine
 from unlearnrec.cluster.serving.intake import Desk
+from unlearnrec.distributed.partition.version import Encoder
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.shard import GraphShard
 from unlearnrec.partitioning.storage import Store
@@ -177,7 +179,7 @@ def test_a_changed_or_lost_report_is_named(config, suffix):
 
 def test_a_changed_committed_file_is_named(config):
     version = Session(config).version()
-    for name in (version["model"]["embeddings"][1], version["graph"]["shard_files"][0], version["graph"]["user_file"]):
+    for name in (version.model.embeddings[1], version.graph.shard_files[0], version.graph.user_file):
         flip(Path(config.output) / name)
         assert failures(config).pop(f"version 2: {name}").startswith(f"{name} was changed")
         flip(Path(config.output) / name)
@@ -519,10 +521,10 @@ def test_evidence_of_a_purged_version_is_written_all_the_same(bare, monkeypatch)
     checks = document["verification"]["checks"]
     assert len(checks) == 5 and all(check["ok"] is None and "by a purge before" in check["detail"] for check in checks)
     commits = [record for record in Session(bare).journal.records() if record.kind == "committed"]
-    manifests = {version["version"]: version for version in (record.body["manifest"] for record in commits)}
+    manifests = {version.version: version for version in (manifest_of(record) for record in commits)}
     for file in document["files"]["changed"]:
         version = manifests[{"before": 1, "after": 2}[file["version"]]]
-        assert version["files"][file["name"]] == {"sha256": file["sha256"], "bytes": file["bytes"]}
+        assert version.files[file["name"]].document() == {"sha256": file["sha256"], "bytes": file["bytes"]}
         assert file["state"] == ("gone" if not Session(bare).store.exists(file["name"]) else "there")
     assert document["removed"]["partitions_of_version"][0]["entries"] == {"before": None, "after": None}
     html = (Path(bare.output) / report_name("r", "html")).read_text()
@@ -567,7 +569,7 @@ def test_evidence_after_half_a_purge(bare, tmp_path, monkeypatch):
 
 
 def test_a_damaged_current_version_has_no_report(bare):
-    name = Session(bare).version()["model"]["embeddings"][1]
+    name = Session(bare).version().model.embeddings[1]
     (Path(bare.output) / name).unlink()
     notes, progress = [], silent()
     progress.note = notes.append
@@ -582,8 +584,8 @@ def test_a_file_that_a_later_current_version_names_too_was_not_purged(bare, agai
     version = Session(bare).version()
     commit_train(bare)
     if again == "rollback":
-        assert pipeline.rollback(bare, to=version["version"])["version"] == version["version"] + 2
-    name = version["graph"]["shard_files"][1] if again == "training" else version["model"]["embeddings"][1]
+        assert pipeline.rollback(bare, to=version.version)["version"] == version.version + 2
+    name = version.graph.shard_files[1] if again == "training" else version.model.embeddings[1]
     place = Path(bare.output) / name
     data, notes, progress = place.read_bytes(), [], silent()
     progress.note = notes.append
@@ -600,7 +602,7 @@ def test_no_two_versions_have_one_number(bare):
     pipeline.rollback(bare, to=2)
     commit_forget(bare, user_name(5), "s")
     commit_train(bare)
-    numbers = [r.body["manifest"]["version"] for r in Session(bare).journal.records() if r.kind == "committed"]
+    numbers = [manifest_of(r).version for r in Session(bare).journal.records() if r.kind == "committed"]
     assert numbers == [1, 2, 3, 4, 5, 6]
 
 
@@ -662,7 +664,7 @@ def status_answer(config):
 def test_what_was_not_removed_is_found(small):
     """The checks on a version that kept the old shards and rows."""
     session = Session(small)
-    before, after = (r.body["manifest"] for r in session.journal.records() if r.kind == "committed")
+    before, after = (manifest_of(r) for r in session.journal.records() if r.kind == "committed")
     change = Change.read(session.store, before, after)
     request = parse_request(user_name(3), None, None, None, None, session.options)
     removed = change.effects(session.store, {"r": request})["r"]
@@ -681,13 +683,14 @@ def test_what_was_not_removed_is_found(small):
     assert wrong(dataclasses.replace(change, live=live)) == {"deleted nodes"}
     rows = (change.rows[0], [change.rows[1][0] + 1, *change.rows[1][1:]])
     assert wrong(dataclasses.replace(change, rows=rows)) == {"rows of partitions"}
-    name = after["model"]["embeddings"][0]
+    name = after.model.embeddings[0]
     found = change.found | {name: {"sha256": "0" * 64, "bytes": 1}}
     assert wrong(dataclasses.replace(change, found=found)) == {"files of the version"}
     assert wrong(dataclasses.replace(change, moved=(change.moved[0], change.compared[1]))) == {"rows of others"}
     # With `influence.around` nobody can tell.
-    model = before["model"] | {"encoder": {"around": True}}
-    around = dataclasses.replace(change, before=before | {"model": model}, moved=change.compared)
+    encoder = Encoder(file="e", shape={}, interactions=1, around=True)
+    model = before.model.replaced(encoder=encoder)
+    around = dataclasses.replace(change, before=before.replaced(model=model), moved=change.compared)
     checks = {check["name"]: check for check in checks_of(around, pairs, removed.touched, answer)}
     assert checks["rows of others"]["ok"] is None and checks["untouched partitions"]["checked"] == 0
 
@@ -710,7 +713,7 @@ def failed_checks(config):
 
 def test_a_changed_partition_that_no_answer_names_is_found(bare):
     """Committed as it lies there: only the answers tell that it should have been left alone."""
-    answer = Session(bare).version()["answers"]["r"]
+    answer = Session(bare).version().answers["r"]
     rewritten(bare, answers={"r": answer | {"affected_partitions": [1]}})
     assert failed_checks(bare) == {"untouched partitions"}
     assert "says that a check failed: untouched partitions" in failures(bare)["request r: evidence"]
@@ -720,13 +723,13 @@ def test_a_changed_row_of_a_node_that_no_request_touched_is_found(bare):
     """One number of one neighbour's row, committed like the rest."""
     session = Session(bare)
     version = session.version()
-    name = version["model"]["embeddings"][0]
-    shard = GraphShard.from_bytes(session.store.read(version["graph"]["shard_files"][0]))
+    name = version.model.embeddings[0]
+    shard = GraphShard.from_bytes(session.store.read(version.graph.shard_files[0]))
     rows = load(session.store.read(name))["e0"]
     assert len(shard.user_ids)  # the only end among users is deleted
     rows[0, 0] = np.nextafter(rows[0, 0], np.inf)
-    files = version["files"] | {name: session.versions.put(name, save({"e0": rows}))}
-    rewritten(bare, files=files)
+    files = version.files | {name: session.versions.put(name, save({"e0": rows}))}
+    rewritten(bare, files={name: file.document() for name, file in files.items()})
     assert failed_checks(bare) == {"rows of others"}
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import manifest_document
 from memory_store import Crash, MemoryStore
 
 from unlearnrec.cluster.config.schema import parse_config
@@ -31,6 +32,7 @@ from unlearnrec.cluster.log.journal import Journal, JournalConflict
 from unlearnrec.cluster.log.records import CANCELLED, COMPLETED, FAILED, HELD, Record
 from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output.ledger import Ledger, State, Ticket
+from unlearnrec.cluster.output.manifest import manifest_of, read_manifest
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.requests.request import make_request
@@ -56,8 +58,11 @@ def record(number, kind, at=START, **body):
 
 
 def version(number, reason="forget", interactions=100, **answers):
-    graph = {"interactions": interactions}
-    return {"version": number, "reason": reason, "graph": graph, "answers": answers, "files": {}}
+    return manifest_document(number, reason, graph={"interactions": interactions}, answers=answers)
+
+
+def made(*arguments, **answers):
+    return read_manifest(version(*arguments, **answers), "a test")
 
 
 # ---- decisions ------------------------------------------------------------------------------------------------------
@@ -92,7 +97,7 @@ def test_the_ledger_tells_where_each_request_is():
         "version": None,
         "error": "KeyError",
     }
-    assert ledger.debt() == 0.25 and ledger.versions == 2 and ledger.current["version"] == 2
+    assert ledger.debt() == 0.25 and ledger.versions == 2 and ledger.current.version == 2
     bit_by_bit = Ledger()
     for n in range(len(records) + 1):
         bit_by_bit.absorb(records[:n])
@@ -257,13 +262,13 @@ class FakeEngine:
             elif not advance(self.session, r.request_id, COMPLETED, {"answer": answer}, since=head):
                 raise JournalConflict
         if answers:
-            manifest = version(0, "forget", 100, **answers)
+            manifest = made(0, "forget", 100, **answers)
             before_commit(manifest)
             self.session.versions.commit(manifest, after=head)
 
     def readouts(self, manifest):
         class Nothing:
-            version = manifest["version"]
+            version = manifest.version
 
         return Nothing()
 
@@ -296,7 +301,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def store(clock):
     store = MemoryStore()
-    open_session(store).versions.commit(version(0, "train", 200), after=0)
+    open_session(store).versions.commit(made(0, "train", 200), after=0)
     return store
 
 
@@ -312,7 +317,7 @@ def test_nothing_is_carried_out_while_a_retrain_is_about_to_commit(store, clock)
     assert service.tick() == 1.0 and not service._engine.batches
     clock.now += 59.5
     assert service.tick() == 0.5
-    service._session.versions.commit(version(0, "train", 100), after=service._session.journal.head())
+    service._session.versions.commit(made(0, "train", 100), after=service._session.journal.head())
     assert service.tick() == 0.0 and service._engine.batches == [["a"]]
     accept(service, "b")
     asked(60.0)
@@ -421,7 +426,7 @@ def test_no_record_of_a_request_stands_on_a_log_that_says_otherwise(store, monke
             advance(other, "a", COMPLETED, {"answer": answer})
         else:
             name = "a" if meanwhile == "its version" else "b"
-            other.versions.commit(version(0, "forget", 100, **{name: answer | {"request_id": name}}), after=head)
+            other.versions.commit(made(0, "forget", 100, **{name: answer | {"request_id": name}}), after=head)
         return append(*arguments, **keywords)
 
     monkeypatch.setattr(session.journal, "append", late)
@@ -487,12 +492,12 @@ def test_who_is_gone_in_somebody_elses_version_is_hidden_before_it_is_loaded(sto
     service.tick()
     del service._hide
     alive = {"gone": {"a", "b"}, "left": {"a"}}
-    monkeypatch.setattr(service_module, "living", lambda _, version: (alive[version["graph"]["user_file"]], {"i"}))
+    monkeypatch.setattr(service_module, "living", lambda _, version: (alive[version.graph.user_file], {"i"}))
     monkeypatch.setattr(service._engine, "readouts", lambda _: (_ for _ in ()).throw(OSError("no worker")))
     service.published = Copy(1, {"a", "b"})
     for number, users in enumerate(("gone", "left"), start=2):
-        manifest = version(0)
-        manifest["graph"] |= {"user_file": users, "item_file": "items"}
+        graph = made(0).graph.replaced(user_file=users, item_file="items")
+        manifest = made(0).replaced(graph=graph)
         open_session(store).versions.commit(manifest, after=Journal(store).head())
         for _ in range(2):
             service.tick()
@@ -576,7 +581,7 @@ def test_what_is_not_the_requests_fault_is_waited_for(store, clock):
     assert service.tick() == 2.0 and len(service._engine.batches) == 2
     service._engine.error = InputError("no encoder")
     # A new version is looked at without waiting.
-    open_session(store).versions.commit(version(0, "pretrain"), after=Journal(store).head())
+    open_session(store).versions.commit(made(0, "pretrain"), after=Journal(store).head())
     assert service.tick() == 4.0 and service.published.version == 2 and service.blocked == "InputError"
     service._engine.error = None
     clock.now += 4
@@ -769,7 +774,7 @@ def test_each_acknowledged_request_gets_one_final_answer_whatever_dies(steps):
 
         patch.setattr(log_records, "time", types.SimpleNamespace(time=clock))
         store = MemoryStore()
-        open_session(store).versions.commit(version(0, "train", 200), after=0)
+        open_session(store).versions.commit(made(0, "train", 200), after=0)
         services = [open_service(store, clock), open_service(store, clock)]
         acknowledged, cancelled = set(), set()
         for number, (step, value) in enumerate(steps):
@@ -802,7 +807,7 @@ def test_each_acknowledged_request_gets_one_final_answer_whatever_dies(steps):
         records = Journal(store).records()
         finals = {}
         for r in records:
-            answers = r.body["manifest"].get("answers", {}) if r.kind == "committed" else {}
+            answers = manifest_of(r).answers if r.kind == "committed" else {}
             for name in [*answers, *([r.body["request_id"]] if r.kind in ("completed", "cancelled") else [])]:
                 finals.setdefault(name, []).append(r.kind)
         assert all(len(kinds) == 1 for kinds in finals.values()), finals

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from manifests import manifest_document
 from small_output import commit_encoder, commit_forget, commit_train, small_config, user_name, write_interactions
 
 from unlearnrec.cluster import pipeline
@@ -161,8 +162,8 @@ def ledger_of(*made, ingests="i"):
     for version, (seconds, told, removed) in enumerate(made, start=1):
         answer = {"version": version, "seconds": seconds, "removed_interactions": removed}
         graph = {"interactions": 100, "ingest": ingests[min(version, len(ingests)) - 1]}
-        manifest = {"version": version, "reason": "forget", "graph": graph, "lake_graph": graph, "files": {}}
-        add("committed", {"manifest": manifest | {"answers": {f"r{version}": answer}}})
+        answers = {f"r{version}": answer}
+        add("committed", {"manifest": manifest_document(version, "forget", graph=graph, answers=answers)})
         if told is not None:
             add("evidence", {"request_id": f"r{version}", "version": version, "seconds": told})
     return Ledger(records)

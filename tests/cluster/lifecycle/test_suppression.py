@@ -26,7 +26,8 @@ from unlearnrec.cluster.requests.digests import digests_of
 from unlearnrec.cluster.requests.request import Request, make_request
 from unlearnrec.cluster.requests.row_filter import RowFilter
 from unlearnrec.partitioning.errors import InputError
-from unlearnrec.partitioning.ingest import load_ids, load_manifest, load_shard
+from unlearnrec.partitioning.ingest import load_ids, load_shard
+from unlearnrec.partitioning.manifest import load_manifest
 from unlearnrec.partitioning.storage import Store
 
 KEY = "0123456789abcdef"
@@ -57,7 +58,7 @@ def events(config):
     manifest = load_manifest(store)
     names = {side: load_ids(store, manifest, side)[0].to_pylist() for side in ("user", "item")}
     found = set()
-    for k in range(manifest["partitions"]):
+    for k in range(manifest.partitions):
         users, items, _ = load_shard(store, manifest, k).interactions()
         found |= {(names["user"][u], names["item"][i]) for u, i in zip(users, items, strict=True)}
     assert {u for u, _ in found} == set(names["user"]) and {i for _, i in found} == set(names["item"])
@@ -99,7 +100,7 @@ def test_what_is_listed_is_not_ingested_and_a_lift_lets_it_in(made, tmp_path):
     assert events(config) == left and len(left) == len(before) - 10
     rows = [(e["user_id"], e["item_id"]) for e in pq.read_table(config.interactions).to_pylist()]
     assert answer["suppressed"] == sum(row not in left for row in rows) > len(before) - len(left)
-    assert load_manifest(Session(config).store)["suppressed"] == answer["suppressed"] and answer["skipped"] == 0
+    assert load_manifest(Session(config).store).suppressed == answer["suppressed"] and answer["skipped"] == 0
 
     assert pipeline.lift(config, users=written(user)) == {"lifted": 1, "not_listed": 0}
     pipeline.ingest(config)
@@ -359,10 +360,10 @@ def test_residue_does_not_look_for_rows_that_were_invalid(tmp_path, reason):
     mixed = make_request([user_name(1)], [], [], "r1", b"", ranges)
     version = session.version()
     acceptance.accept(session, mixed)
-    (resolved,), result = find_stored(session.store, version["graph"], [mixed])
+    (resolved,), result = find_stored(session.store, version.graph, [mixed])
     note_outcomes(session, version, [mixed], {"r1": resolved}, result, silent())
     answer = {"request_id": "r1", "status": "committed", "version": 2}
-    session.versions.commit(version | {"reason": "forget", "answers": {"r1": answer}}, after=session.journal.head())
+    session.versions.commit(version.replaced(reason="forget", answers={"r1": answer}), after=session.journal.head())
     answer = pipeline.residue(config)
     assert answer["not_read"] == [] and rows_by_place(answer) == {interactions: 4}
 

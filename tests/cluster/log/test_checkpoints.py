@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import graph_document, manifest_document
 from memory_store import Crash, MemoryStore
 from small_output import commit_forget, commit_train, small_config, user_name, write_interactions
 
@@ -24,6 +25,7 @@ from unlearnrec.cluster.log.journal import Journal
 from unlearnrec.cluster.log.records import Record
 from unlearnrec.cluster.output import session as session_module
 from unlearnrec.cluster.output.ledger import Ledger
+from unlearnrec.cluster.output.manifest import manifest_of, read_manifest
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.serving.intake import Desk
 from unlearnrec.partitioning.errors import InputError
@@ -34,16 +36,16 @@ NAMES = ["a", "b", "c"]
 def manifest(number: int, reason: str, answers: list[str]) -> dict:
     answered = {name: {"request_id": name, "status": "committed", "version": number} for name in answers}
     files = {f"versions/{number}/x": {"sha256": "", "bytes": 1}}
-    return {
-        "version": number,
-        "reason": reason,
-        "graph": {"interactions": 100 - number, "files": {f"graph/{number // 3}": {}}},
-        "lake_graph": {"ingest": f"ingest {number // 5}"},
+    return manifest_document(
+        number,
+        reason,
+        graph={"interactions": 100 - number, "files": {f"graph/{number // 3}": {"sha256": "", "bytes": 1}}},
+        lake_graph=graph_document(ingest=f"ingest {number // 5}"),
         **({"rolled_back_to": number // 2} if reason == "rollback" else {}),
         **({"needs_retrain": True} if number % 2 else {}),
-        "files": files,
-        "answers": answered,
-    }
+        files=files,
+        answers=answered,
+    )
 
 
 def as_record(number: int, step: tuple[str, list[str]]) -> Record:
@@ -87,10 +89,10 @@ def store() -> MemoryStore:
     """Two versions and three requests, one of them open; a checkpoint of it; and a request more."""
     store = MemoryStore()
     session = opened(store)
-    session.versions.commit(manifest(0, "train", []) | {"files": {}}, after=0)
+    session.versions.commit(read_manifest(manifest(0, "train", []) | {"files": {}}, "a test"), after=0)
     for name in NAMES:
         session.journal.append("accepted", {"request_id": name, "commitment": name})
-    session.versions.commit(manifest(0, "forget", ["a"]) | {"files": {}}, after=4)
+    session.versions.commit(read_manifest(manifest(0, "forget", ["a"]) | {"files": {}}, "a test"), after=4)
     session.checkpoint()
     session.journal.append("accepted", {"request_id": "d", "commitment": "d"})
     return store
@@ -115,7 +117,7 @@ def test_a_reader_begins_at_the_checkpoint(store: MemoryStore) -> None:
     records = session.journal.records()
     assert [r.number for r in records] == list(range(1, 8))
     assert ledger.state() == Ledger(records).state()
-    assert current == ledger.current == records[4].body["manifest"]
+    assert current == ledger.current == manifest_of(records[4])
     assert session.journal.head() == 7 and session.versions.next_number() == 3
     assert [r.number for r in session.journal.since(3)] == [4, 5, 6, 7]
     store.files.pop("log/000000003.json")
@@ -243,14 +245,14 @@ def test_the_log_is_cut_off_only_where_it_is_asked_for(config: Config) -> None:
     assert left[0] == "log/000000005.json" and answer["removed_files"] == 4
     session = Session(config)
     assert session.ledger().tickets == before.tickets and session.ledger().makers == before.makers
-    assert session.version()["version"] == 3
+    assert session.version().version == 3
     assert {request: pipeline.status(config, request)["version"] for request in ("with", "without")} == {
         "with": 2,
         "without": 3,
     }
     assert purge(config, now=True)["removed_files"] == 0 and not residue(config)["residues"]
     commit_train(config)
-    assert Session(config).version()["version"] == 4
+    assert Session(config).version().version == 4
     for act in (lambda: session.journal.since(2), lambda: Session(config).journal.since(0)):
         with pytest.raises(InputError, match="begins at record 5"):
             act()

@@ -237,21 +237,21 @@ def test_fine_tuned_rows_are_kept_if_they_miss_nothing(answers, status, kept, tm
     workers, head, notes, progress = TuningWorkers(session.store), session.journal.head(), [], silent()
     progress.note = notes.append
     model = {"backbone": config.backbone.model_dump(), "seed": 0, "train": config.train.model_dump()}
-    manifest = version | {"reason": "forget", "model": version["model"] | model, "files": dict(version["files"])}
-    before = manifest | {"model": dict(manifest["model"]), "files": dict(manifest["files"])}
+    before = version.replaced(reason="forget", model=version.model.replaced(**model), version=version.version + 1)
     gate, left = scripted(*answers)
     monkeypatch.setattr(candidate, "Gate", gate)
     pairs, marks = (np.array([0]), np.array([1])), []
-    made = candidate.Candidate(session, workers, version, manifest, version["version"] + 1, pairs, (pairs[0][:0],) * 2)
+    made = candidate.Candidate(session, workers, version, before, pairs, (pairs[0][:0],) * 2)
     answer = made.finish(marks.append, progress, 1.0, kept_rows=False)
 
     tuned = [name for name in session.store.list("versions") if "/tuned-" in name]
     tried = len(answers) == 2
     assert not left and len(tuned) == tried == ("fine_tune" in marks)
     assert answer["gate"]["status"] == status and answer["needs_retrain"] == (status == MISSED)
-    rows = manifest["model"]["embeddings"]
-    assert rows == [*(tuned if kept else before["model"]["embeddings"][:1]), before["model"]["embeddings"][1]]
-    assert set(rows) <= manifest["files"].keys() and len(manifest["files"]) == len(before["files"])
+    manifest = made.manifest
+    rows = manifest.model.embeddings
+    assert list(rows) == [*(tuned if kept else before.model.embeddings[:1]), before.model.embeddings[1]]
+    assert set(rows) <= manifest.files.keys() and len(manifest.files) == len(before.files)
     # Of both attempts it is said what was measured.
     assert answer["gate"]["missed"] == (answers[-1] or [] if kept else answers[0])
     assert answer["gate"]["measures"]["gap_closed"]["value"] == (0 if kept or not tried else 1)

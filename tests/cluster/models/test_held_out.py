@@ -42,7 +42,7 @@ def write_test(config: Config, ratings: list[float | None] | None, name: str = "
 
 def found(config: Config) -> tuple[list[tuple[int, int]], int]:
     session = Session(config)
-    users, items, unknown = held_out_pairs(session, {"graph": session.lake_graph()})
+    users, items, unknown = held_out_pairs(session, session.lake_graph())
     return list(zip(users.tolist(), items.tolist(), strict=True)), unknown
 
 

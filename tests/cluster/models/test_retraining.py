@@ -62,7 +62,7 @@ def beside(monkeypatch):
             return fit(*arguments)
 
         def committed(self, manifest, **decided):
-            if manifest["reason"] == "train" and "replayed" in manifest and todo:
+            if manifest.reason == "train" and "replayed" in manifest and todo:
                 todo.pop(0)()
             return commit(self, manifest, **decided)
 
@@ -74,7 +74,7 @@ def beside(monkeypatch):
 
 def pairs_of(config):
     session = Session(config)
-    graph = session.version()["graph"]
+    graph = session.version().graph
     maps = []
     for side in ("user", "item"):
         ids, node, _ = load_ids(session.store, graph, side)
@@ -85,7 +85,7 @@ def pairs_of(config):
 
 def encoder_bytes(config):
     session = Session(config)
-    return session.store.read(session.version()["model"]["encoder"]["file"])
+    return session.store.read(session.version().model.encoder.file)
 
 
 def forget(config, users, request_id):
@@ -107,7 +107,7 @@ def test_without_requests_it_is_train_and_pretrain_in_one_version(config, worker
     pipeline.pretrain(other, group=worker)
     same_model(config, other)
     now, before = Session(config).version(), Session(other).version()
-    assert now["version"] == answer["version"] == before["version"] - 1 == 3 and now["reason"] == "train"
+    assert now.version == answer["version"] == before.version - 1 == 3 and now.reason == "train"
     assert answer["replayed_requests"] == answer["replayed_interactions"] == 0 and answer["pretrain"]["epochs"] == 1
     assert not leases(Session(config)) and not Session(config).store.list("pretrain")
     assert not Session(config).store.list("checkpoints")
@@ -133,7 +133,7 @@ def test_requests_that_are_carried_out_meanwhile_are_carried_out_on_the_result(
     kinds = [(r.kind, r.body.get("manifest", {}).get("reason")) for r in records]
     assert [kind for kind, _ in kinds].count(SWITCHING) == 1 and kinds[-1] == ("committed", "train")
     ledger = Ledger(records)
-    assert session.version()["replayed"] == ["a", "b"] and ledger.switching is None
+    assert session.version().replayed == ["a", "b"] and ledger.switching is None
     # Debt counts what was forgotten since the training, not since the commit; and the answers stay.
     assert ledger.debt() == pytest.approx(1 - len(left) / len(set(made[1])))
     for request_id in ("a", "b"):
@@ -251,7 +251,7 @@ def test_another_training_or_a_rollback_is_not_overwritten(config, worker, besid
     with pytest.raises(RuntimeError, match=r"another version was committed .*\(train\)"):
         pipeline.retrain(config, group=worker)
     session = Session(config)
-    assert session.version()["version"] == 3 and not leases(session)
+    assert session.version().version == 3 and not leases(session)
     assert not any(record.kind == SWITCHING for record in session.journal.records())  # nobody waits for nothing
 
 
@@ -275,7 +275,7 @@ def test_a_purge_waits_for_a_retrain_but_not_purge_now(config, worker, users, ma
     beside(committing=[lambda: Session(config).journal.append(PURGING, {"unnamed": [], "held": []})])
     with pytest.raises(RuntimeError, match=r"purge --now`.*retrain` again"):
         pipeline.retrain(config.model_copy(update={"seed": 6}), group=worker)
-    assert Session(config).version()["version"] == 4
+    assert Session(config).version().version == 4
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_the_log_is_not_cut_off_behind_a_retrain(config, worker, users, beside, 
 
     beside(fitting=cut)
     answer = pipeline.retrain(config, group=worker)
-    assert answer["replayed_requests"] == 3 and Session(config).version()["version"] == answer["version"] == 6
+    assert answer["replayed_requests"] == 3 and Session(config).version().version == answer["version"] == 6
     assert pipeline.verify(config)["ok"] and Session(config).store.exists("log/000000001.json")
     pipeline.purge(config, truncate_log=True)
     assert pipeline.verify(config)["ok"] and not Session(config).store.exists("log/000000001.json")
@@ -327,7 +327,7 @@ def test_a_log_that_was_cut_off_with_now_behind_a_retrain_ends_it(config, monkey
 
     with pytest.raises(InputError, match=r"was removed by `purge --truncate-log`"):
         pipeline.retrain(config, group=Watched())
-    assert pipeline.verify(config)["ok"] and Session(config).version()["reason"] == "pretrain"
+    assert pipeline.verify(config)["ok"] and Session(config).version().reason == "pretrain"
 
 
 def test_a_purge_that_waits_for_it_may_name_a_file_from_before_its_lease(config, worker, beside):
@@ -341,7 +341,7 @@ def test_a_purge_that_waits_for_it_may_name_a_file_from_before_its_lease(config,
     beside(committing=[taken])
     with pytest.raises(RuntimeError, match=r"stood still .*retrain` again"):
         pipeline.retrain(config, group=worker)
-    assert Session(config).version()["version"] == 2
+    assert Session(config).version().version == 2
 
 
 def test_a_purged_content_ends_it_with_the_way_out(config, worker, users, beside):
@@ -352,7 +352,7 @@ def test_a_purged_content_ends_it_with_the_way_out(config, worker, users, beside
     beside(fitting=gone)
     with pytest.raises(RuntimeError, match=r"requests/r\.json .* a purge has removed .*retrain` again"):
         pipeline.retrain(config, group=worker)
-    assert Session(config).version()["reason"] == "forget"
+    assert Session(config).version().reason == "forget"
 
 
 def test_an_interrupted_retrain_goes_on(config, worker, beside, monkeypatch):
@@ -416,4 +416,4 @@ def test_a_training_ends_when_its_result_cannot_be_committed(config, users, monk
 
     with pytest.raises(RuntimeError, match=r"train` again; or `unlearnrec retrain`"):
         pipeline.train(config, group=Watched())
-    assert seen == ["carried out"] and Session(config).version()["reason"] == "forget"
+    assert seen == ["carried out"] and Session(config).version().reason == "forget"

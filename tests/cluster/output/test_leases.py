@@ -23,25 +23,25 @@ def small(tmp_path):
 
 def there(config, version):
     store = Session(config).store
-    return [name for name in version["files"] if store.exists(name)]
+    return [name for name in version.files if store.exists(name)]
 
 
 def test_a_purge_leaves_what_is_read_until_the_reader_ends(small):
     with leased(Session(small)) as version:
         commit_forget(small, user_name(3), "r")
         answer = pipeline.purge(small)
-        assert there(small, version) == list(version["files"]) and answer["kept_files"] > 0
+        assert there(small, version) == list(version.files) and answer["kept_files"] > 0
         assert answer["purged_requests"] == 1  # nobody reads that
     assert not leases(Session(small))
     assert pipeline.purge(small)["removed_files"] > 0
-    assert set(there(small, version)) == set(version["files"]) & set(Session(small).version()["files"])
+    assert set(there(small, version)) == set(version.files) & set(Session(small).version().files)
 
 
 def test_a_purge_now_takes_it_all_the_same(small):
     with leased(Session(small)) as version:
         commit_forget(small, user_name(3), "r")
         pipeline.purge(small, now=True)
-        assert len(there(small, version)) < len(version["files"])
+        assert len(there(small, version)) < len(version.files)
 
 
 def test_a_lease_of_a_reader_that_died_ends_by_itself(small, monkeypatch):
@@ -58,7 +58,7 @@ def test_a_lease_of_a_reader_that_died_ends_by_itself(small, monkeypatch):
 
     monkeypatch.setattr("unlearnrec.cluster.commands.purge.time", Later)
     assert pipeline.purge(small)["removed_files"] > 0
-    assert len(there(small, version)) < len(version["files"]) and not leases(Session(small))
+    assert len(there(small, version)) < len(version.files) and not leases(Session(small))
 
 
 @pytest.mark.parametrize(
@@ -72,12 +72,12 @@ def test_a_lease_that_cannot_be_read_holds_all_versions_while_it_could(small, da
     store.write("leases/000002-damaged.json", damaged)
     store.write("requests/dead.json", b"{}")
     answer = pipeline.purge(small)
-    assert there(small, version) == list(version["files"])
+    assert there(small, version) == list(version.files)
     assert (answer["removed_files"], answer["purged_requests"]) == (0, 1) and answer["kept_files"] > 1
     before = time.time() - small.forget.lease_seconds - 1
     os.utime(Path(small.output) / "leases" / "000002-damaged.json", (before, before))
     assert pipeline.purge(small)["removed_files"] > 0 and not store.exists("leases/000002-damaged.json")
-    assert len(there(small, version)) < len(version["files"])
+    assert len(there(small, version)) < len(version.files)
 
 
 def test_a_version_that_is_replaced_before_its_lease_stands_is_not_the_one_that_is_read(small, monkeypatch):
@@ -86,7 +86,7 @@ def test_a_version_that_is_replaced_before_its_lease_stands_is_not_the_one_that_
 
     def version(self):
         found = real(self)
-        looks.append(found["version"])
+        looks.append(found.version)
         if len(looks) == 1:  # between the look and the lease
             commit_forget(small, user_name(3), "r")
             pipeline.purge(small)
@@ -94,7 +94,7 @@ def test_a_version_that_is_replaced_before_its_lease_stands_is_not_the_one_that_
 
     monkeypatch.setattr(Session, "version", version)
     with leased(session) as read:
-        assert read["version"] == 2 and there(small, read) == list(read["files"])
+        assert read.version == 2 and there(small, read) == list(read.files)
         assert len(leases(session)) == 1
 
 
@@ -104,7 +104,7 @@ def test_evaluate_and_export_read_under_a_lease(small, monkeypatch, tmp_path):
 
     def call(self, group, version, *arguments):
         ((until, files),) = leases(self).values()
-        assert files == set(version["files"]) and until > leasing.time.time()
+        assert files == set(version.files) and until > leasing.time.time()
         raise Seen
 
     monkeypatch.setattr(Session, "call", call)
@@ -126,4 +126,4 @@ def test_who_may_not_write_reads_without_a_lease(small, monkeypatch):
 
     monkeypatch.setattr(session.store, "create", refuse)
     with leased(session) as version:
-        assert version["version"] == 1 and not leases(session)
+        assert version.version == 1 and not leases(session)

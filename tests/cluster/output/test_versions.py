@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import made_manifest
 
 from unlearnrec.cluster.log.journal import Journal, JournalConflict
+from unlearnrec.cluster.output.manifest import Manifest
 from unlearnrec.cluster.output.versions import Versions
+from unlearnrec.partitioning.manifest import File
 from unlearnrec.partitioning.storage import Store
 
 
@@ -46,11 +49,11 @@ def opened(store: Store) -> tuple[Journal, Versions]:
     return journal, Versions(store, journal)
 
 
-def commit(store: Store, data: bytes = b"rows", **more: Any) -> dict[str, Any]:
+def commit(store: Store, data: bytes = b"rows", **more: Any) -> Manifest:
     journal, versions = opened(store)
     head = journal.head()
     name = versions.new_name(versions.next_number(), "embeddings-000", "safetensors")
-    return versions.commit({"reason": "train", "files": {name: versions.put(name, data)}, **more}, after=head)
+    return versions.commit(made_manifest(files={name: versions.put(name, data)}, **more), after=head)
 
 
 def copy_name(number: int) -> str:
@@ -61,22 +64,22 @@ def test_versions_count_up_from_their_base(store: Fragile) -> None:
     versions = opened(store)[1]
     assert versions.current() is None and versions.next_number() == 1
     first, second = commit(store, b"one"), commit(store, b"two", note="x")
-    assert [(m["version"], m["base"]) for m in (first, second)] == [(1, None), (2, 1)]
+    assert [(m.version, m.base) for m in (first, second)] == [(1, None), (2, 1)]
     # `versions` was opened before either commit.
     assert versions.current() == second and versions.next_number() == 3
     for manifest in (first, second):
-        assert json.loads(store.read(copy_name(manifest["version"]))) == manifest
-        ((name, entry),) = manifest["files"].items()
+        assert json.loads(store.read(copy_name(manifest.version))) == manifest.document()
+        ((name, entry),) = manifest.files.items()
         data = store.read(name)
-        assert entry == {"sha256": store.sha256(data), "bytes": len(data)}
-        assert name.startswith(f"versions/{manifest['version']:06d}/embeddings-000-") and name.endswith(".safetensors")
+        assert entry.document() == {"sha256": store.sha256(data), "bytes": len(data)}
+        assert name.startswith(f"versions/{manifest.version:06d}/embeddings-000-") and name.endswith(".safetensors")
 
 
 def test_the_next_commit_makes_a_lost_copy_again(store: Fragile) -> None:
     first = commit(store, b"one")
     store.remove(copy_name(1))
     commit(store, b"two")
-    assert json.loads(store.read(copy_name(1))) == first
+    assert json.loads(store.read(copy_name(1))) == first.document()
 
 
 def test_other_records_are_no_versions(store: Fragile) -> None:
@@ -84,7 +87,7 @@ def test_other_records_are_no_versions(store: Fragile) -> None:
     journal, versions = opened(store)
     journal.append("accepted", {"request_id": "r", "manifest": {"version": 9}})
     current = versions.current()
-    assert current is not None and current["version"] == 1 and versions.next_number() == 2
+    assert current is not None and current.version == 1 and versions.next_number() == 2
 
 
 def test_no_two_attempts_use_a_name(store: Fragile) -> None:
@@ -96,9 +99,9 @@ def test_no_two_attempts_use_a_name(store: Fragile) -> None:
 def test_a_version_without_one_of_its_files_is_refused(store: Fragile) -> None:
     journal, versions = opened(store)
     files = {"versions/000001/there": versions.put("versions/000001/there", b"1")}
-    files["versions/000001/gone"] = {"sha256": "0" * 64, "bytes": 1}
+    files["versions/000001/gone"] = File(sha256="0" * 64, bytes=1)
     with pytest.raises(RuntimeError, match=r"cannot commit version 1, no versions/000001/gone"):
-        versions.commit({"reason": "train", "files": files}, after=0)
+        versions.commit(made_manifest(files=files), after=0)
     assert journal.head() == 0 and versions.current() is None and not store.exists(copy_name(1))
 
 
@@ -107,10 +110,10 @@ def test_a_decision_on_an_old_head_is_refused(store: Fragile) -> None:
     head = journal.head()
     commit(store, b"faster")
     with pytest.raises(JournalConflict):
-        versions.commit({"reason": "train", "files": {}}, after=head)
+        versions.commit(made_manifest(), after=head)
     current = versions.current()
-    assert current is not None and current["version"] == 1 and current["files"]
-    assert json.loads(store.read(copy_name(1))) == current and not store.exists(copy_name(2))
+    assert current is not None and current.version == 1 and current.files
+    assert json.loads(store.read(copy_name(1))) == current.document() and not store.exists(copy_name(2))
 
 
 @pytest.mark.parametrize(
@@ -132,13 +135,13 @@ def test_a_crash_leaves_the_old_version_or_the_new_one(store: Fragile, at: str, 
     after = Store(store.root_uri)
     versions = opened(after)[1]
     current = versions.current()
-    assert current is not None and current["version"] == (2 if exists else 1)
-    assert all(after.sha256(after.read(name)) == entry["sha256"] for name, entry in current["files"].items())
+    assert current is not None and current.version == (2 if exists else 1)
+    assert all(after.sha256(after.read(name)) == entry.sha256 for name, entry in current.files.items())
     versions.repair()
-    assert json.loads(after.read(copy_name(current["version"]))) == current
-    assert after.exists(copy_name(2)) == exists and json.loads(after.read(copy_name(1))) == first
+    assert json.loads(after.read(copy_name(current.version))) == current.document()
+    assert after.exists(copy_name(2)) == exists and json.loads(after.read(copy_name(1))) == first.document()
     # Trying again is possible either way, and does not touch what the dead attempt left.
-    assert commit(after, b"again")["version"] == (3 if exists else 2)
+    assert commit(after, b"again").version == (3 if exists else 2)
 
 
 def test_repair_makes_a_lost_copy_again_and_only_that(store: Fragile) -> None:
@@ -149,6 +152,6 @@ def test_repair_makes_a_lost_copy_again_and_only_that(store: Fragile) -> None:
     store.remove(copy_name(1))
     opened(store)[1].repair()
     assert {name: store.read(name) for name in store.list()} == files
-    assert json.loads(store.read(copy_name(1))) == manifest
+    assert json.loads(store.read(copy_name(1))) == manifest.document()
     store.at = "manifest.json"
     opened(store)[1].repair()  # it is there: nothing is written

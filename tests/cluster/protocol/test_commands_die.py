@@ -67,9 +67,9 @@ def look(config):
     store, ledger, version = session.store, session.ledger(), session.whole_version()
     contents = {name: json.loads(store.read(name)) for name in store.list("requests") if name.endswith(".json")}
     return {
-        "reason": version["reason"],
-        "model": [version["files"][name]["sha256"] for name in version["model"]["embeddings"]],
-        "pairs": pairs_of(store, version["graph"]),
+        "reason": version.reason,
+        "model": [version.files[name].sha256 for name in version.model.embeddings],
+        "pairs": pairs_of(store, version.graph),
         "to train on": pairs_of(store, session.lake_graph()),
         "requests": {name: (ticket.state, ticket.approved_by) for name, ticket in ledger.tickets.items()},
         "purged": {name for name, content in contents.items() if content == TOMBSTONE},

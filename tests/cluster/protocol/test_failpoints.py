@@ -70,7 +70,7 @@ def finished(tmp_path_factory, ray_session):
     more["train"] = {"epochs": 2, "checkpoint_every": 1}
     with two_workers() as group:
         config, events = trained_output(tmp_path_factory.mktemp("finished"), group, **more)
-    start = pairs_of(Session(config).store, Session(config).version()["graph"])
+    start = pairs_of(Session(config).store, Session(config).version().graph)
     return types.SimpleNamespace(config=config, users=sorted({u for u, _ in events}), start=start)
 
 
@@ -112,7 +112,7 @@ def check(config, start, *users):
     session = Session(config)
     model = Model(start)
     model.forget({"users": users})
-    assert pairs_of(session.store, session.version()["graph"]) == model.pairs
+    assert pairs_of(session.store, session.version().graph) == model.pairs
     kinds = [(r.kind, r.body.get("manifest", {}).get("answers", {})) for r in session.journal.records()]
     answered = [name for _, answers in kinds for name in answers]
     assert len(answered) == len(set(answered)) == len(users)
@@ -200,7 +200,7 @@ def test_a_request_that_makes_no_version_on_a_full_disk(finished, moved, group, 
         forget()
     everywhere("")
     if write != "Wh":
-        assert forget()["status"] == "nothing_to_forget" and Session(moved).version()["version"] == 2
+        assert forget()["status"] == "nothing_to_forget" and Session(moved).version().version == 2
         return
     with pytest.raises(Held):
         forget()
@@ -223,7 +223,7 @@ def test_a_request_that_makes_no_version_is_killed(finished, moved, tmp_path, wr
     kinds = [record.kind for record in Session(moved).journal.records()]
     if write != "Wh":
         assert json.loads(done.stdout.splitlines()[-1])["status"] == "nothing_to_forget", done.stderr
-        assert kinds.count("completed") == 1 and Session(moved).version()["version"] == 2
+        assert kinds.count("completed") == 1 and Session(moved).version().version == 2
         return
     assert done.returncode != 0 and kinds.count("held") == 1, done.stderr
     approve(moved, "r", by="Bob")
@@ -269,9 +269,9 @@ PRETRAIN = [
 def model_of(config):
     """The digests of a version's rows and of its encoder."""
     version = Session(config).version()
-    encoder = version["model"]["encoder"]
-    names = [*version["model"]["embeddings"], *([encoder["file"]] if encoder else [])]
-    return [version["files"][name]["sha256"] for name in names]
+    encoder = version.model.encoder
+    names = [*version.model.embeddings, *([encoder.file] if encoder else [])]
+    return [version.files[name].sha256 for name in names]
 
 
 @pytest.mark.slow
@@ -450,7 +450,7 @@ def test_the_service_dies_where_a_request_ends_otherwise(finished, moved, tmp_pa
     assert found.count(ends) == 1 and all(found.count(kind) <= 1 for kind in ("accepted", "held", "approved")), found
     model = Model(finished.start)
     model.forget({"users": [user]})
-    assert pairs_of(session.store, session.version()["graph"]) == model.pairs
+    assert pairs_of(session.store, session.version().graph) == model.pairs
 
 
 @pytest.mark.slow

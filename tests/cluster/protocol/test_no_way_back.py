@@ -29,9 +29,11 @@ from unlearnrec.cluster.lifecycle.acceptance import advance
 from unlearnrec.cluster.log.journal import JournalConflict
 from unlearnrec.cluster.log.records import CANCELLED, COMPLETED, HELD
 from unlearnrec.cluster.output.ledger import Ledger
+from unlearnrec.cluster.output.manifest import manifest_of
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.output.versions import Versions
 from unlearnrec.cluster.requests.request import make_request
+from unlearnrec.distributed.partition.version import Encoder
 from unlearnrec.partitioning import ingest as ingestion
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
@@ -46,16 +48,16 @@ def small(tmp_path):
     pipeline.ingest(config)
     for seed in (0, 1):
         version = commit_train(config, seed)
-        assert version["version"] == seed + 1
+        assert version.version == seed + 1
     return config
 
 
 def test_a_rollback_is_a_new_version_with_the_older_ones_files(small):
-    first, second = (r.body["manifest"] for r in Session(small).journal.records())
+    first, second = (manifest_of(r) for r in Session(small).journal.records())
     answer = pipeline.rollback(small, to=1)
     now = Session(small).version()
-    assert answer["version"] == now["version"] == 3 and answer["rolled_back_to"] == 1 and now["base"] == 2
-    assert now["files"] == first["files"] != second["files"] and now["model"] == first["model"]
+    assert answer["version"] == now.version == 3 and answer["rolled_back_to"] == 1 and now.base == 2
+    assert now.files == first.files != second.files and now.model == first.model
     assert Ledger(Session(small).journal.records()).debt() == 0
     for bad in (3, 4, 99):
         with pytest.raises(InputError, match="older versions 1 to 2"):
@@ -70,12 +72,12 @@ def test_a_rollback_does_not_bring_back_what_was_deleted(small, tmp_path, capsys
     for to in ("1", "2"):
         assert run(["rollback", "--to", to, "--config", str(file)]) == 2
         assert "deleted since, in version 3" in capsys.readouterr().err
-    assert Session(small).version()["version"] == 4
+    assert Session(small).version().version == 4
     pipeline.rollback(small, to=3)
     now = Session(small).version()
-    assert now["files"] == deleted["files"] and "answers" not in now
-    assert Ledger(Session(small).journal.records()).debt() == pytest.approx(1 - now["graph"]["interactions"] / 48)
-    assert user_name(3) not in load_ids(Session(small).store, now["graph"], "user")[0].to_pylist()
+    assert now.files == deleted.files and not now.answers
+    assert Ledger(Session(small).journal.records()).debt() == pytest.approx(1 - now.graph.interactions / 48)
+    assert user_name(3) not in load_ids(Session(small).store, now.graph, "user")[0].to_pylist()
     assert pipeline.status(small, "r")["version"] == 3
 
 
@@ -99,7 +101,7 @@ def test_a_rollback_beside_a_purge_is_refused(small, monkeypatch):
         pipeline.rollback(small, to=1)
     with pytest.raises(InputError, match="a purge is under way"):
         pipeline.rollback(small, to=1)
-    assert Session(small).version()["version"] == 2
+    assert Session(small).version().version == 2
 
 
 def test_a_rollback_waits_for_each_purge_itself(small):
@@ -128,16 +130,17 @@ def test_a_pretraining_whose_files_a_purge_takes_is_refused(small):
     session = Session(small)
     version = session.version()
     version = session.versions.commit(
-        version | {"model": version["model"] | {"dense": None, "encoder": None}}, session.journal.head()
+        version.replaced(model=version.model.replaced(dense=None, encoder=None)), session.journal.head()
     )
     head = session.journal.head()
     name = session.versions.new_name(4, "encoder", "safetensors")
     files = {name: session.versions.put(name, b"weights")}
+    encoder = Encoder(file=name, tables=None, shape={}, interactions=48)
     session.journal.append("purging", {"unnamed": [name]})
-    session.versions.commit(version | {"reason": "forget"}, session.journal.head())
+    session.versions.commit(version.replaced(reason="forget"), session.journal.head())
     with pytest.raises(RuntimeError, match="removed its files"):
-        pretrain._commit(session, head, version, {"file": name, "tables": None}, files)
-    assert Session(small).version()["version"] == 4
+        pretrain._commit(session, head, version, encoder, files)
+    assert Session(small).version().version == 4
 
 
 def test_a_rollback_to_another_graph_where_a_request_found_nothing_is_refused(small):
@@ -181,7 +184,7 @@ def test_a_deletion_during_an_ingest_stops_it(small, monkeypatch):
     monkeypatch.setattr(ingestion, "assign", slowly)
     with pytest.raises(InputError, match=r"after `ingest` began to read.*ingest` again"):
         pipeline.ingest(small)
-    assert Session(small).ingested() == before and Session(small).lake_graph()["interactions"] < 48
+    assert Session(small).ingested() == before and Session(small).lake_graph().interactions < 48
 
 
 def test_a_deletion_between_an_ingest_and_the_training_on_it_stops_the_training(small):
@@ -191,7 +194,7 @@ def test_a_deletion_between_an_ingest_and_the_training_on_it_stops_the_training(
         with pytest.raises(InputError, match="may hold its data"):
             command()
     pipeline.ingest(small)
-    assert Session(small).lake_graph()["interactions"] == 48  # no suppression list: its key was not set
+    assert Session(small).lake_graph().interactions == 48  # no suppression list: its key was not set
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -214,7 +217,7 @@ def test_a_training_on_a_new_ingest_is_void_where_a_request_found_nothing_meanwh
             commit_train(small)
     else:
         commit_train(small)
-    assert Session(small).version()["version"] == 3 - again
+    assert Session(small).version().version == 3 - again
 
 
 def test_who_came_back_is_forgotten_again(small):
@@ -272,12 +275,12 @@ def config(finished, tmp_path):
 def pairs_of(config):
     """All interactions of the current version, by external id."""
     session = Session(config)
-    graph = session.version()["graph"]
+    graph = session.version().graph
     names = []
     for side in ("user", "item"):
         ids, node, _ = load_ids(session.store, graph, side)
         names.append(dict(zip(node.tolist(), ids.to_pylist(), strict=True)))
-    parts = [load_shard(session.store, graph, k).interactions()[:2] for k in range(graph["partitions"])]
+    parts = [load_shard(session.store, graph, k).interactions()[:2] for k in range(graph.partitions)]
     return {(names[0][int(u)], names[1][int(i)]) for users, items in parts for u, i in zip(users, items, strict=True)}
 
 
@@ -304,10 +307,10 @@ def test_an_encoder_is_put_to_what_requests_left_meanwhile(finished, config, gro
     meanwhile(lambda: pipeline.forget(config, users=str(user), request_id="r", group=group))
     pipeline.pretrain(config, group=group)
     now, forgotten = Session(config).version(), pipeline.status(config, "r")["version"]
-    assert now["version"] == forgotten + 1 == before["version"] + 2 and now["reason"] == "pretrain"
+    assert now.version == forgotten + 1 == before.version + 2 and now.reason == "pretrain"
     assert pairs_of(config) == {(u, i) for u, i in finished.pairs if u != user}
-    assert now["model"]["encoder"]["file"] != before["model"]["encoder"]["file"]
-    assert now["model"]["encoder"]["interactions"] == before["graph"]["interactions"]  # drift counts from its own graph
+    assert now.model.encoder.file != before.model.encoder.file
+    assert now.model.encoder.interactions == before.graph.interactions  # drift counts from its own graph
     assert pipeline.forget(config, users=str(finished.users[1]), group=group)["status"] == "committed"
 
 
@@ -320,7 +323,7 @@ def test_a_pretraining_does_not_undo_another_commit(finished, config, group, mea
     meanwhile(lambda: pipeline.forget(config, users=str(finished.users[0]), group=group))
     with pytest.raises(RuntimeError, match=r"pretrain\.objective=published"):  # it has rows for the deleted user
         pipeline.pretrain(published, group=group)
-    assert Session(config).version()["reason"] == "forget"
+    assert Session(config).version().reason == "forget"
 
 
 def test_a_training_that_began_before_a_deletion_does_not_bring_it_back(finished, config, group, meanwhile):
@@ -328,7 +331,7 @@ def test_a_training_that_began_before_a_deletion_does_not_bring_it_back(finished
     meanwhile(lambda: pipeline.forget(config, users=str(user), group=group))
     with pytest.raises(RuntimeError, match="unlearnrec train` again"):
         pipeline.train(config, group=group)
-    assert Session(config).version()["reason"] == "forget"
+    assert Session(config).version().reason == "forget"
     pipeline.train(config, group=group)
     assert pairs_of(config) == {(u, i) for u, i in finished.pairs if u != user}
 

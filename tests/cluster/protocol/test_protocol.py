@@ -57,6 +57,7 @@ from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output import leases
 from unlearnrec.cluster.output import session as session_module
 from unlearnrec.cluster.output.ledger import Ledger, State
+from unlearnrec.cluster.output.manifest import manifest_of
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import silent
 from unlearnrec.cluster.requests.digests import digests_of, none
@@ -116,7 +117,7 @@ class Engine:
 
     def readouts(self, version: Any) -> Copy:
         self._session.call(self._workers, version, "holds")
-        return Copy(version["version"], living(self._session, version)[0])
+        return Copy(version.version, living(self._session, version)[0])
 
     def report(self, request_ids: Any) -> None:
         tickets = self._session.ledger().tickets
@@ -155,7 +156,7 @@ def pairs_of(store: Any, graph: dict[str, Any]) -> Pairs:
         ids, node, _ = load_ids(store, graph, side)
         names.append(dict(zip(node.tolist(), ids.to_pylist(), strict=True)))
     sides = []
-    shards = [load_shard(store, graph, k) for k in range(graph["partitions"])]
+    shards = [load_shard(store, graph, k) for k in range(graph.partitions)]
     for side in (0, 1):
         found = [shard.entries()[side] for shard in shards]
         sides.append(
@@ -198,7 +199,7 @@ def start(tmp_path_factory):
     commit_train(config)
     commit_encoder(config)
     Protocol.config = config
-    Protocol.begin_with = pairs_of(Store(config.output), Session(config).version()["graph"])
+    Protocol.begin_with = pairs_of(Store(config.output), Session(config).version().graph)
     Protocol.files = {name: Store(config.output).read(name) for name in Store(config.output).list()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ENVIRONMENT, KEY)
@@ -534,14 +535,14 @@ class Protocol(RuleBasedStateMachine):
                 current = self.expected[max(self.expected)]
                 assert not removed_by(self.bodies[record.body["request_id"]], current)
             if record.kind == COMMITTED:
-                manifest = record.body["manifest"]
-                for name in manifest.get("answers", {}):
+                manifest = manifest_of(record)
+                for name in manifest.answers:
                     self.close(name, record)
-                left = self.expected.get(manifest["version"] - 1, self.initial)
-                self.within_the_limit(manifest.get("answers", {}), left)
-                for name in manifest.get("answers", {}):
+                left = self.expected.get(manifest.version - 1, self.initial)
+                self.within_the_limit(manifest.answers, left)
+                for name in manifest.answers:
                     left -= removed_by(self.bodies[name], left)
-                self.expected[manifest["version"]] = left
+                self.expected[manifest.version] = left
             if record.kind == EVIDENCE:
                 name = record.body["request_id"]
                 assert self.answers[name][0] == COMMITTED and name not in self.reported, f"{name} was reported twice"
@@ -552,9 +553,9 @@ class Protocol(RuleBasedStateMachine):
         assert all(ledger.tickets[name].state is State.CANCELLED for name in self.cancelled)
         current = ledger.current
         assert current is not None
-        for name, entry in current["files"].items():
-            assert self.store.sha256(self.store.files[name]) == entry["sha256"], f"{name} is not as committed"
-        assert pairs_of(self.store, current["graph"]) == self.expected[current["version"]]
+        for name, entry in current.files.items():
+            assert self.store.sha256(self.store.files[name]) == entry.sha256, f"{name} is not as committed"
+        assert pairs_of(self.store, current.graph) == self.expected[current.version]
         purged = {name for name in ledger.tickets if self.purged(name, ledger)}
         assert not purged & ledger.open.keys(), "the content of an accepted request is gone"
         assert self.emptied <= purged, "a purged content came back"
@@ -712,11 +713,11 @@ class Protocol(RuleBasedStateMachine):
         before = list(self.purges_now)
         with leases.leased(self.session()) as version:
             found = leases.leases(self.session()).values()
-            ends = [until for until, files in found if files == set(version["files"])]  # its own the last, if not over
+            ends = [until for until, files in found if files == set(version.files)]  # its own the last, if not over
             try:
                 if before[0] == self.purges_now[0] == self.purges_now[1]:
-                    self.reading = max(ends, default=0.0), version["files"]
-                for _ in version["files"]:
+                    self.reading = max(ends, default=0.0), version.files
+                for _ in version.files:
                     self.store.list("versions")  # a moment
             finally:
                 self.reading = None
@@ -752,8 +753,8 @@ class Protocol(RuleBasedStateMachine):
             assert self.trained_since(training.head)[0] == answer["version"], "another training was overwritten"
 
     def trained_since(self, head: int) -> list[int]:
-        made = [r.body["manifest"] for r in Journal(self.store).since(head) if r.kind == COMMITTED]
-        return [manifest["version"] for manifest in made if manifest["reason"] == "train"]
+        made = [manifest_of(r) for r in Journal(self.store).since(head) if r.kind == COMMITTED]
+        return [manifest.version for manifest in made if manifest.reason == "train"]
 
     def fit(self, session: Session, version: dict[str, Any], *_: Any) -> Any:
         """Of one of the retrains: an encoder by which a request changes the files of all partitions."""
@@ -766,7 +767,7 @@ class Protocol(RuleBasedStateMachine):
             training = Training(lease, there["until"], undisturbed=self.purges[0] == self.purges[1])
             self.trainings[session.config.seed] = training
             head, graph = begun(session, lease)
-            training.head, training.graph = head, graph["files"]
+            training.head, training.graph = head, graph.files
             return head, graph
 
         return noted
@@ -933,7 +934,7 @@ def test_a_retrain_is_without_what_was_carried_out_whenever_that_was(now):
             assert model.state("a") is model.state("c") is State.COMMITTED
             version = model.session().version()
             # Before it has begun, they are not in its graph.
-            assert version["replayed"] == (["a", "c"] if moments[0] > 4 else [])
+            assert version.replayed == (["a", "c"] if moments[0] > 4 else [])
             lost += any(record.kind == SWITCHING for record in Journal(model.store).records())
         finally:
             model.teardown()
@@ -953,7 +954,7 @@ def test_a_retrain_ends_before_a_purge_comes_to_its_removals(now, waits):
             model.retrain_before_removals(("post", "d", 1), moments, now, waits)
             model.the_log_and_the_version_are_those_of_the_model()
             if waits == (4000.0, True) and moments == (15, 0):  # the lease has what is there
-                assert model.session().version()["replayed"] == ["d"]
+                assert model.session().version().replayed == ("d",)
         finally:
             model.patch.undo()
 
@@ -1033,8 +1034,8 @@ def test_a_copy_made_meanwhile_goes_on_or_is_refused_by_name(random, log_first):
         expected = restored.initial
         for name in forgotten:
             expected -= removed_by(restored.body_of(0, name), expected)
-        assert pairs_of(restored.store, session.version()["graph"]) == expected
-        assert version["version"] <= session.version()["version"]
+        assert pairs_of(restored.store, session.version().graph) == expected
+        assert version.version <= session.version().version
     finally:
         restored.patch.undo()
 

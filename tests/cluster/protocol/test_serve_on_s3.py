@@ -59,7 +59,7 @@ def finished(tmp_path_factory, group):
     """A small output with an encoder, on a local disk. Not to be changed."""
     more = {"cluster": {"collective_timeout_seconds": 20.0}, "serve": {"poll_seconds": 0.2}}
     config, events = trained_output(tmp_path_factory.mktemp("finished"), group, **more)
-    start = pairs_of(Session(config).store, Session(config).version()["graph"])
+    start = pairs_of(Session(config).store, Session(config).version().graph)
     return types.SimpleNamespace(config=config, start=start, users=sorted({u for u, _ in events}))
 
 
@@ -112,7 +112,7 @@ def reported(session, names):
 
 def assert_agree(history, finished, session):
     """What clients were told, the log, the interactions that are left, and the evidence."""
-    left = pairs_of(session.store, session.version()["graph"])
+    left = pairs_of(session.store, session.version().graph)
     check(history, session.journal.records(), session.ledger().tickets, finished.start, left)
     assert not history.violations
     assert [c for c in pipeline.verify(session.config)["checks"] if not c["ok"]] == []
@@ -173,7 +173,7 @@ def test_a_backup_taken_meanwhile_is_whole_with_the_log_first_and_refused_with_t
         check_output(Session(restored["log-last"]))
     config, kept = restored["log-first"], Session(restored["log-first"])
     check_output(kept)
-    assert 3 <= kept.version()["version"] < session.version()["version"]
+    assert 3 <= kept.version().version < session.version().version
     for name, user in zip(names, finished.users, strict=False):  # what was acknowledged later is unknown: asked again
         assert pipeline.forget(config, users=str(user), request_id=name, group=group)["status"] == "committed"
     assert_agree(history, finished, kept)

@@ -412,7 +412,7 @@ class Engine:
             advance(self.session, request.request_id, COMPLETED, {"answer": answer})
 
     def readouts(self, version):
-        return types.SimpleNamespace(version=version["version"])
+        return types.SimpleNamespace(version=version.version)
 
 
 def test_the_service_tells_every_state_and_what_was_left_by_the_one_before(session, receiver, monkeypatch):

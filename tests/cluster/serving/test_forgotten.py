@@ -27,17 +27,10 @@ class Engine:
     def carry_out(self, requests, before_commit):
         session = self.session
         head, version, number = session.journal.head(), session.version(), session.versions.next_number()
-        manifest = without_request(session, version, number, requests[0].users[0]) | {"reason": "forget"}
-        manifest["lake_graph"] = manifest["graph"]
+        manifest = without_request(session, version, number, requests[0].users[0])
         request_id = requests[0].request_id
-        manifest["answers"] = {
-            request_id: {
-                "request_id": request_id,
-                "status": "committed",
-                "version": number,
-                "affected_partitions": [0, 1],
-            }
-        }
+        answer = {"request_id": request_id, "status": "committed", "version": number, "affected_partitions": [0, 1]}
+        manifest = manifest.replaced(reason="forget", lake_graph=manifest.graph, answers={request_id: answer})
         self.look("before")
         before_commit(manifest)
         self.look("hidden")
@@ -50,7 +43,7 @@ class Engine:
         self.look("refresh")
         users, items = map(sorted, living(self.session, version))
         return Readouts(
-            version=version["version"],
+            version=version.version,
             users={name: place for place, name in enumerate(users)},
             items=items,
             user_rows=np.ones((len(users), 2), np.float32),

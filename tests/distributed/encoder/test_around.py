@@ -201,7 +201,7 @@ def test_a_request_changes_rows_around_its_nodes_in_all_partitions(tmp_path, gro
     config, events = trained_output(tmp_path, group, influence={"around": True})
     session = Session(config)
     before = session.version()
-    assert before["model"]["encoder"]["around"]
+    assert before.model.encoder.around
     user = events[0][0]
     answer = pipeline.forget(config, users=str(user), request_id="r", group=group)
     after = session.version()
@@ -259,12 +259,12 @@ def test_the_gate_and_the_evidence_of_a_request_that_changes_rows_around(tmp_pat
     sizes = {key: np.linalg.norm(new[key] - row) for key, row in old.items()}
     assert all(sizes.values())
     gate, largest = answer["gate"], max(sizes[key] for key in ends)
-    seen = before["model"]["encoder"]["largest_shift"]
+    seen = before.model.encoder.largest_shift
     assert gate["measures"]["largest_change"]["value"] == pytest.approx(largest / seen, rel=1e-4)
     assert gate["measures"]["recall_loss"]["value"] == pytest.approx(1 - quality[1] / quality[0], abs=1e-6)
     assert gate["measures"]["gap_closed"]["pairs"] == 12 and "given_up" not in gate
     assert gate["missed"] == missed(gate["measures"], gate["bounds"]) and len(gate["bounds"]) == 3
-    assert answer["needs_retrain"] == (gate["status"] == "missed") == after.get("needs_retrain", False)
+    assert answer["needs_retrain"] == (gate["status"] == "missed") == after.needs_retrain
 
     # The evidence: both partitions have new files, of which only the first's lost interactions.
     report = json.loads((Path(config.output) / answer["evidence"]).read_text())
@@ -275,7 +275,7 @@ def test_the_gate_and_the_evidence_of_a_request_that_changes_rows_around(tmp_pat
     assert all(line["embedding_rows"]["before"] == line["embedding_rows"]["after"] for line in lines)
     changed = {(file["version"], file["name"]) for file in report["files"]["changed"]}
     for when, version in (("before", before), ("after", after)):
-        assert {(when, name) for name in version["model"]["embeddings"] + version["graph"]["shard_files"]} <= changed
+        assert {(when, name) for name in version.model.embeddings + version.graph.shard_files} <= changed
     checks = {check["name"]: check for check in report["verification"]["checks"]}
     assert checks.pop("rows of others")["ok"] is None  # they change too
     assert all(check["ok"] for check in checks.values()) and checks["removed interactions"]["checked"] == 12
@@ -289,7 +289,7 @@ def rows_by_node(session):
     """{(side, dense id): row of E0} of the current version, from its files."""
     version, found = session.version(), {}
     for k, rows in enumerate(rows_by_partition(session, version)):
-        shard = load_shard(session.store, version["graph"], k)
+        shard = load_shard(session.store, version.graph, k)
         keys = [(side, n) for side, ids in enumerate((shard.user_ids, shard.item_ids)) for n in ids.tolist()]
         found |= dict(zip(keys, rows, strict=True))
     return found
@@ -297,13 +297,13 @@ def rows_by_node(session):
 
 def users_rows(session, version, k):
     """The rows of E0 of a partition's users, by node."""
-    users = load_shard(session.store, version["graph"], k).user_ids.tolist()
+    users = load_shard(session.store, version.graph, k).user_ids.tolist()
     rows = rows_by_partition(session, version)[k]
     return dict(zip(users, rows[: len(users)], strict=True))
 
 
 def id_maps(session, version):
-    return [load_ids(session.store, version["graph"], side) for side in ("user", "item")]
+    return [load_ids(session.store, version.graph, side) for side in ("user", "item")]
 
 
 def write_pairs(folder, pairs):

@@ -102,7 +102,7 @@ def test_only_published_encoders_of_the_release_before_are_refused(tmp_path: Pat
     commit_train(config)
     for objective, format in (("counterfactual", 2), ("published", 3)):
         commit_encoder(config, objective=objective, format=format)
-        assert able_version(Session(config))["model"]["encoder"]["objective"] == objective
+        assert able_version(Session(config)).model.encoder.objective == objective
     commit_encoder(config, objective="published", format=2)
     with pytest.raises(InputError, match=r"of format 2, and this release uses 3\. Run `unlearnrec pretrain` again"):
         able_version(Session(config))
