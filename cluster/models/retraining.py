@@ -9,11 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 
-from ...distributed.graph.removal import merged
-from ...distributed.partition.partition import Partition
-from ...partitioning.ingest import load_assignment, load_ids
-from ...workers import WorkerGroup, calling
+from ...workers import WorkerGroup
 from ..lifecycle.acceptance import read_accepted
+from ..lifecycle.finding import find_by_workers, route
 from ..lifecycle.refusals import UnreadableRequest
 from ..log.journal import JournalConflict
 from ..log.records import COMMITTED, SWITCHING, Record
@@ -22,7 +20,7 @@ from ..output.leases import Lease
 from ..output.manifest import Manifest, manifest_of
 from ..output.session import Session
 from ..reporting.progress import Progress
-from ..requests.matching import asked_of, changed_partitions, effect, resolve, union
+from ..requests.matching import changed_partitions, effect
 from ..requests.request import Request
 from .unlearning import unlearned
 
@@ -91,16 +89,12 @@ def _without(
 ) -> Manifest:
     """A version to be from which these requests were carried out too, all at once."""
     version = manifest.replaced(version=session.versions.next_number())
-    graph = version.graph
-    maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
-    named = [resolve(request, maps[0], maps[1], graph.time) for request in requests]
-    if not named:
+    if not requests:
         return manifest
-    owners = load_assignment(session.store, graph)
-    removal, timed = union(named)
-    asked = asked_of(owners, removal, timed)
-    find = calling(Partition.find, removal, timed)
-    found = merged(session.call(group, version, find, partitions=asked) if asked else [])
+    graph = version.graph
+    way = route(session.store, graph, requests)
+    found = find_by_workers(session, group, version, way)
+    named = list(way.named.values())
     before = session.version().lake_graph
     if before.ingest != graph.ingest:
         shares = [effect(found, [one], graph.items).share(graph) for one in named]
@@ -108,7 +102,7 @@ def _without(
     whole = effect(found, named, graph.items)
     if not whole.events:
         return manifest
-    affected = changed_partitions(version, owners, whole)
+    affected = changed_partitions(version, way.owners, whole)
     candidate, change = unlearned(session, group, version, whole, affected, lambda phase: None, progress)
     candidate.finish(lambda phase: None, progress, change, kept_rows=not len(whole.users))
     return candidate.manifest.replaced(reason="train")
