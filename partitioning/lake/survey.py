@@ -14,7 +14,7 @@ from .data_file import CSV, DataFile, Reader
 from .ids import INT64, STRING, IdFacts, are_integers, fits_int64, id_kind, id_type, may_not_fit
 from .parquet import ParquetReader
 from .table import Table
-from .times import NUMBER, Gathered, TimeFacts, as_int64, is_number, parse_texts, text_unit, time_type, time_unit
+from .times import NUMBER, UNITS, Gathered, TimeFacts, as_int64, is_number, parse_texts, text_unit, time_type, time_unit
 
 _THREADS = 8
 
@@ -148,35 +148,27 @@ def _look_at_text(
     for columns in reader.values(names):
         rows += len(columns[0])
         for name, texts in zip(names, columns, strict=True):
-            integers[name] = integers[name] and are_integers(texts)
-            if name == time and not integers[name] and None not in units:
-                units.add(text_unit(texts))
+            if name == time:
+                if texts.null_count < len(texts):
+                    units.add(NUMBER if are_integers(texts) else text_unit(texts))
+            else:
+                integers[name] = integers[name] and are_integers(texts)
         if time not in names and not any(integers.values()):
             break  # no value that follows could change that they are text
     if not rows:
         facts.rows = 0
         return
-    for name in names:
-        if name in ids:
-            facts.ids[name] = IdFacts(data.uri, INT64 if integers[name] else STRING, untyped=True)
-        elif integers[name]:
-            facts.time = TimeFacts(data.uri, NUMBER)
-        else:
-            facts.time = _of_texts(data, reader, name)
-
-
-def _of_texts(data: DataFile, reader: Reader, name: str) -> TimeFacts:
-    """A second look at times written as text, now that they are known to be no numbers."""
-    units: list[str] = []
-    for (texts,) in reader.values([name]):
-        unit = text_unit(texts)
-        if unit is None:
+    facts.ids |= {
+        name: IdFacts(data.uri, INT64 if integers[name] else STRING, untyped=True) for name in names if name in ids
+    }
+    if time in names:
+        if None in units or (NUMBER in units and len(units) > 1):
             raise InputError(
-                f"{data.uri}: column '{name}' (columns.time) has a value that is no time: write 2024-01-31, "
+                f"{data.uri}: column '{time}' (columns.time) has a value that is no time: write 2024-01-31, "
                 "2024-01-31T23:59:59Z, or whole numbers in all rows"
             )
-        units.append(unit)
-    return TimeFacts(data.uri, max(units, key=("s", "ms", "us", "ns").index))
+        unit = max(filter(None, units), key=(NUMBER, *UNITS).index, default=None)
+        facts.time = TimeFacts(data.uri, unit)
 
 
 def _int96(data: DataFile, reader: ParquetReader, name: str) -> TimeFacts:
