@@ -14,7 +14,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last 
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks; also UNLEARNREC_DEBUG=1.")]
 
 
-def load(path: Path | None, overrides: list[str] | None) -> Any:
+def load_configuration(path: Path | None, overrides: list[str] | None) -> Any:
     """Every command does this first, so that a mistake in the configuration shows before torch and Ray are loaded."""
     from ..config.schema import load_config
 

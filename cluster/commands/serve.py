@@ -16,8 +16,8 @@ from ..config.schema import Serve as Settings
 from ..http.tokens import SHORTEST_TOKEN, load_tokens
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
-from ..serving.service import follow
-from ..serving.start import WorkerEngine, callback_pattern, check_output, coordinate, outwait
+from ..serving.service import run_loop
+from ..serving.start import WorkerEngine, callback_pattern, check_servable, open_service, retry_while_storage_is_away
 
 if TYPE_CHECKING:
     from ..http.admission import AdmissionRules
@@ -42,12 +42,12 @@ def serve(
     host = config.serve.host if host is None else host
     rules = admission_rules(config.serve, host)
     session = Session(config)
-    outwait(lambda: check_output(session), progress.note)
+    retry_while_storage_is_away(lambda: check_servable(session), progress.note)
     with (
         listen(host, config.serve.port if port is None else port) as listener,
         session.workers() as group,
-        _signals() as stopped,  # after Ray's own, which would end the process in the middle of a batch
-        coordinate(session, WorkerEngine(session, group, progress)) as service,
+        _signals_to_stop() as stopped,  # after Ray's own, which would end the process in the middle of a batch
+        open_service(session, WorkerEngine(session, group, progress)) as service,
     ):
         app = make_app(service, rules, callback_pattern(config.serve))
         # No access log, and no tracebacks of requests: both may hold ids of users.
@@ -57,7 +57,7 @@ def serve(
         thread.start()
         address, bound = listener.getsockname()[:2]
         progress.note(f"listening on http://{f'[{address}]' if ':' in address else address}:{bound}")
-        follow(service, stopped, config.serve.poll_seconds)
+        run_loop(service, stopped, config.serve.poll_seconds)
         progress.note("stopping")
         server.should_exit = True
         thread.join(timeout=5)
@@ -102,7 +102,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
+def _signals_to_stop() -> Iterator[Callable[[], bool]]:
     """Whether to stop, from SIGTERM and SIGINT; the second one interrupts."""
     received: list[int] = []
 

@@ -23,7 +23,7 @@ from ..reporting.progress import SILENT, Progress
 from ..serving.actor import MEMORY, Coordinator
 from ..serving.interface import ServiceInterface
 from ..serving.remote_service import RemoteService, call_actor
-from ..serving.start import callback_pattern, check_output, outwait
+from ..serving.start import callback_pattern, check_servable, retry_while_storage_is_away
 from .serve import admission_rules
 
 NAMESPACE = "unlearnrec"
@@ -42,7 +42,7 @@ def actor_name(output: str) -> str:
     return f"unlearnrec-{hashlib.sha256(output.encode()).hexdigest()[:12]}"
 
 
-def start(
+def start_detached(
     config: Config, *, host: str | None = None, port: int | None = None, progress: Progress = SILENT
 ) -> dict[str, Any]:
     """Start to serve on the cluster at `cluster.address`; returns when it answers, or when something keeps it waiting.
@@ -51,11 +51,11 @@ def start(
         InputError: Ray Serve is not installed, there is no cluster, or it has no room; an actor serves this output
             already, or another application answers under `serve.route_prefix`; a token is needed; as `serve.serve`.
     """
-    serve, make_app = _imports()
-    config = _absolute(config)
+    serve, make_app = _import_ray_serve()
+    config = _with_absolute_output(config)
     host = config.serve.host if host is None else host
     rules = admission_rules(config.serve, host)
-    outwait(lambda: check_output(Session(config)), progress.note)
+    retry_while_storage_is_away(lambda: check_servable(Session(config)), progress.note)
     name, owns_ray = actor_name(config.output), _connect(config)
     try:
         _refuse_second(config, name)
@@ -73,7 +73,7 @@ def start(
         actor = _start_actor(config, name)
         try:
             service: ServiceInterface = RemoteService(actor)
-            _wait(service, progress)
+            _wait_until_ready(service, progress)
             pattern = callback_pattern(config.serve)
             if not running:
                 port = _free_port(host) if (port := config.serve.port if port is None else port) == 0 else port
@@ -94,14 +94,14 @@ def start(
     return {"status": "serving", "actor": name, "url": None if running else f"http://{host}:{port}{path}"}
 
 
-def stop(config: Config) -> dict[str, Any]:
-    """End the service that `start` left: no new requests, the batch under way finished, then the workers.
+def stop_detached(config: Config) -> dict[str, Any]:
+    """End the service that `start_detached` left: no new requests, the batch under way finished, then the workers.
 
     Raises:
         InputError: Ray Serve is not installed, there is no cluster, or nothing serves this output there.
     """
-    serve, _ = _imports()
-    config = _absolute(config)
+    serve, _ = _import_ray_serve()
+    config = _with_absolute_output(config)
     name, owns_ray = actor_name(config.output), _connect(config)
     try:
         try:
@@ -124,7 +124,7 @@ def stop(config: Config) -> dict[str, Any]:
     return {"status": "stopped", "actor": name}
 
 
-def _imports() -> tuple[Any, Any]:
+def _import_ray_serve() -> tuple[Any, Any]:
     try:
         from ray import serve
 
@@ -134,7 +134,7 @@ def _imports() -> tuple[Any, Any]:
     return serve, make_app
 
 
-def _absolute(config: Config) -> Config:
+def _with_absolute_output(config: Config) -> Config:
     """The actor has another working directory."""
     output = config.output if "://" in config.output else os.path.abspath(config.output)
     return config.model_copy(update={"output": output})
@@ -189,14 +189,14 @@ def _start_actor(config: Config, name: str) -> Any:
         _refuse_second(config, name)
         raise
     try:
-        call_actor(actor, READY_SECONDS, Coordinator.begin)
+        call_actor(actor, READY_SECONDS, Coordinator.start)
     except BaseException:
         ray.kill(actor)
         raise
     return actor
 
 
-def _wait(service: ServiceInterface, progress: Progress) -> None:
+def _wait_until_ready(service: ServiceInterface, progress: Progress) -> None:
     """Until recommendations are answered, or something keeps the coordinator waiting, which it then outwaits."""
     end = time.monotonic() + READY_SECONDS
     while (health := service.health())["status"] != "ok" and time.monotonic() < end:

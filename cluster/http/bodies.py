@@ -47,7 +47,7 @@ class Range(BaseModel):
     until: Time | None = None
 
     @model_validator(mode="after")
-    def _valid(self) -> Range:
+    def _is_a_range(self) -> Range:
         row = parse_row(self.user, self.item, self.since, self.until)
         if isinstance(row, str) or row[0] != RANGES:
             raise ValueError(row if isinstance(row, str) else "has neither since nor until; give at least one")
@@ -91,7 +91,7 @@ class Deletion(BaseModel):
     """Read and not kept."""
 
     @model_validator(mode="after")
-    def _something(self) -> Deletion:
+    def _names_something(self) -> Deletion:
         if not any(getattr(self, name) for name in NAMING):
             raise ValueError("names no user, item, interaction or range; give at least one")
         return self

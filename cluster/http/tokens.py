@@ -59,7 +59,7 @@ def load_tokens(variable: str, file: str | None) -> tuple[Token, ...]:
     return tuple(found)
 
 
-def find(tokens: Sequence[Token], authorization: bytes) -> Token | None:
+def find_token(tokens: Sequence[Token], authorization: bytes) -> Token | None:
     """The token of an Authorization header. All are compared, each in constant time."""
     scheme, _, given = authorization.partition(b" ")
     digest = hashlib.sha256(given).digest()

@@ -23,7 +23,7 @@ from ..layout import pretraining_folder
 from ..output.ingests import graph_key
 from ..output.manifest import Manifest, files_of, needed_files
 from ..output.session import Session
-from ..reporting.progress import Progress, follow, watched
+from ..reporting.progress import Progress, epoch_callback, with_callback
 from .training import as_trained, make_run, run_on
 
 NOT_AROUND = (
@@ -138,7 +138,7 @@ def _fit_counterfactual(
 
     def fitted(around: bool) -> list[dict[str, Any]]:
         with progress.task("encoder", settings.epochs) as task:
-            on_progress = watched(follow(task, "encoder"), look)
+            on_progress = with_callback(epoch_callback(task, "encoder"), look)
             return session.call(group, version, "fit_encoder", *arguments, around, on_progress=on_progress)
 
     around = wants_around(config, model["backbone"])
@@ -198,7 +198,7 @@ def _fit_published(
     train = make_run(as_trained(config, version["model"]), version["graph"], Removal()).settings
     arguments = (session.location, shape, fit, train, name, tables)
     with progress.task("encoder", settings.epochs) as task:
-        on_progress = watched(follow(task, "encoder"), look)
+        on_progress = with_callback(epoch_callback(task, "encoder"), look)
         results = session.call(group, version, "fit_published", *arguments, on_progress=on_progress)
     return _entry("published", name, tables, shape), results
 

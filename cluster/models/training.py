@@ -21,7 +21,7 @@ from ..layout import training_folder
 from ..output.ingests import graph_key
 from ..output.manifest import Manifest, files_of, needed_files
 from ..output.session import Session
-from ..reporting.progress import Progress, follow, watched
+from ..reporting.progress import Progress, epoch_callback, with_callback
 from .reduced_graph import reduced_graph
 
 LOOK_SECONDS = 5.0
@@ -170,7 +170,7 @@ def run_on(
             dense,
             restore=lambda: None,
             max_rebuilds=session.config.cluster.max_rebuilds,
-            on_progress=watched(follow(task, "train"), look),
+            on_progress=with_callback(epoch_callback(task, "train"), look),
         )
 
 

@@ -122,7 +122,7 @@ class BarProgress(Progress):
         self.running += 1
         return _BarTask(self, self.bars, self.bars.add_task(name, total=total, rate="", shown=""))
 
-    def stopped(self) -> None:
+    def task_ended(self) -> None:
         """One task ended; the last one takes the display down."""
         self.running -= 1
         if self.running == 0 and self.bars is not None:
@@ -145,7 +145,7 @@ class _BarTask(Task):
 
     def finish(self) -> None:
         self.bars.stop_task(self.task_id)
-        self.progress.stopped()
+        self.progress.task_ended()
 
 
 def show_fields(fields: dict[str, object]) -> str:
@@ -160,7 +160,7 @@ def open_progress() -> Progress:
     return BarProgress() if sys.stderr.isatty() else PlainProgress(sys.stderr)
 
 
-def follow(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], None]:
+def epoch_callback(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], None]:
     """An `on_progress` for the group that advances a task as the first worker's epochs of this phase pass."""
     done = 0
 
@@ -176,7 +176,7 @@ def follow(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], None]:
     return on_progress
 
 
-def watched(
+def with_callback(
     on_progress: Callable[[list[dict[str, Any]]], None], look: Callable[[], None]
 ) -> Callable[[list[dict[str, Any]]], None]:
     """An `on_progress` that calls `look` too."""

@@ -54,7 +54,7 @@ def load_key() -> bytes:
     raise InputError(f"{KEY_VARIABLE}: expected base64 of at least {SHORTEST_KEY} bytes. {how}")
 
 
-def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+def signature_headers(key: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
     """The headers of a message, by Standard Webhooks: HMAC-SHA256 of `id.timestamp.body`."""
     digest = hmac.new(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     return {
@@ -95,7 +95,7 @@ class Entry:
     told: Mapping[str, str] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
 
-    def missing(self, event: str) -> list[str]:
+    def untold(self, event: str) -> list[str]:
         """The URLs that have not been told yet."""
         return [url for url in self.urls if self.told.get(url) != event]
 
@@ -121,7 +121,7 @@ class Outbox:
         """
         self._put(request_id, Entry(callbacks_name(content or content_name(request_id)), tuple(dict.fromkeys(urls))))
 
-    def tell(self, request_id: str, url: str, event: str) -> None:
+    def mark_told(self, request_id: str, url: str, event: str) -> None:
         """Note that a URL needs not be told this any more; durable when it returns."""
         with self._lock:
             entry = self._entries()[request_id]

@@ -50,7 +50,7 @@ class Intake(RequestsInterface):
         self._lock = Lock()
         self._arriving: Counter[str] = Counter()
         """Requests on their way into the log, which count as open."""
-        self.news = Event()
+        self.arrived = Event()
         """Set when a request was accepted or approved."""
         self._running: frozenset[str] = frozenset()
 
@@ -62,7 +62,7 @@ class Intake(RequestsInterface):
     @running.setter
     def running(self, requests: frozenset[str]) -> None:
         self._running = requests
-        self._wake()
+        self._wake_sender()
 
     def accept(self, new: NewRequest) -> dict[str, Any]:
         """As `RequestsInterface.accept`."""
@@ -75,11 +75,11 @@ class Intake(RequestsInterface):
             check_same(json.loads(self._session.store.read(ledger.content_name(request.request_id))), request)
         if ticket is None or ticket.state is State.FAILED:
             # Not one after the other: what is made durable at the same time shares the writes of the log.
-            with self._room(request.request_id):
-                told = partial(self._tell, request.request_id, new.callback_urls)
+            with self._counted_as_open(request.request_id):
+                told = partial(self._write_callbacks, request.request_id, new.callback_urls)
                 accept(self._session, request, new.requester, told)
-            self.news.set()
-            self._wake()
+            self.arrived.set()
+            self._wake_sender()
             return self._describe(self._session.ledger(look=False).tickets[request.request_id])
         return self._describe(ticket) | {"repeated": True}
 
@@ -93,7 +93,7 @@ class Intake(RequestsInterface):
         ticket = cancel_request(self._session, request_id, self._clock)
         return self._describe(ticket) if ticket is not None else None
 
-    def latest(self, request_ids: Collection[str]) -> dict[str, News]:
+    def news_of(self, request_ids: Collection[str]) -> dict[str, News]:
         """What there is to tell about those of these requests that were accepted."""
         found = {}
         for ticket in filter(None, map(self._session.ledger().tickets.get, request_ids)):
@@ -109,8 +109,8 @@ class Intake(RequestsInterface):
     def approve(self, request_id: str, by: str) -> dict[str, Any] | None:
         """As `RequestsInterface.approve`."""
         ticket = approve_request(self._session, request_id, by)
-        self.news.set()
-        self._wake()
+        self.arrived.set()
+        self._wake_sender()
         return self._describe(ticket) if ticket is not None else None
 
     def view(self) -> View:
@@ -141,17 +141,17 @@ class Intake(RequestsInterface):
     def _overdue(self, ledger: Ledger) -> list[Ticket]:
         return overdue(ledger.unanswered(), self._clock(), self._deadline)
 
-    def _tell(self, request_id: str, callback_urls: Sequence[str], content: str) -> None:
+    def _write_callbacks(self, request_id: str, callback_urls: Sequence[str], content: str) -> None:
         """Before a request is accepted: no crash leaves one whose callers are not known."""
         if self._outbox is not None and callback_urls:
             self._outbox.add(request_id, callback_urls, content)
 
-    def _wake(self) -> None:
+    def _wake_sender(self) -> None:
         if self._outbox is not None:
             self._outbox.wake.set()
 
     @contextmanager
-    def _room(self, request_id: str) -> Iterator[None]:
+    def _counted_as_open(self, request_id: str) -> Iterator[None]:
         """Count as open meanwhile.
 
         Raises:

@@ -45,7 +45,7 @@ class Readouts:
 
     def recommend(self, user: str, k: int) -> list[dict[str, Any]] | None:
         """The k best items for a user, without those of the user's interactions; None where there is no such user."""
-        place = self._place(user)
+        place = self._position(user)
         if place is None:
             return None
         scores = self.item_rows @ self.user_rows[place]
@@ -66,14 +66,14 @@ class Readouts:
         there = self.item_there & np.fromiter((name in items for name in self.items), np.bool_, len(self.items))
         return replace(self, users=kept, item_there=there)
 
-    def _place(self, user: str) -> int | None:
+    def _position(self, user: str) -> int | None:
         found = self.users.get(user)
         if found is None and _INTEGER.fullmatch(user):
             found = self.users.get(int(user))
         return found
 
 
-def living(session: Session, version: Manifest) -> tuple[set[Id], set[Id]]:
+def living_ids(session: Session, version: Manifest) -> tuple[set[Id], set[Id]]:
     """The external ids of the users and items of a version."""
     users, items = (set(load_ids(session.store, version["graph"], side)[0].to_pylist()) for side in ("user", "item"))
     return users, items

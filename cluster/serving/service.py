@@ -20,7 +20,7 @@ from ..requests.request import Request
 from .callback_sender import Sender
 from .intake import Intake, View
 from .interface import Answer, Arguments, ForwardsRequests, Method
-from .readouts import Readouts, living
+from .readouts import Readouts, living_ids
 
 LONGEST_WAIT_SECONDS = 60.0
 LONGEST_SWITCH_SECONDS = 600.0
@@ -31,7 +31,7 @@ REPORT_AFTER_SECONDS = 60.0
 log = logging.getLogger(__name__)
 
 
-def waits() -> Iterator[float]:
+def retry_waits() -> Iterator[float]:
     """The seconds before another attempt at what something keeps from succeeding: 1, 2 and so on, up to a minute."""
     seconds = 1.0
     while True:
@@ -48,8 +48,8 @@ class Engine(Protocol):
     def readouts(self, version: Manifest) -> Readouts:
         """Of a version, which the workers load if they hold another."""
 
-    def report(self, request_ids: Sequence[str]) -> None:
-        """Write the evidence of committed requests that a crash or a full disk kept from being written."""
+    def write_reports(self, request_ids: Sequence[str]) -> None:
+        """Write the evidence of committed requests, which a crash or a full disk has kept from being written."""
 
 
 class Service(ForwardsRequests):
@@ -69,7 +69,7 @@ class Service(ForwardsRequests):
         self._losses = 0
         """How many attempts in a row have lost workers."""
         self._late: set[str] = set()
-        self._waits, self._not_before, self._paused_at = waits(), 0.0, 0
+        self._waits, self._not_before, self._paused_at = retry_waits(), 0.0, 0
         self._switching: tuple[tuple[float, float] | None, float] = None, 0.0
         """What a retrain asked for, by its own clock (`Ledger.switching`), and when that was seen, by this one."""
         self._next_report = 0.0
@@ -122,13 +122,13 @@ class Service(ForwardsRequests):
     def _tick(self, view: View) -> float:
         settings, now = self._session.config, self._clock()
         number = view.current["version"] if view.current else 0
-        self._warn(view.overdue, now)
+        self._warn_of_overdue(view.overdue, now)
         if now < self._not_before and number == self._paused_at:
             return self._not_before - now
         self._paused_at = number
-        self._publish(view.current)
+        self._load_readouts(view.current)
         self._session.checkpoint_if_due()
-        self._report(view.unreported, now)
+        self._write_missing_reports(view.unreported, now)
         grace = settings.forget.grace_seconds
         tickets = {ticket.request_id: ticket for ticket in view.open}
         self._alone = {request_id: losses for request_id, losses in self._alone.items() if request_id in tickets}
@@ -136,29 +136,29 @@ class Service(ForwardsRequests):
         if not chosen:
             self._unblock()
             return min(settings.serve.poll_seconds, seconds_until_due(view.open, now, grace))
-        if (wait := self._switch_seconds(view.switching, now)) > 0:
+        if (wait := self._seconds_until_switch(view.switching, now)) > 0:
             return min(settings.serve.poll_seconds, wait)
-        requests = self._contents([tickets[request_id] for request_id in chosen])
+        requests = self._read_requests([tickets[request_id] for request_id in chosen])
         if not requests:
             return 0.0
         self.intake.running = frozenset(chosen)
         whole = self.published
         try:
             # From just before the commit on, whoever is gone in the new version is not served any more.
-            self._engine.carry_out(requests, self._hide)
+            self._engine.carry_out(requests, self._drop_removed)
         except Exception as error:
             hidden, self.published = self.published, None  # should the log be unreadable now, it is loaded again later
             after = self.intake.view().current
             committed = after is not None and after["version"] != number
             # Where nothing was committed, whoever was hidden for it is still there.
             self.published, self._maps = (hidden, self._maps) if committed else (whole, None)
-            return self._failed(error, [request.request_id for request in requests])
+            return self._handle_failure(error, [request.request_id for request in requests])
         finally:
             self.intake.running = frozenset()
         self._unblock()
         return 0.0
 
-    def _switch_seconds(self, asked: tuple[float, float] | None, now: float) -> float:
+    def _seconds_until_switch(self, asked: tuple[float, float] | None, now: float) -> float:
         """How long to wait for a retrain's version, no longer than from the first look at a record that is ahead of us."""
         if asked != self._switching[0]:
             self._switching = asked, now
@@ -167,7 +167,7 @@ class Service(ForwardsRequests):
         at, seconds = asked
         return min(at, self._switching[1]) + min(seconds, LONGEST_SWITCH_SECONDS) - now
 
-    def _report(self, unreported: Mapping[str, float], now: float) -> None:
+    def _write_missing_reports(self, unreported: Mapping[str, float], now: float) -> None:
         """Once a minute, also where a batch is always due."""
         late = [request_id for request_id, at in unreported.items() if now >= at + REPORT_AFTER_SECONDS]
         if late and now >= self._next_report:
@@ -176,9 +176,9 @@ class Service(ForwardsRequests):
             attempts = {request_id: self._report_attempts.get(request_id, 0) for request_id in late}
             chosen = sorted(late, key=attempts.__getitem__)[: self._session.config.serve.max_batch]
             self._report_attempts = attempts | {request_id: attempts[request_id] + 1 for request_id in chosen}
-            self._engine.report(chosen)
+            self._engine.write_reports(chosen)
 
-    def _warn(self, late: Sequence[Ticket], now: float) -> None:
+    def _warn_of_overdue(self, late: Sequence[Ticket], now: float) -> None:
         """Say it once for each request that becomes overdue."""
         names = {ticket.request_id for ticket in late}
         if names - self._late:
@@ -188,7 +188,7 @@ class Service(ForwardsRequests):
             )
         self._late = names
 
-    def _contents(self, tickets: Sequence[Ticket]) -> list[Request]:
+    def _read_requests(self, tickets: Sequence[Ticket]) -> list[Request]:
         """What these requests say; one whose content is damaged is quarantined."""
         found = []
         for ticket in tickets:
@@ -198,18 +198,19 @@ class Service(ForwardsRequests):
                 self._quarantine(ticket.request_id, error)
         return found
 
-    def _publish(self, version: Manifest | None) -> None:
+    def _load_readouts(self, version: Manifest | None) -> None:
         if version is not None and (self.published is None or self.published.version != version["version"]):
-            self._hide(version)  # somebody else may have committed it, and the workers may not be able to load it
+            # Somebody else may have committed it, and the workers may not be able to load it.
+            self._drop_removed(version)
             self.published = self._engine.readouts(version)
 
-    def _hide(self, version: Manifest) -> None:
+    def _drop_removed(self, version: Manifest) -> None:
         """Serve nobody and nothing any more that is gone in this version."""
         maps = version["graph"]["user_file"], version["graph"]["item_file"]
         if self.published is not None and maps != self._maps:
-            self.published, self._maps = self.published.without(*living(self._session, version)), maps
+            self.published, self._maps = self.published.without(*living_ids(self._session, version)), maps
 
-    def _failed(self, error: Exception, batch: Sequence[str]) -> float:
+    def _handle_failure(self, error: Exception, batch: Sequence[str]) -> float:
         self._losses = self._losses + 1 if loses_workers(error) else 0
         verdict = judge(error, len(batch) == 1 and batch[0] in self._alone, self._losses)
         still_open = {ticket.request_id for ticket in self.intake.view().open}
@@ -237,7 +238,7 @@ class Service(ForwardsRequests):
         )
 
     def _unblock(self) -> None:
-        self.blocked, self._waits, self._not_before, self._losses = None, waits(), 0.0, 0
+        self.blocked, self._waits, self._not_before, self._losses = None, retry_waits(), 0.0, 0
 
     def _pause(self, error: Exception) -> float:
         self.blocked = error_class(error)
@@ -253,15 +254,15 @@ SLICE_SECONDS = 0.1
 """The longest that a signal waits for an idle loop."""
 
 
-def follow(service: Service, stopped: Callable[[], bool], poll_seconds: float) -> None:
+def run_loop(service: Service, stopped: Callable[[], bool], poll_seconds: float) -> None:
     """The loop: one tick after the other, until `stopped`."""
-    news = service.intake.news
+    arrived = service.intake.arrived
     while not stopped():
-        news.clear()
-        _sleep(min(service.tick(), poll_seconds), stopped, news)
+        arrived.clear()
+        _wait_for_arrivals(min(service.tick(), poll_seconds), stopped, arrived)
 
 
-def _sleep(seconds: float, stopped: Callable[[], bool], news: threading.Event) -> None:
+def _wait_for_arrivals(seconds: float, stopped: Callable[[], bool], arrived: threading.Event) -> None:
     end = time.monotonic() + seconds
-    while not stopped() and (left := end - time.monotonic()) > 0 and not news.wait(min(left, SLICE_SECONDS)):
+    while not stopped() and (left := end - time.monotonic()) > 0 and not arrived.wait(min(left, SLICE_SECONDS)):
         pass

@@ -20,7 +20,7 @@ from .callback_sender import Sender, SendingRules
 from .callbacks import Outbox, load_key, url_pattern
 from .intake import Intake
 from .readouts import Readouts, make_readouts
-from .service import Engine, Service, waits
+from .service import Engine, Service, retry_waits
 
 
 class WorkerEngine:
@@ -44,7 +44,7 @@ class WorkerEngine:
         embeddings = self._session.call(self._group, version, "embeddings")
         return make_readouts(self._session, version, embeddings)
 
-    def report(self, request_ids: Sequence[str]) -> None:
+    def write_reports(self, request_ids: Sequence[str]) -> None:
         """Without workers, and so without scores: they hold the current version, not the one to report on."""
         tickets = self._session.ledger().tickets
         add_evidence(
@@ -52,15 +52,15 @@ class WorkerEngine:
         )
 
 
-def check_output(session: Session) -> None:
+def check_servable(session: Session) -> None:
     """Raise InputError unless there is something to serve, and the key of the suppression list where there is one."""
     session.whole_version()
     open_list(session.store)
 
 
-def outwait(work: Callable[[], None], say: Callable[[str], None]) -> None:
+def retry_while_storage_is_away(work: Callable[[], None], say: Callable[[str], None]) -> None:
     """Do `work`, again and again for as long as the storage is away, with the waits of the loop; `say` is told of each."""
-    for seconds in waits():
+    for seconds in retry_waits():
         try:
             return work()
         except OSError as error:
@@ -76,8 +76,8 @@ def callback_pattern(settings: Settings) -> str | None:
 
 
 @contextmanager
-def coordinate(session: Session, engine: Engine) -> Iterator[Service]:
-    """The service on an output, with its callbacks where any are allowed. Its loop is `follow`.
+def open_service(session: Session, engine: Engine) -> Iterator[Service]:
+    """The service on an output, with its callbacks where any are allowed. Its loop is `run_loop`.
 
     Raises:
         InputError: as `callbacks.load_key`.
@@ -90,7 +90,7 @@ def coordinate(session: Session, engine: Engine) -> Iterator[Service]:
     key, outbox = load_key(), Outbox(session.store)
     intake = Intake(session, outbox=outbox)
     rules = SendingRules(key, pattern, settings.callback_attempts, settings.poll_seconds)
-    sender = Sender(outbox, intake.latest, rules)
+    sender = Sender(outbox, intake.news_of, rules)
     sender.start()
     try:
         yield Service(session, intake, engine, sender=sender)
