@@ -13,7 +13,7 @@ from threading import Event, Lock
 from typing import Any
 
 from ..lifecycle.acceptance import accept, check_same, renewed
-from ..lifecycle.decisions import may_cancel, oldest_age, overdue, retry_after
+from ..lifecycle.decisions import due_by, may_cancel, oldest_age, overdue, retry_after
 from ..lifecycle.operators import approve_request, cancel_request
 from ..lifecycle.refusals import TooMany
 from ..log.records import iso
@@ -178,13 +178,13 @@ class Intake(RequestsInterface):
 
     def _describe(self, ticket: Ticket) -> dict[str, Any]:
         running = ticket.state is State.ACCEPTED and ticket.request_id in self.running
-        due = ticket.waits_from + self._grace
+        window_end, due = ticket.waits_from + self._grace, due_by(ticket, self._deadline)
         waits = ticket.state is State.ACCEPTED and may_cancel(ticket, self._clock(), self._grace)
         return {
             **ticket.describe(),
             "subject_request_id": ticket.request_id,
             "request_status": "in_progress" if running else OPENDSR.get(ticket.state, "completed"),
             "received_time": iso(ticket.accepted_at),
-            **({"cancellable_until": iso(due)} if waits else {}),
-            **({} if ticket.final else {"expected_completion_time": iso(ticket.accepted_at + self._deadline)}),
+            **({"cancellable_until": iso(window_end)} if waits else {}),
+            **({} if due is None else {"expected_completion_time": due}),
         }
