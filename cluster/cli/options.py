@@ -9,7 +9,7 @@ import typer
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)]
-# `cli.run` reads these two from the arguments itself, because they must also hold when parsing fails.
+# `app.run` reads these two from the arguments itself, because they must also hold when parsing fails.
 Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks; also UNLEARNREC_DEBUG=1.")]
 

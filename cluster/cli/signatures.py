@@ -1,4 +1,4 @@
-"""The commands of a run: data, training, use, upkeep. Those about requests are in cli_requests.py."""
+"""The commands of a run: data, training, use, upkeep. Those about requests are in request_signatures.py."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ FORGOTTEN_SHARE = 0.01
 FORGOTTEN_USERS = 20
 RANDOM_PAIRS = 20_000
 ALIKE = 0.01
-"""AUCs that are not told apart: about the standard error of that of the sample's 960 forgotten pairs."""
+"""AUCs that differ by less are not told apart: about the standard error of an AUC of the sample's 960 forgotten pairs."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _clear(folder: Path) -> None:
 
 
 def _write_requests(train: str, request: Path, users_file: Path, seed: int) -> None:
-    """The requests: some interactions at random, and some users."""
+    """Write the two requests: some interactions at random, and some users."""
     table = pq.read_table(train)
     draw = np.random.default_rng(seed + 1)
     count = int(FORGOTTEN_SHARE * table.num_rows)
@@ -175,7 +175,7 @@ def _make_probe(session: Session, request: Path, test_users: Any, test_items: An
 def _measure_cut(
     config: Config, request: Path, group: Any, probe: Probe, progress: Progress
 ) -> tuple[Measured, dict[str, Any]]:
-    """The edges removed from the graph and nothing else done; and the answer."""
+    """The scores after the edges were removed from the graph and nothing else was done, and the answer of `forget`."""
     answer = forget(config, interactions=str(request), progress=progress, group=group, cut_only=True)
     return measure(config, group, probe), answer
 

@@ -1,5 +1,5 @@
 """`serve`: the command on one machine. The loop has the main thread, because signals and Ray belong there; HTTP has one
-of its own. `detached` is the same on a cluster."""
+of its own. `serve_detached` does the same on a cluster."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def admission_rules(settings: Settings, host: str) -> AdmissionRules:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket for the HTTP face; port 0 is a free one.
+    """A socket for HTTP; port 0 is a free one.
 
     Raises:
         InputError: nobody can listen there.
@@ -103,7 +103,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 @contextmanager
 def _signals_to_stop() -> Iterator[Callable[[], bool]]:
-    """Whether to stop, from SIGTERM and SIGINT; the second one interrupts."""
+    """Says whether to stop: after SIGTERM or SIGINT. A second signal raises KeyboardInterrupt."""
     received: list[int] = []
 
     def handle(number: int, _: Any) -> None:

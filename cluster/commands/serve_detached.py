@@ -1,6 +1,6 @@
-"""`serve --detached` and `serve --stop`: put the coordinator and its HTTP face on a Ray cluster, and take them away.
+"""`serve --detached` and `serve --stop`: put the coordinator and its HTTP side on a Ray cluster, and take them away.
 
-The face is an application of Ray Serve. It holds no state and no secret: tokens go to it as digests.
+The HTTP side is an application of Ray Serve. It holds no state and no secret: tokens go to it as digests.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from .serve import admission_rules
 
 NAMESPACE = "unlearnrec"
 CALLS = 64
-"""Calls that the coordinator answers at once, besides those from memory."""
-FACE_CALLS = 1000
-"""Calls that the face holds at once, waiting for the coordinator. Where there are more, `/healthz` waits too."""
+"""Calls that the coordinator answers at once, besides those that it answers from memory."""
+HTTP_CALLS = 1000
+"""Calls that the HTTP side holds at once while they wait for the coordinator. Where there are more, `/healthz` waits too."""
 QUIET = {"enable_access_log": False, "log_level": "CRITICAL"}
-"""Of Ray Serve: paths and tracebacks may hold ids of users."""
+"""How Ray Serve logs: without paths and tracebacks, which may hold ids of users."""
 READY_SECONDS = 300.0
 STOP_SECONDS = 600.0
 
 
 def actor_name(output: str) -> str:
-    """Of the coordinator of this output, in the namespace `unlearnrec`; also of its application."""
+    """The name of the coordinator of this output in the namespace `unlearnrec`, and of its application of Ray Serve."""
     return f"unlearnrec-{hashlib.sha256(output.encode()).hexdigest()[:12]}"
 
 
@@ -49,7 +49,7 @@ def start_detached(
 
     Raises:
         InputError: Ray Serve is not installed, there is no cluster, or it has no room; an actor serves this output
-            already, or another application answers under `serve.route_prefix`; a token is needed; as `serve.serve`.
+            already, or another application answers under `serve.route_prefix`; a token is needed; or as `serve.serve`.
     """
     serve, make_app = _import_ray_serve()
     config = _with_absolute_output(config)
@@ -78,9 +78,9 @@ def start_detached(
             if not running:
                 port = _free_port(host) if (port := config.serve.port if port is None else port) == 0 else port
                 serve.start("HeadOnly", {"host": host, "port": port}, logging_config=QUIET)
-            face = serve.ingress(lambda: make_app(service, rules, pattern))(type("Face", (), {}))
+            http_side = serve.ingress(lambda: make_app(service, rules, pattern))(type("HttpSide", (), {}))
             options = {"ray_actor_options": {"num_cpus": 0}, "logging_config": QUIET}
-            application = serve.deployment(name="http", max_ongoing_requests=FACE_CALLS, **options)(face).bind()
+            application = serve.deployment(name="http", max_ongoing_requests=HTTP_CALLS, **options)(http_side).bind()
             serve.run(application, name=name, route_prefix=config.serve.route_prefix)
         except BaseException:
             ray.kill(actor)
@@ -135,7 +135,7 @@ def _import_ray_serve() -> tuple[Any, Any]:
 
 
 def _with_absolute_output(config: Config) -> Config:
-    """The actor has another working directory."""
+    """With the output as an absolute path, because the actor has another working directory."""
     output = config.output if "://" in config.output else os.path.abspath(config.output)
     return config.model_copy(update={"output": output})
 
@@ -161,7 +161,10 @@ def _refuse_second(config: Config, name: str) -> None:
 
 
 def _refuse_taken(prefix: str, name: str) -> None:
-    """Before the actor starts: Ray Serve would refuse it only once it has loaded everything."""
+    """Raise InputError for a path that another application has.
+
+    This is done before the actor starts: Ray Serve would refuse the path only when everything is loaded.
+    """
     try:
         from ray.serve.context import _get_global_client  # no public call says which paths are taken
 
@@ -197,7 +200,7 @@ def _start_actor(config: Config, name: str) -> Any:
 
 
 def _wait_until_ready(service: ServiceInterface, progress: Progress) -> None:
-    """Until recommendations are answered, or something keeps the coordinator waiting, which it then outwaits."""
+    """Wait until recommendations are answered, or something keeps the coordinator waiting; it then tries again by itself."""
     end = time.monotonic() + READY_SECONDS
     while (health := service.health())["status"] != "ok" and time.monotonic() < end:
         if health["blocked"]:

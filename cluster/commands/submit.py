@@ -121,7 +121,7 @@ _REMEDY = "Give a URI such as s3://bucket/path, or an absolute path that all mac
 def _parse_command(
     commands: Mapping[str, Any], name: str, arguments: Sequence[str]
 ) -> tuple[Sequence[Any], dict[str, Any]]:
-    """A command's parameters and the values that its own parser gives them."""
+    """The parameters of a command, and the values that its own parser gives them."""
     from . import bench
 
     if name not in commands or name == "submit":

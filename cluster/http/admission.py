@@ -15,7 +15,7 @@ from .rate_limit import Buckets
 from .tokens import Token, find_token
 
 OPEN = "/healthz"
-"""Needs no token and is not counted."""
+"""This path needs no token, and calls of it are not counted."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Admission:
             headers = dict(scope["headers"])
             token = find_token(self._rules.tokens, headers.get(b"authorization", b""))
             caller = token.name if token else f"address {(scope.get('client') or ['unknown'])[0]}"
-            # Whoever guesses tokens is slowed down too.
+            # The limit comes first, so that whoever guesses tokens is slowed down too.
             refusal = self._refuse_too_often(caller) or self._refuse_unknown(token, headers)
             if refusal is not None:
                 await refusal(scope, receive, send)

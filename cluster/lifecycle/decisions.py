@@ -1,4 +1,4 @@
-"""What becomes of deletion requests: pure decisions on tickets (ledger.py) and the clock (docs/serving.md).
+"""What becomes of deletion requests: pure decisions on tickets (output/ledger.py) and the clock (docs/serving.md).
 
 Nothing here reads, writes, waits or knows Ray's actors.
 """

@@ -1,6 +1,6 @@
 """What the log comes to: its records folded into one ticket a deletion request, and what the versions say together.
 
-Nothing here reads, writes or waits. What becomes of the tickets is decided in coordinator.py.
+Nothing here reads, writes or waits. What becomes of the tickets is decided in lifecycle/decisions.py.
 """
 
 from __future__ import annotations

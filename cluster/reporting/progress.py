@@ -26,7 +26,7 @@ class Task:
         """`n` more units are done; `fields` are the latest numbers to show, such as loss=0.31."""
 
     def finish(self) -> None:
-        """The work ended, complete or not."""
+        """The work has ended, complete or not."""
 
 
 class Progress:
@@ -42,7 +42,7 @@ class Progress:
             task.finish()
 
     def note(self, text: str) -> None:
-        """One line worth reading, such as a plan of memory and time."""
+        """Show one line for a person, such as a plan of memory and time."""
 
     def _start(self, name: str, total: int | None) -> Task:
         return Task()
@@ -123,7 +123,7 @@ class BarProgress(Progress):
         return _BarTask(self, self.bars, self.bars.add_task(name, total=total, rate="", shown=""))
 
     def task_ended(self) -> None:
-        """One task ended; the last one takes the display down."""
+        """A task has ended; the last one takes the display down."""
         self.running -= 1
         if self.running == 0 and self.bars is not None:
             self.bars.stop()

@@ -1,5 +1,5 @@
 """The coordinator as a detached actor of a Ray cluster: loop, workers and log. Ray starts it again whenever its process
-ends, until it is stopped. `deploy` puts it there, and the HTTP face beside it."""
+ends, until it is stopped. `serve_detached` puts it there, and the HTTP side beside it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from .start import WorkerEngine, check_servable, open_service, retry_while_stora
 
 RETRY_SECONDS = 5.0
 MEMORY = "memory"
-"""The concurrency group of calls that are answered from memory: the others may all be waiting for the storage."""
+"""The concurrency group of the calls that are answered from memory. All others may be waiting for the storage at once."""
 
 log = logging.getLogger(__name__)
 
 
 class LogProgress(Progress):
-    """What is worth reading goes to the actor's log; nobody watches its tasks."""
+    """Notes go to the actor's log. Tasks are not shown, because nobody watches."""
 
     def note(self, text: str) -> None:
         """As `Progress.note`."""
@@ -38,8 +38,10 @@ class LogProgress(Progress):
 
 
 class LazyEngine:
-    """`WorkerEngine` whose workers start when they are first asked for: requests are accepted before that, and where the
-    workers do not fit the loop waits and tries again."""
+    """A `WorkerEngine` whose workers start when they are first needed.
+
+    Requests are accepted before that; where the workers find no room, the loop waits and tries again.
+    """
 
     def __init__(self, session: Session, stack: ExitStack) -> None:
         self._session, self._stack = session, stack

@@ -1,4 +1,4 @@
-"""Tells receivers the news of their requests, in threads of its own: no request and no batch ever waits for a receiver."""
+"""Sends callbacks, in threads of its own, so that no request and no batch ever waits for a receiver."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def backoff(made: int, draw: float) -> float:
 
 
 def post_message(url: str, body: bytes, headers: Mapping[str, str]) -> bool:
-    """Whether the receiver took it. Redirects are not followed: they could lead anywhere. The answer is not read."""
+    """Post a message; says whether the receiver took it.
+
+    Redirects are not followed, because they could lead anywhere. The body of the answer is not read.
+    """
     try:
         with requests.post(
             url,
@@ -110,11 +113,11 @@ class Sender:
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Begin to send; what an earlier process left is sent too."""
+        """Start to send; what an earlier process left is sent too."""
         threading.Thread(target=self._run, name="callbacks", daemon=True).start()
 
     def close(self) -> None:
-        """Begin nothing any more. What is not delivered is sent by the next process."""
+        """Start no further attempt. What is not delivered is sent by the next process."""
         self._closed.set()
         self._outbox.wake.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -127,7 +130,7 @@ class Sender:
         return {"callbacks_waiting": len(self._outbox.entries()), **counts}
 
     def step(self) -> float:
-        """Send what is due, and forget the requests of which all is told. Returns the seconds until the next step."""
+        """Send what is due, and forget the requests of which all was told. Returns the seconds until the next step."""
         entries = self._outbox.entries()
         if not entries:
             return self._rules.poll_seconds
@@ -142,7 +145,7 @@ class Sender:
         return wait
 
     def _send(self, request_id: str, url: str, news: News, before: int, now: float) -> float:
-        """Begin one attempt if it is due; returns the seconds until another step should ask again."""
+        """Start one attempt if it is due. Returns the seconds until the next step should look at it again."""
         key = request_id, url
         with self._lock:
             attempts = self._attempts.get(key)

@@ -24,19 +24,18 @@ from .callbacks import News, Outbox
 from .interface import NewRequest, RequestsInterface
 
 OPENDSR = {State.ACCEPTED: "pending", State.HELD: "pending", State.FAILED: "pending", State.CANCELLED: "cancelled"}
-"""OpenDSR's `request_status`; of all others "completed"."""
+"""OpenDSR's `request_status` of a state; all others are "completed"."""
 
 
 @dataclass(frozen=True)
 class View:
-    """What the log says at one moment."""
+    """What the log says at one moment; the fields are those of `Ledger`."""
 
     open: list[Ticket]
     overdue: list[Ticket]
     current: dict[str, Any] | None
     unreported: dict[str, float]
     switching: tuple[float, float] | None
-    """As in `Ledger`."""
 
 
 class Intake(RequestsInterface):
@@ -49,7 +48,7 @@ class Intake(RequestsInterface):
         self._limit = session.config.serve.max_open_requests
         self._lock = Lock()
         self._arriving: Counter[str] = Counter()
-        """Requests on their way into the log, which count as open."""
+        """Requests that are on their way into the log, and count as open already."""
         self.arrived = Event()
         """Set when a request was accepted or approved."""
         self._running: frozenset[str] = frozenset()
@@ -94,7 +93,7 @@ class Intake(RequestsInterface):
         return self._describe(ticket) if ticket is not None else None
 
     def news_of(self, request_ids: Collection[str]) -> dict[str, News]:
-        """What there is to tell about those of these requests that were accepted."""
+        """What there is to tell about these requests, by id; only of those that were accepted."""
         found = {}
         for ticket in filter(None, map(self._session.ledger().tickets.get, request_ids)):
             if ticket.final and ticket.request_id in self.running:
@@ -142,7 +141,10 @@ class Intake(RequestsInterface):
         return overdue(ledger.unanswered(), self._clock(), self._deadline)
 
     def _write_callbacks(self, request_id: str, callback_urls: Sequence[str], content: str) -> None:
-        """Before a request is accepted: no crash leaves one whose callers are not known."""
+        """Write down the callback URLs.
+
+        This comes before the acceptance, so that no crash leaves an accepted request without them.
+        """
         if self._outbox is not None and callback_urls:
             self._outbox.add(request_id, callback_urls, content)
 
@@ -152,7 +154,7 @@ class Intake(RequestsInterface):
 
     @contextmanager
     def _counted_as_open(self, request_id: str) -> Iterator[None]:
-        """Count as open meanwhile.
+        """Count a request as open while it is being accepted.
 
         Raises:
             TooMany: the limit is reached.

@@ -24,9 +24,9 @@ from .readouts import Readouts, living_ids
 
 LONGEST_WAIT_SECONDS = 60.0
 LONGEST_SWITCH_SECONDS = 600.0
-"""So long nothing is carried out at most after a `switching` record: a retrain is about to commit."""
+"""After a `switching` record nothing is carried out for so long at most: it says that a retrain is about to commit."""
 REPORT_AFTER_SECONDS = 60.0
-"""Evidence that is missing so long after its commit is written here: whoever carried the request out died or could not."""
+"""Evidence that is still missing so long after its commit is written here: whoever should have written it died or failed."""
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +43,17 @@ class Engine(Protocol):
     """What needs the workers."""
 
     def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
-        """As `carrying_out.carry_out`."""
+        """Carry out these requests as one version, as `models.carry_out.carry_out` does, and write their evidence."""
 
     def readouts(self, version: Manifest) -> Readouts:
-        """Of a version, which the workers load if they hold another."""
+        """The readouts of a version, which the workers load first if they hold another."""
 
     def write_reports(self, request_ids: Sequence[str]) -> None:
         """Write the evidence of committed requests, which a crash or a full disk has kept from being written."""
 
 
 class Service(ForwardsRequests):
-    """What the HTTP face asks, and the loop's step. `tick` is called by one thread, everything else by any."""
+    """The loop's step, and what is asked from outside. `tick` is called by one thread, everything else by any."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Service(ForwardsRequests):
     ) -> None:
         self._session, self.intake, self._engine, self._clock, self._sender = session, intake, engine, clock, sender
         self._alone: dict[str, int] = {}
-        """As in `next_batch`."""
+        """Requests that are tried by themselves, as `next_batch` takes them."""
         self._losses = 0
         """How many attempts in a row have lost workers."""
         self._late: set[str] = set()
@@ -75,10 +75,10 @@ class Service(ForwardsRequests):
         self._next_report = 0.0
         self._report_attempts: dict[str, int] = {}
         self._maps: tuple[str, str] | None = None
-        """The id maps of the version in which whoever is served is still there."""
+        """The id maps of the version to whose users and items `published` was cut down; None where it was not."""
         self.published: Readouts | None = None
         self.blocked: str | None = None
-        """The class of the error that keeps requests waiting."""
+        """The class of the error that keeps requests waiting; None where nothing does."""
 
     def forward(
         self, method: Method[Arguments, Answer], *arguments: Arguments.args, **keywords: Arguments.kwargs
@@ -159,7 +159,10 @@ class Service(ForwardsRequests):
         return 0.0
 
     def _seconds_until_switch(self, asked: tuple[float, float] | None, now: float) -> float:
-        """How long to wait for a retrain's version, no longer than from the first look at a record that is ahead of us."""
+        """How long to wait for a retrain's version.
+
+        Where the clock of its record is ahead of this one, the wait is counted from when the record was first seen.
+        """
         if asked != self._switching[0]:
             self._switching = asked, now
         if asked is None:
@@ -168,7 +171,7 @@ class Service(ForwardsRequests):
         return min(at, self._switching[1]) + min(seconds, LONGEST_SWITCH_SECONDS) - now
 
     def _write_missing_reports(self, unreported: Mapping[str, float], now: float) -> None:
-        """Once a minute, also where a batch is always due."""
+        """Write evidence that is missing: once a minute, also where a batch is always due."""
         late = [request_id for request_id, at in unreported.items() if now >= at + REPORT_AFTER_SECONDS]
         if late and now >= self._next_report:
             self._next_report = now + REPORT_AFTER_SECONDS
@@ -179,7 +182,7 @@ class Service(ForwardsRequests):
             self._engine.write_reports(chosen)
 
     def _warn_of_overdue(self, late: Sequence[Ticket], now: float) -> None:
-        """Say it once for each request that becomes overdue."""
+        """Write to the log, once for each request, that it has become overdue."""
         names = {ticket.request_id for ticket in late}
         if names - self._late:
             hours = (now - late[0].accepted_at) / 3600
@@ -189,7 +192,7 @@ class Service(ForwardsRequests):
         self._late = names
 
     def _read_requests(self, tickets: Sequence[Ticket]) -> list[Request]:
-        """What these requests say; one whose content is damaged is quarantined."""
+        """The contents of these requests. A request whose content is damaged is closed as failed, and left out."""
         found = []
         for ticket in tickets:
             try:
@@ -205,7 +208,7 @@ class Service(ForwardsRequests):
             self.published = self._engine.readouts(version)
 
     def _drop_removed(self, version: Manifest) -> None:
-        """Serve nobody and nothing any more that is gone in this version."""
+        """Serve no user and no item any more that this version does not have."""
         maps = version["graph"]["user_file"], version["graph"]["item_file"]
         if self.published is not None and maps != self._maps:
             self.published, self._maps = self.published.without(*living_ids(self._session, version)), maps
@@ -251,11 +254,11 @@ class Service(ForwardsRequests):
 
 
 SLICE_SECONDS = 0.1
-"""The longest that a signal waits for an idle loop."""
+"""The longest time that a signal waits for an idle loop."""
 
 
 def run_loop(service: Service, stopped: Callable[[], bool], poll_seconds: float) -> None:
-    """The loop: one tick after the other, until `stopped`."""
+    """Call `tick` again and again until `stopped`, at once where a request arrives."""
     arrived = service.intake.arrived
     while not stopped():
         arrived.clear()
