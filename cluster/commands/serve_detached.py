@@ -60,10 +60,7 @@ def start_detached(
     try:
         _refuse_second(config, name)
         _refuse_taken(config.serve.route_prefix, name)
-        cluster = config.cluster
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if problem := misfit(nodes, cluster.partitions, cluster.cpus_per_worker, cluster.gpus_per_worker):
-            raise InputError(problem)
+        _refuse_without_room(config)
         running = bool(serve.status().proxies)
         if running and not rules.tokens:
             raise InputError(
@@ -178,6 +175,13 @@ def _refuse_taken(prefix: str, name: str) -> None:
             raise InputError(
                 f"serve.route_prefix {prefix}: the application {other!r} of Ray Serve answers there. Choose another path"
             )
+
+
+def _refuse_without_room(config: Config) -> None:
+    cluster = config.cluster
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if problem := misfit(nodes, cluster.partitions, cluster.cpus_per_worker, cluster.gpus_per_worker):
+        raise InputError(problem)
 
 
 def _start_actor(config: Config, name: str) -> Any:

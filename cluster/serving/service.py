@@ -19,7 +19,7 @@ from ..output.session import Session
 from ..requests.request import Request
 from .callback_sender import Sender
 from .intake import Intake, View
-from .interface import Answer, Arguments, ForwardsRequests, Method
+from .interface import Answer, Arguments, ForwardsRequests, Method, ServiceInterface
 from .readouts import Readouts, living_ids
 
 LONGEST_WAIT_SECONDS = 60.0
@@ -52,7 +52,7 @@ class Engine(Protocol):
         """Write the evidence of committed requests, which a crash or a full disk has kept from being written."""
 
 
-class Service(ForwardsRequests):
+class Service(ForwardsRequests, ServiceInterface):
     """The loop's step, and what is asked from outside. `tick` is called by one thread, everything else by any."""
 
     def __init__(
