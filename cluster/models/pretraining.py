@@ -28,7 +28,7 @@ from ..layout import pretraining_folder
 from ..output.ingests import graph_key
 from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
-from ..reporting.progress import Progress, follow, watched
+from ..reporting.progress import Progress, epoch_callback, with_callback
 from .training import as_trained, make_run, run_on
 
 NOT_AROUND = (
@@ -145,7 +145,7 @@ def _fit_counterfactual(
     def fitted(around: bool) -> list[Fitted]:
         call = calling(Partition.fit_encoder, session.location, finished, shape, fit, name, around=around)
         with progress.task("encoder", settings.epochs) as task:
-            on_progress = watched(follow(task, "encoder"), look)
+            on_progress = with_callback(epoch_callback(task, "encoder"), look)
             return session.call(group, version, call, on_progress=on_progress)
 
     around = wants_around(config, model.backbone)
@@ -212,7 +212,7 @@ def _fit_published(
     train = make_run(as_trained(config, version.model), version.graph, Removal()).settings
     call = calling(Partition.fit_published, session.location, shape, fit, train, name, tables)
     with progress.task("encoder", settings.epochs) as task:
-        on_progress = watched(follow(task, "encoder"), look)
+        on_progress = with_callback(epoch_callback(task, "encoder"), look)
         results = session.call(group, version, call, on_progress=on_progress)
     return _entry("published", name, tables, shape, version.graph), results
 

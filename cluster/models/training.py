@@ -25,7 +25,7 @@ from ..layout import training_folder
 from ..output.ingests import graph_key
 from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
-from ..reporting.progress import Progress, follow, watched
+from ..reporting.progress import Progress, epoch_callback, with_callback
 from .reduced_graph import reduced_graph
 
 LOOK_SECONDS = 5.0
@@ -169,7 +169,7 @@ def run_on(
             calling(Partition.train, session.location, graph, run, list(names), dense),
             restore=lambda: None,
             max_rebuilds=session.config.cluster.max_rebuilds,
-            on_progress=watched(follow(task, "train"), look),
+            on_progress=with_callback(epoch_callback(task, "train"), look),
         )
 
 

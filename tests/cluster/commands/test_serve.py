@@ -29,7 +29,7 @@ from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.requests.request import make_request
-from unlearnrec.cluster.serving.readouts import living
+from unlearnrec.cluster.serving.readouts import living_ids
 from unlearnrec.cluster.serving.start import WorkerEngine
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import Store
@@ -165,7 +165,7 @@ def test_the_copy_of_the_readouts_recommends_what_the_workers_do(finished, confi
         assert not {(user, r["item_id"]) for r in readouts.recommend(str(user), 1000)} & set(finished.pairs)
     assert readouts.recommend("nobody", 5) is None and readouts.recommend("-17", 5) is None
 
-    users, items = living(session, session.version())
+    users, items = living_ids(session, session.version())
     user, item = finished.users[0], exported[finished.users[2]][0][1]
     masked = readouts.without(users - {user}, items - {item})
     assert masked.recommend(str(user), 5) is None and masked.recommend(str(finished.users[2]), 5)

@@ -36,7 +36,7 @@ from unlearnrec.cluster.output.manifest import manifest_of
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import SILENT, Progress
 from unlearnrec.cluster.requests.request import parse_request
-from unlearnrec.cluster.serving.actor import LateEngine
+from unlearnrec.cluster.serving.actor import LazyEngine
 from unlearnrec.cluster.serving.intake import Intake
 from unlearnrec.distributed.partition.version import Encoder
 from unlearnrec.partitioning.errors import InputError
@@ -451,17 +451,17 @@ def test_a_check_that_fails_is_told_wherever_somebody_asks(bare, tmp_path, monke
     with monkeypatch.context() as patch:
         wrong = {"name": "deleted nodes", "ok": False, "checked": 1, "of": 1, "detail": "1 has a row"}
         patch.setattr(evidence, "checks_of", lambda *_: [wrong])
-        engine = LateEngine(session, ExitStack())
+        engine = LazyEngine(session, ExitStack())
         engine._group = object()
-        engine.report(["r"])
-    engine.report(["s"])
+        engine.write_reports(["r"])
+    engine.write_reports(["s"])
     assert "request r: the check of deleted nodes FAILED" in caplog.text and "request s" not in caplog.text
     record = next(r for r in session.journal.records() if r.kind == "evidence")
     assert record.body["evidence_failed"] == ["deleted nodes"]
     assert evidence_of(bare)["evidence_failed"] == ["deleted nodes"]
     for name, failed in (("r", ["deleted nodes"]), ("s", [])):
         assert pipeline.status(bare, name)["evidence_failed"] == intake.status(name)["evidence_failed"] == failed
-        told = json.loads(intake.latest([name])[name].message(name, "https://desk.example", 0)[1])
+        told = json.loads(intake.news_of([name])[name].message(name, "https://desk.example", 0)[1])
         assert told.get("evidence_failed", []) == failed
     assert intake.gauges()["evidence_failed_requests"] == 1
     again = Ledger(state=json.loads(json.dumps(session.ledger().state())))

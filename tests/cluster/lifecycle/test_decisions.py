@@ -273,7 +273,7 @@ class FakeEngine:
 
         return Nothing()
 
-    def report(self, request_ids):
+    def write_reports(self, request_ids):
         self.reported = request_ids
         for request_id in request_ids:
             self.session.journal.append("evidence", {"request_id": request_id})
@@ -287,7 +287,7 @@ def open_session(store, **serve):
 def open_service(store, clock, **serve):
     session = open_session(store, **serve)
     service = Service(session, Intake(open_session(store, **serve), clock), FakeEngine(session), clock)
-    service._hide = lambda version: None  # there are no id maps
+    service._drop_removed = lambda version: None  # there are no id maps
     return service
 
 
@@ -470,7 +470,7 @@ def test_nobody_stays_hidden_when_a_batch_does_not_commit(store, clock):
     def hide(version):
         service.published = hidden
 
-    service._hide = hide
+    service._drop_removed = hide
     behind = Intake(open_session(store), lambda: clock.now - 5)
     service._engine.meanwhile = lambda: behind.cancel("a")
     service.tick()
@@ -491,9 +491,9 @@ def test_who_is_gone_in_somebody_elses_version_is_hidden_before_it_is_loaded(sto
     """Also where it cannot be loaded."""
     service = open_service(store, clock)
     service.tick()
-    del service._hide
+    del service._drop_removed
     alive = {"gone": {"a", "b"}, "left": {"a"}}
-    monkeypatch.setattr(service_module, "living", lambda _, version: (alive[version.graph.user_file], {"i"}))
+    monkeypatch.setattr(service_module, "living_ids", lambda _, version: (alive[version.graph.user_file], {"i"}))
     monkeypatch.setattr(service._engine, "readouts", lambda _: (_ for _ in ()).throw(OSError("no worker")))
     service.published = Copy(1, {"a", "b"})
     for number, users in enumerate(("gone", "left"), start=2):
@@ -666,7 +666,7 @@ def test_evidence_that_cannot_be_written_does_not_keep_the_others_waiting(store,
     while service.tick() == 0:
         pass
     tried = []
-    service._engine.report = tried.extend  # and nothing is written
+    service._engine.write_reports = tried.extend  # and nothing is written
     for _ in range(4):
         clock.now += 60
         service.tick()

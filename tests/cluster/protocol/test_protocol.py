@@ -65,7 +65,7 @@ from unlearnrec.cluster.requests.digests import digests_of, none
 from unlearnrec.cluster.requests.request import is_purged, is_same, make_request, read_request
 from unlearnrec.cluster.serving.intake import Intake
 from unlearnrec.cluster.serving.interface import NewRequest
-from unlearnrec.cluster.serving.readouts import living
+from unlearnrec.cluster.serving.readouts import living_ids
 from unlearnrec.cluster.serving.service import Service
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
@@ -119,9 +119,9 @@ class Engine:
 
     def readouts(self, version: Any) -> Copy:
         self._session.hold(self._workers, version)
-        return Copy(version.version, living(self._session, version)[0])
+        return Copy(version.version, living_ids(self._session, version)[0])
 
-    def report(self, request_ids: Any) -> None:
+    def write_reports(self, request_ids: Any) -> None:
         tickets = self._session.ledger().tickets
         add_evidence(self._session, [tickets[one].describe() for one in request_ids])
 
