@@ -81,7 +81,7 @@ def carry_out(
             raise JournalConflict(f"request {request.request_id} was closed or held by somebody else")
     version = able_version(session)
     start = time.perf_counter()
-    session.hold(group, version)
+    session.ensure_loaded(group, version)
     baseline(session, group, version)
     startup = time.perf_counter() - start
 
@@ -178,7 +178,7 @@ def carry_out(
     before_commit(manifest)
     committed = session.versions.commit(manifest, after=head)
     mark("commit")
-    session.hold(group, committed)
+    session.ensure_loaded(group, committed)
     mark("refresh")
     finished = {"seconds": time.perf_counter() - start, "phases": marks}
     return answers | {request_id: answer | finished for request_id, answer in done.items()}

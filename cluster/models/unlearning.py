@@ -57,7 +57,7 @@ class Candidate:
             self.manifest["needs_retrain"] = True
         if gate is None:
             return {}
-        self.session.hold(self.group, self._numbered())
+        self.session.ensure_loaded(self.group, self._numbered())
         mark("refresh")
         found = gate.judge(self._numbered(), largest_change)
         mark("gate")
@@ -67,7 +67,7 @@ class Candidate:
             again = gate.judge(self._numbered() | tuned, largest_change)
             if again["status"] == MISSED:
                 found["given_up"] = {"steps": steps, "measures": again["measures"], "missed": again["missed"]}
-                self.session.hold(self.group, self._numbered())
+                self.session.ensure_loaded(self.group, self._numbered())
             else:
                 self.manifest.update(tuned)
                 found = again | {"status": FINE_TUNED if again["status"] == PASSED else again["status"]}

@@ -115,7 +115,7 @@ class Engine:
         add_evidence(self._session, list(answers.values()), self._workers)
 
     def readouts(self, version: Any) -> Copy:
-        self._session.hold(self._workers, version)
+        self._session.ensure_loaded(self._workers, version)
         return Copy(version["version"], living(self._session, version)[0])
 
     def report(self, request_ids: Any) -> None:
