@@ -41,12 +41,12 @@ class History:
         with self._lock:
             self.counts[what] += 1
 
-    def wrong(self, what: str) -> None:
+    def add_violation(self, what: str) -> None:
         """A violation."""
         with self._lock:
             self.violations.append(what)
 
-    def told(self, request_id: str, answer: Mapping[str, Any]) -> None:
+    def take_answer(self, request_id: str, answer: Mapping[str, Any]) -> None:
         """An answer with the request's state: acknowledged; where it is final, the same as before."""
         with self._lock:
             self.acknowledged.add(request_id)
@@ -136,21 +136,21 @@ def check(
             finals[record.body["request_id"]].append(record.kind)
     for request_id, kinds in finals.items():
         if len(kinds) > 1:
-            history.wrong(f"{request_id}: closed {len(kinds)} times: {kinds}")
+            history.add_violation(f"{request_id}: closed {len(kinds)} times: {kinds}")
     model = Model(start)
     for request_id, ticket in tickets.items():
         if not ticket.final:
-            history.wrong(f"{request_id}: {ticket.state.value} at the end")
+            history.add_violation(f"{request_id}: {ticket.state.value} at the end")
         if request_id not in history.bodies:
-            history.wrong(f"{request_id}: nobody asked for it")
+            history.add_violation(f"{request_id}: nobody asked for it")
         elif ticket.state in (State.COMMITTED, State.COMPLETED):
             model.forget(history.bodies[request_id])
     for request_id in sorted(history.acknowledged - tickets.keys()):
-        history.wrong(f"{request_id}: acknowledged, and the log does not know it")
+        history.add_violation(f"{request_id}: acknowledged, and the log does not know it")
     for request_id in sorted(history.cancelled):
         if request_id in tickets and tickets[request_id].state is not State.CANCELLED:
-            history.wrong(f"{request_id}: cancelled, and then {tickets[request_id].state.value}")
+            history.add_violation(f"{request_id}: cancelled, and then {tickets[request_id].state.value}")
     if came_back := end - model.pairs:
-        history.wrong(f"{len(came_back)} interactions are left that were forgotten")
+        history.add_violation(f"{len(came_back)} interactions are left that were forgotten")
     if lost := model.pairs - end:
-        history.wrong(f"{len(lost)} interactions are gone that nobody named")
+        history.add_violation(f"{len(lost)} interactions are gone that nobody named")

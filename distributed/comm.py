@@ -79,7 +79,7 @@ class Comm:
         """Rows that left this rank in `all_to_all`, by purpose."""
         self._store: Any = store
         self._timeout = timeout_seconds
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._closed = False
         self._rows: Any = None
         self._dense: Any = None
@@ -141,7 +141,7 @@ class Comm:
                 for work in dist.batch_isend_irecv(operations):
                     work.wait()
 
-    def some_to_some(
+    def sparse_all_to_all(
         self, rows: Tensor, send_counts: Sequence[int], recv_counts: Sequence[int], purpose: str
     ) -> Tensor:
         """`all_to_all` that only ranks with rows to send or to receive take part in."""
@@ -166,18 +166,18 @@ class Comm:
             yield
 
     @property
-    def over(self) -> bool:
+    def ended(self) -> bool:
         """Whether the groups have ended: by a failure, `abort` or `close`."""
-        return self._over.is_set()
+        return self._ended.is_set()
 
     def abort(self) -> None:
         """End the groups, from any thread: a collective that waits in this process fails within a quarter of a second."""
-        self._over.set()
+        self._ended.set()
 
     def close(self) -> None:
         """Leave the groups. Must run on the thread that runs the collectives."""
         if self.size > 1 and not self._closed:
-            self._over.set()
+            self._ended.set()
             self._closed = True
             groups = [self._rows, self._dense, dist.group.WORLD]
             self._rows = self._dense = None
@@ -203,14 +203,14 @@ class Comm:
                 # It failed, or was done just after that wait had ended.
                 work.wait()
                 return
-            if self._over.is_set():
+            if self._ended.is_set():
                 raise RuntimeError("told to stop")
             if failed := [k for k in range(self.size) if k != self.rank and self._store.check([f"failed/{k}"])]:
                 raise RuntimeError(f"rank {failed[0]} reported a failure")
 
     @contextlib.contextmanager
     def _watched(self, what: str) -> Iterator[None]:
-        if self._over.is_set():
+        if self._ended.is_set():
             raise CollectiveError(f"{what} on rank {self.rank}: the group is over", [])
         try:
             yield

@@ -81,7 +81,7 @@ def _rank_main(rank: int, world: _World, ports: Any, results: Any) -> None:
                 store = reach_store("127.0.0.1", ports.get(timeout=timeout_seconds), size, timeout_seconds)
         comm = Comm(rank, size, store, timeout_seconds, device)
         value = world.function(comm, *world.args)
-        if not comm.over:
+        if not comm.ended:
             comm.all_reduce(torch.zeros(1, device=device))  # nobody leaves while another still works
         comm.close()
         # As bytes: torch would share a tensor's memory, which ends with this process.

@@ -191,7 +191,7 @@ def split_uri(uri: str) -> tuple[str, str]:
     raise InputError(f"{uri}: unknown location. Write a local path, file:///path or s3://bucket/prefix")
 
 
-def place_of(uri: str) -> str:
+def canonical_uri(uri: str) -> str:
     """One text for each place, however it is written: s3://bucket/key, or the real path.
 
     Raises:

@@ -164,7 +164,7 @@ class ShardWorker:
             return Outcome(value=action())
         except Exception as error:
             aborted = generation is not None and self._aborted >= generation
-            cause = describe(error, aborted)
+            cause = cause_of(error, aborted)
             # A stale call says nothing about the generation that runs now. In other cases the first error is the one to
             # report, so a second one out of abort() is dropped.
             if self._host is not None and cause.kind is not Kind.STALE:
@@ -173,7 +173,7 @@ class ShardWorker:
             return Outcome(cause=cause)
 
 
-def describe(error: Exception, aborted: bool) -> Cause:
+def cause_of(error: Exception, aborted: bool) -> Cause:
     """The Cause for an exception in the host; it always pickles, even where the exception does not."""
     missing = getattr(error, "missing", None)
     trace = "".join(traceback.format_exception(error))

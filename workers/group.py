@@ -26,7 +26,7 @@ from .failures import (
     raise_failure,
     worker_failure,
 )
-from .placement import WorkerSettings, connect, place
+from .placement import WorkerSettings, connect_to_ray, make_placement_group
 
 POLL_SECONDS = 0.5
 PING_SECONDS = 3.0  # a control method answers in a millisecond; this is for a machine under load
@@ -71,9 +71,9 @@ class WorkerGroup:
         Raises:
             InputError: the cluster cannot hold so many workers (at once), or is occupied (after a grace period).
         """
-        owns_ray = connect(address)
+        owns_ray = connect_to_ray(address)
         try:
-            placement = place(settings)
+            placement = make_placement_group(settings)
         except BaseException:
             if owns_ray:
                 ray.shutdown()
@@ -260,7 +260,7 @@ class WorkerGroup:
             silent = pulse.poll(pending, self._timeout)
             if on_progress is not None:
                 try:
-                    on_progress(pulse.last)
+                    on_progress(pulse.last_progress)
                 except BaseException:  # whoever asked has given the call up: the workers are free after a rebuild
                     self._formed = False
                     self._abort(range(self.num_partitions))
@@ -282,9 +282,9 @@ class WorkerGroup:
         causes = {k: outcome.cause for k, outcome in outcomes.items() if outcome.cause}
         for k in pending:
             if k in answering:
-                causes[k] = Cause(Kind.ABORTED, f"still in {pulse.of(k)} when it was told to stop")
+                causes[k] = Cause(Kind.ABORTED, f"still in {pulse.progress_of(k)} when it was told to stop")
             else:
-                text = f"does not answer its control calls (frozen process or machine?); last seen in {pulse.of(k)}"
+                text = f"does not answer its control calls (frozen process or machine?); last seen in {pulse.progress_of(k)}"
                 causes[k] = Cause(Kind.UNRESPONSIVE, text)
         self._unfinished.update(pending)
         if all(cause.kind is Kind.ABORTED for cause in causes.values()):
@@ -353,11 +353,11 @@ class Pulse:
         self._last: dict[int, dict[str, Any]] = {k: {} for k in partitions}
 
     @property
-    def last(self) -> list[dict[str, Any]]:
+    def last_progress(self) -> list[dict[str, Any]]:
         """The last known progress, one dict per partition."""
         return [self._last[k] for k in self._partitions]
 
-    def of(self, k: int) -> dict[str, Any]:
+    def progress_of(self, k: int) -> dict[str, Any]:
         """The last known progress of partition k."""
         return self._last[k]
 

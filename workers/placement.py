@@ -46,7 +46,7 @@ class WorkerSettings:
         return variables
 
 
-def connect(address: str | None) -> bool:
+def connect_to_ray(address: str | None) -> bool:
     """Connect to Ray unless this process already is; True if it was us, who then must also disconnect.
 
     `address`, else the environment's RAY_ADDRESS (set inside `ray job submit` and on KubeRay), else a local Ray of our
@@ -68,7 +68,7 @@ def connect(address: str | None) -> bool:
     return True
 
 
-def misfit(nodes: Sequence[Mapping[str, float]], settings: WorkerSettings) -> str | None:
+def placement_problem(nodes: Sequence[Mapping[str, float]], settings: WorkerSettings) -> str | None:
     """Why the workers cannot fit on machines with these resources (pure); None if they do. No worker is split."""
     num_partitions = settings.num_partitions
     wanted = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
@@ -92,14 +92,14 @@ def misfit(nodes: Sequence[Mapping[str, float]], settings: WorkerSettings) -> st
     return None
 
 
-def place(settings: WorkerSettings) -> PlacementGroup:
+def make_placement_group(settings: WorkerSettings) -> PlacementGroup:
     """One bundle per worker, as close together as they fit.
 
     Raises:
         InputError: at once when the cluster is too small; after FREE_GRACE_SECONDS when other jobs hold what is needed.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if problem := misfit(nodes, settings):
+    if problem := placement_problem(nodes, settings):
         raise InputError(problem)
     group = placement_group([settings.resources] * settings.num_partitions, strategy="PACK")
     if group.wait(FREE_GRACE_SECONDS):

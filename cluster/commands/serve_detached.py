@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from ...partitioning.errors import InputError
-from ...workers.placement import connect, misfit
+from ...workers.placement import connect_to_ray, placement_problem
 from ..config.schema import Config
 from ..output.session import Session, worker_settings
 from ..reporting.progress import SILENT, Progress
@@ -143,7 +143,7 @@ def _connect(config: Config) -> bool:
             "cluster.address: a Ray that this command starts would end with it. Name a running one ('auto' finds the "
             "one on this machine), or leave --detached out"
         )
-    return connect(config.cluster.address)
+    return connect_to_ray(config.cluster.address)
 
 
 def _refuse_second(config: Config, name: str) -> None:
@@ -179,7 +179,7 @@ def _refuse_taken(prefix: str, name: str) -> None:
 
 def _refuse_without_room(config: Config) -> None:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if problem := misfit(nodes, worker_settings(config.cluster)):
+    if problem := placement_problem(nodes, worker_settings(config.cluster)):
         raise InputError(problem)
 
 

@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ...partitioning.errors import InputError
-from ...partitioning.storage import Store, place_of
+from ...partitioning.storage import Store, canonical_uri
 from ..log.records import COMMITTED
 from ..output.manifest import manifest_of
 from ..output.session import Session
@@ -49,7 +49,7 @@ class ResultsFile:
         if self._ending not in _WRITERS:
             raise InputError(f"--results {uri}: the name must end with {', '.join(_WRITERS)}")
         session.refuse_own("--results", uri)
-        if place_of(uri) == place_of(requests):
+        if canonical_uri(uri) == canonical_uri(requests):
             raise InputError(f"--results {uri} is the file of requests. Choose another")
         folder, self._name = posixpath.split(uri)
         self._uri, self._store = uri, Store(folder or ".", session.options)

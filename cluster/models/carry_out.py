@@ -135,7 +135,7 @@ def carry_out(
     before_commit(manifest)
     committed = session.versions.commit(manifest, after=head)
     watch.mark("commit")
-    session.hold(group, committed)
+    session.ensure_loaded(group, committed)
     watch.mark("refresh")
     finished = {"seconds": watch.seconds, "phases": watch.phases}
     return answers | {request_id: answer | finished for request_id, answer in done.items()}
@@ -158,7 +158,7 @@ def _check_open(session: Session, requests: Sequence[Request]) -> tuple[int, set
 def _load(session: Session, group: WorkerGroup, version: Manifest) -> float:
     """Load the version and what its gate is measured against, unless the workers have both. Returns the seconds."""
     start = time.perf_counter()
-    session.hold(group, version)
+    session.ensure_loaded(group, version)
     baseline(session, group, version)
     return time.perf_counter() - start
 

@@ -190,7 +190,7 @@ class Gate:
         else:
             settings = self._session.config.evaluate
             asked, before = self._asked(base), self._before or None
-            call = calling(Partition.judge, *asked, before, settings.k[0], settings.batch_users)
+            call = calling(Partition.recall_and_standing, *asked, before, settings.k[0], settings.batch_users)
             after = self._session.call(self._group, candidate, call)
             standings = [part["standing"] for part in after]
             measures["gap_closed"] = gap_closed(base, self._before, standings, len(self._forgotten[0]))

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from ...distributed.encoder.influence import FORMATS
-from ...distributed.encoder.pretrain import POPULAR_SHARE, PretrainSettings, goes_around, simulated_requests, worth_it
+from ...distributed.encoder.pretrain import (
+    POPULAR_SHARE,
+    PretrainSettings,
+    explains_unseen_nodes,
+    simulated_requests,
+    tries_around_encoder,
+)
 from ...distributed.encoder.published import PublishedSettings
 from ...distributed.graph.removal import Removal
 from ...distributed.partition.partition import Partition
@@ -74,7 +80,7 @@ def wants_around(config: Config, backbone: dict[str, Any]) -> bool:
             "influence.around=true needs a backbone without dense weights (lightgcn, sgl, simgcl); the model is of "
             f"{backbone['name']}. Leave it out"
         )
-    return goes_around(config.influence.around, model)
+    return tries_around_encoder(config.influence.around, model)
 
 
 def fit_encoder(
@@ -152,13 +158,13 @@ def _fit_counterfactual(
     results = fitted(around)
     if around:
         readouts = {key: value for key, value in results[0]["fit"].items() if key.startswith("readout_")}
-        around = worth_it({key.removeprefix("readout_"): value for key, value in readouts.items()})
+        around = explains_unseen_nodes({key.removeprefix("readout_"): value for key, value in readouts.items()})
         if not around:
             progress.note(NOT_AROUND.format(**readouts))
             results = fitted(around)
             results[0]["fit"] |= readouts
         results[0]["fit"]["around"] = around
-    if not worth_it(results[0]["fit"]):
+    if not explains_unseen_nodes(results[0]["fit"]):
         progress.note(EXPLAINS_NOTHING.format(**results[0]["fit"]))
     largest = max(result["largest_shift"] for result in results)
     entry = _entry("counterfactual", name, None, shape, graph)

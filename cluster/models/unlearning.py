@@ -57,7 +57,7 @@ class Candidate:
             self.manifest = self.manifest.replaced(needs_retrain=True)
         if gate is None:
             return {}
-        self.session.hold(self.group, self.manifest)
+        self.session.ensure_loaded(self.group, self.manifest)
         mark("refresh")
         found = gate.judge(self.manifest, largest_change)
         mark("gate")
@@ -67,7 +67,7 @@ class Candidate:
             again = gate.judge(tuned, largest_change)
             if again["status"] == MISSED:
                 found["given_up"] = {"steps": steps, "measures": again["measures"], "missed": again["missed"]}
-                self.session.hold(self.group, self.manifest)
+                self.session.ensure_loaded(self.group, self.manifest)
             else:
                 self.manifest = tuned
                 found = again | {"status": FINE_TUNED if again["status"] == PASSED else again["status"]}

@@ -15,7 +15,7 @@ from ...distributed.partition.state import Location, PartitionState, fingerprint
 from ...partitioning.errors import InputError
 from ...partitioning.lake import Columns
 from ...partitioning.manifest import MANIFEST, EventTimes, Graph, IngestedGraph, load_manifest
-from ...partitioning.storage import StorageOptions, Store, place_of, split_uri
+from ...partitioning.storage import StorageOptions, Store, canonical_uri, split_uri
 from ...workers import Call, WorkerGroup, WorkerSettings, calling
 from ...workers.group import Progress
 from ..config.schema import Cluster, Config, to_yaml
@@ -99,7 +99,7 @@ class Session:
     def refuse_own(self, option: str, uri: str, folders: Sequence[str] = ("",)) -> None:
         """Raise InputError for a place in one of these folders of the output: what others keep there, `purge` would remove
         or overlook."""
-        place, output = place_of(uri), place_of(self.config.output).rstrip("/")
+        place, output = canonical_uri(uri), canonical_uri(self.config.output).rstrip("/")
         for folder in folders:
             if f"{place}/".startswith(f"{output}/{folder}".rstrip("/") + "/"):
                 where = f"`{folder}` under `output`" if folder else "under `output`"
@@ -232,9 +232,9 @@ class Session:
         """Load a version into all workers."""
         self._run(group, self._load_call(version), lambda: None)
 
-    def hold(self, group: WorkerGroup, version: Manifest) -> None:
+    def ensure_loaded(self, group: WorkerGroup, version: Manifest) -> None:
         """Load a version into all workers, unless they hold it."""
-        self.call(group, version, calling(PartitionState.holds))
+        self.call(group, version, calling(PartitionState.loaded_fingerprint))
 
     def call(
         self,
@@ -250,8 +250,8 @@ class Session:
         def restore() -> None:
             group.call(self._load_call(version))
 
-        held = self.fingerprint(version)
-        if set(self._run(group, calling(PartitionState.holds), restore)) != {held}:
+        wanted = self.fingerprint(version)
+        if set(self._run(group, calling(PartitionState.loaded_fingerprint), restore)) != {wanted}:
             self.load(group, version)
         return self._run(group, call, restore, partitions, on_progress)
 

@@ -42,7 +42,7 @@ class WorkerEngine:
             InputError: the version is of another number of partitions than there are workers.
         """
         self._session.check_partitions(version.graph)
-        embeddings = self._session.call(self._group, version, calling(Partition.embeddings))
+        embeddings = self._session.call(self._group, version, calling(Partition.readouts))
         return make_readouts(self._session, version, embeddings)
 
     def write_reports(self, request_ids: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ _POOL_ROWS = 2**14
 
 
 class Views:
-    """The perturbations of a step, which `at` chooses. Each of a step's two views (0, 1) has its own."""
+    """The perturbations of a step, which `set_step` chooses. Each of a step's two views (0, 1) has its own."""
 
     def __init__(self, graph: LocalGraph, seed: int) -> None:
         self._graph, self._seed = graph, seed
@@ -32,7 +32,7 @@ class Views:
         self._thinned: dict[tuple[int, int, float], Propagation] = {}
         self._pool: Tensor | None = None
 
-    def at(self, epoch: int, step: int) -> None:
+    def set_step(self, epoch: int, step: int) -> None:
         """Go to a step."""
         if epoch != self._epoch:
             self._thinned.clear()

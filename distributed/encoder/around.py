@@ -16,7 +16,7 @@ RIDGE = 0.01
 
 
 @torch.no_grad()
-def spread(graph: LocalGraph, backbone: Backbone, rows: Tensor, wanted: Tensor) -> Tensor:
+def solve_for_readouts(graph: LocalGraph, backbone: Backbone, rows: Tensor, wanted: Tensor) -> Tensor:
     """A small change of E0 [N, d] that changes the readouts of these rows by about `wanted` [t, d], before lengths are
     scaled. All ranks call it, with or without rows of their own.
 

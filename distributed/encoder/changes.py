@@ -1,5 +1,5 @@
 """A deletion request on one partition: changed rows, shrunken shard. Only ranks that own an end of an interaction take part,
-unless the rows around them change too (`around`).
+unless the rows around them change too (`around_influence`).
 
 Shape legend: n = interactions with an end here, t = touched local rows, d = embedding size.
 """
@@ -15,22 +15,22 @@ from ..backbones import Backbone
 from ..graph.local_graph import LocalGraph
 from ..graph.lookup import add_by_row
 from ..graph.removal import Ids, empty_nodes
-from .around import spread
-from .influence import AroundEncoder, InfluenceEncoder, NodeRows, going
+from .around import solve_for_readouts
+from .influence import AroundEncoder, InfluenceEncoder, NodeRows, removed_share
 
 
 @dataclass(frozen=True)
 class Ends:
     """Interactions seen from their ends here, for a side: rows int64 [n] (local), ascending, both ends' rows, and how much
-    else of both goes (`influence.going`, [n, 2])."""
+    else of both goes (`influence.removed_share`, [n, 2])."""
 
     rows: Tensor
     own: NodeRows
     other: NodeRows
-    going: Tensor
+    removed_share: Tensor
 
 
-def ends(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tensor) -> tuple[Ends, Ends]:
+def ends_by_side(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tensor) -> tuple[Ends, Ends]:
     """The users' and the items' view of interactions users, items [n] (global ids, sorted by user, then item).
 
     Each has an end here. Ranks that share a cut interaction send each other the rows of their ends, directly: both find
@@ -43,12 +43,12 @@ def ends(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tensor) -> tu
     size = nodes.e0.shape[1]
     # Whoever owns a node has all its interactions of the request.
     count = torch.bincount(torch.cat([r[o == me] for r, o in zip(rows, owners, strict=True)]), minlength=len(nodes.e0))
-    share = going(count, nodes.degree).to(nodes.e0.dtype)
+    share = removed_share(count, nodes.degree).to(nodes.e0.dtype)
     outgoing, incoming, places = {}, {}, {}
     for k in torch.unique(peer[peer != me]).tolist():
         places[k] = torch.nonzero(peer == k)[:, 0]
         here = torch.where(owners[0] == me, rows[0], rows[1])[places[k]]
-        outgoing[k] = torch.cat([nodes.at(here).packed(), share[here, None]], dim=1)
+        outgoing[k] = torch.cat([nodes.select(here).packed(), share[here, None]], dim=1)
         incoming[k] = torch.empty_like(outgoing[k])
     graph.comm.exchange(outgoing, incoming)
     views = []
@@ -56,14 +56,14 @@ def ends(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tensor) -> tu
         far = nodes.e0.new_zeros((len(users), nodes.e0.shape[1] + nodes.readout.shape[1] + 2))
         local = torch.nonzero(peer == me)[:, 0]
         there = rows[1 - side][local]
-        far[local] = torch.cat([nodes.at(there).packed(), share[there, None]], dim=1)
+        far[local] = torch.cat([nodes.select(there).packed(), share[there, None]], dim=1)
         for k, place in places.items():
             far[place] = incoming[k]
         mine = torch.nonzero(owners[side] == me)[:, 0]
         mine = mine[torch.argsort(rows[side][mine], stable=True)]
         own = rows[side][mine]
         both = torch.stack([share[own], far[mine, -1]], dim=1)
-        views.append(Ends(own, nodes.at(own), NodeRows.unpacked(far[mine, :-1], size), both))
+        views.append(Ends(own, nodes.select(own), NodeRows.unpacked(far[mine, :-1], size), both))
     return views[0], views[1]
 
 
@@ -76,16 +76,16 @@ def influence(
     nodes: the current version's rows of all local nodes, with the degrees from BEFORE the deletion.
     """
     change = torch.zeros_like(nodes.e0)
-    views = ends(graph, nodes, users, items)
+    views = ends_by_side(graph, nodes, users, items)
     for side, view in enumerate(views):
         if len(view.rows):
-            add_by_row(view.rows, encoder.change(side, view.own, view.other, view.going), change)
+            add_by_row(view.rows, encoder.change(side, view.own, view.other, view.removed_share), change)
     touched = torch.unique(torch.cat([view.rows for view in views]))
     return touched, change[touched]
 
 
 @torch.no_grad()
-def around(
+def around_influence(
     graph: LocalGraph, backbone: Backbone, nodes: NodeRows, encoder: AroundEncoder, users: Tensor, items: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(touched local rows [t] ascending, what is added to E0 [N, d]): as `influence`, where rows around the touched ones
@@ -95,7 +95,7 @@ def around(
     rest = graph.without(users.cpu().numpy(), items.cpu().numpy())
     whole = torch.zeros_like(nodes.e0).index_copy_(0, rows, change)
     left = wanted - backbone(whole, rest.propagation.layer)[rows]
-    return rows, whole + spread(rest, backbone, rows, left)
+    return rows, whole + solve_for_readouts(rest, backbone, rows, left)
 
 
 def shrink(shard: GraphShard, e0: Tensor, users: Ids, items: Ids) -> tuple[GraphShard, Tensor]:

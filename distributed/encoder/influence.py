@@ -21,7 +21,7 @@ FORMATS = {"counterfactual": 2, "published": 3}
 """Of a stored encoder, by objective: 1 did not know what else goes, and the published one of 2 normalised a request by the
 graph's degrees."""
 NUM_FEATURES = 13
-MOST_GOING = 0.1
+MOST_REMOVED = 0.1
 """Beyond this share of a node's interactions the encoder does not tell requests apart: it has seen few larger ones."""
 FARTHEST = 30.0
 """Deviations from the mean of pre-training, at most, that a feature is taken for: beyond them nothing was learned."""
@@ -44,7 +44,7 @@ class NodeRows:
     mean: Tensor
     degree: Tensor
 
-    def at(self, rows: Tensor) -> "NodeRows":
+    def select(self, rows: Tensor) -> "NodeRows":
         """Some of the rows."""
         return NodeRows(self.e0[rows], self.readout[rows], self.mean[rows], self.degree[rows])
 
@@ -59,14 +59,14 @@ class NodeRows:
         return NodeRows(e0, readout, readout[:, :0], degree)
 
 
-def going(count: Tensor, degree: Tensor) -> Tensor:
+def removed_share(count: Tensor, degree: Tensor) -> Tensor:
     """Share of a node's other interactions that go with one of them, [n], where `count` of its `degree` go: 0 for a
-    single one, at most MOST_GOING."""
-    return ((count - 1).clamp(min=0) / degree.clamp(min=1)).clamp(max=MOST_GOING)
+    single one, at most MOST_REMOVED."""
+    return ((count - 1).clamp(min=0) / degree.clamp(min=1)).clamp(max=MOST_REMOVED)
 
 
-def features(own: NodeRows, other: NodeRows, going_n2: Tensor) -> Tensor:
-    """[n, F] of interactions between a (`own`) and b (`other`); going_n2: `going` of a and of b."""
+def features(own: NodeRows, other: NodeRows, removed_share_n2: Tensor) -> Tensor:
+    """[n, F] of interactions between a (`own`) and b (`other`); removed_share_n2: `removed_share` of a and of b."""
     score = (own.readout * other.readout).sum(1)
     columns = (
         score,
@@ -81,7 +81,7 @@ def features(own: NodeRows, other: NodeRows, going_n2: Tensor) -> Tensor:
         other.e0.norm(dim=1),
         (own.e0 * other.e0).sum(1),
     )
-    return torch.cat([torch.stack(columns, dim=1), going_n2], dim=1)
+    return torch.cat([torch.stack(columns, dim=1), removed_share_n2], dim=1)
 
 
 def directions(own: NodeRows, other: NodeRows) -> Tensor:
@@ -142,9 +142,9 @@ class InfluenceEncoder(nn.Module):
         [n, 3 m + 2, d]) of each side."""
         return self._side(self.users, users), self._side(self.items, items)
 
-    def change(self, side: int, own: NodeRows, other: NodeRows, going_n2: Tensor) -> Tensor:
+    def change(self, side: int, own: NodeRows, other: NodeRows, removed_share_n2: Tensor) -> Tensor:
         """Each interaction's change [n, d] of its end `own` on a side (0 user, 1 item)."""
-        inputs = (features(own, other, going_n2), directions(own, other))
+        inputs = (features(own, other, removed_share_n2), directions(own, other))
         return self.gain[side] * self._side((self.users, self.items)[side], inputs)
 
     @staticmethod
@@ -154,7 +154,7 @@ class InfluenceEncoder(nn.Module):
 
 class AroundEncoder(nn.Module):
     """One encoder for the touched nodes' rows of E0, and one for their readouts before lengths are scaled: what the rows
-    leave to be done of these, the rows around bring about (`forget.around`). So neither needs a gain."""
+    leave to be done of these, the rows around bring about (`changes.around_influence`). So neither needs a gain."""
 
     def __init__(self, blocks: int, hidden: int = 64, mlp_layers: int = 2, seed: int = 0) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from ..graph.keyed import PAIRS, keyed, keyed_uniform
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Removal, Simulated
 from ..measures.ranking import pair_scores
-from .changes import Ends, ends, influence
+from .changes import Ends, ends_by_side, influence
 from .influence import InfluenceEncoder, NodeRows, Side, directions, features
 
 _VALIDATION_SHARE = 0.1
@@ -75,7 +75,7 @@ class Examples:
     key: Tensor
 
 
-def examples(
+def make_examples(
     graph: LocalGraph,
     backbone: Backbone,
     nodes: NodeRows,
@@ -96,7 +96,7 @@ def examples(
         if of_readouts:
             with torch.no_grad():
                 moved = backbone(moved, graph.without(*pairs).propagation.layer)
-        for side, view in enumerate(ends(graph, nodes, users, items)):
+        for side, view in enumerate(ends_by_side(graph, nodes, users, items)):
             rows, target = torch.unique_consecutive(view.rows, return_inverse=True)
             needed = moved[rows]
             key = keyed(side, ids[rows]) if len(rows) else rows
@@ -113,7 +113,9 @@ def examples(
 
 
 def _examples(view: Ends, target: Tensor, needed: Tensor, key: Tensor) -> Examples:
-    return Examples(features(view.own, view.other, view.going), directions(view.own, view.other), target, needed, key)
+    return Examples(
+        features(view.own, view.other, view.removed_share), directions(view.own, view.other), target, needed, key
+    )
 
 
 def fit(
@@ -160,12 +162,12 @@ def fit(
     return _explained(comm, encoder, data, held_out)
 
 
-def goes_around(asked: bool | None, backbone: Backbone) -> bool:
+def tries_around_encoder(asked: bool | None, backbone: Backbone) -> bool:
     """Whether an `AroundEncoder` is to be tried for a model; asked: `influence.around`."""
     return not backbone.holds_own_row if asked is None else asked
 
 
-def worth_it(fitted: Mapping[str, float]) -> bool:
+def explains_unseen_nodes(fitted: Mapping[str, float]) -> bool:
     """Whether an encoder, by what `fit` returned, explains anything of nodes that it was not fitted on.
 
     Of readouts it may not. On a dense graph most of their change is no one interaction's doing, the fit is then worse than

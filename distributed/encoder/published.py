@@ -26,7 +26,7 @@ from ..graph.keyed import EDGE_DROP, keyed_uniform
 from ..graph.local_graph import LocalGraph
 from ..graph.lookup import ItemLookup, add_by_row
 from ..graph.propagation import Propagation
-from ..graph.removal import Removal, Simulated, only
+from ..graph.removal import Removal, Simulated, restricted_to
 from ..training.batch import Batch, batches, pair_key
 from ..training.trainer import FIXED_POINT, Trainer, TrainSettings
 
@@ -106,7 +106,7 @@ def published_influence(
 
     Only ranks that own an end of an interaction of the request take part.
     """
-    request = only(graph.shard, users.cpu().numpy(), items.cpu().numpy())
+    request = restricted_to(graph.shard, users.cpu().numpy(), items.cpu().numpy())
     change, _ = encoder.dense(encoder.h0, encoder.gate, readout, request_layer(graph, request, everybody=False))
     counts = np.concatenate([np.diff(request.user_indptr), np.diff(request.item_indptr)])
     rows = torch.from_numpy(np.flatnonzero(counts)).to(change.device)
@@ -156,7 +156,7 @@ def pretrain_published(
             removal = Removal(simulated=(Simulated(settings.seed, epoch, settings.request_share),))
             gone = removal.pairs(graph.shard)
             forgotten = [torch.from_numpy(x).to(e0.device) for x in gone]
-            shard = only(graph.shard, *gone)
+            shard = restricted_to(graph.shard, *gone)
             request = request_layer(graph, shard)
             rest = graph.without(*gone)
             trainer = Trainer(rest, backbone, train, start=e0)
@@ -176,7 +176,7 @@ def pretrain_published(
             if settings.contrast_weight:
                 draws = keyed_uniform(settings.seed, EDGE_DROP, epoch, number, forgotten[0], forgotten[1])
                 kept = (draws >= settings.edge_drop).cpu().numpy()
-                dropped = request_layer(graph, only(shard, gone[0][kept], gone[1][kept]))
+                dropped = request_layer(graph, restricted_to(shard, gone[0][kept], gone[1][kept]))
                 (settings.contrast_weight * _contrast(rest, h0, layers, dropped, batch)).backward()
             optimizer.step()
             total += (loss + more) / train.num_batches

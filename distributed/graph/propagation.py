@@ -26,7 +26,7 @@ class Propagation:
     ) -> None:
         """everybody: all ranks take part in each layer; otherwise only those that have rows to exchange."""
         self._comm = comm
-        self._exchange = comm.all_to_all if everybody else comm.some_to_some
+        self._exchange = comm.all_to_all if everybody else comm.sparse_all_to_all
         self._send_counts = [int(n) for n in halo.send_counts]
         self._recv_counts = [int(n) for n in halo.recv_counts]
         own, received = halo.num_own, halo.num_received

@@ -15,7 +15,7 @@ from .keyed import REQUEST, REQUEST_USER, keyed_uniform
 Ids = npt.NDArray[np.int64]
 
 
-def _none() -> Ids:
+def _no_ids() -> Ids:
     return np.empty(0, dtype=np.int64)
 
 
@@ -39,7 +39,7 @@ class Simulated:
     of_items: float = 0.0
     """Share of their interactions that goes."""
 
-    def hit(self, users: Ids, items: Ids, num_items: int) -> npt.NDArray[np.bool_]:
+    def removes(self, users: Ids, items: Ids, num_items: int) -> npt.NDArray[np.bool_]:
         """Which of these interactions [n] go."""
         stays = torch.full((len(users),), 1 - self.share)
         if self.users:
@@ -56,10 +56,10 @@ class Simulated:
 class Removal:
     """All interactions of some users and items, and some interactions, all by global dense id; and simulated requests."""
 
-    users: Ids = field(default_factory=_none)
-    items: Ids = field(default_factory=_none)
-    pair_users: Ids = field(default_factory=_none)
-    pair_items: Ids = field(default_factory=_none)
+    users: Ids = field(default_factory=_no_ids)
+    items: Ids = field(default_factory=_no_ids)
+    pair_users: Ids = field(default_factory=_no_ids)
+    pair_items: Ids = field(default_factory=_no_ids)
     simulated: Sequence[Simulated] = ()
 
     def __bool__(self) -> bool:
@@ -79,7 +79,7 @@ class Removal:
         users, items = shard.entries()[0]
         entries = _marks(timed, shard.num_users)[users] if len(timed) else np.zeros(len(users), dtype=bool)
         events = np.repeat(users[entries] * shard.num_items + items[entries], shard.user_counts[entries])
-        times = _none() if shard.user_times is None else shard.user_times[np.repeat(entries, shard.user_counts)]
+        times = _no_ids() if shard.user_times is None else shard.user_times[np.repeat(entries, shard.user_counts)]
         part = Found(np.concatenate(codes), np.concatenate(counts).astype(np.int64), events[: len(times)], times)
         return merged([part])
 
@@ -97,7 +97,7 @@ class Removal:
             if len(wanted):
                 hit |= np.isin(pair, wanted)
             for request in self.simulated:
-                hit |= request.hit(users, items, num_items)
+                hit |= request.removes(users, items, num_items)
             yield pair, hit
 
 
@@ -118,8 +118,8 @@ class Found:
 
 def merged(parts: Sequence[Found]) -> Found:
     """What several partitions found, each interaction once; events come from one partition only, that of the user."""
-    event_codes = np.concatenate([_none(), *(part.event_codes for part in parts)])
-    times = np.concatenate([_none(), *(part.times for part in parts)])
+    event_codes = np.concatenate([_no_ids(), *(part.event_codes for part in parts)])
+    times = np.concatenate([_no_ids(), *(part.times for part in parts)])
     order = np.lexsort((times, event_codes))
     event_codes, times = event_codes[order], times[order]
     timed, events = np.unique(event_codes, return_counts=True)
@@ -135,7 +135,7 @@ def _marks(ids: Ids, total: int) -> npt.NDArray[np.bool_]:
     return marks
 
 
-def only(shard: GraphShard, users: Ids, items: Ids) -> GraphShard:
+def restricted_to(shard: GraphShard, users: Ids, items: Ids) -> GraphShard:
     """The same rows with nothing but these interactions, as far as they stand here."""
     wanted = users * shard.num_items + items
     return shard.with_entries(*(np.isin(u * shard.num_items + i, wanted) for u, i in shard.entries()))

@@ -27,13 +27,13 @@ class Measure:
 
     sizes: tuple[int, ...]
     """Rows in each group."""
-    of: Callable[..., float]
+    from_counts: Callable[..., float]
     """The measure from how often each row is drawn: one array of counts for each group."""
 
     @property
     def value(self) -> float:
         """With every row once."""
-        return self.of(*(np.ones(size, dtype=np.int64) for size in self.sizes))
+        return self.from_counts(*(np.ones(size, dtype=np.int64) for size in self.sizes))
 
 
 class Share(NamedTuple):
@@ -62,7 +62,7 @@ def share_of_gap(
     drawn = []
     for _ in range(repetitions):
         counts = [np.bincount(rng.integers(size, size=size), minlength=size) for size in before.sizes]
-        drawn.append([measure.of(*counts) for measure in (before, after, target)])
+        drawn.append([measure.from_counts(*counts) for measure in (before, after, target)])
     before_R, after_R, target_R = np.array(drawn).T
     bounds = (1 - confidence) / 2, (1 + confidence) / 2
     gap_R = target_R - before_R
@@ -121,7 +121,7 @@ def difference_attack(change_forgotten: Scores, change_kept: Scores) -> Measure:
     best = max(both, key=lambda measure: abs(measure.value - 0.5))
     if best.value >= 0.5:
         return best
-    return Measure(best.sizes, lambda *times: 1 - best.of(*times))
+    return Measure(best.sizes, lambda *times: 1 - best.from_counts(*times))
 
 
 def mi_bf(before: Scores, after: Scores) -> Measure:
@@ -133,7 +133,7 @@ def mi_bf(before: Scores, after: Scores) -> Measure:
 def mi_ng(random_after: Scores, forgotten_after: Scores) -> Measure:
     """`measures.mi_ng`. Groups: random, forgotten."""
     above, below = mean(sigmoid(random_after)), mean(sigmoid(forgotten_after))
-    return Measure((*above.sizes, *below.sizes), lambda n, m: above.of(n) / below.of(m))
+    return Measure((*above.sizes, *below.sizes), lambda n, m: above.from_counts(n) / below.from_counts(m))
 
 
 def explained(needed: Scores, delivered: Scores) -> Measure:

@@ -12,7 +12,7 @@ from ...partitioning.ingest import load_shard
 from ...partitioning.manifest import Graph
 from ...partitioning.shard import GraphShard
 from ...partitioning.storage import Store
-from ..encoder.changes import around, influence, shrink
+from ..encoder.changes import around_influence, influence, shrink
 from ..encoder.influence import AroundEncoder
 from ..encoder.published import Published, published_influence
 from ..graph.removal import Found, Ids, Pairs, Removal
@@ -21,7 +21,7 @@ from ..measures.standing import Standing, standing, trained_pairs
 from ..training.checkpoint import from_bytes, to_bytes
 from ..training.fine_tune import fine_tune
 from ..training.run import TrainRun
-from .results import BaselineStanding, Forgotten, Judged, Recall, Reduced, WithFiles, Written
+from .results import BaselineStanding, Forgotten, Recall, RecallAndStanding, Reduced, WithFiles, Written
 from .state import Location, PartitionState, write_file
 
 
@@ -31,7 +31,7 @@ class PartitionForgetting(PartitionState):
     def find(self, removal: Removal, timed: Ids) -> Found:
         """The interactions here that a request may remove, as `Removal.find`. Only the owners of what it names need be
         asked."""
-        return removal.find(self._loaded().graph.shard, timed)
+        return removal.find(self._loaded_model().graph.shard, timed)
 
     def forget(
         self,
@@ -54,7 +54,7 @@ class PartitionForgetting(PartitionState):
         The model in memory is not changed: the driver commits, and then loads the new version.
         """
         start = time.perf_counter()
-        model, store = self._loaded(), location.store()
+        model, store = self._loaded_model(), location.store()
         pairs = self._tensors((users, items))
         graph = model.graph
         here = (graph.owner_of_user[pairs[0]] == self._rank) | (graph.owner_of_item[pairs[1]] == self._rank)
@@ -71,7 +71,7 @@ class PartitionForgetting(PartitionState):
             if model.encoder is None:
                 raise RuntimeError("the loaded version has no encoder")
             if isinstance(model.encoder, AroundEncoder):
-                rows, whole = around(graph, model.backbone, model.nodes, model.encoder, mine[0], mine[1])
+                rows, whole = around_influence(graph, model.backbone, model.nodes, model.encoder, mine[0], mine[1])
                 e0 += whole
                 change = whole[rows]
             else:
@@ -109,7 +109,7 @@ class PartitionForgetting(PartitionState):
         A rank that has any of them writes its rows of E0 to names[rank], named as by `forget`.
         """
         self._say(phase="fine-tune")
-        model = self._loaded()
+        model = self._loaded_model()
         nodes = self._tensors((users, items))
         rows = torch.cat([model.graph.user_rows(nodes[0]), model.graph.item_rows(nodes[1])])
         rows = rows[rows >= 0]
@@ -153,7 +153,7 @@ class PartitionForgetting(PartitionState):
     def baseline(self, held_out: Pairs, seed: int, cutoff: int, batch_users: int) -> BaselineStanding:
         """{"recall", "held_out", "trained"}: recall on the held-out pairs of each user here (users int64 [n], float64 [n]),
         and how they, and as many trained pairs of the same users, stand among comparable ones."""
-        graph, z = self._loaded().graph, self._loaded().nodes.readout
+        graph, z = self._loaded_model().graph, self._loaded_model().nodes.readout
         users, items = self._tensors(held_out)
         never = (users * graph.num_items + items).sort().values
         return {
@@ -169,15 +169,15 @@ class PartitionForgetting(PartitionState):
 
         references: by rank, of an earlier call with the same pairs; None draws them.
         """
-        graph = self._loaded().graph
+        graph = self._loaded_model().graph
         mine, test = self._tensors(pairs), self._tensors(held_out)
         never = torch.cat([users * graph.num_items + items for users, items in (mine, test)]).sort().values
         known = (
             None if references is None else torch.from_numpy(references[self._rank].references.copy()).to(self._device)
         )
-        return standing(graph, self._loaded().nodes.readout, *mine, never, seed, known)
+        return standing(graph, self._loaded_model().nodes.readout, *mine, never, seed, known)
 
-    def judge(
+    def recall_and_standing(
         self,
         pairs: Pairs,
         held_out: Pairs,
@@ -185,7 +185,7 @@ class PartitionForgetting(PartitionState):
         references: Sequence[Standing] | None,
         cutoff: int,
         batch_users: int,
-    ) -> Judged:
+    ) -> RecallAndStanding:
         """{"recall", "standing"}: as `baseline`, and `standing`; in one call, since the way to the workers is most of its
         time."""
         return {
@@ -194,7 +194,7 @@ class PartitionForgetting(PartitionState):
         }
 
     def _recall(self, held_out: tuple[Tensor, Tensor], cutoff: int, batch_users: int) -> Recall:
-        model = self._loaded()
+        model = self._loaded_model()
         found = quality_by_user(model.graph, model.nodes.readout, *held_out, [cutoff], batch_users)
         return found.users.cpu().numpy(), found.recall[:, 0].cpu().numpy()
 

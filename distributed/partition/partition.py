@@ -22,26 +22,26 @@ class Partition(PartitionTraining, PartitionForgetting):
 
     def evaluate(self, test_users: Ids, test_items: Ids, cutoffs: Sequence[int], batch_users: int) -> dict[str, float]:
         """Recall and NDCG over all partitions; the same on every rank."""
-        model = self._loaded()
+        model = self._loaded_model()
         self._say(phase="evaluate")
         test = self._tensors((test_users, test_items))
         return evaluate(model.graph, model.nodes.readout, *test, cutoffs, batch_users)
 
     def scores(self, users: Ids, items: Ids) -> tuple[Ids, Rows]:
         """(positions, scores) of those pairs whose user lies here; pairs are the same on every rank."""
-        model = self._loaded()
+        model = self._loaded_model()
         positions, scores = pair_scores(model.graph, model.nodes.readout, *self._tensors((users, items)))
         return positions.cpu().numpy(), scores.cpu().numpy()
 
-    def embeddings(self) -> tuple[Ids, Rows, Ids, Rows]:
+    def readouts(self) -> tuple[Ids, Rows, Ids, Rows]:
         """User ids, their readouts, item ids, their readouts."""
-        graph, z = self._loaded().graph, self._loaded().nodes.readout.cpu().numpy()
+        graph, z = self._loaded_model().graph, self._loaded_model().nodes.readout.cpu().numpy()
         users = graph.num_local_users
         return graph.user_ids.cpu().numpy(), z[:users], graph.item_ids.cpu().numpy(), z[users:]
 
     def recommend(self, k: int, batch_users: int) -> tuple[Ids, Ids, Rows]:
         """Users [n], their best items [n, k], and scores [n, k] (-inf: no item left)."""
-        model = self._loaded()
+        model = self._loaded_model()
         blocks = list(rank(model.graph, model.nodes.readout, model.graph.user_ids, k, batch_users))
         empty = torch.empty((0, k))
         items, scores = (

@@ -63,7 +63,7 @@ class PartitionState:
         self._progress: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._model: Model | None = None
-        self._held: str | None = None
+        self._fingerprint: str | None = None
 
     # ---- control -------------------------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ class PartitionState:
             backbone.load_state_dict(from_bytes(_read(store, version, spec.dense)))
         encoder = self._encoder(store, version, spec.encoder) if spec.encoder and spec.encoder.readable else None
         self._model = Model(graph, e0, backbone, node_rows(graph, backbone, e0), encoder)
-        self._held = fingerprint(version, halo, kernel)
+        self._fingerprint = fingerprint(version, halo, kernel)
 
     def _encoder(self, store: Store, version: Version, spec: Encoder) -> InfluenceEncoder | AroundEncoder | Published:
         around = AroundEncoder if spec.around else InfluenceEncoder
@@ -129,9 +129,9 @@ class PartitionState:
         tables = from_bytes(_read(store, version, spec.tables[self._rank]))
         return Published(dense, tables["h0"].to(self._device), tables["gate"].to(self._device))
 
-    def holds(self) -> str | None:
+    def loaded_fingerprint(self) -> str | None:
         """The `fingerprint` of what is loaded."""
-        return self._held if self._model is not None else None
+        return self._fingerprint if self._model is not None else None
 
     def _graph(
         self, store: Store, manifest: Graph, halo: str, kernel: str, removal: Removal | None = None
@@ -147,7 +147,7 @@ class PartitionState:
         users, items = (torch.from_numpy(x.copy()).to(self._device) for x in pairs)
         return users, items
 
-    def _loaded(self) -> Model:
+    def _loaded_model(self) -> Model:
         if self._model is None:
             raise RuntimeError("no version is loaded")
         return self._model

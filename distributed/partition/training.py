@@ -12,7 +12,7 @@ from torch import Tensor
 from ...partitioning.ingest import load_shard
 from ...partitioning.manifest import Graph
 from ..encoder.influence import AroundEncoder, InfluenceEncoder
-from ..encoder.pretrain import Examples, PretrainSettings, calibrate, examples, fit
+from ..encoder.pretrain import Examples, PretrainSettings, calibrate, fit, make_examples
 from ..encoder.published import PublishedEncoder, PublishedSettings, TrainedModel, pretrain_published
 from ..graph.removal import Ids, Removal
 from ..training.checkpoint import Checkpoints, from_bytes, to_bytes
@@ -58,7 +58,7 @@ class PartitionTraining(PartitionState):
 
     def degrees_of_items(self) -> tuple[Ids, Ids]:
         """(ids, degrees) of the items here."""
-        shard = self._loaded().graph.shard
+        shard = self._loaded_model().graph.shard
         return shard.item_ids, np.diff(shard.item_indptr)
 
     def fit_encoder(
@@ -72,7 +72,7 @@ class PartitionTraining(PartitionState):
     ) -> Fitted:
         """Train the encoder (`around`: an `AroundEncoder`) on runs that left something out; rank 0 writes it to `name`."""
         self._say(phase="encoder")
-        model, store = self._loaded(), location.store()
+        model, store = self._loaded_model(), location.store()
 
         def rows(names: Sequence[str]) -> Tensor:
             return from_bytes(store.read(names[self._rank]))["e0"].to(self._device)
@@ -84,13 +84,13 @@ class PartitionTraining(PartitionState):
             backbone.load_state_dict(from_bytes(store.read(dense)))
             nodes = node_rows(model.graph, backbone, rows(names))
         targets = [(removal, rows(names)) for removal, names in runs.counterfactuals]
-        data = examples(model.graph, backbone, nodes, targets)
+        data = make_examples(model.graph, backbone, nodes, targets)
         largest = max((float(x.needed.norm(dim=1).max()) for x in data if len(x.needed)), default=0.0)
         encoder: InfluenceEncoder | AroundEncoder
         if around:
             encoder = AroundEncoder(**shape).to(self._device)
             fitted = self._fit(encoder.rows, data, settings)
-            readouts = examples(model.graph, backbone, nodes, targets, of_readouts=True)
+            readouts = make_examples(model.graph, backbone, nodes, targets, of_readouts=True)
             more = self._fit(encoder.readouts, readouts, settings)
             fitted |= {f"readout_{key}": value for key, value in more.items()}
         else:
@@ -123,7 +123,7 @@ class PartitionTraining(PartitionState):
     ) -> FittedPublished:
         """Train the encoder in the paper's form on the loaded version; rank k writes its tables to tables[k], rank 0 the
         dense part to `name`."""
-        model, store = self._loaded(), location.store()
+        model, store = self._loaded_model(), location.store()
         encoder = PublishedEncoder(**shape).to(self._device)
         h0, gate = pretrain_published(
             model.graph,

@@ -118,7 +118,7 @@ class Trainer:
         Returns the loss of this rank's pairs in fixed point, without the L2 and the contrastive term.
         """
         if self._views is not None:
-            self._views.at(self.epoch, number)
+            self._views.set_step(self.epoch, number)
         readouts = self._module(e0, self.graph.propagation, self._views)
         gradient, occurrences, loss = self._pair_gradients(readouts[0].detach(), batch, number)
         gradients = [gradient]

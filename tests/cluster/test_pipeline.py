@@ -432,7 +432,7 @@ def test_outputs_that_share_workers_are_not_mixed_up(ingested, group, tmp_path):
 
 
 def test_a_worker_killed_during_training_changes_nothing(finished, ingested, group):
-    victim = ray.get(group._actors[1].ping.remote())["pid"]
+    victim = ray.get(group._actors[1].ping.remote()).pid
     generation, seen = group.generation, {}
 
     def kill():

@@ -210,7 +210,7 @@ def scripted(*answers):
             self._session, self._group = session, group
 
         def judge(self, manifest, largest_change):
-            self._session.hold(self._group, manifest)
+            self._session.ensure_loaded(self._group, manifest)
             names = left.pop(0)
             status = MISSED if names else PASSED if names == [] else NOT_APPLICABLE
             measures = {"gap_closed": {"value": float(len(left))}}
@@ -262,7 +262,7 @@ def test_fine_tuned_rows_are_kept_if_they_miss_nothing(answers, status, kept, tm
     loads = []
     monkeypatch.setattr(Session, "load", lambda *_: loads.append(1))
     committed = session.versions.commit(manifest, after=head)
-    session.hold(workers, committed)
+    session.ensure_loaded(workers, committed)
     assert not loads
     pipeline.purge(config, now=True)
     assert [name for name in tuned if session.store.exists(name)] == (tuned if kept else [])

@@ -31,7 +31,7 @@ from unlearnrec.cluster.lifecycle.refusals import Held
 from unlearnrec.cluster.log.records import PURGED
 from unlearnrec.cluster.output.session import CHECKPOINT_RECORDS, Session
 from unlearnrec.partitioning import failpoints
-from unlearnrec.partitioning.failpoints import ENVIRONMENT, parse
+from unlearnrec.partitioning.failpoints import ENVIRONMENT, parse_failpoints
 from unlearnrec.partitioning.storage import StorageOptions, Store, is_away
 from unlearnrec.workers import WorkerFailure
 
@@ -526,7 +526,7 @@ def test_failpoints_are_met_as_they_say(tmp_path, monkeypatch):
     assert store.read("b")
     switch.unlink()
     store.create("a2", b"second")
-    assert parse("") == []
+    assert parse_failpoints("") == []
     monkeypatch.delenv(ENVIRONMENT)
     assert "Failing" not in type(Store(str(tmp_path))._files).__name__
 

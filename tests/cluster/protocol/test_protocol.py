@@ -118,7 +118,7 @@ class Engine:
         add_evidence(self._session, list(answers.values()), self._workers)
 
     def readouts(self, version: Any) -> Copy:
-        self._session.hold(self._workers, version)
+        self._session.ensure_loaded(self._workers, version)
         return Copy(version.version, living_ids(self._session, version)[0])
 
     def write_reports(self, request_ids: Any) -> None:

@@ -99,7 +99,7 @@ def post(server, history, name, user):
         except requests.ConnectionError:
             return  # it died: asked again later
         if answer.status_code == 202:
-            history.told(name, answer.json())
+            history.take_answer(name, answer.json())
             return
         assert answer.status_code == 503 and "Retry-After" in answer.headers, answer.text
         history.count("refused")
