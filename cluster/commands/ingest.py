@@ -7,6 +7,7 @@ from typing import Any
 from ...partitioning import ingest as ingestion
 from ..config.schema import Config
 from ..lifecycle.suppression import row_filter
+from ..output.ingests import record_ingest
 from ..output.session import Session
 from ..reporting.progress import Progress, silent
 
@@ -42,7 +43,7 @@ def ingest(config: Config, *, progress: Progress | None = None) -> dict[str, Any
             config.partitioning.assignment,
             read,
             suppress,
-            lambda manifest: session.record_ingest(manifest, head),
+            lambda manifest: record_ingest(session, manifest, head),
         )
     session.request_key()
     session.save_config()
