@@ -20,6 +20,7 @@ from ..config.schema import Config, parse_config
 from ..layout import FOLDERS
 from ..models.comparison import Measured, Probe, compare, copy_output, measure
 from ..models.held_out import held_out_pairs
+from ..output.ingests import lake_graph
 from ..output.session import Session
 from ..reporting import html as report
 from ..reporting.progress import SILENT, Progress
@@ -79,7 +80,7 @@ def quickstart(
     copy_output(config.output, other["retrained"].output)
     session = Session(config)
     with session.workers() as group:
-        users, items, _ = held_out_pairs(session, session.lake_graph())
+        users, items, _ = held_out_pairs(session, lake_graph(session))
         probe = _make_probe(session, request, users, items, seed)
         watch = TrainProbe(10, users, items, config.evaluate.k, config.evaluate.batch_users)
         trained = train(config, progress=progress, probe=watch, group=group)
@@ -161,7 +162,7 @@ def _write_requests(train: str, request: Path, users_file: Path, seed: int) -> N
 def _make_probe(session: Session, request: Path, test_users: Any, test_items: Any, seed: int) -> Probe:
     from ...partitioning.graph import dense_ids
 
-    graph = session.lake_graph()
+    graph = lake_graph(session)
     table = pq.read_table(request)
     forgotten = []
     for side in ("user", "item"):

@@ -13,6 +13,7 @@ from ..config.schema import Config
 from ..layout import REQUESTS, SUPPRESSION
 from ..lifecycle.outcomes import not_removed, only
 from ..lifecycle.suppression import ENVIRONMENT, SuppressionList, open_list
+from ..output.ingests import id_types, times
 from ..output.ledger import State, Ticket
 from ..output.leftovers import final_contents, leftovers
 from ..output.session import Session
@@ -69,13 +70,13 @@ def _forgotten(
     """(a key, digests under it of all that is known to be forgotten and was not lifted)."""
     key = suppression.key if suppression else secrets.token_bytes(32)
     named = none()
-    id_types, time = session.id_types(), session.times()
+    types, time = id_types(session), times(session)
     for place, ticket in contents.items():
         content = json.loads(session.store.read(place))
         if is_purged(content):  # purged meanwhile
             continue
         request = read_request(ticket.request_id, content["body"].encode())
-        digests = digests_of(key, _valid(session, request, ticket), id_types, time.unit if time else None)
+        digests = digests_of(key, _valid(session, request, ticket), types, time.unit if time else None)
         named = {kind: named[kind] | digests[kind] for kind in KINDS}
     if suppression is not None:
         listed, lifted = suppression.state()

@@ -16,7 +16,7 @@ from ..layout import LOG, REQUESTS, pretraining_folder, training_folder
 from ..models.pretraining import clear_runs, fit_encoder, wants_around, with_encoder
 from ..models.retraining import _check_stands, commit_replayed
 from ..models.training import begin, make_run, now_and_then, told, trained_version
-from ..output.ingests import graph_key
+from ..output.ingests import graph_key, lake_graph
 from ..output.leases import Lease
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
@@ -43,7 +43,7 @@ def retrain(
     """
     session = Session(config)
     wants_around(config, config.backbone.model_dump())  # refused before anything is done
-    session.lake_graph()  # where there is none, nothing is written
+    lake_graph(session)  # where there is none, nothing is written
     started = time.perf_counter()
     with Lease(session, session.versions.next_number(), [f"{REQUESTS}/*", f"{LOG}/*"]) as lease:
         head, graph = _begun(session, lease)
@@ -75,8 +75,8 @@ def _begun(session: Session, lease: Lease) -> tuple[int, IngestedGraph]:
     """(the head of the log, the graph to train on then), whose files and checkpoints the lease holds from now on."""
     while True:
         head = session.journal.head()  # before the graph is read: what is carried out from here on is not in it
-        graph = session.lake_graph()
+        graph = lake_graph(session)
         lease.add([*graph.files, training_folder(graph_key(graph), "*"), pretraining_folder(graph_key(graph), "*")])
         # A purge looks at the log before the leases: none has taken the graph as superseded if it is not so now.
-        if session.lake_graph() == graph:
+        if lake_graph(session) == graph:
             return head, graph

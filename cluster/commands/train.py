@@ -19,6 +19,7 @@ from ..lifecycle.finding import find_stored
 from ..log.journal import JournalConflict
 from ..models.training import begin, make_run, now_and_then, told, trained_version
 from ..output.conflicts import voids_training
+from ..output.ingests import lake_graph
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
 from ..requests.matching import effect, resolve
@@ -51,13 +52,13 @@ def train(
         group: workers that run already; else they are started and ended here.
 
     Raises:
-        InputError: as `Session.lake_graph`; a file of `without` is bad.
+        InputError: as `lake_graph`; a file of `without` is bad.
         RuntimeError: another version was committed meanwhile, by a request or a command; told a few seconds later.
         WorkerFailure: as `WorkerGroup.run`.
     """
     session = Session(config)
     head = session.journal.head()  # before the graph is read: whatever is committed from here on is a conflict
-    graph = session.lake_graph()
+    graph = lake_graph(session)
     removal, unknown = _removal(session, graph, without)
     run = make_run(config, graph, removal, probe)
     begin(session, graph, run, resume, progress)

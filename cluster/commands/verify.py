@@ -13,6 +13,7 @@ from ..config.schema import Config
 from ..evidence.report import contradicted
 from ..layout import REPORTS, manifest_name, report_name
 from ..log.records import PURGING, Record
+from ..output.ingests import ingested
 from ..output.ledger import OPEN, Ledger, State, Ticket
 from ..output.manifest import Manifest
 from ..output.session import Session
@@ -163,7 +164,7 @@ def _stray_reports(session: Session, ledger: Ledger) -> Iterator[Check]:
 def _ingest_check(session: Session, ledger: Ledger, version: Manifest) -> Check:
     """Whether what the next `train` begins from is what an `ingest` left."""
     try:
-        found = session.ingested().ingest
+        found = ingested(session).ingest
         ok = found in ledger.ingests or found == version.lake_graph.ingest
     except (InputError, ValueError, KeyError, TypeError):
         ok = False

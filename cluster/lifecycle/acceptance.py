@@ -13,6 +13,7 @@ from ..layout import content_name
 from ..log.journal import JournalConflict
 from ..log.records import ACCEPTED, COMMITTED
 from ..output.conflicts import voids_acceptance, voids_step
+from ..output.ingests import id_types, ingest_head, times
 from ..output.ledger import State, Ticket
 from ..output.session import Session
 from ..requests.digests import KINDS, digests_of
@@ -78,8 +79,8 @@ def renewed(session: Session, request: Request) -> Request:
     ledger = session.ledger()
     if request.request_id not in ledger.tickets:
         return request
-    ingest_head = 0 if _kept_out(session, request) else session.ingest_head()
-    return replace(request, request_id=ledger.derived_id(request.request_id, ingest_head))
+    head = 0 if _kept_out(session, request) else ingest_head(session)
+    return replace(request, request_id=ledger.derived_id(request.request_id, head))
 
 
 def _kept_out(session: Session, request: Request) -> bool:
@@ -90,8 +91,8 @@ def _kept_out(session: Session, request: Request) -> bool:
         return False
     if suppression is None:
         return False
-    time = session.times()
-    named = digests_of(suppression.key, request, session.id_types(), time.unit if time else None)
+    time = times(session)
+    named = digests_of(suppression.key, request, id_types(session), time.unit if time else None)
     listed, _ = suppression.state()
     return all(named[kind] <= listed[kind] for kind in KINDS)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,10 @@ NEAREST = 200
 MENDABLE = frozenset({"gap_closed", "recall_loss"})
 """What fine-tuning can change."""
 PASSED, FINE_TUNED, MISSED, NOT_APPLICABLE = "passed", "fine_tuned", "missed", "not_applicable"
+
+
+_baselines: WeakKeyDictionary[Session, tuple[str, Baseline]] = WeakKeyDictionary()
+"""Of each session the last one, and the fingerprint of the version that it is of."""
 
 
 def bounds_of(settings: Forget) -> dict[str, float]:
@@ -99,13 +104,14 @@ def baseline(session: Session, group: WorkerGroup, version: Manifest, gone: Pair
         return f"test_interactions cannot be read ({type(error).__name__})"
     stay = ~np.isin(users, gone[0]) & ~np.isin(items, gone[1])
     key = session.fingerprint(version)
-    if key not in session.baselines or not stay.all():
+    known = _baselines.get(session)
+    if known is None or known[0] != key or not stay.all():
         config = session.config
         held_out = (users[stay], items[stay])
         call = calling(Partition.baseline, held_out, config.seed, config.evaluate.k[0], config.evaluate.batch_users)
         found = Baseline(held_out, session.call(group, version, call))
-        session.baselines = {key: found}
-    return session.baselines[key]
+        known = _baselines[session] = key, found
+    return known[1]
 
 
 def gap_closed(base: Baseline, before: Sequence[Standing], after: Sequence[Standing], count: int) -> dict[str, Any]:

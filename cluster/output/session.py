@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ...distributed.partition.state import Location, PartitionState, fingerprint
 from ...partitioning.errors import InputError
 from ...partitioning.lake import Columns
-from ...partitioning.manifest import MANIFEST, EventTimes, Graph, IngestedGraph, load_manifest
+from ...partitioning.manifest import Graph
 from ...partitioning.storage import StorageOptions, Store, canonical_uri, split_uri
 from ...workers import Call, WorkerGroup, WorkerSettings, calling
 from ...workers.group import Progress
@@ -22,8 +22,7 @@ from ..config.schema import Cluster, Config, to_yaml
 from ..layout import CONFIG, REQUEST_KEY
 from ..log.checkpoints import put_checkpoint
 from ..log.journal import Journal
-from ..log.records import CHECKPOINT, INGESTED
-from .ingests import digest
+from ..log.records import CHECKPOINT
 from .ledger import Ledger
 from .manifest import Manifest
 from .versions import Versions
@@ -49,10 +48,6 @@ class Session:
         self.location = Location(config.output, self.options)
         self.journal = Journal(self.store)
         self.versions = Versions(self.store, self.journal)
-        self.held_out: dict[str, Any] = {}
-        """Samples of the test interactions by ingest (`held_out.held_out_sample`)."""
-        self.baselines: dict[str, Any] = {}
-        """What the current version is worth (`gate.baseline`)."""
         self._ledger: Ledger | None = None
         self._folding = Lock()
 
@@ -157,66 +152,6 @@ class Session:
                 f"cluster.partitions is {self.config.cluster.partitions}, but the graph in {self.config.output} has "
                 f"{graph.partitions} partitions. Set cluster.partitions={graph.partitions}, or ingest again"
             )
-
-    def lake_graph(self) -> IngestedGraph:
-        """The graph to train on: what was ingested last, minus what was forgotten since.
-
-        Raises:
-            InputError: nothing was ingested, or for another number of partitions; or a request was carried out since that
-                ingest began, which it may have the data of.
-        """
-        ingested = self.ingested()
-        current = self.versions.current()
-        graph = ingested
-        if current is not None and current.lake_graph.ingest == ingested.ingest:
-            graph = current.lake_graph
-        else:
-            self.check_none_carried_out(ingested.log_head)
-        self.check_partitions(graph)
-        return graph
-
-    def record_ingest(self, manifest: Graph, head: int) -> None:
-        """Log what `ingest` is about to leave, which began to read at this head; nothing where there is no log yet.
-
-        Raises:
-            InputError: a request was carried out since.
-        """
-        self.check_none_carried_out(head)
-        if self.ledger(look=False).seen:
-            self.journal.append(INGESTED, {"ingest": digest(manifest), "log_head": head})
-
-    def check_none_carried_out(self, head: int) -> None:
-        """Raise InputError if a request was carried out after this head of the log."""
-        if self.ledger().carried_out_at > head:
-            raise InputError(
-                "a deletion request was carried out after `ingest` began to read, and the new graph may hold its data. Run "
-                "`unlearnrec ingest` again, with the key of the suppression list in the environment"
-            )
-
-    def ingested(self) -> IngestedGraph:
-        """The graph that was ingested last, whatever was forgotten since; `log_head` is the one in the log, 0 where it has
-        none for this manifest.
-
-        Raises:
-            InputError: nothing was ingested.
-        """
-        found = load_manifest(self.store)
-        ingest = digest(found)
-        more = {"log_head": self.ledger().ingests.get(ingest, 0), "ingested_interactions": found.interactions}
-        return IngestedGraph.model_validate(found.document() | more | {"ingest": ingest})
-
-    def ingest_head(self) -> int:
-        """The head of the log when the last ingest began to read; 0 where there was none."""
-        return self.ingested().log_head if self.store.exists(MANIFEST) else 0
-
-    def id_types(self) -> dict[str, str]:
-        """{"user", "item"}: "int64" or "string", as the table of the last ingest has them; "string" before the first."""
-        types: dict[str, str] = {"user": "string", "item": "string"}
-        return types | (load_manifest(self.store).id_type if self.store.exists(MANIFEST) else {})
-
-    def times(self) -> EventTimes | None:
-        """Of the last ingest, None where it has none."""
-        return load_manifest(self.store).time if self.store.exists(MANIFEST) else None
 
     @contextmanager
     def workers(self, group: WorkerGroup | None = None) -> Iterator[WorkerGroup]:

@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 from unlearnrec.cluster.config.schema import Config, parse_config
 from unlearnrec.cluster.lifecycle import acceptance
 from unlearnrec.cluster.models.reduced_graph import merged_gone, new_graph
+from unlearnrec.cluster.output.ingests import lake_graph
 from unlearnrec.cluster.output.manifest import Manifest
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.requests.matching import resolve
@@ -62,8 +63,8 @@ def small_config(interactions: str, output: str, **more: Any) -> Config:
 def commit_train(config: Config, seed: int = 0, without: str | None = None) -> Manifest:
     """A version with random rows on the lake's graph; `without` a user it is a counterfactual."""
     session = Session(config)
-    head, lake_graph = session.journal.head(), session.lake_graph()
-    manifest = random_rows(session, lake_graph, seed)
+    head, graph = session.journal.head(), lake_graph(session)
+    manifest = random_rows(session, graph, seed)
     if without is not None:
         manifest = without_request(session, manifest, session.versions.next_number(), without)
     return session.versions.commit(manifest, after=head)

@@ -29,7 +29,7 @@ from unlearnrec.cluster.lifecycle import acceptance as accepting
 from unlearnrec.cluster.lifecycle.acceptance import answered
 from unlearnrec.cluster.log import journal
 from unlearnrec.cluster.log.journal import JournalConflict
-from unlearnrec.cluster.output.ingests import graph_key
+from unlearnrec.cluster.output.ingests import graph_key, lake_graph
 from unlearnrec.cluster.output.leftovers import CHECKPOINT, NOTE, OLDER, REQUEST, SUPERSEDED, UNNAMED, leftovers
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.requests.request import Request, parse_request
@@ -98,7 +98,7 @@ def check_readable(config):
     version = session.version()
     for name, entry in version.files.items():
         assert session.store.sha256(session.store.read(name)) == entry.sha256, name
-    for graph in (version.graph, session.lake_graph()):
+    for graph in (version.graph, lake_graph(session)):
         for k in range(graph.partitions):
             load_shard(session.store, graph, k)
         for side in ("user", "item"):
@@ -250,7 +250,7 @@ def test_an_ingest_that_is_newer_than_the_version_stays(local):
     commit_train(local)
     commit_forget(local, FORGOTTEN, "r1")
     pipeline.ingest(local)
-    newest = set(Session(local).lake_graph().files)
+    newest = set(lake_graph(Session(local)).files)
     kinds = found(local)
     assert set(kinds.values()) == {OLDER, SUPERSEDED, REQUEST} and newest.isdisjoint(kinds)
     purge(local, now=True)
@@ -258,7 +258,7 @@ def test_an_ingest_that_is_newer_than_the_version_stays(local):
     # A version on it makes the version before old, and an ingest that was never trained on is named by nobody.
     commit_train(local)
     pipeline.ingest(local)
-    unused = set(Session(local).lake_graph().files)
+    unused = set(lake_graph(Session(local)).files)
     pipeline.ingest(local)
     assert {name for name, kind in found(local).items() if kind == UNNAMED} == unused
     purge(local, now=True)
@@ -271,8 +271,8 @@ def test_an_ingest_that_a_request_overtook_goes(config, order):
     commit_train(config)
     pipeline.ingest(config)
     session = Session(config)
-    files = set(session.lake_graph().files)
-    checkpoint = f"checkpoints/{graph_key(session.lake_graph())}-0123/0.safetensors"
+    files = set(lake_graph(session).files)
+    checkpoint = f"checkpoints/{graph_key(lake_graph(session))}-0123/0.safetensors"
     session.store.write(checkpoint, b"x")
     if order == "committed":
         commit_forget(config, FORGOTTEN, "r1")
@@ -284,9 +284,9 @@ def test_an_ingest_that_a_request_overtook_goes(config, order):
     left = places_of(session.store, FORGOTTEN.encode())
     assert not found(config) and (order == "completed" or left == [])
     with pytest.raises(InputError, match="Run `unlearnrec ingest` again"):
-        session.lake_graph()
+        lake_graph(session)
     pipeline.ingest(config)
-    assert set(session.lake_graph().files).isdisjoint(found(config))
+    assert set(lake_graph(session).files).isdisjoint(found(config))
     commit_train(config)
     check_readable(config)
 
@@ -304,7 +304,7 @@ def test_a_counterfactual_keeps_both_its_graphs(local):
 def test_checkpoints_stay_with_their_graph(local):
     commit_train(local)
     store = store_of(local)
-    key = graph_key(Session(local).lake_graph())
+    key = graph_key(lake_graph(Session(local)))
     names = [f"{folder}/{key}-0123/{n}.safetensors" for folder in ("checkpoints", "pretrain") for n in range(2)]
     for name in [*names, f"checkpoints/{key}-0123/manifest.json"]:
         store.write(name, b"x")
@@ -312,7 +312,7 @@ def test_checkpoints_stay_with_their_graph(local):
     commit_forget(local, FORGOTTEN, "r1")
     assert {name for name, kind in found(local).items() if kind == CHECKPOINT} > set(names)
     assert next(iter(found(local))) == f"checkpoints/{key}-0123/manifest.json"  # nothing counts on the others then
-    running = f"checkpoints/{graph_key(Session(local).lake_graph())}-0123/0.safetensors"
+    running = f"checkpoints/{graph_key(lake_graph(Session(local)))}-0123/0.safetensors"
     store.write(running, b"x")
     purge(local)
     assert store.list("pretrain") == [] and store.list("checkpoints") == [running]

@@ -31,6 +31,7 @@ from unlearnrec.cluster.evidence.report import add_evidence
 from unlearnrec.cluster.layout import report_name
 from unlearnrec.cluster.lifecycle import acceptance as accepting
 from unlearnrec.cluster.models.carry_out import carry_out
+from unlearnrec.cluster.output.ingests import lake_graph
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.manifest import manifest_of
 from unlearnrec.cluster.output.session import Session
@@ -246,11 +247,11 @@ def test_a_manifest_of_the_graph_that_no_ingest_left_is_named_and_not_trained_on
     for _ in range(2):  # the first ingest, which the log has as that of a version; then one on an output with a log
         content = place.read_text()
         assert not failures(config)
-        Session(config).lake_graph()
+        lake_graph(Session(config))
         place.write_text(changed(content))
         assert "is not what an ingest left" in failures(config)["graph/manifest.json"]
         with pytest.raises(InputError, match="carried out after"):
-            Session(config).lake_graph()
+            lake_graph(Session(config))
         place.write_text("{")
         assert failures(config).keys() == {"graph/manifest.json"}
         place.unlink()

@@ -28,6 +28,7 @@ from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.lifecycle.acceptance import advance
 from unlearnrec.cluster.log.journal import JournalConflict
 from unlearnrec.cluster.log.records import CANCELLED, COMPLETED, HELD
+from unlearnrec.cluster.output.ingests import ingested, lake_graph
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.manifest import manifest_of
 from unlearnrec.cluster.output.session import Session
@@ -174,7 +175,7 @@ def test_status_without_an_id_tells_who_waits_and_how_long(small):
 
 
 def test_a_deletion_during_an_ingest_stops_it(small, monkeypatch):
-    before = Session(small).ingested()
+    before = ingested(Session(small))
     real = ingestion.assign
 
     def slowly(*arguments):
@@ -184,7 +185,7 @@ def test_a_deletion_during_an_ingest_stops_it(small, monkeypatch):
     monkeypatch.setattr(ingestion, "assign", slowly)
     with pytest.raises(InputError, match=r"after `ingest` began to read.*ingest` again"):
         pipeline.ingest(small)
-    assert Session(small).ingested() == before and Session(small).lake_graph().interactions < 48
+    assert ingested(Session(small)) == before and lake_graph(Session(small)).interactions < 48
 
 
 def test_a_deletion_between_an_ingest_and_the_training_on_it_stops_the_training(small):
@@ -194,7 +195,7 @@ def test_a_deletion_between_an_ingest_and_the_training_on_it_stops_the_training(
         with pytest.raises(InputError, match="may hold its data"):
             command()
     pipeline.ingest(small)
-    assert Session(small).lake_graph().interactions == 48  # no suppression list: its key was not set
+    assert lake_graph(Session(small)).interactions == 48  # no suppression list: its key was not set
 
 
 @pytest.mark.parametrize("again", [False, True])
