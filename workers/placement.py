@@ -1,4 +1,4 @@
-"""Where the workers run: the connection to Ray, the check that they fit, and their placement group."""
+"""Where the workers run: the connection to Ray, the check that the workers fit, and their placement group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ FREE_GRACE_SECONDS = 20.0  # an earlier run on the same cluster may need this lo
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What the workers are: the settings of the section `cluster` that each of them, or all of them, are started with."""
+    """What the workers are: the settings of the section `cluster` that each of them, or all of them, are started
+    with."""
 
     num_partitions: int
     """One worker each."""
@@ -47,10 +48,10 @@ class WorkerSettings:
 
 
 def connect_to_ray(address: str | None) -> bool:
-    """Connect to Ray unless this process already is; True if it was us, who then must also disconnect.
+    """Connect to Ray, unless this process is connected. Returns whether it connected: the caller must then disconnect.
 
-    `address`, else the environment's RAY_ADDRESS (set inside `ray job submit` and on KubeRay), else a local Ray of our
-    own: never just any cluster that happens to run on this machine.
+    The cluster is the one at `address`, else at the environment variable RAY_ADDRESS (set inside `ray job submit` and
+    on KubeRay), else a new local one. A cluster that happens to run on this machine is never taken.
 
     Raises:
         InputError: nothing answers at the address.
@@ -69,7 +70,8 @@ def connect_to_ray(address: str | None) -> bool:
 
 
 def placement_problem(nodes: Sequence[Mapping[str, float]], settings: WorkerSettings) -> str | None:
-    """Why the workers cannot fit on machines with these resources (pure); None if they do. No worker is split."""
+    """Why the workers do not fit on machines with these resources, or None if they do. A pure function. A worker needs
+    all of its resources on one machine."""
     num_partitions = settings.num_partitions
     wanted = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
     setting = {"CPU": "cluster.cpus_per_worker", "GPU": "cluster.gpus_per_worker"}
@@ -93,7 +95,7 @@ def placement_problem(nodes: Sequence[Mapping[str, float]], settings: WorkerSett
 
 
 def make_placement_group(settings: WorkerSettings) -> PlacementGroup:
-    """One bundle per worker, as close together as they fit.
+    """Reserve one bundle of resources per worker, on as few machines as possible.
 
     Raises:
         InputError: at once when the cluster is too small; after FREE_GRACE_SECONDS when other jobs hold what is needed.

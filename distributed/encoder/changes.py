@@ -1,5 +1,5 @@
-"""A deletion request on one partition: changed rows, shrunken shard. Only ranks that own an end of an interaction take part,
-unless the rows around them change too (`around_influence`).
+"""What a deletion request changes on one partition: rows of E0, and the shard. Only ranks that own an end of a
+forgotten interaction take part, unless rows of nodes around them change too (`around_influence`).
 
 Shape legend: n = interactions with an end here, t = touched local rows, d = embedding size.
 """
@@ -21,8 +21,11 @@ from .influence import AroundEncoder, InfluenceEncoder, NodeRows, removed_share
 
 @dataclass(frozen=True)
 class Ends:
-    """Interactions seen from their ends here, for a side: rows int64 [n] (local), ascending, both ends' rows, and how much
-    else of both goes (`influence.removed_share`, [n, 2])."""
+    """Interactions seen from their ends on one side, users or items, that this partition owns.
+
+    `rows` int64 [n]: the local rows of these ends, ascending. `own`, `other`: what is known about the ends and about
+    the opposite ends. `removed_share` [n, 2]: `influence.removed_share` of both.
+    """
 
     rows: Tensor
     own: NodeRows
@@ -31,10 +34,11 @@ class Ends:
 
 
 def ends_by_side(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tensor) -> tuple[Ends, Ends]:
-    """The users' and the items' view of interactions users, items [n] (global ids, sorted by user, then item).
+    """(users' ends, items' ends) of the interactions users, items [n], global ids sorted by (user, item), each of which
+    has an end in this partition.
 
-    Each has an end here. Ranks that share a cut interaction send each other the rows of their ends, directly: both find
-    the same interactions in the same order, and nobody else hears of it.
+    Two ranks that own the two ends of an interaction send each other what they know about their ends. Both find the
+    same interactions in the same order, so no other rank takes part.
     """
     owners = (graph.owner_of_user[users], graph.owner_of_item[items])
     rows = (graph.user_rows(users), graph.item_rows(items))
@@ -71,9 +75,10 @@ def ends_by_side(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tenso
 def influence(
     graph: LocalGraph, nodes: NodeRows, encoder: InfluenceEncoder, users: Tensor, items: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(touched local rows [t] ascending, their changes [t, d]) of forgetting these interactions with an end here.
+    """(touched local rows int64 [t] ascending, their changes of E0 [t, d]) if the interactions users, items [n] are
+    forgotten, each of which has an end in this partition.
 
-    nodes: the current version's rows of all local nodes, with the degrees from BEFORE the deletion.
+    nodes: all local nodes in the current version, with the degrees from BEFORE the deletion.
     """
     change = torch.zeros_like(nodes.e0)
     views = ends_by_side(graph, nodes, users, items)
@@ -88,8 +93,8 @@ def influence(
 def around_influence(
     graph: LocalGraph, backbone: Backbone, nodes: NodeRows, encoder: AroundEncoder, users: Tensor, items: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(touched local rows [t] ascending, what is added to E0 [N, d]): as `influence`, where rows around the touched ones
-    change too. All ranks call it, with or without an end here."""
+    """(touched local rows int64 [t] ascending, change of E0 [N, d]): as `influence`, but rows of nodes around the
+    touched ones change too. All ranks call it, also without an end of an interaction."""
     rows, change = influence(graph, nodes, encoder.rows, users, items)
     _, wanted = influence(graph, nodes, encoder.readouts, users, items)
     rest = graph.without(users.cpu().numpy(), items.cpu().numpy())
@@ -99,8 +104,10 @@ def around_influence(
 
 
 def shrink(shard: GraphShard, e0: Tensor, users: Ids, items: Ids) -> tuple[GraphShard, Tensor]:
-    """The shard without interactions users, items [n] and without the nodes that lost their last one, and with it the
-    rows of E0 that are left."""
+    """(shard, rows of E0) without the interactions users, items int64 [n] and without the nodes that lose their last
+    one.
+
+    e0 [N, d]: the rows of the shard's nodes, users first."""
     smaller = shard.without(users, items)
     gone_users, gone_items = empty_nodes(smaller)
     gone = [np.isin(smaller.user_ids, gone_users), np.isin(smaller.item_ids, gone_items)]

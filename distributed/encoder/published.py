@@ -1,10 +1,11 @@
 """The Influence Encoder in the form of the paper (UnlearnRec, SIGIR 2025), beside ours for comparison.
 
-Two owner-sharded tables, H0 [N, d] and a gate w [N, 1], and a small MLP. For a request with the symmetric adjacency A_D:
-H^l = A_D H^(l-1) (eq. 15), W^0 = w * readout, W^l = A_D W^(l-1) (eq. 16), change = MLP(sum of H^l - c W^L) (eq. 17).
+Two owner-sharded tables, H0 [N, d] and a gate w [N, 1], and a small MLP. For a request with the symmetric adjacency
+A_D: H^l = A_D H^(l-1) (eq. 15), W^0 = w * readout, W^l = A_D W^(l-1) (eq. 16), change = MLP(sum of H^l - c W^L) (eq.
+17).
 
-Where it departs from the paper: H^0 itself is left out of the sum and rows of untouched nodes stay zero through the MLP,
-so that only touched nodes change; the withdrawal takes an odd power, since even ones come back to the same side; a
+Where it departs from the paper: H^0 itself is left out of the sum and rows of untouched nodes stay zero through the
+MLP, so that only touched nodes change; the withdrawal takes an odd power, since even ones come back to the same side; a
 readout of several blocks is withdrawn by their mean. There is no fine-tuning after it but `forget.fine_tune_steps`.
 
 Shape legend: N = local rows, d = embedding size, B = pairs of a batch on this rank, D = columns of a readout.
@@ -39,7 +40,8 @@ FRESH_REQUEST_EPOCHS = 5
 
 @dataclass(frozen=True)
 class PublishedSettings:
-    """Weights of the losses (a, b, c of the paper) and how long to train."""
+    """The weights of the losses (a, b, c of the paper are `forget_weight`, `preserve_weight`, `contrast_weight`), and
+    how to train."""
 
     seed: int
     epochs: int
@@ -54,7 +56,7 @@ class PublishedSettings:
 
 
 class PublishedEncoder(nn.Module):
-    """The dense part: an MLP that starts as the identity, and stays it in pre-training as in the authors' code."""
+    """The dense part: an MLP that starts as the identity, and is not trained, as in the authors' code."""
 
     def __init__(self, size: int, num_layers: int = 3, mlp_layers: int = 2) -> None:
         super().__init__()
@@ -92,7 +94,7 @@ class Published:
     gate: Tensor
 
     def fresh_rows(self, rows: Tensor) -> dict[str, Tensor]:
-        """Both tables, copies, with these rows [t] as they were before any training."""
+        """Copies of both tables, in which these rows int64 [t] are as they were before training."""
         h0, gate = self.h0.clone(), self.gate.clone()
         h0[rows], gate[rows] = 0.0, INITIAL_GATE
         return {"h0": h0, "gate": gate}
@@ -102,7 +104,8 @@ class Published:
 def published_influence(
     graph: LocalGraph, readout: Tensor, encoder: Published, users: Tensor, items: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(touched local rows [t] ascending, their changes [t, d]) of forgetting these interactions with an end here.
+    """(touched local rows int64 [t] ascending, their changes of E0 [t, d]) if the interactions users, items [n] are
+    forgotten, each of which has an end in this partition.
 
     Only ranks that own an end of an interaction of the request take part.
     """
@@ -114,9 +117,10 @@ def published_influence(
 
 
 def request_layer(graph: LocalGraph, request: GraphShard, everybody: bool = True) -> Propagation:
-    """The layer A_D over a request's interactions (a shard of the same rows), normalised by their own degrees (eq. 15).
+    """The layer A_D of eq. 15 over a request's interactions, normalised by their own degrees. request: a shard that has
+    the rows of the graph and only these interactions.
 
-    everybody: all ranks take part; otherwise only those that own an end of an interaction.
+    everybody: whether all ranks take part, or only those that own an end of an interaction.
     """
     degrees = torch.from_numpy(request.degrees()).to(graph.degrees.device)
     return Propagation(plan(request, graph.assignment, "pull"), degrees, graph.comm, everybody=everybody)
@@ -139,9 +143,11 @@ def pretrain_published(
     train: TrainSettings,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Train H0 [N, d] and w [N, 1] with L = L_M + a L_u + b L_p + c L_c (eq. 18-24); returns them. All ranks call it.
+    """Train H0 [N, d] and w [N, 1] with L = L_M + a L_u + b L_p + c L_c (eq. 18-24), and return them. All ranks call
+    it.
 
-    L_M is the loss that the model was trained with, as `train` and the backbone say, over batches of `settings`.
+    L_M is the loss that the model was trained with, as `train` and the backbone define it, on batches of the size in
+    `settings`.
     """
     e0, readout = model.e0, model.readout
     h0 = torch.zeros_like(e0, requires_grad=True)
@@ -193,7 +199,10 @@ def forget_and_preserve(
     forgotten: list[Tensor],
     settings: PublishedSettings,
 ) -> tuple[Tensor, float]:
-    """(gradient [N, D] of a L_u + b L_p with respect to the readouts, this rank's part of the two)."""
+    """(gradient [N, D] of a L_u + b L_p with respect to the readouts z [N, D], the part of this rank in the two
+    losses).
+
+    before [N, D]: the readouts before the request. forgotten: users and items [n] of its interactions."""
     gradient = torch.zeros_like(z)
     loss = 0.0
     if settings.preserve_weight:

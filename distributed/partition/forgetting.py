@@ -1,4 +1,5 @@
-"""Deletion requests on a partition: what they remove, the changed files, and how the forgotten pairs stand."""
+"""Deletion requests on one partition: which interactions they remove, the files that change, and what the gate
+measures."""
 
 import posixpath
 import time
@@ -26,11 +27,12 @@ from .state import Location, PartitionState, write_file
 
 
 class PartitionForgetting(PartitionState):
-    """The methods that `forget` and its gate call."""
+    """The methods that the command `forget` and its gate call."""
 
     def find(self, removal: Removal, timed: Ids) -> Found:
-        """The interactions here that a request may remove, as `Removal.find`. Only the owners of what it names need be
-        asked."""
+        """The interactions of this partition that a request may remove, as `Removal.find`.
+
+        Only the owners of the users and items that the request names need to be called."""
         return removal.find(self._loaded_model().graph.shard, timed)
 
     def forget(
@@ -42,16 +44,22 @@ class PartitionForgetting(PartitionState):
         cut_only: bool = False,
         thinned: tuple[Ids, Ids, Ids, Ids] | None = None,
     ) -> Forgotten:
-        """Only the affected partitions, which are all with an `AroundEncoder`.
+        """Forget the interactions users, items int64 [n], sorted by (user, item), and write the new shard and rows of
+        E0.
 
-        Forget interactions users, items [n] (sorted; others than with an end here are left alone), and write shard and
-        rows of E0 to names[rank], to which the generation is added: what a worker of an earlier one still writes is no
-        file of this attempt.
+        Only the affected partitions are called; with an `AroundEncoder` these are all. Interactions without an end in
+        this partition are ignored. The files are names[rank]: shard, rows of E0, and the encoder's tables if it has
+        any. The generation is added to each name, so that what a worker of an earlier generation still writes is not
+        mistaken for a file of this attempt.
 
-        thinned: interactions that lose some of their events, as for `GraphShard.thinned`. They change counts and times,
-        and no row: a partition that has no other writes its shard only.
+        cut_only: remove the interactions and change no row. thinned: interactions that lose some of their events, as
+        for `GraphShard.thinned`. Only their counts and times change, so a partition that has no others writes its shard
+        alone.
 
-        The model in memory is not changed: the driver commits, and then loads the new version.
+        The model in memory stays as it is. The driver commits the new version and then loads it.
+
+        Raises:
+            RuntimeError: the loaded version has no encoder, and `cut_only` is not set.
         """
         start = time.perf_counter()
         model, store = self._loaded_model(), location.store()
@@ -104,9 +112,10 @@ class PartitionForgetting(PartitionState):
     def fine_tune(
         self, location: Location, users: Ids, items: Ids, run: TrainRun, steps: int, names: Sequence[str]
     ) -> WithFiles:
-        """Training steps of the loaded version after the last epoch of `run`, in which only the rows of these nodes move.
+        """Train the loaded version for `steps` steps after the last epoch of `run`; only the rows of these users and
+        items (dense ids) change.
 
-        A rank that has any of them writes its rows of E0 to names[rank], named as by `forget`.
+        A rank that owns any of them writes its rows of E0 to names[rank], with the generation added as in `forget`.
         """
         self._say(phase="fine-tune")
         model = self._loaded_model()
@@ -130,7 +139,8 @@ class PartitionForgetting(PartitionState):
         embeddings: Sequence[str],
         names: Sequence[tuple[str, str]],
     ) -> Reduced:
-        """Write shard and rows of E0 (from embeddings[k]) without a removal to names[k]."""
+        """Write the shard and the rows of E0 without the interactions of a removal, and without the nodes that lose
+        their last one, to the two files names[rank]. The rows are read from embeddings[rank]."""
         store = location.store()
         e0 = from_bytes(store.read(embeddings[self._rank]))["e0"]
         shard = load_shard(store, manifest, self._rank)
@@ -151,8 +161,8 @@ class PartitionForgetting(PartitionState):
     # ---- the gate ------------------------------------------------------------------------------------------------
 
     def baseline(self, held_out: Pairs, seed: int, cutoff: int, batch_users: int) -> BaselineStanding:
-        """{"recall", "held_out", "trained"}: recall on the held-out pairs of each user here (users int64 [n], float64 [n]),
-        and how they, and as many trained pairs of the same users, stand among comparable ones."""
+        """What the gate compares a candidate with: Recall@cutoff of each user of this partition on the held-out pairs,
+        the standing of the held-out pairs, and the standing of one trained pair of the same user for each of them."""
         graph, z = self._loaded_model().graph, self._loaded_model().nodes.readout
         users, items = self._tensors(held_out)
         never = (users * graph.num_items + items).sort().values
@@ -165,9 +175,11 @@ class PartitionForgetting(PartitionState):
     def standing(
         self, pairs: Pairs, held_out: Pairs, seed: int, references: Sequence[Standing] | None = None
     ) -> Standing:
-        """How pairs stand among comparable ones, which are no pairs of either kind.
+        """How high the pairs score among comparable pairs (`measures.standing`). Neither `pairs` nor `held_out` are
+        taken as comparable pairs.
 
-        references: by rank, of an earlier call with the same pairs; None draws them.
+        references: the results, by rank, of an earlier call with the same pairs, whose comparable pairs are used again;
+        None draws new ones.
         """
         graph = self._loaded_model().graph
         mine, test = self._tensors(pairs), self._tensors(held_out)
@@ -186,8 +198,8 @@ class PartitionForgetting(PartitionState):
         cutoff: int,
         batch_users: int,
     ) -> RecallAndStanding:
-        """{"recall", "standing"}: as `baseline`, and `standing`; in one call, since the way to the workers is most of its
-        time."""
+        """Recall as in `baseline`, and the standing of the pairs as in `standing`. They are one call because most of
+        its time is the way to the workers."""
         return {
             "recall": self._recall(self._tensors(held_out), cutoff, batch_users),
             "standing": self.standing(pairs, held_out, seed, references),
@@ -200,7 +212,7 @@ class PartitionForgetting(PartitionState):
 
 
 def _only_shard(shard: Written, start: float) -> Forgotten:
-    """What `forget`, which began at `start`, returns where only the shard changed."""
+    """The result of a `forget` that began at `start` (time.perf_counter) and changed nothing but the shard."""
     nobody: Ids = np.empty(0, dtype=np.int64)
     return {
         "shard": shard,

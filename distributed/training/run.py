@@ -1,4 +1,5 @@
-"""A training run on one rank: resume, epochs, checkpoints, curve."""
+"""A training run on one rank: it resumes from a checkpoint, trains the epochs, writes checkpoints and records the
+curve."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ OnProgress = Callable[..., None]
 
 @dataclass(frozen=True)
 class Probe:
-    """Evaluate every so many epochs (and after the last), outside the seconds that are counted."""
+    """Evaluate after each `every` epochs and after the last. The time that this takes is not counted as training."""
 
     every: int
     test_users: npt.NDArray[np.int64]
@@ -33,16 +34,16 @@ class Probe:
 
 @dataclass(frozen=True)
 class TrainRun:
-    """Everything that a run is: the same on all ranks, picklable."""
+    """All settings of a run. They are the same on all ranks, and pickle."""
 
     settings: TrainSettings
     backbone: dict[str, Any]
-    """name, embedding_size, num_layers and the backbone's own keys."""
+    """The keys name, embedding_size, num_layers, and the backbone's own."""
     epochs: int
     folder: str
-    """Of the checkpoints."""
+    """The folder of the checkpoints, relative to the output."""
     removal: Removal = field(default_factory=Removal)
-    """Interactions to leave out."""
+    """Interactions that the run leaves out."""
     checkpoint_every: int = 0
     halo: str = "pull"
     kernel: str = "torch"
@@ -50,7 +51,7 @@ class TrainRun:
 
 
 def make_backbone(spec: dict[str, Any], seed: int) -> Backbone:
-    """The backbone of a specification as `TrainRun.backbone`, its weights initialised from the seed."""
+    """Make the backbone of a specification such as `TrainRun.backbone`, with weights initialised from the seed."""
     spec = dict(spec)
     return BACKBONES[spec.pop("name")](seed=seed, **spec)
 
@@ -58,10 +59,10 @@ def make_backbone(spec: dict[str, Any], seed: int) -> Backbone:
 def run_training(
     graph: LocalGraph, run: TrainRun, checkpoints: Checkpoints, on_progress: OnProgress
 ) -> tuple[Trainer, list[dict[str, float]]]:
-    """Train to the end, from the last checkpoint where there is one. Returns the trainer and the curve.
+    """Train until the last epoch, beginning at the last checkpoint if there is one. Returns the trainer and the curve.
 
-    The curve has one entry an epoch: epoch (from 1), loss, seconds (of training, over all attempts), and where probed
-    the metrics.
+    The curve has one entry for each epoch: "epoch" (from 1), "loss", "seconds" (of training since the beginning of the
+    run, over all attempts), and after a probe its metrics.
     """
     backbone = make_backbone(run.backbone, run.settings.seed).to(graph.comm.device)
     trainer = Trainer(graph, backbone, run.settings)

@@ -1,8 +1,9 @@
-"""Training steps whose result does not depend on the number of partitions: bit for bit under BPR, `pull` and LightGCN on
-CPU, within rounding otherwise (docs/halo.md).
+"""Training steps whose result does not depend on the number of partitions: bit for bit under BPR, `pull` and LightGCN
+on CPU, within rounding otherwise (docs/halo.md).
 
-Every step is one full-graph propagation forward, a loss on the readouts of the batch, the same propagation backward, and
-Adam. Tables are owner-sharded: that is their data parallelism. Dense weights, where the backbone has any, are under DDP.
+A step is one propagation over the full graph, a loss on the readouts of the batch, the same propagation backward, and a
+step of Adam. Tables are sharded by owner, and each rank computes the loss of the pairs whose users it owns. Dense
+weights, if the backbone has any, are trained under DDP.
 """
 
 from collections.abc import Callable
@@ -22,15 +23,15 @@ from .losses import bpr, sampled_softmax
 from .table import Table
 
 FIXED_POINT = 2.0**24
-"""Losses are summed as integers of this many parts, so that the sum is the same in any order."""
+"""Losses are summed as integers in units of 1 / FIXED_POINT, so that the sum does not depend on the order."""
 
 Progress = Callable[[int, int, float], None]
-"""Called with (epoch, step, loss so far)."""
+"""Called with (epoch, step, mean loss of the step's pairs on this rank)."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What a run depends on besides graph and backbone. The fields are those of `train` in the configuration."""
+    """What a run depends on besides its graph and backbone. The fields are those of the section `train`."""
 
     seed: int
     batch_size: int
@@ -41,30 +42,30 @@ class TrainSettings:
     softmax_temperature: float
     softmax_negatives: int
     total_pairs: int
-    """Interactions of the graph as it was ingested: a run without some of them has the same number of steps."""
+    """Interactions of the graph as it was ingested. So a run that leaves some out has the same number of steps."""
 
     @property
     def num_batches(self) -> int:
-        """Steps of an epoch."""
+        """Number of steps of an epoch."""
         return max(1, -(-self.total_pairs // self.batch_size))
 
     @property
     def scale(self) -> float:
-        """What the loss of a pair counts in that of its step: one over the size of a full batch, or over all pairs if they
-        are fewer. A mean over the pairs that are there would depend on what a counterfactual leaves out."""
+        """The weight of a pair's loss in that of its step: 1 / size of a full batch, or 1 / number of all pairs if
+        these are fewer. The mean over the pairs of a step would depend on which of them a counterfactual leaves out."""
         return 1.0 / max(1, min(self.batch_size, self.total_pairs))
 
 
 class Trainer:
-    """One rank's share of a training run."""
+    """One rank's part of a training run. All ranks call its methods together."""
 
     def __init__(
         self, graph: LocalGraph, backbone: Backbone, settings: TrainSettings, start: Tensor | None = None
     ) -> None:
-        """start: the embeddings [N, d] to begin with; drawn from the seed by default."""
+        """start: the embeddings [N, d] to begin with. By default they are drawn from the seed."""
         self.graph, self.backbone, self.settings = graph, backbone, settings
         self.epoch = 0
-        """Epochs done."""
+        """Number of epochs that are done."""
         if start is None:
             size, deviation = backbone.embedding_size, settings.initial_deviation
             sides = ((0, graph.user_ids), (1, graph.item_ids))
@@ -77,7 +78,8 @@ class Trainer:
         self._dense = torch.optim.Adam(weights, lr=settings.learning_rate) if weights else None
 
     def run_epoch(self, on_step: Progress | None = None) -> float:
-        """Train one epoch; returns the mean loss of its pairs, without the L2 and the contrastive term."""
+        """Train one epoch. Returns the mean loss of its pairs over all ranks, without the L2 and the contrastive
+        term."""
         total = 0
         pairs = len(self.graph.pair_users)
         for number, batch in enumerate(batches(self.graph, self.settings.seed, self.epoch, self.settings.num_batches)):
@@ -95,9 +97,9 @@ class Trainer:
         return self.backbone.readout(self.table.rows, self.graph.propagation.layer)
 
     def step(self, batch: Batch, number: int, free: Tensor | None = None) -> int:
-        """One step on this rank's pairs of the batch, which may be none. Returns their loss in fixed point.
+        """Take one step on this rank's pairs of the batch, which may be none. Returns their loss, times FIXED_POINT.
 
-        free [N, 1]: 1 for rows that may change, 0 for others; the dense weights stay as they are then.
+        free [N, 1]: 1 for rows that may change, 0 for others. If it is given, the dense weights do not change.
         """
         e0 = self.table.leaf()
         loss = self.backward(e0, batch, number)
@@ -113,9 +115,9 @@ class Trainer:
         return loss
 
     def backward(self, e0: Tensor, batch: Batch, number: int) -> int:
-        """Add the gradient of a step's whole loss to that of e0 [N, d], a leaf, and of dense weights that are trained.
+        """Compute the gradient of a step's whole loss with respect to e0 [N, d], a leaf, and to the dense weights.
 
-        Returns the loss of this rank's pairs in fixed point, without the L2 and the contrastive term.
+        Returns the loss of this rank's pairs, times FIXED_POINT, without the L2 and the contrastive term.
         """
         if self._views is not None:
             self._views.set_step(self.epoch, number)
@@ -136,7 +138,8 @@ class Trainer:
         return loss
 
     def _pair_gradients(self, z: Tensor, batch: Batch, number: int) -> tuple[Tensor, Tensor, int]:
-        """Gradient of the loss with respect to the readouts [N, D], how often each row occurs [N], and the loss."""
+        """(gradient of the loss with respect to the readouts [N, D], how often each row occurs in the batch [N], the
+        loss times FIXED_POINT)."""
         graph, settings = self.graph, self.settings
         users = graph.user_rows(batch.users)
         scale = settings.scale
@@ -165,7 +168,7 @@ class Trainer:
         return gradient, occurrences, int((pairs.loss_B * FIXED_POINT).round().to(torch.int64).sum())
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next epoch depends on, as tensors by name; the dense part is the same on every rank."""
+        """All that the next epoch depends on, as tensors by name. The dense part is the same on every rank."""
         state = {f"table.{name}": x for name, x in self.table.state().items()}
         state |= {f"dense.{name}": x.clone() for name, x in self.backbone.state_dict().items()}
         if self._dense is not None:
@@ -174,7 +177,7 @@ class Trainer:
         return state | {"epoch": torch.tensor([self.epoch])}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state`."""
+        """Take over what `state` returned."""
         self.table.load_state(_below(state, "table."))
         self.backbone.load_state_dict(_below(state, "dense."))
         if self._dense is not None:
@@ -197,7 +200,7 @@ class _Passes(nn.Module):
         self.backbone = backbone
 
     def forward(self, e0: Tensor, layer: Layer, views: Views | None) -> list[Tensor]:
-        """The readouts [N, readout_size], and those of the two views if there are any."""
+        """The readouts [N, readout_size], followed by those of the two views if the backbone has views."""
         readouts = [self.backbone(e0, layer)]
         if views is not None:
             readouts += [self.backbone.view(e0, layer, views, number) for number in (0, 1)]
