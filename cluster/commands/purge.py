@@ -17,11 +17,7 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ..config.schema import Config
 from ..evidence.report import add_evidence
-from ..layout import (
-    LOG,
-    checkpoint_number,
-    segment_id,
-)
+from ..layout import LOG, checkpoint_number, segment_id
 from ..log.cuts import announce_cut
 from ..log.journal import JournalConflict
 from ..log.records import PURGED, PURGING

@@ -26,7 +26,7 @@ from ..reporting.progress import Progress
 from ..requests.matching import Effect, Resolved, changed_partitions, effect
 from ..requests.outcome import Outcome
 from ..requests.request import Request
-from .gate import baseline
+from .gate import measured_baseline
 from .stopwatch import Stopwatch
 from .unlearning import Candidate, unlearned
 
@@ -159,7 +159,7 @@ def _load(session: Session, group: WorkerGroup, version: Manifest) -> float:
     """Load the version and what its gate is measured against, unless the workers have both. Returns the seconds."""
     start = time.perf_counter()
     session.ensure_loaded(group, version)
-    baseline(session, group, version)
+    measured_baseline(session, group, version)
     return time.perf_counter() - start
 
 

@@ -16,7 +16,8 @@ from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.matching import Effect
-from .gate import FINE_TUNED, MENDABLE, MISSED, PASSED, Gate, bounds_of
+from .gate import CHANGED_BY_FINE_TUNING, Gate, active_bounds
+from .gate_measures import FINE_TUNED, MISSED, PASSED
 from .reduced_graph import Ids, merged_gone, new_graph
 from .training import as_trained, make_run
 
@@ -47,7 +48,7 @@ class Candidate:
         """
         settings = self.session.config.forget
         gate = None
-        if bounds_of(settings):
+        if active_bounds(settings):
             gate = Gate(self.session, self.group, self.version, self.pairs, self.gone)
             mark("gate")
         if settings.fine_tune_steps and not kept_rows:
@@ -62,7 +63,7 @@ class Candidate:
         found = gate.judge(self.manifest, largest_change)
         mark("gate")
         steps = settings.gate_fine_tune_steps
-        if found["status"] == MISSED and MENDABLE.issuperset(found["missed"]) and steps and not kept_rows:
+        if found["status"] == MISSED and CHANGED_BY_FINE_TUNING.issuperset(found["missed"]) and steps and not kept_rows:
             tuned = self._fine_tuned(steps)
             again = gate.judge(tuned, largest_change)
             if again["status"] == MISSED:

@@ -11,14 +11,14 @@ from small_output import commit_train, small_config, write_interactions
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.models import unlearning as candidate
-from unlearnrec.cluster.models.gate import (
+from unlearnrec.cluster.models.gate_measures import (
     FINE_TUNED,
     MISSED,
     NOT_APPLICABLE,
     PASSED,
     Baseline,
     gap_closed,
-    missed,
+    missed_measures,
     recall_loss,
     verdict,
 )
@@ -148,7 +148,7 @@ def test_the_gap_is_measured_against_pairs_of_the_same_kind(moved, expected):
     after = before - rng.normal(moved, 0.1 * moved, 300)
     found = gap_closed(base(), [place(before)], [place(after)], 300)
     assert found["value"] == pytest.approx(expected, abs=0.1) and found["pairs"] == 300
-    assert bool(missed({"gap_closed": found}, {"gap_closed": 0.5})) == (expected < 0.5)
+    assert bool(missed_measures({"gap_closed": found}, {"gap_closed": 0.5})) == (expected < 0.5)
 
 
 def test_what_cannot_be_measured_is_said_to_be_so():
@@ -188,7 +188,7 @@ def test_the_verdict():
     ]
     for gap, recall, expected, names in cases:
         measures = {"gap_closed": gap, "recall_loss": recall}
-        assert verdict(measures, bounds) == expected and missed(measures, bounds) == names
+        assert verdict(measures, bounds) == expected and missed_measures(measures, bounds) == names
 
 
 # ---- what becomes of fine-tuned rows --------------------------------------------------------------------------------

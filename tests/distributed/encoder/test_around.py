@@ -15,7 +15,7 @@ from trained_output import rows_by_partition, trained_output
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import parse_config
 from unlearnrec.cluster.models import pretraining
-from unlearnrec.cluster.models.gate import missed
+from unlearnrec.cluster.models.gate_measures import missed
 from unlearnrec.cluster.models.pretraining import wants_around
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.distributed.backbones import BACKBONES
