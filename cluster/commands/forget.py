@@ -12,11 +12,11 @@ from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..evidence.report import add_evidence
 from ..layout import REQUEST_KEY
-from ..lifecycle.acceptance import NOTHING, accept, answered, renewed
+from ..lifecycle.acceptance import NOTHING, accept, final_answer, under_current_id
 from ..lifecycle.estimate import estimated_seconds
 from ..lifecycle.finding import find_stored
 from ..lifecycle.operators import check_operator
-from ..lifecycle.outcomes import looked_up
+from ..lifecycle.outcomes import expected_outcome
 from ..lifecycle.refusals import Held
 from ..lifecycle.results_file import ResultsFile, result_rows, stored_outcome
 from ..lifecycle.suppression import open_list
@@ -69,7 +69,7 @@ def forget(
     key = session.request_key(create=not dry_run)
     request = parse_request(users, items, interactions, requests, request_id, session.options, key)
     if request_id is None:
-        request = renewed(session, request)
+        request = under_current_id(session, request)
     if request.empty and not dry_run:
         return _nothing_named(session, request, request_id, file)
     if dry_run:
@@ -111,7 +111,7 @@ def _forget(
     group: WorkerGroup | None,
     cut_only: bool,
 ) -> dict[str, Any]:
-    if (answer := answered(session, request)) is not None:
+    if (answer := final_answer(session, request)) is not None:
         return add_evidence(session, [answer], progress=progress)[0] | {"repeated": True}
     able_version(session)
     session.whole_version()
@@ -129,7 +129,7 @@ def _forget(
             answers = add_evidence(session, list(carried_out.values()), workers, progress)
     except JournalConflict:
         # Perhaps a service that runs on this output was faster.
-        if (answer := answered(session, request)) is not None:
+        if (answer := final_answer(session, request)) is not None:
             return add_evidence(session, [answer], progress=progress)[0]
         _check_not_held(session, request)
         raise
@@ -161,7 +161,7 @@ def _dry_run(
     graph = version.graph
     named, found = find_stored(session.store, graph, [request])
     whole = effect(found, named, graph.items)
-    outcome = looked_up(session, graph, request, named[0], found)
+    outcome = expected_outcome(session, graph, request, named[0], found)
     answer = {
         "request_id": request.request_id,
         "status": "dry_run",

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..config.schema import Config
 from ..lifecycle.decisions import due_by, oldest_age, overdue
-from ..lifecycle.refusals import unknown
+from ..lifecycle.refusals import unknown_request
 from ..output.session import Session
 
 
@@ -22,7 +22,7 @@ def status(config: Config, request_id: str | None = None) -> dict[str, Any]:
     if request_id is not None:
         ticket = ledger.tickets.get(request_id)
         if ticket is None:
-            raise unknown(config, request_id)
+            raise unknown_request(config, request_id)
         due = due_by(ticket, deadline)
         return ticket.describe() | ({} if due is None else {"due_by": due})
     waiting = ledger.unanswered()

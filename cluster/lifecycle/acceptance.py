@@ -71,7 +71,7 @@ def accept(
         return
 
 
-def renewed(session: Session, request: Request) -> Request:
+def under_current_id(session: Session, request: Request) -> Request:
     """A request whose id was derived from its content, under the id that it has now (`Ledger.derived_id`).
 
     Whoever asks the same before that one is closed and out of date too gets the same id, so that it is one request.
@@ -97,7 +97,7 @@ def _kept_out(session: Session, request: Request) -> bool:
     return all(named[kind] <= listed[kind] for kind in KINDS)
 
 
-def answered(session: Session, request: Request) -> dict[str, Any] | None:
+def final_answer(session: Session, request: Request) -> dict[str, Any] | None:
     """The answer that this request was given already, None if it has not been carried out.
 
     Raises:
@@ -116,7 +116,7 @@ def answered(session: Session, request: Request) -> dict[str, Any] | None:
     return answer | {"content_purged": True} if is_purged(content) else answer
 
 
-def contents_of(session: Session, request_id: str) -> dict[str, Any] | None:
+def stored_content(session: Session, request_id: str) -> dict[str, Any] | None:
     """The stored content of a request; None where there is none, or where it was purged."""
     try:
         content: dict[str, Any] = json.loads(session.store.read(session.ledger().content_name(request_id)))
@@ -135,7 +135,7 @@ def check_same(session: Session, content: dict[str, Any], request: Request) -> N
         )
 
 
-def advance(
+def append_step(
     session: Session,
     request_id: str,
     kind: str,

@@ -13,7 +13,7 @@ from ...distributed.encoder.influence import readable_format
 from ...distributed.graph.removal import Found
 from ...partitioning.errors import InputError
 from ...workers import WorkerGroup
-from ..lifecycle.acceptance import advance
+from ..lifecycle.acceptance import append_step
 from ..lifecycle.decisions import within_limit
 from ..lifecycle.finding import Route, find_by_workers, route
 from ..lifecycle.outcomes import note_outcomes
@@ -28,7 +28,7 @@ from ..requests.outcome import Outcome
 from ..requests.request import Request
 from .gate import measured_baseline
 from .stopwatch import Stopwatch
-from .unlearning import Candidate, unlearned
+from .unlearning import Candidate, make_candidate
 
 
 def able_version(session: Session) -> Manifest:
@@ -119,8 +119,10 @@ def carry_out(
     if not whole.events:
         return answers
     affected = changed_partitions(version, batch.way.owners, whole, cut_only)
-    candidate, largest_change = unlearned(session, group, version, whole, affected, watch.mark, progress, cut_only)
-    judged = candidate.finish(watch.mark, progress, largest_change, kept_rows=cut_only or not len(whole.users))
+    candidate, largest_change = make_candidate(session, group, version, whole, affected, watch.mark, progress, cut_only)
+    judged = candidate.fine_tune_and_judge(
+        watch.mark, progress, largest_change, kept_rows=cut_only or not len(whole.users)
+    )
     judged |= _drift(session, candidate.manifest, progress)
     rest = batch.of(batch.effects.keys() - answers.keys())
     done = {
@@ -186,7 +188,7 @@ def _hold_too_large(
     taken, held = within_limit(shares, max_share, approved)
     for request_id in held:
         body = {"share": shares[request_id], "max_share": max_share}
-        if not advance(session, request_id, HELD, body, since=head):
+        if not append_step(session, request_id, HELD, body, since=head):
             raise JournalConflict(f"request {request_id} was closed by somebody else")
         progress.note(
             f"request {request_id} is held: {shares[request_id]:.2%} of the interactions, forget.max_share={max_share:g}"
@@ -232,7 +234,7 @@ def _complete_without_effect(
             "affected_partitions": [],
             "seconds": watch.seconds,
         }
-        if not advance(session, request_id, COMPLETED, {"answer": answer}, since=head):
+        if not append_step(session, request_id, COMPLETED, {"answer": answer}, since=head):
             raise JournalConflict(f"request {request_id} was closed by somebody else")
         answers[request_id] = answer
     return answers

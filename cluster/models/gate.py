@@ -69,7 +69,7 @@ def measured_baseline(
 
 
 class Gate:
-    """The gate of one batch of requests. It is made while the workers have the version before; `judge` measures the new one."""
+    """The gate of one batch of requests. It is made while the workers have the version before, and judges the new one."""
 
     def __init__(self, session: Session, group: WorkerGroup, version: Manifest, pairs: Pairs, gone: Pairs) -> None:
         """pairs: the interactions that the batch removes. gone: the users and items that it deletes, by dense id."""

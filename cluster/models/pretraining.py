@@ -35,7 +35,7 @@ from ..output.ingests import graph_key
 from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
 from ..reporting.progress import Progress, epoch_callback, with_callback
-from .training import as_trained, make_run, run_on
+from .training import as_trained, make_run, run_training
 
 NOT_AROUND = (
     "influence.around: the changes of readouts cannot be predicted on these data (R2 on held-out nodes: users "
@@ -240,7 +240,7 @@ def _finished_run(
     names = [f"{place}/embeddings-{k:03d}.safetensors" for k in range(graph.partitions)]
     if not session.store.exists(done):
         run = make_run(trained, graph, removal)
-        run_on(session, group, graph, run, names, dense, progress, title, look)
+        run_training(session, group, graph, run, names, dense, progress, title, look)
         session.store.write(done, json.dumps({"files": names}).encode())
         Checkpoints(session.store, run.folder).clear()
     return names

@@ -32,7 +32,7 @@ LOOK_SECONDS = 5.0
 """So often a training looks whether its result can still be committed."""
 
 
-def now_and_then(look: Callable[[], None]) -> Callable[[], None]:
+def at_intervals(look: Callable[[], None]) -> Callable[[], None]:
     """`look` when LOOK_SECONDS have passed since the last time; what it raises of the store is left to the next time."""
     due = time.monotonic() + LOOK_SECONDS
 
@@ -46,15 +46,15 @@ def now_and_then(look: Callable[[], None]) -> Callable[[], None]:
     return sometimes
 
 
-def begin(session: Session, graph: IngestedGraph, run: TrainRun, resume: bool, progress: Progress) -> None:
+def prepare_run(session: Session, graph: IngestedGraph, run: TrainRun, resume: bool, progress: Progress) -> None:
     """What comes before a training: earlier checkpoints of this run go, unless it goes on from them; its plan is told."""
     if not resume:
         Checkpoints(session.store, run.folder).clear()
     session.save_config()
-    progress.note(plan_of(session.config, graph))
+    progress.note(plan_line(session.config, graph))
 
 
-def told(committed: Manifest, curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def training_result(committed: Manifest, curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the commands say of a training."""
     seconds, loss = curve[-1]["seconds"], curve[-1]["loss"]
     return {"epochs": len(curve), "seconds": seconds, "loss": loss, "version": committed.version, "curve": curve}
@@ -75,7 +75,7 @@ def trained_version(
     removal, number = run.removal, session.versions.next_number()
     names = [session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors") for k in range(graph.partitions)]
     dense = session.versions.new_name(number, "dense", "safetensors")
-    results = run_on(session, group, graph, run, names, dense, progress, "train", look)
+    results = run_training(session, group, graph, run, names, dense, progress, "train", look)
     new_graph = graph
     embedded: Sequence[WithFiles] = results
     if removal:
@@ -151,7 +151,7 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
     )
 
 
-def run_on(
+def run_training(
     session: Session,
     group: WorkerGroup,
     graph: IngestedGraph,
@@ -173,7 +173,7 @@ def run_on(
         )
 
 
-def plan_of(config: Config, graph: IngestedGraph) -> str:
+def plan_line(config: Config, graph: IngestedGraph) -> str:
     """One line before long work: what will be held and moved."""
     nodes, size = graph.users + graph.items, config.backbone.embedding_size
     steps = -(-graph.ingested_interactions // config.train.batch_size)

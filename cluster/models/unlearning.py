@@ -36,7 +36,7 @@ class Candidate:
     pairs: tuple[Ids, Ids]
     gone: tuple[Ids, Ids]
 
-    def finish(
+    def fine_tune_and_judge(
         self, mark: Callable[[str], None], progress: Progress, largest_change: float, kept_rows: bool
     ) -> dict[str, Any]:
         """Fine-tune and judge it, as the configuration says; returns what the answers say of it.
@@ -100,7 +100,7 @@ class Candidate:
         return self.manifest.replaced(model=model.replaced(embeddings=tuple(embeddings)), files=files)
 
 
-def unlearned(
+def make_candidate(
     session: Session,
     group: WorkerGroup,
     version: Manifest,

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ...partitioning.errors import InputError
 from ...partitioning.lake import ID_COLUMNS, LakeFile, list_table, read_csv
 from ...partitioning.storage import StorageOptions, filesystem_for
-from .times import NANOSECONDS, Bound, Moment, empty, parse_bound
+from .times import NANOSECONDS, Bound, Moment, is_empty_range, parse_bound
 
 USERS, ITEMS, INTERACTIONS, RANGES = KINDS = ("users", "items", "interactions", "ranges")
 RANGE = ("since", "until")
@@ -81,7 +81,7 @@ def parse_row(user: Any, item: Any, since: Any, until: Any) -> Row:
         return (USERS, user) if item is None else (ITEMS, item)
     if user is None:
         return "a time range needs a user_id"
-    if empty(low, high):
+    if is_empty_range(low, high):
         return "since is not before until"
     return RANGES, (user, item, low, high)
 

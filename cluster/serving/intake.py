@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from threading import Event, Lock
 from typing import Any
 
-from ..lifecycle.acceptance import accept, check_same, renewed
+from ..lifecycle.acceptance import accept, check_same, under_current_id
 from ..lifecycle.decisions import due_by, may_cancel, oldest_age, overdue, retry_after
 from ..lifecycle.operators import approve_request, cancel_request
 from ..lifecycle.refusals import TooMany
@@ -68,7 +68,7 @@ class Intake(RequestsInterface):
         """As `RequestsInterface.accept`."""
         request = make_request(new.users, new.items, new.interactions, new.request_id, self._key, new.ranges)
         if new.request_id is None:
-            request = renewed(self._session, request)
+            request = under_current_id(self._session, request)
         ledger = self._session.ledger(look=new.request_id is not None)
         ticket = ledger.tickets.get(request.request_id)
         if ticket is not None:

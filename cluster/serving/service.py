@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ...partitioning.errors import InputError
-from ..lifecycle.acceptance import advance, read_accepted
+from ..lifecycle.acceptance import append_step, read_accepted
 from ..lifecycle.decisions import Verdict, error_class, judge, loses_workers, next_batch, seconds_until_due
 from ..lifecycle.refusals import UnreadableRequest
 from ..log.records import FAILED
@@ -234,7 +234,7 @@ class Service(ForwardsRequests, ServiceInterface):
         return 0.0
 
     def _quarantine(self, request_id: str, error: Exception) -> None:
-        advance(self._session, request_id, FAILED, {"error": error_class(error)})
+        append_step(self._session, request_id, FAILED, {"error": error_class(error)})
         self._alone.pop(request_id, None)
         log.error(
             "request %s failed with %s: not tried again until it is asked for again", request_id, error_class(error)

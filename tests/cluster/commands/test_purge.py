@@ -26,7 +26,7 @@ from unlearnrec.cluster.commands.residue import residue
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.evidence.report import add_evidence
 from unlearnrec.cluster.lifecycle import acceptance as accepting
-from unlearnrec.cluster.lifecycle.acceptance import answered
+from unlearnrec.cluster.lifecycle.acceptance import final_answer
 from unlearnrec.cluster.log import journal
 from unlearnrec.cluster.log.journal import JournalConflict
 from unlearnrec.cluster.output.ingests import graph_key, lake_graph
@@ -147,16 +147,19 @@ def test_the_answer_outlives_the_content(local):
     session = Session(local)
     request = parse_request(FORGOTTEN, None, None, None, "r1", session.options)
     other = parse_request("somebody", None, None, None, "r1", session.options)
-    before = answered(session, request)
+    before = final_answer(session, request)
     with pytest.raises(InputError, match="another request has this id"):
-        answered(session, other)
+        final_answer(session, other)
     purge(local)
     status = pipeline.status(local, "r1")
     assert status["phase"] == "committed" and status["version"] == 2
     # The content can no longer be compared, and the answer says so.
     told = before | {"content_purged": True, "evidence_failed": []}
-    assert answered(session, request) == told
-    for ask in (lambda: answered(session, other), lambda: pipeline.forget(local, users="somebody", request_id="r1")):
+    assert final_answer(session, request) == told
+    for ask in (
+        lambda: final_answer(session, other),
+        lambda: pipeline.forget(local, users="somebody", request_id="r1"),
+    ):
         with pytest.raises(InputError, match="content was purged, and this one is not the same"):
             ask()
     again = pipeline.forget(local, users=FORGOTTEN, request_id="r1")

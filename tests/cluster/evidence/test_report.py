@@ -480,7 +480,7 @@ def test_a_check_that_fails_is_told_wherever_somebody_asks(bare, tmp_path, monke
 
 def test_a_request_that_failed_and_was_posted_again_is_as_old_as_before(bare):
     accept(bare, user_name(5), "s")
-    accepting.advance(Session(bare), "s", "failed", {"error": "KeyError"})
+    accepting.append_step(Session(bare), "s", "failed", {"error": "KeyError"})
     time.sleep(0.002)  # times have milliseconds
     commit_forget(bare, user_name(5), "s")
     add_evidence(Session(bare), [{"request_id": "s", "status": "committed"}])

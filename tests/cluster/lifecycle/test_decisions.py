@@ -13,7 +13,7 @@ from manifests import manifest_document
 from memory_store import Crash, MemoryStore
 
 from unlearnrec.cluster.config.schema import parse_config
-from unlearnrec.cluster.lifecycle.acceptance import advance
+from unlearnrec.cluster.lifecycle.acceptance import append_step
 from unlearnrec.cluster.lifecycle.decisions import (
     Verdict,
     error_class,
@@ -255,12 +255,12 @@ class FakeEngine:
         tickets = Ledger(self.session.journal.records()).tickets
         for r in requests:
             if r.users[0].startswith("big") and tickets[r.request_id].approved_by is None:
-                advance(self.session, r.request_id, HELD, {"share": 0.3}, since=head)
+                append_step(self.session, r.request_id, HELD, {"share": 0.3}, since=head)
                 continue
             answer = {"request_id": r.request_id, "status": "nothing_to_forget", "version": 1}
             if not r.users[0].startswith("none"):
                 answers[r.request_id] = answer | {"status": "committed"}
-            elif not advance(self.session, r.request_id, COMPLETED, {"answer": answer}, since=head):
+            elif not append_step(self.session, r.request_id, COMPLETED, {"answer": answer}, since=head):
                 raise JournalConflict
         if answers:
             manifest = made(0, "forget", 100, **answers)
@@ -422,9 +422,9 @@ def test_no_record_of_a_request_stands_on_a_log_that_says_otherwise(store, monke
     def late(*arguments, **keywords):
         monkeypatch.setattr(session.journal, "append", append)
         if meanwhile == "its cancellation":
-            advance(other, "a", CANCELLED, {})
+            append_step(other, "a", CANCELLED, {})
         elif meanwhile == "its answer":
-            advance(other, "a", COMPLETED, {"answer": answer})
+            append_step(other, "a", COMPLETED, {"answer": answer})
         else:
             name = "a" if meanwhile == "its version" else "b"
             other.versions.commit(made(0, "forget", 100, **{name: answer | {"request_id": name}}), after=head)
@@ -435,9 +435,9 @@ def test_no_record_of_a_request_stands_on_a_log_that_says_otherwise(store, monke
     body = {"answer": answer, "share": 0.3, "error": "KeyError"}
     if on_a_version and "version" in meanwhile:
         with pytest.raises(JournalConflict):
-            advance(session, "a", kind, body, since=head)
+            append_step(session, "a", kind, body, since=head)
     else:
-        done = advance(session, "a", kind, body, since=head if on_a_version else None)
+        done = append_step(session, "a", kind, body, since=head if on_a_version else None)
         assert done == (meanwhile == "another version")
     written = [r.kind for r in session.journal.since(head) if r.body.get("request_id") == "a"]
     mine = [kind] if meanwhile == "another version" and not on_a_version else []
@@ -451,7 +451,7 @@ def test_only_an_accepted_request_is_carried_out(store, kind):
     request = make_request(["a"], [], [], "a", b"")
     if kind is not None:
         Intake(session).accept(NewRequest(["a"], request_id="a"))
-        advance(session, "a", kind, {"share": 0.3, "error": "KeyError"})
+        append_step(session, "a", kind, {"share": 0.3, "error": "KeyError"})
     before = states(store)
     with pytest.raises(JournalConflict, match="request a was closed or held"):
         carry_out(session, [request], None, Progress())

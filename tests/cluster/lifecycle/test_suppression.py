@@ -15,7 +15,7 @@ from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.commands import residue as residues
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.lifecycle import acceptance
-from unlearnrec.cluster.lifecycle.acceptance import renewed
+from unlearnrec.cluster.lifecycle.acceptance import under_current_id
 from unlearnrec.cluster.lifecycle.finding import find_stored
 from unlearnrec.cluster.lifecycle.outcomes import note_outcomes
 from unlearnrec.cluster.lifecycle.suppression import ENVIRONMENT, FORGOTTEN, LIFTED, SuppressionList
@@ -130,9 +130,14 @@ def test_what_the_list_keeps_out_is_not_asked_anew(tmp_path):
             session = Session(config)
             session.journal.append("completed", {"request_id": named.request_id, "answer": {}})
         pipeline.ingest(config)
-        again.append(renewed(Session(config), named).request_id != named.request_id)
+        again.append(under_current_id(Session(config), named).request_id != named.request_id)
     pipeline.lift(config, users=user_name(1))
-    assert [*again, renewed(Session(config), named).request_id != named.request_id] == [True, False, False, True]
+    assert [*again, under_current_id(Session(config), named).request_id != named.request_id] == [
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_list_with_a_gap_takes_no_more(tmp_path):

@@ -242,7 +242,7 @@ def test_fine_tuned_rows_are_kept_if_they_miss_nothing(answers, status, kept, tm
     monkeypatch.setattr(candidate, "Gate", gate)
     pairs, marks = (np.array([0]), np.array([1])), []
     made = candidate.Candidate(session, workers, version, before, pairs, (pairs[0][:0],) * 2)
-    answer = made.finish(marks.append, progress, 1.0, kept_rows=False)
+    answer = made.fine_tune_and_judge(marks.append, progress, 1.0, kept_rows=False)
 
     tuned = [name for name in session.store.list("versions") if "/tuned-" in name]
     tried = len(answers) == 2

@@ -15,7 +15,7 @@ from small_output import accept, commit_forget, commit_train, copied, small_conf
 from unlearnrec.benchmarks.chaos_checker import pairs_of
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import to_yaml
-from unlearnrec.cluster.lifecycle.acceptance import advance
+from unlearnrec.cluster.lifecycle.acceptance import append_step
 from unlearnrec.cluster.log.records import HELD
 from unlearnrec.cluster.output.ingests import lake_graph
 from unlearnrec.cluster.output.leftovers import UNNAMED, leftovers
@@ -45,7 +45,7 @@ def prepared(tmp_path_factory):
         commit_train(config, seed)
     for number, name in enumerate(("open", "held")):
         accept(config, user_name(2 + number), name)
-    advance(Session(config), "held", HELD, {"share": 0.5, "max_share": 0.2})
+    append_step(Session(config), "held", HELD, {"share": 0.5, "max_share": 0.2})
     Session(config).store.write("requests/never-accepted.json", b"{}")
     return config
 

@@ -25,7 +25,7 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.commands import pretrain
 from unlearnrec.cluster.config.schema import to_yaml
-from unlearnrec.cluster.lifecycle.acceptance import advance
+from unlearnrec.cluster.lifecycle.acceptance import append_step
 from unlearnrec.cluster.log.journal import JournalConflict
 from unlearnrec.cluster.log.records import CANCELLED, COMPLETED, HELD
 from unlearnrec.cluster.output.ingests import ingested, lake_graph
@@ -149,7 +149,7 @@ def test_a_rollback_to_another_graph_where_a_request_found_nothing_is_refused(sm
     pipeline.ingest(small)
     commit_train(small, 5)
     accept(small, user_name(3), "r")
-    advance(
+    append_step(
         Session(small), "r", COMPLETED, {"answer": {"request_id": "r", "status": "nothing_to_forget", "version": 3}}
     )
     with pytest.raises(InputError, match="request r found nothing to forget in a later graph"):
@@ -160,7 +160,7 @@ def test_status_without_an_id_tells_who_waits_and_how_long(small):
     accept(small, user_name(1), "old")
     accept(small, user_name(2), "held")
     commit_forget(small, user_name(3), "done")
-    advance(Session(small), "held", HELD, {"share": 0.3})
+    append_step(Session(small), "held", HELD, {"share": 0.3})
     found = pipeline.status(small)
     assert [(r["request_id"], r["status"], r["overdue"]) for r in found["requests"]] == [
         ("old", "accepted", False),
@@ -248,7 +248,7 @@ def test_who_came_back_is_forgotten_again(small):
 
 def test_a_repeated_answer_has_all_that_answers_have(small):
     accept(small, user_name(3), "r")
-    advance(Session(small), "r", CANCELLED, {})
+    append_step(Session(small), "r", CANCELLED, {})
     answer = pipeline.forget(small, users=user_name(3), request_id="r")
     nothing = {"removed_interactions": 0, "affected_partitions": [], "seconds": 0.0}
     assert answer == {"request_id": "r", "status": "cancelled", "version": None, "repeated": True, **nothing}

@@ -61,7 +61,7 @@ from unlearnrec.cluster.output.ledger import Ledger, State
 from unlearnrec.cluster.output.manifest import manifest_of
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import Progress
-from unlearnrec.cluster.requests.digests import digests_of, none
+from unlearnrec.cluster.requests.digests import digests_of, no_digests
 from unlearnrec.cluster.requests.request import is_purged, is_same, make_request, read_request
 from unlearnrec.cluster.serving.intake import Intake
 from unlearnrec.cluster.serving.interface import NewRequest
@@ -258,7 +258,7 @@ class Protocol(RuleBasedStateMachine):
         self.patch.setattr(forgetting, "parse_request", read)
         # What is trained has cost nothing. Which retrain it is, its seed says.
         self.patch.setattr(retrain, "Lease", ModelLease)
-        self.patch.setattr(retrain, "_begun", self.noted(retrain._begun))
+        self.patch.setattr(retrain, "_lease_graph", self.noted(retrain._lease_graph))
         rows = lambda session, _, graph, *__: (random_rows(session, graph, 1), [{"seconds": 0.0, "loss": 0.0}])  # noqa: E731
         self.patch.setattr(retrain, "trained_version", rows)
         self.patch.setattr(retrain, "fit_encoder", self.fit)
@@ -636,7 +636,7 @@ class Protocol(RuleBasedStateMachine):
     def suppression_list_is_right(self, ledger: Ledger) -> None:
         suppression = SuppressionList(self.store, KEY.encode())
         listed, _ = suppression.state()
-        allowed = none()
+        allowed = no_digests()
         for name, ticket in ledger.tickets.items():
             request = read_request(name, json.dumps(self.bodies[name]).encode())
             named = digests_of(suppression.key, request, {"user": "string", "item": "string"})
@@ -716,7 +716,7 @@ class Protocol(RuleBasedStateMachine):
         """As `evaluate` and `export`."""
         before = list(self.purges_now)
         with leases.leased(self.session()) as version:
-            found = leases.leases(self.session()).values()
+            found = leases.read_leases(self.session()).values()
             ends = [until for until, files in found if files == set(version.files)]  # its own the last, if not over
             try:
                 if before[0] == self.purges_now[0] == self.purges_now[1]:

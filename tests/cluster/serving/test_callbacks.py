@@ -16,7 +16,7 @@ from small_output import commit_train, small_config, user_name, write_interactio
 
 import unlearnrec
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.lifecycle.acceptance import advance
+from unlearnrec.cluster.lifecycle.acceptance import append_step
 from unlearnrec.cluster.lifecycle.refusals import TakenId
 from unlearnrec.cluster.log.records import COMPLETED, FAILED, HELD
 from unlearnrec.cluster.output.session import Session
@@ -248,13 +248,13 @@ def test_the_intake_writes_urls_down_with_the_request_and_says_what_is_new(sessi
     assert outbox.wake.is_set()
     seen.append(intake.news_of(["r"])["r"])
     intake.running = frozenset()
-    advance(session, "r", FAILED, {"error": "KeyError"})
+    append_step(session, "r", FAILED, {"error": "KeyError"})
     seen.append(intake.news_of(["r"])["r"])
     intake.accept(
         NewRequest([user_name(1)], request_id="r", callback_urls=[OTHER])
     )  # it failed, and is asked for again
     seen.append(intake.news_of(["r"])["r"])
-    advance(session, "r", HELD, {"share": 0.3})
+    append_step(session, "r", HELD, {"share": 0.3})
     seen.append(intake.news_of(["r"])["r"])
     outbox.wake.clear()
     intake.approve("r", "Bob")
@@ -263,7 +263,7 @@ def test_the_intake_writes_urls_down_with_the_request_and_says_what_is_new(sessi
     events = ["accepted", "in_progress", "failed", "accepted", "held", "approved"]
     assert [news.event.split()[0] for news in seen] == events
     intake.running = frozenset({"r", "quiet"})
-    advance(session, "quiet", COMPLETED, {"answer": {"status": "nothing_to_forget"}})
+    append_step(session, "quiet", COMPLETED, {"answer": {"status": "nothing_to_forget"}})
     assert list(intake.news_of(["r", "quiet"])) == ["r"]  # the last word waits for what its batch says of the evidence
     intake.running = frozenset()
     assert intake.news_of(["quiet"])["quiet"].final
@@ -408,7 +408,7 @@ class Engine:
         self.hold.wait(20)
         for request in requests:
             answer = {"request_id": request.request_id, "status": "nothing_to_forget", "version": 1}
-            advance(self.session, request.request_id, COMPLETED, {"answer": answer})
+            append_step(self.session, request.request_id, COMPLETED, {"answer": answer})
 
     def readouts(self, version):
         return types.SimpleNamespace(version=version.version)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from unlearnrec.cluster.config.schema import parse_config
-from unlearnrec.cluster.lifecycle.acceptance import accept, advance, answered, read_accepted
+from unlearnrec.cluster.lifecycle.acceptance import accept, append_step, final_answer, read_accepted
 from unlearnrec.cluster.lifecycle.refusals import TakenId, TooMany
 from unlearnrec.cluster.log import journal as journal_module
 from unlearnrec.cluster.log.journal import Journal
@@ -62,7 +62,7 @@ def test_one_request_made_at_once_is_accepted_once(open_intake: Any, tmp_path: P
         answers = at_once(lambda me: there[me % intakes].accept(NewRequest(["ann"], request_id="r")))
         assert [answer["status"] for answer in answers] == ["accepted"] * THREADS
         assert accepted(tmp_path) == ["r"] * round_
-        advance(there[0]._session, "r", FAILED, {"error": "KeyError"})
+        append_step(there[0]._session, "r", FAILED, {"error": "KeyError"})
 
 
 def test_an_id_is_for_one_content(open_intake: Any, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_the_limit_holds_for_requests_that_come_at_once(open_intake: Any, tmp_pa
     answers = at_once(lambda me: intake.accept(NewRequest([f"user-{me}"], request_id=f"r{me}")))
     assert sum(isinstance(answer, TooMany) for answer in answers) == THREADS - 3
     assert len(accepted(tmp_path)) == intake.gauges()["open_requests"] == 3
-    advance(intake._session, accepted(tmp_path)[0], FAILED, {"error": "KeyError"})
+    append_step(intake._session, accepted(tmp_path)[0], FAILED, {"error": "KeyError"})
     assert (
         sum(
             not isinstance(x, TooMany)
@@ -149,12 +149,12 @@ def test_a_request_gets_no_name_that_a_purge_may_take(open_intake: Any, tmp_path
     place = f"requests/r@{began.number}.json"
     assert names[-1] == place and session.journal.records()[-1].body["content"] == place
     session.store.write("requests/r.json", b"removed")  # at last
-    assert read_accepted(session, session.ledger().tickets["r"]) == request and answered(session, request) is None
+    assert read_accepted(session, session.ledger().tickets["r"]) == request and final_answer(session, request) is None
     assert open_intake().accept(NewRequest(["ann"], request_id="r"))["status"] == "accepted"
     with pytest.raises(TakenId):
         open_intake().accept(NewRequest(["bob"], request_id="r"))
     # It failed, is asked for again, and no purge takes its content.
-    advance(session, "r", FAILED, {"error": "KeyError"})
+    append_step(session, "r", FAILED, {"error": "KeyError"})
     journal.append(PURGING, {"unnamed": ["requests/r.json"]})
     accept(open_intake()._session, request)
     assert (
