@@ -89,7 +89,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> list[str]:
     config, file = _prepare(folder, arguments.users, arguments.seed, arguments.timeout)
     session = Session(config)
     start = pairs_of(session.store, session.version().graph)
-    follower = Follower(Session(config).journal)
+    follower = Follower(Session(config).log)
     history, plan = History(), _plan(arguments.requests, start, draw)
     server, second = Server(file, folder, "first"), Server(file, folder, "second")
     server.start()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..cluster.log.journal import Journal
+from ..cluster.log.log import Log
 from ..cluster.log.records import CANCELLED, COMMITTED, COMPLETED, Record
 from ..cluster.output.ledger import State, Ticket
 from ..cluster.output.manifest import manifest_of
@@ -60,8 +60,8 @@ class History:
 class Follower:
     """The records of a log as they come: those of files that a purge removes later too."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal, self._lock = journal, threading.Lock()
+    def __init__(self, log: Log) -> None:
+        self._log, self._lock = log, threading.Lock()
         self._records: dict[int, Record] = {}
 
     def look(self) -> None:
@@ -72,9 +72,9 @@ class Follower:
         """
         with self._lock:
             try:
-                found = self._journal.since(max(self._records, default=0))
+                found = self._log.since(max(self._records, default=0))
             except InputError:  # cut off behind the last look
-                found = self._journal.records()
+                found = self._log.records()
             self._records.update((record.number, record) for record in found)
 
     @property

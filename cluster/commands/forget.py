@@ -20,7 +20,7 @@ from ..lifecycle.outcomes import expected_outcome
 from ..lifecycle.refusals import Held
 from ..lifecycle.results_file import ResultsFile, result_rows, stored_outcome
 from ..lifecycle.suppression import open_list
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..log.records import iso
 from ..models.carry_out import able_version, carry_out
 from ..output.ledger import State
@@ -127,7 +127,7 @@ def _forget(
         with session.workers(group) as workers:
             carried_out = carry_out(session, [request], workers, progress, cut_only)
             answers = add_evidence(session, list(carried_out.values()), workers, progress)
-    except JournalConflict:
+    except LogConflict:
         # Perhaps a service that runs on this output was faster.
         if (answer := final_answer(session, request)) is not None:
             return add_evidence(session, [answer], progress=progress)[0]

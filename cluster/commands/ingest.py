@@ -20,7 +20,7 @@ def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
             graph that was there stays.
     """
     session = Session(config)
-    head = session.journal.head()  # before the list is read: what is carried out from here on may not be on it
+    head = session.log.head()  # before the list is read: what is carried out from here on may not be on it
     suppress = row_filter(session.store, config.columns.time_unit)
     with progress.task("rows read") as task:
         seen = 0

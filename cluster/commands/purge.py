@@ -19,7 +19,7 @@ from ..config.schema import Config
 from ..evidence.report import add_evidence
 from ..layout import LOG, checkpoint_number, segment_id
 from ..log.cuts import announce_cut
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..log.records import PURGED, PURGING
 from ..output.conflicts import voids_purge
 from ..output.leases import covered_places, read_leases
@@ -93,9 +93,9 @@ def purge(
         unnamed = [x.place for x in due if x.kind == UNNAMED]
         try:
             void = voids_purge({x.place for x in due})
-            began = session.journal.append(PURGING, {"unnamed": unnamed, "held": there}, after=head, void=void)
+            began = session.log.append(PURGING, {"unnamed": unnamed, "held": there}, after=head, void=void)
             break
-        except JournalConflict:
+        except LogConflict:
             continue
     if segments := [segment for x in due if (segment := segment_id(x.place)) is not None]:
         announce_cut(session.store, max(segments))
@@ -108,7 +108,7 @@ def purge(
                     session.store.remove(item.place)
             task.advance()
     answer = _answer(due, len(found) - len(due), ledger, sum(reported.values()))
-    session.journal.append(PURGED, answer | {"ends": [*over, began.number]})
+    session.log.append(PURGED, answer | {"ends": [*over, began.number]})
     session.checkpoint_if_due()
     return answer
 
@@ -165,7 +165,7 @@ def _check_whole(session: Session, ledger: Ledger) -> None:
 def _log_files(session: Session) -> list[Leftover]:
     """The files of the log that its checkpoint stands for and nobody looks up any more, oldest first."""
     store = session.store
-    checkpoint = Session(session.config, store).journal.checkpoint()  # as the next reader finds it
+    checkpoint = Session(session.config, store).log.checkpoint()  # as the next reader finds it
     if checkpoint is None:
         return []
     names = store.details(LOG)

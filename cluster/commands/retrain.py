@@ -49,7 +49,7 @@ def retrain(
         head, graph = _lease_graph(session, lease)
         run = make_run(config, graph, Removal(), probe)
         prepare_run(session, graph, run, resume, progress)
-        look = at_intervals(lambda: check_still_valid(session.journal.since(head), (), lease))
+        look = at_intervals(lambda: check_still_valid(session.log.since(head), (), lease))
         try:
             with session.workers(group) as workers:
                 trained, curve = trained_version(session, workers, graph, run, progress, look)
@@ -59,7 +59,7 @@ def retrain(
                 manifest = with_encoder(trained, encoder, files).replaced(reason="train")
                 committed = commit_replayed(session, workers, head, manifest, progress, lease)
         except (InputError, FileNotFoundError, WorkerFailure):
-            check_still_valid(session.journal.since(head), (), lease)  # where a purge took the file, it says so
+            check_still_valid(session.log.since(head), (), lease)  # where a purge took the file, it says so
             raise
     Checkpoints(session.store, run.folder).clear()
     clear_runs(session, trained)
@@ -74,7 +74,7 @@ def retrain(
 def _lease_graph(session: Session, lease: Lease) -> tuple[int, IngestedGraph]:
     """(the head of the log, the graph to train on then), whose files and checkpoints the lease holds from now on."""
     while True:
-        head = session.journal.head()  # before the graph is read: what is carried out from here on is not in it
+        head = session.log.head()  # before the graph is read: what is carried out from here on is not in it
         graph = lake_graph(session)
         lease.add([*graph.files, training_folder(graph_key(graph), "*"), pretraining_folder(graph_key(graph), "*")])
         # A purge looks at the log before the leases: none has taken the graph as superseded if it is not so now.

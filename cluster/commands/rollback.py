@@ -24,7 +24,7 @@ def rollback(config: Config, *, to: int) -> dict[str, Any]:
         JournalConflict: another version was committed, or a purge began, meanwhile.
     """
     session = Session(config)
-    records = session.journal.records()
+    records = session.log.records()
     current = session.version()
     found = next((r for r in records if r.kind == COMMITTED and manifest_of(r).version == to), None)
     if to >= current.version:

@@ -16,7 +16,7 @@ from ...partitioning.manifest import Graph
 from ...workers import WorkerFailure, WorkerGroup
 from ..config.schema import Config
 from ..lifecycle.finding import find_stored
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
 from ..output.conflicts import voids_training
 from ..output.ingests import lake_graph
@@ -57,7 +57,7 @@ def train(
         WorkerFailure: as `WorkerGroup.run`.
     """
     session = Session(config)
-    head = session.journal.head()  # before the graph is read: whatever is committed from here on is a conflict
+    head = session.log.head()  # before the graph is read: whatever is committed from here on is a conflict
     graph = lake_graph(session)
     removal, unknown = _left_out(session, graph, without)
     run = make_run(config, graph, removal, probe)
@@ -65,7 +65,7 @@ def train(
     overtaken = voids_training(graph, session.versions.current())
 
     def look() -> None:
-        if any(map(overtaken, session.journal.since(head))):
+        if any(map(overtaken, session.log.since(head))):
             raise RuntimeError(OVERTAKEN)
 
     try:
@@ -76,7 +76,7 @@ def train(
         raise
     try:
         committed = session.versions.commit(manifest, after=head)
-    except JournalConflict as error:
+    except LogConflict as error:
         raise RuntimeError(OVERTAKEN) from error
     Checkpoints(session.store, run.folder).clear()
     removed = graph.interactions - committed.graph.interactions

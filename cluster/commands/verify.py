@@ -37,7 +37,7 @@ def verify(config: Config, request_id: str | None = None) -> dict[str, Any]:
     session = Session(config)
     answer: dict[str, Any] = {"request_id": request_id, "status": None, "phase": None, "version": None}
     try:
-        records = session.journal.records()
+        records = session.log.records()
         ledger = session.ledger()
     except InputError as error:
         return answer | {"ok": False, "checks": [_check("log", False, str(error))]}
@@ -73,7 +73,7 @@ def _extent(records: Sequence[Record]) -> str:
 
 def _checkpoint(session: Session, records: Sequence[Record]) -> Iterator[Check]:
     """Whether the checkpoint that readers begin at is what the records come to, where all of them are there."""
-    checkpoint = session.journal.checkpoint()
+    checkpoint = session.log.checkpoint()
     if checkpoint is None:
         return
     detail = f"its SHA-256 is the one of the log, and the log goes on from record {checkpoint.number}"

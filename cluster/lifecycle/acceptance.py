@@ -10,7 +10,7 @@ from typing import Any
 
 from ...partitioning.errors import InputError
 from ..layout import content_name
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..log.records import ACCEPTED, COMMITTED
 from ..output.conflicts import voids_acceptance, voids_step
 from ..output.ingests import id_types, ingest_head, times
@@ -65,8 +65,8 @@ def accept(
         where = {} if name == content_name(request.request_id) else {"content": name}
         entry = {"request_id": request.request_id, "commitment": commitment(body, salt), **who, **where}
         try:
-            session.journal.append(ACCEPTED, entry, after=seen, void=voids_acceptance(request.request_id))
-        except JournalConflict:
+            session.log.append(ACCEPTED, entry, after=seen, void=voids_acceptance(request.request_id))
+        except LogConflict:
             continue
         return
 
@@ -154,13 +154,13 @@ def append_step(
     while True:
         ledger = session.ledger()
         seen, ticket = ledger.seen, ledger.open.get(request_id)
-        if since is not None and any(record.kind == COMMITTED for record in session.journal.since(since)):
-            raise JournalConflict(f"a version was committed after record {since}")
+        if since is not None and any(record.kind == COMMITTED for record in session.log.since(since)):
+            raise LogConflict(f"a version was committed after record {since}")
         if ticket is None or not allowed(ticket):
             return False
         try:
-            session.journal.append(kind, {"request_id": request_id, **body}, after=seen, void=voids_step(request_id))
-        except JournalConflict:
+            session.log.append(kind, {"request_id": request_id, **body}, after=seen, void=voids_step(request_id))
+        except LogConflict:
             continue
         return True
 

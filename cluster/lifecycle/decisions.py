@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 
 from ...partitioning.errors import InputError
 from ...workers.failures import LOST, Kind, WorkerFailure
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..log.records import iso
 from ..output.ledger import OPEN, State, Ticket
 
@@ -130,7 +130,7 @@ def loses_workers(error: BaseException) -> bool:
 def judge(error: BaseException, alone: bool, losses: int = 0) -> Verdict:
     """alone: whether the batch was one request that had been in a failed batch before. losses: how many attempts in a row
     have lost workers, this one included."""
-    if isinstance(error, JournalConflict):
+    if isinstance(error, LogConflict):
         return Verdict.AGAIN
     if loses_workers(error):
         if alone:

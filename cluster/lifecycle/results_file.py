@@ -82,7 +82,7 @@ def stored_outcome(session: Session, request: Request, answer: Mapping[str, Any]
     none yet, and where a purge has removed what would tell."""
     if answer["status"] == "accepted" or stored_content(session, request.request_id) is None:
         return None
-    versions = [manifest_of(r) for r in session.journal.records() if r.kind == COMMITTED]
+    versions = [manifest_of(r) for r in session.log.records() if r.kind == COMMITTED]
     by_number = {version.version: version for version in versions}
     answered = by_number.get(answer["version"])
     before = by_number.get(answered.base or 0) if answered and answer["status"] == "committed" else answered

@@ -17,7 +17,7 @@ from ..lifecycle.acceptance import append_step
 from ..lifecycle.decisions import within_limit
 from ..lifecycle.finding import Route, find_by_workers, route
 from ..lifecycle.outcomes import note_outcomes
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..log.records import COMPLETED, HELD
 from ..output.ledger import State
 from ..output.manifest import Manifest
@@ -153,7 +153,7 @@ def _check_open(session: Session, requests: Sequence[Request]) -> tuple[int, set
     head, tickets = ledger.seen, [ledger.open.get(request.request_id) for request in requests]
     for request, ticket in zip(requests, tickets, strict=True):
         if ticket is None or ticket.state is not State.ACCEPTED:
-            raise JournalConflict(f"request {request.request_id} was closed or held by somebody else")
+            raise LogConflict(f"request {request.request_id} was closed or held by somebody else")
     return head, {ticket.request_id for ticket in tickets if ticket is not None and ticket.approved_by is not None}
 
 
@@ -189,7 +189,7 @@ def _hold_too_large(
     for request_id in held:
         body = {"share": shares[request_id], "max_share": max_share}
         if not append_step(session, request_id, HELD, body, since=head):
-            raise JournalConflict(f"request {request_id} was closed by somebody else")
+            raise LogConflict(f"request {request_id} was closed by somebody else")
         progress.note(
             f"request {request_id} is held: {shares[request_id]:.2%} of the interactions, forget.max_share={max_share:g}"
         )
@@ -235,7 +235,7 @@ def _complete_without_effect(
             "seconds": watch.seconds,
         }
         if not append_step(session, request_id, COMPLETED, {"answer": answer}, since=head):
-            raise JournalConflict(f"request {request_id} was closed by somebody else")
+            raise LogConflict(f"request {request_id} was closed by somebody else")
         answers[request_id] = answer
     return answers
 

@@ -13,7 +13,7 @@ from ...workers import WorkerGroup
 from ..lifecycle.acceptance import read_accepted
 from ..lifecycle.finding import find_by_workers, route
 from ..lifecycle.refusals import UnreadableRequest
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..log.records import COMMITTED, SWITCHING, Record
 from ..output.conflicts import carried_out_by, others_beside_retrain, purge_took_from_retrain
 from ..output.leases import Lease
@@ -42,10 +42,10 @@ def commit_replayed(
     seconds = 0.0
     while True:
         started = time.monotonic()
-        records = session.journal.since(head)
+        records = session.log.since(head)
         check_still_valid(records, manifest.files, lease)
         if seconds:
-            session.journal.append(SWITCHING, {"behind": head, "seconds": max(2 * seconds, SWITCH_SECONDS)})
+            session.log.append(SWITCHING, {"behind": head, "seconds": max(2 * seconds, SWITCH_SECONDS)})
             progress.note("a request was carried out meanwhile: it is carried out here too, and services wait for that")
         since = carried_out_by(records)
         manifest = _carry_out_on(session, group, manifest, _read_requests(session, since), progress)
@@ -55,7 +55,7 @@ def commit_replayed(
         head = records[-1].number if records else head
         try:
             return session.versions.commit(manifest.replaced(replayed=tuple(replayed)), after=head, lease=lease.name)
-        except JournalConflict:
+        except LogConflict:
             seconds = time.monotonic() - started
 
 

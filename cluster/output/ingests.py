@@ -51,7 +51,7 @@ def record_ingest(session: Session, manifest: Graph, head: int) -> None:
     """
     check_none_carried_out(session, head)
     if session.ledger(look=False).seen:
-        session.journal.append(INGESTED, {"ingest": digest(manifest), "log_head": head})
+        session.log.append(INGESTED, {"ingest": digest(manifest), "log_head": head})
 
 
 def check_none_carried_out(session: Session, head: int) -> None:

@@ -21,7 +21,7 @@ from ...workers.group import Progress
 from ..config.schema import Cluster, Config, to_yaml
 from ..layout import CONFIG, REQUEST_KEY
 from ..log.checkpoints import put_checkpoint
-from ..log.journal import Journal
+from ..log.log import Log
 from ..log.records import CHECKPOINT
 from .ledger import Ledger
 from .manifest import Manifest
@@ -46,8 +46,8 @@ class Session:
         self.columns = Columns(**config.columns.model_dump())
         self.store = store or _opened(config.output, self.options)
         self.location = Location(config.output, self.options)
-        self.journal = Journal(self.store)
-        self.versions = Versions(self.store, self.journal)
+        self.log = Log(self.store)
+        self.versions = Versions(self.store, self.log)
         self._ledger: Ledger | None = None
         self._folding = Lock()
 
@@ -58,7 +58,7 @@ class Session:
         Raises:
             InputError: the log is damaged.
         """
-        checkpoint, records = self.journal.resume(self._ledger.seen if self._ledger else 0, look)
+        checkpoint, records = self.log.resume(self._ledger.seen if self._ledger else 0, look)
         with self._folding:
             ledger = self._ledger or Ledger()
             if checkpoint is not None and checkpoint.number > ledger.seen:
@@ -73,12 +73,12 @@ class Session:
         if ledger.seen <= ledger.checkpointed + 1:
             return
         state = ledger.state()
-        later, records = self.journal.resume(state["seen"] - 1, look=False)
+        later, records = self.log.resume(state["seen"] - 1, look=False)
         if later is not None:  # others have made it, and cut the log off
             return
         body = put_checkpoint(self.store, state["seen"], records[0].digest, state)
         if body is not None:
-            self.journal.append(CHECKPOINT, body)
+            self.log.append(CHECKPOINT, body)
 
     def checkpoint_if_due(self) -> None:
         """Make a checkpoint after CHECKPOINT_RECORDS records, or half as many as the last one stands for: all of them

@@ -27,8 +27,8 @@ from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.evidence.report import add_evidence
 from unlearnrec.cluster.lifecycle import acceptance as accepting
 from unlearnrec.cluster.lifecycle.acceptance import final_answer
-from unlearnrec.cluster.log import journal
-from unlearnrec.cluster.log.journal import JournalConflict
+from unlearnrec.cluster.log import log as log
+from unlearnrec.cluster.log.log import LogConflict
 from unlearnrec.cluster.output.ingests import graph_key, lake_graph
 from unlearnrec.cluster.output.leftovers import CHECKPOINT, NOTE, OLDER, REQUEST, SUPERSEDED, UNNAMED, leftovers
 from unlearnrec.cluster.output.session import Session
@@ -83,7 +83,7 @@ def content(config):
 
 
 def kinds_of_records(config):
-    return [record.kind for record in Session(config).journal.records()]
+    return [record.kind for record in Session(config).log.records()]
 
 
 def at(monkeypatch, seconds):
@@ -133,7 +133,7 @@ def test_what_was_forgotten_is_in_no_file_after_a_purge(config):
     assert all(store.exists(f"versions/{n:06d}/manifest.json") for n in (1, 2, 3))
     assert store.read("requests/key") == key and json.loads(store.read("requests/r1.json"))["purged"]
     assert set(log) < set(store.list("log")) and kinds_of_records(config)[-2:] == ["purging", "purged"]
-    assert session.journal.records()[-1].body == answer | {"ends": [session.journal.head() - 1]}
+    assert session.log.records()[-1].body == answer | {"ends": [session.log.head() - 1]}
 
     files = content(config)
     again = purge(config, now=True)
@@ -171,7 +171,7 @@ def test_a_request_that_is_only_accepted_keeps_its_content(local):
     accept(local, FORGOTTEN, "waiting")
     body = store_of(local).read("requests/waiting.json")
     session = Session(local)
-    session.journal.append("completed", {"request_id": "nothing", "answer": {"request_id": "nothing"}})
+    session.log.append("completed", {"request_id": "nothing", "answer": {"request_id": "nothing"}})
     session.store.write("requests/nothing.json", b'{"salt": "s", "body": "strangers"}')
     session.store.write("requests/dead.json", b'{"salt": "s", "body": "never accepted"}')
     outbox = Outbox(session.store)
@@ -191,7 +191,7 @@ def test_callbacks_of_requests_with_their_answer_go_where_nobody_tells_them(loca
     commit_forget(local, FORGOTTEN, "done")
     accept(local, user_name(4), "waiting")
     accept(local, user_name(5), "failed")
-    Session(local).journal.append("failed", {"request_id": "failed", "error": "InputError"})
+    Session(local).log.append("failed", {"request_id": "failed", "error": "InputError"})
     purge(local)
     outbox = Outbox(store_of(local))
     for request_id in ("done", "waiting", "failed"):
@@ -280,7 +280,7 @@ def test_an_ingest_that_a_request_overtook_goes(config, order):
     if order == "committed":
         commit_forget(config, FORGOTTEN, "r1")
     else:
-        session.journal.append("completed", {"request_id": "r1", "answer": {"request_id": "r1"}})
+        session.log.append("completed", {"request_id": "r1", "answer": {"request_id": "r1"}})
     kinds = found(config)
     assert {kinds[name] for name in files} == {SUPERSEDED} and kinds[checkpoint] == CHECKPOINT
     purge(config, now=True)
@@ -347,13 +347,13 @@ def asked(monkeypatch, act, *arguments):
 
 def test_the_store_is_not_asked_more_where_there_are_more_requests(config, monkeypatch):
     """Neither while their contents, here the smallest that there are, wait for a purge, nor after it."""
-    monkeypatch.setattr(journal, "CUT_SECONDS", 0.0)  # else looks ask for a cut when a second has passed
+    monkeypatch.setattr(log, "CUT_SECONDS", 0.0)  # else looks ask for a cut when a second has passed
     commit_train(config)
     counts = []
     for requests in (range(2), range(2, 9)):
         for n in requests:
             accepting.accept(Session(config), Request(f"r{n}", (), (), ()))
-            Session(config).journal.append("completed", {"request_id": f"r{n}", "answer": {"request_id": f"r{n}"}})
+            Session(config).log.append("completed", {"request_id": f"r{n}", "answer": {"request_id": f"r{n}"}})
         Session(config).checkpoint()
         assert found(config) == {f"requests/r{n}.json": REQUEST for n in requests}
         before = asked(monkeypatch, found, config)
@@ -459,7 +459,7 @@ def test_no_version_stands_on_files_that_a_purge_takes(local, monkeypatch):
     """A command that wrote its files before the purge looked, and commits while it removes."""
     commit_train(local)
     session = Session(local)
-    head, number = session.journal.head(), session.versions.next_number()
+    head, number = session.log.head(), session.versions.next_number()
     name = session.versions.new_name(number, "embeddings-000", "safetensors")
     version = session.version()
     manifest = version.replaced(files=version.files | {name: session.versions.put(name, b"rows")})
@@ -468,7 +468,7 @@ def test_no_version_stands_on_files_that_a_purge_takes(local, monkeypatch):
         with pytest.raises(Crash):
             purge(local, now=True)
     assert session.store.exists(name)
-    with pytest.raises(JournalConflict):
+    with pytest.raises(LogConflict):
         session.versions.commit(manifest, after=head)
     # A file that the purge did not see is no conflict, nor is a purge of others.
     fresh = session.versions.new_name(number, "embeddings-000", "safetensors")
@@ -489,7 +489,7 @@ def test_a_commit_while_purge_looks_is_seen(local, monkeypatch):
     def meanwhile(*arguments):
         listed = real(*arguments)
         if not calls:
-            session.versions.commit(manifest, after=session.journal.head())
+            session.versions.commit(manifest, after=session.log.head())
         calls.append([x.place for x in listed])
         return listed
 
@@ -539,7 +539,7 @@ def test_a_purge_looks_again_when_something_comes_meanwhile_that_changes_what_go
         elif len(looks) == 1 and record == "training":
             commit_train(local, seed=2)
         elif len(looks) == 1:
-            Session(local).journal.append("purging", {"unnamed": []})
+            Session(local).log.append("purging", {"unnamed": []})
         return looks[-1]
 
     monkeypatch.setattr(purging, "leftovers", meanwhile)

@@ -234,7 +234,7 @@ def test_fine_tuned_rows_are_kept_if_they_miss_nothing(answers, status, kept, tm
     pipeline.ingest(config)
     version = commit_train(config)
     session = Session(config)
-    workers, head, notes, progress = TuningWorkers(session.store), session.journal.head(), [], Progress()
+    workers, head, notes, progress = TuningWorkers(session.store), session.log.head(), [], Progress()
     progress.note = notes.append
     model = {"backbone": config.backbone.model_dump(), "seed": 0, "train": config.train.model_dump()}
     before = version.replaced(reason="forget", model=version.model.replaced(**model), version=version.version + 1)

@@ -26,7 +26,7 @@ from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.commands import pretrain
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.lifecycle.acceptance import append_step
-from unlearnrec.cluster.log.journal import JournalConflict
+from unlearnrec.cluster.log.log import LogConflict
 from unlearnrec.cluster.log.records import CANCELLED, COMPLETED, HELD
 from unlearnrec.cluster.output.ingests import ingested, lake_graph
 from unlearnrec.cluster.output.ledger import Ledger
@@ -54,12 +54,12 @@ def small(tmp_path):
 
 
 def test_a_rollback_is_a_new_version_with_the_older_ones_files(small):
-    first, second = (manifest_of(r) for r in Session(small).journal.records())
+    first, second = (manifest_of(r) for r in Session(small).log.records())
     answer = pipeline.rollback(small, to=1)
     now = Session(small).version()
     assert answer["version"] == now.version == 3 and answer["rolled_back_to"] == 1 and now.base == 2
     assert now.files == first.files != second.files and now.model == first.model
-    assert Ledger(Session(small).journal.records()).debt() == 0
+    assert Ledger(Session(small).log.records()).debt() == 0
     for bad in (3, 4, 99):
         with pytest.raises(InputError, match="older versions 1 to 2"):
             pipeline.rollback(small, to=bad)
@@ -77,7 +77,7 @@ def test_a_rollback_does_not_bring_back_what_was_deleted(small, tmp_path, capsys
     pipeline.rollback(small, to=3)
     now = Session(small).version()
     assert now.files == deleted.files and not now.answers
-    assert Ledger(Session(small).journal.records()).debt() == pytest.approx(1 - now.graph.interactions / 48)
+    assert Ledger(Session(small).log.records()).debt() == pytest.approx(1 - now.graph.interactions / 48)
     assert user_name(3) not in load_ids(Session(small).store, now.graph, "user")[0].to_pylist()
     assert pipeline.status(small, "r")["version"] == 3
 
@@ -94,11 +94,11 @@ def test_a_rollback_beside_a_purge_is_refused(small, monkeypatch):
     real = Versions.commit
 
     def beside(self, manifest, after):
-        whole.journal.append("purging", {"unnamed": []})
+        whole.log.append("purging", {"unnamed": []})
         return real(self, manifest, after)
 
     monkeypatch.setattr(Versions, "commit", beside)
-    with pytest.raises(JournalConflict):
+    with pytest.raises(LogConflict):
         pipeline.rollback(small, to=1)
     with pytest.raises(InputError, match="a purge is under way"):
         pipeline.rollback(small, to=1)
@@ -109,11 +109,11 @@ def test_a_rollback_waits_for_each_purge_itself(small):
     """A purge stands still before its removals while another one begins and ends, which leaves young files."""
     keeping = small.model_copy(update={"forget": small.forget.model_copy(update={"retention_hours": 24.0})})
     session = Session(small)
-    began = session.journal.append("purging", {"unnamed": []})
+    began = session.log.append("purging", {"unnamed": []})
     session.store.write("versions/000003/shard-000-dead001.safetensors", b"old")
     os.utime(Path(small.output) / "versions/000003/shard-000-dead001.safetensors", (0, 0))
     assert pipeline.purge(keeping)["removed_files"] == 1 and pipeline.purge(keeping)["kept_files"] > 0
-    assert [r.kind for r in session.journal.records()][-3:] == ["purging", "purging", "purged"]
+    assert [r.kind for r in session.log.records()][-3:] == ["purging", "purging", "purged"]
     with pytest.raises(InputError, match=r"a purge is under way, .* versions before 2"):
         pipeline.rollback(small, to=1)
     # Version 2 it does not take, nor what came after it; and where nothing is left that it could take, it is over.
@@ -131,14 +131,14 @@ def test_a_pretraining_whose_files_a_purge_takes_is_refused(small):
     session = Session(small)
     version = session.version()
     version = session.versions.commit(
-        version.replaced(model=version.model.replaced(dense=None, encoder=None)), session.journal.head()
+        version.replaced(model=version.model.replaced(dense=None, encoder=None)), session.log.head()
     )
-    head = session.journal.head()
+    head = session.log.head()
     name = session.versions.new_name(4, "encoder", "safetensors")
     files = {name: session.versions.put(name, b"weights")}
     encoder = Encoder(file=name, tables=None, shape={}, interactions=48)
-    session.journal.append("purging", {"unnamed": [name]})
-    session.versions.commit(version.replaced(reason="forget"), session.journal.head())
+    session.log.append("purging", {"unnamed": [name]})
+    session.versions.commit(version.replaced(reason="forget"), session.log.head())
     with pytest.raises(RuntimeError, match="removed its files"):
         pretrain._commit(session, head, version, encoder, files)
     assert Session(small).version().version == 4
@@ -209,12 +209,12 @@ def test_a_training_on_a_new_ingest_is_void_where_a_request_found_nothing_meanwh
 
     def meanwhile(self, manifest, after):
         answer = {"status": "nothing_to_forget"}
-        Session(small).journal.append(COMPLETED, {"request_id": "r", "answer": answer})
+        Session(small).log.append(COMPLETED, {"request_id": "r", "answer": answer})
         return commit(self, manifest, after)
 
     monkeypatch.setattr(Versions, "commit", meanwhile)
     if again:
-        with pytest.raises(JournalConflict):
+        with pytest.raises(LogConflict):
             commit_train(small)
     else:
         commit_train(small)

@@ -113,7 +113,7 @@ def reported(session, names):
 def assert_agree(history, finished, session):
     """What clients were told, the log, the interactions that are left, and the evidence."""
     left = pairs_of(session.store, session.version().graph)
-    check(history, session.journal.records(), session.ledger().tickets, finished.start, left)
+    check(history, session.log.records(), session.ledger().tickets, finished.start, left)
     assert not history.violations
     assert [c for c in pipeline.verify(session.config)["checks"] if not c["ok"]] == []
 

@@ -90,7 +90,7 @@ def test_the_actor_dies_and_its_successor_carries_out_what_was_accepted(config):
     logs = Path(ray._private.worker._global_node.get_logs_dir_path())
     assert any((logs / "serve").iterdir())
     assert not [file for file in logs.rglob("*.*") if file.is_file() and b"/v1/recommendations/" in file.read_bytes()]
-    records = Session(config).journal.records()
+    records = Session(config).log.records()
     answers = [name for r in records if r.kind == "committed" for name in r.body["manifest"].get("answers", {})]
     assert sorted(answers) == ["one", "two"]
     until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])

@@ -274,17 +274,17 @@ def test_the_intake_writes_urls_down_with_the_request_and_says_what_is_new(sessi
 
 def test_whom_to_tell_is_durable_before_the_request_is_accepted(session, monkeypatch):
     intake = Intake(session, outbox=Outbox(session.store))
-    append = session.journal.append
+    append = session.log.append
 
     def die(*arguments, **keywords):
         raise Crash
 
-    monkeypatch.setattr(session.journal, "append", die)
+    monkeypatch.setattr(session.log, "append", die)
     with pytest.raises(Crash):
         intake.accept(NewRequest([user_name(1)], request_id="r", callback_urls=[URL]))
     with pytest.raises(TakenId):  # its content is there, and so is its owner's claim to the id
         intake.accept(NewRequest([user_name(2)], request_id="r", callback_urls=[OTHER]))
-    monkeypatch.setattr(session.journal, "append", append)
+    monkeypatch.setattr(session.log, "append", append)
     outbox = Outbox(session.store)
     assert outbox.entries()["r"].urls == (URL,) and intake.news_of(["r"]) == {}
     intake.accept(NewRequest([user_name(1)], request_id="r", callback_urls=[URL]))

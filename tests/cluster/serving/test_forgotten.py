@@ -26,7 +26,7 @@ class Engine:
 
     def carry_out(self, requests, before_commit):
         session = self.session
-        head, version, number = session.journal.head(), session.version(), session.versions.next_number()
+        head, version, number = session.log.head(), session.version(), session.versions.next_number()
         manifest = without_request(session, version, number, requests[0].users[0])
         request_id = requests[0].request_id
         answer = {"request_id": request_id, "status": "committed", "version": number, "affected_partitions": [0, 1]}
