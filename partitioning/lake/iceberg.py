@@ -99,7 +99,7 @@ def _check_place(location: Location, written_for: str, metadata: str) -> None:
     if plain(written_for) != plain(there):
         raise InputError(
             f"{location.uri}: is a copy of the Iceberg table {written_for}, or was moved: its metadata name files there, "
-            "not here. Name the table itself, or register the copy with rewritten paths (Spark's procedure rewrite_table_path)"
+            "not here. Name the table itself, or register the copy with rewritten paths (Spark: rewrite_table_path)"
         )
 
 
