@@ -759,7 +759,7 @@ class Protocol(RuleBasedStateMachine):
     def fit(self, session: Session, version: dict[str, Any], *_: Any) -> Any:
         """Of one of the retrains: an encoder by which a request changes the files of all partitions."""
         encoder, files = empty_encoder(session, version)
-        return encoder | {"around": session.config.seed == OTHER_RETRAIN}, files, {}
+        return encoder.replaced(around=session.config.seed == OTHER_RETRAIN), files, {}
 
     def noted(self, begun: Callable[..., Any]) -> Callable[..., Any]:
         def noted(session: Session, lease: ModelLease) -> Any:
@@ -934,7 +934,7 @@ def test_a_retrain_is_without_what_was_carried_out_whenever_that_was(now):
             assert model.state("a") is model.state("c") is State.COMMITTED
             version = model.session().version()
             # Before it has begun, they are not in its graph.
-            assert version.replayed == (["a", "c"] if moments[0] > 4 else [])
+            assert version.replayed == (("a", "c") if moments[0] > 4 else ())
             lost += any(record.kind == SWITCHING for record in Journal(model.store).records())
         finally:
             model.teardown()
