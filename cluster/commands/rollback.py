@@ -21,7 +21,7 @@ def rollback(config: Config, *, to: int) -> dict[str, Any]:
     Raises:
         InputError: there is no such version, it is the current one, its files were purged, a purge is under way, or
             something was deleted since.
-        JournalConflict: another version was committed, or a purge began, meanwhile.
+        LogConflict: another version was committed, or a purge began, meanwhile.
     """
     session = Session(config)
     records = session.log.records()

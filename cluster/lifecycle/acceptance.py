@@ -149,7 +149,7 @@ def append_step(
     since: the head that the decision was based on; a version that was committed later makes it void.
 
     Raises:
-        JournalConflict: there is such a version.
+        LogConflict: there is such a version.
     """
     while True:
         ledger = session.ledger()

@@ -215,7 +215,7 @@ class Log:
         one make the decision void; by default all do.
 
         Raises:
-            JournalConflict: there is such a record, or the head is not at `after` yet. Nothing was written.
+            LogConflict: there is such a record, or the head is not at `after` yet. Nothing was written.
             InputError: as `records`.
             OSError: of the store, or the log was cut off where the record would stand. Whether it was written is not known;
                 the log says so later.

@@ -97,7 +97,7 @@ def carry_out(
     (`evidence.report.add_evidence`).
 
     Raises:
-        JournalConflict: another version was committed meanwhile, or a request was closed: decide anew.
+        LogConflict: another version was committed meanwhile, or a request was closed: decide anew.
         InputError, WorkerFailure: as `forget`. All stay accepted, unless the commit was made.
     """
     # Before the version is read: a commit by somebody else from here on is then a conflict, not overwritten.
@@ -147,7 +147,7 @@ def _check_open(session: Session, requests: Sequence[Request]) -> tuple[int, set
     """(the head of the log, those of the requests that somebody approved).
 
     Raises:
-        JournalConflict: one of them is closed or held.
+        LogConflict: one of them is closed or held.
     """
     ledger = session.ledger()
     head, tickets = ledger.seen, [ledger.open.get(request.request_id) for request in requests]
@@ -181,7 +181,7 @@ def _hold_too_large(
     """Hold the requests that alone remove more than `forget.max_share`; the batch without them, up to that share.
 
     Raises:
-        JournalConflict: somebody else closed one of them, or committed a version after `head`.
+        LogConflict: somebody else closed one of them, or committed a version after `head`.
     """
     shares = {request_id: own.share(version.graph) for request_id, own in batch.effects.items()}
     max_share = session.config.forget.max_share
@@ -222,7 +222,7 @@ def _complete_without_effect(
     """Close the requests that remove nothing from the version; their answers.
 
     Raises:
-        JournalConflict: as `_hold_too_large`.
+        LogConflict: as `_hold_too_large`.
     """
     answers = {}
     for request_id in [request_id for request_id, own in batch.effects.items() if not own.events]:

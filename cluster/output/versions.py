@@ -57,7 +57,7 @@ class Versions:
         decided on. lease: the name of one on all that the manifest names, from before it was decided.
 
         Raises:
-            JournalConflict: another version was committed since, a purge removes a file that this one names (for a
+            LogConflict: another version was committed since, a purge removes a file that this one names (for a
                 rollback: any purge began; with a lease: one that ignores it), a request that it answers was closed
                 (cancelled, say) or held, or it is of a new ingest and a request was carried out that did not look there.
                 This one does not exist.

@@ -207,7 +207,7 @@ def test_a_record_that_the_report_names_is_compared(config, monkeypatch):
     """As if somebody had made the whole chain anew behind a changed record."""
     real = Session(config).log.records()
     forged = [dataclasses.replace(r, digest="0" * 64) if r.kind == "committed" else r for r in real]
-    monkeypatch.setattr("unlearnrec.cluster.log.log.Journal.records", lambda self: forged)
+    monkeypatch.setattr("unlearnrec.cluster.log.log.Log.records", lambda self: forged)
     assert "is not the record that reports/evidence-r.json names" in failures(config)["request r: evidence"]
 
 
@@ -378,7 +378,7 @@ def test_a_crash_between_report_and_record_keeps_the_report(bare, monkeypatch):
         raise Crash
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr("unlearnrec.cluster.log.log.Journal.append", die)
+        patch.setattr("unlearnrec.cluster.log.log.Log.append", die)
         evidence_of(bare)
     left = (Path(bare.output) / report_name("r")).read_bytes()
     evidence_of(bare)

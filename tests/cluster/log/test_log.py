@@ -448,9 +448,9 @@ def test_two_files_with_one_record_are_refused(store: Store) -> None:
 
 CHILD = """
 import os, sys, threading
-from unlearnrec.cluster.log.log import Journal
+from unlearnrec.cluster.log.log import Log
 from unlearnrec.partitioning.storage import Store
-log = Journal(Store(sys.argv[1]))
+log = Log(Store(sys.argv[1]))
 def work():
     while True:
         os.write(1, b"%d\\n" % log.append("note", {}).number)

@@ -763,7 +763,7 @@ class Protocol(RuleBasedStateMachine):
     def fit(self, session: Session, version: dict[str, Any], *_: Any) -> Any:
         """Of one of the retrains: an encoder by which a request changes the files of all partitions."""
         encoder, files = empty_encoder(session, version)
-        return encoder | {"around": session.config.seed == OTHER_RETRAIN}, files, {}
+        return encoder.replaced(around=session.config.seed == OTHER_RETRAIN), files, {}
 
     def noted(self, begun: Callable[..., Any]) -> Callable[..., Any]:
         def noted(session: Session, lease: ModelLease) -> Any:
