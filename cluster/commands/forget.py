@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -32,28 +32,41 @@ from ..requests.outcome import Outcome
 from ..requests.request import Request, parse_request
 
 
+class Asked(TypedDict, total=False):
+    """What is to be forgotten, as the command takes it (`requests.request.parse_request`), and an id for it."""
+
+    users: str | None
+    items: str | None
+    interactions: str | None
+    requests: str | None
+    request_id: str | None
+
+
 def forget(
     config: Config,
     *,
-    users: str | None = None,
-    items: str | None = None,
-    interactions: str | None = None,
-    requests: str | None = None,
     dry_run: bool = False,
-    request_id: str | None = None,
     results: str | None = None,
     requester: str | None = None,
     progress: Progress = SILENT,
     group: WorkerGroup | None = None,
     cut_only: bool = False,
+    **asked: Unpack[Asked],
 ) -> dict[str, Any]:
     """Carry out a deletion request; the same id and content again gives the same answer, `repeated`, and changes nothing.
 
     Without `request_id` it is the same request again only while its answer is up to date (`Ledger.derived_id`).
 
-    The arguments are those of the command; `results` names a file for what became of each row of `requests`. `seconds`
-    counts from the request to readouts without it; starting workers and loading the version before (`startup_seconds`) are
-    apart. `cut_only` leaves the parameters as they are: what comparisons measure against.
+    The arguments are those of the command. `seconds` counts from the request to readouts without it; starting workers and
+    loading the version before (`startup_seconds`) are apart.
+
+    Args:
+        dry_run: say what would change, and change nothing.
+        results: a file for what became of each row of `requests`.
+        requester: who asks, whose name the log keeps.
+        group: workers that run already.
+        cut_only: leave the parameters as they are. Comparisons measure against that.
+        asked: what is to be forgotten.
 
     Raises:
         InputError: bad ids or files, no encoder, another request under this id, the wrong key of the suppression list, or
@@ -63,11 +76,13 @@ def forget(
     """
     check_operator("--requester", requester)
     session = Session(config)
-    file = None if results is None else ResultsFile(session, results, requests)
+    request_id = asked.get("request_id")
+    file = None if results is None else ResultsFile(session, results, asked.get("requests"))
     if not (dry_run or session.store.exists(REQUEST_KEY)):
         able_version(session)  # an output without a model, perhaps mistyped, gets no key
     key = session.request_key(create=not dry_run)
-    request = parse_request(users, items, interactions, requests, request_id, session.options, key)
+    named = (asked.get("users"), asked.get("items"), asked.get("interactions"), asked.get("requests"))
+    request = parse_request(*named, request_id, session.options, key)
     if request_id is None:
         request = under_current_id(session, request)
     if request.empty and not dry_run:

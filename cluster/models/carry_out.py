@@ -28,7 +28,7 @@ from ..requests.outcome import Outcome
 from ..requests.request import Request
 from .gate import measured_baseline
 from .stopwatch import Stopwatch
-from .unlearning import Candidate, make_candidate
+from .unlearning import Candidate, Change, make_candidate
 
 
 def able_version(session: Session) -> Manifest:
@@ -119,7 +119,8 @@ def carry_out(
     if not whole.events:
         return answers
     affected = changed_partitions(version, batch.way.owners, whole, cut_only)
-    candidate, largest_change = make_candidate(session, group, version, whole, affected, watch.mark, progress, cut_only)
+    change = Change(whole, affected, cut_only)
+    candidate, largest_change = make_candidate(session, group, version, change, watch.mark, progress)
     judged = candidate.fine_tune_and_judge(
         watch.mark, progress, largest_change, kept_rows=cut_only or not len(whole.users)
     )

@@ -22,7 +22,7 @@ from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.matching import changed_partitions, effect
 from ..requests.request import Request
-from .unlearning import make_candidate
+from .unlearning import Change, make_candidate
 
 SWITCH_SECONDS = 60.0
 """So long services are asked to wait at least."""
@@ -103,7 +103,7 @@ def _carry_out_on(
     if not whole.events:
         return manifest
     affected = changed_partitions(version, way.owners, whole)
-    candidate, change = make_candidate(session, group, version, whole, affected, lambda phase: None, progress)
+    candidate, change = make_candidate(session, group, version, Change(whole, affected), lambda phase: None, progress)
     candidate.fine_tune_and_judge(lambda phase: None, progress, change, kept_rows=not len(whole.users))
     return candidate.manifest.replaced(reason="train")
 

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,9 @@ def trained_version(
     removal, number = run.removal, session.versions.next_number()
     names = [session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors") for k in range(graph.partitions)]
     dense = session.versions.new_name(number, "dense", "safetensors")
-    results = run_training(session, group, graph, run, names, dense, progress, "train", look)
+    with progress.task("train", run.epochs) as task:
+        on_progress = with_callback(epoch_callback(task, "train"), look)
+        results = run_training(session, group, graph, run, RunFiles(names, dense), on_progress)
     new_graph = graph
     embedded: Sequence[WithFiles] = results
     if removal:
@@ -151,26 +154,32 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
     )
 
 
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a training writes its result: rank k's rows of E0 to embeddings[k], the dense weights to `dense`, if any."""
+
+    embeddings: Sequence[str]
+    dense: str | None = None
+
+
 def run_training(
     session: Session,
     group: WorkerGroup,
     graph: IngestedGraph,
     run: TrainRun,
-    names: Sequence[str],
-    dense: str | None,
-    progress: Progress,
-    title: str,
-    look: Callable[[], None] = lambda: None,
+    files: RunFiles,
+    on_progress: Callable[[list[dict[str, Any]]], None],
 ) -> list[Trained]:
-    """Run it on the workers; a failed worker is replaced and the run goes on from its last checkpoint. `look` as in
-    `trained_version`."""
-    with progress.task(title, run.epochs) as task:
-        return group.run(
-            calling(Partition.train, session.location, graph, run, list(names), dense),
-            restore=lambda: None,
-            max_rebuilds=session.config.cluster.max_rebuilds,
-            on_progress=with_callback(epoch_callback(task, "train"), look),
-        )
+    """Run a training on the workers. A failed worker is replaced, and the run goes on from its last checkpoint.
+
+    on_progress: called with each rank's state about twice a second; it may end the training by raising.
+    """
+    return group.run(
+        calling(Partition.train, session.location, graph, run, list(files.embeddings), files.dense),
+        restore=lambda: None,
+        max_rebuilds=session.config.cluster.max_rebuilds,
+        on_progress=on_progress,
+    )
 
 
 def plan_line(config: Config, graph: IngestedGraph) -> str:

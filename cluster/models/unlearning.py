@@ -100,24 +100,33 @@ class Candidate:
         return self.manifest.replaced(model=model.replaced(embeddings=tuple(embeddings)), files=files)
 
 
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What is to be done to a version: what all its requests remove together, and the partitions whose files change."""
+
+    effect: Effect
+    partitions: Sequence[int]
+    cut_only: bool = False
+    """Leave the parameters as they are."""
+
+
 def make_candidate(
     session: Session,
     group: WorkerGroup,
     version: Manifest,
-    whole: Effect,
-    affected: Sequence[int],
+    change: Change,
     mark: Callable[[str], None],
     progress: Progress,
-    cut_only: bool = False,
 ) -> tuple[Candidate, float]:
-    """(a version, loaded by the workers, without what requests remove together; the largest change of a row that stays).
+    """(a version with this change, loaded by the workers; the largest change of a row that stays, by the L2 norm).
 
-    affected: the partitions of which files change, which write them. mark: ends a phase.
+    mark: ends a phase.
 
     Raises:
         InputError, WorkerFailure: as `Session.call`.
     """
     number, graph = session.versions.next_number(), version.graph
+    whole, affected = change.effect, change.partitions
     kinds = ("shard", "embeddings", "encoder")
     names = {
         k: tuple(session.versions.new_name(number, f"{kind}-{k:03d}", "safetensors") for kind in kinds)
@@ -125,7 +134,7 @@ def make_candidate(
     }
     pairs = (whole.users, whole.items)
     thinned = whole.thinned if whole.partial else None
-    call = calling(Partition.forget, session.location, *pairs, names, cut_only=cut_only, thinned=thinned)
+    call = calling(Partition.forget, session.location, *pairs, names, cut_only=change.cut_only, thinned=thinned)
     with progress.task("forget", len(affected)) as task:
         results = session.call(group, version, call, partitions=affected)
         task.advance(len(affected))
