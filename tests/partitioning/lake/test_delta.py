@@ -73,6 +73,16 @@ def test_a_percent_sign_could_lead_to_another_table(tmp_path: Path) -> None:
         users(str(tmp_path / "a%20b"))
 
 
+@pytest.mark.parametrize("mark", ["%", "#", "?"])
+def test_on_s3_other_marks_as_well(tmp_path: Path, s3_server: StorageOptions, mark: str) -> None:
+    import s3fs
+
+    store = s3fs.S3FileSystem(endpoint_url=s3_server.endpoint_url)
+    store.put(deleted_once(tmp_path / "t"), f"lake/marks/x{mark}y/t", recursive=True)
+    with pytest.raises(InputError, match=rf"whose path has a \{mark} cannot be read"):
+        users(f"s3://lake/marks/x{mark}y/t", s3_server)
+
+
 def test_no_part_of_it_is_read_as_parquet(tmp_path: Path) -> None:
     path = deleted_once(tmp_path / "db" / "t", partition_by=["user_id"])
     single = next(Path(path).rglob("*.parquet"))
