@@ -68,6 +68,12 @@ def _load(location: Location, options: StorageOptions) -> Any:
     properties = _properties(options)
     if location.catalog is None:
         metadata = _metadata_file(location, options)
+        # pyiceberg would take them for parts of a URL, and perhaps find another table there.
+        if found := set("#?") & set(metadata):
+            raise InputError(
+                f"{location.uri}: an Iceberg table whose path has a {found.pop()} cannot be read. Name it by its catalog, or "
+                "rename the folder"
+            )
         try:
             table = StaticTable.from_metadata(metadata, properties)
         except (OSError, ValueError) as error:

@@ -8,7 +8,7 @@ import pytest
 from small_output import commit_forget, commit_train, small_config, user_name, write_interactions
 
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.output import read_leases as leasing
+from unlearnrec.cluster.output import leases as leasing
 from unlearnrec.cluster.output.leases import leased, read_leases
 from unlearnrec.cluster.output.session import Session
 

@@ -15,7 +15,7 @@ from trained_output import rows_by_partition, trained_output
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import parse_config
 from unlearnrec.cluster.models import pretraining
-from unlearnrec.cluster.models.gate_measures import missed
+from unlearnrec.cluster.models.gate_measures import missed_measures
 from unlearnrec.cluster.models.pretraining import wants_around
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.distributed.backbones import BACKBONES
@@ -263,7 +263,7 @@ def test_the_gate_and_the_evidence_of_a_request_that_changes_rows_around(tmp_pat
     assert gate["measures"]["largest_change"]["value"] == pytest.approx(largest / seen, rel=1e-4)
     assert gate["measures"]["recall_loss"]["value"] == pytest.approx(1 - quality[1] / quality[0], abs=1e-6)
     assert gate["measures"]["gap_closed"]["pairs"] == 12 and "given_up" not in gate
-    assert gate["missed"] == missed(gate["measures"], gate["bounds"]) and len(gate["bounds"]) == 3
+    assert gate["missed"] == missed_measures(gate["measures"], gate["bounds"]) and len(gate["bounds"]) == 3
     assert answer["needs_retrain"] == (gate["status"] == "missed") == after.needs_retrain
 
     # The evidence: both partitions have new files, of which only the first's lost interactions.

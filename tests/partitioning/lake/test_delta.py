@@ -58,6 +58,31 @@ def test_a_deleted_row_is_not_read_however_the_table_is_named(tmp_path: Path, mo
     assert users(str(tmp_path / "link")) == users(f"delta://{tmp_path}/link") == ALIVE
 
 
+@pytest.mark.parametrize("name", ["a#b", "a?b", "ä b", "a+b", "a=b&c"])
+def test_folders_of_any_name(tmp_path: Path, name: str) -> None:
+    shutil.move(deleted_once(tmp_path / "t"), tmp_path / name)
+    assert users(str(tmp_path / name)) == ALIVE
+    delete_by_vector(tmp_path / name, 1, [0, 1], "i")  # of user 3
+    assert users(str(tmp_path / name)) == {1: 2, 4: 2}
+
+
+def test_a_percent_sign_could_lead_to_another_table(tmp_path: Path) -> None:
+    deleted_once(tmp_path / "a b")
+    shutil.copytree(tmp_path / "a b", tmp_path / "a%20b")
+    with pytest.raises(InputError, match="whose path has a % cannot be read"):
+        users(str(tmp_path / "a%20b"))
+
+
+@pytest.mark.parametrize("mark", ["%", "#", "?"])
+def test_on_s3_other_marks_as_well(tmp_path: Path, s3_server: StorageOptions, mark: str) -> None:
+    import s3fs
+
+    store = s3fs.S3FileSystem(endpoint_url=s3_server.endpoint_url)
+    store.put(deleted_once(tmp_path / "t"), f"lake/marks/x{mark}y/t", recursive=True)
+    with pytest.raises(InputError, match=rf"whose path has a \{mark} cannot be read"):
+        users(f"s3://lake/marks/x{mark}y/t", s3_server)
+
+
 def test_no_part_of_it_is_read_as_parquet(tmp_path: Path) -> None:
     path = deleted_once(tmp_path / "db" / "t", partition_by=["user_id"])
     single = next(Path(path).rglob("*.parquet"))
@@ -433,5 +458,7 @@ def test_deletion_vectors_on_s3(tmp_path: Path, s3_server: StorageOptions) -> No
 
     write_deltalake(str(tmp_path / "t"), pa.table(rows(1, 2, 3)))
     delete_by_vector(tmp_path / "t", 0, [2, 3], "u")
-    s3fs.S3FileSystem(endpoint_url=s3_server.endpoint_url).put(f"{tmp_path}/t", "lake/vectors/t", recursive=True)
-    assert users("s3://lake/vectors/t", s3_server) == {1: 2, 3: 2}
+    store = s3fs.S3FileSystem(endpoint_url=s3_server.endpoint_url)
+    for place in ("vectors/t", "vectors/u=1/t"):
+        store.put(f"{tmp_path}/t", f"lake/{place}", recursive=True)
+        assert users(f"s3://lake/{place}", s3_server) == {1: 2, 3: 2}
