@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ...partitioning.errors import InputError
 from ..backbones import Backbone
 from ..comm import Comm
 from ..graph.keyed import PAIRS, keyed, keyed_uniform
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Removal, Simulated
 from ..measures.ranking import pair_scores
+from ..training.finite import are_finite
 from .changes import Ends, ends_by_side, influence
 from .influence import InfluenceEncoder, NodeRows, Side, directions, features
 
@@ -138,6 +140,9 @@ def fit(
 
     The loss of a side is the squared error of the changes, divided by the sum of squares of the needed ones, over all
     ranks. `on_epoch` is called with (epoch, mean loss of a side). All ranks call it.
+
+    Raises:
+        InputError: it diverged: a weight of the encoder is infinite or NaN.
     """
     held_out = [keyed_uniform(settings.seed, PAIRS, x.key) < _VALIDATION_SHARE for x in data]
     for side, x in zip((encoder.users, encoder.items), data, strict=True):
@@ -166,9 +171,19 @@ def fit(
             schedule.step()
             total += loss.detach() / num_steps
         comm.all_reduce(total)
+        check_encoder(encoder, epoch, settings.learning_rate)
         if on_epoch is not None:
             on_epoch(epoch, float(total) / 2)
     return _explained(comm, encoder, data, held_out)
+
+
+def check_encoder(encoder: nn.Module, epoch: int, learning_rate: float) -> None:
+    """Raise InputError if a weight of the encoder is infinite or NaN after an epoch, counted from 0."""
+    if not are_finite(encoder.parameters()):
+        raise InputError(
+            f"the pre-training diverged in epoch {epoch + 1}: weights of the encoder are infinite or NaN. Lower "
+            f"pretrain.learning_rate (it is {learning_rate:g})"
+        )
 
 
 def tries_around_encoder(asked: bool | None, backbone: Backbone) -> bool:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...partitioning.errors import InputError
 from ...partitioning.halo import plan
 from ...partitioning.shard import GraphShard
 from ..backbones import Backbone
@@ -29,6 +30,7 @@ from ..graph.lookup import ItemLookup, add_by_row
 from ..graph.propagation import Propagation
 from ..graph.removal import Removal, Simulated, restricted_to
 from ..training.batch import Batch, batches, pair_key
+from ..training.finite import are_finite
 from ..training.trainer import FIXED_POINT, Trainer, TrainSettings
 
 WITHDRAWAL = 0.1
@@ -148,6 +150,9 @@ def pretrain_published(
 
     L_M is the loss that the model was trained with, as `train` and the backbone define it, on batches of the size in
     `settings`.
+
+    Raises:
+        InputError: it diverged: H0 or w is infinite or NaN.
     """
     e0, readout = model.e0, model.readout
     h0 = torch.zeros_like(e0, requires_grad=True)
@@ -186,6 +191,11 @@ def pretrain_published(
                 (settings.contrast_weight * _contrast(rest, h0, layers, dropped, batch)).backward()
             optimizer.step()
             total += (loss + more) / train.num_batches
+        if not are_finite([h0, gate]):
+            raise InputError(
+                f"the pre-training diverged in epoch {epoch + 1}: H0 or w is infinite or NaN. Lower "
+                f"pretrain.learning_rate (it is {settings.learning_rate:g})"
+            )
         if on_epoch is not None:
             on_epoch(epoch, total)
     return h0.detach(), gate.detach()

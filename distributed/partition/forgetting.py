@@ -21,6 +21,7 @@ from ..measures.ranking import quality_by_user
 from ..measures.standing import Standing, standing, trained_pairs
 from ..training.checkpoint import from_bytes, to_bytes
 from ..training.fine_tune import fine_tune
+from ..training.finite import are_finite
 from ..training.run import TrainRun
 from .results import BaselineStanding, Forgotten, Recall, RecallAndStanding, Reduced, WithFiles, Written
 from .state import Location, PartitionState, write_file
@@ -60,6 +61,7 @@ class PartitionForgetting(PartitionState):
 
         Raises:
             RuntimeError: the loaded version has no encoder, and `cut_only` is not set.
+            FloatingPointError: a changed row is infinite or NaN. Nothing was written.
         """
         start = time.perf_counter()
         model, store = self._loaded_model(), location.store()
@@ -88,6 +90,7 @@ class PartitionForgetting(PartitionState):
                 else:
                     rows, change = influence(graph, model.nodes, model.encoder, mine[0], mine[1])
                 e0[rows] += change
+            _check_rows(e0, "the Influence Encoder")
         result = self._write_shrunk(store, shard, e0, pairs_here, own[:2])
         if isinstance(model.encoder, Published):
             # What the encoder knew of touched nodes goes with them: rows of deleted nodes, and the rest start again.
@@ -116,6 +119,9 @@ class PartitionForgetting(PartitionState):
         items (dense ids) change.
 
         A rank that owns any of them writes its rows of E0 to names[rank], with the generation added as in `forget`.
+
+        Raises:
+            FloatingPointError: a row is infinite or NaN. Nothing was written.
         """
         self._say(phase="fine-tune")
         model = self._loaded_model()
@@ -123,6 +129,7 @@ class PartitionForgetting(PartitionState):
         rows = torch.cat([model.graph.user_rows(nodes[0]), model.graph.item_rows(nodes[1])])
         rows = rows[rows >= 0]
         e0 = fine_tune(model.graph, model.backbone, model.e0, rows, run.settings, run.epochs, steps)
+        _check_rows(e0, "fine-tuning")
         name = self._own_name(names[self._rank])
         files = [write_file(location.store(), name, to_bytes({"e0": e0}))] if len(rows) else []
         return {"files": files}
@@ -209,6 +216,15 @@ class PartitionForgetting(PartitionState):
         model = self._loaded_model()
         found = quality_by_user(model.graph, model.nodes.readout, *held_out, [cutoff], batch_users)
         return found.users.cpu().numpy(), found.recall[:, 0].cpu().numpy()
+
+
+def _check_rows(e0: Tensor, maker: str) -> None:
+    """Raise FloatingPointError if a row [N, d] is infinite or NaN: no version may have such a row."""
+    if not are_finite([e0]):
+        raise FloatingPointError(
+            f"{maker} makes rows that are infinite or NaN for this request, so nothing was committed. Run `unlearnrec "
+            "pretrain` again; if that does not help, `unlearnrec retrain`"
+        )
 
 
 def _only_shard(shard: Written, start: float) -> Forgotten:

@@ -1,6 +1,7 @@
 """A training run on one rank: it resumes from a checkpoint, trains the epochs, writes checkpoints and records the
 curve."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,11 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...partitioning.errors import InputError
 from ..backbones import BACKBONES, Backbone
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Removal
 from ..measures.ranking import evaluate
 from .checkpoint import Checkpoints
+from .finite import are_finite, scores_are_finite
 from .trainer import Trainer, TrainSettings
 
 OnProgress = Callable[..., None]
@@ -63,6 +66,9 @@ def run_training(
 
     The curve has one entry for each epoch: "epoch" (from 1), "loss", "seconds" (of training since the beginning of the
     run, over all attempts), and after a probe its metrics.
+
+    Raises:
+        InputError: it diverged: rows, dense weights or scores became infinite or NaN. No checkpoint has such a state.
     """
     backbone = make_backbone(run.backbone, run.settings.seed).to(graph.comm.device)
     trainer = Trainer(graph, backbone, run.settings)
@@ -80,14 +86,28 @@ def run_training(
             lambda epoch, step, loss: on_progress(phase="train", epoch=epoch, step=step, loss=round(loss, 5))
         )
         seconds += time.perf_counter() - started
-        curve.append({"epoch": float(trainer.epoch), "loss": loss, "seconds": seconds})
         last = trainer.epoch == run.epochs
+        _check_converges(trainer, loss, last)
+        curve.append({"epoch": float(trainer.epoch), "loss": loss, "seconds": seconds})
         if run.checkpoint_every and trainer.epoch % run.checkpoint_every == 0 and not last:
             table = torch.tensor([[c["epoch"], c["loss"], c["seconds"]] for c in curve], dtype=torch.float64)
             checkpoints.save(graph.comm, trainer.epoch, trainer.state() | {"curve": table})
         if run.probe is not None and (trainer.epoch % run.probe.every == 0 or last):
             curve[-1] |= _probe(graph, trainer.readouts(), run.probe)
     return trainer, curve
+
+
+@torch.no_grad()
+def _check_converges(trainer: Trainer, loss: float, last: bool) -> None:
+    """Raise InputError if this rank's part of the model is no longer finite; after the last epoch also for scores."""
+    fine = math.isfinite(loss) and are_finite([trainer.table.rows, *trainer.backbone.parameters()])
+    if not fine or (last and not scores_are_finite(trainer.readouts())):
+        settings = trainer.settings
+        raise InputError(
+            f"the training diverged in epoch {trainer.epoch}: rows, weights or scores are infinite or NaN. Lower "
+            f"train.learning_rate (it is {settings.learning_rate:g}), or initial_deviation (it is "
+            f"{settings.initial_deviation:g})"
+        )
 
 
 def _probe(graph: LocalGraph, z: Tensor, probe: Probe) -> dict[str, float]:

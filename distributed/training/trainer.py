@@ -6,6 +6,7 @@ step of Adam. Tables are sharded by owner, and each rank computes the loss of th
 weights, if the backbone has any, are trained under DDP.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,9 @@ from .table import Table
 
 FIXED_POINT = 2.0**24
 """Losses are summed as integers in units of 1 / FIXED_POINT, so that the sum does not depend on the order."""
+DIVERGED = 2**56
+"""The loss of a step, or of an epoch on a rank, that is NaN or at least so many units: a mean loss of 4,096 over a million
+pairs. Larger ones would not fit into int64 when all ranks are added up, and a NaN has no integer at all."""
 
 Progress = Callable[[int, int, float], None]
 """Called with (epoch, step, mean loss of the step's pairs on this rank)."""
@@ -78,8 +82,8 @@ class Trainer:
         self._dense = torch.optim.Adam(weights, lr=settings.learning_rate) if weights else None
 
     def run_epoch(self, on_step: Progress | None = None) -> float:
-        """Train one epoch. Returns the mean loss of its pairs over all ranks, without the L2 and the contrastive
-        term."""
+        """Train one epoch. Returns the mean loss of its pairs over all ranks, without the L2 and the contrastive term;
+        infinity if it diverged on any rank."""
         total = 0
         pairs = len(self.graph.pair_users)
         for number, batch in enumerate(batches(self.graph, self.settings.seed, self.epoch, self.settings.num_batches)):
@@ -88,8 +92,10 @@ class Trainer:
             if on_step is not None:
                 on_step(self.epoch, number, loss / FIXED_POINT / max(1, len(batch.users)))
         self.epoch += 1
-        sums = self.graph.comm.all_reduce(torch.tensor([total, pairs], device=self.graph.comm.device))
-        return float(sums[0]) / FIXED_POINT / max(1, int(sums[1]))
+        diverged = total >= DIVERGED
+        mine = [0 if diverged else total, pairs, int(diverged)]
+        sums = self.graph.comm.all_reduce(torch.tensor(mine, device=self.graph.comm.device))
+        return math.inf if int(sums[2]) else float(sums[0]) / FIXED_POINT / max(1, int(sums[1]))
 
     @torch.no_grad()
     def readouts(self) -> Tensor:
@@ -165,7 +171,9 @@ class Trainer:
             gradient.index_add_(0, mine[here], pairs.negative[here])
         add_by_row(users, pairs.user_BD, gradient)
         occurrences += torch.bincount(lookup.rows, minlength=graph.num_rows)
-        return gradient, occurrences, int((pairs.loss_B * FIXED_POINT).round().to(torch.int64).sum())
+        units_B = (pairs.loss_B * FIXED_POINT).round()
+        fits = bool(units_B.sum() < DIVERGED)  # also false for NaN
+        return gradient, occurrences, int(units_B.to(torch.int64).sum()) if fits else DIVERGED
 
     def state(self) -> dict[str, Tensor]:
         """All that the next epoch depends on, as tensors by name. The dense part is the same on every rank."""
