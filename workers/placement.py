@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from ..partitioning.errors import InputError
 
+REACH_SECONDS = 5.0
 FREE_GRACE_SECONDS = 20.0  # an earlier run on the same cluster may need this long to let go of its CPUs
 
 
@@ -60,6 +62,7 @@ def connect_to_ray(address: str | None) -> bool:
         return False
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {"include_dashboard": False} if target == "local" else {}
+    _check_reachable(target)
     try:
         ray.init(address=target, log_to_driver=False, logging_level=logging.WARNING, **local)
     except ConnectionError as error:
@@ -67,6 +70,20 @@ def connect_to_ray(address: str | None) -> bool:
             f"cluster.address: no Ray cluster answers at {target!r} ({error}); null starts a local one"
         ) from None
     return True
+
+
+def _check_reachable(target: str) -> None:
+    """Raise InputError where nothing listens at HOST:PORT or ray://HOST:PORT: Ray itself would wait for many minutes."""
+    host, colon, port = target.removeprefix("ray://").rpartition(":")
+    if "://" in host or not colon or not port.isdecimal():
+        return  # "auto" and "local", which Ray looks up itself
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise InputError(
+            f"cluster.address: no Ray cluster answers at {target!r} ({error.strerror or error}; also RAY_ADDRESS in the "
+            "environment). Start it, name another one, or leave both out for Ray on this machine"
+        ) from None
 
 
 def placement_problem(nodes: Sequence[Mapping[str, float]], settings: WorkerSettings) -> str | None:

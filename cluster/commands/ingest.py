@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...partitioning import ingest as ingestion
+from ...workers.shared_folder import check_folder_on_cluster
 from ..config.schema import Config
 from ..lifecycle.suppression import row_filter
 from ..output.ingests import record_ingest
@@ -20,6 +21,8 @@ def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
             graph that was there stays.
     """
     session = Session(config)
+    # Before anything is written: workers on other machines would not find it.
+    check_folder_on_cluster(config.output, config.cluster.address)
     head = session.log.head()  # before the list is read: what is carried out from here on may not be on it
     suppress = row_filter(session.store, config.columns.time_unit)
     with progress.task("rows read") as task:

@@ -18,7 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ...partitioning.errors import InputError
 from ...workers.placement import connect_to_ray, placement_problem
 from ..config.schema import Config
-from ..output.session import Session, worker_settings
+from ..output.session import Session, absolute, worker_settings
 from ..reporting.progress import SILENT, Progress
 from ..serving.actor import MEMORY, Coordinator
 from ..serving.interface import ServiceInterface
@@ -132,9 +132,8 @@ def _import_ray_serve() -> tuple[Any, Any]:
 
 
 def _with_absolute_output(config: Config) -> Config:
-    """With the output as an absolute path, because the actor has another working directory."""
-    output = config.output if "://" in config.output else os.path.abspath(config.output)
-    return config.model_copy(update={"output": output})
+    """The actor has another working directory."""
+    return config.model_copy(update={"output": absolute(config.output)})
 
 
 def _connect(config: Config) -> bool:

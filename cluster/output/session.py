@@ -18,6 +18,7 @@ from ...partitioning.manifest import Graph
 from ...partitioning.storage import StorageOptions, Store, canonical_uri, split_uri
 from ...workers import Call, WorkerGroup, WorkerSettings, calling
 from ...workers.group import Progress
+from ...workers.shared_folder import check_folder
 from ..config.schema import Cluster, Config, to_yaml
 from ..layout import CONFIG, REQUEST_KEY
 from ..log.checkpoints import put_checkpoint
@@ -45,7 +46,7 @@ class Session:
         self.options = StorageOptions(**config.storage.model_dump())
         self.columns = Columns(**config.columns.model_dump())
         self.store = store or _opened(config.output, self.options)
-        self.location = Location(config.output, self.options)
+        self.location = Location(absolute(config.output), self.options)
         self.log = Log(self.store)
         self.versions = Versions(self.store, self.log)
         self._ledger: Ledger | None = None
@@ -161,6 +162,7 @@ class Session:
             return
         cluster = self.config.cluster
         with WorkerGroup.start(worker_settings(cluster), address=cluster.address) as started:
+            check_folder(self.config.output)  # before workers read or write there
             yield started
 
     def load(self, group: WorkerGroup, version: Manifest) -> None:
@@ -212,6 +214,12 @@ class Session:
     def kernel(self) -> str:
         """The neighbour sum that `train.kernel` means."""
         return "torch" if self.config.train.kernel == "auto" else self.config.train.kernel
+
+
+def absolute(output: str) -> str:
+    """The output as workers have to be told: they have another working directory."""
+    scheme, path = split_uri(output)
+    return os.path.abspath(path) if scheme == "file" else output
 
 
 def _opened(output: str, options: StorageOptions) -> Store:
