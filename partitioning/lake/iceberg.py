@@ -71,8 +71,8 @@ def _load(location: Location, options: StorageOptions) -> Any:
         # pyiceberg would take them for parts of a URL, and perhaps find another table there.
         if found := set("#?") & set(metadata):
             raise InputError(
-                f"{location.uri}: an Iceberg table whose path has a {found.pop()} cannot be read. Name it by its catalog, or "
-                "rename the folder"
+                f"{location.uri}: an Iceberg table whose path has a {found.pop()} cannot be read. Name it by its catalog, "
+                "or rename the folder"
             )
         try:
             table = StaticTable.from_metadata(metadata, properties)
