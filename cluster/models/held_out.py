@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ...partitioning.errors import InputError
 from ...partitioning.graph import dense_ids
 from ...partitioning.ingest import load_ids
-from ...partitioning.lake import has_column, interactions_of, read_table
+from ...partitioning.lake import columns_of, interactions_of, open_table, read_table
 from ...partitioning.manifest import Graph
 from ..output.manifest import Manifest
 from ..output.session import Session
@@ -36,11 +36,12 @@ def held_out_pairs(session: Session, graph: Graph) -> tuple[Ids, Ids, int]:
     maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
     columns = (session.columns.user, session.columns.item)
     value = session.columns.value
-    if value is not None and not has_column(config.test_interactions, value, session.options):
+    table = open_table(config.test_interactions, session.options)  # once: all of it is of one version
+    if value is not None and value not in columns_of(table):
         value = None
     users, items = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     rows = 0
-    for batch in read_table(config.test_interactions, columns, session.options, value):
+    for batch in read_table(table, columns, session.options, value):
         rows += batch.num_rows
         if value is not None:
             batch = interactions_of(batch)

@@ -7,7 +7,7 @@ from .columns import ID_COLUMNS, Columns, interactions_of
 from .csv import read_csv
 from .files import LakeFile
 from .id_files import read_ids
-from .read import columns_of, has_column, read_columns, read_table
+from .read import columns_of, read_columns, read_table
 from .table import Table, list_table, open_table
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "LakeFile",
     "Table",
     "columns_of",
-    "has_column",
     "interactions_of",
     "list_table",
     "open_table",
