@@ -370,7 +370,7 @@ def test_a_repeated_request_gives_the_same_answer_and_changes_nothing(finished, 
     first = pipeline.forget(config, users=str(user), request_id="again", group=group)
     files = listing(config.output)
     again = pipeline.forget(config, users=str(user), request_id="again", group=group)
-    assert listing(config.output) == files and current(config).version == first.version
+    assert listing(config.output) == files and current(config).version == first["version"]
     keys = set(first) - set(NOT_REPEATED)
     assert {k: again[k] for k in keys} == {k: first[k] for k in keys} and "seconds" in again
 
@@ -550,7 +550,7 @@ def test_a_request_has_its_answer_after_a_retrain_too(finished, config, group):
     first = pipeline.forget(config, users=str(user), group=group)
     pipeline.train(config, group=group)
     again = pipeline.forget(config, users=str(user), group=group)
-    assert again["version"] == first.version and again["status"] == "committed"
+    assert again["version"] == first["version"] and again["status"] == "committed"
 
 
 def test_training_again_does_not_bring_the_forgotten_back(finished, config, group):

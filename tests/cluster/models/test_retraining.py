@@ -62,7 +62,7 @@ def beside(monkeypatch):
             return fit(*arguments)
 
         def committed(self, manifest, **decided):
-            if manifest.reason == "train" and "replayed" in manifest and todo:
+            if manifest.reason == "train" and manifest.replayed is not None and todo:
                 todo.pop(0)()
             return commit(self, manifest, **decided)
 
@@ -133,7 +133,7 @@ def test_requests_that_are_carried_out_meanwhile_are_carried_out_on_the_result(
     kinds = [(r.kind, r.body.get("manifest", {}).get("reason")) for r in records]
     assert [kind for kind, _ in kinds].count(SWITCHING) == 1 and kinds[-1] == ("committed", "train")
     ledger = Ledger(records)
-    assert session.version().replayed == ["a", "b"] and ledger.switching is None
+    assert session.version().replayed == ("a", "b") and ledger.switching is None
     # Debt counts what was forgotten since the training, not since the commit; and the answers stay.
     assert ledger.debt() == pytest.approx(1 - len(left) / len(set(made[1])))
     for request_id in ("a", "b"):

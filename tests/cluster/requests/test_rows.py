@@ -157,7 +157,7 @@ def test_times_of_a_parquet_file_keep_their_nanoseconds(tmp_path):
             r"CSV file: .*Row #3: Expected 2 columns, got 3\. Its first",
         ),
         ("r.parquet", "user_id\n1\n", "not a readable Parquet file"),
-        ("r.txt", "user_id\n1\n", "not a readable Parquet file"),
+        ("r.txt", "user_id\n1\n", "made of Parquet or of CSV files, and this is neither by its name"),
     ],
 )
 def test_a_file_that_is_bad_as_a_whole(tmp_path, name, content, words):

@@ -22,7 +22,7 @@ from lake_tables import read, rows, text, users, write
 from pyroaring import BitMap
 
 from unlearnrec.partitioning.errors import InputError
-from unlearnrec.partitioning.ingest import ingest
+from unlearnrec.partitioning.ingest import InteractionTable, PartitioningSettings, ingest
 from unlearnrec.partitioning.lake import Columns, columns_of, open_table, read_columns, read_ids, read_table
 from unlearnrec.partitioning.storage import AWS, StorageOptions, Store
 
@@ -116,9 +116,10 @@ def test_a_version_or_a_moment_is_selected_and_pinned(tmp_path: Path) -> None:
 
 def test_the_manifest_of_an_ingest_has_what_was_pinned(tmp_path: Path) -> None:
     path = deleted_once(tmp_path / "t")
-    manifest = ingest(f"{path}?version=1", Columns(), Store(str(tmp_path / "out")), AWS, 2, "hash", 0, "pull")
-    assert manifest["source"] == f"{path}?version=1" and manifest["table"]["version"] == 1
-    assert manifest["table"] == json.loads((tmp_path / "out" / "graph" / "manifest.json").read_text())["table"]
+    table = InteractionTable(f"{path}?version=1", Columns(), AWS)
+    manifest = ingest(table, PartitioningSettings(2, "hash", 0, "pull"), Store(str(tmp_path / "out")))
+    assert manifest.source == f"{path}?version=1" and (manifest.table or {})["version"] == 1
+    assert manifest.table == json.loads((tmp_path / "out" / "graph" / "manifest.json").read_text())["table"]
 
 
 def test_partition_columns_are_not_in_the_files(tmp_path: Path) -> None:
