@@ -136,7 +136,10 @@ def _imports() -> tuple[Any, Any]:
 def _absolute(config: Config) -> Config:
     """The actor has another working directory."""
     output = config.output if "://" in config.output else os.path.abspath(config.output)
-    return config.model_copy(update={"output": output})
+    table = config.watch.table
+    if table is not None and "://" not in table:
+        table = os.path.abspath(table)
+    return config.model_copy(update={"output": output, "watch": config.watch.model_copy(update={"table": table})})
 
 
 def _connect(config: Config) -> bool:
