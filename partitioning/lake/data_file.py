@@ -26,8 +26,8 @@ class DataFile:
     """Those of them that are text only because a folder's name is."""
     defaults: Mapping[str, pa.Scalar] = field(default_factory=dict)
     """Values of columns that the file may lack."""
-    names: Mapping[str, str] | None = None
-    """What the table's columns are called in the file; None: the same."""
+    names: Mapping[str, Sequence[str]] | None = None
+    """What the table's columns may be called in the file; None: the same."""
     field_ids: Mapping[str, int] | None = None
     """Ids by which the table's columns are found in the file; where the file has none, `names` is used."""
     deleted: DeletedRows | None = None

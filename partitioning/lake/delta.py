@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 from ..errors import InputError
 from ..storage import StorageOptions, filesystem_for, split_uri
 from .data_file import DataFile
-from .deleted import DeletedRows
+from .deleted import DeletedRows, compact
 from .files import LakeFile
 from .formats import formats_at, table_around
 from .location import DELTA, Location
@@ -95,7 +95,7 @@ def open_delta(location: Location, options: StorageOptions) -> Table:
         LakeFile(filesystem, root, location.uri, {}),
         # A file that was written before a column was added does not have it.
         defaults={field.name: pa.scalar(None, field.type) for field in schema},
-        names={field["name"]: field["metadata"].get(_PHYSICAL_NAME, field["name"]) for field in mapping},
+        names={field["name"]: [field["metadata"].get(_PHYSICAL_NAME, field["name"])] for field in mapping},
         field_ids=_field_ids(mapping) if table.metadata().configuration.get(_MODE) == "id" else None,
         plain=False,
     )
@@ -183,7 +183,7 @@ def _deleted(table: Any) -> dict[str, DeletedRows]:
         masks = batch.column("selection_vector")
         for uri, mask in zip(batch.column("filepath").to_pylist(), masks, strict=True):
             keep = mask.values.to_numpy(zero_copy_only=False)
-            found[_path_of_uri(uri)] = DeletedRows([np.flatnonzero(~keep)])
+            found[_path_of_uri(uri)] = DeletedRows([compact(np.flatnonzero(~keep))])
     return found
 
 

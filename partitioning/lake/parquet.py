@@ -59,7 +59,16 @@ class ParquetReader:
         if ids and data.field_ids is not None:
             return {name: [ids[number]] for name, number in data.field_ids.items() if number in ids}
         places = {name: k for k, name in enumerate(self.schema.names)}
-        return {name: [places[there]] for name, there in (data.names or {}).items() if there in places}
+        found = {
+            name: [places[there] for there in called if there in places][:1]
+            for name, called in (data.names or {}).items()
+        }
+        if data.field_ids is not None and not any(found.values()) and places:
+            raise InputError(
+                f"{data.uri}: its columns have no ids, and the table does not say what they are called "
+                "(schema.name-mapping.default). Mend the table"
+            )
+        return {name: positions for name, positions in found.items() if positions}
 
     @property
     def num_rows(self) -> int:

@@ -14,7 +14,7 @@ from .data_file import CSV, DataFile, Reader
 from .ids import INT64, STRING, IdFacts, are_integers, fits_int64, id_kind, id_type, may_not_fit
 from .parquet import ParquetReader
 from .table import Table
-from .times import NUMBER, Gathered, TimeFacts, as_int64, is_number, parse_texts, text_unit, time_type, time_unit
+from .times import NUMBER, UNITS, Gathered, TimeFacts, as_int64, is_number, parse_texts, text_unit, time_type, time_unit
 
 _THREADS = 8
 
@@ -54,18 +54,14 @@ def find_types(table: Table, ids: Sequence[str], value: str | None, time: str | 
     Raises:
         InputError: a file is unreadable, lacks a column or has it in a wrong type, or files disagree.
     """
-    if table.schema is not None and table.files:
-        facts = [_from_schema(table, ids, value, time)]
-        if facts[0] is None:
-            facts = list(_looks(table.files, ids, value, time))
-    else:
-        facts = list(_looks(table.files, ids, value, time))
-    if table.files and not any(fact is None or fact.rows != 0 for fact in facts):
+    said = None if table.schema is None else _from_schema(table, ids, value, time)
+    facts = [said] if said is not None else list(_looks(table.files, ids, value, time))
+    known = [fact for fact in facts if fact.rows != 0]
+    if not known:
         for data in table.files:
             with closing(open_reader(data)) as reader:
                 for name in (*ids, *filter(None, (value, time))):
                     reader.type_of(name)
-    known = [fact for fact in facts if fact is not None and fact.rows != 0]
     types = {name: id_type(name, [fact.ids[name] for fact in known if name in fact.ids]) for name in ids}
     if time is None:
         return Types(types)
@@ -73,9 +69,7 @@ def find_types(table: Table, ids: Sequence[str], value: str | None, time: str | 
     if len({fact.unit for fact in times} - {None, NUMBER}) > 1:
         times = list(_in_full(table.files, times, time))
     nanoseconds = frozenset(
-        data.file.path
-        for data, fact in zip(table.files, facts, strict=False)
-        if fact is not None and fact.int96 == "ns"
+        data.file.path for data, fact in zip(table.files, facts, strict=False) if fact.int96 == "ns"
     )
     return Types(types, time_type(time, times), nanoseconds)
 
@@ -148,35 +142,27 @@ def _look_at_text(
     for columns in reader.values(names):
         rows += len(columns[0])
         for name, texts in zip(names, columns, strict=True):
-            integers[name] = integers[name] and are_integers(texts)
-            if name == time and not integers[name] and None not in units:
-                units.add(text_unit(texts))
+            if name == time:
+                if texts.null_count < len(texts):
+                    units.add(NUMBER if are_integers(texts) else text_unit(texts))
+            else:
+                integers[name] = integers[name] and are_integers(texts)
         if time not in names and not any(integers.values()):
             break  # no value that follows could change that they are text
     if not rows:
         facts.rows = 0
         return
-    for name in names:
-        if name in ids:
-            facts.ids[name] = IdFacts(data.uri, INT64 if integers[name] else STRING, untyped=True)
-        elif integers[name]:
-            facts.time = TimeFacts(data.uri, NUMBER)
-        else:
-            facts.time = _of_texts(data, reader, name)
-
-
-def _of_texts(data: DataFile, reader: Reader, name: str) -> TimeFacts:
-    """A second look at times written as text, now that they are known to be no numbers."""
-    units: list[str] = []
-    for (texts,) in reader.values([name]):
-        unit = text_unit(texts)
-        if unit is None:
+    facts.ids |= {
+        name: IdFacts(data.uri, INT64 if integers[name] else STRING, untyped=True) for name in names if name in ids
+    }
+    if time in names:
+        if None in units or (NUMBER in units and len(units) > 1):
             raise InputError(
-                f"{data.uri}: column '{name}' (columns.time) has a value that is no time: write 2024-01-31, "
+                f"{data.uri}: column '{time}' (columns.time) has a value that is no time: write 2024-01-31, "
                 "2024-01-31T23:59:59Z, or whole numbers in all rows"
             )
-        units.append(unit)
-    return TimeFacts(data.uri, max(units, key=("s", "ms", "us", "ns").index))
+        unit = max(filter(None, units), key=(NUMBER, *UNITS).index, default=None)
+        facts.time = TimeFacts(data.uri, unit)
 
 
 def _int96(data: DataFile, reader: ParquetReader, name: str) -> TimeFacts:

@@ -10,6 +10,7 @@ import sys
 import uuid
 import zlib
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,32 @@ def test_a_column_that_older_files_lack(tmp_path: Path) -> None:
     assert has_column(path, "stars", AWS) and not has_column(path, "when", AWS)
     with pytest.raises(InputError, match=r"column 'stars' is null in row 1"):
         read(path, time="stars")
+
+
+def test_types_are_those_of_the_schema(tmp_path: Path) -> None:
+    """Decimals beyond 64 bits as text; times that Spark wrote as INT96, of any year."""
+    path = tmp_path / "t"
+    moment = dt.datetime(2300, 1, 1, 0, 0, 0, 1)
+    schema = pa.schema([("user_id", pa.decimal128(38, 0)), ("item_id", pa.int64()), ("ts", pa.timestamp("us", "UTC"))])
+    for user in (5, 2**70):
+        part = pa.Table.from_arrays([pa.array([Decimal(user)], schema.field(0).type), [1], [moment]], schema=schema)
+        write_deltalake(str(path), part, mode="append")
+        file = path / next(action["add"]["path"] for action in actions(path, int(user > 5)) if "add" in action)
+        pq.write_table(part, file, use_deprecated_int96_timestamps=True, store_schema=False)
+    assert read(str(path), time="ts") == [(str(2**70), 1, moment), ("5", 1, moment)]
+    assert read(f"{path}?version=0", time="ts") == [(5, 1, moment)]
+
+
+def test_a_table_without_files_has_no_rows(tmp_path: Path) -> None:
+    path = deleted_once(tmp_path / "t")
+    DeltaTable(path).delete()
+    assert read(path) == [] and open_table(path, AWS).pinned["rows"] == 0
+    DeltaTable.create(str(tmp_path / "u"), pa.schema([("user_id", pa.int64()), ("item_id", pa.int64())]))
+    assert read(str(tmp_path / "u")) == []
+    with pytest.raises(InputError, match="it has no rows"):
+        users(str(tmp_path / "u"))
+    with pytest.raises(InputError, match="no column 'when'"):
+        read(path, time="when")
 
 
 def test_requests_may_be_read_from_it(tmp_path: Path) -> None:
