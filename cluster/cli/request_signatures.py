@@ -70,9 +70,7 @@ def watch(
     loaded = load(config, overrides)
     from .. import pipeline
 
-    return pipeline.watch(
-        loaded, once=once, from_version=from_version, from_now=from_now, progress=open_progress()
-    )
+    return pipeline.watch(loaded, once=once, from_version=from_version, from_now=from_now, progress=open_progress())
 
 
 def approve(

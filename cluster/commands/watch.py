@@ -53,7 +53,7 @@ def watch(
         answer |= {"requests": look.requests + watcher.made}
     if look.behind:
         progress.note(
-            f"watch: {look.behind} commits wait: serve.max_open_requests ({config.serve.max_open_requests}) are open. Run it "
-            "again when some are carried out"
+            f"watch: {look.behind} commits wait: serve.max_open_requests ({config.serve.max_open_requests}) are open. Run "
+            "it again when some are carried out"
         )
     return answer | ({"ok": False} if look.invalid else {})

@@ -303,8 +303,8 @@ class Watch(Section):
     columns: Columns | None = None
     """Which of its columns hold what, with `deletions`; null: as those of `interactions` (the section `columns`)."""
     whole_users: bool = True
-    """A user without a row left is forgotten as a user, whom the suppression list then keeps out of every ingest. false: only
-    the interactions that were deleted are; for tables from which old rows are dropped."""
+    """A user without a row left is forgotten as a user, whom the suppression list then keeps out of every ingest. false:
+    only the interactions that were deleted are; for tables from which old rows are dropped."""
     max_rows: int = Field(1000, ge=1, le=100000)
     """Most users, interactions or events of one request, with `deletions`; a commit that deletes more makes several."""
     poll_seconds: float = Field(60, ge=0.05, le=86400)

@@ -21,8 +21,8 @@ from ...partitioning.lake.changes import ROWS_AT_ONCE, fate_of, new_rows, remove
 from ...partitioning.lake.columns import ID_COLUMNS, Columns
 from ...partitioning.lake.history import Commit, History
 from ...partitioning.lake.table import Table
-from ..lifecycle.operators import LONGEST_NAME, OPERATOR
 from ..layout import REQUEST_ID
+from ..lifecycle.operators import LONGEST_NAME, OPERATOR
 from ..requests.request import Range, make_request
 from ..requests.rows import KINDS, RANGE, parse_row
 from ..requests.times import NANOSECONDS, Moment, moment
@@ -53,9 +53,7 @@ def named(request: NewRequest, commit: Commit, table_id: str, key: bytes) -> New
 
     key: the secret of derived request ids.
     """
-    content = make_request(
-        request.users, request.items, request.interactions, "-", key, request.ranges
-    ).body()
+    content = make_request(request.users, request.items, request.interactions, "-", key, request.ranges).body()
     text = b"\0".join([b"watch", table_id.encode(), str(commit.position).encode(), content])
     digest = hmac.new(key, text, hashlib.sha256).hexdigest()[:16]
     return replace(request, request_id=f"{WATCH}-{commit.position}-{digest}")

@@ -182,8 +182,8 @@ class Watcher:
         if (cursor.table_id, cursor.kind) != (history.table_id, self._settings.kind):
             raise InputError(
                 f"{self._uri} (watch.kind {self._settings.kind}, table id {history.table_id}) is not what was followed "
-                f"before: {cursor.table} ({cursor.kind}, {cursor.table_id}). If it is meant, say where to begin: `unlearnrec "
-                "watch --from-version N` or `--from-now`"
+                f"before: {cursor.table} ({cursor.kind}, {cursor.table_id}). If it is meant, say where to begin: "
+                "`unlearnrec watch --from-version N` or `--from-now`"
             )
         return cursor
 
@@ -191,7 +191,7 @@ class Watcher:
         return Cursor(self._uri, history.table_id, self._settings.kind, position)
 
     def _first(self, history: History) -> Cursor:
-        """Where to begin: all rows that a table of requests has; else behind the version that was ingested, of this table."""
+        """All rows of a table of requests are new; else it begins behind the version that was ingested, if of this table."""
         if not self._deletes:
             return self._new(history, _FIRST)
         pinned = load_manifest(self._session.store).table if self._session.store.exists(MANIFEST) else None
@@ -235,8 +235,8 @@ class Watcher:
                 if reasons:
                     total.invalid += reasons.total()
                     self._note(
-                        f"watch: {self._uri}, {history.name(found.commit.position)}: rows that mean nothing, and of which no "
-                        f"request was made: {told(reasons)}"
+                        f"watch: {self._uri}, {history.name(found.commit.position)}: rows that mean nothing, and of which "
+                        f"no request was made: {told(reasons)}"
                     )
                     reasons.clear()
                 yield found.commit.position

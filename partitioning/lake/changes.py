@@ -71,9 +71,7 @@ def removed_rows(history: History, commit: Commit, columns: Columns) -> Iterator
             return
         assert states is not None
         for removed, table in zip((True, False), states, strict=True):
-            for batch in read_table(
-                table, (columns.user, columns.item), AWS, value=columns.value, time=columns.time
-            ):
+            for batch in read_table(table, (columns.user, columns.item), AWS, value=columns.value, time=columns.time):
                 yield removed, batch
 
     for rows in _buckets(read, columns):
@@ -119,9 +117,7 @@ def fate_of(rows: pa.Table, table: Table, columns: Columns) -> Fate:
         kept[name] = seen.group_by(seen.column_names).aggregate([])
 
     alive = pa.array([], type=users.type)
-    for batch in read_table(
-        table, (columns.user, columns.item), AWS, value=columns.value, time=columns.time
-    ):
+    for batch in read_table(table, (columns.user, columns.item), AWS, value=columns.value, time=columns.time):
         whole = _named(batch, columns).filter(pc.is_in(_cast(batch.column(0), users.type), value_set=users))
         if not whole.num_rows:
             continue
@@ -230,7 +226,9 @@ def _cast(column: Any, target: pa.DataType) -> Any:
     try:
         return column.cast(target)
     except pa.ArrowInvalid as error:
-        raise InputError(f"an id or time column changed its type to {column.type}, which {target} does not hold") from error
+        raise InputError(
+            f"an id or time column changed its type to {column.type}, which {target} does not hold"
+        ) from error
 
 
 def _member(rows: pa.Table, found: pa.Table | None, keys: Sequence[str]) -> npt.NDArray[np.bool_]:

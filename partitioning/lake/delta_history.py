@@ -46,8 +46,8 @@ class DeltaHistory:
         """As `History.commits`."""
         if not BEFORE_ALL <= after <= self.newest:
             raise InputError(
-                f"{self.uri}: has no version {after}; the newest is {self.newest}. It was perhaps replaced by another table: "
-                "go on with --from-version N or --from-now"
+                f"{self.uri}: has no version {after}; the newest is {self.newest}. It was perhaps replaced by another "
+                "table: go on with --from-version N or --from-now"
             )
         found, missed = [], []
         for version in range(after + 1, upto + 1):
@@ -127,13 +127,18 @@ def _signed(reader: Any, names: Sequence[str], uri: str) -> Iterator[tuple[bool,
     try:
         for batch in reader:
             kinds = batch.column(CHANGE_TYPE).cast(pa.string())
-            rows = batch.select(list(names))
+            rows = pa.RecordBatch.from_arrays([_plain(batch.column(name)) for name in names], names=list(names))
             for removed, wanted in ((True, REMOVED), (False, ADDED)):
                 some = rows.filter(pc.is_in(kinds, value_set=pa.array(wanted)))
                 if some.num_rows:
                     yield removed, some
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{uri}: its change data feed cannot be read: {error}") from error
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """Not every kernel takes views."""
+    return column.cast(pa.string()) if pa.types.is_string_view(column.type) else column
 
 
 def _ranges(versions: Sequence[int]) -> str:

@@ -24,6 +24,6 @@ def open_history(uri: str, options: StorageOptions) -> History:
     if kind == ICEBERG:
         return IcebergHistory(table, options)
     raise InputError(
-        f"{uri}: is a plain table of {kind} files, which does not say what was deleted. Only Delta and Iceberg tables can be "
-        "followed"
+        f"{uri}: is a plain table of {kind} files, which does not say what was deleted. Only Delta and Iceberg tables can "
+        "be followed"
     )
