@@ -79,24 +79,22 @@ class DeltaHistory:
             enabled = table.metadata().configuration.get(ENABLED) == "true"
             if not enabled or "deletionVectors" in (table.protocol().reader_features or ()):
                 return None
-            self._check_feed(commit)
+            if not self._feed_is_whole(commit):
+                return None
             columns = [*dict.fromkeys(names), CHANGE_TYPE]
             stream = table.load_cdf(commit.position, commit.position, columns=columns)
             return _signed(pa.RecordBatchReader.from_stream(stream), list(dict.fromkeys(names)), self.uri)
         except (DeltaError, ValueError, OSError):
             return None  # the difference of the two states says the same, or why it cannot be told
 
-    def _check_feed(self, commit: Commit) -> None:
+    def _feed_is_whole(self, commit: Commit) -> bool:
+        """Whether its files are still there: those of changes, or, where there are none, those that the commit removed."""
         actions = self._actions(commit.position) or []
         own = [action["cdc"]["path"] for action in actions if "cdc" in action]
-        removed = [action["remove"]["path"] for action in actions if action.get("remove", {}).get("dataChange")]
+        removed = [action["remove"]["path"] for action in actions if _changes_data(action, "remove")]
         paths = [_path(self._root, path, self._s3, self.uri) for path in own or removed]
         infos: Any = self._filesystem.get_file_info(paths)
-        gone = [info.path for info in infos if info.type != pafs.FileType.File]
-        if gone:
-            raise MissedChanges(
-                self.uri, f"{self.name(commit.position)} ({commit.what})", f"{gone[0]} is gone, perhaps vacuumed"
-            )
+        return all(info.type == pafs.FileType.File for info in infos)
 
     def _actions(self, version: int) -> list[dict[str, Any]] | None:
         path = f"{self._root}/_delta_log/{version:020}.json"
@@ -112,8 +110,8 @@ class DeltaHistory:
 
 def _commit(version: int, actions: Sequence[dict[str, Any]]) -> Commit:
     """What an entry says. Files that were only rewritten (dataChange false, as OPTIMIZE does) hold the same rows."""
-    removes = sum(bool(action.get("remove", {}).get("dataChange")) for action in actions)
-    adds = any(action.get("add", {}).get("dataChange") for action in actions)
+    removes = sum(_changes_data(action, "remove") for action in actions)
+    adds = any(_changes_data(action, "add") for action in actions)
     told = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
     when = told.get("timestamp")
     words = [str(told.get("operation", "a commit"))]
@@ -121,6 +119,10 @@ def _commit(version: int, actions: Sequence[dict[str, Any]]) -> Commit:
         words.append(f"of {dt.datetime.fromtimestamp(when / 1000, dt.UTC).isoformat()}")
     words.append(f"that removed {removes} files")
     return Commit(version, version - 1, removes > 0, adds, " ".join(words))
+
+
+def _changes_data(action: dict[str, Any], kind: str) -> bool:
+    return kind in action and bool(action[kind].get("dataChange", True))
 
 
 def _signed(reader: Any, names: Sequence[str], uri: str) -> Iterator[tuple[bool, pa.RecordBatch]]:

@@ -78,7 +78,7 @@ class History(Protocol):
         where it has none for this commit that can be read exactly.
 
         Raises:
-            MissedChanges: a file of the feed is gone.
+            InputError: a file of it is unreadable. Raised while iterating.
         """
 
     def name(self, position: int) -> str:

@@ -40,21 +40,20 @@ class IcebergHistory:
         found: list[Commit] = []
         position = upto
         while position != after:
-            snapshot = self._snapshots.get(position)
-            if snapshot is None and position != BEFORE_ALL:
-                raise MissedChanges(
-                    self.uri,
-                    f"snapshot {position} and those between it and {self.name(after)}",
-                    "they have expired",
-                )
             if position == BEFORE_ALL:
                 raise InputError(
                     f"{self.uri}: {self.name(after)} is no ancestor of {self.name(upto)}: the table was rolled back or "
                     "replaced. Go on with `unlearnrec watch --from-version N` or `--from-now`"
                 )
-            parent = BEFORE_ALL if snapshot.parent_snapshot_id is None else int(snapshot.parent_snapshot_id)
-            found.append(_commit(snapshot, parent))
-            position = parent
+            snapshot = self._snapshots.get(position)
+            if snapshot is None:
+                child = self.name(found[-1].position if found else upto)
+                lost = (
+                    f"snapshot {position}, from which {child} came," if position != _LOST else f"what {child} came from"
+                )
+                raise MissedChanges(self.uri, lost, "it has expired, or the table was replaced")
+            found.append(_commit(snapshot))
+            position = found[-1].parent
         return found[::-1]
 
     def at(self, position: int) -> Table:
@@ -68,10 +67,17 @@ class IcebergHistory:
         return None
 
 
-def _commit(snapshot: Any, parent: int) -> Commit:
+_LOST = -3
+"""The parent of a snapshot that has none, although it is not the first: expiring snapshots takes their names away, too."""
+
+
+def _commit(snapshot: Any) -> Commit:
+    parent = snapshot.parent_snapshot_id
+    if parent is None:
+        parent = BEFORE_ALL if (snapshot.sequence_number or 0) <= 1 else _LOST
     summary = snapshot.summary
     operation = str(getattr(summary.operation, "value", summary.operation)) if summary is not None else "a commit"
     when = dt.datetime.fromtimestamp(snapshot.timestamp_ms / 1000, dt.UTC).isoformat()
     # A replace holds the same rows in other files.
     removes, adds = operation not in ("append", "replace"), operation not in ("delete", "replace")
-    return Commit(snapshot.snapshot_id, parent, removes, adds, f"{operation} of {when}")
+    return Commit(int(snapshot.snapshot_id), int(parent), removes, adds, f"{operation} of {when}")

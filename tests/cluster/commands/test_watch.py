@@ -124,6 +124,13 @@ def test_a_merge_that_deletes_and_inserts_and_an_overwrite(followed: Any) -> Non
     assert asked(config) == [{"users": ["2"]}, {"users": ["1", "2", "3", "4", "5"]}]
 
 
+def test_a_table_that_is_emptied(followed: Any) -> None:
+    table, config = followed
+    at(table).delete()
+    assert look(config)["requests"] == 1
+    assert asked(config) == [{"users": [str(u) for u in range(USERS)]}]
+
+
 def test_what_is_there_again_when_it_is_looked_at_is_not_forgotten(followed: Any) -> None:
     """A table that is emptied and loaded again has deleted only what did not come back."""
     table, config = followed
