@@ -136,7 +136,8 @@ def _requests(
     for kind, entries in (("users", users), ("interactions", gone), ("ranges", [one for one in ranges if one])):
         entries_left = iter(entries)
         while chunk := list(islice(entries_left, rules.max_rows)):
-            yield Found(commit, NewRequest(**{kind: chunk}, requester=WATCH))
+            content: dict[str, Any] = {kind: chunk}
+            yield Found(commit, NewRequest(**content, requester=WATCH))
 
 
 def _ranges(rows: pa.Table) -> list[Range | None]:
@@ -163,7 +164,7 @@ def requests(history: History, commits: Sequence[Commit]) -> Iterator[Found]:
     """What new rows of a table of requests ask for, in order. Rows of a commit with one request_id are one request; each
     other row is one of its own."""
     for commit in commits:
-        chosen: dict[str, dict[str, list[Any]]] = {}
+        chosen: dict[str, dict[str, Any]] = {}
         who: dict[str, str | None] = {}
         for *row, request_id, requester in new_rows(history, commit, ID_COLUMNS, (*RANGE, *OPTIONAL)):
             parsed = parse_row(*(Moment(value[0]) if isinstance(value, tuple) else value for value in row))
@@ -177,7 +178,8 @@ def requests(history: History, commits: Sequence[Commit]) -> Iterator[Found]:
                 who.setdefault(name, asks)
                 chosen.setdefault(name, {kind: [] for kind in KINDS})[kind].append(entry)
             else:
-                yield Found(commit, NewRequest(**{kind: [entry]}, requester=asks))
+                content: dict[str, Any] = {kind: [entry]}
+                yield Found(commit, NewRequest(**content, requester=asks))
         for name, entries in chosen.items():
             request = NewRequest(**entries, request_id=name, requester=who[name])
             yield Found(commit, request, derived=False)

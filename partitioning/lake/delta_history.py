@@ -112,7 +112,7 @@ def _commit(version: int, actions: Sequence[dict[str, Any]]) -> Commit:
     """What an entry says. Files that were only rewritten (dataChange false, as OPTIMIZE does) hold the same rows."""
     removes = sum(_changes_data(action, "remove") for action in actions)
     adds = any(_changes_data(action, "add") for action in actions)
-    told = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    told: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
     when = told.get("timestamp")
     words = [str(told.get("operation", "a commit"))]
     if isinstance(when, int):
