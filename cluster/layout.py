@@ -8,6 +8,7 @@ requests/ID.json                     what a request names; requests/key: the sec
 outcomes/ID@VERSION.json             which entries of a request removed nothing from a version
 callbacks/ID.json                    who is to be told about a request
 leases/000001-ID.json                who reads a version at present
+watch/cursor.json                    how far a table was followed (`watch`)
 suppression/000000001.json           an entry of the suppression list
 reports/evidence-ID.json, .html      the evidence of a request
 checkpoints/GRAPH-RUN/               a training that is under way
@@ -32,13 +33,16 @@ OUTCOMES = "outcomes"
 CALLBACKS = "callbacks"
 LEASES = "leases"
 SUPPRESSION = "suppression"
+WATCH = "watch"
+WATCH_CURSOR = f"{WATCH}/cursor.json"
+"""How far a table was followed. It names versions, no ids."""
 REPORTS = "reports"
 CHECKPOINTS = "checkpoints"
 PRETRAIN = "pretrain"
 
 SEARCHED = (VERSIONS, GRAPH, CHECKPOINTS, PRETRAIN, REQUESTS, OUTCOMES, CALLBACKS)
 """Folders in which a purge looks for files that hold deleted data."""
-FOLDERS = (*SEARCHED, LEASES, LOG, REPORTS, SUPPRESSION)
+FOLDERS = (*SEARCHED, LEASES, LOG, REPORTS, SUPPRESSION, WATCH)
 """All folders of the output."""
 COPIED = (GRAPH, VERSIONS, LOG, REQUESTS, OUTCOMES, SUPPRESSION, REPORTS)
 """Folders that a copy of an output needs. The others belong to who works on the output: a copy calls nobody back."""

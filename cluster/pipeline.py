@@ -17,6 +17,7 @@ from .commands.rollback import rollback
 from .commands.status import status
 from .commands.train import train
 from .commands.verify import verify
+from .commands.watch import watch
 
 __all__ = [
     "approve",
@@ -34,4 +35,5 @@ __all__ = [
     "status",
     "train",
     "verify",
+    "watch",
 ]

@@ -46,6 +46,7 @@ for command in (  # in the order of --help
     requests.approve,
     requests.cancel,
     requests.status,
+    requests.watch,
     commands.evaluate,
     commands.export,
     commands.purge,

@@ -54,6 +54,25 @@ def forget(
     return answer | ({"ok": False} if answer.get("evidence_failed") else {})
 
 
+def watch(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end, as for cron.")] = False,
+    from_version: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=-1, help="Begin behind this version or snapshot; leave out what changed before."),
+    ] = None,
+    from_now: Annotated[bool, typer.Option("--from-now", help="Begin with what changes from now on.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Make a deletion request of what is deleted in a Delta or Iceberg table, or of each row of a table of requests."""
+    loaded = load_configuration(config, overrides)
+    from .. import pipeline
+
+    return pipeline.watch(loaded, once=once, from_version=from_version, from_now=from_now, progress=open_progress())
+
+
 def approve(
     request_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)],
     by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who approves it; the log keeps it.")],

@@ -3,11 +3,8 @@ of its own. `serve_detached` does the same on a cluster."""
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...partitioning.errors import InputError
@@ -17,6 +14,7 @@ from ..http.tokens import SHORTEST_TOKEN, load_tokens
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
 from ..serving.service import run_loop
+from ..serving.signals import stop_signals
 from ..serving.start import WorkerEngine, callback_pattern, check_servable, open_service, retry_while_storage_is_away
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ def serve(
     with (
         listen(host, config.serve.port if port is None else port) as listener,
         session.workers() as group,
-        _signals_to_stop() as stopped,  # after Ray's own, which would end the process in the middle of a batch
+        stop_signals() as stopped,  # after Ray's own, which would end the process in the middle of a batch
         open_service(session, WorkerEngine(session, group, progress)) as service,
     ):
         app = make_app(service, rules, callback_pattern(config.serve))
@@ -99,21 +97,3 @@ def listen(host: str, port: int) -> socket.socket:
             f"serve.host {host}, serve.port {port}: cannot listen there ({error.strerror or error}). Choose another "
             "port, or 0 for a free one"
         ) from None
-
-
-@contextmanager
-def _signals_to_stop() -> Iterator[Callable[[], bool]]:
-    """Says whether to stop: after SIGTERM or SIGINT. A second signal raises KeyboardInterrupt."""
-    received: list[int] = []
-
-    def handle(number: int, _: Any) -> None:
-        received.append(number)
-        if len(received) > 1:
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -133,7 +133,11 @@ def _import_ray_serve() -> tuple[Any, Any]:
 
 def _with_absolute_output(config: Config) -> Config:
     """The actor has another working directory."""
-    return config.model_copy(update={"output": absolute(config.output)})
+    table = config.watch.table
+    if table is not None and "://" not in table:
+        table = os.path.abspath(table)
+    watch = config.watch.model_copy(update={"table": table})
+    return config.model_copy(update={"output": absolute(config.output), "watch": watch})
 
 
 def _connect(config: Config) -> bool:

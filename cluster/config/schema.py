@@ -292,6 +292,25 @@ class Serve(Section):
     cluster."""
 
 
+class Watch(Section):
+    """A table whose deletions become requests (docs/watching.md)."""
+
+    table: str | None = None
+    """A Delta or Iceberg table. null: `serve` follows none, and the command `watch` follows `interactions`."""
+    kind: Literal["deletions", "requests"] = "deletions"
+    """`deletions`: what is deleted from it is to be forgotten. `requests`: its rows say what is (columns user_id, item_id,
+    since, until; and, if they are there, request_id and requester)."""
+    columns: Columns | None = None
+    """Which of its columns hold what, with `deletions`; null: as those of `interactions` (the section `columns`)."""
+    whole_users: bool = True
+    """A user without a row left is forgotten as a user, whom the suppression list then keeps out of every ingest. false:
+    only the interactions that were deleted are; for tables from which old rows are dropped."""
+    max_rows: int = Field(1000, ge=1, le=100000)
+    """Most users, interactions or events of one request, with `deletions`; a commit that deletes more makes several."""
+    poll_seconds: float = Field(60, ge=0.05, le=86400)
+    """How often the table is looked at."""
+
+
 class Config(Section):
     """Everything a run depends on. Relative paths are relative to the working directory."""
 
@@ -317,6 +336,7 @@ class Config(Section):
     forget: Forget = Forget()
     evaluate: Evaluate = Evaluate()
     serve: Serve = Serve()
+    watch: Watch = Watch()
 
 
 def parse_config(values: Mapping[str, Any]) -> Config:

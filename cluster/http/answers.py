@@ -78,6 +78,8 @@ class Health(BaseModel):
     status: Literal["ok", "starting"]
     version: int | None
     blocked: str | None
+    watch_blocked: str | None = None
+    """What keeps deletions in the table that is followed (`watch.table`) from becoming requests."""
 
 
 def json_answer(content: dict[str, Any], status_code: int = 200) -> Response:

@@ -79,7 +79,8 @@ class ServiceInterface(RequestsInterface, Protocol):
 
     def health(self) -> dict[str, Any]:
         """Whether recommendations can be answered (`status`), from which `version`, and what keeps requests waiting
-        (`blocked`: the class of an error). No id of a user or item."""
+        (`blocked`: the class of an error); where a table is followed, what keeps its deletions from becoming requests
+        (`watch_blocked`). No id of a user or item."""
 
     def gauges(self) -> dict[str, float]:
         """Name and labels -> value, for `/metrics`. No id of a user or item."""

@@ -21,6 +21,7 @@ from .callback_sender import Sender
 from .intake import Intake, View
 from .interface import Answer, Arguments, ForwardsRequests, Method, ServiceInterface
 from .readouts import Readouts, living_ids
+from .watcher import Watcher
 
 LONGEST_WAIT_SECONDS = 60.0
 LONGEST_SWITCH_SECONDS = 600.0
@@ -62,8 +63,10 @@ class Service(ForwardsRequests, ServiceInterface):
         engine: Engine,
         clock: Callable[[], float] = time.time,
         sender: Sender | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self._session, self.intake, self._engine, self._clock, self._sender = session, intake, engine, clock, sender
+        self._watcher = watcher
         self._alone: dict[str, int] = {}
         """Requests that are tried by themselves, as `next_batch` takes them."""
         self._losses = 0
@@ -111,13 +114,17 @@ class Service(ForwardsRequests, ServiceInterface):
     def health(self) -> dict[str, Any]:
         """As `ServiceInterface.health`."""
         version = self.published.version if self.published else None
-        return {"status": "ok" if version is not None else "starting", "version": version, "blocked": self.blocked}
+        watched = {} if self._watcher is None else {"watch_blocked": self._watcher.blocked}
+        status = "ok" if version is not None else "starting"
+        return {"status": status, "version": version, "blocked": self.blocked, **watched}
 
     def gauges(self) -> dict[str, float]:
         """As `ServiceInterface.gauges`: those of the intake, and the loop's own."""
         version = self.published.version if self.published else 0
         told = self._sender.gauges() if self._sender else {}
-        return self.intake.gauges() | told | {"served_version": version, "blocked": int(self.blocked is not None)}
+        watched = {} if self._watcher is None else self._watcher.gauges()
+        own = {"served_version": version, "blocked": int(self.blocked is not None)}
+        return self.intake.gauges() | told | watched | own
 
     def _tick(self, view: View) -> float:
         settings, now = self._session.config, self._clock()

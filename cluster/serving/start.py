@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from .callbacks import Outbox, load_key, url_pattern
 from .intake import Intake
 from .readouts import Readouts, make_readouts
 from .service import Engine, Service, retry_waits
+from .watcher import Watcher
 
 
 class WorkerEngine:
@@ -90,7 +92,9 @@ def open_service(session: Session, engine: Engine) -> Iterator[Service]:
     settings = session.config.serve
     pattern = callback_pattern(settings)
     if pattern is None:
-        yield Service(session, Intake(session), engine)
+        intake = Intake(session)
+        with _watching(session, intake) as watcher:
+            yield Service(session, intake, engine, watcher=watcher)
         return
     key, outbox = load_key(), Outbox(session.store)
     intake = Intake(session, outbox=outbox)
@@ -98,6 +102,24 @@ def open_service(session: Session, engine: Engine) -> Iterator[Service]:
     sender = Sender(outbox, intake.news_of, rules)
     sender.start()
     try:
-        yield Service(session, intake, engine, sender=sender)
+        with _watching(session, intake) as watcher:
+            yield Service(session, intake, engine, sender=sender, watcher=watcher)
     finally:
         sender.close()
+
+
+@contextmanager
+def _watching(session: Session, intake: Intake) -> Iterator[Watcher | None]:
+    """The follower of `watch.table` in a thread of its own; None where there is no such table."""
+    if session.config.watch.table is None:
+        yield None
+        return
+    watcher, stopped = Watcher(session, intake), threading.Event()
+    # A daemon: what it does is repeated without harm, and a reading of the lake that hangs keeps nobody from ending.
+    thread = threading.Thread(target=watcher.follow, args=(stopped.is_set,), name="watch", daemon=True)
+    thread.start()
+    try:
+        yield watcher
+    finally:
+        stopped.set()
+        thread.join(timeout=5)

@@ -1,0 +1,318 @@
+"""What a commit took out of a table, or brought into it: as rows, whatever files they lie in.
+
+A row that lies in another file afterwards was not deleted, so rows are counted: how often each lies in the files that the
+commit took away, less how often in those that it added. A change data feed, where the table has one, gives the same counts
+from less reading. Memory is bounded by ROWS_AT_ONCE: of a larger commit the users are dealt to buckets by a hash, and its
+rows are read again for each bucket, since a copy of them on disk would itself have to be deleted.
+"""
+
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import InputError
+from ..storage import AWS
+from .columns import Columns, interactions_of
+from .data_file import DataFile
+from .history import Commit, History, MissedChanges, missing_files
+from .ids import INT64, id_kind, may_not_fit, to_ids
+from .read import columns_of, read_table
+from .survey import find_types, open_reader
+from .table import Table
+from .times import TimeFacts, time_type, time_unit, to_times
+
+ROWS_AT_ONCE = 2_000_000
+"""Rows of changed files that are held at a time."""
+SPLIT, MOST_BUCKETS = 4, 4**6
+"""A bucket that is too large is split into so many; beyond the most, one user has that many rows, and it is taken as is."""
+USER, ITEM, TIME, COUNT = "user", "item", "time", "count"
+
+Signed = Iterator[tuple[bool, pa.RecordBatch]]
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What is left of rows [n] that a commit removed, in a later state of their table. Each mask is bool [n]."""
+
+    user: npt.NDArray[np.bool_]
+    """Whether the user has any row."""
+    pair: npt.NDArray[np.bool_]
+    """Whether the user and the item are an interaction."""
+    event: npt.NDArray[np.bool_]
+    """Whether they are, at the same time; where there are no times, as `pair`."""
+
+
+def removed_rows(history: History, commit: Commit, columns: Columns) -> Iterator[pa.Table]:
+    """The interactions that are fewer after the commit than before: user, item, and time where the columns have one; each
+    once. One table for each bucket of users, mostly a single one.
+
+    Raises:
+        MissedChanges: a file is gone that is needed for it.
+        InputError: a file is unreadable, or lacks a column. Raised while iterating.
+    """
+    if not commit.removes:
+        return
+    names = [name for name in (columns.user, columns.item, columns.value, columns.time) if name]
+    first = history.feed(commit, names)
+    feed = first is not None and _feed_types(history, commit, columns) is not None
+    states = None if feed else _changed(history, commit)
+
+    def read() -> Signed:
+        if feed:
+            yield from _from_feed(history, commit, columns, names)
+            return
+        assert states is not None
+        for removed, table in zip((True, False), states, strict=True):
+            for batch in read_table(table, (columns.user, columns.item), AWS, value=columns.value, time=columns.time):
+                yield removed, batch
+
+    for rows in _buckets(read, columns):
+        if rows.num_rows:
+            yield rows
+
+
+def new_rows(history: History, commit: Commit, ids: Sequence[str], others: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """The rows that are more after the commit than before, in order of file and row: `ids` as int or text, then `others` as
+    they are stored; a column that the table does not have is None. Timestamps are (nanoseconds since 1970,).
+
+    Rows that the commit only wrote again are held in memory, to be told from new ones.
+
+    Raises:
+        MissedChanges, InputError: as `removed_rows`.
+    """
+    if not commit.adds:
+        return
+    before, after = _changed(history, commit)
+    known = Counter(_rows_of(before, ids, others))
+    for row in _rows_of(after, ids, others):
+        if known[row] > 0:
+            known[row] -= 1
+        else:
+            yield row
+
+
+def fate_of(rows: pa.Table, table: Table, columns: Columns) -> Fate:
+    """Look for removed rows in a state of the table: one reading of its ids, times and values.
+
+    Raises:
+        InputError: as `read_table`.
+    """
+    users = pc.unique(rows[USER])
+    keys = [name for name in (USER, ITEM, TIME) if name in rows.column_names]
+    wanted = rows.select(keys)
+    kept: dict[str, pa.Table] = {}
+
+    def keep(name: str, found: pa.Table) -> None:
+        # Each at most once for each row that is looked for, so that memory does not grow with the table.
+        seen = found.select([key for key in keys if key != TIME] if name == "pair" else keys)
+        seen = seen if name not in kept else pa.concat_tables([kept[name], seen])
+        kept[name] = seen.group_by(seen.column_names).aggregate([])
+
+    alive = pa.array([], type=users.type)
+    for batch in read_table(table, (columns.user, columns.item), AWS, value=columns.value, time=columns.time):
+        whole = _named(batch, columns).filter(pc.is_in(_cast(batch.column(0), users.type), value_set=users))
+        if not whole.num_rows:
+            continue
+        mine = pa.table({name: _cast(whole[name], rows.schema.field(name).type) for name in keys})
+        alive = pc.unique(pa.concat_arrays([alive, pc.unique(mine[USER].combine_chunks())]))
+        if columns.value:
+            mine = mine.filter(_is_interaction(whole))
+        keep("pair", mine.join(wanted.select(keys[:2]), keys[:2], join_type="left semi"))
+        if TIME in keys:
+            keep("event", mine.join(wanted, keys, join_type="left semi"))
+    user = pc.is_in(rows[USER], value_set=alive).to_numpy(zero_copy_only=False)
+    pair = _member(rows, kept.get("pair"), keys[:2])
+    return Fate(user, pair, _member(rows, kept.get("event"), keys) if TIME in keys else pair)
+
+
+def _changed(history: History, commit: Commit) -> tuple[Table, Table]:
+    """(what the commit took away, what it added) as tables of the files in which two states differ: other files, or other
+    rows of them that are deleted."""
+    if not history.has(commit.parent):
+        raise MissedChanges(
+            history.uri,
+            f"{history.name(commit.position)} ({commit.what})",
+            f"{history.name(commit.parent)}, the state before, has expired",
+        )
+    before, after = history.at(commit.parent), history.at(commit.position)
+    there = [{_identity(data) for data in table.files} for table in (before, after)]
+    removed = [data for data in before.files if _identity(data) not in there[1]]
+    added = [data for data in after.files if _identity(data) not in there[0]]
+    if gone := missing_files([*removed, *added]):
+        what = f"{history.name(commit.position)} ({commit.what})"
+        more = f" and {len(gone) - 1} others are" if len(gone) > 1 else " is"
+        raise MissedChanges(history.uri, what, f"{gone[0]}{more} gone, perhaps vacuumed")
+    return replace(before, files=removed), replace(after, files=added)
+
+
+def _identity(data: DataFile) -> tuple[str, bytes]:
+    deleted = data.deleted
+    return data.file.path, b"" if deleted is None else np.asarray(deleted.positions).tobytes()
+
+
+# ---- counting rows ---------------------------------------------------------------------------------------------------
+
+
+def _buckets(read: Any, columns: Columns, buckets: int = 1, bucket: int = 0) -> Iterator[pa.Table]:
+    """The removed rows of the users of one bucket, in parts if they are too many."""
+    parts: list[pa.Table] = []
+    held = 0
+    for removed, batch in read():
+        rows = _named(batch, columns)
+        if columns.value:
+            rows = rows.filter(_is_interaction(rows))
+            rows = rows.drop_columns(["value"])
+        if buckets > 1:
+            rows = rows.filter(pa.array(_hash(rows[USER]) % buckets == bucket))
+        held += rows.num_rows
+        if held > ROWS_AT_ONCE and buckets < MOST_BUCKETS:
+            break
+        count = np.full(rows.num_rows, 1 if removed else -1, dtype=np.int64)
+        parts.append(rows.append_column(COUNT, pa.array(count)))
+    else:
+        if parts:
+            yield _net(parts)
+        return
+    parts.clear()
+    for k in range(SPLIT):
+        yield from _buckets(read, columns, buckets * SPLIT, bucket + k * buckets)
+
+
+def _net(parts: Sequence[pa.Table]) -> pa.Table:
+    schema = parts[0].schema
+    rows = pa.concat_tables(
+        [
+            pa.table({name: _cast(part[name], schema.field(name).type) for name in schema.names}, schema=schema)
+            for part in parts
+        ]
+    )
+    keys = [name for name in schema.names if name != COUNT]
+    counted = rows.group_by(keys).aggregate([(COUNT, "sum")])
+    kept = counted.filter(pc.greater(counted[f"{COUNT}_sum"], 0)).select(keys)
+    # In an order that does not depend on files and threads, so that the same commit always gives the same requests.
+    return kept.sort_by([(name, "ascending") for name in keys]).combine_chunks()
+
+
+def _hash(users: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """The same for the same user, at every look."""
+    encoded = users.combine_chunks().dictionary_encode()
+    values = [zlib.crc32(str(value).encode()) for value in encoded.dictionary.to_pylist()]
+    hashes: npt.NDArray[np.int64] = np.array(values, dtype=np.int64)[encoded.indices.to_numpy()]
+    return hashes
+
+
+def _named(batch: pa.RecordBatch, columns: Columns) -> pa.Table:
+    """Columns as `read_table` gives them (user, item, value, time), by what they are."""
+    names = [USER, ITEM, *(["value"] if columns.value else []), *([TIME] if columns.time else [])]
+    return pa.table(dict(zip(names, batch.columns, strict=True)))
+
+
+def _is_interaction(rows: pa.Table) -> pa.ChunkedArray:
+    order = pa.table({USER: rows[USER], ITEM: rows[ITEM], "value": rows["value"], "at": np.arange(rows.num_rows)})
+    return pc.is_in(order["at"], value_set=interactions_of(order)["at"].combine_chunks())
+
+
+def _cast(column: Any, target: pa.DataType) -> Any:
+    if column.type == target:
+        return column
+    try:
+        return column.cast(target)
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            f"an id or time column changed its type to {column.type}, which {target} does not hold"
+        ) from error
+
+
+def _member(rows: pa.Table, found: pa.Table | None, keys: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which rows have these keys in `found`: bool [n]."""
+    if found is None or not found.num_rows:
+        return np.zeros(rows.num_rows, dtype=np.bool_)
+    numbered = rows.select(list(keys)).append_column("at", pa.array(np.arange(rows.num_rows)))
+    there = numbered.join(found.select(list(keys)), list(keys), join_type="left semi")["at"].to_numpy()
+    member = np.zeros(rows.num_rows, dtype=np.bool_)
+    member[there] = True
+    return member
+
+
+# ---- the feed --------------------------------------------------------------------------------------------------------
+
+
+def _feed_types(history: History, commit: Commit, columns: Columns) -> list[pa.DataType] | None:
+    """Types of user, item and time in the feed; None where only the values of a column tell its type."""
+    table = history.at(commit.position)
+    schema = table.schema
+    names = [columns.user, columns.item, *([columns.time] if columns.time else [])]
+    if schema is None or any(schema.names.count(name) != 1 for name in names):
+        find_types(table, names[:2], columns.value, columns.time)  # says what is wrong
+        return None
+    types = []
+    for name in names[:2]:
+        column_type = schema.field(name).type
+        kind = id_kind(column_type, name, table.uri)
+        if kind is None or may_not_fit(column_type):
+            return None
+        types.append(pa.int64() if kind == INT64 else pa.string())
+    if columns.time:
+        unit = time_unit(schema.field(columns.time).type, columns.time, table.uri)
+        types.append(time_type(columns.time, [TimeFacts(table.uri, unit)]))
+    return types
+
+
+def _from_feed(history: History, commit: Commit, columns: Columns, names: Sequence[str]) -> Signed:
+    types, feed = _feed_types(history, commit, columns), history.feed(commit, names)
+    assert types is not None and feed is not None
+    for removed, batch in feed:
+        at = np.arange(batch.num_rows)
+        by_name = dict(zip(batch.schema.names, batch.columns, strict=True))
+        where = f"{history.uri}, change feed of {history.name(commit.position)}"
+        arrays = [
+            to_ids(by_name[name], target, name, where, at)
+            for name, target in zip((columns.user, columns.item), types, strict=False)
+        ]
+        if columns.value:
+            arrays.append(pc.cast(by_name[columns.value], pa.float64(), safe=False))
+        if columns.time:
+            arrays.append(to_times(by_name[columns.time], types[2], columns.time, where, at))
+        yield removed, pa.RecordBatch.from_arrays(arrays, names=[str(k) for k in range(len(arrays))])
+
+
+# ---- rows of any columns ---------------------------------------------------------------------------------------------
+
+
+def _rows_of(table: Table, ids: Sequence[str], others: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    if not table.files:
+        return
+    there = columns_of(table)
+    types = find_types(table, [name for name in ids if name in there], None, None)
+    for data in table.files:
+        with closing(open_reader(data)) as reader:
+            names = [name for name in (*ids, *others) if name in there and name in reader.names]
+            for rows in reader.batches(names):
+                values: list[list[Any]] = []
+                for name in (*ids, *others):
+                    column = rows.columns.get(name)
+                    if column is None:
+                        values.append([None] * rows.count)
+                    elif name in ids:
+                        exact = to_ids(column, types.ids[name], name, data.uri, rows.positions, nulls=True)
+                        values.append(exact.to_pylist())
+                    else:
+                        values.append(_plain_values(column))
+                yield from zip(*values, strict=True)
+
+
+def _plain_values(column: pa.Array) -> list[Any]:
+    """Of timestamps (nanoseconds,), which datetime does not have."""
+    if not pa.types.is_timestamp(column.type):
+        found: list[Any] = column.to_pylist()
+        return found
+    factor = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[column.type.unit]
+    return [None if number is None else (number * factor,) for number in column.cast(pa.int64()).to_pylist()]

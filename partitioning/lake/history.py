@@ -1,0 +1,97 @@
+"""The states of a Delta or Iceberg table one after the other, for whoever follows it.
+
+A state has a position: the version of a Delta table, the id of a snapshot of an Iceberg table. What a commit did is in
+`changes.py`; `follow.py` opens a history.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from ..errors import InputError
+from .data_file import DataFile
+from .table import Table
+
+BEFORE_ALL = -1
+"""The position before the first state, in which there is no row."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One step of a table."""
+
+    position: int
+    """Of the state that it led to."""
+    parent: int
+    """Of the state before; BEFORE_ALL is the empty one."""
+    removes: bool = True
+    """False: no row can have been taken out."""
+    adds: bool = True
+    """False: no row can be new."""
+    what: str = ""
+    """What its log says that it was, for messages."""
+
+
+class MissedChanges(InputError):
+    """Some commits cannot be read any more, so nobody can tell what they deleted."""
+
+    def __init__(self, uri: str, what: str, why: str) -> None:
+        super().__init__(
+            f"{uri}: {what} cannot be read any more: {why}. What was deleted there is not known here, and nothing behind it "
+            "was looked at. Name it to `unlearnrec forget` yourself, then go on with `unlearnrec watch --from-version N` "
+            "(what changed after N) or `--from-now`; and keep versions longer than the time between two looks"
+        )
+
+
+class History(Protocol):
+    """A table and its past, as of one moment."""
+
+    uri: str
+    table_id: str
+    """Another one: another table of the same name."""
+    newest: int
+    """The position of the current state."""
+
+    def commits(self, after: int, upto: int) -> Sequence[Commit]:
+        """Those behind position `after`, up to and with that which led to `upto`, in order.
+
+        Raises:
+            MissedChanges: some are not in its log any more.
+            InputError: `after` is no state on the way to `upto`.
+        """
+
+    def has(self, position: int) -> bool:
+        """Whether this is a state of the table that its log still knows."""
+
+    def at(self, position: int) -> Table:
+        """The table in one state; without any file at BEFORE_ALL.
+
+        Raises:
+            InputError: as `open_table`.
+        """
+
+    def feed(self, commit: Commit, names: Sequence[str]) -> Iterator[tuple[bool, pa.RecordBatch]] | None:
+        """(whether these rows were removed, else added; these columns of them) from the table's change data feed; None
+        where it has none for this commit that can be read exactly.
+
+        Raises:
+            InputError: a file of it is unreadable. Raised while iterating.
+        """
+
+    def name(self, position: int) -> str:
+        """The state in words."""
+
+
+def missing_files(files: Sequence[DataFile]) -> list[str]:
+    """Those that are not there any more, in one look a filesystem."""
+    missing: list[str] = []
+    by_filesystem: dict[int, list[DataFile]] = {}
+    for data in files:
+        by_filesystem.setdefault(id(data.file.filesystem), []).append(data)
+    for together in by_filesystem.values():
+        found: Any = together[0].file.filesystem.get_file_info([data.file.path for data in together])
+        missing += [data.uri for data, info in zip(together, found, strict=True) if info.type != pafs.FileType.File]
+    return missing
