@@ -21,12 +21,11 @@ import pyarrow.compute as pc
 from ..errors import InputError
 from ..storage import AWS
 from .columns import Columns, interactions_of
-from .data_file import DataFile
+from .data_file import DataFile, Table
 from .history import Commit, History, MissedChanges, missing_files
 from .ids import INT64, id_kind, may_not_fit, to_ids
 from .read import columns_of, read_table
 from .survey import find_types, open_reader
-from .table import Table
 from .times import TimeFacts, time_type, time_unit, to_times
 
 ROWS_AT_ONCE = 2_000_000

@@ -17,12 +17,11 @@ import pyarrow.fs as pafs
 
 from ..errors import InputError
 from ..storage import StorageOptions, filesystem_for, split_uri
-from .data_file import DataFile
+from .data_file import DataFile, Table
 from .deleted import DeletedRows, compact
 from .files import LakeFile
 from .formats import formats_at, table_around
 from .location import DELTA, Location
-from .table import Table
 
 FEATURES = frozenset(
     {

@@ -15,12 +15,11 @@ import pyarrow.fs as pafs
 
 from ..errors import InputError
 from ..storage import StorageOptions, filesystem_for, split_uri
-from .data_file import DataFile
+from .data_file import DataFile, Table
 from .files import LakeFile
 from .formats import table_around
 from .iceberg_deletes import deleted_rows, filesystem_of
 from .location import ICEBERG, Location
-from .table import Table
 
 _NUMBER = re.compile(r"v?0*([0-9]+)(?:-[^/]*)?(?:\.gz)?\.metadata\.json(?:\.gz)?")
 

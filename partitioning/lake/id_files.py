@@ -10,10 +10,10 @@ from ..errors import InputError
 from ..storage import StorageOptions
 from .columns import ID_COLUMNS
 from .csv import header, read_csv
-from .data_file import CSV
+from .data_file import CSV, Table
 from .read import columns_of, read_table
 from .survey import open_reader
-from .table import Table, open_table
+from .table import open_table
 
 
 def read_ids(path: str, column: str | Sequence[str] | None, options: StorageOptions) -> pa.Table:

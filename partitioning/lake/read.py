@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 from ..errors import InputError
 from ..storage import StorageOptions
 from .csv import to_numbers
-from .data_file import DataFile, Reader, Rows
+from .data_file import DataFile, Reader, Rows, Table
 from .ids import null_error, to_ids
 from .survey import Types, find_types, open_reader
-from .table import Table, open_table
+from .table import open_table
 from .times import parse_texts, to_times
 
 

@@ -57,7 +57,7 @@ def test_it_runs_beside_the_loop_and_its_errors_end_nothing(followed: Any, tmp_p
     with open_service(Session(config), engine) as service:
         write_deltalake(str(table), rows("ann"), mode="append")
         until(lambda: service.status("ann"))
-        assert service.intake.arrivals.is_set()
+        assert service.intake.arrived.is_set()
         until(lambda: service.gauges()["watch_requests_total"] == 1)
         assert service.health() == {"status": "starting", "version": None, "blocked": None, "watch_blocked": None}
         shutil.move(table, tmp_path / "away")
