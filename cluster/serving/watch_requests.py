@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...partitioning.lake.changes import ROWS_AT_ONCE, fate_of, new_rows, removed_rows
 from ...partitioning.lake.columns import ID_COLUMNS, Columns
 from ...partitioning.lake.data_file import Table
-from ...partitioning.lake.history import Commit, History
+from ...partitioning.lake.following.changes import ROWS_AT_ONCE, fate_of, new_rows, removed_rows
+from ...partitioning.lake.following.history import Commit, History
 from ..layout import REQUEST_ID
 from ..lifecycle.operators import LONGEST_NAME, OPERATOR
 from ..requests.request import Range, make_request

@@ -18,8 +18,8 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ...partitioning.lake import Columns
 from ...partitioning.lake.data_file import Table
-from ...partitioning.lake.follow import open_history
-from ...partitioning.lake.history import BEFORE_ALL, Commit, History, missing_files
+from ...partitioning.lake.following.follow import open_history
+from ...partitioning.lake.following.history import BEFORE_ALL, Commit, History, missing_files
 from ...partitioning.manifest import MANIFEST, load_manifest
 from ..layout import WATCH_CURSOR
 from ..lifecycle.decisions import error_class

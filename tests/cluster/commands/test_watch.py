@@ -23,8 +23,8 @@ from unlearnrec.cluster.output.ledger import State
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.serving import intake
 from unlearnrec.partitioning.errors import InputError
-from unlearnrec.partitioning.lake import changes
-from unlearnrec.partitioning.lake.history import MissedChanges
+from unlearnrec.partitioning.lake.following import changes
+from unlearnrec.partitioning.lake.following.history import MissedChanges
 
 FEED = {"delta.enableChangeDataFeed": "true"}
 USERS, ITEMS = 6, 4

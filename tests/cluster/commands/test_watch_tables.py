@@ -19,7 +19,7 @@ from unlearnrec.cluster.config.schema import Config
 from unlearnrec.cluster.lifecycle.acceptance import read_accepted
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.partitioning.errors import InputError
-from unlearnrec.partitioning.lake.history import MissedChanges
+from unlearnrec.partitioning.lake.following.history import MissedChanges
 from unlearnrec.partitioning.storage import StorageOptions
 
 ITEMS = 3

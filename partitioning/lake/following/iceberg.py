@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import InputError
-from ..storage import StorageOptions
-from .data_file import Table
+from ...errors import InputError
+from ...storage import StorageOptions
+from ..data_file import Table
+from ..iceberg import _load, open_iceberg
+from ..location import ICEBERG, Selection, parse_location
 from .history import BEFORE_ALL, Commit, MissedChanges
-from .iceberg import _load, open_iceberg
-from .location import ICEBERG, Selection, parse_location
 
 
 class IcebergHistory:

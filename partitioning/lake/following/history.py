@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from ..errors import InputError
-from .data_file import DataFile, Table
+from ...errors import InputError
+from ..data_file import DataFile, Table
 
 BEFORE_ALL = -1
 """The position before the first state, in which there is no row."""

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from ..errors import InputError
-from ..storage import StorageOptions, filesystem_for, split_uri
-from .data_file import Table
-from .delta import _path, _storage_options, open_delta
+from ...errors import InputError
+from ...storage import StorageOptions, filesystem_for, split_uri
+from ..data_file import Table
+from ..delta import _path, _storage_options, open_delta
+from ..location import DELTA, Selection, parse_location
 from .history import BEFORE_ALL, Commit, MissedChanges
-from .location import DELTA, Selection, parse_location
 
 CHANGE_TYPE = "_change_type"
 REMOVED, ADDED = ("delete", "update_preimage"), ("insert", "update_postimage")

@@ -1,12 +1,12 @@
 """Opens the past of a table (`history.py`), whatever its format."""
 
-from ..errors import InputError
-from ..storage import StorageOptions
-from .delta_history import DeltaHistory
+from ...errors import InputError
+from ...storage import StorageOptions
+from ..location import DELTA, ICEBERG, parse_location
+from ..table import open_table
+from .delta import DeltaHistory
 from .history import History
-from .iceberg_history import IcebergHistory
-from .location import DELTA, ICEBERG, parse_location
-from .table import open_table
+from .iceberg import IcebergHistory
 
 
 def open_history(uri: str, options: StorageOptions) -> History:

@@ -18,15 +18,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import InputError
-from ..storage import AWS
-from .columns import Columns, interactions_of
-from .data_file import DataFile, Table
+from ...errors import InputError
+from ...storage import AWS
+from ..columns import Columns, interactions_of
+from ..data_file import DataFile, Table
+from ..ids import INT64, id_kind, may_not_fit, to_ids
+from ..read import columns_of, read_table
+from ..survey import find_types, open_reader
+from ..times import TimeFacts, time_type, time_unit, to_times
 from .history import Commit, History, MissedChanges, missing_files
-from .ids import INT64, id_kind, may_not_fit, to_ids
-from .read import columns_of, read_table
-from .survey import find_types, open_reader
-from .times import TimeFacts, time_type, time_unit, to_times
 
 ROWS_AT_ONCE = 2_000_000
 """Rows of changed files that are held at a time."""
