@@ -1,0 +1,113 @@
+"""Which rows stored in a file are asked for, deleted ones included; files whose statistics say no are not read."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..storage import StorageOptions
+from .data_file import CSV, DataFile
+from .deleted import DeletedRows
+from .parquet import ParquetReader
+from .read import read_table
+from .table import Table
+
+Matches = Callable[[pa.Array, pa.Array, pa.Array | None], npt.NDArray[np.bool_]]
+"""bool [n] for the columns users [n], items [n] and times [n] (None where they are not asked for)."""
+
+Positions = npt.NDArray[np.int64]
+
+_DELETES = {"file_path", "pos"}
+
+
+def matching_rows(
+    data: DataFile,
+    ids: tuple[str, str],
+    time: str | None,
+    matches: Matches,
+    wanted: Mapping[str, Sequence[str]] | None,
+    options: StorageOptions,
+) -> Positions | None:
+    """Positions [k] in the file of the rows that match, ascending; None where it is no file of rows (position deletes).
+
+    Only the columns `ids` (user, item) and `time` are read. wanted: as `may_hold`; None where that is not known.
+
+    Raises:
+        InputError: as `read_table`: the file is gone or unreadable, or lacks a column.
+    """
+    if data.format != CSV:
+        with closing(ParquetReader(data)) as reader:
+            if _DELETES <= set(reader.schema.names) and not set(ids) & set(reader.names):
+                return None
+            if wanted is not None and not may_hold(reader, wanted):
+                return np.empty(0, dtype=np.int64)
+    start, found = 0, [np.empty(0, dtype=np.int64)]
+    # By itself: the types of one file are enough, since ids are compared as text.
+    for batch in read_table(Table(data.uri, [data], {}), ids, options, time=time):
+        columns = batch.columns
+        hit = matches(columns[0], columns[1], columns[2] if time else None)
+        found.append(np.flatnonzero(hit) + start)
+        start += batch.num_rows
+    return np.concatenate(found)
+
+
+def may_hold(reader: ParquetReader, wanted: Mapping[str, Sequence[str]]) -> bool:
+    """Whether the file may have a row with one of these ids, by its partition values and the statistics of its footer.
+
+    wanted: by column, ids as text; a row is wanted for any of them.
+    """
+    return any(_column_may(reader, name, texts) for name, texts in wanted.items() if texts)
+
+
+def alive(positions: Positions, deleted: DeletedRows | None) -> int:
+    """How many of the rows are not deleted."""
+    if deleted is None or not len(deleted):
+        return len(positions)
+    return int(len(positions) - np.isin(positions, deleted.positions).sum())
+
+
+def _column_may(reader: ParquetReader, name: str, texts: Sequence[str]) -> bool:
+    constants = reader.data.constants
+    if name in constants:
+        return str(constants[name].as_py()) in texts
+    bounds = list(_bounds(reader.file.metadata, _index(reader, name)))
+    return any(_between(texts, least, largest) for least, largest in bounds)
+
+
+def _index(reader: ParquetReader, name: str) -> int | None:
+    places = reader.stored.get(name, [])
+    if len(places) != 1:
+        return None
+    schema: pq.ParquetSchema = reader.file.schema
+    paths = [schema.column(k).path for k in range(len(schema))]
+    stored = reader.schema.names[places[0]]
+    return paths.index(stored) if stored in paths else None
+
+
+def _bounds(metadata: pq.FileMetaData, index: int | None) -> Iterator[tuple[Any, Any]]:
+    """(least, largest) of each group of rows; (None, None) where the file does not say."""
+    if index is None:
+        yield None, None
+        return
+    for group in range(metadata.num_row_groups):
+        statistics = metadata.row_group(group).column(index).statistics
+        yield (statistics.min, statistics.max) if statistics and statistics.has_min_max else (None, None)
+
+
+def _between(texts: Sequence[str], least: Any, largest: Any) -> bool:
+    if isinstance(least, int) and not isinstance(least, bool):
+        return any(least <= number <= largest for number in _integers(texts))
+    # Parquet compares text by its bytes in UTF-8, which is the order of code points.
+    return any(least <= text <= largest for text in texts) if isinstance(least, str) else True
+
+
+def _integers(texts: Sequence[str]) -> Iterator[int]:
+    for text in texts:
+        try:
+            yield int(text)
+        except ValueError:
+            continue
