@@ -77,7 +77,9 @@ def residue(config: Config, request_id: str | None = None, *, progress: Progress
         for name in ("older", "files"):
             part = parts[name]
             not_read += [
-                {"place": one["what"], "why": _counted(one)} for one in part["not_looked_at"] if one["what"] not in unread
+                {"place": one["what"], "why": _counted(one)}
+                for one in part["not_looked_at"]
+                if one["what"] not in unread
             ]
             unread |= {one["what"] for one in part["not_looked_at"]}
     return {"residues": found, "not_read": not_read}

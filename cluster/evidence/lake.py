@@ -14,7 +14,8 @@ from datetime import datetime
 from typing import Any
 
 from ...partitioning.errors import InputError
-from ...partitioning.lake.history import CURRENT, Copy, History, Limits, current_uri, latest, look_back
+from ...partitioning.lake.history import CURRENT, Copy, History, Limits, current_uri, latest
+from ...partitioning.lake.look_back import look_back
 from ...partitioning.lake.objects import Missing, Stored
 from ...partitioning.lake.search import Positions, alive, matching_rows
 from ...partitioning.lake.shown import shown_place
@@ -29,10 +30,12 @@ PLACES = 100
 UPLOAD = "unfinished upload"
 UNREADABLE = "cannot be read as a table of interactions, or its times not compared with ranges that were forgotten"
 LIVE = "live rows of the current state of each table, counted in its data files"
-STATES = "rows that older versions or snapshots still have, as their own logs or metadata say which files and rows these are"
+STATES = (
+    "rows that older versions or snapshots still have, as their own logs or metadata say which files and rows these are"
+)
 STORED = (
-    "rows stored in data files, alive or not, in files of the change feed, and in noncurrent versions on S3. Logs, manifests and "
-    "statistics, which hold least and largest values of files and conditions of statements, are not searched"
+    "rows stored in data files, alive or not, in files of the change feed, and in noncurrent versions on S3. Logs, "
+    "manifests and statistics, which hold least and largest values of files and conditions of statements, are not searched"
 )
 LAKE_PARTS = ("current", "older", "files")
 
@@ -70,7 +73,16 @@ class _Part:
 def unseen(why: str) -> dict[str, Any]:
     """A part that nobody looked at."""
     missing = [{"what": "the lake", "count": None, "why": why}]
-    return dict(gone=None, seen_at=None, how=None, found={}, places=[], places_left_out=0, until=None, not_looked_at=missing)
+    nothing = {
+        "gone": None,
+        "seen_at": None,
+        "how": None,
+        "found": {},
+        "places": [],
+        "places_left_out": 0,
+        "until": None,
+    }
+    return {**nothing, "not_looked_at": missing}
 
 
 def look_at_lake(
@@ -173,7 +185,7 @@ def _search(
         rows = RowFilter(named.key, named.digests, columns.time_unit)
         task.advance(1)
         try:
-            positions = matching_rows(copy.data, ids, time_column, rows, wanted, session.options)
+            positions = matching_rows(copy.data, ids, time_column, rows, wanted)
         except (InputError, OSError) as error:
             if copy.kind != CURRENT and _absent(error):
                 continue
@@ -215,7 +227,9 @@ def _uploads(history: History, uri: str, files: _Part) -> None:
 
 def _state(pinned: Mapping[str, Any]) -> dict[str, Any]:
     """Which state was current, as far as its format tells states apart."""
-    return {name: pinned[name] for name in ("format", "version", "snapshot", "timestamp") if pinned.get(name) is not None}
+    return {
+        name: pinned[name] for name in ("format", "version", "snapshot", "timestamp") if pinned.get(name) is not None
+    }
 
 
 def _together(missing: Iterable[Missing]) -> list[dict[str, Any]]:

@@ -68,7 +68,11 @@ def _listed(
     gone = "its content was purged, or is not the one that was accepted"
     if suppression is None:
         there = bool(session.store.list(SUPPRESSION))
-        why = f"{ENVIRONMENT} is not set, so the suppression list cannot be read" if there else "no suppression list is kept"
+        why = (
+            f"{ENVIRONMENT} is not set, so the suppression list cannot be read"
+            if there
+            else "no suppression list is kept"
+        )
         return Named(key, unknown=f"what the request names is not known any more: {gone}, and {why}")
     found = suppression.of_request(ticket.request_id)
     if found is None:

@@ -67,7 +67,9 @@ def bring_up_to_date(session: Session, ticket: Ticket, lake: Mapping[str, Any], 
     parts = {**lake, "model": model_part(session, ticket, leftovers(session))}
     if not numbers(session, ticket.request_id):
         # What a later state is compared with: it was not written, or the request removed nothing.
-        first = {name: unseen("not looked at yet") for name in LAKE_PARTS} | {"model": model_part(session, ticket, None)}
+        first = {name: unseen("not looked at yet") for name in LAKE_PARTS} | {
+            "model": model_part(session, ticket, None)
+        }
         _write(session, ticket, first, key, [])
     document, data = _write(session, ticket, parts, key, numbers(session, ticket.request_id))
     digest = session.store.sha256(data)

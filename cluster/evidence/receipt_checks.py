@@ -73,10 +73,14 @@ def check_receipt(
             return False, problem
         signers.append(None if signer is None else signer["fingerprint"])
     if last > 1 and (fixed is None or fixed["number"] < last):
-        return False, f"{receipt_name(request_id, last)} is not in the log: who wrote it ended. {AGAIN.format(request_id)}"
+        return (
+            False,
+            f"{receipt_name(request_id, last)} is not in the log: who wrote it ended. {AGAIN.format(request_id)}",
+        )
     if document["software"] == software() and not _has_page(store, request_id, receipt_page(document, previous or "")):
         return False, f"{receipt_page_name(request_id)} is not the page of its state {last}. {AGAIN.format(request_id)}"
-    return True, f"{last} {'state' if last == 1 else 'states, each of which continues the one before'}; {_signed(signers, keys)}"
+    states = "1 state" if last == 1 else f"{last} states, each of which continues the one before"
+    return True, f"{states}; {_signed(signers, keys)}"
 
 
 def _contradictions(
@@ -106,9 +110,7 @@ def _contradictions(
     return [name for name, (told, logged) in pairs.items() if told != logged]
 
 
-def _unsigned(
-    store: Store, place: str, data: bytes, signer: Mapping[str, Any], keys: Collection[bytes]
-) -> str | None:
+def _unsigned(store: Store, place: str, data: bytes, signer: Mapping[str, Any], keys: Collection[bytes]) -> str | None:
     """What is wrong with a signature, None where nothing is."""
     name = signature_name(place, store.sha256(data))
     public = base64.b64decode(signer["public_key"])

@@ -18,7 +18,22 @@ from ..storage import StorageOptions, filesystem_for, split_uri
 from . import delta
 from .data_file import DataFile
 from .files import LakeFile
-from .history import FEED, OLDER, OTHER, Copy, History, Limits, Span, State, at, hive, holds_rows, latest, listed, of_same_table
+from .history import (
+    FEED,
+    OLDER,
+    OTHER,
+    Copy,
+    History,
+    Limits,
+    Span,
+    State,
+    at,
+    hive,
+    holds_rows,
+    latest,
+    listed,
+    of_same_table,
+)
 from .location import Location, Selection
 from .objects import Missing
 from .table import Table
@@ -27,7 +42,15 @@ ENTRIES = 1000
 """Entries of the log that are read, the newest ones."""
 RETENTION, LOG_RETENTION = "delta.deletedFileRetentionDuration", "delta.logRetentionDuration"
 DEFAULTS = {RETENTION: "interval 7 days", LOG_RETENTION: "interval 30 days"}
-_UNITS = {"week": 604800, "day": 86400, "hour": 3600, "minute": 60, "second": 1, "millisecond": 0.001, "microsecond": 1e-6}
+_UNITS = {
+    "week": 604800,
+    "day": 86400,
+    "hour": 3600,
+    "minute": 60,
+    "second": 1,
+    "millisecond": 0.001,
+    "microsecond": 1e-6,
+}
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..+")
 
@@ -259,4 +282,3 @@ def _later(moment: dt.datetime | None, kept: dt.timedelta) -> dt.datetime | None
 
 def _inside(path: str, root: str) -> bool:
     return path.startswith(root.rstrip("/") + "/")
-

@@ -1,22 +1,24 @@
 """Where rows of a table may still lie besides its live rows: older states, and files that nothing live reads any more.
 
-Nothing is searched here (`search.py` does): this says what there is to search, and until when the table's own settings keep
-it. The number of calls is bounded (`Limits`), and what was left out is said.
+What `look_back.py` answers with: what there is to search (`search.py` does), and until when the table's own settings keep it.
+The number of calls is bounded (`Limits`), and what was left out is said.
 """
 
 import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
-from ..storage import StorageOptions, filesystem_for, split_uri
-from .data_file import CSV, DataFile
+from ..storage import StorageOptions, filesystem_for
+from . import files
+from .data_file import DataFile
 from .deleted import DeletedRows
 from .files import LakeFile, hidden
-from .location import DELTA, ICEBERG, Location, Selection, parse_location
-from .objects import Listing, Missing, Stored, list_objects, versions_filesystem
-from .table import Table, open_table
+from .location import Location, Selection, parse_location
+from .objects import Listing, Missing, list_objects
+from .table import Table
 
 CURRENT, OLDER, FEED, OTHER, NONCURRENT = (
     "file of the current state",
@@ -97,36 +99,6 @@ class History:
     """The table's folder, or its file, as its file system takes it."""
 
 
-def look_back(uri: str, options: StorageOptions, limits: Limits) -> History:
-    """What there is to search of the table that a URI names, whatever state of it the URI selects.
-
-    Raises:
-        InputError: as `open_table`: its current state cannot be read.
-    """
-    uri = current_uri(uri, options)
-    table = open_table(uri, options)
-    location = parse_location(uri)
-    if table.pinned["format"] == DELTA:
-        from .delta_history import delta_history
-
-        history = delta_history(location, table, options, limits)
-    elif table.pinned["format"] == ICEBERG:
-        from .iceberg_history import iceberg_history
-
-        history = iceberg_history(location, table, options, limits)
-    else:
-        history = History(table, root=filesystem_for(uri, options)[1])
-        history.listing = listed(uri, options, limits) if split_uri(uri)[0] == "s3" else Listing()
-    spans = history.spans
-    live = [
-        Copy(CURRENT, replace(data, deleted=None), None, data.deleted, spans.get(data.file.path, ()))
-        for data in table.files
-    ]
-    history.copies = [*live, *history.copies, *_noncurrent(history, options)]
-    history.missing_files += history.listing.missing
-    return history
-
-
 def current_uri(uri: str, options: StorageOptions) -> str:
     """The URI without what selects a state."""
     location = parse_location(uri)
@@ -172,47 +144,13 @@ def holds_rows(path: str, root: str, csv: bool = False) -> bool:
 
 def of_same_table(data: DataFile | None, file: LakeFile, constants: Mapping[str, str | None], plain: bool) -> DataFile:
     """A file that is read as another one of its table; constants: of its partition columns, as text."""
-    import pyarrow as pa
-
     fixed = {name: pa.scalar(value, pa.string()) for name, value in constants.items()}
     if data is None:
         return DataFile(file, constants=fixed, untyped=frozenset(fixed), plain=plain)
-    # Partition columns of the other file would give this one its values.
-    known = {name: value for name, value in data.defaults.items() if name not in data.constants}
-    return replace(data, file=file, constants=fixed, untyped=frozenset(fixed), defaults=known, deleted=None)
-
-
-def _noncurrent(history: History, options: StorageOptions) -> list[Copy]:
-    """Older versions of objects of the table, as files to read."""
-    if not history.listing.noncurrent:
-        return []
-    filesystem = versions_filesystem(options)
-    base = history.table.files[0] if history.table.files else None
-    plain = base is None or base.plain
-    by_path = {copy.data.file.path: copy.data for copy in history.copies}
-    by_path |= {data.file.path: data for data in history.table.files}
-    copies = []
-    for one in history.listing.noncurrent:
-        name = one.path.partition("/")[2]
-        if not holds_rows(f"/{name}", "/", csv=plain) and "_change_data/" not in name:
-            continue
-        if any(part in ("_delta_log", "metadata") for part in name.split("/")[:-1]):
-            continue
-        file = LakeFile(filesystem, _versioned(one), f"s3://{one.path}", {}, one.bytes)
-        known = by_path.get(one.path)
-        data = replace(known, file=file, deleted=None) if known else of_same_table(base, file, hive(name), plain)
-        if plain and known is None:
-            data = replace(data, format=CSV if history.table.pinned["format"] == "csv" else data.format)
-        copies.append(Copy(NONCURRENT, data, one.until))
-    return copies
-
-
-def _versioned(one: Stored) -> str:
-    return f"{one.path}?versionId={one.version}"
+    # Its defaults may be values of its own partition; a file without a column that is asked for cannot be searched.
+    return replace(data, file=file, constants=fixed, untyped=frozenset(fixed), defaults={}, deleted=None)
 
 
 def hive(path: str) -> dict[str, str | None]:
     """Values of partition columns that folders of a path give."""
-    from .files import _partition
-
-    return dict(_partition(path))
+    return files._partition(path)

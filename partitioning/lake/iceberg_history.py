@@ -10,7 +10,21 @@ from ..storage import StorageOptions, filesystem_for, split_uri
 from . import iceberg
 from .data_file import DataFile
 from .files import LakeFile
-from .history import OLDER, OTHER, Copy, History, Limits, Span, State, at, hive, holds_rows, latest, listed, of_same_table
+from .history import (
+    OLDER,
+    OTHER,
+    Copy,
+    History,
+    Limits,
+    Span,
+    State,
+    at,
+    hive,
+    holds_rows,
+    latest,
+    listed,
+    of_same_table,
+)
 from .location import Location, Selection
 from .objects import Missing
 from .table import Table

@@ -164,7 +164,9 @@ def _versions(
         entries = [(one, False) for one in page.get("Versions", ())]
         entries += [(one, True) for one in page.get("DeleteMarkers", ())]
         # Of one key the newest first: that is what made the older one noncurrent.
-        entries.sort(key=lambda entry: (entry[0]["Key"], not entry[0]["IsLatest"], -entry[0]["LastModified"].timestamp()))
+        entries.sort(
+            key=lambda entry: (entry[0]["Key"], not entry[0]["IsLatest"], -entry[0]["LastModified"].timestamp())
+        )
         for one, marker in entries:
             name, modified = one["Key"], one["LastModified"]
             replaced = newer[1] if newer is not None and newer[0] == name else modified
@@ -207,7 +209,9 @@ def _rules(client: Any, bucket: str, found: Listing) -> Sequence[Mapping[str, An
     try:
         answer = client.call_s3("get_bucket_lifecycle_configuration", Bucket=bucket)
     except PermissionError:
-        why = f"reading the rules of {bucket} is not permitted (GetLifecycleConfiguration): when they expire is not known"
+        why = (
+            f"reading the rules of {bucket} is not permitted (GetLifecycleConfiguration): when they expire is not known"
+        )
         found.missing.append(Missing("lifecycle rules", None, why, rows=False))
         return []
     except (OSError, NotImplementedError):

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..storage import StorageOptions
-from .data_file import CSV, DataFile
+from . import read
+from .data_file import CSV, DataFile, Rows
 from .deleted import DeletedRows
+from .ids import to_ids
 from .parquet import ParquetReader
-from .read import read_table
+from .survey import find_types, open_reader
 from .table import Table
 
 Matches = Callable[[pa.Array, pa.Array, pa.Array | None], npt.NDArray[np.bool_]]
@@ -30,7 +32,6 @@ def matching_rows(
     time: str | None,
     matches: Matches,
     wanted: Mapping[str, Sequence[str]] | None,
-    options: StorageOptions,
 ) -> Positions | None:
     """Positions [k] in the file of the rows that match, ascending; None where it is no file of rows (position deletes).
 
@@ -41,18 +42,32 @@ def matching_rows(
     """
     if data.format != CSV:
         with closing(ParquetReader(data)) as reader:
-            if _DELETES <= set(reader.schema.names) and not set(ids) & set(reader.names):
+            if set(reader.schema.names) >= _DELETES and not set(ids) & set(reader.names):
                 return None
             if wanted is not None and not may_hold(reader, wanted):
                 return np.empty(0, dtype=np.int64)
-    start, found = 0, [np.empty(0, dtype=np.int64)]
+    found = [np.empty(0, dtype=np.int64)]
     # By itself: the types of one file are enough, since ids are compared as text.
-    for batch in read_table(Table(data.uri, [data], {}), ids, options, time=time):
-        columns = batch.columns
-        hit = matches(columns[0], columns[1], columns[2] if time else None)
-        found.append(np.flatnonzero(hit) + start)
-        start += batch.num_rows
+    types = find_types(Table(data.uri, [data], {}), ids, None, time)
+    with closing(open_reader(data, "ns" if types.nanoseconds else "us")) as reader:
+        for rows in reader.batches([*ids, *([time] if time else [])]) if reader.num_rows != 0 else ():
+            rows = _without_nulls(rows, ids)
+            users, items = (to_ids(rows.columns[name], types.ids[name], name, data.uri, rows.positions) for name in ids)
+            times = read._time(rows, time, data, reader, types.time) if time else None
+            found.append(rows.positions[matches(users, items, times)])
     return np.concatenate(found)
+
+
+def _without_nulls(rows: Rows, ids: Sequence[str]) -> Rows:
+    """Rows without an id name nobody; a deleted one may be the reason why the table is read at all."""
+    null = np.zeros(rows.count, dtype=np.bool_)
+    for name in ids:
+        null |= np.asarray(pc.is_null(rows.columns[name]).to_numpy(zero_copy_only=False))
+    if not null.any():
+        return rows
+    kept = np.flatnonzero(~null)
+    columns = {name: column.take(pa.array(kept)) for name, column in rows.columns.items()}
+    return Rows(columns, len(kept), rows.positions[kept])
 
 
 def may_hold(reader: ParquetReader, wanted: Mapping[str, Sequence[str]]) -> bool:
