@@ -1,4 +1,4 @@
-"""Where the workers run: the connection to Ray, the check that they fit, and their placement group."""
+"""Where the workers run: the connection to Ray, the check that the workers fit, and their placement group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ FREE_GRACE_SECONDS = 20.0  # an earlier run on the same cluster may need this lo
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What the workers are: the settings of the section `cluster` that each of them, or all of them, are started with."""
+    """What the workers are: the settings of the section `cluster` that each of them, or all of them, are started
+    with."""
 
     num_partitions: int
     """One worker each."""
@@ -46,11 +47,11 @@ class WorkerSettings:
         return variables
 
 
-def connect(address: str | None) -> bool:
-    """Connect to Ray unless this process already is; True if it was us, who then must also disconnect.
+def connect_to_ray(address: str | None) -> bool:
+    """Connect to Ray, unless this process is connected. Returns whether it connected: the caller must then disconnect.
 
-    `address`, else the environment's RAY_ADDRESS (set inside `ray job submit` and on KubeRay), else a local Ray of our
-    own: never just any cluster that happens to run on this machine.
+    The cluster is the one at `address`, else at the environment variable RAY_ADDRESS (set inside `ray job submit` and
+    on KubeRay), else a new local one. A cluster that happens to run on this machine is never taken.
 
     Raises:
         InputError: nothing answers at the address.
@@ -68,8 +69,9 @@ def connect(address: str | None) -> bool:
     return True
 
 
-def misfit(nodes: Sequence[Mapping[str, float]], settings: WorkerSettings) -> str | None:
-    """Why the workers cannot fit on machines with these resources (pure); None if they do. No worker is split."""
+def placement_problem(nodes: Sequence[Mapping[str, float]], settings: WorkerSettings) -> str | None:
+    """Why the workers do not fit on machines with these resources, or None if they do. A pure function. A worker needs
+    all of its resources on one machine."""
     num_partitions = settings.num_partitions
     wanted = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
     setting = {"CPU": "cluster.cpus_per_worker", "GPU": "cluster.gpus_per_worker"}
@@ -92,14 +94,14 @@ def misfit(nodes: Sequence[Mapping[str, float]], settings: WorkerSettings) -> st
     return None
 
 
-def place(settings: WorkerSettings) -> PlacementGroup:
-    """One bundle per worker, as close together as they fit.
+def make_placement_group(settings: WorkerSettings) -> PlacementGroup:
+    """Reserve one bundle of resources per worker, on as few machines as possible.
 
     Raises:
         InputError: at once when the cluster is too small; after FREE_GRACE_SECONDS when other jobs hold what is needed.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if problem := misfit(nodes, settings):
+    if problem := placement_problem(nodes, settings):
         raise InputError(problem)
     group = placement_group([settings.resources] * settings.num_partitions, strategy="PACK")
     if group.wait(FREE_GRACE_SECONDS):

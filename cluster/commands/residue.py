@@ -11,17 +11,18 @@ from ...partitioning.errors import InputError
 from ...partitioning.lake import read_table
 from ..config.schema import Config
 from ..evidence.lake import look_at_lake
-from ..evidence.named import Named, named_by, valid
+from ..evidence.named import Named, named_by, valid_entries
 from ..evidence.receipt import bring_up_to_date
 from ..evidence.signing import signing_key
 from ..layout import REQUESTS, SUPPRESSION
-from ..lifecycle.refusals import unknown
+from ..lifecycle.refusals import unknown_request
 from ..lifecycle.suppression import ENVIRONMENT, SuppressionList, open_list
+from ..output.ingests import id_types, times
 from ..output.ledger import State, Ticket
 from ..output.leftovers import final_contents, leftovers
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
-from ..requests.digests import KINDS, Digests, digests_of, none
+from ..requests.digests import KINDS, Digests, digests_of, no_digests
 from ..requests.request import is_purged, read_request
 from ..requests.row_filter import RowFilter
 
@@ -62,7 +63,7 @@ def residue(config: Config, request_id: str | None = None, *, progress: Progress
     if any(named.values()):
         for table in dict.fromkeys(x for x in (config.interactions, config.test_interactions) if x):
             try:
-                rows = _rows(session, table, RowFilter(key, named, session.columns.time_unit), progress)
+                rows = _count_rows(session, table, RowFilter(key, named, session.columns.time_unit), progress)
             except InputError:  # its message may name a file after an id
                 why = "cannot be read as a table of interactions, or its times not compared with ranges that were forgotten"
                 not_read.append({"place": table, "why": why})
@@ -104,7 +105,7 @@ def _counted(missing: Mapping[str, Any]) -> str:
 def _receipt(session: Session, request_id: str, progress: Progress) -> dict[str, Any]:
     ticket = session.ledger().tickets.get(request_id)
     if ticket is None:
-        raise unknown(session.config, request_id)
+        raise unknown_request(session.config, request_id)
     if ticket.state not in (State.COMMITTED, State.COMPLETED):
         raise InputError(
             f"request {request_id} is {ticket.state.value}, and only what was carried out has a receipt. See `unlearnrec "
@@ -123,14 +124,14 @@ def _forgotten(
 ) -> tuple[bytes, Digests]:
     """(a key, digests under it of all that is known to be forgotten and was not lifted)."""
     key = suppression.key if suppression else secrets.token_bytes(32)
-    named = none()
-    id_types, time = session.id_types(), session.times()
+    named = no_digests()
+    types, time = id_types(session), times(session)
     for place, ticket in contents.items():
         content = json.loads(session.store.read(place))
         if is_purged(content):  # purged meanwhile
             continue
         request = read_request(ticket.request_id, content["body"].encode())
-        digests = digests_of(key, valid(session, request, ticket), id_types, time.unit if time else None)
+        digests = digests_of(key, valid_entries(session, request, ticket), types, time.unit if time else None)
         named = {kind: named[kind] | digests[kind] for kind in KINDS}
     if suppression is not None:
         listed, lifted = suppression.state()
@@ -138,7 +139,7 @@ def _forgotten(
     return key, named
 
 
-def _rows(session: Session, table: str, names: RowFilter, progress: Progress) -> int:
+def _count_rows(session: Session, table: str, names: RowFilter, progress: Progress) -> int:
     rows, columns = 0, session.columns
     time = columns.time if names.needs_times else None
     with progress.task("rows read") as task:

@@ -364,11 +364,11 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
             raise InputError(f"configuration {str(path)!r}: not a text file in UTF-8") from None
         values = parse_yaml(text, str(path))
     for override in overrides:
-        _apply(values, override)
+        _set_override(values, override)
     return parse_config(values)
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def _set_override(values: dict[str, Any], override: str) -> None:
     """Set one `section.key=value` in the nested values."""
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")

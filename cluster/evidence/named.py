@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 from ..layout import SUPPRESSION
 from ..lifecycle.acceptance import read_accepted
-from ..lifecycle.outcomes import not_removed, only
+from ..lifecycle.outcomes import noted_without_effect, with_entries
 from ..lifecycle.refusals import UnreadableRequest
 from ..lifecycle.suppression import ENVIRONMENT, SuppressionList
+from ..output.ingests import id_types, times
 from ..output.ledger import State, Ticket
 from ..output.session import Session
-from ..requests.digests import KINDS, Digests, digests_of, none
+from ..requests.digests import KINDS, Digests, digests_of, no_digests
 from ..requests.outcome import INVALID
 from ..requests.request import Request
 
@@ -26,7 +27,7 @@ class Named:
     """What rows are looked for."""
 
     key: bytes
-    digests: Digests = field(default_factory=none)
+    digests: Digests = field(default_factory=no_digests)
     wanted: Wanted | None = None
     """None where only digests are known: then no file can be left out by its statistics."""
     known_by: str = ""
@@ -42,24 +43,24 @@ def named_by(session: Session, ticket: Ticket, suppression: SuppressionList | No
         InputError: the suppression list is damaged, or was made with another key.
     """
     key = suppression.key if suppression else secrets.token_bytes(32)
-    lifted = suppression.state()[1] if suppression else none()
+    lifted = suppression.state()[1] if suppression else no_digests()
     try:
-        request = valid(session, read_accepted(session, ticket), ticket)
+        request = valid_entries(session, read_accepted(session, ticket), ticket)
     except UnreadableRequest:
         return _listed(session, ticket, suppression, key, lifted)
-    time = session.times()
-    digests = digests_of(key, request, session.id_types(), time.unit if time else None)
+    time = times(session)
+    digests = digests_of(key, request, id_types(session), time.unit if time else None)
     known_by = "the request's content, as the log has its commitment"
     if suppression is None and session.store.list(SUPPRESSION):
         known_by += f"; {ENVIRONMENT} is not set, so what was lifted since is looked for too"
     return Named(key, _without(digests, lifted), _wanted(request), known_by)
 
 
-def valid(session: Session, request: Request, ticket: Ticket) -> Request:
+def valid_entries(session: Session, request: Request, ticket: Ticket) -> Request:
     """The request without entries that meant nothing when it was carried out, such as a range where there were no times."""
     answered = (ticket.answer or {}).get("version") or 0
-    noted = not_removed(session, request.request_id, answered - (ticket.state is State.COMMITTED))
-    return only(request, set(range(len(list(request.entries())))).difference(noted.get(INVALID, ())))
+    noted = noted_without_effect(session, request.request_id, answered - (ticket.state is State.COMMITTED))
+    return with_entries(request, set(range(len(list(request.entries())))).difference(noted.get(INVALID, ())))
 
 
 def _listed(

@@ -74,7 +74,7 @@ def bring_up_to_date(session: Session, ticket: Ticket, lake: Mapping[str, Any], 
     document, data = _write(session, ticket, parts, key, numbers(session, ticket.request_id))
     digest = session.store.sha256(data)
     body = {"request_id": ticket.request_id, "number": document["number"], "sha256": digest}
-    session.journal.append(RECEIPT, body)
+    session.log.append(RECEIPT, body)
     name, signer = receipt_name(ticket.request_id, document["number"]), document["signer"]
     return {
         **body,
@@ -185,7 +185,7 @@ def _write(
 def _closed_by(session: Session, ticket: Ticket) -> dict[str, Any] | None:
     """The record that answered the request; None where it was removed behind a checkpoint."""
     with contextlib.suppress(InputError):
-        records: Sequence[Record] = session.journal.since(ticket.closed_at - 1)
+        records: Sequence[Record] = session.log.since(ticket.closed_at - 1)
         if records and records[0].number == ticket.closed_at:
             one = records[0]
             return {"number": one.number, "file": one.file, "kind": one.kind, "sha256": one.digest}

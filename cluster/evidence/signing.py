@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...partitioning.errors import InputError
-from ...partitioning.storage import place_of
+from ...partitioning.storage import canonical_uri
 from ..config.schema import Config
 
 ENVIRONMENT = "UNLEARNREC_SIGNING_KEY"
@@ -114,7 +114,7 @@ def _serialization() -> Any:
 
 
 def _check_outside(path: str, config: Config) -> None:
-    folder, place = place_of(config.output), os.path.realpath(os.path.expanduser(path))
+    folder, place = canonical_uri(config.output), os.path.realpath(os.path.expanduser(path))
     if place.startswith(folder.rstrip("/") + "/"):
         raise InputError(
             f"evidence.signing_key: {path} lies under `output`, where whoever can change a receipt could sign it again. "

@@ -14,7 +14,7 @@ from ...partitioning.storage import Store
 from ...workers import WorkerGroup, calling
 from ..output.manifest import Manifest
 from ..output.session import Session
-from ..requests.matching import Resolved, asked_of, resolve, union
+from ..requests.matching import Resolved, partitions_to_ask, resolve, union
 from ..requests.request import Request
 
 
@@ -43,7 +43,7 @@ def route(store: Store, graph: Graph, requests: Sequence[Request]) -> Route:
     named = {request.request_id: resolve(request, maps[0], maps[1], graph.time) for request in requests}
     owners = load_assignment(store, graph)
     removal, timed = union(named.values())
-    return Route(named, removal, timed, owners, asked_of(owners, removal, timed))
+    return Route(named, removal, timed, owners, partitions_to_ask(owners, removal, timed))
 
 
 def find_by_workers(session: Session, group: WorkerGroup, version: Manifest, way: Route) -> Found:

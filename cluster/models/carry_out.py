@@ -13,11 +13,11 @@ from ...distributed.encoder.influence import readable_format
 from ...distributed.graph.removal import Found
 from ...partitioning.errors import InputError
 from ...workers import WorkerGroup
-from ..lifecycle.acceptance import advance
+from ..lifecycle.acceptance import append_step
 from ..lifecycle.decisions import within_limit
 from ..lifecycle.finding import Route, find_by_workers, route
 from ..lifecycle.outcomes import note_outcomes
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..log.records import COMPLETED, HELD
 from ..output.ledger import State
 from ..output.manifest import Manifest
@@ -26,9 +26,9 @@ from ..reporting.progress import Progress
 from ..requests.matching import Effect, Resolved, changed_partitions, effect
 from ..requests.outcome import Outcome
 from ..requests.request import Request
-from .gate import baseline
+from .gate import measured_baseline
 from .stopwatch import Stopwatch
-from .unlearning import Candidate, unlearned
+from .unlearning import Candidate, Change, make_candidate
 
 
 def able_version(session: Session) -> Manifest:
@@ -97,7 +97,7 @@ def carry_out(
     (`evidence.report.add_evidence`).
 
     Raises:
-        JournalConflict: another version was committed meanwhile, or a request was closed: decide anew.
+        LogConflict: another version was committed meanwhile, or a request was closed: decide anew.
         InputError, WorkerFailure: as `forget`. All stay accepted, unless the commit was made.
     """
     # Before the version is read: a commit by somebody else from here on is then a conflict, not overwritten.
@@ -119,8 +119,11 @@ def carry_out(
     if not whole.events:
         return answers
     affected = changed_partitions(version, batch.way.owners, whole, cut_only)
-    candidate, largest_change = unlearned(session, group, version, whole, affected, watch.mark, progress, cut_only)
-    judged = candidate.finish(watch.mark, progress, largest_change, kept_rows=cut_only or not len(whole.users))
+    change = Change(whole, affected, cut_only)
+    candidate, largest_change = make_candidate(session, group, version, change, watch.mark, progress)
+    judged = candidate.fine_tune_and_judge(
+        watch.mark, progress, largest_change, kept_rows=cut_only or not len(whole.users)
+    )
     judged |= _drift(session, candidate.manifest, progress)
     rest = batch.of(batch.effects.keys() - answers.keys())
     done = {
@@ -135,7 +138,7 @@ def carry_out(
     before_commit(manifest)
     committed = session.versions.commit(manifest, after=head)
     watch.mark("commit")
-    session.hold(group, committed)
+    session.ensure_loaded(group, committed)
     watch.mark("refresh")
     finished = {"seconds": watch.seconds, "phases": watch.phases}
     return answers | {request_id: answer | finished for request_id, answer in done.items()}
@@ -145,21 +148,21 @@ def _check_open(session: Session, requests: Sequence[Request]) -> tuple[int, set
     """(the head of the log, those of the requests that somebody approved).
 
     Raises:
-        JournalConflict: one of them is closed or held.
+        LogConflict: one of them is closed or held.
     """
     ledger = session.ledger()
     head, tickets = ledger.seen, [ledger.open.get(request.request_id) for request in requests]
     for request, ticket in zip(requests, tickets, strict=True):
         if ticket is None or ticket.state is not State.ACCEPTED:
-            raise JournalConflict(f"request {request.request_id} was closed or held by somebody else")
+            raise LogConflict(f"request {request.request_id} was closed or held by somebody else")
     return head, {ticket.request_id for ticket in tickets if ticket is not None and ticket.approved_by is not None}
 
 
 def _load(session: Session, group: WorkerGroup, version: Manifest) -> float:
     """Load the version and what its gate is measured against, unless the workers have both. Returns the seconds."""
     start = time.perf_counter()
-    session.hold(group, version)
-    baseline(session, group, version)
+    session.ensure_loaded(group, version)
+    measured_baseline(session, group, version)
     return time.perf_counter() - start
 
 
@@ -179,15 +182,15 @@ def _hold_too_large(
     """Hold the requests that alone remove more than `forget.max_share`; the batch without them, up to that share.
 
     Raises:
-        JournalConflict: somebody else closed one of them, or committed a version after `head`.
+        LogConflict: somebody else closed one of them, or committed a version after `head`.
     """
     shares = {request_id: own.share(version.graph) for request_id, own in batch.effects.items()}
     max_share = session.config.forget.max_share
     taken, held = within_limit(shares, max_share, approved)
     for request_id in held:
         body = {"share": shares[request_id], "max_share": max_share}
-        if not advance(session, request_id, HELD, body, since=head):
-            raise JournalConflict(f"request {request_id} was closed by somebody else")
+        if not append_step(session, request_id, HELD, body, since=head):
+            raise LogConflict(f"request {request_id} was closed by somebody else")
         progress.note(
             f"request {request_id} is held: {shares[request_id]:.2%} of the interactions, forget.max_share={max_share:g}"
         )
@@ -220,7 +223,7 @@ def _complete_without_effect(
     """Close the requests that remove nothing from the version; their answers.
 
     Raises:
-        JournalConflict: as `_hold_too_large`.
+        LogConflict: as `_hold_too_large`.
     """
     answers = {}
     for request_id in [request_id for request_id, own in batch.effects.items() if not own.events]:
@@ -232,8 +235,8 @@ def _complete_without_effect(
             "affected_partitions": [],
             "seconds": watch.seconds,
         }
-        if not advance(session, request_id, COMPLETED, {"answer": answer}, since=head):
-            raise JournalConflict(f"request {request_id} was closed by somebody else")
+        if not append_step(session, request_id, COMPLETED, {"answer": answer}, since=head):
+            raise LogConflict(f"request {request_id} was closed by somebody else")
         answers[request_id] = answer
     return answers
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,6 +16,9 @@ from ..output.manifest import Manifest
 from ..output.session import Session
 
 Ids = npt.NDArray[np.int64]
+
+_samples: WeakKeyDictionary[Session, dict[str, tuple[Ids, Ids]]] = WeakKeyDictionary()
+"""Of each session, by ingest, what `held_out_sample` gave: a service asks for it at every batch, and the table is large."""
 
 
 def held_out_pairs(session: Session, graph: Graph) -> tuple[Ids, Ids, int]:
@@ -62,12 +67,13 @@ def held_out_sample(session: Session, version: Manifest, count: int) -> tuple[Id
     Raises:
         InputError: as `held_out_pairs`.
     """
-    ingest: str = version.graph.ingest
-    if (known := session.held_out.get(ingest)) is not None:
-        return known[0], known[1]
+    ingest = version.graph.ingest
+    samples = _samples.setdefault(session, {})
+    if (known := samples.get(ingest)) is not None:
+        return known
     users, items, _ = held_out_pairs(session, version.graph)
     order = np.random.default_rng(session.config.seed).permutation(version.graph.users)
     place = order[users]  # of each pair's user in a random order
     chosen = place <= np.sort(place)[min(count, len(place)) - 1]
-    session.held_out[ingest] = (users[chosen], items[chosen])
-    return users[chosen], items[chosen]
+    samples[ingest] = users[chosen], items[chosen]
+    return samples[ingest]

@@ -13,7 +13,7 @@ from ...workers import WorkerGroup
 from ..lifecycle.acceptance import read_accepted
 from ..lifecycle.finding import find_by_workers, route
 from ..lifecycle.refusals import UnreadableRequest
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..log.records import COMMITTED, SWITCHING, Record
 from ..output.conflicts import carried_out_by, others_beside_retrain, purge_took_from_retrain
 from ..output.leases import Lease
@@ -22,7 +22,7 @@ from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.matching import changed_partitions, effect
 from ..requests.request import Request
-from .unlearning import unlearned
+from .unlearning import Change, make_candidate
 
 SWITCH_SECONDS = 60.0
 """So long services are asked to wait at least."""
@@ -42,24 +42,24 @@ def commit_replayed(
     seconds = 0.0
     while True:
         started = time.monotonic()
-        records = session.journal.since(head)
-        _check_stands(records, manifest.files, lease)
+        records = session.log.since(head)
+        check_still_valid(records, manifest.files, lease)
         if seconds:
-            session.journal.append(SWITCHING, {"behind": head, "seconds": max(2 * seconds, SWITCH_SECONDS)})
+            session.log.append(SWITCHING, {"behind": head, "seconds": max(2 * seconds, SWITCH_SECONDS)})
             progress.note("a request was carried out meanwhile: it is carried out here too, and services wait for that")
         since = carried_out_by(records)
-        manifest = _without(session, group, manifest, _read(session, since), progress)
+        manifest = _carry_out_on(session, group, manifest, _read_requests(session, since), progress)
         lease.add(manifest.files)
         _check_same_graph(records, manifest)
         replayed += since
         head = records[-1].number if records else head
         try:
             return session.versions.commit(manifest.replaced(replayed=tuple(replayed)), after=head, lease=lease.name)
-        except JournalConflict:
+        except LogConflict:
             seconds = time.monotonic() - started
 
 
-def _check_stands(records: Sequence[Record], files: Collection[str], lease: Lease) -> None:
+def check_still_valid(records: Sequence[Record], files: Collection[str], lease: Lease) -> None:
     """Raise RuntimeError where records since it began forbid to make a version with these files the current one."""
     if other := others_beside_retrain(records):
         raise RuntimeError(
@@ -73,7 +73,7 @@ def _check_stands(records: Sequence[Record], files: Collection[str], lease: Leas
         )
 
 
-def _read(session: Session, request_ids: Sequence[str]) -> list[Request]:
+def _read_requests(session: Session, request_ids: Sequence[str]) -> list[Request]:
     tickets = session.ledger().tickets
     try:
         return [read_accepted(session, tickets[request_id]) for request_id in request_ids]
@@ -84,7 +84,7 @@ def _read(session: Session, request_ids: Sequence[str]) -> list[Request]:
         ) from error
 
 
-def _without(
+def _carry_out_on(
     session: Session, group: WorkerGroup, manifest: Manifest, requests: Sequence[Request], progress: Progress
 ) -> Manifest:
     """A version to be from which these requests were carried out too, all at once."""
@@ -103,8 +103,8 @@ def _without(
     if not whole.events:
         return manifest
     affected = changed_partitions(version, way.owners, whole)
-    candidate, change = unlearned(session, group, version, whole, affected, lambda phase: None, progress)
-    candidate.finish(lambda phase: None, progress, change, kept_rows=not len(whole.users))
+    candidate, change = make_candidate(session, group, version, Change(whole, affected), lambda phase: None, progress)
+    candidate.fine_tune_and_judge(lambda phase: None, progress, change, kept_rows=not len(whole.users))
     return candidate.manifest.replaced(reason="train")
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ...partitioning.errors import InputError
 from ...partitioning.lake import ID_COLUMNS, LakeFile, list_table, read_csv
 from ...partitioning.storage import StorageOptions, filesystem_for
-from .times import NANOSECONDS, Bound, Moment, empty, parse_bound
+from .times import NANOSECONDS, Bound, Moment, is_empty_range, parse_bound
 
 USERS, ITEMS, INTERACTIONS, RANGES = KINDS = ("users", "items", "interactions", "ranges")
 RANGE = ("since", "until")
@@ -81,7 +81,7 @@ def parse_row(user: Any, item: Any, since: Any, until: Any) -> Row:
         return (USERS, user) if item is None else (ITEMS, item)
     if user is None:
         return "a time range needs a user_id"
-    if empty(low, high):
+    if is_empty_range(low, high):
         return "since is not before until"
     return RANGES, (user, item, low, high)
 
@@ -90,19 +90,19 @@ class Invalid(str):
     """In the place of a row's user: the row is no object, for this reason."""
 
 
-class Twice(ValueError):
+class DuplicateKey(ValueError):
     """An object has two values for one key."""
 
 
-def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def reject_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON, as its `object_pairs_hook`: of a key that stands twice the first value would be lost.
 
     Raises:
-        Twice: there is one.
+        DuplicateKey: there is one.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise Twice("a key stands twice in one object")
+        raise DuplicateKey("a key stands twice in one object")
     return found
 
 
@@ -208,7 +208,7 @@ def _text(file: LakeFile) -> str:
 
 def _parsed(text: str, file: LakeFile, what: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=once)
+        return json.loads(text, object_pairs_hook=reject_duplicate_keys)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file.uri} is not readable as {what}: {error}") from error
 

@@ -68,6 +68,12 @@ def _load(location: Location, options: StorageOptions) -> Any:
     properties = _properties(options)
     if location.catalog is None:
         metadata = _metadata_file(location, options)
+        # pyiceberg would take them for parts of a URL, and perhaps find another table there.
+        if found := set("#?") & set(metadata):
+            raise InputError(
+                f"{location.uri}: an Iceberg table whose path has a {found.pop()} cannot be read. Name it by its catalog, "
+                "or rename the folder"
+            )
         try:
             table = StaticTable.from_metadata(metadata, properties)
         except (OSError, ValueError) as error:
@@ -99,7 +105,7 @@ def _check_place(location: Location, written_for: str, metadata: str) -> None:
     if plain(written_for) != plain(there):
         raise InputError(
             f"{location.uri}: is a copy of the Iceberg table {written_for}, or was moved: its metadata name files there, "
-            "not here. Name the table itself, or register the copy with rewritten paths (Spark's procedure rewrite_table_path)"
+            "not here. Name the table itself, or register the copy with rewritten paths (Spark: rewrite_table_path)"
         )
 
 

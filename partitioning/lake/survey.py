@@ -54,18 +54,14 @@ def find_types(table: Table, ids: Sequence[str], value: str | None, time: str | 
     Raises:
         InputError: a file is unreadable, lacks a column or has it in a wrong type, or files disagree.
     """
-    if table.schema is not None and table.files:
-        facts = [_from_schema(table, ids, value, time)]
-        if facts[0] is None:
-            facts = list(_looks(table.files, ids, value, time))
-    else:
-        facts = list(_looks(table.files, ids, value, time))
-    if table.files and not any(fact is None or fact.rows != 0 for fact in facts):
+    said = None if table.schema is None else _from_schema(table, ids, value, time)
+    facts = [said] if said is not None else list(_looks(table.files, ids, value, time))
+    known = [fact for fact in facts if fact.rows != 0]
+    if not known:
         for data in table.files:
             with closing(open_reader(data)) as reader:
                 for name in (*ids, *filter(None, (value, time))):
                     reader.type_of(name)
-    known = [fact for fact in facts if fact is not None and fact.rows != 0]
     types = {name: id_type(name, [fact.ids[name] for fact in known if name in fact.ids]) for name in ids}
     if time is None:
         return Types(types)
@@ -73,9 +69,7 @@ def find_types(table: Table, ids: Sequence[str], value: str | None, time: str | 
     if len({fact.unit for fact in times} - {None, NUMBER}) > 1:
         times = list(_in_full(table.files, times, time))
     nanoseconds = frozenset(
-        data.file.path
-        for data, fact in zip(table.files, facts, strict=False)
-        if fact is not None and fact.int96 == "ns"
+        data.file.path for data, fact in zip(table.files, facts, strict=False) if fact.int96 == "ns"
     )
     return Types(types, time_type(time, times), nanoseconds)
 

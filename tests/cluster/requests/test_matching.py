@@ -9,7 +9,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearnrec.cluster.requests.matching import NO_TIMES, asked_of, effect, owners_of, resolve, union
+from unlearnrec.cluster.requests.matching import NO_TIMES, effect, owners_of, partitions_to_ask, resolve, union
 from unlearnrec.cluster.requests.outcome import ALREADY_GONE, DELETED, INVALID, NOT_FOUND, outcome_of
 from unlearnrec.cluster.requests.request import Tally, make_request
 from unlearnrec.cluster.requests.rows import parse_row
@@ -89,7 +89,7 @@ def test_rows_agree_with_a_set_of_events(table, rows, parts, seed):
     request = make_request(kinds["users"], kinds["items"], pairs, None, b"", ranges, tuple(parsed))
     named = resolve(request, *MAPS, {"unit": None})
     removal, timed = union([named])
-    asked = asked_of(owners, removal, timed)
+    asked = partitions_to_ask(owners, removal, timed)
     found = merged([removal.find(shards[k], timed) for k in asked])
 
     outcome = outcome_of(found, named, ITEMS)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from unlearnrec.cluster.requests.request import make_request, parse_request, read_request
 from unlearnrec.cluster.requests.rows import COLUMNS, INTERACTIONS, ITEMS, RANGES, USERS, parse_row, read_rows
-from unlearnrec.cluster.requests.times import NANOSECONDS, empty, in_unit, moment, parse_bound, portable
+from unlearnrec.cluster.requests.times import NANOSECONDS, in_unit, is_empty_range, moment, parse_bound, portable
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import AWS
 
@@ -291,7 +291,11 @@ def test_open_ends_mixed_ends_and_units_that_are_not_known():
         in_unit(1_714_600_000, "2024-05-01", "s")
     with pytest.raises(ValueError, match=r"columns\.time_unit"):
         in_unit(1, "2024-05-01", None)
-    assert empty("2024-05-01T00:00:00Z", "2024-05-01T00:00:00Z") and not empty(1, None) and not empty(5, "2024-01-01")
+    assert (
+        is_empty_range("2024-05-01T00:00:00Z", "2024-05-01T00:00:00Z")
+        and not is_empty_range(1, None)
+        and not is_empty_range(5, "2024-01-01")
+    )
     # Within one second: nothing of a column of whole seconds is in it, but it is a range.
     assert in_unit("2024-05-01T00:00:00.2Z", "2024-05-01T00:00:00.8Z", "s") == (1_714_521_601,) * 2
 

@@ -10,6 +10,7 @@ import sys
 import uuid
 import zlib
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,31 @@ def test_a_deleted_row_is_not_read_however_the_table_is_named(tmp_path: Path, mo
         assert users(uri) == ALIVE
     os.symlink(path, tmp_path / "link")
     assert users(str(tmp_path / "link")) == users(f"delta://{tmp_path}/link") == ALIVE
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "ä b", "a+b", "a=b&c"])
+def test_folders_of_any_name(tmp_path: Path, name: str) -> None:
+    shutil.move(deleted_once(tmp_path / "t"), tmp_path / name)
+    assert users(str(tmp_path / name)) == ALIVE
+    delete_by_vector(tmp_path / name, 1, [0, 1], "i")  # of user 3
+    assert users(str(tmp_path / name)) == {1: 2, 4: 2}
+
+
+def test_a_percent_sign_could_lead_to_another_table(tmp_path: Path) -> None:
+    deleted_once(tmp_path / "a b")
+    shutil.copytree(tmp_path / "a b", tmp_path / "a%20b")
+    with pytest.raises(InputError, match="whose path has a % cannot be read"):
+        users(str(tmp_path / "a%20b"))
+
+
+@pytest.mark.parametrize("mark", ["%", "#", "?"])
+def test_on_s3_other_marks_as_well(tmp_path: Path, s3_server: StorageOptions, mark: str) -> None:
+    import s3fs
+
+    store = s3fs.S3FileSystem(endpoint_url=s3_server.endpoint_url)
+    store.put(deleted_once(tmp_path / "t"), f"lake/marks/x{mark}y/t", recursive=True)
+    with pytest.raises(InputError, match=rf"whose path has a \{mark} cannot be read"):
+        users(f"s3://lake/marks/x{mark}y/t", s3_server)
 
 
 def test_no_part_of_it_is_read_as_parquet(tmp_path: Path) -> None:
@@ -120,6 +146,32 @@ def test_a_column_that_older_files_lack(tmp_path: Path) -> None:
     assert has_column(path, "stars", AWS) and not has_column(path, "when", AWS)
     with pytest.raises(InputError, match=r"column 'stars' is null in row 1"):
         read(path, time="stars")
+
+
+def test_types_are_those_of_the_schema(tmp_path: Path) -> None:
+    """Decimals beyond 64 bits as text; times that Spark wrote as INT96, of any year."""
+    path = tmp_path / "t"
+    moment = dt.datetime(2300, 1, 1, 0, 0, 0, 1)
+    schema = pa.schema([("user_id", pa.decimal128(38, 0)), ("item_id", pa.int64()), ("ts", pa.timestamp("us", "UTC"))])
+    for user in (5, 2**70):
+        part = pa.Table.from_arrays([pa.array([Decimal(user)], schema.field(0).type), [1], [moment]], schema=schema)
+        write_deltalake(str(path), part, mode="append")
+        file = path / next(action["add"]["path"] for action in actions(path, int(user > 5)) if "add" in action)
+        pq.write_table(part, file, use_deprecated_int96_timestamps=True, store_schema=False)
+    assert read(str(path), time="ts") == [(str(2**70), 1, moment), ("5", 1, moment)]
+    assert read(f"{path}?version=0", time="ts") == [(5, 1, moment)]
+
+
+def test_a_table_without_files_has_no_rows(tmp_path: Path) -> None:
+    path = deleted_once(tmp_path / "t")
+    DeltaTable(path).delete()
+    assert read(path) == [] and open_table(path, AWS).pinned["rows"] == 0
+    DeltaTable.create(str(tmp_path / "u"), pa.schema([("user_id", pa.int64()), ("item_id", pa.int64())]))
+    assert read(str(tmp_path / "u")) == []
+    with pytest.raises(InputError, match="it has no rows"):
+        users(str(tmp_path / "u"))
+    with pytest.raises(InputError, match="no column 'when'"):
+        read(path, time="when")
 
 
 def test_requests_may_be_read_from_it(tmp_path: Path) -> None:
@@ -406,5 +458,7 @@ def test_deletion_vectors_on_s3(tmp_path: Path, s3_server: StorageOptions) -> No
 
     write_deltalake(str(tmp_path / "t"), pa.table(rows(1, 2, 3)))
     delete_by_vector(tmp_path / "t", 0, [2, 3], "u")
-    s3fs.S3FileSystem(endpoint_url=s3_server.endpoint_url).put(f"{tmp_path}/t", "lake/vectors/t", recursive=True)
-    assert users("s3://lake/vectors/t", s3_server) == {1: 2, 3: 2}
+    store = s3fs.S3FileSystem(endpoint_url=s3_server.endpoint_url)
+    for place in ("vectors/t", "vectors/u=1/t"):
+        store.put(f"{tmp_path}/t", f"lake/{place}", recursive=True)
+        assert users(f"s3://lake/{place}", s3_server) == {1: 2, 3: 2}
