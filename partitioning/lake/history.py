@@ -1,6 +1,6 @@
 """Where rows of a table may still lie besides its live rows: older states, and files that nothing live reads any more.
 
-What `look_back.py` answers with: what there is to search (`search.py` does), and until when the table's settings keep it. The
+What `look_back.py` answers with: what there is to search (`search.py` does), and until when its settings keep it. The
 number of calls is bounded (`Limits`), and what was left out is said.
 """
 

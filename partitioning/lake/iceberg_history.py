@@ -115,6 +115,8 @@ def _others(
         if one.path not in alive and one.path not in files and holds_rows(one.path, root):
             file = LakeFile(filesystem, one.path, f"s3://{one.path}" if s3 else one.path, {}, one.bytes)
             data = of_same_table(base, file, hive(one.path[len(root) :]), False)
+            if data.field_ids is not None and not data.names:  # who wrote it perhaps gave its columns no ids
+                data = replace(data, names={name: [name] for name in data.field_ids})
             history.copies.append(Copy(OTHER, data))
 
 

@@ -14,7 +14,7 @@ from . import read
 from .data_file import CSV, DataFile, Rows
 from .deleted import DeletedRows
 from .ids import to_ids
-from .parquet import ParquetReader
+from .parquet import ParquetReader, unreadable
 from .survey import find_types, open_reader
 from .table import Table
 
@@ -41,9 +41,9 @@ def matching_rows(
         InputError: as `read_table`: the file is gone or unreadable, or lacks a column.
     """
     if data.format != CSV:
+        if not data.plain and _is_deletes(data):
+            return None
         with closing(ParquetReader(data)) as reader:
-            if set(reader.schema.names) >= _DELETES and not set(ids) & set(reader.names):
-                return None
             if wanted is not None and not may_hold(reader, wanted):
                 return np.empty(0, dtype=np.int64)
     found = [np.empty(0, dtype=np.int64)]
@@ -56,6 +56,17 @@ def matching_rows(
             times = read._time(rows, time, data, reader, types.time) if time else None
             found.append(rows.positions[matches(users, items, times)])
     return np.concatenate(found)
+
+
+def _is_deletes(data: DataFile) -> bool:
+    """Whether it is a file of Iceberg that only has paths and positions of deleted rows."""
+    if not data.file.path.endswith(".parquet") or data.field_ids is None:
+        return False
+    try:
+        with data.file.filesystem.open_input_file(data.file.path) as source:
+            return set(pq.read_schema(source).names) >= _DELETES
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(data, error) from error
 
 
 def _without_nulls(rows: Rows, ids: Sequence[str]) -> Rows:

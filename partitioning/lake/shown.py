@@ -1,14 +1,20 @@
 """How a place in the lake is shown where no id may stand: names that writers generate stay, all others become *.
 
-Hive folders have ids as their values, and people name files after users. What an engine generates names nobody.
+Hive folders have ids as their values, and people name files after users: also by a bare number or UUID, which may be an id.
+What an engine generates names nobody.
 """
 
 import re
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_ENDING = r"(\.c[0-9]{3})?(\.(snappy|zstd|gzip|gz|lz4|brotli))?\.(parquet|parq|csv|csv\.gz)"
+_ENDING = r"(\.(snappy|zstd|gzip|gz|lz4|brotli))?\.(parquet|parq|csv|csv\.gz)"
 _GENERATED = re.compile(
-    rf"((part|cdc|data|file|chunk)[-_.]?)?[0-9]{{0,5}}([-_.][0-9]{{1,3}})?-?({_UUID})?(-[0-9]{{1,5}}|[-.]c[0-9]{{3}})*{_ENDING}"
+    "("
+    rf"(part|cdc)-[0-9]{{5}}-{_UUID}(-[0-9]{{1,5}})?([-.]c[0-9]{{3}})?"  # Spark, delta-rs
+    rf"|[0-9]{{5}}-[0-9]+-{_UUID}(-[0-9]{{1,5}})?(-deletes)?"  # Iceberg
+    r"|(part|data|file|chunk)[-_.]?[0-9]{1,5}"
+    r"|0[0-9]{0,5}"  # padded, so that it is no id
+    rf"){_ENDING}"
 )
 _FOLDERS = {"_change_data", "data", "metadata"}
 
