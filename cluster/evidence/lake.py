@@ -73,7 +73,7 @@ class _Part:
 def unseen(why: str) -> dict[str, Any]:
     """A part that nobody looked at."""
     missing = [{"what": "the lake", "count": None, "why": why}]
-    nothing = {
+    nothing: dict[str, Any] = {
         "gone": None,
         "seen_at": None,
         "how": None,

@@ -45,7 +45,7 @@ def add_first_receipt(session: Session, request_id: str, progress: Progress = SI
     """
     try:
         if not session.store.exists(receipt_name(request_id, 1)):
-            ticket = session.ledger().tickets[request_id]
+            ticket = session.ledger(look=False).tickets[request_id]
             why = f"not looked at yet; run `unlearnrec residue --request {request_id}`"
             parts = {name: unseen(why) for name in LAKE_PARTS} | {"model": model_part(session, ticket, None)}
             _write(session, ticket, parts, signing_key(session.config), [])
@@ -98,7 +98,7 @@ def model_part(session: Session, ticket: Ticket, left: Sequence[Any] | None) -> 
     `gone` is what its evidence says, and that no older file is left; a gate that was missed is in `found`.
     """
     answer = ticket.answer or {}
-    evidence = session.ledger().evidence.get(ticket.request_id)
+    evidence = session.ledger(look=False).evidence.get(ticket.request_id)
     found = {name: answer[name] for name in COUNTS if name in answer}
     found |= {"status": ticket.state.value, "version": answer.get("version")}
     missing, places = [], []
@@ -116,7 +116,7 @@ def model_part(session: Session, ticket: Ticket, left: Sequence[Any] | None) -> 
         missing.append(_missing(what, f"not looked at yet; run `unlearnrec residue --request {ticket.request_id}`"))
     else:
         how += "; and a listing of the output for files that `purge` removes, which may hold its data"
-        own = session.ledger().content_name(ticket.request_id)
+        own = session.ledger(look=False).content_name(ticket.request_id)
         of_all = [one for one in left if one.kind not in (REQUEST, NOTE, UNNAMED) or one.place == own]
         kinds: dict[str, list[int]] = {}
         for one in of_all:
@@ -185,7 +185,7 @@ def _write(
 def _closed_by(session: Session, ticket: Ticket) -> dict[str, Any] | None:
     """The record that answered the request; None where it was removed behind a checkpoint."""
     with contextlib.suppress(InputError):
-        records: Sequence[Record] = session.log.since(ticket.closed_at - 1)
+        records: Sequence[Record] = session.log.since(ticket.closed_at - 1, look=False)
         if records and records[0].number == ticket.closed_at:
             one = records[0]
             return {"number": one.number, "file": one.file, "kind": one.kind, "sha256": one.digest}

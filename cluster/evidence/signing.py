@@ -61,7 +61,7 @@ def signing_key(config: Config) -> Key | None:
 
 
 def known_keys(config: Config) -> set[bytes]:
-    """The public keys whose signatures count: of `evidence.public_keys`, and the signing key's own.
+    """The public keys whose signatures count: of `evidence.public_keys`, and the signing key's own, where that is here.
 
     Raises:
         InputError: as `signing_key`; a file is no public key.
@@ -77,7 +77,12 @@ def known_keys(config: Config) -> set[bytes]:
         except Exception as error:
             advice = "Make it with `openssl pkey -in KEY.pem -pubout -out PUBLIC.pem`"
             raise InputError(f"{where} is no Ed25519 public key in PEM. {advice}") from error
-    own = signing_key(config)
+    try:
+        own = signing_key(config)
+    except InputError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        own = None  # this machine checks, and another one signs
     return found | ({own.public} if own else set())
 
 

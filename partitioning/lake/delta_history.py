@@ -108,10 +108,12 @@ def delta_history(location: Location, table: Table, options: StorageOptions, lim
         number: State(f"{location.uri.rstrip('/')}?version={number}", log.times.get(number))
         for number in range(log.first, log.current)
     }
-    for (path, _), first in log.alive.items():
-        if path in current and first < log.current:
-            span = Span(range(max(first, log.first), log.current), current[path].deleted, None)
-            history.spans.setdefault(path, []).append(span)
+    added = {path: first for (path, _), first in log.alive.items()}
+    for path, data in current.items():
+        # One that no entry adds was there before the oldest of them.
+        first = max(added.get(path, log.first), log.first)
+        if first < log.current:
+            history.spans[path] = [Span(range(first, log.current), data.deleted, None)]
     for path, parts in by_path.items():
         data = None
         for one in parts:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
+from .. import storage
 from ..errors import InputError
 from ..storage import StorageOptions, split_uri
 
@@ -65,7 +66,10 @@ def list_objects(place: str, options: StorageOptions, limit: int) -> Listing:
         OSError: it cannot be listed.
     """
     scheme, path = split_uri(place)
-    return _local(os.path.abspath(path), limit) if scheme == "file" else _s3(path, options, limit)
+    if scheme == "file":
+        return _local(os.path.abspath(path), limit)
+    with storage._connection():
+        return _s3(path, options, limit)
 
 
 def versions_filesystem(options: StorageOptions) -> pafs.FileSystem:

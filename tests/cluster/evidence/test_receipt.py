@@ -408,6 +408,8 @@ def test_signatures_are_verified(config: Config, key: Path, tmp_path: Path, monk
     pem = tmp_path / "public.pem"
     subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", pem], check=True)
     assert check(signed(config, other, pem))[0] and check(signed(config, None, pem))[0]
+    # A machine that only checks does not have the private key that the configuration names.
+    assert check(signed(config, tmp_path / "elsewhere.pem", pem))[0]
     # The variable does as well as the file.
     monkeypatch.setenv(signing.ENVIRONMENT, other.read_text())
     assert pipeline.residue(signed(config, None), "r")["signed_by"] not in (None, fingerprint)

@@ -120,6 +120,8 @@ def test_versions_before_the_oldest_checkpoint_are_not_told_of(tmp_path: Path) -
         (tmp_path / "t" / "_delta_log" / f"{version:020}.json").unlink()
     history = look_back(path, AWS, Limits())
     assert found(history) == (0, {2: 2}, {OLDER: 2}) and sorted(history.states) == [2]
+    # No entry that is left adds user 1's file: it was in the table before all of them.
+    assert found(history, 1) == (2, {2: 2}, {CURRENT: 2})
 
 
 def test_few_versions_are_opened_and_the_rest_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
