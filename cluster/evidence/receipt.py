@@ -177,6 +177,7 @@ def _write(
                 return document, data
             number += 1
             continue
+        document = json.loads(data)  # with its keys in the order of the file: the page follows from that alone
         page = receipt_page(document, store.sha256(data))
         store.write(receipt_page_name(request_id), page.encode())
         return document, data

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from ..errors import InputError
 from ..storage import StorageOptions, filesystem_for
 from . import files
 from .data_file import DataFile
@@ -121,9 +122,11 @@ def listed(place: str, options: StorageOptions, limits: Limits) -> Listing:
     """`list_objects`, and what cannot be listed as something that was not looked at."""
     try:
         return list_objects(place, options, limits.listed)
+    except InputError as error:  # s3fs is not installed; the table itself is read without it
+        why = str(error)
     except OSError as error:
         why = f"the folder cannot be listed ({type(error).__name__})"
-        return Listing(whole=False, missing=[Missing("files in the folder", None, why)])
+    return Listing(whole=False, missing=[Missing("the table's folder", None, why)])
 
 
 def latest(moments: Iterable[dt.datetime | None]) -> dt.datetime | None:

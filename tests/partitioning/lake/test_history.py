@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -352,3 +353,14 @@ def test_without_statistics_a_file_is_read(tmp_path: Path) -> None:
 def test_places_are_shown_without_ids(path: str, shown: str | None) -> None:
     kept = path.replace("/lake/t", "t").replace("user_id=ann", "user_id=*")
     assert shown_place("t", "/lake/t", path) == (kept if shown is None else shown)
+
+
+def test_without_s3fs_the_rows_are_counted_and_the_rest_is_said(
+    tmp_path: Path, s3_server: StorageOptions, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(s3_server, tmp_path, f"{bucket}/t/part-0.parquet", 2)
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    history = look_back(f"s3://{bucket}/t", s3_server, Limits())
+    assert found(history) == (2, {}, {CURRENT: 2})
+    (missing,) = history.missing_files
+    assert missing.rows and "unlearnrec[s3]" in missing.why
