@@ -49,6 +49,8 @@ def add_first_receipt(session: Session, request_id: str, progress: Progress = SI
             why = f"not looked at yet; run `unlearnrec residue --request {request_id}`"
             parts = {name: unseen(why) for name in LAKE_PARTS} | {"model": model_part(session, ticket, None)}
             _write(session, ticket, parts, signing_key(session.config), [])
+        elif not session.store.exists(receipt_page_name(request_id)):  # who wrote the first state ended behind it
+            _write_page(session, request_id, numbers(session, request_id)[-1])
     except Exception as error:  # the request is committed: nothing that happens to its receipt may undo that
         why = f": {error}" if isinstance(error, InputError | OSError) else ""
         progress.note(f"request {request_id}: its receipt was not written: {type(error).__name__}{why}")
@@ -177,10 +179,15 @@ def _write(
                 return document, data
             number += 1
             continue
-        document = json.loads(data)  # with its keys in the order of the file: the page follows from that alone
-        page = receipt_page(document, store.sha256(data))
-        store.write(receipt_page_name(request_id), page.encode())
+        _write_page(session, request_id, number)
         return document, data
+
+
+def _write_page(session: Session, request_id: str, number: int) -> None:
+    """It follows from the file of a state alone, whose keys are in an order of their own."""
+    data = session.store.read(receipt_name(request_id, number))
+    page = receipt_page(json.loads(data), session.store.sha256(data))
+    session.store.write(receipt_page_name(request_id), page.encode())
 
 
 def _closed_by(session: Session, ticket: Ticket) -> dict[str, Any] | None:

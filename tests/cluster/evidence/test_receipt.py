@@ -309,6 +309,10 @@ def test_a_state_beside_the_log_and_a_page_beside_its_state_are_noticed(config: 
     page = Path(config.output) / receipt_page_name("r")
     page.write_text(page.read_text().replace("not signed", "signed"))
     assert "is not the page of its state 1" in check(config)[1]
+    # As a crash leaves it: the same request again writes it.
+    page.unlink()
+    evidence(config)
+    assert check(config)[0]
     data = receipt.canonical(document(config, 1) | {"number": 2})
     digest = Session(config).store.sha256((Path(config.output) / receipt_name("r", 1)).read_bytes())
     forged = receipt.canonical(json.loads(data) | {"previous": digest})
