@@ -14,11 +14,11 @@ from datetime import datetime
 from typing import Any
 
 from ...partitioning.errors import InputError
-from ...partitioning.lake.history import CURRENT, Copy, History, Limits, current_uri, latest
-from ...partitioning.lake.look_back import look_back
-from ...partitioning.lake.objects import Missing, Stored
-from ...partitioning.lake.search import Positions, alive, matching_rows
-from ...partitioning.lake.shown import shown_place
+from ...partitioning.lake.copies.history import CURRENT, Copy, History, Limits, current_uri, latest
+from ...partitioning.lake.copies.look_back import look_back
+from ...partitioning.lake.copies.objects import Missing, Stored
+from ...partitioning.lake.copies.search import Positions, alive, matching_rows
+from ...partitioning.lake.copies.shown import shown_place
 from ..log.records import iso
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress, Task

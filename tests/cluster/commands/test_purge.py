@@ -27,7 +27,7 @@ from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.evidence.report import add_evidence
 from unlearnrec.cluster.lifecycle import acceptance as accepting
 from unlearnrec.cluster.lifecycle.acceptance import final_answer
-from unlearnrec.cluster.log import log as log
+from unlearnrec.cluster.log import log
 from unlearnrec.cluster.log.log import LogConflict
 from unlearnrec.cluster.output.ingests import graph_key, lake_graph
 from unlearnrec.cluster.output.leftovers import CHECKPOINT, NOTE, OLDER, REQUEST, SUPERSEDED, UNNAMED, leftovers

@@ -14,7 +14,7 @@ from trained_output import rows_by_partition, trained_output
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.commands import purge
 from unlearnrec.cluster.commands import retrain as command
-from unlearnrec.cluster.log import log as log
+from unlearnrec.cluster.log import log
 from unlearnrec.cluster.log.records import PURGING, SWITCHING
 from unlearnrec.cluster.models import training
 from unlearnrec.cluster.output.leases import Lease, read_leases

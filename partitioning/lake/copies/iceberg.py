@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..errors import InputError
-from ..storage import StorageOptions, filesystem_for, split_uri
-from . import iceberg
-from .data_file import DataFile
-from .files import LakeFile
+from ...errors import InputError
+from ...storage import StorageOptions, filesystem_for, split_uri
+from .. import iceberg
+from ..data_file import DataFile
+from ..files import LakeFile
+from ..location import Location, Selection
+from ..table import Table
 from .history import (
     OLDER,
     OTHER,
@@ -25,9 +27,7 @@ from .history import (
     listed,
     of_same_table,
 )
-from .location import Location, Selection
 from .objects import Missing
-from .table import Table
 
 AGE, LEAST = "history.expire.max-snapshot-age-ms", "history.expire.min-snapshots-to-keep"
 DEFAULTS = {AGE: str(5 * 86400 * 1000), LEAST: "1"}

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from . import read
-from .data_file import CSV, DataFile, Rows
-from .deleted import DeletedRows
-from .ids import to_ids
-from .parquet import ParquetReader, unreadable
-from .survey import find_types, open_reader
-from .table import Table
+from .. import read
+from ..data_file import CSV, DataFile, Rows
+from ..deleted import DeletedRows
+from ..ids import to_ids
+from ..parquet import ParquetReader, unreadable
+from ..survey import find_types, open_reader
+from ..table import Table
 
 Matches = Callable[[pa.Array, pa.Array, pa.Array | None], npt.NDArray[np.bool_]]
 """bool [n] for the columns users [n], items [n] and times [n] (None where they are not asked for)."""

@@ -13,11 +13,13 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from ..errors import InputError
-from ..storage import StorageOptions, filesystem_for, split_uri
-from . import delta
-from .data_file import DataFile
-from .files import LakeFile
+from ...errors import InputError
+from ...storage import StorageOptions, filesystem_for, split_uri
+from .. import delta
+from ..data_file import DataFile
+from ..files import LakeFile
+from ..location import Location, Selection
+from ..table import Table
 from .history import (
     FEED,
     OLDER,
@@ -34,9 +36,7 @@ from .history import (
     listed,
     of_same_table,
 )
-from .location import Location, Selection
 from .objects import Missing
-from .table import Table
 
 ENTRIES = 1000
 """Entries of the log that are read, the newest ones."""

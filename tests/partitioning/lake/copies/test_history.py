@@ -16,21 +16,14 @@ from deltalake import DeltaTable, write_deltalake
 from iceberg_tables import add_deletes, create, position_deletes, root
 from lake_tables import rows, write
 
-from unlearnrec.partitioning.lake import delta_history, objects
-from unlearnrec.partitioning.lake.delta_history import duration
-from unlearnrec.partitioning.lake.history import (
-    CURRENT,
-    FEED,
-    NONCURRENT,
-    OLDER,
-    OTHER,
-    History,
-    Limits,
-)
-from unlearnrec.partitioning.lake.look_back import look_back
-from unlearnrec.partitioning.lake.objects import list_objects
-from unlearnrec.partitioning.lake.search import alive, matching_rows
-from unlearnrec.partitioning.lake.shown import shown_place
+from unlearnrec.partitioning.lake.copies import delta as delta_history
+from unlearnrec.partitioning.lake.copies import objects
+from unlearnrec.partitioning.lake.copies.delta import duration
+from unlearnrec.partitioning.lake.copies.history import CURRENT, FEED, NONCURRENT, OLDER, OTHER, History, Limits
+from unlearnrec.partitioning.lake.copies.look_back import look_back
+from unlearnrec.partitioning.lake.copies.objects import list_objects
+from unlearnrec.partitioning.lake.copies.search import alive, matching_rows
+from unlearnrec.partitioning.lake.copies.shown import shown_place
 from unlearnrec.partitioning.storage import AWS, StorageOptions
 
 WEEK = dt.timedelta(days=7)

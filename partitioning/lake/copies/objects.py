@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from .. import storage
-from ..errors import InputError
-from ..storage import StorageOptions, split_uri
+from ... import storage
+from ...errors import InputError
+from ...storage import StorageOptions, split_uri
 
 PAGE = 1000
 """Entries that one call to S3 lists at most."""

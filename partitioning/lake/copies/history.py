@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from ..errors import InputError
-from ..storage import StorageOptions, filesystem_for
-from . import files
-from .data_file import DataFile
-from .deleted import DeletedRows
-from .files import LakeFile, hidden
-from .location import Location, Selection, parse_location
+from ...errors import InputError
+from ...storage import StorageOptions, filesystem_for
+from .. import files
+from ..data_file import DataFile
+from ..deleted import DeletedRows
+from ..files import LakeFile, hidden
+from ..location import Location, Selection, parse_location
+from ..table import Table
 from .objects import Listing, Missing, list_objects
-from .table import Table
 
 CURRENT, OLDER, FEED, OTHER, NONCURRENT = (
     "file of the current state",

@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 
-from ..storage import StorageOptions, filesystem_for, split_uri
-from .data_file import CSV
-from .delta_history import delta_history
-from .files import LakeFile
+from ...storage import StorageOptions, filesystem_for, split_uri
+from ..data_file import CSV
+from ..files import LakeFile
+from ..location import DELTA, ICEBERG, parse_location
+from ..table import open_table
+from .delta import delta_history
 from .history import CURRENT, NONCURRENT, Copy, History, Limits, current_uri, hive, holds_rows, listed, of_same_table
-from .iceberg_history import iceberg_history
-from .location import DELTA, ICEBERG, parse_location
+from .iceberg import iceberg_history
 from .objects import Listing, Stored, versions_filesystem
-from .table import open_table
 
 
 def look_back(uri: str, options: StorageOptions, limits: Limits) -> History:
