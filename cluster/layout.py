@@ -11,6 +11,8 @@ leases/000001-ID.json                who reads a version at present
 watch/cursor.json                    how far a table was followed (`watch`)
 suppression/000000001.json           an entry of the suppression list
 reports/evidence-ID.json, .html      the evidence of a request
+reports/receipt-ID@1.json, @2, ...   the states of its receipt; receipt-ID.html: the newest as a page
+reports/receipt-ID@1-SHA256.sig      a signature of one
 checkpoints/GRAPH-RUN/               a training that is under way
 pretrain/GRAPH-RUN/                  counterfactual runs of a pre-training that is under way
 """
@@ -56,6 +58,7 @@ SegmentId = tuple[int, int]
 _SEGMENT = re.compile(rf"{LOG}/([0-9]{{9,}})(?:-([1-9][0-9]*))?\.json")
 _CUT = re.compile(rf"{LOG}/cut-([0-9]{{6,}})\.json")
 _CHECKPOINT = re.compile(rf"{LOG}/checkpoint-([0-9]{{9,}})\.json")
+_RECEIPT = re.compile(rf"{REPORTS}/receipt-({REQUEST_ID.pattern})@([1-9][0-9]*)\.json")
 _CONTENT = re.compile(rf"(?:{REQUESTS}|{CALLBACKS})/({REQUEST_ID.pattern})(?:@([0-9]+))?\.json")
 
 
@@ -168,6 +171,27 @@ def request_of_outcome(name: str) -> str:
 def report_name(request_id: str, suffix: str = "json") -> str:
     """The evidence of a request; `suffix` "json" or "html"."""
     return f"{REPORTS}/evidence-{request_id}.{suffix}"
+
+
+def receipt_name(request_id: str, number: int) -> str:
+    """State `number` of a request's receipt, from 1; it never changes."""
+    return f"{REPORTS}/receipt-{request_id}@{number}.json"
+
+
+def receipt_of(name: str) -> tuple[str, int] | None:
+    """(request, number) of a file that `receipt_name` names; None for other files."""
+    found = _RECEIPT.fullmatch(name)
+    return (found[1], int(found[2])) if found else None
+
+
+def receipt_page_name(request_id: str) -> str:
+    """The newest state of a receipt as a page."""
+    return f"{REPORTS}/receipt-{request_id}.html"
+
+
+def signature_name(receipt: str, sha256: str) -> str:
+    """The signature of a state of a receipt with this SHA-256: two writers of one number do not write the same file."""
+    return f"{receipt.removesuffix('.json')}-{sha256[:16]}.sig"
 
 
 def suppression_name(number: int) -> str:

@@ -35,6 +35,12 @@ def print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> No
             size = f"{item['rows']} rows" if "rows" in item else f"{item['bytes']} bytes"
             print(f"{item['kind']}: {item['place']}: {item['detail']}, {size}", file=stdout)
         result = {**result, "residues": len(result["residues"])}
+    if isinstance(result.get("parts"), dict):
+        from ..evidence.receipt_page import HEADINGS, verdict
+
+        for name, part in result["parts"].items():
+            print(f"{HEADINGS[name]}: {verdict(name, part)}", file=stdout)
+        result = {key: value for key, value in result.items() if key != "parts"}
     for name in ("models", "requests"):
         if isinstance(result.get(name), list):
             _print_table(result[name], stdout)

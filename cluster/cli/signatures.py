@@ -140,13 +140,19 @@ def purge(
 
 
 def residue(
-    overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    request: Annotated[
+        str | None, typer.Option("--request", metavar="ID", help="Bring the receipt of this request up to date.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
 ) -> dict[str, Any]:
-    """Where deleted data still lies, under the output and in the lake; read only."""
+    """Where deleted data still lies, under the output and in the lake; deletes nothing."""
     loaded = load_configuration(config, overrides)
     from .. import pipeline
 
-    return pipeline.residue(loaded, progress=open_progress())
+    return pipeline.residue(loaded, request, progress=open_progress())
 
 
 def lift(

@@ -10,8 +10,12 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ...partitioning.lake import read_table
 from ..config.schema import Config
+from ..evidence.lake import look_at_lake
+from ..evidence.named import Named, named_by, valid_entries
+from ..evidence.receipt import bring_up_to_date
+from ..evidence.signing import signing_key
 from ..layout import REQUESTS, SUPPRESSION
-from ..lifecycle.outcomes import noted_without_effect, with_entries
+from ..lifecycle.refusals import unknown_request
 from ..lifecycle.suppression import ENVIRONMENT, SuppressionList, open_list
 from ..output.ingests import id_types, times
 from ..output.ledger import State, Ticket
@@ -19,23 +23,29 @@ from ..output.leftovers import final_contents, leftovers
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
 from ..requests.digests import KINDS, Digests, digests_of, no_digests
-from ..requests.outcome import INVALID
-from ..requests.request import Request, is_purged, read_request
+from ..requests.request import is_purged, read_request
 from ..requests.row_filter import RowFilter
 
-LAKE = "lake rows"
+LAKE, STATE, STORED = "lake rows", "older state of a table", "stored in the lake"
 
 
-def residue(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
-    """List what `purge --now` would remove, and count the rows of the lake's tables that name something forgotten.
+def residue(config: Config, request_id: str | None = None, *, progress: Progress = SILENT) -> dict[str, Any]:
+    """List what `purge --now` would remove, and count the rows of the lake's tables that name something forgotten: live
+    rows, rows of older states, and rows that only lie in files.
+
+    With a request's id only the lake is looked at, for what this request names, and its receipt is brought up to date: the
+    only thing that is written (`evidence.receipt.bring_up_to_date` says what is returned).
 
     What was forgotten is known from contents of requests that are not purged yet and, with its key, from the suppression
     list. `not_read` says what could not be looked at. No id is in the answer, except those of requests.
 
     Raises:
-        InputError: the log is damaged, or the suppression list was made with another key.
+        InputError: the log is damaged, or the suppression list was made with another key; there is no such request, or it
+            has not been carried out; the signing key cannot be used.
     """
     session = Session(config)
+    if request_id is not None:
+        return _receipt(session, request_id, progress)
     found: list[dict[str, Any]] = []
     not_read: list[dict[str, str]] = []
     left = leftovers(session)
@@ -61,7 +71,52 @@ def residue(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
             if rows:
                 detail = "name a user, an item or an interaction that was forgotten"
                 found.append({"place": table, "kind": LAKE, "detail": detail, "rows": rows})
+        known_by = "requests and the suppression list"
+        parts = look_at_lake(session, Named(key, named, None, known_by), stored_only=True, progress=progress)
+        unread = {one["place"] for one in not_read}
+        found += _residues(parts)
+        for name in ("older", "files"):
+            part = parts[name]
+            not_read += [
+                {"place": one["what"], "why": _counted(one)}
+                for one in part["not_looked_at"]
+                if one["what"] not in unread
+            ]
+            unread |= {one["what"] for one in part["not_looked_at"]}
     return {"residues": found, "not_read": not_read}
+
+
+def _residues(parts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The places of older states and of files that hold rows."""
+    found = []
+    for kind, part in ((STATE, parts["older"]), (STORED, parts["files"])):
+        for place in part["places"]:
+            if place["rows"] is not None:
+                until = f"until {place['until']}" if place["until"] else "which no setting of the table removes"
+                detail = f"{place.get('kind', 'rows that were forgotten')}, {until}"
+                found.append({"place": place["place"], "kind": kind, "detail": detail, "rows": place["rows"]})
+    return found
+
+
+def _counted(missing: Mapping[str, Any]) -> str:
+    return missing["why"] if missing["count"] is None else f"{missing['count']} of them: {missing['why']}"
+
+
+def _receipt(session: Session, request_id: str, progress: Progress) -> dict[str, Any]:
+    ticket = session.ledger().tickets.get(request_id)
+    if ticket is None:
+        raise unknown_request(session.config, request_id)
+    if ticket.state not in (State.COMMITTED, State.COMPLETED):
+        raise InputError(
+            f"request {request_id} is {ticket.state.value}, and only what was carried out has a receipt. See `unlearnrec "
+            f"status {request_id}`"
+        )
+    key = signing_key(session.config)  # told before anything is read
+    named = named_by(session, ticket, open_list(session.store))
+    parts = look_at_lake(session, named, progress=progress)
+    live = "name what the request named"
+    found = [{"place": x["place"], "kind": LAKE, "detail": live, "rows": x["rows"]} for x in parts["current"]["places"]]
+    return {**bring_up_to_date(session, ticket, parts, key), "residues": [*found, *_residues(parts)]}
 
 
 def _forgotten(
@@ -76,19 +131,12 @@ def _forgotten(
         if is_purged(content):  # purged meanwhile
             continue
         request = read_request(ticket.request_id, content["body"].encode())
-        digests = digests_of(key, _valid_entries(session, request, ticket), types, time.unit if time else None)
+        digests = digests_of(key, valid_entries(session, request, ticket), types, time.unit if time else None)
         named = {kind: named[kind] | digests[kind] for kind in KINDS}
     if suppression is not None:
         listed, lifted = suppression.state()
         named = {kind: (named[kind] - lifted[kind]) | listed[kind] for kind in KINDS}
     return key, named
-
-
-def _valid_entries(session: Session, request: Request, ticket: Ticket) -> Request:
-    """The request without entries that meant nothing when it was carried out, such as a range where there were no times."""
-    answered = (ticket.answer or {}).get("version") or 0
-    noted = noted_without_effect(session, request.request_id, answered - (ticket.state is State.COMMITTED))
-    return with_entries(request, set(range(len(list(request.entries())))).difference(noted.get(INVALID, ())))
 
 
 def _count_rows(session: Session, table: str, names: RowFilter, progress: Progress) -> int:

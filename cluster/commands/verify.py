@@ -10,8 +10,10 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ...partitioning.manifest import MANIFEST
 from ..config.schema import Config
+from ..evidence.receipt_checks import by_request, check_receipt
 from ..evidence.report import contradicted
-from ..layout import REPORTS, manifest_name, report_name
+from ..evidence.signing import known_keys
+from ..layout import REPORTS, manifest_name, receipt_name, report_name
 from ..log.records import PURGING, Record
 from ..output.ingests import ingested
 from ..output.ledger import OPEN, Ledger, State, Ticket
@@ -51,14 +53,19 @@ def verify(config: Config, request_id: str | None = None) -> dict[str, Any]:
         answer |= status(config, request_id)
         tickets = [ledger.tickets[request_id]]
     digests = {record.number: record.digest for record in records}
+    reports = session.store.list(REPORTS)
+    receipts, keys = by_request(reports), known_keys(config)
     purges = any(record.kind == PURGING for record in records) or records[0].number > 1
     for ticket in tickets:
         checks.append(_check(f"request {ticket.request_id}: content", *_content(session, ticket, purges)))
         if ticket.state is State.COMMITTED:
             found = _evidence(session, digests, ticket, ledger.evidence.get(ticket.request_id))
             checks.append(_check(f"request {ticket.request_id}: evidence", *found))
+        if (there := receipts.get(ticket.request_id, [])) or ticket.request_id in ledger.receipts:
+            found = check_receipt(session.store, ledger, digests, ticket, there, keys)
+            checks.append(_check(f"request {ticket.request_id}: receipt", *found))
     if request_id is None:
-        checks += _stray_reports(session, ledger)
+        checks += _stray_reports(reports, ledger)
     if ledger.current:
         checks += [*_file_checks(session, ledger.current), _ingest_check(session, ledger, ledger.current)]
     return answer | {"ok": all(check["ok"] for check in checks), "checks": checks}
@@ -150,11 +157,16 @@ def _evidence(
     return True, f"{detail}; it says why these checks were left out: {', '.join(left_out)}" if left_out else detail
 
 
-def _stray_reports(session: Session, ledger: Ledger) -> Iterator[Check]:
-    """One check for each report of evidence that the log knows nothing of."""
+def _stray_reports(reports: Sequence[str], ledger: Ledger) -> Iterator[Check]:
+    """One check for each report of evidence, and each receipt, that the log knows nothing of."""
     committed = [ticket.request_id for ticket in ledger.tickets.values() if ticket.state is State.COMMITTED]
     known = {report_name(request_id, suffix) for request_id in committed for suffix in ("json", "html")}
-    for place in session.store.list(REPORTS):
+    answered = {ticket.request_id for ticket in ledger.tickets.values() if ticket.final}
+    strays = {request_id: numbers for request_id, numbers in by_request(reports).items() if request_id not in answered}
+    for request_id, numbers in strays.items():
+        detail = "the log has no answered request of this name. Nobody should rely on it: remove it"
+        yield _check(receipt_name(request_id, numbers[0]), False, detail)
+    for place in reports:
         if place.startswith(f"{REPORTS}/evidence-") and place not in known:
             yield _check(
                 place, False, "the log has no committed request of this name. Nobody should rely on it: remove it"

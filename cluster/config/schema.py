@@ -311,6 +311,21 @@ class Watch(Section):
     """How often the table is looked at."""
 
 
+class Evidence(Section):
+    """What is left to show of a request: its receipt, and how far the lake is looked at for it."""
+
+    signing_key: str | None = None
+    """A file outside `output` with an Ed25519 private key (PEM), which signs receipts; the environment variable
+    UNLEARNREC_SIGNING_KEY may hold the PEM text instead. Null, and no variable: they are not signed, and say so."""
+    public_keys: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
+    """Files with public keys (PEM) whose signatures `status --verify` takes, beside the signing key's own: of keys that
+    signed before, or of a key that only another machine has."""
+    max_files: int = Field(10000, ge=1)
+    """Data files of a table that `residue` opens at most, the current ones first; a receipt says how many were left out."""
+    max_states: int = Field(100, ge=0)
+    """Older versions or snapshots of a table that `residue` opens at most, the newest first."""
+
+
 class Config(Section):
     """Everything a run depends on. Relative paths are relative to the working directory."""
 
@@ -335,6 +350,7 @@ class Config(Section):
     pretrain: Pretrain = Pretrain()
     forget: Forget = Forget()
     evaluate: Evaluate = Evaluate()
+    evidence: Evidence = Evidence()
     serve: Serve = Serve()
     watch: Watch = Watch()
 

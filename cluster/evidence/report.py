@@ -33,6 +33,7 @@ from ..requests.request import Request, is_purged
 from .change import Change, Ids
 from .checks import checks_of, events_check, scores_of
 from .page import page
+from .receipt import add_first_receipt
 
 FORMAT = 1
 
@@ -88,6 +89,7 @@ def add_evidence(
             answer["evidence"] = report_name(answer["request_id"])
             for name in answer["evidence_failed"]:
                 progress.note(f"request {answer['request_id']}: the check of {name} FAILED, see {answer['evidence']}")
+            add_first_receipt(session, answer["request_id"], progress)
         except Exception as error:  # the request is committed: nothing that happens to its report may undo that
             answer["evidence"] = None
             # Messages for the user name settings and files; those of other exceptions may name anybody.

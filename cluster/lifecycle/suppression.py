@@ -135,6 +135,22 @@ class SuppressionList:
                     removed[kind] |= found - _digests(content.get("missing", {}))[kind]
         return removed
 
+    def of_request(self, request_id: str) -> tuple[Digests, int] | None:
+        """(what a request names, how many requests name this together); None where it is on no entry of the list.
+
+        Requests that were carried out together share an entry, which does not say who named what.
+
+        Raises:
+            InputError: as `state`.
+        """
+        named, requests = no_digests(), set[str]()
+        for content in self._entries():
+            if content["kind"] == FORGOTTEN and request_id in content.get("requests", ()):
+                requests |= set(content["requests"])
+                for kind, found in _digests(content).items():
+                    named[kind] |= found
+        return (named, len(requests)) if requests else None
+
     def _entries(self) -> Iterator[dict[str, Any]]:
         for number, name in enumerate(self._store.list(SUPPRESSION), start=1):
             if name != suppression_name(number):

@@ -24,6 +24,9 @@ COMPLETED, CANCELLED, FAILED = "completed", "cancelled", "failed"
 EVIDENCE = "evidence"
 """Fixes the report of a request. Body: `request_id`, `version`, `sha256` of the JSON file, `page_sha256` of the page, and
 `seconds` of the request, where they were known."""
+RECEIPT = "receipt"
+"""Fixes a state of a request's receipt that `residue` made, and through it all before. Body: `request_id`, `number`,
+`sha256` of its file."""
 INGESTED = "ingested"
 """`ingest` writes it before the graph's manifest. Body: `ingest`, the manifest's digest (`output.ingests.digest`), and
 `log_head`. The first ingest writes none: no request was carried out before it, and its head is 0."""

@@ -28,6 +28,7 @@ from ..log.records import (
     INGESTED,
     PURGED,
     PURGING,
+    RECEIPT,
     SWITCHING,
     Record,
 )
@@ -118,6 +119,8 @@ class Ledger:
         """File -> the first version that names it."""
         self.evidence: dict[str, dict[str, Any]] = dict(state.get("evidence", {}))
         """Request -> the body of the record that fixes its report, and `file`, which holds the record."""
+        self.receipts: dict[str, dict[str, Any]] = dict(state.get("receipts", {}))
+        """Request -> the body of the last record that fixes a state of its receipt, and `file`, which holds the record."""
         self.unreported: dict[str, float] = dict(state.get("unreported", {}))
         """Committed requests whose evidence is not in the log, with the time of the commit."""
         self.purging: dict[int, int] = _purges(state)
@@ -161,6 +164,7 @@ class Ledger:
                 **({"switching": list(self.switching)} if self.switching is not None else {}),
                 **({"contents": dict(self.contents)} if self.contents else {}),
                 **({"ingests": dict(self.ingests)} if self.ingests else {}),
+                **({"receipts": dict(self.receipts)} if self.receipts else {}),
             }
 
     def absorb(self, records: Sequence[Record]) -> None:
@@ -248,6 +252,11 @@ class Ledger:
         if (ticket := self.tickets.get(request_id)) is not None:
             self._set(replace(ticket, evidence_failed=record.body.get("evidence_failed")))
 
+    def _receipt(self, record: Record) -> None:
+        known = self.receipts.get(record.body["request_id"])
+        if known is None or known["number"] < record.body["number"]:
+            self.receipts[record.body["request_id"]] = record.body | {"file": record.file}
+
     def _switching(self, record: Record) -> None:
         self.switching = record.seconds, record.body["seconds"]
 
@@ -278,6 +287,7 @@ class Ledger:
         CANCELLED: _cancelled_or_failed,
         FAILED: _cancelled_or_failed,
         EVIDENCE: _evidence,
+        RECEIPT: _receipt,
         SWITCHING: _switching,
         INGESTED: _ingested,
         PURGING: _purging,

@@ -50,6 +50,8 @@ WRITES = {
     "W8 report": ("reports/*.json", 1),
     "W9 page": ("reports/*.html", 1),
     "W10 evidence": ("log/*", 3),
+    "W11 receipt": ("reports/receipt-*.json", 1),
+    "W11 page": ("reports/receipt-*.html", 1),
 }
 TELLING = ("kill", "W6 committed", "after")
 """The default: the answers are final, and everything after them is missing."""
@@ -173,6 +175,8 @@ def test_forget_on_a_full_disk_from_an_arrow_on(finished, moved, group, everywhe
     everywhere(f"full {pattern} {moment} {nth} {mark}")
     if write.startswith(("W8", "W9", "W10")):  # of the evidence: the request is committed all the same
         assert forget()["evidence"] is None
+    elif write.startswith("W11"):
+        assert forget()["evidence"]
     else:
         with pytest.raises((OSError, WorkerFailure), match="No space left on device"):
             forget()
@@ -180,6 +184,7 @@ def test_forget_on_a_full_disk_from_an_arrow_on(finished, moved, group, everywhe
     again = forget()
     assert again["status"] == "committed" and again["version"] == 3 and again["evidence"]
     check(moved, finished.start, user)
+    assert Session(moved).store.exists("reports/receipt-r@1.json")
 
 
 @pytest.mark.slow

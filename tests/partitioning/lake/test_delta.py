@@ -1,52 +1,27 @@
 """Delta tables: exactly the rows that are alive in the version that was asked for, and what is refused by name."""
 
-import base64
 import datetime as dt
 import json
 import os
 import shutil
-import struct
 import sys
 import uuid
-import zlib
-from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from delta_tables import actions, commit, delete_by_vector, deleted_once
 from deltalake import DeltaTable, write_deltalake
 from lake_tables import read, rows, text, users, write
-from pyroaring import BitMap
 
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import InteractionTable, PartitioningSettings, ingest
 from unlearnrec.partitioning.lake import Columns, columns_of, open_table, read_columns, read_ids, read_table
 from unlearnrec.partitioning.storage import AWS, StorageOptions, Store
 
-
-def deleted_once(path: Path | str, **options: Any) -> str:
-    """A table of users 1..4 in two files, from which user 2 was deleted: version 2."""
-    write_deltalake(str(path), pa.table(rows(1, 2)), **options)
-    write_deltalake(str(path), pa.table(rows(3, 4)), mode="append", **options)
-    DeltaTable(str(path), storage_options=options.get("storage_options")).delete("user_id = 2")
-    return str(path)
-
-
 ALIVE = {1: 2, 3: 2, 4: 2}
-
-
-def commit(table: Path, actions: Sequence[dict[str, Any]]) -> None:
-    """Append a version by hand."""
-    log = table / "_delta_log"
-    version = max(int(entry.stem) for entry in log.glob("*.json")) + 1
-    text(log / f"{version:020}.json", "".join(json.dumps(action) + "\n" for action in actions))
-
-
-def actions(table: Path, version: int) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (table / "_delta_log" / f"{version:020}.json").read_text().splitlines()]
 
 
 def test_a_deleted_row_is_not_read_however_the_table_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,56 +323,6 @@ def test_columns_are_found_by_the_mapping(tmp_path: Path, mode: str) -> None:
 
 
 # ---- deletion vectors, after the protocol: delta-rs does not write them ------------------------------------------------
-
-_FROM = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"
-_TO = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
-
-
-def z85(data: bytes) -> str:
-    return base64.b85encode(data + bytes(-len(data) % 4)).decode().translate(str.maketrans(_FROM, _TO))
-
-
-def vector(positions: Sequence[int]) -> bytes:
-    """A RoaringBitmapArray in the portable form: magic, number of bitmaps, then key and bitmap of each."""
-    return struct.pack("<IQI", 1681511377, 1, 0) + BitMap(positions).serialize()
-
-
-def delete_by_vector(table: Path, version: int, positions: Sequence[int], storage: str) -> None:
-    """Rows of the file that a version added, deleted by a vector: inline, beside the table, or at an absolute path."""
-    add = next(action["add"] for action in actions(table, version) if "add" in action)
-    data = vector(positions)
-    name = uuid.UUID(int=0x1234)
-    descriptor: dict[str, Any] = {"storageType": storage, "sizeInBytes": len(data), "cardinality": len(positions)}
-    if storage == "i":
-        descriptor["pathOrInlineDv"] = z85(data)
-    else:
-        file = table / "ab" / f"deletion_vector_{name}.bin" if storage == "u" else table / "deletes.bin"
-        text(file, b"\1" + struct.pack(">i", len(data)) + data + struct.pack(">I", zlib.crc32(data)))
-        descriptor["pathOrInlineDv"] = "ab" + z85(name.bytes) if storage == "u" else f"file://{file}"
-        descriptor["offset"] = 1
-    features = ["deletionVectors"]
-    commit(
-        table,
-        [
-            {
-                "protocol": {
-                    "minReaderVersion": 3,
-                    "minWriterVersion": 7,
-                    "readerFeatures": features,
-                    "writerFeatures": features,
-                }
-            },
-            {
-                "remove": {
-                    **{k: add[k] for k in ("path", "partitionValues", "size")},
-                    "deletionTimestamp": 1,
-                    "dataChange": True,
-                    "extendedFileMetadata": True,
-                }
-            },
-            {"add": {**add, "deletionVector": descriptor}},
-        ],
-    )
 
 
 @pytest.mark.parametrize("storage", ["i", "u", "p"])

@@ -1,0 +1,200 @@
+"""The receipt of a request: one document for the model and the lake, brought up to date by `residue --request ID`.
+
+Each state is a file of its own that never changes, `receipt-ID@1.json`, `@2`, ...: it names the SHA-256 of the state
+before. The first one says nothing that the log does not say, so it needs no record; each later one has a record `receipt`
+in the log. Its bytes are canonical JSON, over which a detached signature is made where there is a key.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...partitioning.errors import InputError
+from ..layout import REPORTS, receipt_name, receipt_of, receipt_page_name, report_name, signature_name
+from ..log.records import RECEIPT, Record, iso
+from ..output.ledger import State, Ticket
+from ..output.leftovers import NOTE, REQUEST, UNNAMED, leftovers
+from ..output.session import Session
+from ..reporting.progress import SILENT, Progress
+from ..reporting.software import software
+from .lake import LAKE_PARTS, PLACES, unseen
+from .receipt_page import receipt_page
+from .signing import Key, fingerprint, signing_key
+
+FORMAT = 1
+PARTS = (*LAKE_PARTS, "model")
+COUNTS = ("removed_interactions", "removed_events", "deleted_users", "deleted_items", "needs_retrain", "gate")
+"""What the model's part repeats of the answer in the log."""
+
+
+def canonical(document: Mapping[str, Any]) -> bytes:
+    """JSON in UTF-8 with sorted keys, without spaces, one line: the same document always gives the same bytes."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def add_first_receipt(session: Session, request_id: str, progress: Progress = SILENT) -> None:
+    """Write the first receipt of a committed request if it has none: the model's part, and that nobody looked at the lake.
+
+    Nothing is raised: where it cannot be written, a note says why.
+    """
+    try:
+        if not session.store.exists(receipt_name(request_id, 1)):
+            ticket = session.ledger(look=False).tickets[request_id]
+            why = f"not looked at yet; run `unlearnrec residue --request {request_id}`"
+            parts = {name: unseen(why) for name in LAKE_PARTS} | {"model": model_part(session, ticket, None)}
+            _write(session, ticket, parts, signing_key(session.config), [])
+        elif not session.store.exists(receipt_page_name(request_id)):  # who wrote the first state ended behind it
+            _write_page(session, request_id, numbers(session, request_id)[-1])
+    except Exception as error:  # the request is committed: nothing that happens to its receipt may undo that
+        why = f": {error}" if isinstance(error, InputError | OSError) else ""
+        progress.note(f"request {request_id}: its receipt was not written: {type(error).__name__}{why}")
+
+
+def bring_up_to_date(session: Session, ticket: Ticket, lake: Mapping[str, Any], key: Key | None) -> dict[str, Any]:
+    """Write the next state of a receipt, with these parts of the lake and the model's as it is now.
+
+    Returns:
+        `request_id`, `receipt` (its file), `number`, `sha256`, `page`, `signature` (its file, or None), `signed_by` (the
+        fingerprint of the key, or None), `parts`.
+
+    Raises:
+        OSError: it cannot be written. The states before stay as they are.
+    """
+    parts = {**lake, "model": model_part(session, ticket, leftovers(session))}
+    if not numbers(session, ticket.request_id):
+        # What a later state is compared with: it was not written, or the request removed nothing.
+        first = {name: unseen("not looked at yet") for name in LAKE_PARTS} | {
+            "model": model_part(session, ticket, None)
+        }
+        _write(session, ticket, first, key, [])
+    document, data = _write(session, ticket, parts, key, numbers(session, ticket.request_id))
+    digest = session.store.sha256(data)
+    body = {"request_id": ticket.request_id, "number": document["number"], "sha256": digest}
+    session.log.append(RECEIPT, body)
+    name, signer = receipt_name(ticket.request_id, document["number"]), document["signer"]
+    return {
+        **body,
+        "receipt": name,
+        "page": receipt_page_name(ticket.request_id),
+        "signature": signature_name(name, digest) if signer else None,
+        "signed_by": signer["fingerprint"] if signer else None,
+        "parts": document["parts"],
+    }
+
+
+def numbers(session: Session, request_id: str) -> list[int]:
+    """The states of a receipt that are there, ascending."""
+    found = map(receipt_of, session.store.list(REPORTS))
+    return sorted(one[1] for one in found if one is not None and one[0] == request_id)
+
+
+def model_part(session: Session, ticket: Ticket, left: Sequence[Any] | None) -> dict[str, Any]:
+    """What became of the request in the model. left: of `leftovers`; None: nobody looked at files under the output.
+
+    `gone` is what its evidence says, and that no older file is left; a gate that was missed is in `found`.
+    """
+    answer = ticket.answer or {}
+    evidence = session.ledger(look=False).evidence.get(ticket.request_id)
+    found = {name: answer[name] for name in COUNTS if name in answer}
+    found |= {"status": ticket.state.value, "version": answer.get("version")}
+    missing, places = [], []
+    how = "the request's answer in the log: it removed nothing"
+    if ticket.state is State.COMMITTED:
+        how = "the request's answer in the log and the checks of its evidence, which looked at the files of its version"
+        if evidence is None:
+            missing.append(_missing("the evidence", "it is not written yet: repeat the request, or wait for `serve`"))
+        else:
+            found["evidence"] = report_name(ticket.request_id)
+            found["evidence_sha256"] = evidence["sha256"]
+            found["evidence_failed"] = list(evidence.get("evidence_failed", ()))
+    if left is None:
+        what = "older versions, checkpoints and contents of requests under the output"
+        missing.append(_missing(what, f"not looked at yet; run `unlearnrec residue --request {ticket.request_id}`"))
+    else:
+        how += "; and a listing of the output for files that `purge` removes, which may hold its data"
+        own = session.ledger(look=False).content_name(ticket.request_id)
+        of_all = [one for one in left if one.kind not in (REQUEST, NOTE, UNNAMED) or one.place == own]
+        kinds: dict[str, list[int]] = {}
+        for one in of_all:
+            count = kinds.setdefault(one.kind, [0, 0])
+            count[0], count[1] = count[0] + 1, count[1] + one.bytes
+        for kind, (files, size) in sorted(kinds.items()):
+            places.append({"place": kind, "rows": None, "files": files, "bytes": size, "until": None})
+    failed = bool(found.get("evidence_failed"))
+    return {
+        "gone": False if places or failed else (None if missing else True),
+        "seen_at": iso(time.time()),
+        "how": how,
+        "found": found,
+        "places": places[:PLACES],
+        "places_left_out": max(0, len(places) - PLACES),
+        "until": None,
+        "not_looked_at": missing,
+    }
+
+
+def _missing(what: str, why: str) -> dict[str, Any]:
+    return {"what": what, "count": None, "why": why}
+
+
+def _write(
+    session: Session, ticket: Ticket, parts: Mapping[str, Any], key: Key | None, there: Sequence[int]
+) -> tuple[dict[str, Any], bytes]:
+    """The next state after those that are there, as (document, bytes); its signature is there before it, so that no crash
+    leaves one that says it is signed and is not."""
+    store, request_id = session.store, ticket.request_id
+    signer = None
+    if key is not None:
+        public = base64.b64encode(key.public).decode()
+        signer = {"algorithm": "Ed25519", "public_key": public, "fingerprint": fingerprint(key.public)}
+    number = there[-1] + 1 if there else 1
+    while True:
+        previous = store.sha256(store.read(receipt_name(request_id, number - 1))) if number > 1 else None
+        document = {
+            "format": FORMAT,
+            "request_id": request_id,
+            "number": number,
+            "previous": previous,
+            "written": iso(time.time()),
+            "accepted": iso(ticket.accepted_at),
+            "commitment": ticket.commitment,
+            "closed_by": _closed_by(session, ticket),
+            "parts": {name: parts[name] for name in PARTS},
+            "signer": signer,
+            "software": software(),
+        }
+        data, name = canonical(document), receipt_name(request_id, number)
+        if key is not None:
+            store.write(signature_name(name, store.sha256(data)), key.sign(data))
+        try:
+            store.create(name, data)
+        except FileExistsError:  # another process was faster: this one goes behind it
+            if number == 1:
+                return document, data
+            number += 1
+            continue
+        _write_page(session, request_id, number)
+        return document, data
+
+
+def _write_page(session: Session, request_id: str, number: int) -> None:
+    """It follows from the file of a state alone, whose keys are in an order of their own."""
+    data = session.store.read(receipt_name(request_id, number))
+    page = receipt_page(json.loads(data), session.store.sha256(data))
+    session.store.write(receipt_page_name(request_id), page.encode())
+
+
+def _closed_by(session: Session, ticket: Ticket) -> dict[str, Any] | None:
+    """The record that answered the request; None where it was removed behind a checkpoint."""
+    with contextlib.suppress(InputError):
+        records: Sequence[Record] = session.log.since(ticket.closed_at - 1, look=False)
+        if records and records[0].number == ticket.closed_at:
+            one = records[0]
+            return {"number": one.number, "file": one.file, "kind": one.kind, "sha256": one.digest}
+    return None
