@@ -50,7 +50,7 @@ def read_table(
 
 
 def read_columns(
-    uri: str, ids: Sequence[str], others: Sequence[str], options: StorageOptions
+    table: str | Table, ids: Sequence[str], others: Sequence[str], options: StorageOptions
 ) -> Iterator[pa.RecordBatch]:
     """Stream a table in which ids may be missing, such as one of requests: the columns `ids` as int64 or string, then
     `others` as they are stored; a column that the table does not have is null.
@@ -58,7 +58,8 @@ def read_columns(
     Raises:
         InputError: as `read_table`, but for nulls and missing columns.
     """
-    table = open_table(uri, options)
+    if isinstance(table, str):
+        table = open_table(table, options)
     there = columns_of(table)
     types = find_types(table, [name for name in ids if name in there], None, None)
     for data in table.files:
