@@ -10,6 +10,7 @@ callbacks/ID.json                    who is to be told about a request
 leases/000001-ID.json                who reads a version at present
 suppression/000000001.json           an entry of the suppression list
 reports/evidence-ID.json, .html      the evidence of a request
+reports/lineage-ID.json              the same in short, as an event of OpenLineage
 checkpoints/GRAPH-RUN/               a training that is under way
 pretrain/GRAPH-RUN/                  counterfactual runs of a pre-training that is under way
 """
@@ -164,6 +165,11 @@ def request_of_outcome(name: str) -> str:
 def report_name(request_id: str, suffix: str = "json") -> str:
     """The evidence of a request; `suffix` "json" or "html"."""
     return f"{REPORTS}/evidence-{request_id}.{suffix}"
+
+
+def lineage_name(request_id: str) -> str:
+    """The event of OpenLineage about a request."""
+    return f"{REPORTS}/lineage-{request_id}.json"
 
 
 def suppression_name(number: int) -> str:

@@ -34,6 +34,9 @@ RESULTS = pa.schema(
 """A line for each work item and each malformed row; rows count from 1. It names no work item, hash or user."""
 
 
+Line = tuple[str, int, str, int | None, str | None, str]
+
+
 class AnswerFile:
     """The place of `--out`, local or s3://: .zip with a file for each list, or .csv with all rows."""
 
@@ -86,7 +89,7 @@ def _csv(lines: Sequence[str]) -> bytes:
 
 def result_table(batch: Batch, decisions: Mapping[str, Decision], request_ids: Mapping[str, str]) -> pa.Table:
     """What became of each row, as RESULTS."""
-    lines = [(row.file, row.row, "malformed", None, None, row.why) for row in batch.malformed]
+    lines: list[Line] = [(row.file, row.row, "malformed", None, None, row.why) for row in batch.malformed]
     lines += [_line(item, decisions[item.work_item], request_ids.get(item.work_item)) for item in batch.items]
     order = {name: place for place, name in enumerate(batch.files)}
     lines.sort(key=lambda line: (order.get(line[0], len(order)), line[1]))
@@ -96,6 +99,6 @@ def result_table(batch: Batch, decisions: Mapping[str, Decision], request_ids: M
     )
 
 
-def _line(item: Item, decision: Decision, request_id: str | None) -> tuple[str, int, str, int | None, str | None, str]:
+def _line(item: Item, decision: Decision, request_id: str | None) -> Line:
     code = None if decision.code is None else int(decision.code)
     return item.file, item.row, decision.result, code, request_id, decision.reason or ""

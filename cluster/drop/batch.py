@@ -146,7 +146,7 @@ def _entries(uri: str, options: StorageOptions) -> Iterator[tuple[str, IO[bytes]
 
 def _rows(uri: str, name: str, stream: IO[bytes]) -> Iterator[tuple[int, tuple[str, str]]]:
     """(number, (ID, Hash)) of each row that is not blank; a field that is missing is ""."""
-    reader = csv.reader(io.TextIOWrapper(_Unclosed(stream), encoding="utf-8-sig", newline=""))
+    reader = csv.reader(io.TextIOWrapper(io.BufferedReader(_Unclosed(stream)), encoding="utf-8-sig", newline=""))
     header = [text.strip().lower() for text in next(reader, [])]
     missing = [column for column in _COLUMNS if header.count(column.lower()) != 1]
     if missing:

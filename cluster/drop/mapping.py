@@ -148,6 +148,6 @@ def _by_value(list_type: str, values: pa.Array, stored: Mapping[bytes, bytes]) -
     found = {}
     for at, text in enumerate(values.cast(pa.string()).to_pylist()):
         digest = None if text is None else hashed(list_type, text)
-        if digest in stored:
+        if digest is not None and digest in stored:
             found[at] = stored[digest]
     return found

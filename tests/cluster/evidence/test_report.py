@@ -415,7 +415,7 @@ def test_a_full_disk_leaves_the_request_committed(bare, monkeypatch, method):
 def test_purge_keeps_reports_and_they_still_hold(config):
     kept = {name: (Path(config.output) / name).read_bytes() for name in Session(config).store.list("reports")}
     assert pipeline.purge(config, now=True)["purged_requests"] == 1
-    assert {name: (Path(config.output) / name).read_bytes() for name in kept} == kept and len(kept) == 2
+    assert {name: (Path(config.output) / name).read_bytes() for name in kept} == kept and len(kept) == 3
     assert not failures(config)
     assert pipeline.status(config, "r")["phase"] == "committed"
 
