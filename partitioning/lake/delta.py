@@ -60,7 +60,7 @@ def open_delta(location: Location, options: StorageOptions) -> Table:
     filesystem, root = filesystem_for(location.place, options)
     _check_there(location, filesystem, root)
     s3 = split_uri(location.place)[0] == "s3"
-    place, storage = (f"s3://{root}", _storage_options(options)) if s3 else (root, None)
+    place, storage = (f"s3://{root}", storage_options(options)) if s3 else (root, None)
     try:
         table = deltalake.DeltaTable(place, version=location.selection.version, storage_options=storage)
         if location.selection.timestamp is not None:
@@ -163,7 +163,7 @@ def _field_ids(mapping: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {field["name"]: field["metadata"][_ID] for field in mapping if _ID in field["metadata"]}
 
 
-def _storage_options(options: StorageOptions) -> dict[str, str]:
+def storage_options(options: StorageOptions) -> dict[str, str]:
     """For deltalake; credentials it takes from the usual chain."""
     found = {}
     if options.endpoint_url:
