@@ -79,7 +79,7 @@ def drop(
     loaded = load(config, overrides)
     from .. import pipeline
 
-    return pipeline.drop(
+    answer = pipeline.drop(
         loaded,
         batch=batch,
         out=out,
@@ -88,6 +88,8 @@ def drop(
         accept_only=accept_only,
         progress=open_progress(),
     )
+    answer |= {"passed": False} if answer.get("needs_retrain") else {}  # exit codes as of `forget`
+    return answer | ({"ok": False} if answer.get("evidence_failed") else {})
 
 
 def approve(

@@ -63,7 +63,7 @@ def drop(
     answer = AnswerFile(session, out, batch, suffix)
     file = None if results is None else ResultsFile(session, results, batch)
     read = read_batch(batch, session.options)
-    able_version(session)
+    version = able_version(session).version
     rules = _rules(session)
     removed = set(read.removed)
     asked = [item for item in read.items if item.work_item not in removed]
@@ -91,7 +91,10 @@ def drop(
     if file is not None:
         file.write(result_table(read, decisions, tickets))
     answer.write(read, decisions)
-    return _answer(ledger, read, decisions, taken_back, looked.values(), out, results, progress)
+    told = _answer(ledger, read, decisions, taken_back, looked.values(), progress)
+    told |= {"evidence_failed": sum(name in ledger.evidence_failed for name in tickets.values())}
+    told |= {"needs_retrain": ledger.needs_retrain() and told["version"] != version, "out": out}
+    return told if results is None else told | {"results": results}
 
 
 def _rules(session: Session) -> Rules:
@@ -200,8 +203,6 @@ def _answer(
     decisions: Mapping[str, Decision],
     taken_back: Mapping[str, int],
     looked: Collection[Looked],
-    out: str,
-    results: str | None,
     progress: Progress,
 ) -> dict[str, Any]:
     codes = Counter(decision.code for decision in decisions.values() if decision.code is not None)
@@ -211,7 +212,7 @@ def _answer(
         progress.note(f"{waiting} of {len(read.items)} work items have no code yet: run the same batch again")
     for row in read.malformed[:SHOWN]:
         progress.note(f"{row.file}, row {row.row}: {row.why}")
-    answer = {
+    return {
         "rows": len(read.items) + len(read.malformed),
         "codes": {str(int(code)): codes[code] for code in Code},
         "waiting": waiting,
@@ -221,6 +222,4 @@ def _answer(
         "malformed_rows": [{"file": row.file, "row": row.row, "why": row.why} for row in read.malformed[:SHOWN]],
         "looked_at": [one.document() for one in looked],
         "version": ledger.current.version if ledger.current else None,
-        "out": out,
     }
-    return answer if results is None else answer | {"results": results}

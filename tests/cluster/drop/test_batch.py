@@ -146,6 +146,13 @@ def test_a_delta_table_and_a_csv_of_hash_and_user(tmp_path):
     assert looked.users == {digest("ann@x.org"): {"007"}} and looked.identifiers == 1
 
 
+def test_users_may_be_known_by_their_hashes_only(tmp_path):
+    pq.write_table(pa.table({"user_id": [base64_of("ann@x.org")] * 3 + [base64_of("b")]}), tmp_path / "events.parquet")
+    table = DropList(table=str(tmp_path / "events.parquet"), hash="user_id")
+    looked = match("Email", table, [digest("ann@x.org")], AWS)
+    assert looked.users == {digest("ann@x.org"): {base64_of("ann@x.org")}} and looked.rows == 4
+
+
 @pytest.mark.parametrize(
     ("values", "settings", "message"),
     [

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from drop_batch import DAY, base64_of, codes_in, work_item, write_batch
 from fake_workers import FakeWorkers
-from small_output import commit_encoder, commit_train, small_config, user_name, write_interactions
+from small_output import commit_encoder, commit_train, copied, small_config, user_name, write_interactions
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
@@ -21,6 +21,7 @@ from unlearnrec.cluster.drop.codes import Code, Decision, Rules, on_match, on_ti
 from unlearnrec.cluster.output.ledger import State, Ticket
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.partitioning.errors import InputError
+from unlearnrec.partitioning.storage import Store
 
 EMAIL = f"{DAY}_4821_Email.csv"
 ANN, BEN, COE, DEE, GHOST = range(1, 6)
@@ -254,6 +255,19 @@ def test_a_failed_check_or_missing_evidence_gives_no_code(config, tmp_path, monk
     assert answered(config, path, out)[1] == {EMAIL: {work_item(ANN): 3}}
 
 
+def test_a_check_that_failed_is_an_exit_code_and_no_code(config, tmp_path, monkeypatch, capsys):
+    (tmp_path / "c.yaml").write_text(to_yaml(config))
+    wrong = {"name": "deleted nodes", "ok": False, "checked": 1, "of": 1, "detail": "1 has a row"}
+    path, out = batch(tmp_path, ANN, BEN), tmp_path / "codes.zip"
+    with monkeypatch.context() as patch:
+        patch.setattr("unlearnrec.cluster.evidence.report.checks_of", lambda *_: [wrong])
+        answer, codes = answered(config, path, out)
+    assert codes == {} and answer["waits_because"] == {"a check of its evidence failed": 2}
+    assert run(["drop", "--config", str(tmp_path / "c.yaml"), "--in", path, "--out", str(out), "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["evidence_failed"] == 2 and answer["ok"] is False and codes_in(out) == {}
+
+
 def test_codes_of_all_ends_of_a_request():
     def ticket(state, **more):
         return Ticket("r", state, 0.0, **more)
@@ -325,6 +339,63 @@ def test_a_failure_leaves_no_answer_and_keeps_the_one_of_before(config, tmp_path
     assert out.read_bytes() == before and not list(tmp_path.glob(".tmp*"))
     monkeypatch.undo()
     assert answered(config, batch(tmp_path, ANN, BEN), out)[1] == {EMAIL: {work_item(ANN): 3, work_item(BEN): 3}}
+
+
+def test_a_run_that_dies_at_any_write_goes_on_where_it_was(config, tmp_path, monkeypatch):
+    """Whatever was written last: the next run gives the codes of one that did not die, and nobody has two requests."""
+
+    class Died(BaseException):
+        pass
+
+    path = batch(tmp_path, ANN, BEN, Removed=[(work_item(COE), base64_of(mail(COE)), "Email")])
+    Session(config).request_key()
+    real = {name: getattr(Store, name) for name in ("write", "create")}
+
+    def run_until(config, out, left):
+        def dying(name):
+            def step(self, *arguments):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Died
+                return real[name](self, *arguments)
+
+            return step
+
+        with monkeypatch.context() as patch:
+            for name in real:
+                patch.setattr(Store, name, dying(name))
+            return answered(config, path, out)[1]
+
+    for steps in itertools.count():
+        folder = tmp_path / f"copy{steps}"
+        folder.mkdir()
+        copy, out = copied(config, folder), folder / "codes.zip"
+        try:
+            codes, ended = run_until(copy, out, [steps]), True
+        except Died:
+            assert not out.exists()
+            codes, ended = answered(copy, path, out)[1], False
+        assert codes == {EMAIL: {work_item(ANN): 3, work_item(BEN): 3}}
+        ledger = Session(copy).ledger()
+        assert len(ledger.tickets) == 2 and ledger.carried_out_at and pipeline.verify(copy)["ok"]
+        assert not any(name.name.startswith(".tmp") for name in folder.iterdir())
+        if ended:
+            break
+    assert steps > 15, "that many writes"
+
+
+def test_a_batch_and_its_answer_on_s3(config, tmp_path, s3_server):
+    places = {"endpoint_url": s3_server.endpoint_url, "region": s3_server.region}
+    on_s3 = config.model_copy(update={"storage": config.storage.model_copy(update=places)})
+    store = Store(f"s3://lake/{tmp_path.name}", s3_server)
+    store.write("batch.zip", Path(batch(tmp_path, ANN, 77)).read_bytes())
+    uri = f"s3://lake/{tmp_path.name}/codes.zip"
+    pipeline.drop(
+        on_s3, batch=f"s3://lake/{tmp_path.name}/batch.zip", out=uri, group=FakeWorkers(Session(config).store)
+    )
+    (tmp_path / "codes.zip").write_bytes(store.read("codes.zip"))
+    assert codes_in(tmp_path / "codes.zip") == {EMAIL: {work_item(ANN): 3, work_item(77): 5}}
+    assert store.list() == ["batch.zip", "codes.zip"]
 
 
 def test_on_the_command_line_with_one_csv_out_and_a_suffix(config, tmp_path, monkeypatch, capsys):
