@@ -34,7 +34,7 @@ def _line(entry: dict[str, Any], schema: dict[str, Any]) -> str:
 
 def _unknown(dotted: str, path: Sequence[str | int], schema: dict[str, Any]) -> str:
     _, parent = _locate(path[:-1], schema)
-    known = list(_resolve(parent, schema).get("properties", {}))
+    known = list(_section(parent, schema).get("properties", {}))
     close = difflib.get_close_matches(str(path[-1]), known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"{dotted}: unknown key{hint} (here: {', '.join(known)})"
@@ -45,12 +45,18 @@ def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     return schema["$defs"][reference.rsplit("/", 1)[1]] if reference else node
 
 
+def _section(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """As `_resolve`; of a section that may be null, the section."""
+    references = [branch for branch in node.get("anyOf", ()) if "$ref" in branch]
+    return _resolve(references[0] if references else node, schema)
+
+
 def _locate(location: Sequence[str | int], schema: dict[str, Any]) -> tuple[list[str | int], dict[str, Any]]:
     """The part of a location that the user wrote, and the schema's node there ({} for an unknown key)."""
     path: list[str | int] = []
     node = schema
     for part in location:
-        node = _resolve(node, schema)
+        node = _section(node, schema)
         if "properties" in node:
             path.append(part)
             node = node["properties"].get(part, {})

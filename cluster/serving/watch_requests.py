@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...partitioning.lake.changes import ROWS_AT_ONCE, fate_of, new_rows, removed_rows
+from ...partitioning.lake.changes import ROWS_AT_ONCE, fate_of, removed_rows
 from ...partitioning.lake.columns import ID_COLUMNS, Columns
 from ...partitioning.lake.history import Commit, History
+from ...partitioning.lake.new_rows import new_rows
 from ...partitioning.lake.table import Table
 from ..layout import REQUEST_ID
 from ..lifecycle.operators import LONGEST_NAME, OPERATOR

@@ -5,9 +5,10 @@ A state has a position: the version of a Delta table, the id of a snapshot of an
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
@@ -46,6 +47,10 @@ class MissedChanges(InputError):
         )
 
 
+class UnreadableFeed(Exception):
+    """A change data feed cannot be read after all; the two states may still say what it would."""
+
+
 class History(Protocol):
     """A table and its past, as of one moment."""
 
@@ -78,7 +83,7 @@ class History(Protocol):
         where it has none for this commit that can be read exactly.
 
         Raises:
-            InputError: a file of it is unreadable. Raised while iterating.
+            UnreadableFeed: a file of it cannot be read. Raised while iterating.
         """
 
     def name(self, position: int) -> str:
@@ -95,3 +100,32 @@ def missing_files(files: Sequence[DataFile]) -> list[str]:
         found: Any = together[0].file.filesystem.get_file_info([data.file.path for data in together])
         missing += [data.uri for data, info in zip(together, found, strict=True) if info.type != pafs.FileType.File]
     return missing
+
+
+def changed_files(history: History, commit: Commit) -> tuple[Table, Table]:
+    """(what the commit took away, what it added) as tables of the files in which two states differ: other files, or other
+    rows of them that are deleted.
+
+    Raises:
+        MissedChanges: the state before, or one of these files, is gone.
+    """
+    if not history.has(commit.parent):
+        raise MissedChanges(
+            history.uri,
+            f"{history.name(commit.position)} ({commit.what})",
+            f"{history.name(commit.parent)}, the state before, has expired",
+        )
+    before, after = history.at(commit.parent), history.at(commit.position)
+    there = [{_identity(data) for data in table.files} for table in (before, after)]
+    removed = [data for data in before.files if _identity(data) not in there[1]]
+    added = [data for data in after.files if _identity(data) not in there[0]]
+    if gone := missing_files([*removed, *added]):
+        what = f"{history.name(commit.position)} ({commit.what})"
+        more = f" and {len(gone) - 1} others are" if len(gone) > 1 else " is"
+        raise MissedChanges(history.uri, what, f"{gone[0]}{more} gone, perhaps vacuumed")
+    return replace(before, files=removed), replace(after, files=added)
+
+
+def _identity(data: DataFile) -> tuple[str, bytes]:
+    deleted = data.deleted
+    return data.file.path, b"" if deleted is None else np.asarray(deleted.positions).tobytes()
