@@ -89,7 +89,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> list[str]:
     config, file = _prepare(folder, arguments.users, arguments.seed, arguments.timeout)
     session = Session(config)
     start = pairs_of(session.store, session.version().graph)
-    follower = Follower(Session(config).journal)
+    follower = Follower(Session(config).log)
     history, plan = History(), _plan(arguments.requests, start, draw)
     server, second = Server(file, folder, "first"), Server(file, folder, "second")
     server.start()
@@ -118,7 +118,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> list[str]:
         for thread in (*clients, reader):
             thread.join()
         if server.process is not None and server.process.poll() is None and server.stop() != 0:
-            history.wrong("the service did not stop as it should")
+            history.add_violation("the service did not stop as it should")
         server.kill()
     seconds = time.monotonic() - began
     follower.look()
@@ -202,7 +202,7 @@ def _call(server: Server, method: str, path: str, history: History, json: Any = 
         history.count("calls without an answer")
         return None
     if answer.status_code == 500:
-        history.wrong(f"{method} {path.rpartition('/')[0]}: 500")
+        history.add_violation(f"{method} {path.rpartition('/')[0]}: 500")
     if answer.status_code >= 429:
         history.count(f"calls refused with {answer.status_code}")
         return None
@@ -215,9 +215,9 @@ def _post(server: Server, request_id: str, body: Body, history: History) -> requ
         return None
     history.count("posts answered")
     if answer.status_code == 202:
-        history.told(request_id, answer.json())
+        history.take_answer(request_id, answer.json())
     else:
-        history.wrong(f"{request_id}: its own content got {answer.status_code}")
+        history.add_violation(f"{request_id}: its own content got {answer.status_code}")
     return answer
 
 
@@ -227,9 +227,9 @@ def _conflict(server: Server, request_id: str, history: History) -> None:
     if answer is not None:
         history.count("conflicting posts answered")
         if answer.status_code == 202:
-            history.told(request_id, answer.json())
+            history.take_answer(request_id, answer.json())
             if answer.json()["phase"] == "accepted":
-                history.wrong(f"{request_id}: another content was acknowledged under its id")
+                history.add_violation(f"{request_id}: another content was acknowledged under its id")
 
 
 def _cancel(server: Server, request_id: str, history: History) -> None:
@@ -237,7 +237,7 @@ def _cancel(server: Server, request_id: str, history: History) -> None:
     if answer is not None and answer.status_code == 200:
         history.count("cancellations answered")
         history.cancelled.add(request_id)
-        history.told(request_id, answer.json())
+        history.take_answer(request_id, answer.json())
 
 
 def _look(server: Server, request_id: str, body: Body, history: History) -> None:
@@ -246,17 +246,17 @@ def _look(server: Server, request_id: str, body: Body, history: History) -> None
     if answer is None:
         return
     if answer.status_code != 200:
-        history.wrong(f"{request_id}: acknowledged, and status says {answer.status_code}")
+        history.add_violation(f"{request_id}: acknowledged, and status says {answer.status_code}")
         return
     state = answer.json()
-    history.told(request_id, state)
+    history.take_answer(request_id, state)
     for user in body.get("users", ()):
         if state["phase"] == "committed":
             served = _call(server, "GET", f"/v1/recommendations/{user}", history)
             if served is not None:
                 history.count("recommendations asked for a forgotten user")
                 if served.status_code == 200 and served.json()["version"] >= state["version"]:
-                    history.wrong(f"{request_id}: its user is served from version {served.json()['version']}")
+                    history.add_violation(f"{request_id}: its user is served from version {served.json()['version']}")
 
 
 def _reader(config: Config, history: History, follower: Follower, stop: threading.Event) -> None:
@@ -268,14 +268,14 @@ def _reader(config: Config, history: History, follower: Follower, stop: threadin
             version = session.version()
             for name, entry in version.files.items():
                 if session.store.sha256(session.store.read(name)) != entry.sha256:
-                    history.wrong(f"{name} of version {version.version} is not as committed")
+                    history.add_violation(f"{name} of version {version.version} is not as committed")
             pairs_of(session.store, version.graph)
             history.count("versions read whole")
         except (FileNotFoundError, AssertionError) as error:
             if session.version().version == version.version:
-                history.wrong(f"version {version.version} is not whole: {error}")
+                history.add_violation(f"version {version.version} is not whole: {error}")
         except InputError as error:
-            history.wrong(f"the log: {error}")
+            history.add_violation(f"the log: {error}")
 
 
 def _drain(session: Session, work: queue.Queue[tuple[str, Body]], history: History) -> None:
@@ -286,7 +286,7 @@ def _drain(session: Session, work: queue.Queue[tuple[str, Body]], history: Histo
         if not work.unfinished_tasks and not ledger.open and not ledger.unreported:
             return
         time.sleep(1.0)
-    history.wrong(f"not everything has an answer and its evidence {DRAIN_SECONDS:g} s after the last fault")
+    history.add_violation(f"not everything has an answer and its evidence {DRAIN_SECONDS:g} s after the last fault")
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------

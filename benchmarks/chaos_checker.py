@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..cluster.log.journal import Journal
+from ..cluster.log.log import Log
 from ..cluster.log.records import CANCELLED, COMMITTED, COMPLETED, Record
 from ..cluster.output.ledger import State, Ticket
 from ..cluster.output.manifest import manifest_of
@@ -41,12 +41,12 @@ class History:
         with self._lock:
             self.counts[what] += 1
 
-    def wrong(self, what: str) -> None:
+    def add_violation(self, what: str) -> None:
         """A violation."""
         with self._lock:
             self.violations.append(what)
 
-    def told(self, request_id: str, answer: Mapping[str, Any]) -> None:
+    def take_answer(self, request_id: str, answer: Mapping[str, Any]) -> None:
         """An answer with the request's state: acknowledged; where it is final, the same as before."""
         with self._lock:
             self.acknowledged.add(request_id)
@@ -60,8 +60,8 @@ class History:
 class Follower:
     """The records of a log as they come: those of files that a purge removes later too."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal, self._lock = journal, threading.Lock()
+    def __init__(self, log: Log) -> None:
+        self._log, self._lock = log, threading.Lock()
         self._records: dict[int, Record] = {}
 
     def look(self) -> None:
@@ -72,9 +72,9 @@ class Follower:
         """
         with self._lock:
             try:
-                found = self._journal.since(max(self._records, default=0))
+                found = self._log.since(max(self._records, default=0))
             except InputError:  # cut off behind the last look
-                found = self._journal.records()
+                found = self._log.records()
             self._records.update((record.number, record) for record in found)
 
     @property
@@ -136,21 +136,21 @@ def check(
             finals[record.body["request_id"]].append(record.kind)
     for request_id, kinds in finals.items():
         if len(kinds) > 1:
-            history.wrong(f"{request_id}: closed {len(kinds)} times: {kinds}")
+            history.add_violation(f"{request_id}: closed {len(kinds)} times: {kinds}")
     model = Model(start)
     for request_id, ticket in tickets.items():
         if not ticket.final:
-            history.wrong(f"{request_id}: {ticket.state.value} at the end")
+            history.add_violation(f"{request_id}: {ticket.state.value} at the end")
         if request_id not in history.bodies:
-            history.wrong(f"{request_id}: nobody asked for it")
+            history.add_violation(f"{request_id}: nobody asked for it")
         elif ticket.state in (State.COMMITTED, State.COMPLETED):
             model.forget(history.bodies[request_id])
     for request_id in sorted(history.acknowledged - tickets.keys()):
-        history.wrong(f"{request_id}: acknowledged, and the log does not know it")
+        history.add_violation(f"{request_id}: acknowledged, and the log does not know it")
     for request_id in sorted(history.cancelled):
         if request_id in tickets and tickets[request_id].state is not State.CANCELLED:
-            history.wrong(f"{request_id}: cancelled, and then {tickets[request_id].state.value}")
+            history.add_violation(f"{request_id}: cancelled, and then {tickets[request_id].state.value}")
     if came_back := end - model.pairs:
-        history.wrong(f"{len(came_back)} interactions are left that were forgotten")
+        history.add_violation(f"{len(came_back)} interactions are left that were forgotten")
     if lost := model.pairs - end:
-        history.wrong(f"{len(lost)} interactions are gone that nobody named")
+        history.add_violation(f"{len(lost)} interactions are gone that nobody named")

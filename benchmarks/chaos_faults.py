@@ -172,7 +172,7 @@ class Injector:
         while not self._stop.wait(self._draw.uniform(0.5, 1.5) * self._pause):
             _, name, fault = self._draw.choices(faults, weights)[0]
             try:
-                self._see_to_retrain()
+                self._check_retrain()
                 fault()
                 self.counts[name] += 1
                 if self.server.process is None or self.server.process.poll() is not None:
@@ -222,7 +222,7 @@ class Injector:
         if not self._retrain.runs:
             self._retrain.start()
 
-    def _see_to_retrain(self) -> None:
+    def _check_retrain(self) -> None:
         ended = self._retrain.ended()
         if ended is not None and ended[0] > 0:
             self.errors.append(f"retrain: exit code {ended[0]}: {ended[1]}")

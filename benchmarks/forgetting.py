@@ -21,6 +21,7 @@ from ..cluster import pipeline
 from ..cluster.config.schema import Config, parse_config
 from ..cluster.models.comparison import Probe, compare, copy_output, measure
 from ..cluster.models.held_out import held_out_pairs
+from ..cluster.output.ingests import lake_graph
 from ..cluster.output.session import Session
 from ..cluster.reporting.progress import open_progress
 from ..distributed.training.run import Probe as TrainProbe
@@ -113,7 +114,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> None:
         f"exchanged a layer). Recipe: backbone {recipe['backbone']}, train {recipe['train']}."
     )
     with session.workers() as group:
-        users, items, _ = held_out_pairs(session, session.lake_graph())
+        users, items, _ = held_out_pairs(session, lake_graph(session))
         watch = TrainProbe(arguments.probe_every, users, items, config.evaluate.k, config.evaluate.batch_users)
         trained = pipeline.train(config, progress=progress, probe=watch, group=group)
         say("## Training\n\n" + _curve(trained["curve"]))
@@ -190,7 +191,7 @@ def _request(
 
 
 def _probe(session: Session, file: Path, test: tuple[Any, Any]) -> Probe:
-    graph = session.lake_graph()
+    graph = lake_graph(session)
     table = pq.read_table(file)
     draw = np.random.default_rng(11)
     random = (draw.integers(graph.users, size=RANDOM_PAIRS), draw.integers(graph.items, size=RANDOM_PAIRS))

@@ -28,10 +28,10 @@ from ..distributed.encoder.pretrain import (
     POPULAR_SHARE,
     PretrainSettings,
     calibrate,
-    examples,
+    explains_unseen_nodes,
     fit,
+    make_examples,
     simulated_requests,
-    worth_it,
 )
 from ..distributed.graph.local_graph import LocalGraph
 from ..distributed.graph.removal import Removal, Simulated
@@ -84,7 +84,7 @@ class Recipe:
     pretrain: dict[str, Any]
     """What a fit to counterfactuals reads of it."""
     around: bool = False
-    """Whether the encoder is an `AroundEncoder` (`pretrain.goes_around`)."""
+    """Whether the encoder is an `AroundEncoder` (`pretrain.tries_around_encoder`)."""
 
 
 @dataclass
@@ -225,11 +225,13 @@ class Lab:
         ]
         shape = {"blocks": original.readout.shape[1] // size, "seed": self.seed}
         model = (original.graph, original.backbone, original.nodes)
-        data = examples(*model, targets)
+        data = make_examples(*model, targets)
         if recipe.around:
             both = AroundEncoder(**shape).to(self.device)
             fit(self._comm, both.rows, data, settings)
-            if worth_it(fit(self._comm, both.readouts, examples(*model, targets, of_readouts=True), settings)):
+            if explains_unseen_nodes(
+                fit(self._comm, both.readouts, make_examples(*model, targets, of_readouts=True), settings)
+            ):
                 return both
         encoder = InfluenceEncoder(**shape).to(self.device)
         fit(self._comm, encoder, data, settings)

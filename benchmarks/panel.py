@@ -156,7 +156,7 @@ class Seen:
         """[n, 9]: score, cosine, log degrees and lengths of both ends, products with the means of their neighbours."""
         graph, z = self.panel.graph, self.model.readout
         nodes, offset = NodeRows(self.model.e0, z, graph.neighbour_means(z), graph.degrees), graph.num_users
-        own, other = (nodes.at(x) for x in self.model.tensors((pairs[0], pairs[1] + offset)))
+        own, other = (nodes.select(x) for x in self.model.tensors((pairs[0], pairs[1] + offset)))
         score = (own.readout * other.readout).sum(1)
         lengths = [x.readout.norm(dim=1) for x in (own, other)]
         columns = [

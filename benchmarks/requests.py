@@ -260,7 +260,7 @@ def _size(config: Config) -> int:
 def _row(trial: Trial, load: Load, config: Config, before: int, fsyncs: float | str) -> dict[str, Any]:
     """A line of the table. before: bytes of the output before the load. fsyncs: of one request, or "" if not counted."""
     store = Store(config.output)
-    records = Session(config).journal.head() - 2 * trial.earlier
+    records = Session(config).log.head() - 2 * trial.earlier
     segments = len(store.list("log")) - -(-2 * trial.earlier // RECORDS_OF_A_SEGMENT)
     return {
         "face": trial.face,

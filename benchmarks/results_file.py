@@ -17,7 +17,7 @@ PACKAGES = ("torch", "ray", "dgl", "numpy", "pyarrow", "pymetis")
 
 def folder() -> Path:
     """Where results go by default: into the source tree, or the working directory where the package lies without it."""
-    source = wheel.source()
+    source = wheel.source_folder()
     return source / "benchmarks" / "results" if source is not None else Path("benchmark-results")
 
 

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from ..cluster.config.schema import Section, parse_config
 from ..cluster.reporting.progress import open_progress
-from ..distributed.encoder.pretrain import goes_around
+from ..distributed.encoder.pretrain import tries_around_encoder
 from ..distributed.measures import scores as measures
 from ..distributed.training.run import make_backbone
 from ..partitioning.errors import InputError
@@ -169,7 +169,7 @@ def recipe_of(epochs: int, overrides: dict[str, Any]) -> Recipe:
         epochs = config.train.epochs
     pretrain = config.pretrain.model_dump(include=FITTED)
     backbone = config.backbone.model_dump()
-    around = goes_around(config.influence.around, make_backbone(backbone, 0))
+    around = tries_around_encoder(config.influence.around, make_backbone(backbone, 0))
     return Recipe(backbone, train, epochs, pretrain, around)
 
 

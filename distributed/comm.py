@@ -1,12 +1,13 @@
-"""All talk between ranks: the one module that imports torch.distributed.
+"""All communication between ranks. This is the only module that imports torch.distributed.
 
-Two process groups of the same ranks: one for rows of tables (halo exchange, lookups), one for DDP's gradients, so that
-their collectives cannot be taken for one another. A world of one rank needs no group and sends nothing.
+There are two process groups of the same ranks: one for rows of tables (halo exchange, lookups) and one for the
+gradients of DDP. So a collective of one cannot be matched with a collective of the other. A world of one rank needs no
+group and sends nothing.
 
-A failed collective ends the groups for good. gloo cannot be interrupted, and waits out its time-out when a peer hangs; so
-ranks wait in slices, between which they look for an `abort` and for failures that others have reported to the store, and
-`CollectiveError` names the ranks that were not heard from. `exchange` cannot be sliced: it ends when the peer hangs up or at
-the time-out.
+After a failed collective the groups are not used again. A wait in gloo cannot be interrupted, and lasts until its
+time-out if a peer hangs. Therefore a rank waits in short slices. After each it looks for an `abort`, and for failures
+that other ranks have reported to the store. `CollectiveError` names the ranks that were not heard from. Only `exchange`
+does not wait in slices: it ends when the peer closes its connection, or at the time-out.
 
 Shape legend: S = rows sent, R = rows received, K = ranks, D = columns.
 """
@@ -32,7 +33,7 @@ Store = dist.TCPStore
 
 
 class CollectiveError(RuntimeError):
-    """A collective failed. `missing` are the ranks that did not report: dead, frozen, or cut off."""
+    """A collective failed. `missing` are the ranks that reported nothing: they are dead, frozen, or cut off."""
 
     def __init__(self, text: str, missing: list[int]) -> None:
         super().__init__(text, missing)
@@ -44,21 +45,25 @@ class CollectiveError(RuntimeError):
 
 
 def open_store(host: str, size: int, timeout_seconds: float) -> Store:
-    """Rank 0's side of the meeting point, bound to a free port (`.port`) before anybody is told of it."""
+    """Open the store at which the ranks meet, on rank 0. It is bound to a free port, `.port`, when this returns."""
     return dist.TCPStore(
         host, 0, size, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_seconds)
     )
 
 
 def reach_store(host: str, port: int, size: int, timeout_seconds: float) -> Store:
-    """The other ranks' side."""
+    """Connect to the store that rank 0 opened, on the other ranks."""
     return dist.TCPStore(
         host, port, size, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_seconds)
     )
 
 
 class Comm:
-    """The ranks of one generation, and the collectives on them. Every method is called by all ranks, except `exchange`."""
+    """The ranks of one generation, and the collectives on them.
+
+    All ranks must call a collective, in the same order; only `exchange` and `sparse_all_to_all` are called by some.
+    Each raises CollectiveError if other ranks do not take part.
+    """
 
     def __init__(
         self,
@@ -79,7 +84,7 @@ class Comm:
         """Rows that left this rank in `all_to_all`, by purpose."""
         self._store: Any = store
         self._timeout = timeout_seconds
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._closed = False
         self._rows: Any = None
         self._dense: Any = None
@@ -110,14 +115,14 @@ class Comm:
         return received
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """The sum of x over the ranks, in place."""
+        """Replace x by its sum over the ranks, in place, and return it."""
         if self.size > 1:
             with self._watched("all-reduce"):
                 self._wait(dist.all_reduce(x, group=self._rows, async_op=True))
         return x
 
     def all_gather(self, x: Tensor) -> list[Tensor]:
-        """x of every rank, in order of rank; the first dimension may differ between ranks."""
+        """Return x of every rank, in order of rank. The first dimension may differ between ranks."""
         if self.size == 1:
             return [x]
         with self._watched("all-gather"):
@@ -133,7 +138,7 @@ class Comm:
         return [part[:n] for part, n in zip(parts, counts, strict=True)]
 
     def exchange(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor]) -> None:
-        """Send each tensor to its rank and fill the tensors of `incoming` from theirs: only these ranks take part."""
+        """Send outgoing[k] to rank k and fill incoming[k] with what rank k sends. Only these ranks take part."""
         operations = [dist.P2POp(dist.isend, x.contiguous(), k, self._rows) for k, x in sorted(outgoing.items())]
         operations += [dist.P2POp(dist.irecv, x, k, self._rows) for k, x in sorted(incoming.items())]
         if operations:
@@ -141,10 +146,10 @@ class Comm:
                 for work in dist.batch_isend_irecv(operations):
                     work.wait()
 
-    def some_to_some(
+    def sparse_all_to_all(
         self, rows: Tensor, send_counts: Sequence[int], recv_counts: Sequence[int], purpose: str
     ) -> Tensor:
-        """`all_to_all` that only ranks with rows to send or to receive take part in."""
+        """As `all_to_all`, but only the ranks that have rows to send or to receive take part."""
         self.rows_sent[purpose] = self.rows_sent.get(purpose, 0) + sum(send_counts) - send_counts[self.rank]
         received = [rows.new_empty((n, *rows.shape[1:])) for n in recv_counts]
         received[self.rank] = rows.split(list(send_counts))[self.rank]
@@ -153,7 +158,8 @@ class Comm:
         return torch.cat(received)
 
     def replicate(self, module: nn.Module) -> nn.Module:
-        """The module under DDP: every rank has the same weights, its gradients are AVERAGED over the ranks."""
+        """Wrap a module in DDP: all ranks have the same weights, and gradients are AVERAGED over the ranks, not
+        summed."""
         if self.size == 1:
             return module
         with self._watched("DDP set-up"):
@@ -161,23 +167,25 @@ class Comm:
 
     @contextlib.contextmanager
     def dense_step(self) -> Iterator[None]:
-        """Around a backward pass through a module of `replicate`: its collectives fail like ours."""
+        """A context for the backward pass through a module of `replicate`. A failed collective of DDP in it raises
+        CollectiveError, as ours do."""
         with self._watched("all-reduce of dense gradients"):
             yield
 
     @property
-    def over(self) -> bool:
+    def ended(self) -> bool:
         """Whether the groups have ended: by a failure, `abort` or `close`."""
-        return self._over.is_set()
+        return self._ended.is_set()
 
     def abort(self) -> None:
-        """End the groups, from any thread: a collective that waits in this process fails within a quarter of a second."""
-        self._over.set()
+        """End the groups. May be called from any thread. A collective that waits in this process fails within 0.25
+        s."""
+        self._ended.set()
 
     def close(self) -> None:
         """Leave the groups. Must run on the thread that runs the collectives."""
         if self.size > 1 and not self._closed:
-            self._over.set()
+            self._ended.set()
             self._closed = True
             groups = [self._rows, self._dense, dist.group.WORLD]
             self._rows = self._dense = None
@@ -203,14 +211,14 @@ class Comm:
                 # It failed, or was done just after that wait had ended.
                 work.wait()
                 return
-            if self._over.is_set():
+            if self._ended.is_set():
                 raise RuntimeError("told to stop")
             if failed := [k for k in range(self.size) if k != self.rank and self._store.check([f"failed/{k}"])]:
                 raise RuntimeError(f"rank {failed[0]} reported a failure")
 
     @contextlib.contextmanager
     def _watched(self, what: str) -> Iterator[None]:
-        if self._over.is_set():
+        if self._ended.is_set():
             raise CollectiveError(f"{what} on rank {self.rank}: the group is over", [])
         try:
             yield
@@ -224,7 +232,8 @@ class Comm:
             raise CollectiveError(f"{what} failed on rank {self.rank}{who} ({reason})", missing) from error
 
     def _roll_call(self) -> list[int]:
-        """Report this rank's failure, and see which others have not reported theirs within a second."""
+        """Report the failure of this rank to the store. Returns the ranks that have not reported theirs within a
+        second."""
         others = [k for k in range(self.size) if k != self.rank]
         deadline = time.monotonic() + _ROLL_CALL_SECONDS
         with contextlib.suppress(Exception):
@@ -236,7 +245,7 @@ class Comm:
 
 
 def check_exchange(comm: Comm) -> None:
-    """What `doctor` runs on two processes: rows go both ways and come back right.
+    """Check that an all-to-all delivers the right rows. The command `doctor` runs this on two processes.
 
     Raises:
         RuntimeError: they do not.

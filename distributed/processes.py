@@ -1,4 +1,4 @@
-"""Plain processes as ranks, without Ray: for tests, `doctor`, and machines that have torch only."""
+"""Ranks as plain processes, without Ray: for tests, for `doctor`, and for machines that have torch only."""
 
 import multiprocessing
 import os
@@ -17,12 +17,13 @@ from .comm import Comm, open_store, reach_store
 def run_processes(
     size: int, function: Callable[..., Any], *args: Any, timeout_seconds: float = 60.0, threads: int = 1
 ) -> list[Any]:
-    """function(comm, *args) on `size` new processes that form one world; returns their results in order of rank.
+    """Run function(comm, *args) on `size` new processes that form one world. Returns the results in order of rank.
 
-    Everything must pickle. On CUDA machines with enough devices rank k takes device k, else all use the CPU.
+    Function, arguments and results must pickle. If there are as many CUDA devices as ranks, rank k uses device k;
+    otherwise all use the CPU.
 
     Raises:
-        RuntimeError: a rank raised or died; holds its traceback.
+        RuntimeError: a rank raised or died. The message holds its traceback.
     """
     context = multiprocessing.get_context("spawn")
     results: Any = context.Queue()
@@ -64,8 +65,8 @@ class _World:
 
 
 def _rank_main(rank: int, world: _World, ports: Any, results: Any) -> None:
-    """Run rank `rank` of the world in this process. The port of the store goes from rank 0 to the others through `ports`;
-    (rank, whether it ended well, the pickled result or the traceback) comes back through `results`."""
+    """Run rank `rank` of the world in this process. The port of the store goes from rank 0 to the others through
+    `ports`; (rank, whether it ended well, the pickled result or the traceback) comes back through `results`."""
     size, timeout_seconds = world.size, world.timeout_seconds
     torch.set_num_threads(world.threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(world.threads))
@@ -81,7 +82,7 @@ def _rank_main(rank: int, world: _World, ports: Any, results: Any) -> None:
                 store = reach_store("127.0.0.1", ports.get(timeout=timeout_seconds), size, timeout_seconds)
         comm = Comm(rank, size, store, timeout_seconds, device)
         value = world.function(comm, *world.args)
-        if not comm.over:
+        if not comm.ended:
             comm.all_reduce(torch.zeros(1, device=device))  # nobody leaves while another still works
         comm.close()
         # As bytes: torch would share a tensor's memory, which ends with this process.

@@ -34,7 +34,7 @@ class Failpoint:
     nth: int
     file: str
 
-    def meet(self, name: str, moment: str) -> None:
+    def trigger(self, name: str, moment: str) -> None:
         """Raises OSError, or does not return."""
         if moment != self.moment or not fnmatchcase(name, self.pattern):
             return
@@ -56,7 +56,7 @@ class Failpoint:
         return True
 
 
-def parse(text: str) -> list[Failpoint]:
+def parse_failpoints(text: str) -> list[Failpoint]:
     """The failpoints of the environment variable."""
     found = []
     for part in filter(None, text.split(";")):
@@ -89,10 +89,10 @@ class FailingFiles:
 
     def _around(self, path: str, act: Any, *arguments: Any) -> None:
         for point in _points():
-            point.meet(path, "before")
+            point.trigger(path, "before")
         act(*arguments)
         for point in _points():
-            point.meet(path, "after")
+            point.trigger(path, "after")
 
 
 _parsed: list[Failpoint] | None = None
@@ -102,5 +102,5 @@ def _points() -> list[Failpoint]:
     """Of this process: stores come and go, the count of writes stays."""
     global _parsed
     if _parsed is None:
-        _parsed = parse(os.environ[ENVIRONMENT])
+        _parsed = parse_failpoints(os.environ[ENVIRONMENT])
     return _parsed

@@ -1,4 +1,8 @@
-"""The interaction graph in memory: sorted external ids, and the distinct pairs with their events.
+"""The interaction graph in memory: sorted external ids, and the interactions with their events.
+
+Three words are kept apart everywhere. An event is one row of the table. An interaction is what a user did with an item: one
+edge of the graph, which has one or more events. A pair is any user with any item, given as two arrays of dense ids; it need
+not be an interaction.
 
 Reading is streamed. Memory grows with the ids and the distinct pairs, not with the rows of the table, unless it has times:
 they cost 16 bytes an event, and 40 while they are sorted.
@@ -35,7 +39,7 @@ class InteractionGraph:
     """A bipartite graph of users and items.
 
     Shapes: user_ids [U], item_ids [I]: pyarrow arrays of int64 or string, ascending; the position is the dense id.
-    users, items, counts: int32 [E], distinct pairs of dense ids sorted by (user, item), and the events of each.
+    users, items, counts: int32 [E], the interactions by dense id, sorted by (user, item), and the number of events of each.
     """
 
     user_ids: pa.Array

@@ -21,6 +21,7 @@ FORMAT, FORMAT_WITH_TIMES = 1, 2
 """Of a file: the second has times of events, which a reader of the first would lose."""
 
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""(users [n], items [n]) by global dense id. A pair need not be an interaction; see `graph` for the words."""
 
 _ARRAYS = (
     "user_ids",

@@ -191,12 +191,19 @@ def split_uri(uri: str) -> tuple[str, str]:
     raise InputError(f"{uri}: unknown location. Write a local path, file:///path or s3://bucket/prefix")
 
 
-def place_of(uri: str) -> str:
-    """One text for each place, however it is written: s3://bucket/key, or the real path.
+def canonical_uri(uri: str) -> str:
+    """One text for each place, however it is written: s3://bucket/key, or the real path. Of a table that is named with its
+    format (delta://PLACE) the place; a table of a catalog (iceberg://CATALOG/NAMESPACE.TABLE) stays as it is.
 
     Raises:
         InputError: as `split_uri`.
     """
+    for prefix in ("delta://", "iceberg://"):
+        if uri.startswith(prefix):
+            place = uri.removeprefix(prefix).partition("?")[0]
+            if prefix == "iceberg://" and "://" not in place and not place.startswith(("/", ".", "~")):
+                return uri
+            return canonical_uri(place)
     scheme, path = split_uri(uri)
     return f"s3://{path}" if scheme == "s3" else os.path.realpath(path)
 

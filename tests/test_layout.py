@@ -78,7 +78,7 @@ def imports() -> dict[tuple[str, ...], set[tuple[str, ...]]]:
         for name in used_names(path):
             parts = tuple(name.split(".")[1:]) if name.startswith("unlearnrec.") else ()
             # A module itself, one of its names, or one of the names of a folder's __init__.py.
-            targets |= {m for m in (parts, parts[:-1], (*parts[:-1], "__init__")) if m in known}
+            targets |= set([m for m in (parts, parts[:-1], (*parts[:-1], "__init__")) if m in known][:1])
     return found
 
 

@@ -1,7 +1,7 @@
-"""The Ray actor of one partition. It hosts one object, keeps its calls in order, and stops it when the driver says so.
+"""The Ray actor of one partition. It hosts one object, runs its calls in order, and stops it when the driver says so.
 
-Two concurrency groups: SPMD methods run on the default group's single thread, one after the other; the `control`
-methods have threads of their own, so that they pass a call that is blocked in a collective.
+There are two concurrency groups. SPMD methods run one after the other on the only thread of the default group. The
+`control` methods have threads of their own, so that they run even while an SPMD method is blocked in a collective.
 """
 
 from __future__ import annotations
@@ -40,19 +40,20 @@ class PartitionHost(Protocol):
         """Make the process groups of `generation`; collectives fail after `timeout_seconds`."""
 
     def abort(self) -> None:
-        """Destroy the process groups, if any, at once: blocked collectives end here and fail on the peers. From any
-        thread."""
+        """Destroy the process groups at once, if there are any. Blocked collectives then end here, and fail on the
+        other ranks. May be called from any thread."""
 
     def progress(self) -> dict[str, Any]:
-        """Where the host is (phase, step, loss, ...). Cheap, from any thread."""
+        """What the host is doing: phase, step, loss and so on. Must be cheap. May be called from any thread."""
 
 
 Factory = Callable[[int, int], PartitionHost]
-"""factory(partition, num_partitions) -> host; picklable."""
+"""factory(partition, num_partitions) makes the host of a partition. Must pickle."""
 
 
 def default_factory(partition: int, num_partitions: int) -> PartitionHost:
-    """The package's own host. Imported here because the driver does not need torch."""
+    """Make a `Partition`, the package's own host. It is imported here, in the worker, because the driver needs no
+    torch."""
     from ..distributed.partition.partition import Partition
 
     return Partition(partition, num_partitions)
@@ -68,7 +69,7 @@ class Identity:
 
 
 class ShardWorker:
-    """One worker. `WorkerGroup` makes it an actor; as a plain object it is testable without Ray."""
+    """One worker. `WorkerGroup` makes an actor of it. As a plain object it can be tested without Ray."""
 
     def __init__(self, partition: int, num_partitions: int, factory: Factory) -> None:
         self._partition = partition
@@ -90,7 +91,8 @@ class ShardWorker:
 
     @ray.method(concurrency_group=CONTROL)
     def progress(self) -> dict[str, Any]:
-        """The host's progress; {} before there is a host. An error in it must end no run."""
+        """The progress that the host reports; {} before there is a host. If reporting fails, the answer is {"error":
+        text}: that must not end a run."""
         try:
             return self._host.progress() if self._host is not None else {}
         except Exception as error:
@@ -108,11 +110,12 @@ class ShardWorker:
     # ---- formation and SPMD calls: the default group's one thread -----------------------------------------------
 
     def prepare(self) -> Outcome:
-        """Make the host, once. Not in __init__: an exception there ends an actor for good."""
+        """Make the host, unless there is one. This is not done in __init__, where an exception would end the actor for
+        good."""
         return self._guarded(self._make_host, generation=None)
 
     def open_store(self) -> Outcome:
-        """Rank 0: (address, port) of a new store, bound before anybody is told of it."""
+        """Open a new store, on rank 0 only. The value is its (address, port), which is bound when this returns."""
         return self._guarded(lambda: self._the_host().open_store(ray.util.get_node_ip_address()), generation=None)
 
     def join(self, address: str, port: int, generation: int, timeout_seconds: float) -> Outcome:
@@ -130,7 +133,10 @@ class ShardWorker:
         return self._guarded(join, generation)
 
     def call(self, generation: int, sequence: int, call: Call[Any]) -> Outcome:
-        """Run a method of the host. The same (generation, sequence) again returns the last outcome and runs nothing."""
+        """Run a method of the host. A repeated call, with the (generation, sequence) of the last one, returns the last
+        outcome and runs nothing.
+
+        A call of another generation, or one that comes after a later one, has a cause of the kind STALE."""
         if self._last is not None and self._last[0] == (generation, sequence):
             return self._last[1]
 
@@ -158,13 +164,13 @@ class ShardWorker:
         return self._host
 
     def _guarded(self, action: Callable[[], Any], generation: int | None) -> Outcome:
-        """The outcome of `action`. On an error the process groups go at once, so that peers that wait for us fail in
-        milliseconds instead of at the time-out."""
+        """Run `action` and return its outcome. After an error the process groups are destroyed at once, so that ranks
+        that wait for this one fail within milliseconds and not at the time-out."""
         try:
             return Outcome(value=action())
         except Exception as error:
             aborted = generation is not None and self._aborted >= generation
-            cause = describe(error, aborted)
+            cause = cause_of(error, aborted)
             # A stale call says nothing about the generation that runs now. In other cases the first error is the one to
             # report, so a second one out of abort() is dropped.
             if self._host is not None and cause.kind is not Kind.STALE:
@@ -173,8 +179,8 @@ class ShardWorker:
             return Outcome(cause=cause)
 
 
-def describe(error: Exception, aborted: bool) -> Cause:
-    """The Cause for an exception in the host; it always pickles, even where the exception does not."""
+def cause_of(error: Exception, aborted: bool) -> Cause:
+    """The Cause for an exception in the host. It always pickles, even if the exception does not."""
     missing = getattr(error, "missing", None)
     trace = "".join(traceback.format_exception(error))
     try:

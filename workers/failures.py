@@ -1,4 +1,4 @@
-"""What went wrong on which worker, and what to do about it: plain data and pure functions, tested without Ray.
+"""What went wrong on which worker, and what to do about it. Plain data and pure functions, so tests need no Ray.
 
 Ranks and partitions are the same numbers: worker k hosts partition k and is rank k of its process groups.
 """
@@ -16,7 +16,7 @@ TIMEOUT_SETTING = "cluster.collective_timeout_seconds"
 
 
 class StaleGeneration(RuntimeError):
-    """A call named a generation (or a sequence number) that the worker has left, or never took part in."""
+    """A call named a generation or a sequence number that the worker has left behind, or never took part in."""
 
 
 class Kind(Enum):
@@ -53,7 +53,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a worker returns for a call: a value, or the cause why there is none. Errors travel as data."""
+    """What a worker returns for a call: its value, or the cause of its failure. Errors travel as data."""
 
     value: Any = None
     cause: Cause | None = None
@@ -78,7 +78,7 @@ class WorkerFailure(RuntimeError):
 
 
 def classify(error: BaseException, aborted: bool) -> Kind:
-    """Kind of an exception that a host raised; `aborted`: the driver had already told this worker to stop.
+    """The kind of an exception that a host raised. `aborted`: whether the driver had already told this worker to stop.
 
     A failed collective is recognised by its list `missing` of ranks, so that this module needs no torch.
     """
@@ -96,10 +96,11 @@ def classify(error: BaseException, aborted: bool) -> Kind:
 
 
 def worker_failure(method: str, causes: Mapping[int, Cause], timeout_seconds: float) -> WorkerFailure:
-    """The WorkerFailure for a failed call of `method`: who is dead, who is missing, and a message that says what to do.
+    """The WorkerFailure for a failed call of `method`: which workers are dead, which are missing, and what the user can
+    do.
 
-    A rank counts as missing when it does not answer, or when another rank named it and it has no cause of its own that
-    explains more (an aborted rank has none).
+    A rank counts as missing if it does not answer. It also counts as missing if another rank waited for it in vain and
+    it reported no cause of its own that explains this.
     """
     dead = sorted(k for k, c in causes.items() if c.kind in (Kind.DIED, Kind.STALE))
     silent = {k for k, c in causes.items() if c.kind is Kind.UNRESPONSIVE}
@@ -139,7 +140,7 @@ class GiveUp:
 
 @dataclass(frozen=True)
 class RaiseInput:
-    """The user's mistake: raise the host's InputError unchanged."""
+    """Raise the host's InputError unchanged, since the user made a mistake that another attempt would meet again."""
 
     error: InputError
 
@@ -148,7 +149,7 @@ Decision = Retry | GiveUp | RaiseInput
 
 
 def input_error(causes: Mapping[int, Cause]) -> InputError | None:
-    """The InputError of the lowest partition that raised one."""
+    """The InputError of the lowest partition that raised one; None if no partition did."""
     for _, cause in sorted(causes.items()):
         if cause.kind is Kind.INPUT:
             return cause.exception if isinstance(cause.exception, InputError) else InputError(cause.text)
@@ -156,10 +157,10 @@ def input_error(causes: Mapping[int, Cause]) -> InputError | None:
 
 
 def decide(causes: Mapping[int, Cause], rebuilds: int, max_rebuilds: int) -> Decision:
-    """What to do after a failed call, `rebuilds` rebuilds into a limit of `max_rebuilds`.
+    """What to do after a failed call, when `rebuilds` of at most `max_rebuilds` rebuilds have been made.
 
-    A lost worker outweighs the errors of the others, which are mostly its echo; without a lost worker an ordinary
-    exception is a defect that the same data would meet again.
+    If a worker was lost, the errors of the others are not counted: they are mostly its consequence. If none was lost,
+    an ordinary exception is a defect, and the same data would raise it again.
     """
     if error := input_error(causes):
         return RaiseInput(error)
@@ -173,7 +174,7 @@ def decide(causes: Mapping[int, Cause], rebuilds: int, max_rebuilds: int) -> Dec
 
 
 def raise_failure(failure: WorkerFailure) -> NoReturn:
-    """Raise the user's own mistake where there is one, the failure otherwise.
+    """Raise the InputError of a host if there is one, and the failure otherwise.
 
     Raises:
         InputError: a host raised it; the same object (or its text, where it could not be pickled).

@@ -1,4 +1,8 @@
-"""The driver's side of the workers: start them, form a generation, call all of them, notice failures, rebuild."""
+"""The driver's side of the workers: it starts them, forms generations, calls methods on all of them, notices failures
+and replaces workers.
+
+A generation is one set of process groups in which every worker takes part. After any failure it is over, and the next
+one is formed before the next call (docs/recovery.md)."""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ from .failures import (
     raise_failure,
     worker_failure,
 )
-from .placement import WorkerSettings, connect, place
+from .placement import WorkerSettings, connect_to_ray, make_placement_group
 
 POLL_SECONDS = 0.5
 PING_SECONDS = 3.0  # a control method answers in a millisecond; this is for a machine under load
@@ -40,7 +44,8 @@ log = logging.getLogger(__name__)
 
 
 class WorkerGroup:
-    """All workers of a run. `start`, `form`, then `call` or `run`; `shutdown` (or leaving the `with` block) ends it.
+    """All workers of a run. Use `start` and `form`, then `call` or `run`. `shutdown`, or leaving the `with` block, ends
+    them.
 
     Not thread-safe: one thread drives it. Arrays in results are read-only views of Ray's shared memory.
     """
@@ -71,9 +76,9 @@ class WorkerGroup:
         Raises:
             InputError: the cluster cannot hold so many workers (at once), or is occupied (after a grace period).
         """
-        owns_ray = connect(address)
+        owns_ray = connect_to_ray(address)
         try:
-            placement = place(settings)
+            placement = make_placement_group(settings)
         except BaseException:
             if owns_ray:
                 ray.shutdown()
@@ -108,18 +113,18 @@ class WorkerGroup:
 
     @property
     def generation(self) -> int:
-        """Number of the last generation formed or tried; 0 before the first."""
+        """Number of the last generation that was formed or tried; 0 before the first."""
         return self._generation
 
     @property
     def formed(self) -> bool:
-        """Whether the workers share a working generation: false before `form` and after any failure."""
+        """Whether the workers share a working generation. False before `form` and after any failure."""
         return self._formed
 
     # ---- formation ----------------------------------------------------------------------------------------------
 
     def form(self) -> None:
-        """Form the next generation: every worker has its host and joins new process groups.
+        """Form the next generation: every worker makes its host, if it has none, and joins new process groups.
 
         Raises:
             WorkerFailure: a worker did not come up, or the ranks did not find each other in time.
@@ -130,6 +135,8 @@ class WorkerGroup:
         everyone = range(self.num_partitions)
         for k, identity in self._await_workers(time.monotonic() + RESTART_SECONDS).items():
             self._incarnations[k] = identity.incarnation
+        # Each step waits for all workers before the next begins: a host must exist before it opens a store, and the store
+        # must be bound before the others look for it.
         self._collect("prepare", {k: self._actors[k].prepare.remote() for k in everyone}, RESTART_SECONDS)
         store = self._collect("open_store", {0: self._actors[0].open_store.remote()}, self._timeout)[0]
         join = {k: self._actors[k].join.remote(*store, self._generation, self._timeout) for k in everyone}
@@ -158,7 +165,11 @@ class WorkerGroup:
         self.form()
 
     def _await_workers(self, deadline: float) -> dict[int, Identity]:
-        """Ping until every worker has answered. A call to an actor that is about to restart may fail: ask again."""
+        """Ping all workers until each has answered, and return their identities by partition. A ping of an actor that
+        is about to restart may fail, and is then repeated.
+
+        Raises:
+            WorkerFailure: a worker has not answered before `deadline` (time.monotonic)."""
         identities: dict[int, Identity] = {}
         pings = {k: actor.ping.remote() for k, actor in enumerate(self._actors)}
         while pings:
@@ -186,10 +197,9 @@ class WorkerGroup:
     ) -> list[R]:
         """Do `call` on all workers (or on `partitions`) at once; the results are in the order of the partitions given.
 
-        About every half second the workers' progress goes to `on_progress`, one dict per partition, last known value. It may
-        raise, which ends the call.
-        There is no time-out for the whole call: a worker fails when its process ends, when a collective times out, or
-        when its control methods stay silent for as long as a collective may.
+        About every half second `on_progress` is called with the last known progress of the workers, one dict per
+        partition. If it raises, the call ends. There is no time-out for the whole call. A worker fails if its process
+        ends, if a collective times out, or if its control methods do not answer for as long as a collective may take.
 
         Raises:
             InputError: a host raised it.
@@ -214,9 +224,10 @@ class WorkerGroup:
         partitions: Sequence[int] | None = None,
         on_progress: Progress | None = None,
     ) -> list[R]:
-        """`call`, and after a failure that another attempt can mend: rebuild, `restore()`, call again.
+        """Do `call`. After a failure that another attempt can mend, rebuild, run `restore` and call again.
 
-        `restore` loads committed state into all workers; it also runs first when no generation is formed yet.
+        `restore` loads committed state into all workers. It also runs before the first call if no generation is formed
+        yet.
 
         Raises:
             InputError: a host raised it; nothing is rebuilt.
@@ -248,7 +259,10 @@ class WorkerGroup:
         on_progress: Progress | None = None,
         request: tuple[Any, ...] | None = None,
     ) -> list[Any]:
-        """Wait for the outcomes; on the first failure stop the others, find out who is missing, and raise."""
+        """Wait for the outcomes of `refs` and return their values. After the first failure stop the other workers, find
+        out which are missing, and raise.
+
+        `request`: the arguments of the call, with which it may be sent again if only the connection was lost."""
         started = time.monotonic()
         pulse = Pulse(self._actors, list(refs))
         pending, outcomes = dict(refs), dict[int, Outcome]()
@@ -260,7 +274,7 @@ class WorkerGroup:
             silent = pulse.poll(pending, self._timeout)
             if on_progress is not None:
                 try:
-                    on_progress(pulse.last)
+                    on_progress(pulse.last_progress)
                 except BaseException:  # whoever asked has given the call up: the workers are free after a rebuild
                     self._formed = False
                     self._abort(range(self.num_partitions))
@@ -271,6 +285,8 @@ class WorkerGroup:
         else:
             return [outcomes[k].value for k in refs]
 
+        # One worker failed, so the generation is over for all. Those that wait for it in a collective end as soon as they
+        # hear of it. A ping that is sent now tells later which of the others are alive and only busy.
         self._formed = False
         self._abort(range(self.num_partitions))
         pings = {k: self._actors[k].ping.remote() for k in pending}
@@ -282,9 +298,9 @@ class WorkerGroup:
         causes = {k: outcome.cause for k, outcome in outcomes.items() if outcome.cause}
         for k in pending:
             if k in answering:
-                causes[k] = Cause(Kind.ABORTED, f"still in {pulse.of(k)} when it was told to stop")
+                causes[k] = Cause(Kind.ABORTED, f"still in {pulse.progress_of(k)} when it was told to stop")
             else:
-                text = f"does not answer its control calls (frozen process or machine?); last seen in {pulse.of(k)}"
+                text = f"does not answer its control calls (frozen process or machine?); last seen in {pulse.progress_of(k)}"
                 causes[k] = Cause(Kind.UNRESPONSIVE, text)
         self._unfinished.update(pending)
         if all(cause.kind is Kind.ABORTED for cause in causes.values()):
@@ -296,7 +312,7 @@ class WorkerGroup:
     def _take(
         self, pending: dict[int, Any], ready: list[Any], outcomes: dict[int, Outcome], request: tuple[Any, ...] | None
     ) -> None:
-        """Move finished calls from `pending` to `outcomes`."""
+        """Move the finished calls, which are among `ready`, from `pending` to `outcomes`."""
         for k in [k for k, ref in pending.items() if ref in ready]:
             try:
                 outcomes[k] = ray.get(pending.pop(k))
@@ -319,7 +335,8 @@ class WorkerGroup:
         return identity.incarnation == self._incarnations.get(k)
 
     def _abort(self, partitions: Iterable[int]) -> None:
-        """Tell workers that the generation is over; not waited for, and a dead worker's error is nobody's."""
+        """Tell workers that the generation is over. Their answers are not waited for, and errors of dead workers are
+        ignored."""
         for k in partitions:
             self._actors[k].abort.remote(self._generation)
 
@@ -332,7 +349,8 @@ class WorkerGroup:
         return {k for k, ref in pings.items() if ref in ready}
 
     def shutdown(self) -> None:
-        """End the workers and free their place; disconnect from Ray only if `start` connected. May be called twice."""
+        """End the workers and free their resources. Disconnect from Ray only if `start` connected. May be called
+        twice."""
         if not ray.is_initialized():
             return
         for actor in self._actors:
@@ -344,7 +362,8 @@ class WorkerGroup:
 
 
 class Pulse:
-    """Progress of the workers in a call, which is also the proof that they live. One question each is under way."""
+    """Asks the workers of a call for their progress, which also shows that they are alive. Each worker has at most one
+    unanswered question."""
 
     def __init__(self, actors: Sequence[Any], partitions: list[int]) -> None:
         self._actors = actors
@@ -353,16 +372,17 @@ class Pulse:
         self._last: dict[int, dict[str, Any]] = {k: {} for k in partitions}
 
     @property
-    def last(self) -> list[dict[str, Any]]:
+    def last_progress(self) -> list[dict[str, Any]]:
         """The last known progress, one dict per partition."""
         return [self._last[k] for k in self._partitions]
 
-    def of(self, k: int) -> dict[str, Any]:
+    def progress_of(self, k: int) -> dict[str, Any]:
         """The last known progress of partition k."""
         return self._last[k]
 
     def poll(self, pending: Iterable[int], limit_seconds: float) -> list[int]:
-        """Take the answers, ask again; returns the workers that have been silent for longer than `limit_seconds`."""
+        """Take the answers that have come, and ask again. Returns the partitions whose question has been unanswered for
+        longer than `limit_seconds`."""
         now = time.monotonic()
         for k, (ref, _) in list(self._asked.items()):
             if ray.wait([ref], timeout=0)[0]:
@@ -378,5 +398,5 @@ class Pulse:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a message: Ray's go on for many."""
+    """The first line of an error's message, at most 200 characters. Messages of Ray have many lines."""
     return str(error).strip().splitlines()[0][:200]

@@ -1,9 +1,10 @@
-"""Where the workers run: the connection to Ray, the check that they fit, and their placement group."""
+"""Where the workers run: the connection to Ray, the check that the workers fit, and their placement group."""
 
 from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,14 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from ..partitioning.errors import InputError
 
+REACH_SECONDS = 5.0
 FREE_GRACE_SECONDS = 20.0  # an earlier run on the same cluster may need this long to let go of its CPUs
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What the workers are: the settings of the section `cluster` that each of them, or all of them, are started with."""
+    """What the workers are: the settings of the section `cluster` that each of them, or all of them, are started
+    with."""
 
     num_partitions: int
     """One worker each."""
@@ -46,11 +49,11 @@ class WorkerSettings:
         return variables
 
 
-def connect(address: str | None) -> bool:
-    """Connect to Ray unless this process already is; True if it was us, who then must also disconnect.
+def connect_to_ray(address: str | None) -> bool:
+    """Connect to Ray, unless this process is connected. Returns whether it connected: the caller must then disconnect.
 
-    `address`, else the environment's RAY_ADDRESS (set inside `ray job submit` and on KubeRay), else a local Ray of our
-    own: never just any cluster that happens to run on this machine.
+    The cluster is the one at `address`, else at the environment variable RAY_ADDRESS (set inside `ray job submit` and
+    on KubeRay), else a new local one. A cluster that happens to run on this machine is never taken.
 
     Raises:
         InputError: nothing answers at the address.
@@ -59,6 +62,7 @@ def connect(address: str | None) -> bool:
         return False
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {"include_dashboard": False} if target == "local" else {}
+    _check_reachable(target)
     try:
         ray.init(address=target, log_to_driver=False, logging_level=logging.WARNING, **local)
     except ConnectionError as error:
@@ -68,8 +72,23 @@ def connect(address: str | None) -> bool:
     return True
 
 
-def misfit(nodes: Sequence[Mapping[str, float]], settings: WorkerSettings) -> str | None:
-    """Why the workers cannot fit on machines with these resources (pure); None if they do. No worker is split."""
+def _check_reachable(target: str) -> None:
+    """Raise InputError where nothing listens at HOST:PORT or ray://HOST:PORT: Ray itself would wait for many minutes."""
+    host, colon, port = target.removeprefix("ray://").rpartition(":")
+    if "://" in host or not colon or not port.isdecimal():
+        return  # "auto" and "local", which Ray looks up itself
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise InputError(
+            f"cluster.address: no Ray cluster answers at {target!r} ({error.strerror or error}; also RAY_ADDRESS in the "
+            "environment). Start it, name another one, or leave both out for Ray on this machine"
+        ) from None
+
+
+def placement_problem(nodes: Sequence[Mapping[str, float]], settings: WorkerSettings) -> str | None:
+    """Why the workers do not fit on machines with these resources, or None if they do. A pure function. A worker needs
+    all of its resources on one machine."""
     num_partitions = settings.num_partitions
     wanted = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
     setting = {"CPU": "cluster.cpus_per_worker", "GPU": "cluster.gpus_per_worker"}
@@ -92,14 +111,14 @@ def misfit(nodes: Sequence[Mapping[str, float]], settings: WorkerSettings) -> st
     return None
 
 
-def place(settings: WorkerSettings) -> PlacementGroup:
-    """One bundle per worker, as close together as they fit.
+def make_placement_group(settings: WorkerSettings) -> PlacementGroup:
+    """Reserve one bundle of resources per worker, on as few machines as possible.
 
     Raises:
         InputError: at once when the cluster is too small; after FREE_GRACE_SECONDS when other jobs hold what is needed.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if problem := misfit(nodes, settings):
+    if problem := placement_problem(nodes, settings):
         raise InputError(problem)
     group = placement_group([settings.resources] * settings.num_partitions, strategy="PACK")
     if group.wait(FREE_GRACE_SECONDS):

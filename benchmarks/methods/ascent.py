@@ -6,7 +6,7 @@ from ...distributed.graph.keyed import NEGATIVE, keyed_below
 from ...distributed.training.batch import pair_key
 from ...distributed.training.losses import bpr
 from ..lab import Lab, Model, Pairs
-from .base import Method, calibrate, changed, cut
+from .base import Method, calibrate, cut_edges, with_change
 
 STEPS = 10
 CANDIDATES = tuple(0.01 * 2**step for step in range(10))
@@ -22,7 +22,7 @@ class Ascent(Method):
         return self._apply(lab, original, request, self.rate)
 
     def _apply(self, lab: Lab, original: Model, request: Pairs, rate: float) -> Model:
-        model = cut(original, request)
+        model = cut_edges(original, request)
         graph, backbone = model.graph, model.backbone
         users, items = model.tensors(request)
         negatives = keyed_below(graph.num_items, lab.seed, NEGATIVE, pair_key(users, items, graph.num_items, 0))
@@ -41,4 +41,4 @@ class Ascent(Method):
             assert leaf.grad is not None
             uphill = leaf.grad * touched
             e0 += rate / STEPS * uphill * (model.e0.norm() / model.e0.shape[0] ** 0.5) / uphill.norm(dim=1).max()
-        return changed(model, e0 - model.e0)
+        return with_change(model, e0 - model.e0)

@@ -26,14 +26,14 @@ class Method:
         return original
 
 
-def cut(original: Model, request: Pairs) -> Model:
+def cut_edges(original: Model, request: Pairs) -> Model:
     """The edges gone, parameters as they were."""
     graph = original.graph
     smaller = LocalGraph(graph.shard.without(*request), graph.assignment, graph.comm)
     return Model(smaller, original.e0, original.backbone)
 
 
-def changed(model: Model, change: Tensor) -> Model:
+def with_change(model: Model, change: Tensor) -> Model:
     """The model with change [N, d] added to its embeddings."""
     return Model(model.graph, model.e0 + change, model.backbone)
 
@@ -54,6 +54,6 @@ def ends_of(original: Model, request: Pairs) -> tuple[tuple[Tensor, Tensor], tup
     return (users, items), (items, users)
 
 
-def blocks(original: Model) -> Tensor:
+def mean_block(original: Model) -> Tensor:
     """The readout [N, d], the mean of its blocks where it is concatenated."""
     return original.readout.unflatten(1, (-1, original.e0.shape[1])).mean(1)

@@ -2,10 +2,10 @@
 
 import torch
 
-from ...distributed.encoder.changes import around, influence
+from ...distributed.encoder.changes import around_influence, influence
 from ...distributed.encoder.influence import AroundEncoder
 from ..lab import Lab, Model, Pairs
-from .base import Method, changed, cut
+from .base import Method, cut_edges, with_change
 
 
 class CounterfactualEncoder(Method):
@@ -18,8 +18,8 @@ class CounterfactualEncoder(Method):
         users, items = original.tensors(request)
         model = (original.graph, original.backbone, original.nodes)
         if isinstance(self.encoder, AroundEncoder):
-            _, whole = around(*model, self.encoder, users, items)
+            _, whole = around_influence(*model, self.encoder, users, items)
         else:
             rows, change = influence(original.graph, original.nodes, self.encoder, users, items)
             whole = torch.zeros_like(original.e0).index_copy_(0, rows, change)
-        return changed(cut(original, request), whole)
+        return with_change(cut_edges(original, request), whole)

@@ -5,7 +5,7 @@ import copy
 from ...distributed.training.table import Table
 from ...distributed.training.trainer import Trainer, TrainSettings
 from ..lab import Lab, Model, Pairs
-from .base import Method, cut
+from .base import Method, cut_edges
 
 EPOCHS = 1
 
@@ -14,7 +14,7 @@ class FineTune(Method):
     """One epoch on the remaining interactions, from the original's parameters, with fresh moments and draws."""
 
     def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
-        model = cut(original, request)
+        model = cut_edges(original, request)
         settings = TrainSettings(seed=lab.seed, total_pairs=len(lab.data.users), **lab.recipe.train)
         trainer = Trainer(model.graph, copy.deepcopy(original.backbone), settings)
         trainer.table = Table(original.e0.clone(), settings.learning_rate)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..lab import Lab, Model, Pairs
-from .base import Method, blocks, calibrate, changed, cut, ends_of
+from .base import Method, calibrate, cut_edges, ends_of, mean_block, with_change
 
 CANDIDATES = tuple(2.0**step for step in range(-12, 3))
 RIDGE = 0.1
@@ -23,11 +23,11 @@ class InfluenceFunction(Method):
         return self._apply(lab, original, request, self.scale)
 
     def _apply(self, lab: Lab, original: Model, request: Pairs, scale: float) -> Model:
-        model = cut(original, request)
-        return changed(model, scale * self._step(original, model, request))
+        model = cut_edges(original, request)
+        return with_change(model, scale * self._step(original, model, request))
 
     def _step(self, original: Model, model: Model, request: Pairs) -> Tensor:
-        z, readout = blocks(original), original.readout
+        z, readout = mean_block(original), original.readout
         gradient = torch.zeros_like(original.e0)
         for own, other in ends_of(original, request):
             weight = torch.sigmoid(-(readout[own] * readout[other]).sum(1))

@@ -12,7 +12,7 @@ from ...distributed.encoder.published import (
 )
 from ...distributed.training.trainer import TrainSettings
 from ..lab import Lab, Model, Pairs
-from .base import Method, changed, cut
+from .base import Method, cut_edges, with_change
 
 SETTINGS = {
     "epochs": 1,
@@ -42,4 +42,4 @@ class PublishedForm(Method):
         users, items = original.tensors(request)
         rows, change = published_influence(original.graph, original.readout, self.trained, users, items)
         whole = torch.zeros_like(original.e0).index_copy_(0, rows, change)
-        return changed(cut(original, request), whole)
+        return with_change(cut_edges(original, request), whole)

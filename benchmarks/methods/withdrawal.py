@@ -3,7 +3,7 @@
 import torch
 
 from ..lab import Lab, Model, Pairs
-from .base import Method, blocks, calibrate, changed, cut, ends_of
+from .base import Method, calibrate, cut_edges, ends_of, mean_block, with_change
 
 CANDIDATES = tuple(0.05 * 2**step for step in range(9))
 
@@ -18,8 +18,8 @@ class Withdrawal(Method):
         return self._apply(lab, original, request, self.scale)
 
     def _apply(self, lab: Lab, original: Model, request: Pairs, scale: float) -> Model:
-        readout, change = blocks(original), torch.zeros_like(original.e0)
+        readout, change = mean_block(original), torch.zeros_like(original.e0)
         for own, other in ends_of(original, request):
             change.index_add_(0, own, readout[other])
         degrees = original.graph.degrees.clamp(min=1)[:, None]
-        return changed(cut(original, request), -scale * change / degrees)
+        return with_change(cut_edges(original, request), -scale * change / degrees)

@@ -1,6 +1,6 @@
 """The command line: one table of the commands, and how any of them runs, answers and fails.
 
-Each command (cli_commands.py, cli_requests.py) reads its options, calls one function and returns its result; `run`
+Each command (signatures.py, request_signatures.py) reads its options, calls one function and returns its result; `run`
 prints it. With `--json` a command's last line on stdout is one JSON object, also when it fails. Everything else goes to
 stderr. Nothing heavy is imported before a command runs: `--help` must answer at once.
 """

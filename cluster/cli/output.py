@@ -13,7 +13,7 @@ DONE, FAILED, BAD_INPUT, GATE_FAILED = 0, 1, 2, 3
 
 
 def exit_code(result: Mapping[str, Any]) -> int:
-    """Of a command that returned this result."""
+    """The exit code of a command that returned this result."""
     if result.get("ok") is False:
         return FAILED
     return GATE_FAILED if result.get("passed") is False else DONE

@@ -8,7 +8,7 @@ import typer
 
 from ...partitioning.errors import InputError
 from ..reporting.progress import open_progress
-from .options import ConfigFile, Debug, Json, Overrides, load
+from .options import ConfigFile, Debug, Json, Overrides, load_configuration
 
 
 def forget(
@@ -34,7 +34,7 @@ def forget(
     """Forget users, items or interactions: a new version of the model without them."""
     if users is None and items is None and interactions is None and requests is None:
         raise InputError("forget: nothing to forget; give --users, --items, --interactions or --requests")
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     from .. import pipeline
 
     answer = pipeline.forget(
@@ -67,7 +67,7 @@ def watch(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Make a deletion request of what is deleted in a Delta or Iceberg table, or of each row of a table of requests."""
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     from .. import pipeline
 
     return pipeline.watch(loaded, once=once, from_version=from_version, from_now=from_now, progress=open_progress())
@@ -82,7 +82,7 @@ def approve(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Let a request be carried out that is held because it deletes more than forget.max_share."""
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     from .. import pipeline
 
     return pipeline.approve(loaded, request_id, by=by)
@@ -96,7 +96,7 @@ def cancel(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Withdraw a request that is held, or in its grace window."""
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     from .. import pipeline
 
     return pipeline.cancel(loaded, request_id)
@@ -116,7 +116,7 @@ def status(
     if request_id is not None and "=" in request_id:  # no id has one: it is the first override
         overrides = [request_id, *(overrides or [])]
         request_id = None
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     from .. import pipeline
 
     if verify:

@@ -1,4 +1,4 @@
-"""The commands of a run: data, training, use, upkeep. Those about requests are in cli_requests.py."""
+"""The commands of a run: data, training, use, upkeep. Those about requests are in request_signatures.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from ...partitioning.errors import InputError
 from ..reporting.progress import open_progress
-from .options import ConfigFile, Debug, Json, Overrides, load
+from .options import ConfigFile, Debug, Json, Overrides, load_configuration
 from .output import DONE
 
 
@@ -21,16 +21,16 @@ def quickstart(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """The whole path on data it makes: ingest, train, pre-train, forget, compare with a retrain, report."""
-    from ..commands import quickstart as body
+    from ..commands.quickstart import quickstart as run_quickstart
 
-    return body.quickstart(output, partitions=partitions, seed=seed, progress=open_progress())
+    return run_quickstart(output, partitions=partitions, seed=seed, progress=open_progress())
 
 
 def ingest(
     overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
 ) -> dict[str, Any]:
     """Lake table -> partitioned graph."""
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     from .. import pipeline
 
     return pipeline.ingest(loaded, progress=open_progress())
@@ -48,7 +48,7 @@ def train(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Train the backbone."""
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     from .. import pipeline
 
     return pipeline.train(loaded, resume=resume, without=without or [], progress=open_progress())
@@ -58,7 +58,7 @@ def pretrain(
     overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
 ) -> dict[str, Any]:
     """Train the Influence Encoder for the trained backbone."""
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     from .. import pipeline
 
     return pipeline.pretrain(loaded, progress=open_progress())
@@ -72,7 +72,7 @@ def retrain(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Train and pre-train as one version, beside a service: requests carried out meanwhile are carried out on it too."""
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     from .. import pipeline
 
     return pipeline.retrain(loaded, resume=resume, progress=open_progress())
@@ -94,7 +94,7 @@ def evaluate(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Recall and NDCG on the test interactions; with --reference also forgetting, against a retrained model."""
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     from .. import pipeline
 
     return pipeline.evaluate(
@@ -116,7 +116,7 @@ def export(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Write embeddings and recommendations of the current version as Parquet."""
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     from .. import pipeline
 
     return pipeline.export(loaded, to=to, top_k=top_k)
@@ -133,7 +133,7 @@ def purge(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Remove older files that still hold deleted data."""
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     from .. import pipeline
 
     return pipeline.purge(loaded, now=now, truncate_log=truncate_log, progress=open_progress())
@@ -143,7 +143,7 @@ def residue(
     overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
 ) -> dict[str, Any]:
     """Where deleted data still lies, under the output and in the lake; read only."""
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     from .. import pipeline
 
     return pipeline.residue(loaded, progress=open_progress())
@@ -161,7 +161,7 @@ def lift(
     """Take users, items or interactions off the suppression list, so that the next ingest lets them in."""
     if users is None and items is None and interactions is None:
         raise InputError("lift: nothing to lift; give --users, --items or --interactions")
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     from .. import pipeline
 
     return pipeline.lift(loaded, users=users, items=items, interactions=interactions)
@@ -175,7 +175,7 @@ def rollback(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Make an older version current again, unless something was deleted since."""
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     from .. import pipeline
 
     return pipeline.rollback(loaded, to=to)
@@ -194,26 +194,26 @@ def serve(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Take deletion requests over HTTP, carry them out, answer recommendations; until it is stopped."""
-    loaded = load(config, overrides)
+    loaded = load_configuration(config, overrides)
     if stop or detached or loaded.serve.detached:
-        from ..commands import serve_detached as deploy
+        from ..commands.serve_detached import start_detached, stop_detached
 
         if stop:
-            return deploy.stop(loaded)
-        return deploy.start(loaded, host=host, port=port, progress=open_progress())
-    from ..commands import serve as body
+            return stop_detached(loaded)
+        return start_detached(loaded, host=host, port=port, progress=open_progress())
+    from ..commands.serve import serve as run_serve
 
-    return body.serve(loaded, host=host, port=port, progress=open_progress())
+    return run_serve(loaded, host=host, port=port, progress=open_progress())
 
 
 def doctor(
     overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
 ) -> dict[str, Any]:
     """Is this machine fit? With a configuration, also its output location."""
-    loaded = load(config, overrides) if config or overrides else None
-    from ..commands import doctor as body
+    loaded = load_configuration(config, overrides) if config or overrides else None
+    from ..commands.doctor import doctor as run_doctor
 
-    return body.doctor(loaded)
+    return run_doctor(loaded)
 
 
 def submit(
@@ -227,10 +227,10 @@ def submit(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Run a command as a job on a Ray cluster."""
-    from ..commands import submit as body
+    from ..commands.submit import submit as run_submit
 
     table: Any = context.find_root().command  # the group of all commands
-    return body.submit(command or [], table.commands, address=address, wait=wait, progress=open_progress())
+    return run_submit(command or [], table.commands, address=address, wait=wait, progress=open_progress())
 
 
 def bench(
@@ -238,10 +238,10 @@ def bench(
     name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False)] = None,
 ) -> int:
     """Run a benchmark of benchmarks/ with the arguments after its name; without a name, list them."""
-    from ..commands import bench as body
+    from ..commands.bench import benchmark_names, run_benchmark
 
     if name is None:
-        for known in body.names():
+        for known in benchmark_names():
             print(known)
         return DONE
-    return body.run(name, context.args)
+    return run_benchmark(name, context.args)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..config.schema import Config
 from ..lifecycle.operators import approve_request
-from ..lifecycle.refusals import unknown
+from ..lifecycle.refusals import unknown_request
 from ..output.session import Session
 
 
@@ -21,5 +21,5 @@ def approve(config: Config, request_id: str, *, by: str) -> dict[str, Any]:
     """
     ticket = approve_request(Session(config), request_id, by)
     if ticket is None:
-        raise unknown(config, request_id)
+        raise unknown_request(config, request_id)
     return ticket.describe()

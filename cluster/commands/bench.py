@@ -13,7 +13,7 @@ from ...partitioning.errors import InputError
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-def names() -> list[str]:
+def benchmark_names() -> list[str]:
     """The benchmarks there are, found without importing them."""
     return sorted(path.stem for path in FOLDER.glob("*.py") if _has_main(path))
 
@@ -23,12 +23,12 @@ def _has_main(path: Path) -> bool:
     return any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body)
 
 
-def run(name: str, arguments: Sequence[str]) -> int:
+def run_benchmark(name: str, arguments: Sequence[str]) -> int:
     """Run `python -m unlearnrec.benchmarks.NAME ARGUMENTS` and return its exit code.
 
     Raises:
         InputError: there is no such benchmark; lists those there are.
     """
-    if name not in names():
-        raise InputError(f"bench {name}: no such benchmark; there are: {', '.join(names()) or 'none yet'}")
+    if name not in benchmark_names():
+        raise InputError(f"bench {name}: no such benchmark; there are: {', '.join(benchmark_names()) or 'none yet'}")
     return subprocess.run([sys.executable, "-m", f"unlearnrec.benchmarks.{name}", *arguments], check=False).returncode

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..config.schema import Config
 from ..lifecycle.operators import cancel_request
-from ..lifecycle.refusals import unknown
+from ..lifecycle.refusals import unknown_request
 from ..output.session import Session
 
 
@@ -19,5 +19,5 @@ def cancel(config: Config, request_id: str) -> dict[str, Any]:
     """
     ticket = cancel_request(Session(config), request_id)
     if ticket is None:
-        raise unknown(config, request_id)
+        raise unknown_request(config, request_id)
     return ticket.describe()

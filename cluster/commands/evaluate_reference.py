@@ -207,7 +207,7 @@ def _before(session: Session, version: Manifest, retrained: Manifest, request: R
     """The last version that held all the interactions that are named; None where its files are gone, or it never was."""
     kept = [
         one
-        for record in session.journal.records()
+        for record in session.log.records()
         if record.kind == COMMITTED and (one := manifest_of(record)).version < version.version
         if one.graph.ingest == version.graph.ingest
         and one.graph.shard_files == one.lake_graph.shard_files  # else a counterfactual

@@ -50,7 +50,7 @@ def _export(
     def external(side: str, nodes: Ids) -> pa.Array:
         return maps[side][0].take(pa.array(places[side][nodes]))
 
-    for users, user_rows, items, item_rows in session.call(group, version, calling(Partition.embeddings)):
+    for users, user_rows, items, item_rows in session.call(group, version, calling(Partition.readouts)):
         writer.embeddings("user", external("user", users), user_rows)
         writer.embeddings("item", external("item", items), item_rows)
     recommend = calling(Partition.recommend, top_k, session.config.evaluate.batch_users)

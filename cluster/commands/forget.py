@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -12,15 +12,15 @@ from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..evidence.report import add_evidence
 from ..layout import REQUEST_KEY
-from ..lifecycle.acceptance import NOTHING, accept, answered, renewed
+from ..lifecycle.acceptance import NOTHING, accept, final_answer, under_current_id
 from ..lifecycle.estimate import estimated_seconds
 from ..lifecycle.finding import find_stored
 from ..lifecycle.operators import check_operator
-from ..lifecycle.outcomes import looked_up
+from ..lifecycle.outcomes import expected_outcome
 from ..lifecycle.refusals import Held
 from ..lifecycle.results_file import ResultsFile, result_rows, stored_outcome
 from ..lifecycle.suppression import open_list
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..log.records import iso
 from ..models.carry_out import able_version, carry_out
 from ..output.ledger import State
@@ -32,28 +32,41 @@ from ..requests.outcome import Outcome
 from ..requests.request import Request, parse_request
 
 
+class Asked(TypedDict, total=False):
+    """What is to be forgotten, as the command takes it (`requests.request.parse_request`), and an id for it."""
+
+    users: str | None
+    items: str | None
+    interactions: str | None
+    requests: str | None
+    request_id: str | None
+
+
 def forget(
     config: Config,
     *,
-    users: str | None = None,
-    items: str | None = None,
-    interactions: str | None = None,
-    requests: str | None = None,
     dry_run: bool = False,
-    request_id: str | None = None,
     results: str | None = None,
     requester: str | None = None,
     progress: Progress = SILENT,
     group: WorkerGroup | None = None,
     cut_only: bool = False,
+    **asked: Unpack[Asked],
 ) -> dict[str, Any]:
     """Carry out a deletion request; the same id and content again gives the same answer, `repeated`, and changes nothing.
 
     Without `request_id` it is the same request again only while its answer is up to date (`Ledger.derived_id`).
 
-    The arguments are those of the command; `results` names a file for what became of each row of `requests`. `seconds`
-    counts from the request to readouts without it; starting workers and loading the version before (`startup_seconds`) are
-    apart. `cut_only` leaves the parameters as they are: what comparisons measure against.
+    The arguments are those of the command. `seconds` counts from the request to readouts without it; starting workers and
+    loading the version before (`startup_seconds`) are apart.
+
+    Args:
+        dry_run: say what would change, and change nothing.
+        results: a file for what became of each row of `requests`.
+        requester: who asks, whose name the log keeps.
+        group: workers that run already.
+        cut_only: leave the parameters as they are. Comparisons measure against that.
+        asked: what is to be forgotten.
 
     Raises:
         InputError: bad ids or files, no encoder, another request under this id, the wrong key of the suppression list, or
@@ -63,13 +76,15 @@ def forget(
     """
     check_operator("--requester", requester)
     session = Session(config)
-    file = None if results is None else ResultsFile(session, results, requests)
+    request_id = asked.get("request_id")
+    file = None if results is None else ResultsFile(session, results, asked.get("requests"))
     if not (dry_run or session.store.exists(REQUEST_KEY)):
         able_version(session)  # an output without a model, perhaps mistyped, gets no key
     key = session.request_key(create=not dry_run)
-    request = parse_request(users, items, interactions, requests, request_id, session.options, key)
+    named = (asked.get("users"), asked.get("items"), asked.get("interactions"), asked.get("requests"))
+    request = parse_request(*named, request_id, session.options, key)
     if request_id is None:
-        request = renewed(session, request)
+        request = under_current_id(session, request)
     if request.empty and not dry_run:
         return _nothing_named(session, request, request_id, file)
     if dry_run:
@@ -111,7 +126,7 @@ def _forget(
     group: WorkerGroup | None,
     cut_only: bool,
 ) -> dict[str, Any]:
-    if (answer := answered(session, request)) is not None:
+    if (answer := final_answer(session, request)) is not None:
         return add_evidence(session, [answer], progress=progress)[0] | {"repeated": True}
     able_version(session)
     session.whole_version()
@@ -127,9 +142,9 @@ def _forget(
         with session.workers(group) as workers:
             carried_out = carry_out(session, [request], workers, progress, cut_only)
             answers = add_evidence(session, list(carried_out.values()), workers, progress)
-    except JournalConflict:
+    except LogConflict:
         # Perhaps a service that runs on this output was faster.
-        if (answer := answered(session, request)) is not None:
+        if (answer := final_answer(session, request)) is not None:
             return add_evidence(session, [answer], progress=progress)[0]
         _check_not_held(session, request)
         raise
@@ -161,7 +176,7 @@ def _dry_run(
     graph = version.graph
     named, found = find_stored(session.store, graph, [request])
     whole = effect(found, named, graph.items)
-    outcome = looked_up(session, graph, request, named[0], found)
+    outcome = expected_outcome(session, graph, request, named[0], found)
     answer = {
         "request_id": request.request_id,
         "status": "dry_run",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ...partitioning import ingest as ingestion
+from ...workers.shared_folder import check_folder_on_cluster
 from ..config.schema import Config
 from ..lifecycle.suppression import row_filter
+from ..output.ingests import record_ingest
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
 
@@ -19,7 +21,9 @@ def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
             graph that was there stays.
     """
     session = Session(config)
-    head = session.journal.head()  # before the list is read: what is carried out from here on may not be on it
+    # Before anything is written: workers on other machines would not find it.
+    check_folder_on_cluster(config.output, config.cluster.address)
+    head = session.log.head()  # before the list is read: what is carried out from here on may not be on it
     suppress = row_filter(session.store, config.columns.time_unit)
     with progress.task("rows read") as task:
         seen = 0
@@ -41,7 +45,7 @@ def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
             session.store,
             progress=read,
             suppress=suppress,
-            before_publishing=lambda manifest: session.record_ingest(manifest, head),
+            before_publishing=lambda manifest: record_ingest(session, manifest, head),
         )
     session.request_key()
     session.save_config()

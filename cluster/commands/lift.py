@@ -7,6 +7,7 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ..config.schema import Config
 from ..lifecycle.suppression import ENVIRONMENT, LIFTED, open_list
+from ..output.ingests import id_types
 from ..output.session import Session
 from ..requests.digests import ANY_ITEM, KINDS, digests_of
 from ..requests.request import parse_request
@@ -28,7 +29,7 @@ def lift(
     if suppression is None:
         raise InputError(f"lift: {ENVIRONMENT} is not set. Set it to the key that the suppression list was made with")
     request = parse_request(users, items, interactions, None, None, session.options)
-    named = digests_of(suppression.key, request, session.id_types())
+    named = digests_of(suppression.key, request, id_types(session))
     listed, _ = suppression.state()
     lifted = {kind: named[kind] & listed[kind] for kind in KINDS}
     # Time ranges go with the user, or with the interaction, that they are of.

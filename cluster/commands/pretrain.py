@@ -8,7 +8,7 @@ from ...distributed.partition.version import Encoder
 from ...partitioning.manifest import File
 from ...workers import WorkerGroup
 from ..config.schema import Config
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..models.pretraining import clear_runs, fit_encoder, wants_around, with_encoder
 from ..output.conflicts import newer_after_requests
 from ..output.manifest import Manifest
@@ -27,7 +27,7 @@ def pretrain(config: Config, *, progress: Progress = SILENT, group: WorkerGroup 
         WorkerFailure: as `WorkerGroup.run`.
     """
     session = Session(config)
-    head = session.journal.head()  # before the version is read: whatever is committed from here on is a conflict
+    head = session.log.head()  # before the version is read: whatever is committed from here on is a conflict
     version = session.version()
     wants_around(config, version.model.backbone)  # refused before anything is done
     with session.workers(group) as workers:
@@ -47,8 +47,8 @@ def _commit(session: Session, head: int, version: Manifest, encoder: Encoder, fi
         manifest = with_encoder(version, encoder, files)
         try:
             return session.versions.commit(manifest, after=head)
-        except JournalConflict as error:
-            records = session.journal.since(head)
+        except LogConflict as error:
+            records = session.log.since(head)
             newer = newer_after_requests(records, manifest)
             if encoder.tables or newer is None:
                 raise RuntimeError(

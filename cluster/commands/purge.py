@@ -17,16 +17,12 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ..config.schema import Config
 from ..evidence.report import add_evidence
-from ..layout import (
-    LOG,
-    checkpoint_number,
-    segment_id,
-)
+from ..layout import LOG, checkpoint_number, segment_id
 from ..log.cuts import announce_cut
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..log.records import PURGED, PURGING
 from ..output.conflicts import voids_purge
-from ..output.leases import covered, leases
+from ..output.leases import covered_places, read_leases
 from ..output.ledger import Ledger
 from ..output.leftovers import (
     CHECKPOINT,
@@ -78,8 +74,12 @@ def purge(
         head = ledger.seen
         found = leftovers(session)
         found += _log_files(session) if truncate_log else []
-        there, held = ([], set()) if now else _held(session, found, progress)  # after the log was read, see `leased`
-        due = [x for x in found if now or (x.place not in held and _due(x, config.forget.retention_hours, time.time()))]
+        there, held = (
+            ([], set()) if now else _leased_files(session, found, progress)
+        )  # after the log was read, see `leased`
+        due = [
+            x for x in found if now or (x.place not in held and _is_due(x, config.forget.retention_hours, time.time()))
+        ]
         # Purges that began before and did not end: where nothing is left that they could take from a rollback, they may
         # stand still for ever, or go on.
         left = {x.place for x in found if x.kind in ROLLBACKS}.difference(x.place for x in due)
@@ -93,9 +93,9 @@ def purge(
         unnamed = [x.place for x in due if x.kind == UNNAMED]
         try:
             void = voids_purge({x.place for x in due})
-            began = session.journal.append(PURGING, {"unnamed": unnamed, "held": there}, after=head, void=void)
+            began = session.log.append(PURGING, {"unnamed": unnamed, "held": there}, after=head, void=void)
             break
-        except JournalConflict:
+        except LogConflict:
             continue
     if segments := [segment for x in due if (segment := segment_id(x.place)) is not None]:
         announce_cut(session.store, max(segments))
@@ -108,7 +108,7 @@ def purge(
                     session.store.remove(item.place)
             task.advance()
     answer = _answer(due, len(found) - len(due), ledger, sum(reported.values()))
-    session.journal.append(PURGED, answer | {"ends": [*over, began.number]})
+    session.log.append(PURGED, answer | {"ends": [*over, began.number]})
     session.checkpoint_if_due()
     return answer
 
@@ -125,17 +125,17 @@ def _empty(session: Session, place: str) -> None:
     session.store.write(place, json.dumps(left).encode())
 
 
-def _held(session: Session, found: Sequence[Leftover], progress: Progress) -> tuple[list[str], set[str]]:
+def _leased_files(session: Session, found: Sequence[Leftover], progress: Progress) -> tuple[list[str], set[str]]:
     """(the leases of readers and retrains, the files among `found` that these hold, or may); leases that have ended are
     removed."""
     clock, there, held = time.time(), list[str](), set[str]()
-    for name, (until, files) in leases(session).items():
+    for name, (until, files) in read_leases(session).items():
         if until > clock:
             there.append(name)
             if files is None:
                 held |= {x.place for x in found if x.kind in (OLDER, SUPERSEDED)}
             else:
-                held |= covered((x.place for x in found), files)
+                held |= covered_places((x.place for x in found), files)
             which = "files" if files is not None else "nobody knows which files, as this cannot be read,"
             progress.note(f"{name}: a command holds {which} for {until - clock:.0f} more seconds, or while it runs")
         else:
@@ -165,7 +165,7 @@ def _check_whole(session: Session, ledger: Ledger) -> None:
 def _log_files(session: Session) -> list[Leftover]:
     """The files of the log that its checkpoint stands for and nobody looks up any more, oldest first."""
     store = session.store
-    checkpoint = Session(session.config, store).journal.checkpoint()  # as the next reader finds it
+    checkpoint = Session(session.config, store).log.checkpoint()  # as the next reader finds it
     if checkpoint is None:
         return []
     names = store.details(LOG)
@@ -182,7 +182,7 @@ def _log_files(session: Session) -> list[Leftover]:
     return found
 
 
-def _due(item: Leftover, retention_hours: float, clock: float) -> bool:
+def _is_due(item: Leftover, retention_hours: float, clock: float) -> bool:
     limit = max(retention_hours * 3600, UNDER_WAY_SECONDS if item.kind in (UNNAMED, LOG_FILE) else 0.0)
     return not limit or clock - item.modified >= limit
 

@@ -20,6 +20,7 @@ from ..config.schema import Config, parse_config
 from ..layout import FOLDERS
 from ..models.comparison import Measured, Probe, compare, copy_output, measure
 from ..models.held_out import held_out_pairs
+from ..output.ingests import lake_graph
 from ..output.session import Session
 from ..reporting import html as report
 from ..reporting.progress import SILENT, Progress
@@ -33,7 +34,7 @@ FORGOTTEN_SHARE = 0.01
 FORGOTTEN_USERS = 20
 RANDOM_PAIRS = 20_000
 ALIKE = 0.01
-"""AUCs that are not told apart: about the standard error of that of the sample's 960 forgotten pairs."""
+"""AUCs that differ by less are not told apart: about the standard error of an AUC of the sample's 960 forgotten pairs."""
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,21 @@ def quickstart(
         f"{sample['items']:,} items in {data}"
     )
     request, users_file = data / "forget.parquet", data / "forget-users.csv"
-    _choose(sample["train"], request, users_file, seed)
+    _write_requests(sample["train"], request, users_file, seed)
     other = {name: _config(folder / "compare" / name, sample, partitions, seed) for name in ("cut", "retrained")}
 
     ingested = ingest(config, progress=progress)
     copy_output(config.output, other["retrained"].output)
     session = Session(config)
     with session.workers() as group:
-        users, items, _ = held_out_pairs(session, session.lake_graph())
-        probe = _probe(session, request, users, items, seed)
+        users, items, _ = held_out_pairs(session, lake_graph(session))
+        probe = _make_probe(session, request, users, items, seed)
         watch = TrainProbe(10, users, items, config.evaluate.k, config.evaluate.batch_users)
         trained = train(config, progress=progress, probe=watch, group=group)
         pretrained = pretrain(config, progress=progress, group=group)
         copy_output(config.output, other["cut"].output)
         models = {"original": measure(config, group, probe)}
-        models["edges cut"], cut = _cut(other["cut"], request, group, probe, progress)
+        models["edges cut"], cut = _measure_cut(other["cut"], request, group, probe, progress)
         forgotten = forget(
             config, interactions=str(request), request_id="quickstart-interactions", progress=progress, group=group
         )
@@ -148,8 +149,8 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _choose(train: str, request: Path, users_file: Path, seed: int) -> None:
-    """The requests: some interactions at random, and some users."""
+def _write_requests(train: str, request: Path, users_file: Path, seed: int) -> None:
+    """Write the two requests: some interactions at random, and some users."""
     table = pq.read_table(train)
     draw = np.random.default_rng(seed + 1)
     count = int(FORGOTTEN_SHARE * table.num_rows)
@@ -158,10 +159,10 @@ def _choose(train: str, request: Path, users_file: Path, seed: int) -> None:
     users_file.write_text("user_id\n" + "".join(f"{user}\n" for user in users), encoding="utf-8")
 
 
-def _probe(session: Session, request: Path, test_users: Any, test_items: Any, seed: int) -> Probe:
+def _make_probe(session: Session, request: Path, test_users: Any, test_items: Any, seed: int) -> Probe:
     from ...partitioning.graph import dense_ids
 
-    graph = session.lake_graph()
+    graph = lake_graph(session)
     table = pq.read_table(request)
     forgotten = []
     for side in ("user", "item"):
@@ -172,10 +173,10 @@ def _probe(session: Session, request: Path, test_users: Any, test_items: Any, se
     return Probe((forgotten[0], forgotten[1]), (test_users, test_items), random)
 
 
-def _cut(
+def _measure_cut(
     config: Config, request: Path, group: Any, probe: Probe, progress: Progress
 ) -> tuple[Measured, dict[str, Any]]:
-    """The edges removed from the graph and nothing else done; and the answer."""
+    """The scores after the edges were removed from the graph and nothing else was done, and the answer of `forget`."""
     answer = forget(config, interactions=str(request), progress=progress, group=group, cut_only=True)
     return measure(config, group, probe), answer
 

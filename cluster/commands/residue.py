@@ -11,13 +11,14 @@ from ...partitioning.errors import InputError
 from ...partitioning.lake import read_table
 from ..config.schema import Config
 from ..layout import REQUESTS, SUPPRESSION
-from ..lifecycle.outcomes import not_removed, only
+from ..lifecycle.outcomes import noted_without_effect, with_entries
 from ..lifecycle.suppression import ENVIRONMENT, SuppressionList, open_list
+from ..output.ingests import id_types, times
 from ..output.ledger import State, Ticket
 from ..output.leftovers import final_contents, leftovers
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
-from ..requests.digests import KINDS, Digests, digests_of, none
+from ..requests.digests import KINDS, Digests, digests_of, no_digests
 from ..requests.outcome import INVALID
 from ..requests.request import Request, is_purged, read_request
 from ..requests.row_filter import RowFilter
@@ -52,7 +53,7 @@ def residue(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
     if any(named.values()):
         for table in dict.fromkeys(x for x in (config.interactions, config.test_interactions) if x):
             try:
-                rows = _rows(session, table, RowFilter(key, named, session.columns.time_unit), progress)
+                rows = _count_rows(session, table, RowFilter(key, named, session.columns.time_unit), progress)
             except InputError:  # its message may name a file after an id
                 why = "cannot be read as a table of interactions, or its times not compared with ranges that were forgotten"
                 not_read.append({"place": table, "why": why})
@@ -68,14 +69,14 @@ def _forgotten(
 ) -> tuple[bytes, Digests]:
     """(a key, digests under it of all that is known to be forgotten and was not lifted)."""
     key = suppression.key if suppression else secrets.token_bytes(32)
-    named = none()
-    id_types, time = session.id_types(), session.times()
+    named = no_digests()
+    types, time = id_types(session), times(session)
     for place, ticket in contents.items():
         content = json.loads(session.store.read(place))
         if is_purged(content):  # purged meanwhile
             continue
         request = read_request(ticket.request_id, content["body"].encode())
-        digests = digests_of(key, _valid(session, request, ticket), id_types, time.unit if time else None)
+        digests = digests_of(key, _valid_entries(session, request, ticket), types, time.unit if time else None)
         named = {kind: named[kind] | digests[kind] for kind in KINDS}
     if suppression is not None:
         listed, lifted = suppression.state()
@@ -83,14 +84,14 @@ def _forgotten(
     return key, named
 
 
-def _valid(session: Session, request: Request, ticket: Ticket) -> Request:
+def _valid_entries(session: Session, request: Request, ticket: Ticket) -> Request:
     """The request without entries that meant nothing when it was carried out, such as a range where there were no times."""
     answered = (ticket.answer or {}).get("version") or 0
-    noted = not_removed(session, request.request_id, answered - (ticket.state is State.COMMITTED))
-    return only(request, set(range(len(list(request.entries())))).difference(noted.get(INVALID, ())))
+    noted = noted_without_effect(session, request.request_id, answered - (ticket.state is State.COMMITTED))
+    return with_entries(request, set(range(len(list(request.entries())))).difference(noted.get(INVALID, ())))
 
 
-def _rows(session: Session, table: str, names: RowFilter, progress: Progress) -> int:
+def _count_rows(session: Session, table: str, names: RowFilter, progress: Progress) -> int:
     rows, columns = 0, session.columns
     time = columns.time if names.needs_times else None
     with progress.task("rows read") as task:

@@ -14,9 +14,9 @@ from ...workers import WorkerFailure, WorkerGroup
 from ..config.schema import Config
 from ..layout import LOG, REQUESTS, pretraining_folder, training_folder
 from ..models.pretraining import clear_runs, fit_encoder, wants_around, with_encoder
-from ..models.retraining import _check_stands, commit_replayed
-from ..models.training import begin, make_run, now_and_then, told, trained_version
-from ..output.ingests import graph_key
+from ..models.retraining import check_still_valid, commit_replayed
+from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
+from ..output.ingests import graph_key, lake_graph
 from ..output.leases import Lease
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
@@ -43,13 +43,13 @@ def retrain(
     """
     session = Session(config)
     wants_around(config, config.backbone.model_dump())  # refused before anything is done
-    session.lake_graph()  # where there is none, nothing is written
+    lake_graph(session)  # where there is none, nothing is written
     started = time.perf_counter()
     with Lease(session, session.versions.next_number(), [f"{REQUESTS}/*", f"{LOG}/*"]) as lease:
-        head, graph = _begun(session, lease)
+        head, graph = _lease_graph(session, lease)
         run = make_run(config, graph, Removal(), probe)
-        begin(session, graph, run, resume, progress)
-        look = now_and_then(lambda: _check_stands(session.journal.since(head), (), lease))
+        prepare_run(session, graph, run, resume, progress)
+        look = at_intervals(lambda: check_still_valid(session.log.since(head), (), lease))
         try:
             with session.workers(group) as workers:
                 trained, curve = trained_version(session, workers, graph, run, progress, look)
@@ -59,11 +59,11 @@ def retrain(
                 manifest = with_encoder(trained, encoder, files).replaced(reason="train")
                 committed = commit_replayed(session, workers, head, manifest, progress, lease)
         except (InputError, FileNotFoundError, WorkerFailure):
-            _check_stands(session.journal.since(head), (), lease)  # where a purge took the file, it says so
+            check_still_valid(session.log.since(head), (), lease)  # where a purge took the file, it says so
             raise
     Checkpoints(session.store, run.folder).clear()
     clear_runs(session, trained)
-    return told(committed, curve) | {
+    return training_result(committed, curve) | {
         "seconds": time.perf_counter() - started,
         "replayed_requests": len(committed.replayed or ()),
         "replayed_interactions": graph.interactions - committed.graph.interactions,
@@ -71,12 +71,12 @@ def retrain(
     }
 
 
-def _begun(session: Session, lease: Lease) -> tuple[int, IngestedGraph]:
+def _lease_graph(session: Session, lease: Lease) -> tuple[int, IngestedGraph]:
     """(the head of the log, the graph to train on then), whose files and checkpoints the lease holds from now on."""
     while True:
-        head = session.journal.head()  # before the graph is read: what is carried out from here on is not in it
-        graph = session.lake_graph()
+        head = session.log.head()  # before the graph is read: what is carried out from here on is not in it
+        graph = lake_graph(session)
         lease.add([*graph.files, training_folder(graph_key(graph), "*"), pretraining_folder(graph_key(graph), "*")])
         # A purge looks at the log before the leases: none has taken the graph as superseded if it is not so now.
-        if session.lake_graph() == graph:
+        if lake_graph(session) == graph:
             return head, graph

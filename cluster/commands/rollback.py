@@ -21,10 +21,10 @@ def rollback(config: Config, *, to: int) -> dict[str, Any]:
     Raises:
         InputError: there is no such version, it is the current one, its files were purged, a purge is under way, or
             something was deleted since.
-        JournalConflict: another version was committed, or a purge began, meanwhile.
+        LogConflict: another version was committed, or a purge began, meanwhile.
     """
     session = Session(config)
-    records = session.journal.records()
+    records = session.log.records()
     current = session.version()
     found = next((r for r in records if r.kind == COMMITTED and manifest_of(r).version == to), None)
     if to >= current.version:

@@ -1,5 +1,5 @@
 """`serve`: the command on one machine. The loop has the main thread, because signals and Ray belong there; HTTP has one
-of its own. `detached` is the same on a cluster."""
+of its own. `serve_detached` does the same on a cluster."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..config.schema import Serve as Settings
 from ..http.tokens import SHORTEST_TOKEN, load_tokens
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
-from ..serving.service import follow
+from ..serving.service import run_loop
 from ..serving.signals import stop_signals
-from ..serving.start import WorkerEngine, callback_pattern, check_output, coordinate, outwait
+from ..serving.start import WorkerEngine, callback_pattern, check_servable, open_service, retry_while_storage_is_away
 
 if TYPE_CHECKING:
     from ..http.admission import AdmissionRules
@@ -40,12 +40,12 @@ def serve(
     host = config.serve.host if host is None else host
     rules = admission_rules(config.serve, host)
     session = Session(config)
-    outwait(lambda: check_output(session), progress.note)
+    retry_while_storage_is_away(lambda: check_servable(session), progress.note)
     with (
         listen(host, config.serve.port if port is None else port) as listener,
         session.workers() as group,
         stop_signals() as stopped,  # after Ray's own, which would end the process in the middle of a batch
-        coordinate(session, WorkerEngine(session, group, progress)) as service,
+        open_service(session, WorkerEngine(session, group, progress)) as service,
     ):
         app = make_app(service, rules, callback_pattern(config.serve))
         # No access log, and no tracebacks of requests: both may hold ids of users.
@@ -55,7 +55,7 @@ def serve(
         thread.start()
         address, bound = listener.getsockname()[:2]
         progress.note(f"listening on http://{f'[{address}]' if ':' in address else address}:{bound}")
-        follow(service, stopped, config.serve.poll_seconds)
+        run_loop(service, stopped, config.serve.poll_seconds)
         progress.note("stopping")
         server.should_exit = True
         thread.join(timeout=5)
@@ -80,7 +80,7 @@ def admission_rules(settings: Settings, host: str) -> AdmissionRules:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket for the HTTP face; port 0 is a free one.
+    """A socket for HTTP; port 0 is a free one.
 
     Raises:
         InputError: nobody can listen there.

@@ -1,6 +1,6 @@
-"""`serve --detached` and `serve --stop`: put the coordinator and its HTTP face on a Ray cluster, and take them away.
+"""`serve --detached` and `serve --stop`: put the coordinator and its HTTP side on a Ray cluster, and take them away.
 
-The face is an application of Ray Serve. It holds no state and no secret: tokens go to it as digests.
+The HTTP side is an application of Ray Serve. It holds no state and no secret: tokens go to it as digests.
 """
 
 from __future__ import annotations
@@ -16,53 +16,51 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from ...partitioning.errors import InputError
-from ...workers.placement import connect, misfit
+from ...workers.placement import connect_to_ray, placement_problem
 from ..config.schema import Config
-from ..output.session import Session, worker_settings
+from ..output.session import Session, absolute, worker_settings
 from ..reporting.progress import SILENT, Progress
 from ..serving.actor import MEMORY, Coordinator
 from ..serving.interface import ServiceInterface
 from ..serving.remote_service import RemoteService, call_actor
-from ..serving.start import callback_pattern, check_output, outwait
+from ..serving.start import callback_pattern, check_servable, retry_while_storage_is_away
 from .serve import admission_rules
 
 NAMESPACE = "unlearnrec"
 CALLS = 64
-"""Calls that the coordinator answers at once, besides those from memory."""
-FACE_CALLS = 1000
-"""Calls that the face holds at once, waiting for the coordinator. Where there are more, `/healthz` waits too."""
+"""Calls that the coordinator answers at once, besides those that it answers from memory."""
+HTTP_CALLS = 1000
+"""Calls that the HTTP side holds at once while they wait for the coordinator. Where there are more, `/healthz` waits too."""
 QUIET = {"enable_access_log": False, "log_level": "CRITICAL"}
-"""Of Ray Serve: paths and tracebacks may hold ids of users."""
+"""How Ray Serve logs: without paths and tracebacks, which may hold ids of users."""
 READY_SECONDS = 300.0
 STOP_SECONDS = 600.0
 
 
 def actor_name(output: str) -> str:
-    """Of the coordinator of this output, in the namespace `unlearnrec`; also of its application."""
+    """The name of the coordinator of this output in the namespace `unlearnrec`, and of its application of Ray Serve."""
     return f"unlearnrec-{hashlib.sha256(output.encode()).hexdigest()[:12]}"
 
 
-def start(
+def start_detached(
     config: Config, *, host: str | None = None, port: int | None = None, progress: Progress = SILENT
 ) -> dict[str, Any]:
     """Start to serve on the cluster at `cluster.address`; returns when it answers, or when something keeps it waiting.
 
     Raises:
         InputError: Ray Serve is not installed, there is no cluster, or it has no room; an actor serves this output
-            already, or another application answers under `serve.route_prefix`; a token is needed; as `serve.serve`.
+            already, or another application answers under `serve.route_prefix`; a token is needed; or as `serve.serve`.
     """
-    serve, make_app = _imports()
-    config = _absolute(config)
+    serve, make_app = _import_ray_serve()
+    config = _with_absolute_output(config)
     host = config.serve.host if host is None else host
     rules = admission_rules(config.serve, host)
-    outwait(lambda: check_output(Session(config)), progress.note)
+    retry_while_storage_is_away(lambda: check_servable(Session(config)), progress.note)
     name, owns_ray = actor_name(config.output), _connect(config)
     try:
         _refuse_second(config, name)
         _refuse_taken(config.serve.route_prefix, name)
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if problem := misfit(nodes, worker_settings(config.cluster)):
-            raise InputError(problem)
+        _refuse_without_room(config)
         running = bool(serve.status().proxies)
         if running and not rules.tokens:
             raise InputError(
@@ -72,14 +70,14 @@ def start(
         actor = _start_actor(config, name)
         try:
             service: ServiceInterface = RemoteService(actor)
-            _wait(service, progress)
+            _wait_until_ready(service, progress)
             pattern = callback_pattern(config.serve)
             if not running:
                 port = _free_port(host) if (port := config.serve.port if port is None else port) == 0 else port
                 serve.start("HeadOnly", {"host": host, "port": port}, logging_config=QUIET)
-            face = serve.ingress(lambda: make_app(service, rules, pattern))(type("Face", (), {}))
+            http_side = serve.ingress(lambda: make_app(service, rules, pattern))(type("HttpSide", (), {}))
             options = {"ray_actor_options": {"num_cpus": 0}, "logging_config": QUIET}
-            application = serve.deployment(name="http", max_ongoing_requests=FACE_CALLS, **options)(face).bind()
+            application = serve.deployment(name="http", max_ongoing_requests=HTTP_CALLS, **options)(http_side).bind()
             serve.run(application, name=name, route_prefix=config.serve.route_prefix)
         except BaseException:
             ray.kill(actor)
@@ -93,14 +91,14 @@ def start(
     return {"status": "serving", "actor": name, "url": None if running else f"http://{host}:{port}{path}"}
 
 
-def stop(config: Config) -> dict[str, Any]:
-    """End the service that `start` left: no new requests, the batch under way finished, then the workers.
+def stop_detached(config: Config) -> dict[str, Any]:
+    """End the service that `start_detached` left: no new requests, the batch under way finished, then the workers.
 
     Raises:
         InputError: Ray Serve is not installed, there is no cluster, or nothing serves this output there.
     """
-    serve, _ = _imports()
-    config = _absolute(config)
+    serve, _ = _import_ray_serve()
+    config = _with_absolute_output(config)
     name, owns_ray = actor_name(config.output), _connect(config)
     try:
         try:
@@ -123,7 +121,7 @@ def stop(config: Config) -> dict[str, Any]:
     return {"status": "stopped", "actor": name}
 
 
-def _imports() -> tuple[Any, Any]:
+def _import_ray_serve() -> tuple[Any, Any]:
     try:
         from ray import serve
 
@@ -133,13 +131,13 @@ def _imports() -> tuple[Any, Any]:
     return serve, make_app
 
 
-def _absolute(config: Config) -> Config:
+def _with_absolute_output(config: Config) -> Config:
     """The actor has another working directory."""
-    output = config.output if "://" in config.output else os.path.abspath(config.output)
     table = config.watch.table
     if table is not None and "://" not in table:
         table = os.path.abspath(table)
-    return config.model_copy(update={"output": output, "watch": config.watch.model_copy(update={"table": table})})
+    watch = config.watch.model_copy(update={"table": table})
+    return config.model_copy(update={"output": absolute(config.output), "watch": watch})
 
 
 def _connect(config: Config) -> bool:
@@ -148,7 +146,7 @@ def _connect(config: Config) -> bool:
             "cluster.address: a Ray that this command starts would end with it. Name a running one ('auto' finds the "
             "one on this machine), or leave --detached out"
         )
-    return connect(config.cluster.address)
+    return connect_to_ray(config.cluster.address)
 
 
 def _refuse_second(config: Config, name: str) -> None:
@@ -163,7 +161,10 @@ def _refuse_second(config: Config, name: str) -> None:
 
 
 def _refuse_taken(prefix: str, name: str) -> None:
-    """Before the actor starts: Ray Serve would refuse it only once it has loaded everything."""
+    """Raise InputError for a path that another application has.
+
+    This is done before the actor starts: Ray Serve would refuse the path only when everything is loaded.
+    """
     try:
         from ray.serve.context import _get_global_client  # no public call says which paths are taken
 
@@ -179,6 +180,12 @@ def _refuse_taken(prefix: str, name: str) -> None:
             )
 
 
+def _refuse_without_room(config: Config) -> None:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if problem := placement_problem(nodes, worker_settings(config.cluster)):
+        raise InputError(problem)
+
+
 def _start_actor(config: Config, name: str) -> Any:
     from ..http.read_routes import MEMORY_THREADS
 
@@ -191,15 +198,15 @@ def _start_actor(config: Config, name: str) -> Any:
         _refuse_second(config, name)
         raise
     try:
-        call_actor(actor, READY_SECONDS, Coordinator.begin)
+        call_actor(actor, READY_SECONDS, Coordinator.start)
     except BaseException:
         ray.kill(actor)
         raise
     return actor
 
 
-def _wait(service: ServiceInterface, progress: Progress) -> None:
-    """Until recommendations are answered, or something keeps the coordinator waiting, which it then outwaits."""
+def _wait_until_ready(service: ServiceInterface, progress: Progress) -> None:
+    """Wait until recommendations are answered, or something keeps the coordinator waiting; it then tries again by itself."""
     end = time.monotonic() + READY_SECONDS
     while (health := service.health())["status"] != "ok" and time.monotonic() < end:
         if health["blocked"]:

@@ -6,9 +6,8 @@ import time
 from typing import Any
 
 from ..config.schema import Config
-from ..lifecycle.decisions import oldest_age, overdue
-from ..lifecycle.refusals import unknown
-from ..log.records import iso
+from ..lifecycle.decisions import due_by, oldest_age, overdue
+from ..lifecycle.refusals import unknown_request
 from ..output.session import Session
 
 
@@ -23,8 +22,9 @@ def status(config: Config, request_id: str | None = None) -> dict[str, Any]:
     if request_id is not None:
         ticket = ledger.tickets.get(request_id)
         if ticket is None:
-            raise unknown(config, request_id)
-        return ticket.describe() | ({} if ticket.final else {"due_by": iso(ticket.accepted_at + deadline)})
+            raise unknown_request(config, request_id)
+        due = due_by(ticket, deadline)
+        return ticket.describe() | ({} if due is None else {"due_by": due})
     waiting = ledger.unanswered()
     late = {ticket.request_id for ticket in overdue(waiting, now, deadline)}
     return {
@@ -38,7 +38,7 @@ def status(config: Config, request_id: str | None = None) -> dict[str, Any]:
                 "request_id": ticket.request_id,
                 "status": ticket.state.value,
                 "age_hours": (now - ticket.accepted_at) / 3600,
-                "due_by": iso(ticket.accepted_at + deadline),
+                "due_by": due_by(ticket, deadline),
                 "overdue": ticket.request_id in late,
             }
             for ticket in waiting

@@ -36,7 +36,7 @@ class Job:
 # ---- pure: what the job is ----------------------------------------------------------------------------------------
 
 
-def plan(arguments: Sequence[str], commands: Mapping[str, Any]) -> Job:
+def plan_job(arguments: Sequence[str], commands: Mapping[str, Any]) -> Job:
     """Check a command line and turn it into a job.
 
     commands: by name, the commands that there are, whose parsers check the arguments.
@@ -46,7 +46,7 @@ def plan(arguments: Sequence[str], commands: Mapping[str, Any]) -> Job:
     """
     if not arguments or arguments[0].startswith("-"):
         raise InputError("submit: give the command after `--`, such as: unlearnrec submit -- train --config FILE")
-    parameters, values = _parse(commands, arguments[0], arguments[1:])
+    parameters, values = _parse_command(commands, arguments[0], arguments[1:])
     refuse_local_options(parameters, values)
     file = Path(values["config"]) if values.get("config") is not None else None
     overrides = values.get("overrides") or []
@@ -118,16 +118,18 @@ def refuse_local_options(parameters: Sequence[Any], values: Mapping[str, Any]) -
 _REMEDY = "Give a URI such as s3://bucket/path, or an absolute path that all machines of the cluster share"
 
 
-def _parse(commands: Mapping[str, Any], name: str, arguments: Sequence[str]) -> tuple[Sequence[Any], dict[str, Any]]:
-    """A command's parameters and the values that its own parser gives them."""
+def _parse_command(
+    commands: Mapping[str, Any], name: str, arguments: Sequence[str]
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """The parameters of a command, and the values that its own parser gives them."""
     from . import bench
 
     if name not in commands or name == "submit":
         known = ", ".join(sorted(set(commands) - {"submit"}))
         raise InputError(f"submit -- {name}: no such command; there are: {known}")
     values = commands[name].make_context(f"unlearnrec {name}", list(arguments)).params
-    if name == "bench" and values["name"] not in bench.names():
-        raise InputError(f"bench {values['name']}: no such benchmark; there are: {', '.join(bench.names())}")
+    if name == "bench" and values["name"] not in bench.benchmark_names():
+        raise InputError(f"bench {values['name']}: no such benchmark; there are: {', '.join(bench.benchmark_names())}")
     return commands[name].params, values
 
 
@@ -142,15 +144,15 @@ def submit(
     wait: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Submit a command as a job; with `wait`, follow its log on stderr until it ends. commands: as for `plan`.
+    """Submit a command as a job; with `wait`, follow its log on stderr until it ends. commands: as for `plan_job`.
 
     Returns:
         `job_id`, `status`, `address`; with `wait` also `ok` and, where it is known, the command's own `exit_code`.
 
     Raises:
-        InputError: as `plan`; no job server answers at the address, or it wants another token.
+        InputError: as `plan_job`; no job server answers at the address, or it wants another token.
     """
-    job = plan(arguments, commands)
+    job = plan_job(arguments, commands)
     where = job_server.choose_address(address, os.environ)
     client, server_mode = job_server.connect(where)
     with tempfile.TemporaryDirectory(prefix="unlearnrec-submit-") as folder:
@@ -159,7 +161,7 @@ def submit(
     result: dict[str, Any] = {"job_id": job_id, "status": str(client.get_job_status(job_id).value), "address": where}
     progress.note(f"job {job_id} at {where}: {job.entrypoint}")
     if wait:
-        details = job_server.follow(client, job_id, progress)
+        details = job_server.follow_log(client, job_id, progress)
         result |= {"status": details.status.value, "ok": details.status.value == "SUCCEEDED"}
         if details.driver_exit_code is not None:
             result["exit_code"] = details.driver_exit_code
@@ -170,7 +172,7 @@ def submit(
 def runtime_env(job: Job, server_mode: str | None, folder: Path, progress: Progress) -> dict[str, Any]:
     """What the job gets: the wheel as a Python module, its folder, and the cluster's own mode of authentication."""
     env: dict[str, Any] = {}
-    root = wheel.source()
+    root = wheel.source_folder()
     if root is not None:
         env["py_modules"] = [str(wheel.build_wheel(root, folder))]
     else:

@@ -16,9 +16,10 @@ from ...partitioning.manifest import Graph
 from ...workers import WorkerFailure, WorkerGroup
 from ..config.schema import Config
 from ..lifecycle.finding import find_stored
-from ..log.journal import JournalConflict
-from ..models.training import begin, make_run, now_and_then, told, trained_version
+from ..log.log import LogConflict
+from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
 from ..output.conflicts import voids_training
+from ..output.ingests import lake_graph
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
 from ..requests.matching import effect, resolve
@@ -51,43 +52,43 @@ def train(
         group: workers that run already; else they are started and ended here.
 
     Raises:
-        InputError: as `Session.lake_graph`; a file of `without` is bad.
+        InputError: as `lake_graph`; a file of `without` is bad.
         RuntimeError: another version was committed meanwhile, by a request or a command; told a few seconds later.
         WorkerFailure: as `WorkerGroup.run`.
     """
     session = Session(config)
-    head = session.journal.head()  # before the graph is read: whatever is committed from here on is a conflict
-    graph = session.lake_graph()
-    removal, unknown = _removal(session, graph, without)
+    head = session.log.head()  # before the graph is read: whatever is committed from here on is a conflict
+    graph = lake_graph(session)
+    removal, unknown = _left_out(session, graph, without)
     run = make_run(config, graph, removal, probe)
-    begin(session, graph, run, resume, progress)
+    prepare_run(session, graph, run, resume, progress)
     overtaken = voids_training(graph, session.versions.current())
 
     def look() -> None:
-        if any(map(overtaken, session.journal.since(head))):
+        if any(map(overtaken, session.log.since(head))):
             raise RuntimeError(OVERTAKEN)
 
     try:
         with session.workers(group) as workers:
-            manifest, curve = trained_version(session, workers, graph, run, progress, now_and_then(look))
+            manifest, curve = trained_version(session, workers, graph, run, progress, at_intervals(look))
     except (InputError, FileNotFoundError, WorkerFailure):
         look()  # where a purge took the graph behind another version, it says so
         raise
     try:
         committed = session.versions.commit(manifest, after=head)
-    except JournalConflict as error:
+    except LogConflict as error:
         raise RuntimeError(OVERTAKEN) from error
     Checkpoints(session.store, run.folder).clear()
     removed = graph.interactions - committed.graph.interactions
-    return told(committed, curve) | {"removed_interactions": removed, "unknown_ids": unknown}
+    return training_result(committed, curve) | {"removed_interactions": removed, "unknown_ids": unknown}
 
 
-def _removal(session: Session, graph: Graph, files: Sequence[str]) -> tuple[Removal, int]:
+def _left_out(session: Session, graph: Graph, files: Sequence[str]) -> tuple[Removal, int]:
     """What the files leave out, and how many of their ids the graph does not know."""
     if not files:
         return Removal(), 0
     maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
-    requests = [_without(session, file) for file in files]
+    requests = [_read_left_out(session, file) for file in files]
     found = [resolve(request, maps[0], maps[1], graph.time) for request in requests]
     for file, one in zip(files, found, strict=True):
         for why in one.invalid.values():
@@ -108,7 +109,7 @@ def _removal(session: Session, graph: Graph, files: Sequence[str]) -> tuple[Remo
     return removal, sum(x.unknown for x in found)
 
 
-def _without(session: Session, file: str) -> Request:
+def _read_left_out(session: Session, file: str) -> Request:
     """What a file names; here every row must mean something."""
     rows = read_rows(file, session.options, other_columns=True)
     for number, row in enumerate(rows, start=1):

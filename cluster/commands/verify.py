@@ -13,6 +13,7 @@ from ..config.schema import Config
 from ..evidence.report import contradicted
 from ..layout import REPORTS, manifest_name, report_name
 from ..log.records import PURGING, Record
+from ..output.ingests import ingested
 from ..output.ledger import OPEN, Ledger, State, Ticket
 from ..output.manifest import Manifest
 from ..output.session import Session
@@ -36,7 +37,7 @@ def verify(config: Config, request_id: str | None = None) -> dict[str, Any]:
     session = Session(config)
     answer: dict[str, Any] = {"request_id": request_id, "status": None, "phase": None, "version": None}
     try:
-        records = session.journal.records()
+        records = session.log.records()
         ledger = session.ledger()
     except InputError as error:
         return answer | {"ok": False, "checks": [_check("log", False, str(error))]}
@@ -72,7 +73,7 @@ def _extent(records: Sequence[Record]) -> str:
 
 def _checkpoint(session: Session, records: Sequence[Record]) -> Iterator[Check]:
     """Whether the checkpoint that readers begin at is what the records come to, where all of them are there."""
-    checkpoint = session.journal.checkpoint()
+    checkpoint = session.log.checkpoint()
     if checkpoint is None:
         return
     detail = f"its SHA-256 is the one of the log, and the log goes on from record {checkpoint.number}"
@@ -163,7 +164,7 @@ def _stray_reports(session: Session, ledger: Ledger) -> Iterator[Check]:
 def _ingest_check(session: Session, ledger: Ledger, version: Manifest) -> Check:
     """Whether what the next `train` begins from is what an `ingest` left."""
     try:
-        found = session.ingested().ingest
+        found = ingested(session).ingest
         ok = found in ledger.ingests or found == version.lake_graph.ingest
     except (InputError, ValueError, KeyError, TypeError):
         ok = False

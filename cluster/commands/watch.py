@@ -12,7 +12,7 @@ from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
 from ..serving.intake import Intake
 from ..serving.signals import stop_signals
-from ..serving.start import check_output
+from ..serving.start import check_servable
 from ..serving.watcher import Watcher
 
 
@@ -40,7 +40,7 @@ def watch(
     if from_version is not None and from_now:
         raise InputError("watch: --from-version and --from-now exclude each other. Give one of them")
     session = Session(config)
-    check_output(session)
+    check_servable(session)
     watcher = Watcher(session, Intake(session), progress.note)
     if from_version is not None or from_now:
         moved = watcher.move(from_version)

@@ -12,17 +12,17 @@ from pydantic import BaseModel, ValidationError
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """All that is wrong, one line each: `train.epochs: got 0, expected an integer >= 1`."""
     schema = model.model_json_schema()
-    lines = [_line(dict(entry), schema) for entry in error.errors()]
+    lines = [_error_line(dict(entry), schema) for entry in error.errors()]
     # One value may break several branches of a union (`int | None`): one line is enough.
     return "configuration: " + "\n  ".join(dict.fromkeys(lines))
 
 
-def _line(entry: dict[str, Any], schema: dict[str, Any]) -> str:
+def _error_line(entry: dict[str, Any], schema: dict[str, Any]) -> str:
     # Branches of a union stand in the location as pydantic's own words; only real keys and positions are the user's.
     path, node = _locate(entry["loc"], schema)
     dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     if entry["type"] == "extra_forbidden":
-        return _unknown(dotted, path, schema)
+        return _unknown_key(dotted, path, schema)
     if entry["type"] == "missing":
         return f"{dotted}: missing; expected {_expected(node, schema)} ({node.get('description', '').strip()})"
     if entry["type"] == "value_error":
@@ -32,7 +32,7 @@ def _line(entry: dict[str, Any], schema: dict[str, Any]) -> str:
     return f"{dotted}: got {got}, expected {_expected(node, schema)}"
 
 
-def _unknown(dotted: str, path: Sequence[str | int], schema: dict[str, Any]) -> str:
+def _unknown_key(dotted: str, path: Sequence[str | int], schema: dict[str, Any]) -> str:
     _, parent = _locate(path[:-1], schema)
     known = list(_section(parent, schema).get("properties", {}))
     close = difflib.get_close_matches(str(path[-1]), known, n=1)

@@ -324,9 +324,12 @@ class Config(Section):
     """Everything a run depends on. Relative paths are relative to the working directory."""
 
     interactions: str
-    """Parquet file or folder, local or s3://."""
+    """Table of interactions, local or s3://: Parquet or CSV (a file or a folder), a Delta table (`delta://PLACE` or its
+    folder) or an Iceberg table (`iceberg://CATALOG/NAMESPACE.TABLE` or its folder); `?version=`, `?snapshot=` or
+    `?timestamp=` behind it chooses a state (docs/lake.md)."""
     test_interactions: str | None = None
-    """Held-out interactions for `evaluate`, with the same columns; without `columns.value` every row counts."""
+    """Held-out interactions for `evaluate`: a table as `interactions`, with the same columns. Without `columns.value` every
+    row counts."""
     output: str
     """Folder, local or s3://, that holds everything the run leaves."""
     seed: int = Field(0, ge=0, lt=2**63)
@@ -377,11 +380,11 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
             raise InputError(f"configuration {str(path)!r}: not a text file in UTF-8") from None
         values = parse_yaml(text, str(path))
     for override in overrides:
-        _apply(values, override)
+        _set_override(values, override)
     return parse_config(values)
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def _set_override(values: dict[str, Any], override: str) -> None:
     """Set one `section.key=value` in the nested values."""
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")

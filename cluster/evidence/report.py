@@ -20,7 +20,7 @@ from ...workers import WorkerGroup
 from ..layout import report_name
 from ..lifecycle.acceptance import read_accepted
 from ..lifecycle.refusals import UnreadableRequest
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..log.records import ACCEPTED, COMMITTED, EVIDENCE, Record, iso
 from ..output.conflicts import voids_evidence
 from ..output.ledger import Ticket
@@ -156,7 +156,7 @@ def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
     seen = ledger.seen
     if request_id in ledger.evidence:
         return list(ledger.evidence[request_id].get("evidence_failed", []))
-    chain = _chain(session.journal.since(ledger.tickets[request_id].first_record - 1), request_id)
+    chain = _chain(session.log.since(ledger.tickets[request_id].first_record - 1), request_id)
     ticket = ledger.tickets[request_id]
     data = _kept(session, ticket, chain)
     if data is None:
@@ -177,10 +177,8 @@ def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
     body = {"request_id": request_id, "version": document["version"]["after"], "sha256": digest}
     body |= {"page_sha256": session.store.sha256(html), "seconds": document["times"]["seconds"]}
     failed = [check["name"] for check in document["verification"]["checks"] if check["ok"] is False]
-    with contextlib.suppress(JournalConflict):  # another process was faster, with the same report
-        session.journal.append(
-            EVIDENCE, body | {"evidence_failed": failed}, after=seen, void=voids_evidence(request_id)
-        )
+    with contextlib.suppress(LogConflict):  # another process was faster, with the same report
+        session.log.append(EVIDENCE, body | {"evidence_failed": failed}, after=seen, void=voids_evidence(request_id))
     return failed
 
 

@@ -12,10 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import error_body
 from .rate_limit import Buckets
-from .tokens import Token, find
+from .tokens import Token, find_token
 
 OPEN = "/healthz"
-"""Needs no token and is not counted."""
+"""This path needs no token, and calls of it are not counted."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Admission:
         token = None
         if scope["path"].removeprefix(scope.get("root_path", "")) != OPEN:  # behind Ray Serve: `serve.route_prefix`
             headers = dict(scope["headers"])
-            token = find(self._rules.tokens, headers.get(b"authorization", b""))
+            token = find_token(self._rules.tokens, headers.get(b"authorization", b""))
             caller = token.name if token else f"address {(scope.get('client') or ['unknown'])[0]}"
-            # Whoever guesses tokens is slowed down too.
-            refusal = self._too_often(caller) or self._unknown(token, headers)
+            # The limit comes first, so that whoever guesses tokens is slowed down too.
+            refusal = self._refuse_too_often(caller) or self._refuse_unknown(token, headers)
             if refusal is not None:
                 await refusal(scope, receive, send)
                 return
@@ -78,13 +78,13 @@ class Admission:
 
         await self._app(scope, replay, send)
 
-    def _too_often(self, caller: str) -> JSONResponse | None:
+    def _refuse_too_often(self, caller: str) -> JSONResponse | None:
         if not (seconds := self._buckets.take(caller)):
             return None
         text = "too many calls (serve.rate_per_second, serve.burst): try again later"
         return JSONResponse(error_body(429, text), 429, {"Retry-After": str(math.ceil(seconds))})
 
-    def _unknown(self, token: Token | None, headers: dict[bytes, bytes]) -> JSONResponse | None:
+    def _refuse_unknown(self, token: Token | None, headers: dict[bytes, bytes]) -> JSONResponse | None:
         if token is not None:
             return None
         if self._rules.tokens:

@@ -18,7 +18,7 @@ class RequestState(BaseModel):
     api_version: Literal["2.0"]
     subject_request_id: str
     request_status: Literal["pending", "in_progress", "completed", "cancelled"]
-    """OpenDSR's word for the next one."""
+    """OpenDSR's word for `status`."""
     status: str
     received_time: datetime
     request_id: str
@@ -26,20 +26,20 @@ class RequestState(BaseModel):
     version: int | None
     cancellable_until: datetime | None = None
     expected_completion_time: datetime | None = None
-    """When it is overdue."""
+    """When it becomes overdue."""
     matched: bool | None = None
     """False: none of the ids that were named is known. They may be mistyped."""
     removed_interactions: int | None = None
     requester: str | None = None
     """The name of the token that the request came with."""
     share: float | None = None
-    """Of the interactions, which it was held for."""
+    """The share of the interactions that it removes, for which it was held."""
     approved_by: str | None = None
     error: str | None = None
     evidence_failed: list[str] | None = None
     """The checks after the commit that failed; absent as long as there is no evidence."""
     repeated: bool | None = None
-    """Whether the request was there already: this call changed nothing."""
+    """Whether the request was there already, so that this call changed nothing."""
 
 
 class SupportedIdentity(BaseModel):
@@ -50,7 +50,7 @@ class SupportedIdentity(BaseModel):
 
 
 class Discovery(BaseModel):
-    """What is supported."""
+    """What of OpenDSR is supported."""
 
     api_version: Literal["2.0"]
     supported_identities: list[SupportedIdentity]
@@ -58,7 +58,7 @@ class Discovery(BaseModel):
 
 
 class Recommendation(BaseModel):
-    """One item; ranks begin with 1."""
+    """One recommended item; the best has rank 1."""
 
     item_id: int | str
     score: float
@@ -66,7 +66,7 @@ class Recommendation(BaseModel):
 
 
 class Recommendations(BaseModel):
-    """Of one user, best first, from this version."""
+    """The recommendations for one user from this version, best first."""
 
     version: int
     recommendations: list[Recommendation]
@@ -83,5 +83,5 @@ class Health(BaseModel):
 
 
 def json_answer(content: dict[str, Any], status_code: int = 200) -> Response:
-    """Made here, because FastAPI would first validate what a function returns, in another thread."""
+    """A JSON answer, made here because FastAPI would first validate what a function returns, in another thread."""
     return Response(to_json(content, inf_nan_mode="null"), status_code, media_type="application/json")

@@ -1,4 +1,4 @@
-"""The bodies that the HTTP face takes, for validation and for its OpenAPI document."""
+"""The bodies that are taken over HTTP, for validation and for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Range(BaseModel):
     until: Time | None = None
 
     @model_validator(mode="after")
-    def _valid(self) -> Range:
+    def _is_a_range(self) -> Range:
         row = parse_row(self.user, self.item, self.since, self.until)
         if isinstance(row, str) or row[0] != RANGES:
             raise ValueError(row if isinstance(row, str) else "has neither since nor until; give at least one")
@@ -59,7 +59,7 @@ class Range(BaseModel):
 
 
 NAMING = ("users", "items", "interactions", "ranges", "subject_identities")
-"""Fields of a deletion that name what goes; one of them must not be empty."""
+"""The fields of a deletion that name what is to be forgotten; one of them must not be empty."""
 
 
 class Deletion(BaseModel):
@@ -76,13 +76,13 @@ class Deletion(BaseModel):
     interactions: list[tuple[Id, Id]] = []
     ranges: list[Range] = []
     subject_identities: list[Identity] = []
-    """More users."""
+    """More users to forget, named as OpenDSR does."""
     subject_request_id: Annotated[str, Field(pattern=f"^{REQUEST_ID.pattern}$")] | None = None
     """The id of the request, where its path has none."""
     status_callback_urls: Annotated[
         list[Annotated[str, Field(max_length=LONGEST_URL)]], Field(max_length=MOST_URLS)
     ] = []
-    """Told of every change of the request's state."""
+    """These URLs are told of every change of the request's state."""
     subject_request_type: Literal["erasure"] = "erasure"
     api_version: Literal["2.0"] | None = None
     regulation: Literal["gdpr", "ccpa"] | None = None
@@ -91,7 +91,7 @@ class Deletion(BaseModel):
     """Read and not kept."""
 
     @model_validator(mode="after")
-    def _something(self) -> Deletion:
+    def _names_something(self) -> Deletion:
         if not any(getattr(self, name) for name in NAMING):
             raise ValueError("names no user, item, interaction or range; give at least one")
         return self

@@ -1,4 +1,5 @@
-"""What the HTTP face answers when something is wrong: OpenDSR's shape of an error, and never a value of the request."""
+"""What is answered over HTTP when something is wrong: in OpenDSR's shape of an error, and never with a value of the
+request, because answers may end up in logs."""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ def documented_errors(*codes: int) -> dict[int | str, dict[str, Any]]:
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Let the application answer every exception in this shape."""
+    """Let the application answer every exception as a `Refusal`."""
 
     @app.exception_handler(HTTPException)
     def refused(request: Request, error: HTTPException) -> JSONResponse:
@@ -90,7 +91,7 @@ def _methods(app: FastAPI, request: Request) -> str:
 
 
 def _field(location: Sequence[str | int]) -> str:
-    """`users[0]` from ("body", "users", 0, ...); words of pydantic's own are left out."""
+    """The place as a user writes it: `users[0]` from ("body", "users", 0, ...), without pydantic's own words."""
     if location[1:] and isinstance(location[1], int) and location[0] == "body":
         return "body"  # a position in text that is no JSON
     words = [part for part in location[1:] if isinstance(part, int) or (part.isidentifier() and part not in ("int",))]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from threading import Lock
 
 MOST_CALLERS = 10_000
-"""Buckets that are kept; of more, those go first that were used longest ago. Such a caller begins with a full one."""
+"""So many buckets are kept; of more, those that were used longest ago go first. A caller without one gets a full one."""
 
 
 class Buckets:
@@ -20,7 +20,7 @@ class Buckets:
         self._lock = Lock()
 
     def take(self, caller: str) -> float:
-        """Take one call: 0 if it may be made, else the seconds until it may (then nothing was taken)."""
+        """Take one call. Returns 0 if it may be made; else the seconds until it may, and nothing is taken."""
         with self._lock:
             now = self._clock()
             left, since = self._left.pop(caller, (self._burst, now))

@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from ..requests.rows import Twice, once
+from ..requests.rows import DuplicateKey, reject_duplicate_keys
 
 
 class StrictRequest(Request):
@@ -18,8 +18,8 @@ class StrictRequest(Request):
 
     async def json(self) -> Any:
         try:
-            return json.loads(await self.body(), object_pairs_hook=once)
-        except Twice as error:
+            return json.loads(await self.body(), object_pairs_hook=reject_duplicate_keys)
+        except DuplicateKey as error:
             raise HTTPException(422, f"invalid body: {error}") from None
 
 

@@ -20,12 +20,12 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 SHORTEST_TOKEN = 16
 DEFAULT_NAME = "default"
-"""Of the token in the environment, which has all scopes."""
+"""The name of the token in the environment, which has all scopes."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """`name` is the requester that is written down with a request; `digest` the token's SHA-256."""
+    """`name` is written down with a request as its requester; `digest` is the SHA-256 of the token itself."""
 
     name: str
     digest: bytes
@@ -59,8 +59,11 @@ def load_tokens(variable: str, file: str | None) -> tuple[Token, ...]:
     return tuple(found)
 
 
-def find(tokens: Sequence[Token], authorization: bytes) -> Token | None:
-    """The token of an Authorization header. All are compared, each in constant time."""
+def find_token(tokens: Sequence[Token], authorization: bytes) -> Token | None:
+    """The token of an Authorization header, None where it has none of these.
+
+    It is compared with all of them, and with each in constant time, so that the time of an answer tells nothing.
+    """
     scheme, _, given = authorization.partition(b" ")
     digest = hashlib.sha256(given).digest()
     matching = [token for token in tokens if hmac.compare_digest(digest, token.digest)]

@@ -93,7 +93,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def follow(client: Any, job_id: str, progress: Progress) -> Any:
+def follow_log(client: Any, job_id: str, progress: Progress) -> Any:
     """Show the job's log on stderr until it ends; its details then."""
 
     async def tail() -> None:

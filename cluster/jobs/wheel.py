@@ -27,7 +27,7 @@ build_meta.build_wheel(sys.argv[1], {"--build-option": ["--build-number", sys.ar
 """
 
 
-def source() -> Path | None:
+def source_folder() -> Path | None:
     """The folder of this package's source, or None when it was installed without it."""
     project = ROOT / "pyproject.toml"
     return ROOT if project.is_file() and '\nname = "unlearnrec"\n' in project.read_text(encoding="utf-8") else None
@@ -46,7 +46,7 @@ def build_wheel(root: Path, folder: Path) -> Path:
     project = copy / "pyproject.toml"
     text = project.read_text(encoding="utf-8")
     project.write_text(re.sub(r"(?ms)^dependencies = \[.*?^\]$", "dependencies = []", text), encoding="utf-8")
-    command = [sys.executable, "-c", _BUILD, str(output), build_number(copy)]
+    command = [sys.executable, "-c", _BUILD, str(output), build_tag(copy)]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = " | ".join(done.stderr.strip().splitlines()[-3:])
@@ -54,7 +54,7 @@ def build_wheel(root: Path, folder: Path) -> Path:
     return next(output.glob("*.whl"))
 
 
-def build_number(root: Path) -> str:
+def build_tag(root: Path) -> str:
     """A hash of all files in `root`, as a wheel's build tag, which starts with a digit."""
     content = hashlib.sha256()
     for path in sorted(path for path in root.rglob("*") if path.is_file()):

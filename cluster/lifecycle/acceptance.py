@@ -10,9 +10,10 @@ from typing import Any
 
 from ...partitioning.errors import InputError
 from ..layout import content_name
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..log.records import ACCEPTED, COMMITTED
 from ..output.conflicts import voids_acceptance, voids_step
+from ..output.ingests import id_types, ingest_head, times
 from ..output.ledger import State, Ticket
 from ..output.session import Session
 from ..requests.digests import KINDS, digests_of
@@ -64,13 +65,13 @@ def accept(
         where = {} if name == content_name(request.request_id) else {"content": name}
         entry = {"request_id": request.request_id, "commitment": commitment(body, salt), **who, **where}
         try:
-            session.journal.append(ACCEPTED, entry, after=seen, void=voids_acceptance(request.request_id))
-        except JournalConflict:
+            session.log.append(ACCEPTED, entry, after=seen, void=voids_acceptance(request.request_id))
+        except LogConflict:
             continue
         return
 
 
-def renewed(session: Session, request: Request) -> Request:
+def under_current_id(session: Session, request: Request) -> Request:
     """A request whose id was derived from its content, under the id that it has now (`Ledger.derived_id`).
 
     Whoever asks the same before that one is closed and out of date too gets the same id, so that it is one request.
@@ -78,8 +79,8 @@ def renewed(session: Session, request: Request) -> Request:
     ledger = session.ledger()
     if request.request_id not in ledger.tickets:
         return request
-    ingest_head = 0 if _kept_out(session, request) else session.ingest_head()
-    return replace(request, request_id=ledger.derived_id(request.request_id, ingest_head))
+    head = 0 if _kept_out(session, request) else ingest_head(session)
+    return replace(request, request_id=ledger.derived_id(request.request_id, head))
 
 
 def _kept_out(session: Session, request: Request) -> bool:
@@ -90,13 +91,13 @@ def _kept_out(session: Session, request: Request) -> bool:
         return False
     if suppression is None:
         return False
-    time = session.times()
-    named = digests_of(suppression.key, request, session.id_types(), time.unit if time else None)
+    time = times(session)
+    named = digests_of(suppression.key, request, id_types(session), time.unit if time else None)
     listed, _ = suppression.state()
     return all(named[kind] <= listed[kind] for kind in KINDS)
 
 
-def answered(session: Session, request: Request) -> dict[str, Any] | None:
+def final_answer(session: Session, request: Request) -> dict[str, Any] | None:
     """The answer that this request was given already, None if it has not been carried out.
 
     Raises:
@@ -115,7 +116,7 @@ def answered(session: Session, request: Request) -> dict[str, Any] | None:
     return answer | {"content_purged": True} if is_purged(content) else answer
 
 
-def contents_of(session: Session, request_id: str) -> dict[str, Any] | None:
+def stored_content(session: Session, request_id: str) -> dict[str, Any] | None:
     """The stored content of a request; None where there is none, or where it was purged."""
     try:
         content: dict[str, Any] = json.loads(session.store.read(session.ledger().content_name(request_id)))
@@ -134,7 +135,7 @@ def check_same(session: Session, content: dict[str, Any], request: Request) -> N
         )
 
 
-def advance(
+def append_step(
     session: Session,
     request_id: str,
     kind: str,
@@ -148,18 +149,18 @@ def advance(
     since: the head that the decision was based on; a version that was committed later makes it void.
 
     Raises:
-        JournalConflict: there is such a version.
+        LogConflict: there is such a version.
     """
     while True:
         ledger = session.ledger()
         seen, ticket = ledger.seen, ledger.open.get(request_id)
-        if since is not None and any(record.kind == COMMITTED for record in session.journal.since(since)):
-            raise JournalConflict(f"a version was committed after record {since}")
+        if since is not None and any(record.kind == COMMITTED for record in session.log.since(since)):
+            raise LogConflict(f"a version was committed after record {since}")
         if ticket is None or not allowed(ticket):
             return False
         try:
-            session.journal.append(kind, {"request_id": request_id, **body}, after=seen, void=voids_step(request_id))
-        except JournalConflict:
+            session.log.append(kind, {"request_id": request_id, **body}, after=seen, void=voids_step(request_id))
+        except LogConflict:
             continue
         return True
 

@@ -1,4 +1,4 @@
-"""What becomes of deletion requests: pure decisions on tickets (ledger.py) and the clock (docs/serving.md).
+"""What becomes of deletion requests: pure decisions on tickets (output/ledger.py) and the clock (docs/serving.md).
 
 Nothing here reads, writes, waits or knows Ray's actors.
 """
@@ -13,7 +13,8 @@ from ray.exceptions import RayError
 
 from ...partitioning.errors import InputError
 from ...workers.failures import LOST, Kind, WorkerFailure
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
+from ..log.records import iso
 from ..output.ledger import OPEN, State, Ticket
 
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 5, 3600
@@ -58,6 +59,14 @@ def oldest_age(tickets: Iterable[Ticket], now: float) -> float:
 def overdue(tickets: Iterable[Ticket], now: float, deadline_seconds: float) -> list[Ticket]:
     """Those that were first accepted longer ago than the deadline."""
     return [ticket for ticket in tickets if now - ticket.accepted_at > deadline_seconds]
+
+
+def due_by(ticket: Ticket, deadline_seconds: float) -> str | None:
+    """When it becomes overdue, in ISO-8601; None where it has its answer.
+
+    The commands call this `due_by`, and HTTP calls it `expected_completion_time`, as OpenDSR does.
+    """
+    return None if ticket.final else iso(ticket.accepted_at + deadline_seconds)
 
 
 def retry_after(
@@ -121,7 +130,7 @@ def loses_workers(error: BaseException) -> bool:
 def judge(error: BaseException, alone: bool, losses: int = 0) -> Verdict:
     """alone: whether the batch was one request that had been in a failed batch before. losses: how many attempts in a row
     have lost workers, this one included."""
-    if isinstance(error, JournalConflict):
+    if isinstance(error, LogConflict):
         return Verdict.AGAIN
     if loses_workers(error):
         if alone:

@@ -1,25 +1,69 @@
-"""What requests remove from a graph, found in its stored shards instead of by workers."""
+"""What requests remove from a graph: routed to the partitions that know, and found there, by workers or in stored shards."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from ...distributed.graph.removal import Found, merged
+from ...distributed.graph.removal import Found, Ids, Removal, merged
+from ...distributed.partition.partition import Partition
+from ...partitioning.assignment import Assignment
 from ...partitioning.ingest import load_assignment, load_ids, load_shard
 from ...partitioning.manifest import Graph
 from ...partitioning.storage import Store
-from ..requests.matching import Resolved, asked_of, resolve, union
+from ...workers import WorkerGroup, calling
+from ..output.manifest import Manifest
+from ..output.session import Session
+from ..requests.matching import Resolved, partitions_to_ask, resolve, union
 from ..requests.request import Request
 
 
-def find_stored(store: Store, graph: Graph, requests: Sequence[Request]) -> tuple[list[Resolved], Found]:
-    """(what each request means in this graph, all that they name there). One shard is in memory at a time.
+@dataclass(frozen=True, eq=False)
+class Route:
+    """What some requests mean in a graph, and which partitions know what they remove."""
+
+    named: Mapping[str, Resolved]
+    """By request id."""
+    removal: Removal
+    """All that they name together, without time ranges."""
+    timed: Ids
+    """The users [n] of whom the times of events are needed, by dense id."""
+    owners: Assignment
+    partitions: list[int]
+    """The partitions that own something named: they know all that it means."""
+
+
+def route(store: Store, graph: Graph, requests: Sequence[Request]) -> Route:
+    """The dense ids of what these requests name, and the partitions to ask.
 
     Raises:
         InputError: a file of the graph is missing or damaged.
     """
     maps = [load_ids(store, graph, side) for side in ("user", "item")]
-    named = [resolve(request, maps[0], maps[1], graph.time) for request in requests]
-    removal, timed = union(named)
-    asked = asked_of(load_assignment(store, graph), removal, timed)
-    return named, merged([removal.find(load_shard(store, graph, k), timed) for k in asked])
+    named = {request.request_id: resolve(request, maps[0], maps[1], graph.time) for request in requests}
+    owners = load_assignment(store, graph)
+    removal, timed = union(named.values())
+    return Route(named, removal, timed, owners, partitions_to_ask(owners, removal, timed))
+
+
+def find_by_workers(session: Session, group: WorkerGroup, version: Manifest, way: Route) -> Found:
+    """All that these requests name in a version, from the workers of the partitions on the way; no others are called.
+
+    Raises:
+        InputError, WorkerFailure: as `Session.call`.
+    """
+    if not way.partitions:
+        return merged([])
+    find = calling(Partition.find, way.removal, way.timed)
+    return merged(session.call(group, version, find, partitions=way.partitions))
+
+
+def find_stored(store: Store, graph: Graph, requests: Sequence[Request]) -> tuple[list[Resolved], Found]:
+    """(what each request means in this graph, all that they name there), without workers. One shard is in memory at a time.
+
+    Raises:
+        InputError: a file of the graph is missing or damaged.
+    """
+    way = route(store, graph, requests)
+    found = [way.removal.find(load_shard(store, graph, k), way.timed) for k in way.partitions]
+    return list(way.named.values()), merged(found)

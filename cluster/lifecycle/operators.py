@@ -10,7 +10,7 @@ from ...partitioning.errors import InputError
 from ..log.records import APPROVED, CANCELLED
 from ..output.ledger import State, Ticket
 from ..output.session import Session
-from .acceptance import advance
+from .acceptance import append_step
 from .decisions import may_cancel
 from .refusals import NotApproved, TooLate
 
@@ -43,7 +43,7 @@ def approve_request(session: Session, request_id: str, by: str) -> Ticket | None
         own = ticket.requester is not None and ticket.requester.casefold() == by.casefold()
         return ticket.state is State.HELD and not own
 
-    advance(session, request_id, APPROVED, {"by": by}, allowed=allowed)
+    append_step(session, request_id, APPROVED, {"by": by}, allowed=allowed)
     ticket = session.ledger().tickets.get(request_id)
     if ticket is not None and ticket.approved_by is None:
         why = (
@@ -65,7 +65,7 @@ def cancel_request(session: Session, request_id: str, clock: Callable[[], float]
         TooLate: it is neither held nor in its grace window.
     """
     grace = session.config.forget.grace_seconds
-    advance(session, request_id, CANCELLED, {}, allowed=lambda ticket: may_cancel(ticket, clock(), grace))
+    append_step(session, request_id, CANCELLED, {}, allowed=lambda ticket: may_cancel(ticket, clock(), grace))
     ticket = session.ledger().tickets.get(request_id)
     if ticket is not None and ticket.state is not State.CANCELLED:
         raise TooLate(

@@ -15,12 +15,12 @@ from ..output.ledger import State
 from ..output.manifest import Manifest
 from ..output.session import Session
 from ..reporting.progress import Progress
-from ..requests.digests import Digests, entry_digests, none
+from ..requests.digests import Digests, entry_digests, no_digests
 from ..requests.matching import Resolved
 from ..requests.outcome import INVALID, NOT_FOUND, Outcome, outcome_of
 from ..requests.request import Request, read_request
 from ..requests.rows import KINDS
-from .acceptance import contents_of
+from .acceptance import stored_content
 from .suppression import ENVIRONMENT, FORGOTTEN, SuppressionList, open_list
 
 LATEST_CONTENTS = 1000
@@ -51,11 +51,11 @@ def note_outcomes(
             session.store.write(name, json.dumps(outcome.not_removed).encode())
         outcomes[request.request_id] = outcome
     if suppression is not None:
-        valid, missing = none(), none()
+        valid, missing = no_digests(), no_digests()
         for request in requests:
-            not_removed = outcomes[request.request_id].not_removed
-            invalid = set(not_removed.pop(INVALID, ()))
-            nothing = {position for positions in not_removed.values() for position in positions}
+            without_effect = outcomes[request.request_id].not_removed
+            invalid = set(without_effect.pop(INVALID, ()))
+            nothing = {position for positions in without_effect.values() for position in positions}
             for position, ((kind, digest), *_) in enumerate(known.digests(request)):
                 if position not in invalid:
                     valid[kind].add(digest)
@@ -68,7 +68,7 @@ def note_outcomes(
     return outcomes
 
 
-def looked_up(session: Session, graph: Graph, request: Request, named: Resolved, found: Found) -> Outcome:
+def expected_outcome(session: Session, graph: Graph, request: Request, named: Resolved, found: Found) -> Outcome:
     """What would become of a request's entries; nothing is noted."""
     known = _Earlier(session, graph, open_list(session.store), [request.request_id])
     return known.outcome(request, named, found, graph.items)
@@ -111,26 +111,28 @@ class _Earlier:
         removed = self._known()
         if not any(removed.values()):
             return set()
-        named = self.digests(only(request, missing), covering=True)
+        named = self.digests(with_entries(request, missing), covering=True)
         hits = (any(digest in removed[kind] for kind, digest in names) for names in named)
         return {position for position, hit in zip(sorted(missing), hits, strict=True) if hit}
 
     def _known(self) -> Digests:
         if self._removed is None:
-            self._removed = none()
+            self._removed = no_digests()
             if self._suppression is not None:
                 self._removed = self._suppression.removed(self._without)
                 return self._removed
             for version, request_id in self._carried_out()[-LATEST_CONTENTS:]:
-                content = contents_of(self._session, request_id)
+                content = stored_content(self._session, request_id)
                 if content is None:
                     continue
                 request = read_request(request_id, content["body"].encode())
                 kept = {
-                    p for positions in not_removed(self._session, request_id, version - 1).values() for p in positions
+                    p
+                    for positions in noted_without_effect(self._session, request_id, version - 1).values()
+                    for p in positions
                 }
                 places = [p for p, _ in enumerate(request.entries()) if p not in kept]
-                for (kind, digest), *_ in self.digests(only(request, places)):
+                for (kind, digest), *_ in self.digests(with_entries(request, places)):
                     self._removed[kind].add(digest)
         return self._removed
 
@@ -141,7 +143,7 @@ class _Earlier:
         return sorted((a["version"], a["request_id"]) for a in answers if a["request_id"] not in self._without)
 
 
-def only(request: Request, positions: Collection[int]) -> Request:
+def with_entries(request: Request, positions: Collection[int]) -> Request:
     """The request with some of its entries."""
     wanted = set(positions)
     kept: dict[str, list[Any]] = {kind: [] for kind in KINDS}
@@ -152,7 +154,7 @@ def only(request: Request, positions: Collection[int]) -> Request:
     return Request(request.request_id, users, items, interactions, ranges)
 
 
-def not_removed(session: Session, request_id: str, version: int) -> dict[str, list[int]]:
+def noted_without_effect(session: Session, request_id: str, version: int) -> dict[str, list[int]]:
     """By result, the positions of entries of a request that removed nothing from this version."""
     try:
         found: dict[str, list[int]] = json.loads(session.store.read(outcome_name(request_id, version)))

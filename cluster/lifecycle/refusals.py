@@ -21,7 +21,7 @@ class NotApproved(InputError):
     """The request is not held, or not this person's to approve."""
 
 
-def unknown(config: Config, request_id: str) -> InputError:
+def unknown_request(config: Config, request_id: str) -> InputError:
     """What to raise for an id that the log does not have."""
     return InputError(f"{config.output} has no request {request_id!r}. Check the id and `output`")
 

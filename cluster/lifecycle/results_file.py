@@ -13,15 +13,15 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ...partitioning.errors import InputError
-from ...partitioning.storage import Store, place_of
+from ...partitioning.storage import Store, canonical_uri
 from ..log.records import COMMITTED
 from ..output.manifest import manifest_of
 from ..output.session import Session
 from ..requests.outcome import ALREADY_GONE, INVALID, Outcome, outcome_of
 from ..requests.request import Request
-from .acceptance import contents_of
+from .acceptance import stored_content
 from .finding import find_stored
-from .outcomes import not_removed
+from .outcomes import noted_without_effect
 
 SCHEMA = pa.schema(
     {
@@ -49,7 +49,7 @@ class ResultsFile:
         if self._ending not in _WRITERS:
             raise InputError(f"--results {uri}: the name must end with {', '.join(_WRITERS)}")
         session.refuse_own("--results", uri)
-        if place_of(uri) == place_of(requests):
+        if canonical_uri(uri) == canonical_uri(requests):
             raise InputError(f"--results {uri} is the file of requests. Choose another")
         folder, self._name = posixpath.split(uri)
         self._uri, self._store = uri, Store(folder or ".", session.options)
@@ -80,9 +80,9 @@ def result_rows(request: Request, outcome: Outcome) -> pa.Table:
 def stored_outcome(session: Session, request: Request, answer: Mapping[str, Any]) -> Outcome | None:
     """What became of the entries of a request that has its answer, from the files of the version before; None where it has
     none yet, and where a purge has removed what would tell."""
-    if answer["status"] == "accepted" or contents_of(session, request.request_id) is None:
+    if answer["status"] == "accepted" or stored_content(session, request.request_id) is None:
         return None
-    versions = [manifest_of(r) for r in session.journal.records() if r.kind == COMMITTED]
+    versions = [manifest_of(r) for r in session.log.records() if r.kind == COMMITTED]
     by_number = {version.version: version for version in versions}
     answered = by_number.get(answer["version"])
     before = by_number.get(answered.base or 0) if answered and answer["status"] == "committed" else answered
@@ -92,7 +92,7 @@ def stored_outcome(session: Session, request: Request, answer: Mapping[str, Any]
         (named,), found = find_stored(session.store, before.graph, [request])
     except InputError:
         return None
-    gone = not_removed(session, request.request_id, before.version).get(ALREADY_GONE, [])
+    gone = noted_without_effect(session, request.request_id, before.version).get(ALREADY_GONE, [])
     return outcome_of(found, named, before.graph.items, gone)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ...partitioning.storage import Store
 from ..layout import SUPPRESSION, suppression_name
-from ..requests.digests import KINDS, Digests, none
+from ..requests.digests import KINDS, Digests, no_digests
 from ..requests.row_filter import RowFilter
 
 ENVIRONMENT = "UNLEARNREC_SUPPRESSION_KEY"
@@ -91,7 +91,7 @@ class SuppressionList:
         content: dict[str, Any] = {"format": 1, "check": self._check, "kind": kind}
         content |= _texts(named)
         if kind == FORGOTTEN:
-            content |= {"missing": _texts(missing or none()), "requests": list(requests)}
+            content |= {"missing": _texts(missing or no_digests()), "requests": list(requests)}
         data = json.dumps(content).encode()
         taken = 0
         while (number := len(self._store.list(SUPPRESSION)) + 1) != taken:
@@ -112,7 +112,7 @@ class SuppressionList:
         Raises:
             InputError: a file is missing, unreadable, or was made with another key.
         """
-        listed, lifted = none(), none()
+        listed, lifted = no_digests(), no_digests()
         for content in self._entries():
             target, other = (listed, lifted) if content["kind"] == FORGOTTEN else (lifted, listed)
             for kind, found in _digests(content).items():
@@ -126,7 +126,7 @@ class SuppressionList:
         Raises:
             InputError: as `state`.
         """
-        removed = none()
+        removed = no_digests()
         for content in self._entries():
             for kind, found in _digests(content).items():
                 if content["kind"] == LIFTED:

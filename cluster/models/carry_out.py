@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ...distributed.encoder.influence import readable_format
-from ...distributed.graph.removal import merged
-from ...distributed.partition.partition import Partition
+from ...distributed.graph.removal import Found
 from ...partitioning.errors import InputError
-from ...partitioning.ingest import load_assignment, load_ids
-from ...workers import WorkerGroup, calling
-from ..lifecycle.acceptance import advance
+from ...workers import WorkerGroup
+from ..lifecycle.acceptance import append_step
 from ..lifecycle.decisions import within_limit
+from ..lifecycle.finding import Route, find_by_workers, route
 from ..lifecycle.outcomes import note_outcomes
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..log.records import COMPLETED, HELD
 from ..output.ledger import State
 from ..output.manifest import Manifest
 from ..output.session import Session
 from ..reporting.progress import Progress
-from ..requests.matching import asked_of, changed_partitions, effect, resolve, union
+from ..requests.matching import Effect, Resolved, changed_partitions, effect
+from ..requests.outcome import Outcome
 from ..requests.request import Request
-from .gate import baseline
-from .unlearning import unlearned
+from .gate import measured_baseline
+from .stopwatch import Stopwatch
+from .unlearning import Candidate, Change, make_candidate
 
 
 def able_version(session: Session) -> Manifest:
@@ -52,6 +54,32 @@ def able_version(session: Session) -> Manifest:
     return version
 
 
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Requests that become one version together, and what each of them removes from the version before."""
+
+    requests: Sequence[Request]
+    way: Route
+    found: Found
+    effects: Mapping[str, Effect]
+    """By request id. A pair that two requests name counts in both."""
+    num_items: int
+
+    def of(self, request_ids: Collection[str]) -> _Batch:
+        """Only these requests."""
+        kept = [request for request in self.requests if request.request_id in request_ids]
+        return replace(self, requests=kept, effects={r.request_id: self.effects[r.request_id] for r in kept})
+
+    @property
+    def named(self) -> dict[str, Resolved]:
+        """What each request means in the graph, by request id."""
+        return {request.request_id: self.way.named[request.request_id] for request in self.requests}
+
+    def whole(self) -> Effect:
+        """What they remove together."""
+        return effect(self.found, list(self.named.values()), self.num_items)
+
+
 def carry_out(
     session: Session,
     requests: Sequence[Request],
@@ -69,120 +97,173 @@ def carry_out(
     (`evidence.report.add_evidence`).
 
     Raises:
-        JournalConflict: another version was committed meanwhile, or a request was closed: decide anew.
+        LogConflict: another version was committed meanwhile, or a request was closed: decide anew.
         InputError, WorkerFailure: as `forget`. All stay accepted, unless the commit was made.
     """
     # Before the version is read: a commit by somebody else from here on is then a conflict, not overwritten.
+    head, approved = _check_open(session, requests)
+    version = able_version(session)
+    startup = _load(session, group, version)
+    watch = Stopwatch()
+    batch = _find(session, group, version, requests, watch)
+    # Before the suppression list and the notes: what is held may never be carried out, and must not be on either.
+    batch = _hold_too_large(session, version, batch, approved, head, progress)
+    if not batch.requests:
+        return {}
+    # Before the commit, so that no crash leaves a version without the data and a list without their names.
+    outcomes = note_outcomes(session, version, batch.requests, batch.named, batch.found, progress)
+    whole = batch.whole()
+    watch.mark("find")
+    told = _told_of_all(batch, outcomes, startup)
+    answers = _complete_without_effect(session, version, batch, told, head, watch)
+    if not whole.events:
+        return answers
+    affected = changed_partitions(version, batch.way.owners, whole, cut_only)
+    change = Change(whole, affected, cut_only)
+    candidate, largest_change = make_candidate(session, group, version, change, watch.mark, progress)
+    judged = candidate.fine_tune_and_judge(
+        watch.mark, progress, largest_change, kept_rows=cut_only or not len(whole.users)
+    )
+    judged |= _drift(session, candidate.manifest, progress)
+    rest = batch.of(batch.effects.keys() - answers.keys())
+    done = {
+        request_id: {**told[request_id], **_counts(version, rest, request_id, candidate, cut_only), **judged}
+        for request_id in rest.effects
+    }
+    # The log keeps the seconds until the commit. Those of the refresh, and of each phase, are told afterwards.
+    seconds = watch.seconds
+    logged = {request_id: answer | {"seconds": seconds} for request_id, answer in done.items()}
+    manifest = candidate.manifest.replaced(answers=logged)
+    # All files are there, and nothing counts yet. From the next line on the answers are final.
+    before_commit(manifest)
+    committed = session.versions.commit(manifest, after=head)
+    watch.mark("commit")
+    session.ensure_loaded(group, committed)
+    watch.mark("refresh")
+    finished = {"seconds": watch.seconds, "phases": watch.phases}
+    return answers | {request_id: answer | finished for request_id, answer in done.items()}
+
+
+def _check_open(session: Session, requests: Sequence[Request]) -> tuple[int, set[str]]:
+    """(the head of the log, those of the requests that somebody approved).
+
+    Raises:
+        LogConflict: one of them is closed or held.
+    """
     ledger = session.ledger()
     head, tickets = ledger.seen, [ledger.open.get(request.request_id) for request in requests]
-    approved = {ticket.request_id for ticket in tickets if ticket is not None and ticket.approved_by is not None}
     for request, ticket in zip(requests, tickets, strict=True):
         if ticket is None or ticket.state is not State.ACCEPTED:
-            raise JournalConflict(f"request {request.request_id} was closed or held by somebody else")
-    version = able_version(session)
+            raise LogConflict(f"request {request.request_id} was closed or held by somebody else")
+    return head, {ticket.request_id for ticket in tickets if ticket is not None and ticket.approved_by is not None}
+
+
+def _load(session: Session, group: WorkerGroup, version: Manifest) -> float:
+    """Load the version and what its gate is measured against, unless the workers have both. Returns the seconds."""
     start = time.perf_counter()
-    session.hold(group, version)
-    baseline(session, group, version)
-    startup = time.perf_counter() - start
+    session.ensure_loaded(group, version)
+    measured_baseline(session, group, version)
+    return time.perf_counter() - start
 
-    start = time.perf_counter()
-    marks: dict[str, float] = {}
 
-    def mark(phase: str) -> None:
-        marks[phase] = marks.get(phase, 0.0) + time.perf_counter() - start - sum(marks.values())
+def _find(
+    session: Session, group: WorkerGroup, version: Manifest, requests: Sequence[Request], watch: Stopwatch
+) -> _Batch:
+    way = route(session.store, version.graph, requests)
+    watch.mark("route")
+    found, items = find_by_workers(session, group, version, way), version.graph.items
+    effects = {request_id: effect(found, [named], items) for request_id, named in way.named.items()}
+    return _Batch(requests, way, found, effects, items)
 
-    graph = version.graph
-    maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
-    named = {request.request_id: resolve(request, maps[0], maps[1], graph.time) for request in requests}
-    owners = load_assignment(session.store, graph)
-    removal, timed = union(named.values())
-    asked = asked_of(owners, removal, timed)
-    mark("route")
-    find = calling(Partition.find, removal, timed)
-    found = merged(session.call(group, version, find, partitions=asked) if asked else [])
-    own = {request_id: effect(found, [what], graph.items) for request_id, what in named.items()}
-    shares = {request_id: mine.share(graph) for request_id, mine in own.items()}
+
+def _hold_too_large(
+    session: Session, version: Manifest, batch: _Batch, approved: set[str], head: int, progress: Progress
+) -> _Batch:
+    """Hold the requests that alone remove more than `forget.max_share`; the batch without them, up to that share.
+
+    Raises:
+        LogConflict: somebody else closed one of them, or committed a version after `head`.
+    """
+    shares = {request_id: own.share(version.graph) for request_id, own in batch.effects.items()}
     max_share = session.config.forget.max_share
-    batch, held = within_limit(shares, max_share, approved)
+    taken, held = within_limit(shares, max_share, approved)
     for request_id in held:
         body = {"share": shares[request_id], "max_share": max_share}
-        if not advance(session, request_id, HELD, body, since=head):
-            raise JournalConflict(f"request {request_id} was closed by somebody else")
+        if not append_step(session, request_id, HELD, body, since=head):
+            raise LogConflict(f"request {request_id} was closed by somebody else")
         progress.note(
             f"request {request_id} is held: {shares[request_id]:.2%} of the interactions, forget.max_share={max_share:g}"
         )
-    if not batch:
-        return {}
-    requests = [request for request in requests if request.request_id in batch]
-    named = {request_id: named[request_id] for request_id in batch}
-    own = {request_id: own[request_id] for request_id in batch}
-    outcomes = note_outcomes(session, version, requests, named, found, progress)
-    whole = effect(found, list(named.values()), graph.items)
-    mark("find")
-    base = {
+    return batch.of(taken)
+
+
+def _told_of_all(batch: _Batch, outcomes: Mapping[str, Outcome], startup: float) -> dict[str, dict[str, Any]]:
+    """What every answer says, by request id."""
+    return {
         request.request_id: {
             "request_id": request.request_id,
             "matched": outcomes[request.request_id].matched,
-            "unknown_ids": named[request.request_id].unknown,
+            "unknown_ids": batch.named[request.request_id].unknown,
             "rows": outcomes[request.request_id].counts(request.tally),
-            "removed_events": own[request.request_id].events,
+            "removed_events": batch.effects[request.request_id].events,
             "startup_seconds": startup,
         }
-        for request in requests
+        for request in batch.requests
     }
-    answers: dict[str, dict[str, Any]] = {}
-    for request_id in [request_id for request_id, mine in own.items() if not mine.events]:
+
+
+def _complete_without_effect(
+    session: Session,
+    version: Manifest,
+    batch: _Batch,
+    told: Mapping[str, Mapping[str, Any]],
+    head: int,
+    watch: Stopwatch,
+) -> dict[str, dict[str, Any]]:
+    """Close the requests that remove nothing from the version; their answers.
+
+    Raises:
+        LogConflict: as `_hold_too_large`.
+    """
+    answers = {}
+    for request_id in [request_id for request_id, own in batch.effects.items() if not own.events]:
         answer = {
-            **base[request_id],
+            **told[request_id],
             "status": "nothing_to_forget",
             "version": version.version,
             "removed_interactions": 0,
             "affected_partitions": [],
-            "seconds": time.perf_counter() - start,
+            "seconds": watch.seconds,
         }
-        if not advance(session, request_id, COMPLETED, {"answer": answer}, since=head):
-            raise JournalConflict(f"request {request_id} was closed by somebody else")
+        if not append_step(session, request_id, COMPLETED, {"answer": answer}, since=head):
+            raise LogConflict(f"request {request_id} was closed by somebody else")
         answers[request_id] = answer
-    if not whole.events:
-        return answers
-    affected = changed_partitions(version, owners, whole, cut_only)
-    candidate, largest_change = unlearned(session, group, version, whole, affected, mark, progress, cut_only)
-    judged = candidate.finish(mark, progress, largest_change, kept_rows=cut_only or not len(whole.users))
-    manifest, gone, number = candidate.manifest, candidate.gone, candidate.manifest.version
-    assert manifest.model.encoder is not None
+    return answers
+
+
+def _drift(session: Session, manifest: Manifest, progress: Progress) -> dict[str, Any]:
+    """How much was forgotten since the encoder's pre-training, and whether it is too much."""
+    assert manifest.model.encoder is not None, "able_version lets no version pass without one"
     drift = 1 - manifest.graph.interactions / manifest.model.encoder.interactions
-    stale = drift > session.config.pretrain.drift_budget
-    if stale:
+    budget = session.config.pretrain.drift_budget
+    if drift > budget:
         progress.note(
             f"{drift:.1%} of the interactions were forgotten since the encoder's pre-training, more than "
-            f"pretrain.drift_budget={session.config.pretrain.drift_budget:g}: run `unlearnrec pretrain` again"
+            f"pretrain.drift_budget={budget:g}: run `unlearnrec pretrain` again"
         )
-    done = {
-        request_id: {
-            **base[request_id],
-            "status": "committed",
-            "version": number,
-            "removed_interactions": len(mine.users),
-            "deleted_users": int(np.isin(gone[0], mine.users).sum()),
-            "deleted_items": int(np.isin(gone[1], mine.items).sum()),
-            "touched_nodes": 0 if cut_only else len(np.unique(mine.users)) + len(np.unique(mine.items)),
-            "affected_partitions": changed_partitions(version, owners, mine, cut_only),
-            "batch_requests": len(requests) - len(answers),
-            "encoder_drift": drift,
-            "encoder_stale": stale,
-            **judged,
-        }
-        for request_id, mine in own.items()
-        if request_id not in answers
+    return {"encoder_drift": drift, "encoder_stale": drift > budget}
+
+
+def _counts(version: Manifest, batch: _Batch, request_id: str, candidate: Candidate, cut_only: bool) -> dict[str, Any]:
+    """What a committed request did, counted against the version before. batch: the requests of the new version."""
+    own, (gone_users, gone_items) = batch.effects[request_id], candidate.gone
+    return {
+        "status": "committed",
+        "version": candidate.manifest.version,
+        "removed_interactions": len(own.users),
+        "deleted_users": int(np.isin(gone_users, own.users).sum()),
+        "deleted_items": int(np.isin(gone_items, own.items).sum()),
+        "touched_nodes": 0 if cut_only else len(np.unique(own.users)) + len(np.unique(own.items)),
+        "affected_partitions": changed_partitions(version, batch.way.owners, own, cut_only),
+        "batch_requests": len(batch.requests),
     }
-    seconds = time.perf_counter() - start
-    manifest = manifest.replaced(
-        answers={request_id: answer | {"seconds": seconds} for request_id, answer in done.items()}
-    )
-    before_commit(manifest)
-    committed = session.versions.commit(manifest, after=head)
-    mark("commit")
-    session.hold(group, committed)
-    mark("refresh")
-    finished = {"seconds": time.perf_counter() - start, "phases": marks}
-    return answers | {request_id: answer | finished for request_id, answer in done.items()}

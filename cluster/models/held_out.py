@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import numpy.typing as npt
 
 from ...partitioning.errors import InputError
 from ...partitioning.graph import dense_ids
 from ...partitioning.ingest import load_ids
-from ...partitioning.lake import has_column, interactions_of, read_table
+from ...partitioning.lake import columns_of, interactions_of, open_table, read_table
 from ...partitioning.manifest import Graph
 from ..output.manifest import Manifest
 from ..output.session import Session
 
 Ids = npt.NDArray[np.int64]
+
+_samples: WeakKeyDictionary[Session, dict[str, tuple[Ids, Ids]]] = WeakKeyDictionary()
+"""Of each session, by ingest, what `held_out_sample` gave: a service asks for it at every batch, and the table is large."""
 
 
 def held_out_pairs(session: Session, graph: Graph) -> tuple[Ids, Ids, int]:
@@ -31,11 +36,12 @@ def held_out_pairs(session: Session, graph: Graph) -> tuple[Ids, Ids, int]:
     maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
     columns = (session.columns.user, session.columns.item)
     value = session.columns.value
-    if value is not None and not has_column(config.test_interactions, value, session.options):
+    table = open_table(config.test_interactions, session.options)  # once: all of it is of one version
+    if value is not None and value not in columns_of(table):
         value = None
     users, items = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     rows = 0
-    for batch in read_table(config.test_interactions, columns, session.options, value):
+    for batch in read_table(table, columns, session.options, value):
         rows += batch.num_rows
         if value is not None:
             batch = interactions_of(batch)
@@ -62,12 +68,13 @@ def held_out_sample(session: Session, version: Manifest, count: int) -> tuple[Id
     Raises:
         InputError: as `held_out_pairs`.
     """
-    ingest: str = version.graph.ingest
-    if (known := session.held_out.get(ingest)) is not None:
-        return known[0], known[1]
+    ingest = version.graph.ingest
+    samples = _samples.setdefault(session, {})
+    if (known := samples.get(ingest)) is not None:
+        return known
     users, items, _ = held_out_pairs(session, version.graph)
     order = np.random.default_rng(session.config.seed).permutation(version.graph.users)
     place = order[users]  # of each pair's user in a random order
     chosen = place <= np.sort(place)[min(count, len(place)) - 1]
-    session.held_out[ingest] = (users[chosen], items[chosen])
-    return users[chosen], items[chosen]
+    samples[ingest] = users[chosen], items[chosen]
+    return samples[ingest]

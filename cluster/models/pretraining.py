@@ -6,12 +6,19 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...distributed.encoder.influence import FORMATS
-from ...distributed.encoder.pretrain import POPULAR_SHARE, PretrainSettings, goes_around, simulated_requests, worth_it
+from ...distributed.encoder.pretrain import (
+    POPULAR_SHARE,
+    PretrainSettings,
+    explains_unseen_nodes,
+    simulated_requests,
+    tries_around_encoder,
+)
 from ...distributed.encoder.published import PublishedSettings
 from ...distributed.graph.removal import Removal
 from ...distributed.partition.partition import Partition
@@ -28,8 +35,8 @@ from ..layout import pretraining_folder
 from ..output.ingests import graph_key
 from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
-from ..reporting.progress import Progress, follow, watched
-from .training import as_trained, make_run, run_on
+from ..reporting.progress import Progress, epoch_callback, with_callback
+from .training import RunFiles, as_trained, make_run, run_training
 
 NOT_AROUND = (
     "influence.around: the changes of readouts cannot be predicted on these data (R2 on held-out nodes: users "
@@ -74,7 +81,7 @@ def wants_around(config: Config, backbone: dict[str, Any]) -> bool:
             "influence.around=true needs a backbone without dense weights (lightgcn, sgl, simgcl); the model is of "
             f"{backbone['name']}. Leave it out"
         )
-    return goes_around(config.influence.around, model)
+    return tries_around_encoder(config.influence.around, model)
 
 
 def fit_encoder(
@@ -117,7 +124,7 @@ def _fit_counterfactual(
 ) -> tuple[Encoder, list[Fitted]]:
     """(the version's entry for the encoder, the workers' results): our objective."""
     config, graph, model = session.config, version.graph, version.model
-    trained = as_trained(config, model)  # the counterfactuals must be this very training minus some data
+    made = _Runs(session, group, as_trained(config, model), graph, progress, look)
     settings, folder = config.pretrain, _folder_of_runs(config, version)
     popular = _popular_items(session, version, group)
     requests = simulated_requests(config.seed, settings.counterfactuals, settings.request_share, popular)
@@ -125,7 +132,7 @@ def _fit_counterfactual(
     runs = []
     for number, removal in enumerate(removals):
         title = f"counterfactual {number + 1}/{len(removals)}"
-        names = _finished_run(session, trained, graph, removal, f"{folder}/{number}", group, progress, title, look)
+        names = made.finished(removal, f"{folder}/{number}", title)
         runs.append((removal, names))
     original = None
     if model.trained_on != graph.shard_files:
@@ -133,7 +140,7 @@ def _fit_counterfactual(
         title = "original on the present graph"
         place = f"{folder}/original"
         dense = f"{place}/dense.safetensors"
-        names = _finished_run(session, trained, graph, Removal(), place, group, progress, title, look, dense)
+        names = made.finished(Removal(), place, title, dense)
         original = (names, dense)
     blocks = make_backbone(model.backbone, 0).readout_size // model.backbone["embedding_size"]
     shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
@@ -145,20 +152,20 @@ def _fit_counterfactual(
     def fitted(around: bool) -> list[Fitted]:
         call = calling(Partition.fit_encoder, session.location, finished, shape, fit, name, around=around)
         with progress.task("encoder", settings.epochs) as task:
-            on_progress = watched(follow(task, "encoder"), look)
+            on_progress = with_callback(epoch_callback(task, "encoder"), look)
             return session.call(group, version, call, on_progress=on_progress)
 
     around = wants_around(config, model.backbone)
     results = fitted(around)
     if around:
         readouts = {key: value for key, value in results[0]["fit"].items() if key.startswith("readout_")}
-        around = worth_it({key.removeprefix("readout_"): value for key, value in readouts.items()})
+        around = explains_unseen_nodes({key.removeprefix("readout_"): value for key, value in readouts.items()})
         if not around:
             progress.note(NOT_AROUND.format(**readouts))
             results = fitted(around)
             results[0]["fit"] |= readouts
         results[0]["fit"]["around"] = around
-    if not worth_it(results[0]["fit"]):
+    if not explains_unseen_nodes(results[0]["fit"]):
         progress.note(EXPLAINS_NOTHING.format(**results[0]["fit"]))
     largest = max(result["largest_shift"] for result in results)
     entry = _entry("counterfactual", name, None, shape, graph)
@@ -212,29 +219,33 @@ def _fit_published(
     train = make_run(as_trained(config, version.model), version.graph, Removal()).settings
     call = calling(Partition.fit_published, session.location, shape, fit, train, name, tables)
     with progress.task("encoder", settings.epochs) as task:
-        on_progress = watched(follow(task, "encoder"), look)
+        on_progress = with_callback(epoch_callback(task, "encoder"), look)
         results = session.call(group, version, call, on_progress=on_progress)
     return _entry("published", name, tables, shape, version.graph), results
 
 
-def _finished_run(
-    session: Session,
-    trained: Config,
-    graph: IngestedGraph,
-    removal: Removal,
-    place: str,
-    group: WorkerGroup,
-    progress: Progress,
-    title: str,
-    look: Callable[[], None],
-    dense: str | None = None,
-) -> list[str]:
-    """The files with rank k's rows of E0 after this run, made now unless they are there; dense weights go to `dense`."""
-    done = f"{place}/done.json"
-    names = [f"{place}/embeddings-{k:03d}.safetensors" for k in range(graph.partitions)]
-    if not session.store.exists(done):
-        run = make_run(trained, graph, removal)
-        run_on(session, group, graph, run, names, dense, progress, title, look)
-        session.store.write(done, json.dumps({"files": names}).encode())
-        Checkpoints(session.store, run.folder).clear()
-    return names
+@dataclass(frozen=True)
+class _Runs:
+    """The training runs that the encoder of one version is fitted on: each is made once, and found again after a crash."""
+
+    session: Session
+    group: WorkerGroup
+    trained: Config
+    """The configuration of the version's training: a counterfactual is this very training minus some data."""
+    graph: IngestedGraph
+    progress: Progress
+    look: Callable[[], None]
+
+    def finished(self, removal: Removal, place: str, title: str, dense: str | None = None) -> list[str]:
+        """The files with rank k's rows of E0 after this run, made now unless they are there; dense weights go to `dense`."""
+        store, done = self.session.store, f"{place}/done.json"
+        names = [f"{place}/embeddings-{k:03d}.safetensors" for k in range(self.graph.partitions)]
+        if not store.exists(done):
+            run = make_run(self.trained, self.graph, removal)
+            with self.progress.task(title, run.epochs) as task:
+                on_progress = with_callback(epoch_callback(task, "train"), self.look)
+                run_training(self.session, self.group, self.graph, run, RunFiles(names, dense), on_progress)
+            # Behind the rows: whoever finds this file finds all of them.
+            store.write(done, json.dumps({"files": names}).encode())
+            Checkpoints(store, run.folder).clear()
+        return names

@@ -9,22 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 
-from ...distributed.graph.removal import merged
-from ...distributed.partition.partition import Partition
-from ...partitioning.ingest import load_assignment, load_ids
-from ...workers import WorkerGroup, calling
+from ...workers import WorkerGroup
 from ..lifecycle.acceptance import read_accepted
+from ..lifecycle.finding import find_by_workers, route
 from ..lifecycle.refusals import UnreadableRequest
-from ..log.journal import JournalConflict
+from ..log.log import LogConflict
 from ..log.records import COMMITTED, SWITCHING, Record
 from ..output.conflicts import carried_out_by, others_beside_retrain, purge_took_from_retrain
 from ..output.leases import Lease
 from ..output.manifest import Manifest, manifest_of
 from ..output.session import Session
 from ..reporting.progress import Progress
-from ..requests.matching import asked_of, changed_partitions, effect, resolve, union
+from ..requests.matching import changed_partitions, effect
 from ..requests.request import Request
-from .unlearning import unlearned
+from .unlearning import Change, make_candidate
 
 SWITCH_SECONDS = 60.0
 """So long services are asked to wait at least."""
@@ -44,24 +42,24 @@ def commit_replayed(
     seconds = 0.0
     while True:
         started = time.monotonic()
-        records = session.journal.since(head)
-        _check_stands(records, manifest.files, lease)
+        records = session.log.since(head)
+        check_still_valid(records, manifest.files, lease)
         if seconds:
-            session.journal.append(SWITCHING, {"behind": head, "seconds": max(2 * seconds, SWITCH_SECONDS)})
+            session.log.append(SWITCHING, {"behind": head, "seconds": max(2 * seconds, SWITCH_SECONDS)})
             progress.note("a request was carried out meanwhile: it is carried out here too, and services wait for that")
         since = carried_out_by(records)
-        manifest = _without(session, group, manifest, _read(session, since), progress)
+        manifest = _carry_out_on(session, group, manifest, _read_requests(session, since), progress)
         lease.add(manifest.files)
         _check_same_graph(records, manifest)
         replayed += since
         head = records[-1].number if records else head
         try:
             return session.versions.commit(manifest.replaced(replayed=tuple(replayed)), after=head, lease=lease.name)
-        except JournalConflict:
+        except LogConflict:
             seconds = time.monotonic() - started
 
 
-def _check_stands(records: Sequence[Record], files: Collection[str], lease: Lease) -> None:
+def check_still_valid(records: Sequence[Record], files: Collection[str], lease: Lease) -> None:
     """Raise RuntimeError where records since it began forbid to make a version with these files the current one."""
     if other := others_beside_retrain(records):
         raise RuntimeError(
@@ -75,7 +73,7 @@ def _check_stands(records: Sequence[Record], files: Collection[str], lease: Leas
         )
 
 
-def _read(session: Session, request_ids: Sequence[str]) -> list[Request]:
+def _read_requests(session: Session, request_ids: Sequence[str]) -> list[Request]:
     tickets = session.ledger().tickets
     try:
         return [read_accepted(session, tickets[request_id]) for request_id in request_ids]
@@ -86,21 +84,17 @@ def _read(session: Session, request_ids: Sequence[str]) -> list[Request]:
         ) from error
 
 
-def _without(
+def _carry_out_on(
     session: Session, group: WorkerGroup, manifest: Manifest, requests: Sequence[Request], progress: Progress
 ) -> Manifest:
     """A version to be from which these requests were carried out too, all at once."""
     version = manifest.replaced(version=session.versions.next_number())
-    graph = version.graph
-    maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
-    named = [resolve(request, maps[0], maps[1], graph.time) for request in requests]
-    if not named:
+    if not requests:
         return manifest
-    owners = load_assignment(session.store, graph)
-    removal, timed = union(named)
-    asked = asked_of(owners, removal, timed)
-    find = calling(Partition.find, removal, timed)
-    found = merged(session.call(group, version, find, partitions=asked) if asked else [])
+    graph = version.graph
+    way = route(session.store, graph, requests)
+    found = find_by_workers(session, group, version, way)
+    named = list(way.named.values())
     before = session.version().lake_graph
     if before.ingest != graph.ingest:
         shares = [effect(found, [one], graph.items).share(graph) for one in named]
@@ -108,9 +102,9 @@ def _without(
     whole = effect(found, named, graph.items)
     if not whole.events:
         return manifest
-    affected = changed_partitions(version, owners, whole)
-    candidate, change = unlearned(session, group, version, whole, affected, lambda phase: None, progress)
-    candidate.finish(lambda phase: None, progress, change, kept_rows=not len(whole.users))
+    affected = changed_partitions(version, way.owners, whole)
+    candidate, change = make_candidate(session, group, version, Change(whole, affected), lambda phase: None, progress)
+    candidate.fine_tune_and_judge(lambda phase: None, progress, change, kept_rows=not len(whole.users))
     return candidate.manifest.replaced(reason="train")
 
 

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,14 @@ from ..layout import training_folder
 from ..output.ingests import graph_key
 from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
-from ..reporting.progress import Progress, follow, watched
+from ..reporting.progress import Progress, epoch_callback, with_callback
 from .reduced_graph import reduced_graph
 
 LOOK_SECONDS = 5.0
 """So often a training looks whether its result can still be committed."""
 
 
-def now_and_then(look: Callable[[], None]) -> Callable[[], None]:
+def at_intervals(look: Callable[[], None]) -> Callable[[], None]:
     """`look` when LOOK_SECONDS have passed since the last time; what it raises of the store is left to the next time."""
     due = time.monotonic() + LOOK_SECONDS
 
@@ -46,15 +47,15 @@ def now_and_then(look: Callable[[], None]) -> Callable[[], None]:
     return sometimes
 
 
-def begin(session: Session, graph: IngestedGraph, run: TrainRun, resume: bool, progress: Progress) -> None:
+def prepare_run(session: Session, graph: IngestedGraph, run: TrainRun, resume: bool, progress: Progress) -> None:
     """What comes before a training: earlier checkpoints of this run go, unless it goes on from them; its plan is told."""
     if not resume:
         Checkpoints(session.store, run.folder).clear()
     session.save_config()
-    progress.note(plan_of(session.config, graph))
+    progress.note(plan_line(session.config, graph))
 
 
-def told(committed: Manifest, curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def training_result(committed: Manifest, curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the commands say of a training."""
     seconds, loss = curve[-1]["seconds"], curve[-1]["loss"]
     return {"epochs": len(curve), "seconds": seconds, "loss": loss, "version": committed.version, "curve": curve}
@@ -75,7 +76,9 @@ def trained_version(
     removal, number = run.removal, session.versions.next_number()
     names = [session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors") for k in range(graph.partitions)]
     dense = session.versions.new_name(number, "dense", "safetensors")
-    results = run_on(session, group, graph, run, names, dense, progress, "train", look)
+    with progress.task("train", run.epochs) as task:
+        on_progress = with_callback(epoch_callback(task, "train"), look)
+        results = run_training(session, group, graph, run, RunFiles(names, dense), on_progress)
     new_graph = graph
     embedded: Sequence[WithFiles] = results
     if removal:
@@ -151,29 +154,35 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
     )
 
 
-def run_on(
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a training writes its result: rank k's rows of E0 to embeddings[k], the dense weights to `dense`, if any."""
+
+    embeddings: Sequence[str]
+    dense: str | None = None
+
+
+def run_training(
     session: Session,
     group: WorkerGroup,
     graph: IngestedGraph,
     run: TrainRun,
-    names: Sequence[str],
-    dense: str | None,
-    progress: Progress,
-    title: str,
-    look: Callable[[], None] = lambda: None,
+    files: RunFiles,
+    on_progress: Callable[[list[dict[str, Any]]], None],
 ) -> list[Trained]:
-    """Run it on the workers; a failed worker is replaced and the run goes on from its last checkpoint. `look` as in
-    `trained_version`."""
-    with progress.task(title, run.epochs) as task:
-        return group.run(
-            calling(Partition.train, session.location, graph, run, list(names), dense),
-            restore=lambda: None,
-            max_rebuilds=session.config.cluster.max_rebuilds,
-            on_progress=watched(follow(task, "train"), look),
-        )
+    """Run a training on the workers. A failed worker is replaced, and the run goes on from its last checkpoint.
+
+    on_progress: called with each rank's state about twice a second; it may end the training by raising.
+    """
+    return group.run(
+        calling(Partition.train, session.location, graph, run, list(files.embeddings), files.dense),
+        restore=lambda: None,
+        max_rebuilds=session.config.cluster.max_rebuilds,
+        on_progress=on_progress,
+    )
 
 
-def plan_of(config: Config, graph: IngestedGraph) -> str:
+def plan_line(config: Config, graph: IngestedGraph) -> str:
     """One line before long work: what will be held and moved."""
     nodes, size = graph.users + graph.items, config.backbone.embedding_size
     steps = -(-graph.ingested_interactions // config.train.batch_size)

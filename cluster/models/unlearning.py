@@ -16,7 +16,8 @@ from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.matching import Effect
-from .gate import FINE_TUNED, MENDABLE, MISSED, PASSED, Gate, bounds_of
+from .gate import CHANGED_BY_FINE_TUNING, Gate, active_bounds
+from .gate_measures import FINE_TUNED, MISSED, PASSED
 from .reduced_graph import Ids, merged_gone, new_graph
 from .training import as_trained, make_run
 
@@ -35,7 +36,7 @@ class Candidate:
     pairs: tuple[Ids, Ids]
     gone: tuple[Ids, Ids]
 
-    def finish(
+    def fine_tune_and_judge(
         self, mark: Callable[[str], None], progress: Progress, largest_change: float, kept_rows: bool
     ) -> dict[str, Any]:
         """Fine-tune and judge it, as the configuration says; returns what the answers say of it.
@@ -47,7 +48,7 @@ class Candidate:
         """
         settings = self.session.config.forget
         gate = None
-        if bounds_of(settings):
+        if active_bounds(settings):
             gate = Gate(self.session, self.group, self.version, self.pairs, self.gone)
             mark("gate")
         if settings.fine_tune_steps and not kept_rows:
@@ -57,17 +58,17 @@ class Candidate:
             self.manifest = self.manifest.replaced(needs_retrain=True)
         if gate is None:
             return {}
-        self.session.hold(self.group, self.manifest)
+        self.session.ensure_loaded(self.group, self.manifest)
         mark("refresh")
         found = gate.judge(self.manifest, largest_change)
         mark("gate")
         steps = settings.gate_fine_tune_steps
-        if found["status"] == MISSED and MENDABLE.issuperset(found["missed"]) and steps and not kept_rows:
+        if found["status"] == MISSED and CHANGED_BY_FINE_TUNING.issuperset(found["missed"]) and steps and not kept_rows:
             tuned = self._fine_tuned(steps)
             again = gate.judge(tuned, largest_change)
             if again["status"] == MISSED:
                 found["given_up"] = {"steps": steps, "measures": again["measures"], "missed": again["missed"]}
-                self.session.hold(self.group, self.manifest)
+                self.session.ensure_loaded(self.group, self.manifest)
             else:
                 self.manifest = tuned
                 found = again | {"status": FINE_TUNED if again["status"] == PASSED else again["status"]}
@@ -99,24 +100,33 @@ class Candidate:
         return self.manifest.replaced(model=model.replaced(embeddings=tuple(embeddings)), files=files)
 
 
-def unlearned(
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What is to be done to a version: what all its requests remove together, and the partitions whose files change."""
+
+    effect: Effect
+    partitions: Sequence[int]
+    cut_only: bool = False
+    """Leave the parameters as they are."""
+
+
+def make_candidate(
     session: Session,
     group: WorkerGroup,
     version: Manifest,
-    whole: Effect,
-    affected: Sequence[int],
+    change: Change,
     mark: Callable[[str], None],
     progress: Progress,
-    cut_only: bool = False,
 ) -> tuple[Candidate, float]:
-    """(a version, loaded by the workers, without what requests remove together; the largest change of a row that stays).
+    """(a version with this change, loaded by the workers; the largest change of a row that stays, by the L2 norm).
 
-    affected: the partitions of which files change, which write them. mark: ends a phase.
+    mark: ends a phase.
 
     Raises:
         InputError, WorkerFailure: as `Session.call`.
     """
     number, graph = session.versions.next_number(), version.graph
+    whole, affected = change.effect, change.partitions
     kinds = ("shard", "embeddings", "encoder")
     names = {
         k: tuple(session.versions.new_name(number, f"{kind}-{k:03d}", "safetensors") for kind in kinds)
@@ -124,7 +134,7 @@ def unlearned(
     }
     pairs = (whole.users, whole.items)
     thinned = whole.thinned if whole.partial else None
-    call = calling(Partition.forget, session.location, *pairs, names, cut_only=cut_only, thinned=thinned)
+    call = calling(Partition.forget, session.location, *pairs, names, cut_only=change.cut_only, thinned=thinned)
     with progress.task("forget", len(affected)) as task:
         results = session.call(group, version, call, partitions=affected)
         task.advance(len(affected))

@@ -27,7 +27,7 @@ _MADE_AT = b"unlearnrec.made_at"
 
 def made_at(session: Session) -> str:
     """What the files of an export say of when it was begun: the output, by a hash of its key, and the head of its log."""
-    return f"{_output(session.request_key())} {session.journal.head()}"
+    return f"{_output(session.request_key())} {session.log.head()}"
 
 
 def log_head_of(session: Session, name: str) -> int | None:

@@ -100,13 +100,13 @@ def _lease(session: Session, files: Collection[str]) -> bytes:
     return json.dumps({"until": until, "files": sorted(files)}).encode()
 
 
-def covered(places: Iterable[str], files: Collection[str]) -> set[str]:
+def covered_places(places: Iterable[str], files: Collection[str]) -> set[str]:
     """Those of these places that the files of a lease name."""
     beginnings = tuple(name.removesuffix("*") for name in files if name.endswith("*"))
     return {place for place in places if place in files or place.startswith(beginnings)}
 
 
-def leases(session: Session) -> dict[str, tuple[float, set[str] | None]]:
+def read_leases(session: Session) -> dict[str, tuple[float, set[str] | None]]:
     """Name -> (end in seconds since the epoch, files) of those that are there; None for files that cannot be read."""
     found: dict[str, tuple[float, set[str] | None]] = {}
     for name in session.store.list(LEASES):

@@ -1,17 +1,17 @@
 """What the log comes to: its records folded into one ticket a deletion request, and what the versions say together.
 
-Nothing here reads, writes or waits. What becomes of the tickets is decided in coordinator.py.
+Nothing here reads, writes or waits. What becomes of the tickets is decided in lifecycle/decisions.py.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import chain, count
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 from ..layout import content_name, request_of
 from ..log.checkpoints import FORMAT
@@ -31,7 +31,7 @@ from ..log.records import (
     SWITCHING,
     Record,
 )
-from .manifest import cached_manifest, manifest_of
+from .manifest import Manifest, cached_manifest, manifest_of
 
 
 class State(Enum):
@@ -120,7 +120,7 @@ class Ledger:
         """Request -> the body of the record that fixes its report, and `file`, which holds the record."""
         self.unreported: dict[str, float] = dict(state.get("unreported", {}))
         """Committed requests whose evidence is not in the log, with the time of the commit."""
-        self.purging: dict[int, int] = _purging(state)
+        self.purging: dict[int, int] = _purges(state)
         """Purges that may still remove files, by the record that began them: the version that was current then. Its files
         stay, and so do those of later versions."""
         self.contents: dict[str, str] = dict(state.get("contents", {}))
@@ -168,76 +168,122 @@ class Ledger:
         with self._lock:
             for record in records:
                 if record.number > self.seen:
-                    self._one(record)
+                    self._absorb(record)
                     self.seen = record.number
 
-    def _one(self, record: Record) -> None:
-        at, body = record.seconds, record.body
-        if record.kind == ACCEPTED:
-            known = self.tickets.get(body["request_id"])
-            if known is None or known.state is State.FAILED:
-                # A request that failed begins anew, but is as old as before.
-                first, again = (at, None) if known is None else (known.accepted_at, at)
-                about = {"commitment": body.get("commitment", ""), "requester": body.get("requester")}
-                about |= {"first_record": record.number, "accepted_again_at": again}
-                self._set(Ticket(body["request_id"], State.ACCEPTED, first, **about))
-                self.contents.pop(body["request_id"], None)
-                if "content" in body:
-                    self.contents[body["request_id"]] = body["content"]
-        elif record.kind in (HELD, APPROVED):
-            ticket = self.open.get(body["request_id"])
-            if ticket is not None and record.kind == HELD:
-                self._set(replace(ticket, state=State.HELD, share=body["share"]))
-            elif ticket is not None:
-                self._set(replace(ticket, state=State.ACCEPTED, approved_by=body["by"]))
-        elif record.kind == COMMITTED:
-            manifest = manifest_of(record)
-            source = manifest.version - 1 if manifest.rolled_back_to is None else manifest.rolled_back_to
-            trained = self._trained.get(source, 0)
-            if manifest.reason == "train":
-                # With an encoder: its training may have had more than the graph, from which requests were carried out since.
-                trained = (manifest.model.encoder or manifest.graph).interactions
-                self.switching = None
-            self._trained[manifest.version] = trained
-            if manifest.reason == "forget":
-                self.carried_out_at = record.number
-            for request_id, answer in manifest.answers.items():
-                known = self.tickets.get(request_id)
-                first = min(known.first_record if known else record.number, self.committed_at, record.number - 1)
-                self._close(request_id, State.COMMITTED, record, answer=answer, first_record=first)
-                self.unreported[request_id] = at
-            for files in (manifest.files, manifest.graph.files, manifest.lake_graph.files):
-                for name in files:
-                    self.makers.setdefault(name, manifest.version)
-            if self.current is None or manifest.lake_graph.ingest != self.current.lake_graph.ingest:
-                self.ingested_version = manifest.version
-            self.current, self.versions, self.committed_at = manifest, self.versions + 1, record.number
-        elif record.kind == COMPLETED:
+    def _absorb(self, record: Record) -> None:
+        handle = self._handlers.get(record.kind)
+        if handle is not None:  # a kind that a later release adds says nothing to this one
+            handle(self, record)
+
+    def _accepted(self, record: Record) -> None:
+        body, known = record.body, self.tickets.get(record.body["request_id"])
+        if known is not None and known.state is not State.FAILED:
+            return
+        # A request that failed begins anew, but is as old as before: its deadline counts from the first time.
+        ticket = Ticket(
+            body["request_id"],
+            State.ACCEPTED,
+            record.seconds if known is None else known.accepted_at,
+            commitment=body.get("commitment", ""),
+            requester=body.get("requester"),
+            first_record=record.number,
+            accepted_again_at=None if known is None else record.seconds,
+        )
+        self._set(ticket)
+        self.contents.pop(ticket.request_id, None)
+        if "content" in body:
+            self.contents[ticket.request_id] = body["content"]
+
+    def _held(self, record: Record) -> None:
+        if (ticket := self.open.get(record.body["request_id"])) is not None:
+            self._set(replace(ticket, state=State.HELD, share=record.body["share"]))
+
+    def _approved(self, record: Record) -> None:
+        if (ticket := self.open.get(record.body["request_id"])) is not None:
+            self._set(replace(ticket, state=State.ACCEPTED, approved_by=record.body["by"]))
+
+    def _committed(self, record: Record) -> None:
+        manifest = manifest_of(record)
+        self._trained[manifest.version] = self._interactions_trained_on(manifest)
+        if manifest.reason == "train":
+            self.switching = None  # what services waited for is there
+        if manifest.reason == "forget":
             self.carried_out_at = record.number
-            self._close(body["request_id"], State.COMPLETED, record, answer=body["answer"])
-        elif record.kind in (CANCELLED, FAILED):
-            self._close(body["request_id"], State(record.kind), record, error=body.get("error"))
-        elif record.kind == EVIDENCE:
-            if body["request_id"] not in self.evidence:  # the first one counts
-                self.evidence[body["request_id"]] = body | {"file": record.file}
-                self.unreported.pop(body["request_id"], None)
-                if (ticket := self.tickets.get(body["request_id"])) is not None:
-                    self._set(replace(ticket, evidence_failed=body.get("evidence_failed")))
-        elif record.kind == SWITCHING:
-            self.switching = at, body["seconds"]
-        elif record.kind == INGESTED:
-            self.ingests[body["ingest"]] = body["log_head"]
-        elif record.kind == PURGING:
-            self.purging[record.number] = self.current.version if self.current else 0
-            # Who removes them may stand still for any time: no request gets one of these files any more.
-            for request_id, _ in filter(None, map(request_of, body["unnamed"])):
-                if request_id not in self.tickets:
-                    self.contents[request_id] = content_name(request_id, record.number)
-        elif record.kind == PURGED:
-            for number in body.get("ends", list(self.purging)):
-                self.purging.pop(number, None)
-        elif record.kind == CHECKPOINT and body.get("format") == FORMAT:
-            self.checkpointed = body["number"]
+        for request_id, answer in manifest.answers.items():
+            known = self.tickets.get(request_id)
+            # Evidence names the acceptance, the version before and the record before this one.
+            first = min(known.first_record if known else record.number, self.committed_at, record.number - 1)
+            self._close(request_id, State.COMMITTED, record, answer=answer, first_record=first)
+            self.unreported[request_id] = record.seconds
+        for files in (manifest.files, manifest.graph.files, manifest.lake_graph.files):
+            for name in files:
+                self.makers.setdefault(name, manifest.version)
+        if self.current is None or manifest.lake_graph.ingest != self.current.lake_graph.ingest:
+            self.ingested_version = manifest.version
+        self.current, self.versions, self.committed_at = manifest, self.versions + 1, record.number
+
+    def _interactions_trained_on(self, manifest: Manifest) -> int:
+        """The interactions of the training that this version comes from."""
+        if manifest.reason == "train":
+            # With an encoder, that of a retrain: its training may have had more than the graph, from which requests were
+            # carried out since.
+            return (manifest.model.encoder or manifest.graph).interactions
+        source = manifest.version - 1 if manifest.rolled_back_to is None else manifest.rolled_back_to
+        return self._trained.get(source, 0)
+
+    def _completed(self, record: Record) -> None:
+        self.carried_out_at = record.number
+        self._close(record.body["request_id"], State.COMPLETED, record, answer=record.body["answer"])
+
+    def _cancelled_or_failed(self, record: Record) -> None:
+        self._close(record.body["request_id"], State(record.kind), record, error=record.body.get("error"))
+
+    def _evidence(self, record: Record) -> None:
+        request_id = record.body["request_id"]
+        if request_id in self.evidence:  # the first one counts
+            return
+        self.evidence[request_id] = record.body | {"file": record.file}
+        self.unreported.pop(request_id, None)
+        if (ticket := self.tickets.get(request_id)) is not None:
+            self._set(replace(ticket, evidence_failed=record.body.get("evidence_failed")))
+
+    def _switching(self, record: Record) -> None:
+        self.switching = record.seconds, record.body["seconds"]
+
+    def _ingested(self, record: Record) -> None:
+        self.ingests[record.body["ingest"]] = record.body["log_head"]
+
+    def _purging(self, record: Record) -> None:
+        self.purging[record.number] = self.current.version if self.current else 0
+        # Who removes them may stand still for any time: no request gets one of these files any more.
+        for request_id, _ in filter(None, map(request_of, record.body["unnamed"])):
+            if request_id not in self.tickets:
+                self.contents[request_id] = content_name(request_id, record.number)
+
+    def _purged(self, record: Record) -> None:
+        for number in record.body.get("ends", list(self.purging)):
+            self.purging.pop(number, None)
+
+    def _checkpoint(self, record: Record) -> None:
+        if record.body.get("format") == FORMAT:
+            self.checkpointed = record.body["number"]
+
+    _handlers: ClassVar[Mapping[str, Callable[[Ledger, Record], None]]] = {
+        ACCEPTED: _accepted,
+        HELD: _held,
+        APPROVED: _approved,
+        COMMITTED: _committed,
+        COMPLETED: _completed,
+        CANCELLED: _cancelled_or_failed,
+        FAILED: _cancelled_or_failed,
+        EVIDENCE: _evidence,
+        SWITCHING: _switching,
+        INGESTED: _ingested,
+        PURGING: _purging,
+        PURGED: _purged,
+        CHECKPOINT: _checkpoint,
+    }
 
     def _close(self, request_id: str, state: State, record: Record, **fields: Any) -> None:
         ticket = self.tickets.get(request_id) or Ticket(request_id, State.ACCEPTED, record.seconds)
@@ -303,7 +349,7 @@ def _ticket(entry: Mapping[str, Any], seen: int) -> Ticket:
     return replace(ticket, closed_at=seen) if ticket.final and not ticket.closed_at else ticket
 
 
-def _purging(state: Mapping[str, Any]) -> dict[int, int]:
+def _purges(state: Mapping[str, Any]) -> dict[int, int]:
     found = state.get("purging") or {}
     if isinstance(found, list):  # of an earlier release: names of files
         return {0: state["current"]["version"] if state["current"] else 0}

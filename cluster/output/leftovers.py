@@ -25,7 +25,7 @@ from ..layout import (
 )
 from ..requests.request import tombstone_sizes
 from .exports import FILES, UNFINISHED, log_head_of
-from .ingests import graph_key
+from .ingests import graph_key, ingested
 from .ledger import Ledger, State, Ticket
 from .session import Session
 
@@ -71,15 +71,15 @@ def final_contents(ledger: Ledger) -> dict[str, Ticket]:
 def _places(session: Session, ledger: Ledger, files: Mapping[str, Details]) -> Iterator[tuple[str, str, str]]:
     """(place, kind, detail) of each leftover among these files."""
     current = ledger.current
-    ingested = session.ingested() if session.store.exists(MANIFEST) else None
+    latest = ingested(session) if session.store.exists(MANIFEST) else None
     # A counterfactual stands on one graph, and what is trained next on another.
     graphs = [current.graph, current.lake_graph] if current else []
-    new = ingested is not None and (current is None or current.lake_graph.ingest != ingested.ingest)
-    if ingested and new and ledger.carried_out_at <= ingested.log_head:  # else `train` refuses it
-        graphs.append(ingested)
+    new = latest is not None and (current is None or current.lake_graph.ingest != latest.ingest)
+    if latest and new and ledger.carried_out_at <= latest.log_head:  # else `train` refuses it
+        graphs.append(latest)
     keep = {MANIFEST}.union(current.files if current else (), *(graph.files for graph in graphs))
     maker = {name: f"of version {version}" for name, version in ledger.makers.items()}
-    maker |= dict.fromkeys(ingested.files if ingested else (), "of the last ingest")
+    maker |= dict.fromkeys(latest.files if latest else (), "of the last ingest")
 
     for folder, kind in ((VERSIONS, OLDER), (GRAPH, SUPERSEDED)):
         for name in _in(folder, files):

@@ -9,21 +9,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ...distributed.partition.state import Location, PartitionState, fingerprint
 from ...partitioning.errors import InputError
 from ...partitioning.lake import Columns
-from ...partitioning.manifest import MANIFEST, EventTimes, Graph, IngestedGraph, load_manifest
-from ...partitioning.storage import StorageOptions, Store, place_of, split_uri
+from ...partitioning.manifest import Graph
+from ...partitioning.storage import StorageOptions, Store, canonical_uri, split_uri
 from ...workers import Call, WorkerGroup, WorkerSettings, calling
 from ...workers.group import Progress
+from ...workers.shared_folder import check_folder
 from ..config.schema import Cluster, Config, to_yaml
 from ..layout import CONFIG, REQUEST_KEY
 from ..log.checkpoints import put_checkpoint
-from ..log.journal import Journal
-from ..log.records import CHECKPOINT, INGESTED
-from .ingests import digest
+from ..log.log import Log
+from ..log.records import CHECKPOINT
 from .ledger import Ledger
 from .manifest import Manifest
 from .versions import Versions
@@ -46,13 +46,9 @@ class Session:
         self.options = StorageOptions(**config.storage.model_dump())
         self.columns = Columns(**config.columns.model_dump())
         self.store = store or _opened(config.output, self.options)
-        self.location = Location(config.output, self.options)
-        self.journal = Journal(self.store)
-        self.versions = Versions(self.store, self.journal)
-        self.held_out: dict[str, Any] = {}
-        """Samples of the test interactions by ingest (`held_out.held_out_sample`)."""
-        self.baselines: dict[str, Any] = {}
-        """What the current version is worth (`gate.baseline`)."""
+        self.location = Location(absolute(config.output), self.options)
+        self.log = Log(self.store)
+        self.versions = Versions(self.store, self.log)
         self._ledger: Ledger | None = None
         self._folding = Lock()
 
@@ -63,7 +59,7 @@ class Session:
         Raises:
             InputError: the log is damaged.
         """
-        checkpoint, records = self.journal.resume(self._ledger.seen if self._ledger else 0, look)
+        checkpoint, records = self.log.resume(self._ledger.seen if self._ledger else 0, look)
         with self._folding:
             ledger = self._ledger or Ledger()
             if checkpoint is not None and checkpoint.number > ledger.seen:
@@ -78,12 +74,12 @@ class Session:
         if ledger.seen <= ledger.checkpointed + 1:
             return
         state = ledger.state()
-        later, records = self.journal.resume(state["seen"] - 1, look=False)
+        later, records = self.log.resume(state["seen"] - 1, look=False)
         if later is not None:  # others have made it, and cut the log off
             return
         body = put_checkpoint(self.store, state["seen"], records[0].digest, state)
         if body is not None:
-            self.journal.append(CHECKPOINT, body)
+            self.log.append(CHECKPOINT, body)
 
     def checkpoint_if_due(self) -> None:
         """Make a checkpoint after CHECKPOINT_RECORDS records, or half as many as the last one stands for: all of them
@@ -99,7 +95,7 @@ class Session:
     def refuse_own(self, option: str, uri: str, folders: Sequence[str] = ("",)) -> None:
         """Raise InputError for a place in one of these folders of the output: what others keep there, `purge` would remove
         or overlook."""
-        place, output = place_of(uri), place_of(self.config.output).rstrip("/")
+        place, output = canonical_uri(uri), canonical_uri(self.config.output).rstrip("/")
         for folder in folders:
             if f"{place}/".startswith(f"{output}/{folder}".rstrip("/") + "/"):
                 where = f"`{folder}` under `output`" if folder else "under `output`"
@@ -158,66 +154,6 @@ class Session:
                 f"{graph.partitions} partitions. Set cluster.partitions={graph.partitions}, or ingest again"
             )
 
-    def lake_graph(self) -> IngestedGraph:
-        """The graph to train on: what was ingested last, minus what was forgotten since.
-
-        Raises:
-            InputError: nothing was ingested, or for another number of partitions; or a request was carried out since that
-                ingest began, which it may have the data of.
-        """
-        ingested = self.ingested()
-        current = self.versions.current()
-        graph = ingested
-        if current is not None and current.lake_graph.ingest == ingested.ingest:
-            graph = current.lake_graph
-        else:
-            self.check_none_carried_out(ingested.log_head)
-        self.check_partitions(graph)
-        return graph
-
-    def record_ingest(self, manifest: Graph, head: int) -> None:
-        """Log what `ingest` is about to leave, which began to read at this head; nothing where there is no log yet.
-
-        Raises:
-            InputError: a request was carried out since.
-        """
-        self.check_none_carried_out(head)
-        if self.ledger(look=False).seen:
-            self.journal.append(INGESTED, {"ingest": digest(manifest), "log_head": head})
-
-    def check_none_carried_out(self, head: int) -> None:
-        """Raise InputError if a request was carried out after this head of the log."""
-        if self.ledger().carried_out_at > head:
-            raise InputError(
-                "a deletion request was carried out after `ingest` began to read, and the new graph may hold its data. Run "
-                "`unlearnrec ingest` again, with the key of the suppression list in the environment"
-            )
-
-    def ingested(self) -> IngestedGraph:
-        """The graph that was ingested last, whatever was forgotten since; `log_head` is the one in the log, 0 where it has
-        none for this manifest.
-
-        Raises:
-            InputError: nothing was ingested.
-        """
-        found = load_manifest(self.store)
-        ingest = digest(found)
-        more = {"log_head": self.ledger().ingests.get(ingest, 0), "ingested_interactions": found.interactions}
-        return IngestedGraph.model_validate(found.document() | more | {"ingest": ingest})
-
-    def ingest_head(self) -> int:
-        """The head of the log when the last ingest began to read; 0 where there was none."""
-        return self.ingested().log_head if self.store.exists(MANIFEST) else 0
-
-    def id_types(self) -> dict[str, str]:
-        """{"user", "item"}: "int64" or "string", as the table of the last ingest has them; "string" before the first."""
-        types: dict[str, str] = {"user": "string", "item": "string"}
-        return types | (load_manifest(self.store).id_type if self.store.exists(MANIFEST) else {})
-
-    def times(self) -> EventTimes | None:
-        """Of the last ingest, None where it has none."""
-        return load_manifest(self.store).time if self.store.exists(MANIFEST) else None
-
     @contextmanager
     def workers(self, group: WorkerGroup | None = None) -> Iterator[WorkerGroup]:
         """The given group, which is not ended here; without one, a group as the configuration says, ended at exit."""
@@ -226,15 +162,16 @@ class Session:
             return
         cluster = self.config.cluster
         with WorkerGroup.start(worker_settings(cluster), address=cluster.address) as started:
+            check_folder(self.config.output)  # before workers read or write there
             yield started
 
     def load(self, group: WorkerGroup, version: Manifest) -> None:
         """Load a version into all workers."""
         self._run(group, self._load_call(version), lambda: None)
 
-    def hold(self, group: WorkerGroup, version: Manifest) -> None:
+    def ensure_loaded(self, group: WorkerGroup, version: Manifest) -> None:
         """Load a version into all workers, unless they hold it."""
-        self.call(group, version, calling(PartitionState.holds))
+        self.call(group, version, calling(PartitionState.loaded_fingerprint))
 
     def call(
         self,
@@ -250,8 +187,8 @@ class Session:
         def restore() -> None:
             group.call(self._load_call(version))
 
-        held = self.fingerprint(version)
-        if set(self._run(group, calling(PartitionState.holds), restore)) != {held}:
+        wanted = self.fingerprint(version)
+        if set(self._run(group, calling(PartitionState.loaded_fingerprint), restore)) != {wanted}:
             self.load(group, version)
         return self._run(group, call, restore, partitions, on_progress)
 
@@ -277,6 +214,12 @@ class Session:
     def kernel(self) -> str:
         """The neighbour sum that `train.kernel` means."""
         return "torch" if self.config.train.kernel == "auto" else self.config.train.kernel
+
+
+def absolute(output: str) -> str:
+    """The output as workers have to be told: they have another working directory."""
+    scheme, path = split_uri(output)
+    return os.path.abspath(path) if scheme == "file" else output
 
 
 def _opened(output: str, options: StorageOptions) -> Store:

@@ -12,7 +12,7 @@ import uuid
 from ...partitioning.manifest import File
 from ...partitioning.storage import Store
 from ..layout import manifest_name, version_file
-from ..log.journal import Journal
+from ..log.log import Log
 from ..log.records import COMMITTED
 from .conflicts import voids_commit
 from .manifest import Manifest, cached_manifest, manifest_of
@@ -21,14 +21,14 @@ from .manifest import Manifest, cached_manifest, manifest_of
 class Versions:
     """The versions of one output."""
 
-    def __init__(self, store: Store, journal: Journal) -> None:
-        self._store, self._journal = store, journal
+    def __init__(self, store: Store, log: Log) -> None:
+        self._store, self._log = store, log
         self._attempt = uuid.uuid4().hex[:8]
         self._made = 0
 
     def current(self) -> Manifest | None:
         """The manifest of the last version, None before the first."""
-        checkpoint, records = self._journal.resume(0)
+        checkpoint, records = self._log.resume(0)
         for record in reversed(records):
             if record.kind == COMMITTED:
                 return manifest_of(record)
@@ -57,7 +57,7 @@ class Versions:
         decided on. lease: the name of one on all that the manifest names, from before it was decided.
 
         Raises:
-            JournalConflict: another version was committed since, a purge removes a file that this one names (for a
+            LogConflict: another version was committed since, a purge removes a file that this one names (for a
                 rollback: any purge began; with a lease: one that ignores it), a request that it answers was closed
                 (cancelled, say) or held, or it is of a new ingest and a request was carried out that did not look there.
                 This one does not exist.
@@ -72,7 +72,7 @@ class Versions:
                 f"{self._store.root_uri}: cannot commit version {manifest.version}, no {missing[0]}. If a purge removed "
                 "it, run this command again"
             )
-        record = self._journal.append(
+        record = self._log.append(
             COMMITTED,
             {"manifest": manifest.document()},
             after=after,

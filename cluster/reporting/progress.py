@@ -26,7 +26,7 @@ class Task:
         """`n` more units are done; `fields` are the latest numbers to show, such as loss=0.31."""
 
     def finish(self) -> None:
-        """The work ended, complete or not."""
+        """The work has ended, complete or not."""
 
 
 class Progress:
@@ -42,7 +42,7 @@ class Progress:
             task.finish()
 
     def note(self, text: str) -> None:
-        """One line worth reading, such as a plan of memory and time."""
+        """Show one line for a person, such as a plan of memory and time."""
 
     def _start(self, name: str, total: int | None) -> Task:
         return Task()
@@ -122,8 +122,8 @@ class BarProgress(Progress):
         self.running += 1
         return _BarTask(self, self.bars, self.bars.add_task(name, total=total, rate="", shown=""))
 
-    def stopped(self) -> None:
-        """One task ended; the last one takes the display down."""
+    def task_ended(self) -> None:
+        """A task has ended; the last one takes the display down."""
         self.running -= 1
         if self.running == 0 and self.bars is not None:
             self.bars.stop()
@@ -145,7 +145,7 @@ class _BarTask(Task):
 
     def finish(self) -> None:
         self.bars.stop_task(self.task_id)
-        self.progress.stopped()
+        self.progress.task_ended()
 
 
 def show_fields(fields: dict[str, object]) -> str:
@@ -160,7 +160,7 @@ def open_progress() -> Progress:
     return BarProgress() if sys.stderr.isatty() else PlainProgress(sys.stderr)
 
 
-def follow(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], None]:
+def epoch_callback(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], None]:
     """An `on_progress` for the group that advances a task as the first worker's epochs of this phase pass."""
     done = 0
 
@@ -176,7 +176,7 @@ def follow(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], None]:
     return on_progress
 
 
-def watched(
+def with_callback(
     on_progress: Callable[[list[dict[str, Any]]], None], look: Callable[[], None]
 ) -> Callable[[list[dict[str, Any]]], None]:
     """An `on_progress` that calls `look` too."""

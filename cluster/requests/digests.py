@@ -23,7 +23,7 @@ as JSON, in clear: a row's time can be compared with it."""
 ANY_ITEM = bytes(32)
 
 
-def none() -> Digests:
+def no_digests() -> Digests:
     """Nothing of each kind."""
     return {kind: set() for kind in KINDS}
 
@@ -34,7 +34,7 @@ def digests_of(key: bytes, request: Request, id_types: Mapping[str, str], time_u
     id_types: {"user", "item"} of the graph, since "017" means 17 where ids are integers. time_unit: of its times, so that
     numbers of a range mean the same for another table.
     """
-    named = none()
+    named = no_digests()
     for (kind, digest), *_ in entry_digests(key, request, id_types, time_unit):
         named[kind].add(digest)
     return named
@@ -58,15 +58,15 @@ def entry_digests(
         item = next(items) if _has_item(kind, value) else None
         names = []
         if user is not None and (covering or kind == USERS):
-            names.append(("users", one(key, b"user\0", user)))
+            names.append(("users", id_digest(key, b"user\0", user)))
         if item is not None and (covering or kind == ITEMS):
-            names.append(("items", one(key, b"item\0", item)))
+            names.append(("items", id_digest(key, b"item\0", item)))
         if user is not None and item is not None and (covering or kind == INTERACTIONS):
             names.insert(0, ("pairs", pair_digest(key, user, item)))
         if kind == RANGES and user is not None:
             bounds = json.dumps([portable(bound, time_unit) for bound in value[2:]]).encode()
             pair = ANY_ITEM if item is None else pair_digest(key, user, item)
-            names.insert(0, ("ranges", one(key, b"user\0", user) + pair + bounds))
+            names.insert(0, ("ranges", id_digest(key, b"user\0", user) + pair + bounds))
         found.append(names)
     return found
 
@@ -83,7 +83,7 @@ def _texts(ids: Sequence[Id], id_type: str) -> list[str]:
     return [text if number is None else str(number) for text, number in zip(texts, parsed, strict=True)]
 
 
-def one(key: bytes, domain: bytes, text: str) -> bytes:
+def id_digest(key: bytes, domain: bytes, text: str) -> bytes:
     """Of a user or an item: `domain` is b"user\\0" or b"item\\0"."""
     return hmac.digest(key, domain + text.encode(), "sha256")
 

@@ -148,7 +148,7 @@ def union(parts: Iterable[Resolved]) -> tuple[Removal, Ids]:
     return Removal(users, items, pair_users, pair_items), np.unique(np.concatenate(timed))
 
 
-def asked_of(owners: Assignment, removal: Removal, timed: Ids) -> list[int]:
+def partitions_to_ask(owners: Assignment, removal: Removal, timed: Ids) -> list[int]:
     """The partitions that own something named: they know all that it means."""
     users = np.concatenate([removal.users, removal.pair_users, timed])
     named = (*owners.owner_of_user[users], *owners.owner_of_item[removal.items])

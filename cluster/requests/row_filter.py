@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ...partitioning.errors import InputError
 from ...partitioning.graph import Encoder
-from .digests import ANY_ITEM, Digests, one, pair_digest
+from .digests import ANY_ITEM, Digests, id_digest, pair_digest
 from .times import Bound, in_unit
 
 _TIMES_NEEDED = (
@@ -78,7 +78,7 @@ class RowFilter:
         for owner, text in enumerate(self._sides[0].texts(owners)):
             mine = np.flatnonzero(first.reshape(-1) == owner)
             digests, of_pair = self._pair_digests(users[rows[mine]], items[rows[mine]])
-            for pair, since, until in self._ranges[one(self._key, b"user\0", text)]:
+            for pair, since, until in self._ranges[id_digest(self._key, b"user\0", text)]:
                 low, high = _in_unit(since, until, unit)
                 inside = (numbers[mine] >= low) & (numbers[mine] < high)
                 if pair != ANY_ITEM:
@@ -106,7 +106,7 @@ class _Side:
     def codes(self, ids: pa.Array) -> npt.NDArray[np.int64]:
         codes = self._encoder.encode(ids)
         new = self._encoder.known.slice(len(self.listed)).to_pylist()
-        hashed = [one(self._key, self._domain, str(x)) if self.wanted or self._ranges else b"" for x in new]
+        hashed = [id_digest(self._key, self._domain, str(x)) if self.wanted or self._ranges else b"" for x in new]
         self.listed = np.concatenate([self.listed, np.array([x in self.wanted for x in hashed], dtype=bool)])
         self.ranged = np.concatenate([self.ranged, np.array([x in self._ranges for x in hashed], dtype=bool)])
         return codes

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...partitioning.errors import InputError
-from ...partitioning.lake import ID_COLUMNS, LakeFile, list_table, read_csv
+from ...partitioning.lake import ID_COLUMNS, LakeFile, Table, columns_of, list_table, open_table, read_columns, read_csv
 from ...partitioning.storage import StorageOptions, filesystem_for
-from .times import NANOSECONDS, Bound, Moment, empty, parse_bound
+from .times import NANOSECONDS, Bound, Moment, is_empty_range, parse_bound
 
 USERS, ITEMS, INTERACTIONS, RANGES = KINDS = ("users", "items", "interactions", "ranges")
 RANGE = ("since", "until")
@@ -38,7 +41,8 @@ def read_rows(path: str, options: StorageOptions, other_columns: bool = False) -
     Folders called `COLUMN=VALUE` below `path` are columns; other names are ignored, unless they look like a misspelt one.
 
     Args:
-        path: .json (a list of objects, or one object), .jsonl, .csv (with a header), or Parquet; a file or a folder.
+        path: .json (a list of objects, or one object), .jsonl, .csv (with a header), or Parquet; a file or a folder. Or a
+            Delta or Iceberg table, as `partitioning.lake.open_table` takes it.
         other_columns: ignore columns with other names; else they are an error, because a misspelt `until` would let a row
             mean more.
 
@@ -48,6 +52,9 @@ def read_rows(path: str, options: StorageOptions, other_columns: bool = False) -
     """
     read = {".json": _json, ".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv}
     ending = next((ending for ending in read if path.lower().endswith(ending)), None)
+    table = None if ending else open_table(path, options)
+    if table is not None and table.schema is not None:
+        return _lake_table(table, path, options, other_columns)
     files = list_table(path, options)
     is_file = files[0].path == filesystem_for(path, options)[1]
     folders = path.split("/")[: -1 if is_file else None]
@@ -61,6 +68,17 @@ def read_rows(path: str, options: StorageOptions, other_columns: bool = False) -
             _check_columns([*names, *filter(_like_a_column, file.partition)], file.uri, other_columns)
         values = {**columns, **{name: [value] * count for name, value in file.partition.items()}}
         rows += map(parse_row, *(values.get(name, [None] * count) for name in COLUMNS))
+    return rows
+
+
+def _lake_table(table: Table, uri: str, options: StorageOptions, other_columns: bool) -> list[Row]:
+    """The rows of a Delta or Iceberg table."""
+    _check_columns(columns_of(table), uri, other_columns)
+    rows: list[Row] = []
+    for batch in read_columns(table, ID_COLUMNS, RANGE, options):
+        users, items = (batch.column(name).to_pylist() for name in ID_COLUMNS)
+        bounds = (_moments(pa.chunked_array([batch.column(name)])) for name in RANGE)
+        rows += map(parse_row, users, items, *bounds)
     return rows
 
 
@@ -81,7 +99,7 @@ def parse_row(user: Any, item: Any, since: Any, until: Any) -> Row:
         return (USERS, user) if item is None else (ITEMS, item)
     if user is None:
         return "a time range needs a user_id"
-    if empty(low, high):
+    if is_empty_range(low, high):
         return "since is not before until"
     return RANGES, (user, item, low, high)
 
@@ -90,19 +108,19 @@ class Invalid(str):
     """In the place of a row's user: the row is no object, for this reason."""
 
 
-class Twice(ValueError):
+class DuplicateKey(ValueError):
     """An object has two values for one key."""
 
 
-def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def reject_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON, as its `object_pairs_hook`: of a key that stands twice the first value would be lost.
 
     Raises:
-        Twice: there is one.
+        DuplicateKey: there is one.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise Twice("a key stands twice in one object")
+        raise DuplicateKey("a key stands twice in one object")
     return found
 
 
@@ -116,6 +134,12 @@ def _id(value: Any, name: str) -> str | None:
     if isinstance(value, float) and value.is_integer():  # a column of integers with nulls, as pandas writes it
         if abs(value) >= LARGEST:
             raise ValueError(f"{name} is a float too large to be exact: write it as an integer or as text")
+        value = int(value)
+    if isinstance(value, bytes) and len(value) == 16:
+        value = UUID(bytes=value)
+    if isinstance(value, UUID):
+        value = str(value)
+    if isinstance(value, Decimal) and value == value.to_integral_value():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{name} is neither a whole number nor text")
@@ -201,14 +225,16 @@ def _known(names: Sequence[str]) -> list[str]:
 def _text(file: LakeFile) -> str:
     try:
         with file.filesystem.open_input_stream(file.path) as stream:
-            return str(stream.read().decode("utf-8-sig"))
+            data: bytes = stream.read()
+        # Excel and PowerShell write UTF-16, and begin with its mark.
+        return data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file.uri} is not readable as text in UTF-8: {error}") from error
+        raise InputError(f"{file.uri} is not readable as text in UTF-8 or UTF-16: {error}. Save it as UTF-8") from error
 
 
 def _parsed(text: str, file: LakeFile, what: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=once)
+        return json.loads(text, object_pairs_hook=reject_duplicate_keys)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file.uri} is not readable as {what}: {error}") from error
 

@@ -68,7 +68,7 @@ def moment(nanoseconds: int) -> str:
     return f"{text.rjust(19, '0')}{f'.{rest:09d}'.rstrip('0') if rest else ''}Z"
 
 
-def empty(since: Bound | None, until: Bound | None) -> bool:
+def is_empty_range(since: Bound | None, until: Bound | None) -> bool:
     """Whether no time is in [since, until), as far as that can be told: of a number and a moment it cannot."""
     if isinstance(since, str) and isinstance(until, str):
         return _nanoseconds(since) >= _nanoseconds(until)

@@ -1,5 +1,5 @@
 """The coordinator as a detached actor of a Ray cluster: loop, workers and log. Ray starts it again whenever its process
-ends, until it is stopped. `deploy` puts it there, and the HTTP face beside it."""
+ends, until it is stopped. `serve_detached` puts it there, and the HTTP side beside it."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ from ..reporting.progress import Progress
 from ..requests.request import Request
 from .interface import Answer, Arguments, ForwardsAll, Method, ServiceInterface, forwarded
 from .readouts import Readouts
-from .service import Service, follow
-from .start import WorkerEngine, check_output, coordinate, outwait
+from .service import Service, run_loop
+from .start import WorkerEngine, check_servable, open_service, retry_while_storage_is_away
 
 RETRY_SECONDS = 5.0
 MEMORY = "memory"
-"""The concurrency group of calls that are answered from memory: the others may all be waiting for the storage."""
+"""The concurrency group of the calls that are answered from memory. All others may be waiting for the storage at once."""
 
 log = logging.getLogger(__name__)
 
 
 class LogProgress(Progress):
-    """What is worth reading goes to the actor's log; nobody watches its tasks."""
+    """Notes go to the actor's log. Tasks are not shown, because nobody watches."""
 
     def note(self, text: str) -> None:
         """As `Progress.note`."""
         log.warning("%s", text)
 
 
-class LateEngine:
-    """`WorkerEngine` whose workers start when they are first asked for: requests are accepted before that, and where the
-    workers do not fit the loop waits and tries again."""
+class LazyEngine:
+    """A `WorkerEngine` whose workers start when they are first needed.
+
+    Requests are accepted before that; where the workers find no room, the loop waits and tries again.
+    """
 
     def __init__(self, session: Session, stack: ExitStack) -> None:
         self._session, self._stack = session, stack
@@ -53,9 +55,9 @@ class LateEngine:
         """As `WorkerEngine.readouts`."""
         return self._engine().readouts(version)
 
-    def report(self, request_ids: Sequence[str]) -> None:
-        """As `WorkerEngine.report`."""
-        self._engine().report(request_ids)
+    def write_reports(self, request_ids: Sequence[str]) -> None:
+        """As `WorkerEngine.write_reports`."""
+        self._engine().write_reports(request_ids)
 
     def _engine(self) -> WorkerEngine:
         if self._group is None:
@@ -71,10 +73,12 @@ def _from_memory(method: Method[Arguments, Answer]) -> Method[Arguments, Answer]
 
 
 class Coordinator(ForwardsAll):
-    """The actor: `begin` once, then any call from any thread. Its constructor cannot fail, because Ray starts no other
-    process for one that did; a process that takes another's place begins by itself, and tries until it succeeds.
+    """The coordinator of one output: `start` once, then any call from any thread.
 
-    Raises (every call): ConnectionError before it has begun.
+    Its constructor cannot fail, because Ray starts no other process for an actor whose constructor failed. A process that
+    takes the place of another starts by itself, and tries until it succeeds.
+
+    Raises (every call): ConnectionError before it has started.
     """
 
     def __init__(self, config: Config) -> None:
@@ -84,20 +88,22 @@ class Coordinator(ForwardsAll):
         self._service: Service | None = None
         self._thread: threading.Thread | None = None
         if ray.get_runtime_context().was_current_actor_reconstructed:
-            threading.Thread(target=self._begin_again, name="begin", daemon=True).start()
+            threading.Thread(target=self._start_until_it_succeeds, name="start", daemon=True).start()
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start the loop, as soon as the storage answers.
 
         Raises:
             InputError: the output has no version, or a key is missing on this machine.
         """
         session = Session(self._config)
-        outwait(lambda: check_output(session), log.warning)
-        engine = LateEngine(session, self._ends)
-        service = self._ends.enter_context(coordinate(session, engine))
+        retry_while_storage_is_away(lambda: check_servable(session), log.warning)
+        engine = LazyEngine(session, self._ends)
+        service = self._ends.enter_context(open_service(session, engine))
         poll_seconds = self._config.serve.poll_seconds
-        self._thread = threading.Thread(target=follow, args=(service, self._stopped.is_set, poll_seconds), name="loop")
+        self._thread = threading.Thread(
+            target=run_loop, args=(service, self._stopped.is_set, poll_seconds), name="loop"
+        )
         self._thread.start()
         self._service = service
 
@@ -112,21 +118,21 @@ class Coordinator(ForwardsAll):
         self, method: Method[Arguments, Answer], *arguments: Arguments.args, **keywords: Arguments.kwargs
     ) -> Answer:
         """Ask the service of this process."""
-        answer: Answer = getattr(self._begun(), method.__name__)(*arguments, **keywords)
+        answer: Answer = getattr(self._running_service(), method.__name__)(*arguments, **keywords)
         return answer
 
     recommendations = _from_memory(ServiceInterface.recommendations)
     health = _from_memory(ServiceInterface.health)
 
-    def _begun(self) -> Service:
+    def _running_service(self) -> Service:
         if self._service is None:
-            raise ConnectionError("the coordinator has not begun yet")
+            raise ConnectionError("the coordinator has not started yet")
         return self._service
 
-    def _begin_again(self) -> None:
+    def _start_until_it_succeeds(self) -> None:
         while self._service is None:
             try:
-                self.begin()
+                self.start()
             except Exception as error:
-                log.warning("waiting %g s to begin: %s", RETRY_SECONDS, type(error).__name__)
+                log.warning("waiting %g s to start: %s", RETRY_SECONDS, type(error).__name__)
                 self._stopped.wait(RETRY_SECONDS)

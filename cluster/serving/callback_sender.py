@@ -1,4 +1,4 @@
-"""Tells receivers the news of their requests, in threads of its own: no request and no batch ever waits for a receiver."""
+"""Sends callbacks, in threads of its own, so that no request and no batch ever waits for a receiver."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from .callbacks import News, Outbox, sign
+from .callbacks import News, Outbox, signature_headers
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0
 LONGEST_BACKOFF_SECONDS = 3600.0
@@ -47,7 +47,10 @@ def backoff(made: int, draw: float) -> float:
 
 
 def post_message(url: str, body: bytes, headers: Mapping[str, str]) -> bool:
-    """Whether the receiver took it. Redirects are not followed: they could lead anywhere. The answer is not read."""
+    """Post a message; says whether the receiver took it.
+
+    Redirects are not followed, because they could lead anywhere. The body of the answer is not read.
+    """
     try:
         with requests.post(
             url,
@@ -98,7 +101,7 @@ class Sender:
         rules: SendingRules,
         effects: Effects | None = None,
     ) -> None:
-        """news: what there is to tell about these requests (`Intake.latest`)."""
+        """news: what there is to tell about these requests (`Intake.news_of`)."""
         self._outbox, self._news, self._rules = outbox, news, rules
         self._allowed = re.compile(rules.url_pattern)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="callback")
@@ -110,11 +113,11 @@ class Sender:
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Begin to send; what an earlier process left is sent too."""
+        """Start to send; what an earlier process left is sent too."""
         threading.Thread(target=self._run, name="callbacks", daemon=True).start()
 
     def close(self) -> None:
-        """Begin nothing any more. What is not delivered is sent by the next process."""
+        """Start no further attempt. What is not delivered is sent by the next process."""
         self._closed.set()
         self._outbox.wake.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -127,13 +130,13 @@ class Sender:
         return {"callbacks_waiting": len(self._outbox.entries()), **counts}
 
     def step(self) -> float:
-        """Send what is due, and forget the requests of which all is told. Returns the seconds until the next step."""
+        """Send what is due, and forget the requests of which all was told. Returns the seconds until the next step."""
         entries = self._outbox.entries()
         if not entries:
             return self._rules.poll_seconds
         now, wait = self._effects.clock(), self._rules.poll_seconds
         for request_id, news in self._news(entries).items():
-            missing = entries[request_id].missing(news.event)
+            missing = entries[request_id].untold(news.event)
             if news.final and not missing:
                 self._outbox.drop(request_id)
             for url in missing:
@@ -142,7 +145,7 @@ class Sender:
         return wait
 
     def _send(self, request_id: str, url: str, news: News, before: int, now: float) -> float:
-        """Begin one attempt if it is due; returns the seconds until another step should ask again."""
+        """Start one attempt if it is due. Returns the seconds until the next step should look at it again."""
         key = request_id, url
         with self._lock:
             attempts = self._attempts.get(key)
@@ -161,29 +164,32 @@ class Sender:
         request_id, url = key
         try:
             message_id, body = news.message(request_id, url, before)
-            headers = {"Content-Type": "application/json", **sign(self._rules.key, message_id, int(time.time()), body)}
+            headers = {
+                "Content-Type": "application/json",
+                **signature_headers(self._rules.key, message_id, int(time.time()), body),
+            }
             # The list of hosts may be another than when the request was accepted.
             allowed = self._allowed.fullmatch(url) is not None
             delivered = allowed and self._effects.post(url, body, headers)
             made = attempts.made + 1
             if delivered or not allowed or made >= self._rules.max_attempts:
-                self._outbox.tell(request_id, url, news.event)
-                self._count("delivered" if delivered else "given_up", key, None)
+                self._outbox.mark_told(request_id, url, news.event)
+                self._record_attempt("delivered" if delivered else "given_up", key, None)
                 if not delivered:
                     log.warning("request %s: its callback was given up after %d attempts", request_id, made)
             else:
                 again = self._effects.clock() + backoff(made, random.random())
-                self._count("retried", key, Attempts(news.event, made, again))
+                self._record_attempt("retried", key, Attempts(news.event, made, again))
         except Exception as error:  # such as a store that fails: delivered perhaps, and sent once more
             log.warning("request %s: its callback failed with %s", request_id, type(error).__name__)
             again = self._effects.clock() + backoff(attempts.made + 1, random.random())
-            self._count("retried", key, Attempts(news.event, attempts.made + 1, again))
+            self._record_attempt("retried", key, Attempts(news.event, attempts.made + 1, again))
         finally:
             with self._lock:
                 self._under_way.discard(key)
             self._outbox.wake.set()
 
-    def _count(self, what: str, key: Key, attempts: Attempts | None) -> None:
+    def _record_attempt(self, what: str, key: Key, attempts: Attempts | None) -> None:
         with self._lock:
             self._counts[what] += 1
             if attempts is None:

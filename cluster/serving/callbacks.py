@@ -1,4 +1,4 @@
-"""Who wants to be told about which request: which URLs may be called, what is durable, what a message says.
+"""Callbacks: which URLs may be called, which of them wait for news of which request, and what a message says.
 
 A message follows OpenDSR's callback, and is signed as Standard Webhooks do it (docs/serving.md). `callback_sender` sends.
 """
@@ -54,7 +54,7 @@ def load_key() -> bytes:
     raise InputError(f"{KEY_VARIABLE}: expected base64 of at least {SHORTEST_KEY} bytes. {how}")
 
 
-def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+def signature_headers(key: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
     """The headers of a message, by Standard Webhooks: HMAC-SHA256 of `id.timestamp.body`."""
     digest = hmac.new(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     return {
@@ -66,15 +66,18 @@ def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, 
 
 @dataclass(frozen=True)
 class News:
-    """What there is to say about a request: `event` tells it from what was said before; `final`: nothing will follow."""
+    """What there is to tell about a request. `event` tells it from earlier news; after `final` news, nothing follows."""
 
     event: str
     final: bool
     state: Mapping[str, Any]
 
     def message(self, request_id: str, url: str, before: int) -> tuple[str, bytes]:
-        """(id, body), where the URL was told `before` events of this request. Every attempt has the same id; no external ids
-        of users or items."""
+        """The message for this URL: (id, body).
+
+        before: how many events of this request the URL was told already. Every attempt has the same id. The body names no
+        user and no item.
+        """
         told = ("subject_request_id", "request_status", "status", "received_time")
         body = {"api_version": API_VERSION, "status_callback_url": url, **{name: self.state[name] for name in told}}
         if self.state["request_status"] == "completed":
@@ -88,20 +91,21 @@ class News:
 
 @dataclass(frozen=True)
 class Entry:
-    """`name`: its file. `told`: URL -> the last event that it was told, or that was given up; `counts`: how many were."""
+    """The callbacks of one request: its file, its URLs, and by URL the last event that was told or given up (`told`) and
+    how many were (`counts`)."""
 
     name: str
     urls: tuple[str, ...]
     told: Mapping[str, str] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
 
-    def missing(self, event: str) -> list[str]:
-        """The URLs that have not been told yet."""
+    def untold(self, event: str) -> list[str]:
+        """The URLs that have not been told this event yet."""
         return [url for url in self.urls if self.told.get(url) != event]
 
 
 class Outbox:
-    """The requests about which somebody waits for news: one small file each, until the last news are told.
+    """The requests of which somebody waits for news: one small file each, which goes when the last news are told.
 
     Called from any thread. What an earlier process left is read when it is first needed.
 
@@ -115,21 +119,21 @@ class Outbox:
         """Set when there may be news."""
 
     def add(self, request_id: str, urls: Sequence[str], content: str | None = None) -> None:
-        """Durable when it returns. Whatever was wanted before under this id is forgotten.
+        """Write down who waits for news of a request; durable when it returns. Earlier URLs under this id are forgotten.
 
         content: the file with the request's content, after which this one is named.
         """
         self._put(request_id, Entry(callbacks_name(content or content_name(request_id)), tuple(dict.fromkeys(urls))))
 
-    def tell(self, request_id: str, url: str, event: str) -> None:
-        """Note that a URL needs not be told this any more; durable when it returns."""
+    def mark_told(self, request_id: str, url: str, event: str) -> None:
+        """Write down that a URL was told this event, or that it was given up; durable when it returns."""
         with self._lock:
             entry = self._entries()[request_id]
             counts = {**entry.counts, url: entry.counts.get(url, 0) + 1}
             self._write(request_id, replace(entry, told={**entry.told, url: event}, counts=counts))
 
     def drop(self, request_id: str) -> None:
-        """Nothing will follow."""
+        """Forget a request: nothing will follow."""
         with self._lock:
             if (entry := self._entries().pop(request_id, None)) is not None:
                 with contextlib.suppress(FileNotFoundError):
@@ -152,7 +156,7 @@ class Outbox:
         entries[request_id] = entry
 
     def _entries(self) -> dict[str, Entry]:
-        """With the lock held."""
+        """As `entries`; called with the lock held."""
         if self._read is None:
             found = {}
             # Of several under one id the one after the last purge stays.
@@ -166,4 +170,4 @@ class Outbox:
 
 
 API_VERSION = "2.0"
-"""Of OpenDSR, whose names are used where they fit."""
+"""The version of OpenDSR, whose names are used where they fit."""

@@ -12,8 +12,8 @@ from functools import cached_property, partial
 from threading import Event, Lock
 from typing import Any
 
-from ..lifecycle.acceptance import accept, check_same, renewed
-from ..lifecycle.decisions import may_cancel, oldest_age, overdue, retry_after
+from ..lifecycle.acceptance import accept, check_same, under_current_id
+from ..lifecycle.decisions import due_by, may_cancel, oldest_age, overdue, retry_after
 from ..lifecycle.operators import approve_request, cancel_request
 from ..lifecycle.refusals import TooMany
 from ..log.records import iso
@@ -25,19 +25,18 @@ from .callbacks import News, Outbox
 from .interface import NewRequest, RequestsInterface
 
 OPENDSR = {State.ACCEPTED: "pending", State.HELD: "pending", State.FAILED: "pending", State.CANCELLED: "cancelled"}
-"""OpenDSR's `request_status`; of all others "completed"."""
+"""OpenDSR's `request_status` of a state; all others are "completed"."""
 
 
 @dataclass(frozen=True)
 class View:
-    """What the log says at one moment."""
+    """What the log says at one moment; the fields are those of `Ledger`."""
 
     open: list[Ticket]
     overdue: list[Ticket]
     current: Manifest | None
     unreported: dict[str, float]
     switching: tuple[float, float] | None
-    """As in `Ledger`."""
 
 
 class Intake(RequestsInterface):
@@ -50,8 +49,8 @@ class Intake(RequestsInterface):
         self._limit = session.config.serve.max_open_requests
         self._lock = Lock()
         self._arriving: Counter[str] = Counter()
-        """Requests on their way into the log, which count as open."""
-        self.news = Event()
+        """Requests that are on their way into the log, and count as open already."""
+        self.arrived = Event()
         """Set when a request was accepted or approved."""
         self._running: frozenset[str] = frozenset()
 
@@ -63,13 +62,13 @@ class Intake(RequestsInterface):
     @running.setter
     def running(self, requests: frozenset[str]) -> None:
         self._running = requests
-        self._wake()
+        self._wake_sender()
 
     def accept(self, new: NewRequest) -> dict[str, Any]:
         """As `RequestsInterface.accept`."""
         request = make_request(new.users, new.items, new.interactions, new.request_id, self._key, new.ranges)
         if new.request_id is None:
-            request = renewed(self._session, request)
+            request = under_current_id(self._session, request)
         ledger = self._session.ledger(look=new.request_id is not None)
         ticket = ledger.tickets.get(request.request_id)
         if ticket is not None:
@@ -78,11 +77,11 @@ class Intake(RequestsInterface):
             )
         if ticket is None or ticket.state is State.FAILED:
             # Not one after the other: what is made durable at the same time shares the writes of the log.
-            with self._room(request.request_id):
-                told = partial(self._tell, request.request_id, new.callback_urls)
+            with self._counted_as_open(request.request_id):
+                told = partial(self._write_callbacks, request.request_id, new.callback_urls)
                 accept(self._session, request, new.requester, told)
-            self.news.set()
-            self._wake()
+            self.arrived.set()
+            self._wake_sender()
             return self._describe(self._session.ledger(look=False).tickets[request.request_id])
         return self._describe(ticket) | {"repeated": True}
 
@@ -96,8 +95,8 @@ class Intake(RequestsInterface):
         ticket = cancel_request(self._session, request_id, self._clock)
         return self._describe(ticket) if ticket is not None else None
 
-    def latest(self, request_ids: Collection[str]) -> dict[str, News]:
-        """What there is to tell about those of these requests that were accepted."""
+    def news_of(self, request_ids: Collection[str]) -> dict[str, News]:
+        """What there is to tell about these requests, by id; only of those that were accepted."""
         found = {}
         for ticket in filter(None, map(self._session.ledger().tickets.get, request_ids)):
             if ticket.final and ticket.request_id in self.running:
@@ -112,8 +111,8 @@ class Intake(RequestsInterface):
     def approve(self, request_id: str, by: str) -> dict[str, Any] | None:
         """As `RequestsInterface.approve`."""
         ticket = approve_request(self._session, request_id, by)
-        self.news.set()
-        self._wake()
+        self.arrived.set()
+        self._wake_sender()
         return self._describe(ticket) if ticket is not None else None
 
     def view(self) -> View:
@@ -144,18 +143,21 @@ class Intake(RequestsInterface):
     def _overdue(self, ledger: Ledger) -> list[Ticket]:
         return overdue(ledger.unanswered(), self._clock(), self._deadline)
 
-    def _tell(self, request_id: str, callback_urls: Sequence[str], content: str) -> None:
-        """Before a request is accepted: no crash leaves one whose callers are not known."""
+    def _write_callbacks(self, request_id: str, callback_urls: Sequence[str], content: str) -> None:
+        """Write down the callback URLs.
+
+        This comes before the acceptance, so that no crash leaves an accepted request without them.
+        """
         if self._outbox is not None and callback_urls:
             self._outbox.add(request_id, callback_urls, content)
 
-    def _wake(self) -> None:
+    def _wake_sender(self) -> None:
         if self._outbox is not None:
             self._outbox.wake.set()
 
     @contextmanager
-    def _room(self, request_id: str) -> Iterator[None]:
-        """Count as open meanwhile.
+    def _counted_as_open(self, request_id: str) -> Iterator[None]:
+        """Count a request as open while it is being accepted.
 
         Raises:
             TooMany: the limit is reached.
@@ -181,13 +183,13 @@ class Intake(RequestsInterface):
 
     def _describe(self, ticket: Ticket) -> dict[str, Any]:
         running = ticket.state is State.ACCEPTED and ticket.request_id in self.running
-        due = ticket.waits_from + self._grace
+        window_end, due = ticket.waits_from + self._grace, due_by(ticket, self._deadline)
         waits = ticket.state is State.ACCEPTED and may_cancel(ticket, self._clock(), self._grace)
         return {
             **ticket.describe(),
             "subject_request_id": ticket.request_id,
             "request_status": "in_progress" if running else OPENDSR.get(ticket.state, "completed"),
             "received_time": iso(ticket.accepted_at),
-            **({"cancellable_until": iso(due)} if waits else {}),
-            **({} if ticket.final else {"expected_completion_time": iso(ticket.accepted_at + self._deadline)}),
+            **({"cancellable_until": iso(window_end)} if waits else {}),
+            **({} if due is None else {"expected_completion_time": due}),
         }

@@ -26,7 +26,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 @dataclass(frozen=True, eq=False)
 class Readouts:
-    """What recommendations are made of; never changed, replaced as a whole.
+    """What recommendations are made of. It is never changed, but replaced as a whole.
 
     Shapes: user_rows float32 [U, D], seen_indptr int64 [U + 1], seen int32 [n] (positions of items), item_rows float32
     [I, D], item_there bool [I].
@@ -45,7 +45,7 @@ class Readouts:
 
     def recommend(self, user: str, k: int) -> list[dict[str, Any]] | None:
         """The k best items for a user, without those of the user's interactions; None where there is no such user."""
-        place = self._place(user)
+        place = self._position(user)
         if place is None:
             return None
         scores = self.item_rows @ self.user_rows[place]
@@ -61,19 +61,19 @@ class Readouts:
         ]
 
     def without(self, users: set[Id], items: set[Id]) -> Readouts:
-        """The same rows, of the same version, for these users and items alone: those that a newer one still has."""
+        """The same rows of the same version, but only for these users and items: those that a newer version still has."""
         kept = {name: place for name, place in self.users.items() if name in users}
         there = self.item_there & np.fromiter((name in items for name in self.items), np.bool_, len(self.items))
         return replace(self, users=kept, item_there=there)
 
-    def _place(self, user: str) -> int | None:
+    def _position(self, user: str) -> int | None:
         found = self.users.get(user)
         if found is None and _INTEGER.fullmatch(user):
             found = self.users.get(int(user))
         return found
 
 
-def living(session: Session, version: Manifest) -> tuple[set[Id], set[Id]]:
+def living_ids(session: Session, version: Manifest) -> tuple[set[Id], set[Id]]:
     """The external ids of the users and items of a version."""
     users, items = (set(load_ids(session.store, version.graph, side)[0].to_pylist()) for side in ("user", "item"))
     return users, items

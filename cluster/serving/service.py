@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ...partitioning.errors import InputError
-from ..lifecycle.acceptance import advance, read_accepted
+from ..lifecycle.acceptance import append_step, read_accepted
 from ..lifecycle.decisions import Verdict, error_class, judge, loses_workers, next_batch, seconds_until_due
 from ..lifecycle.refusals import UnreadableRequest
 from ..log.records import FAILED
@@ -19,20 +19,20 @@ from ..output.session import Session
 from ..requests.request import Request
 from .callback_sender import Sender
 from .intake import Intake, View
-from .interface import Answer, Arguments, ForwardsRequests, Method
-from .readouts import Readouts, living
+from .interface import Answer, Arguments, ForwardsRequests, Method, ServiceInterface
+from .readouts import Readouts, living_ids
 from .watcher import Watcher
 
 LONGEST_WAIT_SECONDS = 60.0
 LONGEST_SWITCH_SECONDS = 600.0
-"""So long nothing is carried out at most after a `switching` record: a retrain is about to commit."""
+"""After a `switching` record nothing is carried out for so long at most: it says that a retrain is about to commit."""
 REPORT_AFTER_SECONDS = 60.0
-"""Evidence that is missing so long after its commit is written here: whoever carried the request out died or could not."""
+"""Evidence that is still missing so long after its commit is written here: whoever should have written it died or failed."""
 
 log = logging.getLogger(__name__)
 
 
-def waits() -> Iterator[float]:
+def retry_waits() -> Iterator[float]:
     """The seconds before another attempt at what something keeps from succeeding: 1, 2 and so on, up to a minute."""
     seconds = 1.0
     while True:
@@ -44,17 +44,17 @@ class Engine(Protocol):
     """What needs the workers."""
 
     def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
-        """As `carrying_out.carry_out`."""
+        """Carry out these requests as one version, as `models.carry_out.carry_out` does, and write their evidence."""
 
     def readouts(self, version: Manifest) -> Readouts:
-        """Of a version, which the workers load if they hold another."""
+        """The readouts of a version, which the workers load first if they hold another."""
 
-    def report(self, request_ids: Sequence[str]) -> None:
-        """Write the evidence of committed requests that a crash or a full disk kept from being written."""
+    def write_reports(self, request_ids: Sequence[str]) -> None:
+        """Write the evidence of committed requests, which a crash or a full disk has kept from being written."""
 
 
-class Service(ForwardsRequests):
-    """What the HTTP face asks, and the loop's step. `tick` is called by one thread, everything else by any."""
+class Service(ForwardsRequests, ServiceInterface):
+    """The loop's step, and what is asked from outside. `tick` is called by one thread, everything else by any."""
 
     def __init__(
         self,
@@ -68,20 +68,20 @@ class Service(ForwardsRequests):
         self._session, self.intake, self._engine, self._clock, self._sender = session, intake, engine, clock, sender
         self._watcher = watcher
         self._alone: dict[str, int] = {}
-        """As in `next_batch`."""
+        """Requests that are tried by themselves, as `next_batch` takes them."""
         self._losses = 0
         """How many attempts in a row have lost workers."""
         self._late: set[str] = set()
-        self._waits, self._not_before, self._paused_at = waits(), 0.0, 0
+        self._waits, self._not_before, self._paused_at = retry_waits(), 0.0, 0
         self._switching: tuple[tuple[float, float] | None, float] = None, 0.0
         """What a retrain asked for, by its own clock (`Ledger.switching`), and when that was seen, by this one."""
         self._next_report = 0.0
         self._report_attempts: dict[str, int] = {}
         self._maps: tuple[str, str] | None = None
-        """The id maps of the version in which whoever is served is still there."""
+        """The id maps of the version to whose users and items `published` was cut down; None where it was not."""
         self.published: Readouts | None = None
         self.blocked: str | None = None
-        """The class of the error that keeps requests waiting."""
+        """The class of the error that keeps requests waiting; None where nothing does."""
 
     def forward(
         self, method: Method[Arguments, Answer], *arguments: Arguments.args, **keywords: Arguments.kwargs
@@ -129,13 +129,13 @@ class Service(ForwardsRequests):
     def _tick(self, view: View) -> float:
         settings, now = self._session.config, self._clock()
         number = view.current.version if view.current else 0
-        self._warn(view.overdue, now)
+        self._warn_of_overdue(view.overdue, now)
         if now < self._not_before and number == self._paused_at:
             return self._not_before - now
         self._paused_at = number
-        self._publish(view.current)
+        self._load_readouts(view.current)
         self._session.checkpoint_if_due()
-        self._report(view.unreported, now)
+        self._write_missing_reports(view.unreported, now)
         grace = settings.forget.grace_seconds
         tickets = {ticket.request_id: ticket for ticket in view.open}
         self._alone = {request_id: losses for request_id, losses in self._alone.items() if request_id in tickets}
@@ -143,30 +143,33 @@ class Service(ForwardsRequests):
         if not chosen:
             self._unblock()
             return min(settings.serve.poll_seconds, seconds_until_due(view.open, now, grace))
-        if (wait := self._switch_seconds(view.switching, now)) > 0:
+        if (wait := self._seconds_until_switch(view.switching, now)) > 0:
             return min(settings.serve.poll_seconds, wait)
-        requests = self._contents([tickets[request_id] for request_id in chosen])
+        requests = self._read_requests([tickets[request_id] for request_id in chosen])
         if not requests:
             return 0.0
         self.intake.running = frozenset(chosen)
         whole = self.published
         try:
             # From just before the commit on, whoever is gone in the new version is not served any more.
-            self._engine.carry_out(requests, self._hide)
+            self._engine.carry_out(requests, self._drop_removed)
         except Exception as error:
             hidden, self.published = self.published, None  # should the log be unreadable now, it is loaded again later
             after = self.intake.view().current
             committed = after is not None and after.version != number
             # Where nothing was committed, whoever was hidden for it is still there.
             self.published, self._maps = (hidden, self._maps) if committed else (whole, None)
-            return self._failed(error, [request.request_id for request in requests])
+            return self._handle_failure(error, [request.request_id for request in requests])
         finally:
             self.intake.running = frozenset()
         self._unblock()
         return 0.0
 
-    def _switch_seconds(self, asked: tuple[float, float] | None, now: float) -> float:
-        """How long to wait for a retrain's version, no longer than from the first look at a record that is ahead of us."""
+    def _seconds_until_switch(self, asked: tuple[float, float] | None, now: float) -> float:
+        """How long to wait for a retrain's version.
+
+        Where the clock of its record is ahead of this one, the wait is counted from when the record was first seen.
+        """
         if asked != self._switching[0]:
             self._switching = asked, now
         if asked is None:
@@ -174,8 +177,8 @@ class Service(ForwardsRequests):
         at, seconds = asked
         return min(at, self._switching[1]) + min(seconds, LONGEST_SWITCH_SECONDS) - now
 
-    def _report(self, unreported: Mapping[str, float], now: float) -> None:
-        """Once a minute, also where a batch is always due."""
+    def _write_missing_reports(self, unreported: Mapping[str, float], now: float) -> None:
+        """Write evidence that is missing: once a minute, also where a batch is always due."""
         late = [request_id for request_id, at in unreported.items() if now >= at + REPORT_AFTER_SECONDS]
         if late and now >= self._next_report:
             self._next_report = now + REPORT_AFTER_SECONDS
@@ -183,10 +186,10 @@ class Service(ForwardsRequests):
             attempts = {request_id: self._report_attempts.get(request_id, 0) for request_id in late}
             chosen = sorted(late, key=attempts.__getitem__)[: self._session.config.serve.max_batch]
             self._report_attempts = attempts | {request_id: attempts[request_id] + 1 for request_id in chosen}
-            self._engine.report(chosen)
+            self._engine.write_reports(chosen)
 
-    def _warn(self, late: Sequence[Ticket], now: float) -> None:
-        """Say it once for each request that becomes overdue."""
+    def _warn_of_overdue(self, late: Sequence[Ticket], now: float) -> None:
+        """Write to the log, once for each request, that it has become overdue."""
         names = {ticket.request_id for ticket in late}
         if names - self._late:
             hours = (now - late[0].accepted_at) / 3600
@@ -195,8 +198,8 @@ class Service(ForwardsRequests):
             )
         self._late = names
 
-    def _contents(self, tickets: Sequence[Ticket]) -> list[Request]:
-        """What these requests say; one whose content is damaged is quarantined."""
+    def _read_requests(self, tickets: Sequence[Ticket]) -> list[Request]:
+        """The contents of these requests. A request whose content is damaged is closed as failed, and left out."""
         found = []
         for ticket in tickets:
             try:
@@ -205,18 +208,19 @@ class Service(ForwardsRequests):
                 self._quarantine(ticket.request_id, error)
         return found
 
-    def _publish(self, version: Manifest | None) -> None:
+    def _load_readouts(self, version: Manifest | None) -> None:
         if version is not None and (self.published is None or self.published.version != version.version):
-            self._hide(version)  # somebody else may have committed it, and the workers may not be able to load it
+            # Somebody else may have committed it, and the workers may not be able to load it.
+            self._drop_removed(version)
             self.published = self._engine.readouts(version)
 
-    def _hide(self, version: Manifest) -> None:
-        """Serve nobody and nothing any more that is gone in this version."""
+    def _drop_removed(self, version: Manifest) -> None:
+        """Serve no user and no item any more that this version does not have."""
         maps = version.graph.user_file, version.graph.item_file
         if self.published is not None and maps != self._maps:
-            self.published, self._maps = self.published.without(*living(self._session, version)), maps
+            self.published, self._maps = self.published.without(*living_ids(self._session, version)), maps
 
-    def _failed(self, error: Exception, batch: Sequence[str]) -> float:
+    def _handle_failure(self, error: Exception, batch: Sequence[str]) -> float:
         self._losses = self._losses + 1 if loses_workers(error) else 0
         verdict = judge(error, len(batch) == 1 and batch[0] in self._alone, self._losses)
         still_open = {ticket.request_id for ticket in self.intake.view().open}
@@ -237,14 +241,14 @@ class Service(ForwardsRequests):
         return 0.0
 
     def _quarantine(self, request_id: str, error: Exception) -> None:
-        advance(self._session, request_id, FAILED, {"error": error_class(error)})
+        append_step(self._session, request_id, FAILED, {"error": error_class(error)})
         self._alone.pop(request_id, None)
         log.error(
             "request %s failed with %s: not tried again until it is asked for again", request_id, error_class(error)
         )
 
     def _unblock(self) -> None:
-        self.blocked, self._waits, self._not_before, self._losses = None, waits(), 0.0, 0
+        self.blocked, self._waits, self._not_before, self._losses = None, retry_waits(), 0.0, 0
 
     def _pause(self, error: Exception) -> float:
         self.blocked = error_class(error)
@@ -257,18 +261,18 @@ class Service(ForwardsRequests):
 
 
 SLICE_SECONDS = 0.1
-"""The longest that a signal waits for an idle loop."""
+"""The longest time that a signal waits for an idle loop."""
 
 
-def follow(service: Service, stopped: Callable[[], bool], poll_seconds: float) -> None:
-    """The loop: one tick after the other, until `stopped`."""
-    news = service.intake.news
+def run_loop(service: Service, stopped: Callable[[], bool], poll_seconds: float) -> None:
+    """Call `tick` again and again until `stopped`, at once where a request arrives."""
+    arrived = service.intake.arrived
     while not stopped():
-        news.clear()
-        _sleep(min(service.tick(), poll_seconds), stopped, news)
+        arrived.clear()
+        _wait_for_arrivals(min(service.tick(), poll_seconds), stopped, arrived)
 
 
-def _sleep(seconds: float, stopped: Callable[[], bool], news: threading.Event) -> None:
+def _wait_for_arrivals(seconds: float, stopped: Callable[[], bool], arrived: threading.Event) -> None:
     end = time.monotonic() + seconds
-    while not stopped() and (left := end - time.monotonic()) > 0 and not news.wait(min(left, SLICE_SECONDS)):
+    while not stopped() and (left := end - time.monotonic()) > 0 and not arrived.wait(min(left, SLICE_SECONDS)):
         pass

@@ -22,48 +22,52 @@ from .callback_sender import Sender, SendingRules
 from .callbacks import Outbox, load_key, url_pattern
 from .intake import Intake
 from .readouts import Readouts, make_readouts
-from .service import Engine, Service, waits
+from .service import Engine, Service, retry_waits
 from .watcher import Watcher
 
 
 class WorkerEngine:
-    """What the loop asks of the workers."""
+    """The `Engine` of workers that run."""
 
     def __init__(self, session: Session, group: WorkerGroup, progress: Progress) -> None:
         self._session, self._group, self._progress = session, group, progress
 
     def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
-        """One batch, and the evidence of its requests."""
+        """As `Engine.carry_out`."""
         answers = carry_out(self._session, requests, self._group, self._progress, before_commit=before_commit)
         add_evidence(self._session, list(answers.values()), self._group, self._progress)
 
     def readouts(self, version: Manifest) -> Readouts:
-        """A copy of what the workers computed.
+        """As `Engine.readouts`: a copy of what the workers computed.
 
         Raises:
             InputError: the version is of another number of partitions than there are workers.
         """
         self._session.check_partitions(version.graph)
-        embeddings = self._session.call(self._group, version, calling(Partition.embeddings))
+        embeddings = self._session.call(self._group, version, calling(Partition.readouts))
         return make_readouts(self._session, version, embeddings)
 
-    def report(self, request_ids: Sequence[str]) -> None:
-        """Without workers, and so without scores: they hold the current version, not the one to report on."""
+    def write_reports(self, request_ids: Sequence[str]) -> None:
+        """As `Engine.write_reports`. The reports are without scores: the workers hold the current version, not that of the
+        requests."""
         tickets = self._session.ledger().tickets
         add_evidence(
             self._session, [tickets[request_id].describe() for request_id in request_ids], None, self._progress
         )
 
 
-def check_output(session: Session) -> None:
+def check_servable(session: Session) -> None:
     """Raise InputError unless there is something to serve, and the key of the suppression list where there is one."""
     session.whole_version()
     open_list(session.store)
 
 
-def outwait(work: Callable[[], None], say: Callable[[str], None]) -> None:
-    """Do `work`, again and again for as long as the storage is away, with the waits of the loop; `say` is told of each."""
-    for seconds in waits():
+def retry_while_storage_is_away(work: Callable[[], None], say: Callable[[str], None]) -> None:
+    """Do `work`, and try it again for as long as the storage does not answer.
+
+    say: is called with one line before each wait. The waits are those of the loop.
+    """
+    for seconds in retry_waits():
         try:
             return work()
         except OSError as error:
@@ -74,13 +78,13 @@ def outwait(work: Callable[[], None], say: Callable[[str], None]) -> None:
 
 
 def callback_pattern(settings: Settings) -> str | None:
-    """Of the URLs that may be called; None: none may."""
+    """The pattern of the URLs that may be called; None where none may."""
     return url_pattern(settings.callback_hosts) if settings.callback_hosts else None
 
 
 @contextmanager
-def coordinate(session: Session, engine: Engine) -> Iterator[Service]:
-    """The service on an output, with its callbacks where any are allowed. Its loop is `follow`.
+def open_service(session: Session, engine: Engine) -> Iterator[Service]:
+    """The service on an output, with its callbacks where any are allowed. The caller runs its loop (`run_loop`).
 
     Raises:
         InputError: as `callbacks.load_key`.
@@ -95,7 +99,7 @@ def coordinate(session: Session, engine: Engine) -> Iterator[Service]:
     key, outbox = load_key(), Outbox(session.store)
     intake = Intake(session, outbox=outbox)
     rules = SendingRules(key, pattern, settings.callback_attempts, settings.poll_seconds)
-    sender = Sender(outbox, intake.latest, rules)
+    sender = Sender(outbox, intake.news_of, rules)
     sender.start()
     try:
         with _watching(session, intake) as watcher:

@@ -1,4 +1,4 @@
-"""What a backbone is to everything else: from embeddings to readouts, through a layer that it is given."""
+"""The interface of backbones. A backbone computes readouts from embeddings, by means of a layer that it is given."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ if TYPE_CHECKING:
 
 
 class Backbone(nn.Module):
-    """Holds the dense weights, if any. The embeddings E0 belong to the partitions.
+    """A recommender without its embeddings E0, whose rows the partitions own. It has the dense weights, if there are
+    any.
 
-    Weights must be initialised from `seed` alone, so that all ranks begin alike.
+    Weights must be initialised from `seed` alone, so that they are the same on all ranks.
     """
 
     contrast_weight = 0.0
-    """Of the InfoNCE between two views in the loss; 0 for none. See `SelfSupervised`."""
+    """Weight in the loss of the InfoNCE between two views; 0 for none. See `SelfSupervised`."""
     contrast_temperature = 0.2
     holds_own_row = True
-    """Whether a node's readout holds its own row of E0. One that does not changes through the rows around it."""
+    """Whether a node's readout contains its own row of E0. If not, it can be changed only through its neighbours'
+    rows."""
 
     def __init__(
         self, embedding_size: int, num_layers: int, seed: int = 0, length_power: float = 1.0, **others: Any
     ) -> None:
-        """others: the keys of other backbones in the configuration, which mean nothing here."""
+        """others: keys of the configuration that only other backbones use."""
         super().__init__()
         self.embedding_size, self.num_layers, self.length_power = embedding_size, num_layers, length_power
 
@@ -37,14 +39,15 @@ class Backbone(nn.Module):
         return self.embedding_size
 
     def forward(self, e0_ND: Tensor, layer: Layer) -> Tensor:
-        """The rows [N, readout_size] of local nodes that training compares."""
+        """The rows [N, readout_size] of the local nodes whose dot products or cosines the training loss compares."""
         raise NotImplementedError
 
     def readout(self, e0_ND: Tensor, layer: Layer) -> Tensor:
-        """The readout [N, readout_size] of local nodes; the score of a pair is the dot product of its two.
+        """The readouts [N, readout_size] of the local nodes. The score of a pair is the dot product of its two
+        readouts.
 
-        What `forward` gives, with each row's length l made l^length_power. A loss on cosines leaves the lengths to the
-        items' popularity, which then weighs too much in the scores.
+        They are the rows of `forward`, scaled from length l to length l^length_power. A loss on cosines does not train
+        the lengths: they follow the popularity of the items, which would then count too much in the scores.
         """
         rows_ND = self(e0_ND, layer)
         if self.length_power == 1:
@@ -53,12 +56,12 @@ class Backbone(nn.Module):
         return rows_ND * lengths_N1 ** (self.length_power - 1)
 
     def view(self, e0_ND: Tensor, layer: Layer, views: Views, number: int) -> Tensor:
-        """The readout [N, readout_size] under the perturbations of view `number` (0 or 1) of this step."""
+        """The rows of `forward` [N, readout_size] under the perturbations of view `number` (0 or 1) of this step."""
         raise NotImplementedError
 
 
 class SelfSupervised(Backbone):
-    """One that has `view`: the two views of a step must agree."""
+    """A backbone that is trained to agree between two perturbed views of itself, which `view` computes."""
 
     def __init__(
         self, *args: Any, contrast_weight: float = 0.001, contrast_temperature: float = 0.2, **others: Any

@@ -13,7 +13,7 @@ from .base import Backbone
 class NGCF(Backbone):
     """E(l+1) = LeakyReLU((A E + E) W1 + (A E * E) W2) (eq. 7); the readout holds E0 and each layer's rows at length 1.
 
-    Without the paper's dropouts: keyed dropout of messages would cost more than the layer.
+    The paper's dropouts are left out: keyed dropout of messages would cost more than the layer itself.
     """
 
     def __init__(

@@ -11,10 +11,10 @@ from .views import Views
 
 
 class SimGCL(SelfSupervised):
-    """Readout = the mean of layers 1 .. L, with `ego` of 0 .. L. A view adds to each layer but E0 a row of length `noise`
-    in the layer's own orthant (eq. 7, 8).
+    """Readout = the mean of layers 1 .. L, with `ego` of 0 .. L. A view adds to each layer but E0 a row of length
+    `noise` in the layer's own orthant (eq. 7, 8).
 
-    Without its own row in it, a node's readout changes through the rows around it only.
+    Without `ego` a node's own row of E0 is not in its readout, which then changes only through its neighbours' rows.
     """
 
     def __init__(self, *args: Any, noise: float = 0.1, ego: bool = False, **others: Any) -> None:

@@ -1,7 +1,8 @@
 """The self-supervised part of a training step: perturbed views of the graph, and InfoNCE between two of them.
 
-Every perturbation belongs to the data (`keyed.py`): whether an edge is dropped depends on the pair, noise on the node,
-the anchors on the step alone. So removing an interaction changes no other draw, and any number of partitions draws alike.
+Every perturbation is a keyed draw (`keyed.py`): whether an edge is dropped depends on the pair, noise on the node, and
+the anchors on the step alone. So removing an interaction changes no other draw, and draws are the same for any number
+of partitions.
 
 Shape legend: N = local rows, A = anchors of a side over all partitions, a = those of them here, D = columns of the
 readout.
@@ -17,14 +18,15 @@ from ..graph.local_graph import LocalGraph
 from ..graph.propagation import Layer, Propagation
 
 MAX_ANCHORS = 1024
-"""Of a side and step. InfoNCE costs their square."""
+"""Anchors of a side in one step, at most. The cost of InfoNCE is quadratic in their number."""
 
 _POOL_ROWS = 2**14
-"""Noise rows are drawn from as many; hashing every number of every step would cost more than the layers."""
+"""Size of the pool that noise rows are drawn from. To hash every number of every step would cost more than the
+layers."""
 
 
 class Views:
-    """The perturbations of a step, which `at` chooses. Each of a step's two views (0, 1) has its own."""
+    """The perturbations of a step, which `set_step` chooses. Each of a step's two views (0, 1) has its own."""
 
     def __init__(self, graph: LocalGraph, seed: int) -> None:
         self._graph, self._seed = graph, seed
@@ -32,16 +34,16 @@ class Views:
         self._thinned: dict[tuple[int, int, float], Propagation] = {}
         self._pool: Tensor | None = None
 
-    def at(self, epoch: int, step: int) -> None:
-        """Go to a step."""
+    def set_step(self, epoch: int, step: int) -> None:
+        """Choose the step whose perturbations the other methods give."""
         if epoch != self._epoch:
             self._thinned.clear()
         self._epoch, self._step = epoch, step
 
     def thinned(self, view: int, keep: float) -> Layer:
-        """The layer of the graph that keeps each edge with probability `keep`, the same for all steps of an epoch.
+        """The layer of a graph that keeps each edge with probability `keep`. It is the same for all steps of an epoch.
 
-        Its normalisation is that of the edges left.
+        It is normalised by the degrees that are left.
         """
         key = (self._epoch, view, keep)
         if key not in self._thinned:
@@ -60,7 +62,7 @@ class Views:
         return self._thinned[key]
 
     def noise(self, view: int, layer: int, size: int) -> Tensor:
-        """Rows [N, size] of length 1 with entries >= 0, uniform before they are scaled."""
+        """Noise rows [N, size] with entries >= 0. The entries are uniform before each row is scaled to length 1."""
         graph = self._graph
         device = graph.degrees.device
         if self._pool is None or self._pool.shape[1] != size:
@@ -83,10 +85,11 @@ class Views:
 def contrast_gradients(
     graph: LocalGraph, views: Views, first: Tensor, second: Tensor, temperature: float, weight: float
 ) -> tuple[Tensor, Tensor]:
-    """Gradients [N, D] with respect to both views' readouts of weight * (the users' mean InfoNCE + the items').
+    """Gradients [N, D] of weight * (mean InfoNCE of the users + mean InfoNCE of the items) with respect to the readouts
+    of the first and of the second view.
 
-    Each rank answers for the anchors that it owns, against all anchors of the side. A node without interactions is no
-    anchor.
+    Each rank computes the terms of the anchors that it owns, against all anchors of the side. A node without
+    interactions is not an anchor. All ranks call it.
     """
     size = first.shape[1]
     gradients = (torch.zeros_like(first), torch.zeros_like(second))
@@ -112,10 +115,10 @@ def contrast_gradients(
 def info_nce(
     first_aD: Tensor, second_AD: Tensor, own_a: Tensor, temperature: float, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Gradients [a, D] and [A, D] of `scale` times the anchors' sum of InfoNCE between two views, on cosines.
+    """Gradients [a, D] and [A, D] of `scale` times the sum over the anchors of InfoNCE between two views, on cosines.
 
-    Anchor j's own row in the second view is own_a[j], int64; the others are its negatives (SGL's eq. 10: Wu et al.,
-    SIGIR 2021).
+    The positive of anchor j is row own_a[j] (int64) of the second view, and all other rows are its negatives (eq. 10 of
+    SGL: Wu et al., SIGIR 2021).
     """
     leaves = [x.detach().requires_grad_() for x in (first_aD, second_AD)]
     with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Forgetting where a node's own row of E0 is not in its readout: the rows around it have to bring the change about.
+"""Forgetting if the readout of a node does not contain its own row of E0. Then the rows of nodes around it must change.
 
 Shape legend: N = local rows, t = touched local rows, d = embedding size.
 """
@@ -10,19 +10,21 @@ from ..backbones import Backbone
 from ..graph.local_graph import LocalGraph
 
 STEPS = 8
-"""Of conjugate residuals. What 3, 8 and 20 steps of conjugate gradients came to on Gowalla: docs/log.md."""
+"""Steps of conjugate residuals. docs/log.md compares 3, 8 and 20 steps of conjugate gradients on Gowalla."""
 RIDGE = 0.01
-"""Against what takes large rows for little, relative to how the map answers `wanted` as it is."""
+"""Weight of the ridge term, relative to the Rayleigh quotient of M P P M at `wanted`. It avoids large changes of E0
+that change the readouts only little."""
 
 
 @torch.no_grad()
-def spread(graph: LocalGraph, backbone: Backbone, rows: Tensor, wanted: Tensor) -> Tensor:
+def solve_for_readouts(graph: LocalGraph, backbone: Backbone, rows: Tensor, wanted: Tensor) -> Tensor:
     """A small change of E0 [N, d] that changes the readouts of these rows by about `wanted` [t, d], before lengths are
     scaled. All ranks call it, with or without rows of their own.
 
-    A backbone without dense weights is a symmetric linear map P of E0. With M the choice of the rows, x = P M y where
-    (M P P M + ridge) y = wanted: of those x with M P x = wanted the one of least |x|, but for the ridge. A few steps of
-    conjugate residuals (Stiefel 1955) from 0: what is left never grows.
+    A backbone without dense weights is a symmetric linear map P of E0. Let M be the projection on the rows. The result
+    is x = P M y, where (M P P M + ridge) y = wanted. Without the ridge this is the x of least norm with M P x = wanted.
+    The system is solved by a few steps of conjugate residuals (Stiefel 1955) from y = 0, in which the residual never
+    grows.
     """
 
     def apply(x_ND: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
-"""A deletion request on one partition: changed rows, shrunken shard. Only ranks that own an end of an interaction take part,
-unless the rows around them change too (`around`).
+"""What a deletion request changes on one partition: rows of E0, and the shard. Only ranks that own an end of a
+forgotten interaction take part, unless rows of nodes around them change too (`around_influence`).
 
 Shape legend: n = interactions with an end here, t = touched local rows, d = embedding size.
 """
@@ -15,26 +15,30 @@ from ..backbones import Backbone
 from ..graph.local_graph import LocalGraph
 from ..graph.lookup import add_by_row
 from ..graph.removal import Ids, empty_nodes
-from .around import spread
-from .influence import AroundEncoder, InfluenceEncoder, NodeRows, going
+from .around import solve_for_readouts
+from .influence import AroundEncoder, InfluenceEncoder, NodeRows, removed_share
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Interactions seen from their ends here, for a side: rows int64 [n] (local), ascending, both ends' rows, and how much
-    else of both goes (`influence.going`, [n, 2])."""
+    """Interactions seen from their ends on one side, users or items, that this partition owns.
+
+    `rows` int64 [n]: the local rows of these ends, ascending. `own`, `other`: what is known about the ends and about
+    the opposite ends. `removed_share` [n, 2]: `influence.removed_share` of both.
+    """
 
     rows: Tensor
     own: NodeRows
     other: NodeRows
-    going: Tensor
+    removed_share: Tensor
 
 
-def ends(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tensor) -> tuple[Ends, Ends]:
-    """The users' and the items' view of interactions users, items [n] (global ids, sorted by user, then item).
+def ends_by_side(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tensor) -> tuple[Ends, Ends]:
+    """(users' ends, items' ends) of the interactions users, items [n], global ids sorted by (user, item), each of which
+    has an end in this partition.
 
-    Each has an end here. Ranks that share a cut interaction send each other the rows of their ends, directly: both find
-    the same interactions in the same order, and nobody else hears of it.
+    Two ranks that own the two ends of an interaction send each other what they know about their ends. Both find the
+    same interactions in the same order, so no other rank takes part.
     """
     owners = (graph.owner_of_user[users], graph.owner_of_item[items])
     rows = (graph.user_rows(users), graph.item_rows(items))
@@ -43,12 +47,12 @@ def ends(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tensor) -> tu
     size = nodes.e0.shape[1]
     # Whoever owns a node has all its interactions of the request.
     count = torch.bincount(torch.cat([r[o == me] for r, o in zip(rows, owners, strict=True)]), minlength=len(nodes.e0))
-    share = going(count, nodes.degree).to(nodes.e0.dtype)
+    share = removed_share(count, nodes.degree).to(nodes.e0.dtype)
     outgoing, incoming, places = {}, {}, {}
     for k in torch.unique(peer[peer != me]).tolist():
         places[k] = torch.nonzero(peer == k)[:, 0]
         here = torch.where(owners[0] == me, rows[0], rows[1])[places[k]]
-        outgoing[k] = torch.cat([nodes.at(here).packed(), share[here, None]], dim=1)
+        outgoing[k] = torch.cat([nodes.select(here).packed(), share[here, None]], dim=1)
         incoming[k] = torch.empty_like(outgoing[k])
     graph.comm.exchange(outgoing, incoming)
     views = []
@@ -56,14 +60,14 @@ def ends(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tensor) -> tu
         far = nodes.e0.new_zeros((len(users), nodes.e0.shape[1] + nodes.readout.shape[1] + 2))
         local = torch.nonzero(peer == me)[:, 0]
         there = rows[1 - side][local]
-        far[local] = torch.cat([nodes.at(there).packed(), share[there, None]], dim=1)
+        far[local] = torch.cat([nodes.select(there).packed(), share[there, None]], dim=1)
         for k, place in places.items():
             far[place] = incoming[k]
         mine = torch.nonzero(owners[side] == me)[:, 0]
         mine = mine[torch.argsort(rows[side][mine], stable=True)]
         own = rows[side][mine]
         both = torch.stack([share[own], far[mine, -1]], dim=1)
-        views.append(Ends(own, nodes.at(own), NodeRows.unpacked(far[mine, :-1], size), both))
+        views.append(Ends(own, nodes.select(own), NodeRows.unpacked(far[mine, :-1], size), both))
     return views[0], views[1]
 
 
@@ -71,36 +75,39 @@ def ends(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tensor) -> tu
 def influence(
     graph: LocalGraph, nodes: NodeRows, encoder: InfluenceEncoder, users: Tensor, items: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(touched local rows [t] ascending, their changes [t, d]) of forgetting these interactions with an end here.
+    """(touched local rows int64 [t] ascending, their changes of E0 [t, d]) if the interactions users, items [n] are
+    forgotten, each of which has an end in this partition.
 
-    nodes: the current version's rows of all local nodes, with the degrees from BEFORE the deletion.
+    nodes: all local nodes in the current version, with the degrees from BEFORE the deletion.
     """
     change = torch.zeros_like(nodes.e0)
-    views = ends(graph, nodes, users, items)
+    views = ends_by_side(graph, nodes, users, items)
     for side, view in enumerate(views):
         if len(view.rows):
-            add_by_row(view.rows, encoder.change(side, view.own, view.other, view.going), change)
+            add_by_row(view.rows, encoder.change(side, view.own, view.other, view.removed_share), change)
     touched = torch.unique(torch.cat([view.rows for view in views]))
     return touched, change[touched]
 
 
 @torch.no_grad()
-def around(
+def around_influence(
     graph: LocalGraph, backbone: Backbone, nodes: NodeRows, encoder: AroundEncoder, users: Tensor, items: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(touched local rows [t] ascending, what is added to E0 [N, d]): as `influence`, where rows around the touched ones
-    change too. All ranks call it, with or without an end here."""
+    """(touched local rows int64 [t] ascending, change of E0 [N, d]): as `influence`, but rows of nodes around the
+    touched ones change too. All ranks call it, also without an end of an interaction."""
     rows, change = influence(graph, nodes, encoder.rows, users, items)
     _, wanted = influence(graph, nodes, encoder.readouts, users, items)
     rest = graph.without(users.cpu().numpy(), items.cpu().numpy())
     whole = torch.zeros_like(nodes.e0).index_copy_(0, rows, change)
     left = wanted - backbone(whole, rest.propagation.layer)[rows]
-    return rows, whole + spread(rest, backbone, rows, left)
+    return rows, whole + solve_for_readouts(rest, backbone, rows, left)
 
 
 def shrink(shard: GraphShard, e0: Tensor, users: Ids, items: Ids) -> tuple[GraphShard, Tensor]:
-    """The shard without interactions users, items [n] and without the nodes that lost their last one, and with it the
-    rows of E0 that are left."""
+    """(shard, rows of E0) without the interactions users, items int64 [n] and without the nodes that lose their last
+    one.
+
+    e0 [N, d]: the rows of the shard's nodes, users first."""
     smaller = shard.without(users, items)
     gone_users, gone_items = empty_nodes(smaller)
     gone = [np.isin(smaller.user_ids, gone_users), np.isin(smaller.item_ids, gone_items)]

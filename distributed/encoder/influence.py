@@ -1,11 +1,11 @@
-"""The Influence Encoder: from forgotten interactions and the current model to changed rows of E0.
+"""The Influence Encoder: it computes changes of rows of E0 from forgotten interactions and the current model.
 
-A forgotten interaction (a, b) changes a by a combination of a few directions in embedding space, such as b's readout or
-a's own row, whose weights a small MLP computes from what is known about the pair: score, degrees, norms, and how much else
-of a and of b the request takes. The changes of a node's forgotten interactions are added up. The MLP sees no ids, so that
-it carries over to nodes it has never seen.
+A forgotten interaction (a, b) changes the row of a by a weighted sum of a few directions in embedding space, such as
+the readout of b or the row of a itself. A small MLP computes the weights from features of the pair: score, degrees,
+norms, and how much else of a and of b the request removes. The changes of a node's forgotten interactions are added up.
+The MLP sees no ids, so that it can be applied to nodes that it was not trained on.
 
-It is trained on counterfactual retrains: `pretrain.py`. The form of the paper is `published.py`.
+It is trained on counterfactual retrains (`pretrain.py`). The form of the paper is in `published.py`.
 
 Shape legend: n = forgotten interactions seen from their end a, d = embedding size, m = blocks of d columns in a readout
 (1, or layers + 1 where the readout is concatenated), F = features.
@@ -18,55 +18,64 @@ import torch
 from torch import Tensor, nn
 
 FORMATS = {"counterfactual": 2, "published": 3}
-"""Of a stored encoder, by objective: 1 did not know what else goes, and the published one of 2 normalised a request by the
-graph's degrees."""
+"""The format of a stored encoder, by objective. Format 1 had no feature for what else of a node is removed. In format 2
+the published encoder normalised a request by the degrees of the graph."""
 NUM_FEATURES = 13
-MOST_GOING = 0.1
-"""Beyond this share of a node's interactions the encoder does not tell requests apart: it has seen few larger ones."""
+MOST_REMOVED = 0.1
+"""Upper limit of `removed_share`. The encoder was trained on few requests that remove a larger share of a node."""
 FARTHEST = 30.0
-"""Deviations from the mean of pre-training, at most, that a feature is taken for: beyond them nothing was learned."""
+"""Features are clipped to so many standard deviations from their mean in pre-training, since beyond nothing was
+learned."""
 _TYPICAL_DEGREE = 20
-"""Where a direction is taken as it is; only the size of an untrained encoder's answer depends on it."""
+"""The degree at which a direction is not scaled. Only the size of an untrained encoder's answer depends on it."""
 
 
 def readable_format(objective: str) -> int:
-    """The format that an encoder of this objective has to have here."""
+    """The format that this release reads for an encoder of this objective."""
     return FORMATS[objective]
 
 
 @dataclass(frozen=True)
 class NodeRows:
-    """What the encoder knows of nodes, row by row: e0 [n, d], readout [n, m d], mean [n, m d] (of the neighbours'
-    readouts), degree [n]."""
+    """What the encoder knows about nodes.
+
+    Shapes: e0 [n, d]; readout [n, m d]; mean [n, m d], the mean of the neighbours' readouts; degree [n].
+    """
 
     e0: Tensor
     readout: Tensor
     mean: Tensor
     degree: Tensor
 
-    def at(self, rows: Tensor) -> "NodeRows":
-        """Some of the rows."""
+    def select(self, rows: Tensor) -> "NodeRows":
+        """The nodes at these rows."""
         return NodeRows(self.e0[rows], self.readout[rows], self.mean[rows], self.degree[rows])
 
     def packed(self) -> Tensor:
-        """What travels to another partition [n, d + m d + 1]: all but the means, which only the end `a` itself needs."""
+        """The columns [n, d + m d + 1] that are sent to another partition. Means are left out: only the own end needs
+        them."""
         return torch.cat([self.e0, self.readout, self.degree.to(self.e0.dtype)[:, None]], dim=1)
 
     @staticmethod
     def unpacked(packed: Tensor, size: int) -> "NodeRows":
-        """The inverse of `packed`, with embedding size `size`; the means are empty."""
+        """The nodes of `packed` columns, where `size` is the embedding size d. Their means have no columns."""
         e0, readout, degree = packed[:, :size], packed[:, size:-1], packed[:, -1]
         return NodeRows(e0, readout, readout[:, :0], degree)
 
 
-def going(count: Tensor, degree: Tensor) -> Tensor:
-    """Share of a node's other interactions that go with one of them, [n], where `count` of its `degree` go: 0 for a
-    single one, at most MOST_GOING."""
-    return ((count - 1).clamp(min=0) / degree.clamp(min=1)).clamp(max=MOST_GOING)
+def removed_share(count: Tensor, degree: Tensor) -> Tensor:
+    """(count - 1) / degree, at most MOST_REMOVED: the share of a node's interactions that a request removes besides the
+    one looked at.
+
+    Shapes: count [n]: removed interactions of the node; degree [n]: all of them; the result is [n]. It is 0 for a
+    single one.
+    """
+    return ((count - 1).clamp(min=0) / degree.clamp(min=1)).clamp(max=MOST_REMOVED)
 
 
-def features(own: NodeRows, other: NodeRows, going_n2: Tensor) -> Tensor:
-    """[n, F] of interactions between a (`own`) and b (`other`); going_n2: `going` of a and of b."""
+def features(own: NodeRows, other: NodeRows, removed_share_n2: Tensor) -> Tensor:
+    """The features [n, F] of interactions between a (`own`) and b (`other`). removed_share_n2: `removed_share` of a and
+    b."""
     score = (own.readout * other.readout).sum(1)
     columns = (
         score,
@@ -81,14 +90,15 @@ def features(own: NodeRows, other: NodeRows, going_n2: Tensor) -> Tensor:
         other.e0.norm(dim=1),
         (own.e0 * other.e0).sum(1),
     )
-    return torch.cat([torch.stack(columns, dim=1), going_n2], dim=1)
+    return torch.cat([torch.stack(columns, dim=1), removed_share_n2], dim=1)
 
 
 def directions(own: NodeRows, other: NodeRows) -> Tensor:
-    """[n, 3 m + 2, d]: the blocks of b's readout, of the mean of a's neighbours, of a's readout; E0 of b and of a.
+    """The directions [n, 3 m + 2, d] in which a forgotten interaction may change a: the blocks of b's readout, of the
+    mean of a's neighbours, and of a's readout; then the rows of E0 of b and of a.
 
-    All over the root of a's degree: one of many interactions changes little, and the sum over hundreds of a heavy node
-    stays bounded.
+    They are scaled by sqrt(20 / degree of a). One interaction of many changes a node little, and the sum over hundreds
+    of interactions of a popular node stays bounded.
     """
     size = own.e0.shape[1]
     blocks = [x.unflatten(1, (-1, size)) for x in (other.readout, own.mean, own.readout, other.e0, own.e0)]
@@ -97,7 +107,7 @@ def directions(own: NodeRows, other: NodeRows) -> Tensor:
 
 
 class Side(nn.Module):
-    """The MLP for interactions seen from one side, users or items."""
+    """The MLP that weights the directions of one side, users or items."""
 
     mean: Tensor
     deviation: Tensor
@@ -116,17 +126,18 @@ class Side(nn.Module):
         self.register_buffer("deviation", torch.ones(NUM_FEATURES))
 
     def forward(self, features_nF: Tensor) -> Tensor:
-        """Weights of the directions [n, 3 m + 2]."""
+        """The weights of the directions [n, 3 m + 2], from features [n, F]."""
         standard = ((features_nF - self.mean) / self.deviation).clamp(-FARTHEST, FARTHEST)
         weights: Tensor = self.layers(standard)
         return weights
 
 
 class InfluenceEncoder(nn.Module):
-    """Both sides. Its weights are dense: every rank holds them, DDP keeps them equal.
+    """The encoder: one MLP for users and one for items. The weights are dense: all ranks have the same, kept equal by
+    DDP.
 
-    `gain` [2] scales the changes of users and of items. In a retrain the neighbours' rows move as well;
-    `pretrain.calibrate` finds how much more the touched rows have to move where the others stay.
+    `gain` [2] scales the changes of users and of items. In a retrain the rows of the neighbours change as well.
+    `pretrain.calibrate` finds how much more the touched rows must change if the others do not.
     """
 
     gain: Tensor
@@ -138,13 +149,13 @@ class InfluenceEncoder(nn.Module):
         self.register_buffer("gain", torch.ones(2))
 
     def forward(self, users: tuple[Tensor, Tensor], items: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Changes [n, d] of the ends of interactions before the gain, from (features [n, F], directions
-        [n, 3 m + 2, d]) of each side."""
+        """The changes [n, d] of users and of items, without the gain. users, items: (features [n, F], directions
+        [n, 3 m + 2, d]) of the interactions seen from each side."""
         return self._side(self.users, users), self._side(self.items, items)
 
-    def change(self, side: int, own: NodeRows, other: NodeRows, going_n2: Tensor) -> Tensor:
-        """Each interaction's change [n, d] of its end `own` on a side (0 user, 1 item)."""
-        inputs = (features(own, other, going_n2), directions(own, other))
+    def change(self, side: int, own: NodeRows, other: NodeRows, removed_share_n2: Tensor) -> Tensor:
+        """The change [n, d] that each interaction makes to its end `own` on a side (0 user, 1 item), with the gain."""
+        inputs = (features(own, other, removed_share_n2), directions(own, other))
         return self.gain[side] * self._side((self.users, self.items)[side], inputs)
 
     @staticmethod
@@ -153,8 +164,10 @@ class InfluenceEncoder(nn.Module):
 
 
 class AroundEncoder(nn.Module):
-    """One encoder for the touched nodes' rows of E0, and one for their readouts before lengths are scaled: what the rows
-    leave to be done of these, the rows around bring about (`forget.around`). So neither needs a gain."""
+    """Two encoders: one for the rows of E0 of the touched nodes, and one for their readouts before lengths are scaled.
+
+    Where the changed rows do not change the readouts as predicted, the rows of nodes around them are changed as well
+    (`changes.around_influence`). So neither encoder needs a gain."""
 
     def __init__(self, blocks: int, hidden: int = 64, mlp_layers: int = 2, seed: int = 0) -> None:
         super().__init__()

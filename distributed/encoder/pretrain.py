@@ -1,10 +1,11 @@
 """Pre-training of the Influence Encoder on counterfactual retrains (method: docs/encoder.md).
 
-A counterfactual is the training run of the current version minus a simulated request, under the same keyed draws. What
-its rows of E0 differ from the original's, at the nodes that the request touches, is what the encoder has to predict.
+A counterfactual is the training run of the current version without the interactions of a simulated request, under the
+same keyed draws. The encoder has to predict the difference between its rows of E0 and the original's, at the nodes that
+the request touches.
 
-Shape legend: g = targets here, one for each touched node of each counterfactual, n = forgotten interactions seen from
-their end here, d = embedding size.
+Shape legend: g = targets of this rank, one for each touched node of each counterfactual, n = forgotten interactions
+seen from their ends that this rank owns, F = features, m = blocks of a readout, d = embedding size.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,27 +14,31 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ...partitioning.errors import InputError
 from ..backbones import Backbone
 from ..comm import Comm
 from ..graph.keyed import PAIRS, keyed, keyed_uniform
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Removal, Simulated
 from ..measures.ranking import pair_scores
-from .changes import Ends, ends, influence
+from ..training.finite import are_finite
+from .changes import Ends, ends_by_side, influence
 from .influence import InfluenceEncoder, NodeRows, Side, directions, features
 
 _VALIDATION_SHARE = 0.1
-"""Of the targets, held out to report the quality of the fit; keyed by node."""
+"""Share of the targets that is held out to report the quality of the fit. The draw is keyed by node."""
 _GAIN_ROUNDS, _GAIN_STEP = 3, 0.05
 _GAINS = (0.25, 3.0)
-"""Where the gains may lie: whatever the counterfactuals of a tiny graph say, neither side's rows stay as they are."""
+"""Lower and upper limit of the gains. On tiny graphs calibration is unreliable; the lower limit ensures that the rows
+of neither side stay as they are."""
 
 EPOCH_STEPS, BATCHES = 50, (16, 256)
 _LEAST_DEVIATION = 1e-3
-"""Of a feature, relative to its mean, for it to tell interactions apart."""
+"""Least standard deviation of a feature, relative to its mean, at which the feature is taken to distinguish
+interactions."""
 
 POPULAR_SHARE = 0.03
-"""Of the items, by degree: those of which some simulated requests take more."""
+"""Share of the items, by degree, that counts as popular. Some simulated requests remove more of these."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +48,17 @@ class PretrainSettings:
     seed: int
     epochs: int
     batch_size: int | None
-    """None: so many that an epoch has about EPOCH_STEPS steps, within BATCHES."""
+    """None: chosen such that an epoch has about EPOCH_STEPS steps, within the limits BATCHES."""
     learning_rate: float
 
 
 def simulated_requests(seed: int, count: int, share: float, popular: Sequence[int]) -> list[Simulated]:
-    """What `count` counterfactuals leave out: the given share of all interactions, a fifth of it, and a request unlike
-    chance, in turn.
+    """The requests that `count` counterfactuals leave out. There are three kinds, in turn: the given share of all
+    interactions, a fifth of that share, and a request that is concentrated on some nodes.
 
-    The last takes more from some users and from the `popular` items (global dense ids). Without it the encoder takes what
-    happens when all nodes lose alike for the rule, and changes the scores of popular items' forgotten interactions far
-    more than a retrain does (docs/log.md).
+    The third kind removes more from some users and from the `popular` items (global dense ids). Without it the encoder
+    is trained only on requests in which all nodes lose the same share. It then changes the scores of popular items'
+    forgotten interactions far more than a retrain does (docs/log.md).
     """
     kinds = (
         {"share": share},
@@ -65,8 +70,11 @@ def simulated_requests(seed: int, count: int, share: float, popular: Sequence[in
 
 @dataclass(frozen=True)
 class Examples:
-    """One side's training data here: features [n, F], directions [n, 3 m + 2, d], target int64 [n] of each interaction,
-    needed [g, d], key int64 [g] (of the node), ascending target."""
+    """The training data of one side on this rank.
+
+    Shapes: features [n, F] and directions [n, 3 m + 2, d] of the interactions; target int64 [n], ascending: the index
+    of each interaction's target; needed [g, d]: the change that each target needs; key int64 [g]: a hash of its node.
+    """
 
     features: Tensor
     directions: Tensor
@@ -75,17 +83,18 @@ class Examples:
     key: Tensor
 
 
-def examples(
+def make_examples(
     graph: LocalGraph,
     backbone: Backbone,
     nodes: NodeRows,
     counterfactuals: list[tuple[Removal, Tensor]],
     of_readouts: bool = False,
 ) -> tuple[Examples, Examples]:
-    """Both sides' examples from (removal, E0 [N, d] of the run without it) pairs. All ranks call it.
+    """(examples of users, examples of items) from counterfactuals: (removal, E0 [N, d] of the run without it). All
+    ranks call it.
 
-    What is needed is a change of the node's row of E0, or, `of_readouts`, of its readout before its length is scaled, beyond
-    what the missing edges do.
+    The needed change is that of the node's row of E0. With `of_readouts` it is that of its readout before its length is
+    scaled, beyond what the missing edges alone change.
     """
     parts: tuple[list[Examples], list[Examples]] = ([], [])
     ids = torch.cat([graph.user_ids, graph.item_ids])
@@ -96,7 +105,7 @@ def examples(
         if of_readouts:
             with torch.no_grad():
                 moved = backbone(moved, graph.without(*pairs).propagation.layer)
-        for side, view in enumerate(ends(graph, nodes, users, items)):
+        for side, view in enumerate(ends_by_side(graph, nodes, users, items)):
             rows, target = torch.unique_consecutive(view.rows, return_inverse=True)
             needed = moved[rows]
             key = keyed(side, ids[rows]) if len(rows) else rows
@@ -113,7 +122,9 @@ def examples(
 
 
 def _examples(view: Ends, target: Tensor, needed: Tensor, key: Tensor) -> Examples:
-    return Examples(features(view.own, view.other, view.going), directions(view.own, view.other), target, needed, key)
+    return Examples(
+        features(view.own, view.other, view.removed_share), directions(view.own, view.other), target, needed, key
+    )
 
 
 def fit(
@@ -123,10 +134,15 @@ def fit(
     settings: PretrainSettings,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> dict[str, float]:
-    """Train the encoder in place under DDP; returns the share of the needed shifts explained (R2), by side. It is NaN where
-    there are no shifts, such as none held out of very few.
+    """Train the encoder in place under DDP. Returns R2 of the predicted changes by side, for the targets that it was
+    fitted on and for those held out: "user_r2", "item_r2", "user_r2_held_out", "item_r2_held_out". A value is NaN if it
+    has no targets.
 
-    The loss of a side is the squared error of its nodes' changes over their squared size, over all ranks.
+    The loss of a side is the squared error of the changes, divided by the sum of squares of the needed ones, over all
+    ranks. `on_epoch` is called with (epoch, mean loss of a side). All ranks call it.
+
+    Raises:
+        InputError: it diverged: a weight of the encoder is infinite or NaN.
     """
     held_out = [keyed_uniform(settings.seed, PAIRS, x.key) < _VALIDATION_SHARE for x in data]
     for side, x in zip((encoder.users, encoder.items), data, strict=True):
@@ -155,21 +171,32 @@ def fit(
             schedule.step()
             total += loss.detach() / num_steps
         comm.all_reduce(total)
+        check_encoder(encoder, epoch, settings.learning_rate)
         if on_epoch is not None:
             on_epoch(epoch, float(total) / 2)
     return _explained(comm, encoder, data, held_out)
 
 
-def goes_around(asked: bool | None, backbone: Backbone) -> bool:
-    """Whether an `AroundEncoder` is to be tried for a model; asked: `influence.around`."""
+def check_encoder(encoder: nn.Module, epoch: int, learning_rate: float) -> None:
+    """Raise InputError if a weight of the encoder is infinite or NaN after an epoch, counted from 0."""
+    if not are_finite(encoder.parameters()):
+        raise InputError(
+            f"the pre-training diverged in epoch {epoch + 1}: weights of the encoder are infinite or NaN. Lower "
+            f"pretrain.learning_rate (it is {learning_rate:g})"
+        )
+
+
+def tries_around_encoder(asked: bool | None, backbone: Backbone) -> bool:
+    """Whether an `AroundEncoder` should be tried for a model. asked: the setting `influence.around`; None lets the
+    backbone decide."""
     return not backbone.holds_own_row if asked is None else asked
 
 
-def worth_it(fitted: Mapping[str, float]) -> bool:
-    """Whether an encoder, by what `fit` returned, explains anything of nodes that it was not fitted on.
+def explains_unseen_nodes(fitted: Mapping[str, float]) -> bool:
+    """Whether an encoder explains anything about nodes that it was not fitted on. fitted: what `fit` returned.
 
-    Of readouts it may not. On a dense graph most of their change is no one interaction's doing, the fit is then worse than
-    no change at all, and rows around a node would be moved far for it (docs/log.md).
+    For readouts it may explain nothing. On a dense graph most of their change is not due to single interactions. The
+    fit is then worse than no change at all, and rows around a node would be changed much for no benefit (docs/log.md).
     """
     return all(fitted[f"{side}_r2_held_out"] > 0 for side in ("user", "item"))
 
@@ -184,10 +211,10 @@ def calibrate(
 ) -> tuple[float, float]:
     """Set the encoder's gains for users and items, and return them.
 
-    They minimise, over the counterfactuals, the squared error of the forgotten pairs' scores and that of their mean, each
-    relative to what is needed (Gauss-Newton). The mean is what the attack sees; least squares alone would deliver too
-    little of it, the less the noisier the targets are. All ranks call it, with the (removal, E0 [N, d] of the run
-    without it) pairs of the fit.
+    Gauss-Newton steps minimise, over the counterfactuals, the squared error of the changes of the forgotten pairs'
+    scores, and that of the mean of these changes, each relative to what is needed. The attack depends on the mean.
+    Least squares alone would deliver too little of it: the noisier the targets are, the less. All ranks call it, with
+    the counterfactuals of the fit: (removal, E0 [N, d] of the run without it).
     """
     encoder.gain.fill_(1.0)
     probes = [_Probe.of(graph, backbone, nodes, encoder, *counterfactual) for counterfactual in counterfactuals]
@@ -217,14 +244,14 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Probe:
-    """The removed pairs of a counterfactual with a user here. needed [n]: by how much their scores change in the run
-    without them."""
+    """The removed interactions of a counterfactual whose user this rank owns. `before` [n]: their scores in the model;
+    `needed` [n]: how much they change in the run without them."""
 
     graph: LocalGraph
     backbone: Backbone
     e0: Tensor
     changes: tuple[Tensor, Tensor]
-    """Of users and of items [N, d], before the gain."""
+    """The changes of users' and of items' rows [N, d], without the gain."""
     pairs: tuple[Tensor, Tensor]
     before: Tensor
     needed: Tensor
@@ -254,7 +281,7 @@ class _Probe:
         return replace(probe, needed=probe._scores(target) - before)
 
     def delivered(self, gains: Tensor) -> Tensor:
-        """Change of the scores [n] with these gains [2]."""
+        """The change of the scores [n] with these gains [2]."""
         users, items = (gain * change for gain, change in zip(gains.to(self.e0.dtype), self.changes, strict=True))
         return self._scores(self.e0 + users + items) - self.before
 
@@ -264,7 +291,7 @@ class _Probe:
 
 
 def _error(module: nn.Module, data: tuple[Examples, Examples], chosen: list[Tensor], needed: Tensor) -> Tensor:
-    """Sum over the sides of the squared error of the chosen targets, over `needed` [2]."""
+    """The squared error of the chosen targets, divided by `needed` [2], added over the two sides."""
     inputs, targets = [], []
     for x, chosen_g in zip(data, chosen, strict=True):
         mine = chosen_g[x.target]
@@ -281,8 +308,8 @@ def _error(module: nn.Module, data: tuple[Examples, Examples], chosen: list[Tens
 def _standardise(comm: Comm, side: Side, values: Tensor) -> None:
     """Set the side's feature means and deviations from the values [n, F] of all ranks.
 
-    A feature that hardly differs in pre-training, as where all users have the same degree, is measured by its mean: by its
-    deviation, the least change of it would be without comparison.
+    If a feature hardly varies in pre-training, for instance because all users have the same degree, its mean is used as
+    the deviation. Otherwise the smallest difference later would become a huge standardised value.
     """
     wide = values.to(torch.float64)
     sums = torch.cat([wide.sum(0), (wide**2).sum(0), torch.tensor([float(len(wide))], device=wide.device)])

@@ -1,10 +1,11 @@
 """The Influence Encoder in the form of the paper (UnlearnRec, SIGIR 2025), beside ours for comparison.
 
-Two owner-sharded tables, H0 [N, d] and a gate w [N, 1], and a small MLP. For a request with the symmetric adjacency A_D:
-H^l = A_D H^(l-1) (eq. 15), W^0 = w * readout, W^l = A_D W^(l-1) (eq. 16), change = MLP(sum of H^l - c W^L) (eq. 17).
+Two owner-sharded tables, H0 [N, d] and a gate w [N, 1], and a small MLP. For a request with the symmetric adjacency
+A_D: H^l = A_D H^(l-1) (eq. 15), W^0 = w * readout, W^l = A_D W^(l-1) (eq. 16), change = MLP(sum of H^l - c W^L) (eq.
+17).
 
-Where it departs from the paper: H^0 itself is left out of the sum and rows of untouched nodes stay zero through the MLP,
-so that only touched nodes change; the withdrawal takes an odd power, since even ones come back to the same side; a
+Where it departs from the paper: H^0 itself is left out of the sum and rows of untouched nodes stay zero through the
+MLP, so that only touched nodes change; the withdrawal takes an odd power, since even ones come back to the same side; a
 readout of several blocks is withdrawn by their mean. There is no fine-tuning after it but `forget.fine_tune_steps`.
 
 Shape legend: N = local rows, d = embedding size, B = pairs of a batch on this rank, D = columns of a readout.
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...partitioning.errors import InputError
 from ...partitioning.halo import plan
 from ...partitioning.shard import GraphShard
 from ..backbones import Backbone
@@ -26,8 +28,9 @@ from ..graph.keyed import EDGE_DROP, keyed_uniform
 from ..graph.local_graph import LocalGraph
 from ..graph.lookup import ItemLookup, add_by_row
 from ..graph.propagation import Propagation
-from ..graph.removal import Removal, Simulated, only
+from ..graph.removal import Removal, Simulated, restricted_to
 from ..training.batch import Batch, batches, pair_key
+from ..training.finite import are_finite
 from ..training.trainer import FIXED_POINT, Trainer, TrainSettings
 
 WITHDRAWAL = 0.1
@@ -39,7 +42,8 @@ FRESH_REQUEST_EPOCHS = 5
 
 @dataclass(frozen=True)
 class PublishedSettings:
-    """Weights of the losses (a, b, c of the paper) and how long to train."""
+    """The weights of the losses (a, b, c of the paper are `forget_weight`, `preserve_weight`, `contrast_weight`), and
+    how to train."""
 
     seed: int
     epochs: int
@@ -54,7 +58,7 @@ class PublishedSettings:
 
 
 class PublishedEncoder(nn.Module):
-    """The dense part: an MLP that starts as the identity, and stays it in pre-training as in the authors' code."""
+    """The dense part: an MLP that starts as the identity, and is not trained, as in the authors' code."""
 
     def __init__(self, size: int, num_layers: int = 3, mlp_layers: int = 2) -> None:
         super().__init__()
@@ -92,7 +96,7 @@ class Published:
     gate: Tensor
 
     def fresh_rows(self, rows: Tensor) -> dict[str, Tensor]:
-        """Both tables, copies, with these rows [t] as they were before any training."""
+        """Copies of both tables, in which these rows int64 [t] are as they were before training."""
         h0, gate = self.h0.clone(), self.gate.clone()
         h0[rows], gate[rows] = 0.0, INITIAL_GATE
         return {"h0": h0, "gate": gate}
@@ -102,11 +106,12 @@ class Published:
 def published_influence(
     graph: LocalGraph, readout: Tensor, encoder: Published, users: Tensor, items: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(touched local rows [t] ascending, their changes [t, d]) of forgetting these interactions with an end here.
+    """(touched local rows int64 [t] ascending, their changes of E0 [t, d]) if the interactions users, items [n] are
+    forgotten, each of which has an end in this partition.
 
     Only ranks that own an end of an interaction of the request take part.
     """
-    request = only(graph.shard, users.cpu().numpy(), items.cpu().numpy())
+    request = restricted_to(graph.shard, users.cpu().numpy(), items.cpu().numpy())
     change, _ = encoder.dense(encoder.h0, encoder.gate, readout, request_layer(graph, request, everybody=False))
     counts = np.concatenate([np.diff(request.user_indptr), np.diff(request.item_indptr)])
     rows = torch.from_numpy(np.flatnonzero(counts)).to(change.device)
@@ -114,9 +119,10 @@ def published_influence(
 
 
 def request_layer(graph: LocalGraph, request: GraphShard, everybody: bool = True) -> Propagation:
-    """The layer A_D over a request's interactions (a shard of the same rows), normalised by their own degrees (eq. 15).
+    """The layer A_D of eq. 15 over a request's interactions, normalised by their own degrees. request: a shard that has
+    the rows of the graph and only these interactions.
 
-    everybody: all ranks take part; otherwise only those that own an end of an interaction.
+    everybody: whether all ranks take part, or only those that own an end of an interaction.
     """
     degrees = torch.from_numpy(request.degrees()).to(graph.degrees.device)
     return Propagation(plan(request, graph.assignment, "pull"), degrees, graph.comm, everybody=everybody)
@@ -139,9 +145,14 @@ def pretrain_published(
     train: TrainSettings,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Train H0 [N, d] and w [N, 1] with L = L_M + a L_u + b L_p + c L_c (eq. 18-24); returns them. All ranks call it.
+    """Train H0 [N, d] and w [N, 1] with L = L_M + a L_u + b L_p + c L_c (eq. 18-24), and return them. All ranks call
+    it.
 
-    L_M is the loss that the model was trained with, as `train` and the backbone say, over batches of `settings`.
+    L_M is the loss that the model was trained with, as `train` and the backbone define it, on batches of the size in
+    `settings`.
+
+    Raises:
+        InputError: it diverged: H0 or w is infinite or NaN.
     """
     e0, readout = model.e0, model.readout
     h0 = torch.zeros_like(e0, requires_grad=True)
@@ -156,7 +167,7 @@ def pretrain_published(
             removal = Removal(simulated=(Simulated(settings.seed, epoch, settings.request_share),))
             gone = removal.pairs(graph.shard)
             forgotten = [torch.from_numpy(x).to(e0.device) for x in gone]
-            shard = only(graph.shard, *gone)
+            shard = restricted_to(graph.shard, *gone)
             request = request_layer(graph, shard)
             rest = graph.without(*gone)
             trainer = Trainer(rest, backbone, train, start=e0)
@@ -176,10 +187,15 @@ def pretrain_published(
             if settings.contrast_weight:
                 draws = keyed_uniform(settings.seed, EDGE_DROP, epoch, number, forgotten[0], forgotten[1])
                 kept = (draws >= settings.edge_drop).cpu().numpy()
-                dropped = request_layer(graph, only(shard, gone[0][kept], gone[1][kept]))
+                dropped = request_layer(graph, restricted_to(shard, gone[0][kept], gone[1][kept]))
                 (settings.contrast_weight * _contrast(rest, h0, layers, dropped, batch)).backward()
             optimizer.step()
             total += (loss + more) / train.num_batches
+        if not are_finite([h0, gate]):
+            raise InputError(
+                f"the pre-training diverged in epoch {epoch + 1}: H0 or w is infinite or NaN. Lower "
+                f"pretrain.learning_rate (it is {settings.learning_rate:g})"
+            )
         if on_epoch is not None:
             on_epoch(epoch, total)
     return h0.detach(), gate.detach()
@@ -193,7 +209,10 @@ def forget_and_preserve(
     forgotten: list[Tensor],
     settings: PublishedSettings,
 ) -> tuple[Tensor, float]:
-    """(gradient [N, D] of a L_u + b L_p with respect to the readouts, this rank's part of the two)."""
+    """(gradient [N, D] of a L_u + b L_p with respect to the readouts z [N, D], the part of this rank in the two
+    losses).
+
+    before [N, D]: the readouts before the request. forgotten: users and items [n] of its interactions."""
     gradient = torch.zeros_like(z)
     loss = 0.0
     if settings.preserve_weight:

@@ -1,6 +1,6 @@
-"""Randomness that belongs to the data: every draw is a function of (seed, ids), never of ranks, order or batch size.
+"""Keyed random numbers: every draw is a function of a seed and ids, never of ranks, order or batch size.
 
-So the same run comes out for any number of partitions, and a run without some interactions is the SAME run minus them.
+So a run has the same result for any number of partitions, and leaving out some interactions changes no other draw.
 """
 
 import math
@@ -27,7 +27,8 @@ def _finish(x: Tensor) -> Tensor:
 
 
 def keyed(*keys: Key) -> Tensor:
-    """A hash int64 >= 0 of integer keys, which broadcast against each other; at least one is a tensor."""
+    """A hash of integer keys: int64 from 0 to 2^63 - 1. The keys broadcast against each other; at least one is a
+    tensor."""
     state: Tensor | None = None
     for key in keys:
         part = key.to(torch.int64) if isinstance(key, Tensor) else torch.tensor(_wrap(key))
@@ -37,22 +38,23 @@ def keyed(*keys: Key) -> Tensor:
 
 
 def keyed_below(limit: int, *keys: Key) -> Tensor:
-    """A draw from 0 .. limit - 1 (int64); the bias of the remainder is below limit / 2^63."""
+    """A draw from 0 to limit - 1 (int64). It is a remainder, whose bias is below limit / 2^63."""
     return keyed(*keys) % limit
 
 
 def keyed_uniform(*keys: Key) -> Tensor:
-    """A float32 draw from [0, 1), of 24 bits."""
+    """A uniform float32 draw from [0, 1), with 24 random bits."""
     return (keyed(*keys) >> 39).to(torch.float32) * 2.0**-24
 
 
 def initial_rows(seed: int, side: int, ids: Tensor, size: int, deviation: float) -> Tensor:
-    """Initial embeddings [n, size] of nodes ids [n] of a side (0 user, 1 item): uniform, with this standard deviation."""
+    """Initial embeddings float32 [n, size] of the nodes ids [n] of a side (0 user, 1 item): uniform around 0, with this
+    standard deviation."""
     columns = torch.arange(size, device=ids.device)
     width = 2 * math.sqrt(3.0) * deviation
     return (keyed_uniform(seed, INIT, side, ids[:, None], columns) - 0.5) * width
 
 
 def _wrap(key: int) -> int:
-    """An integer as the int64 of the same bits."""
+    """The int64 with the same lowest 64 bits as an integer."""
     return (key + 2**63) % 2**64 - 2**63

@@ -1,7 +1,7 @@
-"""One partition's graph as tensors: local rows, degrees, who owns what, and the layer over the halo exchange.
+"""One partition's graph as tensors: local rows, degrees, owners of nodes, and the layer over the halo exchange.
 
-Local rows: owned users in order of id, then owned items. Shape legend: N = local rows (u users + i items),
-E = interactions of owned users, U, I = users and items of the whole graph, D = columns.
+The local rows are those of the owned users in order of id, then those of the owned items. Shape legend: N = local rows
+(u users + i items), E = interactions of owned users, U, I = users and items of the whole graph, D = columns.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ Ids = npt.NDArray[np.int64]
 
 
 class LocalGraph:
-    """What the mathematics needs to know of a shard.
+    """The graph that models are computed on: one shard, and its place among the others.
 
     Shapes: user_ids int64 [u], item_ids int64 [i], degrees int64 [N], pair_users, pair_items int64 [E] (global ids of
     the interactions of owned users, sorted by user, then item), owner_of_user int64 [U], owner_of_item int64 [I].
@@ -46,15 +46,15 @@ class LocalGraph:
         self._check_cuts()
 
     def without(self, users: Ids, items: Ids) -> "LocalGraph":
-        """The graph without interactions users, items [n] (global ids), with all its rows. All ranks call it."""
+        """The graph without the interactions users, items [n] (global ids). It keeps all rows. All ranks call it."""
         shard = self.shard.without(users, items)
         return LocalGraph(shard, self.assignment, self.comm, self.halo.halo, self.kernel)
 
     def _check_cuts(self) -> None:
-        """Both ends of every cut must be of the same graph version.
+        """Check that two partitions hold the same edges between them, that is, shards of the same version.
 
         Raises:
-            RuntimeError: they are not, and the message says which partitions disagree.
+            RuntimeError: they do not. The message says which partitions disagree.
         """
         own = torch.tensor([int(x[:15] or "0", 16) for x in self.halo.cut_digests], device=self.degrees.device)
         ones = [1] * self.comm.size
@@ -68,12 +68,12 @@ class LocalGraph:
 
     @property
     def num_rows(self) -> int:
-        """N."""
+        """N, the number of local rows."""
         return len(self.degrees)
 
     @property
     def num_local_users(self) -> int:
-        """u: the first u local rows are users."""
+        """u, the number of owned users. The first u local rows are theirs."""
         return len(self.user_ids)
 
     def user_rows(self, ids: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class NeighbourSum:
 
 
 def has_dgl() -> bool:
-    """Whether dgl is installed and imports."""
+    """Whether dgl is installed and can be imported."""
     try:
         import os
 
@@ -61,7 +61,8 @@ def has_dgl() -> bool:
 
 
 def kernels_agree() -> tuple[bool, str]:
-    """Whether the two kernels give the same bits on a small graph, and a sentence about it; without dgl there is one."""
+    """(whether the two kernels give the same bits on a small graph, a sentence that says so). Without dgl there is only
+    one kernel, and the answer is true."""
     if not has_dgl():
         return True, "torch kernel; dgl is not installed"
     generator = torch.Generator().manual_seed(0)

@@ -1,7 +1,9 @@
-"""One layer over the partitions: scale, exchange halo rows, sum over neighbours, scale. And its gradient.
+"""One propagation layer over all partitions, with its gradient: scale rows, exchange halo rows, sum over neighbours,
+scale.
 
-y = D^-1/2 A D^-1/2 x, with A symmetric, so the backward pass is the same operation on the gradient (docs/halo.md). Every
-rank takes part in every layer, with or without rows of its own in the batch.
+The layer is y = D^-1/2 A D^-1/2 x, where A is the adjacency matrix and D the degrees (LightGCN, eq. 3: He et al., SIGIR
+2020). The matrix is symmetric, so the backward pass is the same operation on the gradient (docs/halo.md). Every rank
+takes part in every layer, even if no pair of the batch is its own.
 
 Shape legend: N = local rows, R = received rows, D = columns.
 """
@@ -19,14 +21,14 @@ from .neighbour_sum import NeighbourSum
 
 
 class Propagation:
-    """The layer of one partition: calling it on x [N, D] is differentiable, `neighbour_sum` is not."""
+    """The layer of one partition. Autograd follows a call of it on x [N, D], but not `layer` and `neighbour_sum`."""
 
     def __init__(
         self, halo: HaloPlan, degrees: Tensor, comm: Comm, kernel: str = "torch", everybody: bool = True
     ) -> None:
-        """everybody: all ranks take part in each layer; otherwise only those that have rows to exchange."""
+        """everybody: whether all ranks take part in each layer, or only those that have rows to exchange."""
         self._comm = comm
-        self._exchange = comm.all_to_all if everybody else comm.some_to_some
+        self._exchange = comm.all_to_all if everybody else comm.sparse_all_to_all
         self._send_counts = [int(n) for n in halo.send_counts]
         self._recv_counts = [int(n) for n in halo.recv_counts]
         own, received = halo.num_own, halo.num_received
@@ -45,16 +47,16 @@ class Propagation:
         self._scale64 = exact[:, None]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """D^-1/2 A D^-1/2 x."""
+        """D^-1/2 A D^-1/2 x [N, D], with a gradient."""
         return _Layer.apply(x, self)
 
     def layer(self, x: Tensor) -> Tensor:
-        """The same without a gradient."""
+        """D^-1/2 A D^-1/2 x [N, D], without a gradient."""
         scale = self._scale64 if x.dtype == torch.float64 else self._scale
         return self.neighbour_sum(x * scale).mul_(scale)
 
     def neighbour_sum(self, x: Tensor) -> Tensor:
-        """A x."""
+        """A x [N, D]: the sum over the neighbours of each node, without a gradient."""
         sent = x.index_select(0, self._send_columns) if self._partial is None else self._partial(x)
         received = self._exchange(sent, self._send_counts, self._recv_counts, "halo")
         return self._local(torch.cat([x, received]) if self._received else x)

@@ -1,4 +1,4 @@
-"""Which interactions a run leaves out or a request removes, found by each partition in its own rows."""
+"""Which interactions a training run leaves out or a request removes. Each partition finds them in its own rows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,32 +15,32 @@ from .keyed import REQUEST, REQUEST_USER, keyed_uniform
 Ids = npt.NDArray[np.int64]
 
 
-def _none() -> Ids:
+def _no_ids() -> Ids:
     return np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """A simulated request, drawn by key: the same interactions wherever they lie.
+    """A simulated request. Keyed draws choose its interactions, so that they are the same for any number of partitions.
 
-    An interaction goes for one of three reasons, which are independent: chance, its user, its item.
+    There are three independent reasons why an interaction is removed: chance, its user, or its item.
     """
 
     seed: int
     number: int
     share: float = 0.0
-    """Of all interactions."""
+    """Share of all interactions that is removed by chance."""
     users: float = 0.0
-    """Share of the users, chosen by key."""
+    """Share of the users whose interactions are removed with probability `of_users`."""
     of_users: float = 0.0
-    """Share of their interactions that goes."""
+    """Share of the chosen users' interactions that is removed."""
     items: tuple[int, ...] = ()
-    """Some items, by global dense id."""
+    """Items whose interactions are removed with probability `of_items`, by global dense id."""
     of_items: float = 0.0
-    """Share of their interactions that goes."""
+    """Share of these items' interactions that is removed."""
 
-    def hit(self, users: Ids, items: Ids, num_items: int) -> npt.NDArray[np.bool_]:
-        """Which of these interactions [n] go."""
+    def removes(self, users: Ids, items: Ids, num_items: int) -> npt.NDArray[np.bool_]:
+        """Whether each of the interactions users, items int64 [n] is removed: bool [n]."""
         stays = torch.full((len(users),), 1 - self.share)
         if self.users:
             chosen = keyed_uniform(self.seed, REQUEST_USER, self.number, torch.from_numpy(users)) < self.users
@@ -54,24 +54,26 @@ class Simulated:
 
 @dataclass(frozen=True, eq=False)
 class Removal:
-    """All interactions of some users and items, and some interactions, all by global dense id; and simulated requests."""
+    """What is removed, by global dense id: all interactions of `users` and of `items`, the interactions `pair_users`,
+    `pair_items`, and what simulated requests choose."""
 
-    users: Ids = field(default_factory=_none)
-    items: Ids = field(default_factory=_none)
-    pair_users: Ids = field(default_factory=_none)
-    pair_items: Ids = field(default_factory=_none)
+    users: Ids = field(default_factory=_no_ids)
+    items: Ids = field(default_factory=_no_ids)
+    pair_users: Ids = field(default_factory=_no_ids)
+    pair_items: Ids = field(default_factory=_no_ids)
     simulated: Sequence[Simulated] = ()
 
     def __bool__(self) -> bool:
         return bool(len(self.users) or len(self.items) or len(self.pair_users) or self.simulated)
 
     def pairs(self, shard: GraphShard) -> Pairs:
-        """The interactions (users [n], items [n]) of this shard that it removes, each once, sorted by (user, item)."""
+        """The interactions (users [n], items [n]) of a shard that are removed, each once, sorted by (user, item)."""
         found = np.unique(np.concatenate([codes[hit] for codes, hit in self._hits(shard)]))
         return found // shard.num_items, found % shard.num_items
 
     def find(self, shard: GraphShard, timed: Ids) -> "Found":
-        """These interactions, and all of the users `timed` that are owned here, with the times of their events."""
+        """The interactions of a shard that are removed, and in addition all interactions of those of the users `timed`
+        int64 [t] that the shard owns, with the times of their events."""
         codes, counts = [], []
         for (code, hit), count in zip(self._hits(shard), (shard.user_counts, shard.item_counts), strict=True):
             codes.append(code[hit])
@@ -79,7 +81,7 @@ class Removal:
         users, items = shard.entries()[0]
         entries = _marks(timed, shard.num_users)[users] if len(timed) else np.zeros(len(users), dtype=bool)
         events = np.repeat(users[entries] * shard.num_items + items[entries], shard.user_counts[entries])
-        times = _none() if shard.user_times is None else shard.user_times[np.repeat(entries, shard.user_counts)]
+        times = _no_ids() if shard.user_times is None else shard.user_times[np.repeat(entries, shard.user_counts)]
         part = Found(np.concatenate(codes), np.concatenate(counts).astype(np.int64), events[: len(times)], times)
         return merged([part])
 
@@ -97,13 +99,14 @@ class Removal:
             if len(wanted):
                 hit |= np.isin(pair, wanted)
             for request in self.simulated:
-                hit |= request.hit(users, items, num_items)
+                hit |= request.removes(users, items, num_items)
             yield pair, hit
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Interactions that a request may touch, by code: user * items + item, by global dense id.
+    """Interactions that a request may remove. Each is given by its code, user * number of items + item, of global dense
+    ids.
 
     Shapes: codes, counts [n]: interactions, ascending, each once, and the events of each. event_codes, times [m]: the
     events whose times were asked for, sorted by (code, time); the interactions among `codes` that have none stand there
@@ -117,9 +120,10 @@ class Found:
 
 
 def merged(parts: Sequence[Found]) -> Found:
-    """What several partitions found, each interaction once; events come from one partition only, that of the user."""
-    event_codes = np.concatenate([_none(), *(part.event_codes for part in parts)])
-    times = np.concatenate([_none(), *(part.times for part in parts)])
+    """Merge what several partitions found; each interaction is then there once. Only the partition of its user gives
+    the events of an interaction."""
+    event_codes = np.concatenate([_no_ids(), *(part.event_codes for part in parts)])
+    times = np.concatenate([_no_ids(), *(part.times for part in parts)])
     order = np.lexsort((times, event_codes))
     event_codes, times = event_codes[order], times[order]
     timed, events = np.unique(event_codes, return_counts=True)
@@ -135,16 +139,16 @@ def _marks(ids: Ids, total: int) -> npt.NDArray[np.bool_]:
     return marks
 
 
-def only(shard: GraphShard, users: Ids, items: Ids) -> GraphShard:
-    """The same rows with nothing but these interactions, as far as they stand here."""
+def restricted_to(shard: GraphShard, users: Ids, items: Ids) -> GraphShard:
+    """The shard with the same rows, of which only the interactions users, items int64 [n] are kept."""
     wanted = users * shard.num_items + items
     return shard.with_entries(*(np.isin(u * shard.num_items + i, wanted) for u, i in shard.entries()))
 
 
 def with_empty_rows(shard: GraphShard, assignment: Assignment) -> GraphShard:
-    """The shard with an empty row for every node that it owns but that was deleted.
+    """The shard with an empty row for every deleted node that its partition owned.
 
-    Training needs them: ids are never reused, and a draw may name any id that ever was.
+    Training needs these rows: ids are never used again, and a draw may choose any id that ever existed.
     """
     arrays: dict[str, Any] = {}
     for side, owners in (("user", assignment.owner_of_user), ("item", assignment.owner_of_item)):
@@ -157,5 +161,5 @@ def with_empty_rows(shard: GraphShard, assignment: Assignment) -> GraphShard:
 
 
 def empty_nodes(shard: GraphShard) -> tuple[Ids, Ids]:
-    """(users, items) of this shard without interactions."""
+    """(users, items): the nodes of this shard that have no interaction."""
     return shard.user_ids[np.diff(shard.user_indptr) == 0], shard.item_ids[np.diff(shard.item_indptr) == 0]

@@ -1,4 +1,4 @@
-"""Full-ranking evaluation: every user's items in order of score, without those it was trained on.
+"""Full-ranking evaluation: for each user all items are ranked by score, except those of the user's own interactions.
 
 Each rank ranks its own users, in blocks, against the readouts of all items. Shape legend: B = users of a block,
 I = items there are, D = columns of the readout, k = the largest cut-off.
@@ -16,7 +16,8 @@ from ..graph.lookup import ItemLookup
 
 @dataclass(frozen=True)
 class Ranked:
-    """Top lists of a block: users [B], items [B, k] (global ids) and scores [B, k], -inf where there is no item left."""
+    """The best items of a block of users: users [B], items [B, k] (global ids), scores [B, k]. A score of -inf means
+    that no item was left."""
 
     users: Tensor
     items: Tensor
@@ -25,9 +26,10 @@ class Ranked:
 
 @torch.no_grad()
 def rank(graph: LocalGraph, z: Tensor, users: Tensor, k: int, batch_users: int) -> Iterator[Ranked]:
-    """The k best items of each user of `users` (global ids, owned here), those of its interactions left out.
+    """The k best items of each of `users` (global ids, owned by this rank), without the items of the user's
+    interactions.
 
-    z [N, D]: readouts of the local rows. Every rank must call it, with or without users, since items are gathered.
+    z [N, D]: readouts of the local rows. All ranks must call it, also with no users, since items are gathered from all.
     """
     item_ids = torch.cat(graph.comm.all_gather(graph.item_ids))
     z_items = torch.cat(graph.comm.all_gather(z[graph.num_local_users :].contiguous()))
@@ -50,7 +52,8 @@ def rank(graph: LocalGraph, z: Tensor, users: Tensor, k: int, batch_users: int) 
 
 @dataclass(frozen=True)
 class UserQuality:
-    """Recall and NDCG, float64 [n, number of cut-offs], of this rank's users [n] with test items, ascending."""
+    """Recall and NDCG, float64 [n, number of cut-offs], of the users [n] of this rank that have test items,
+    ascending."""
 
     users: Tensor
     recall: Tensor
@@ -61,9 +64,9 @@ class UserQuality:
 def quality_by_user(
     graph: LocalGraph, z: Tensor, test_users: Tensor, test_items: Tensor, cutoffs: Sequence[int], batch_users: int
 ) -> UserQuality:
-    """Recall@K and NDCG@K (binary gains) of each user with test items; arguments as of `evaluate`.
+    """Recall@K and NDCG@K (with binary gains) of each user that has test items. Arguments as of `evaluate`.
 
-    Recall is hits / number of test items; the ideal DCG is that of min(K, number of test items) hits.
+    Recall is hits / number of test items. The ideal DCG is that of min(K, number of test items) hits.
     """
     mine = graph.user_rows(test_users) >= 0
     code = torch.unique(test_users[mine] * graph.num_items + test_items[mine])
@@ -90,10 +93,11 @@ def quality_by_user(
 def evaluate(
     graph: LocalGraph, z: Tensor, test_users: Tensor, test_items: Tensor, cutoffs: Sequence[int], batch_users: int
 ) -> dict[str, float]:
-    """Mean Recall@K and NDCG@K over the users with test items, by name: "recall@20", "ndcg@20", "users".
+    """Mean Recall@K and NDCG@K over all users that have test items, and the number of these users. The names are
+    "recall@20", "ndcg@20" and "users". All ranks call it and get the same.
 
-    test_users, test_items [n]: global ids of all held-out interactions, the same on every rank; users owned elsewhere or
-    deleted are the others' business.
+    z [N, D]: readouts of the local rows. test_users, test_items int64 [n]: global ids of all held-out interactions, the
+    same on every rank; each rank evaluates the users that it owns. Deleted users are left out.
     """
     mine = quality_by_user(graph, z, test_users, test_items, cutoffs, batch_users)
     total = torch.tensor([len(mine.users)], dtype=torch.float64, device=z.device)
@@ -108,9 +112,10 @@ def evaluate(
 
 @torch.no_grad()
 def pair_scores(graph: LocalGraph, z: Tensor, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-    """(positions, scores) of those pairs [n] whose user lies here; pairs are the same on every rank.
+    """(positions int64 [m], scores [m]) of those of the pairs users, items [n] whose user this rank owns. All ranks
+    call it, with the same pairs.
 
-    Pairs with a deleted user or item have no score and no position.
+    z [N, D]: readouts of the local rows. Pairs with a deleted user or item are left out.
     """
     there = torch.zeros(graph.num_items, dtype=torch.int64, device=z.device)
     there[graph.item_ids] = 1

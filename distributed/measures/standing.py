@@ -1,10 +1,12 @@
-"""How pairs stand among comparable pairs: what a score tells of a pair's membership in the training data.
+"""How high pairs score among comparable pairs: what a score reveals about whether the model was trained on a pair.
 
-A pair (u, i) is set against (u, j) for items j that are about as popular as i and that u never met. The share of them that
-score lower is its percentile: it depends neither on how high u's scores are nor on what popularity alone gives i. Pairs
-that the model was trained on stand higher than held-out ones of the same kind; the difference is what the model remembers.
+A pair (u, i) is compared with pairs (u, j) of items j that are about as popular as i and with which u has no
+interaction. Its percentile is the share of them that score lower. So it depends neither on how high the scores of u
+are, nor on what popularity alone adds to the score of i. Pairs that the model was trained on have higher percentiles
+than held-out pairs of the same kind. The difference is what the model remembers.
 
-Shape legend: n = pairs whose user lies here, R = references of each, N = local rows, D = columns of the readout.
+Shape legend: n = pairs whose user this rank owns, R = references (the items j) of each, N = local rows, D = columns of
+the readout.
 """
 
 from dataclasses import dataclass
@@ -20,13 +22,18 @@ from ..graph.lookup import ItemLookup
 
 REFERENCES = 16
 WINDOW = 50
-"""References come from so many places above and below the item in the order of popularity; at its ends from as many."""
+"""References are drawn from so many items above and so many below the item in order of popularity. At an end of that
+order the window is moved, and has the same size."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """positions [n]: of the pairs in what was asked; percentiles [n], NaN for a pair without references or without an end;
-    degrees [n]: of the items; references [n, R] items, -1 for none."""
+    """The standing of the pairs whose user one rank owns.
+
+    Shapes: positions [n]: the places of these pairs among those that were asked for; percentiles [n], NaN for a pair
+    that has no references, or whose user or item was deleted; degrees [n] of the items; references [n, R] item ids, -1
+    for none.
+    """
 
     positions: npt.NDArray[np.int64]
     percentiles: npt.NDArray[np.float32]
@@ -35,7 +42,8 @@ class Standing:
 
 
 def trained_pairs(graph: LocalGraph, users: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """(users, items): for each of `users` that lies here, as often as it is named, one of its interactions (keyed)."""
+    """(users, items): one interaction of each of `users` that this rank owns, chosen by a keyed draw. A user that is
+    named several times gets as many, which may be equal."""
     rows = graph.user_rows(users)
     place = torch.nonzero(rows >= 0)[:, 0]
     place = place[graph.degrees[rows[place]] > 0]
@@ -56,10 +64,11 @@ def standing(
     seed: int,
     references: Tensor | None = None,
 ) -> Standing:
-    """Of those of the pairs (global ids) whose user lies here. All ranks call it.
+    """The standing of those of the pairs users, items (global ids) whose user this rank owns. All ranks call it.
 
-    z [N, D]: readouts. never: codes, user * items + item, of pairs that are no reference though they are not in the graph,
-    ascending. references [n, R]: from an earlier call with the same pairs; None draws them.
+    z [N, D]: readouts of the local rows. never: the codes, user * number of items + item, of pairs that must not be
+    references though they are not in the graph, ascending. references [n, R]: those of an earlier call with the same
+    pairs; None draws new ones.
     """
     degrees = torch.zeros(graph.num_items, dtype=torch.int64, device=z.device)
     degrees[graph.item_ids] = graph.degrees[graph.num_local_users :]
@@ -101,7 +110,7 @@ def _references(graph: LocalGraph, degrees: Tensor, users: Tensor, items: Tensor
 
 
 def _contains(codes: Tensor, wanted: Tensor) -> Tensor:
-    """Which of `wanted` are in `codes`, ascending."""
+    """Whether each of `wanted` is one of `codes`, which are ascending."""
     if not len(codes):
         return torch.zeros_like(wanted, dtype=torch.bool)
     return codes[torch.searchsorted(codes, wanted).clamp(max=len(codes) - 1)] == wanted

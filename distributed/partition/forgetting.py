@@ -1,4 +1,5 @@
-"""Deletion requests on a partition: what they remove, the changed files, and how the forgotten pairs stand."""
+"""Deletion requests on one partition: which interactions they remove, the files that change, and what the gate
+measures."""
 
 import posixpath
 import time
@@ -12,7 +13,7 @@ from ...partitioning.ingest import load_shard
 from ...partitioning.manifest import Graph
 from ...partitioning.shard import GraphShard
 from ...partitioning.storage import Store
-from ..encoder.changes import around, influence, shrink
+from ..encoder.changes import around_influence, influence, shrink
 from ..encoder.influence import AroundEncoder
 from ..encoder.published import Published, published_influence
 from ..graph.removal import Found, Ids, Pairs, Removal
@@ -20,18 +21,20 @@ from ..measures.ranking import quality_by_user
 from ..measures.standing import Standing, standing, trained_pairs
 from ..training.checkpoint import from_bytes, to_bytes
 from ..training.fine_tune import fine_tune
+from ..training.finite import are_finite
 from ..training.run import TrainRun
-from .results import BaselineStanding, Forgotten, Judged, Recall, Reduced, WithFiles, Written
+from .results import BaselineStanding, Forgotten, Recall, RecallAndStanding, Reduced, WithFiles, Written
 from .state import Location, PartitionState, write_file
 
 
 class PartitionForgetting(PartitionState):
-    """The methods that `forget` and its gate call."""
+    """The methods that the command `forget` and its gate call."""
 
     def find(self, removal: Removal, timed: Ids) -> Found:
-        """The interactions here that a request may remove, as `Removal.find`. Only the owners of what it names need be
-        asked."""
-        return removal.find(self._loaded().graph.shard, timed)
+        """The interactions of this partition that a request may remove, as `Removal.find`.
+
+        Only the owners of the users and items that the request names need to be called."""
+        return removal.find(self._loaded_model().graph.shard, timed)
 
     def forget(
         self,
@@ -42,19 +45,26 @@ class PartitionForgetting(PartitionState):
         cut_only: bool = False,
         thinned: tuple[Ids, Ids, Ids, Ids] | None = None,
     ) -> Forgotten:
-        """Only the affected partitions, which are all with an `AroundEncoder`.
+        """Forget the interactions users, items int64 [n], sorted by (user, item), and write the new shard and rows of
+        E0.
 
-        Forget interactions users, items [n] (sorted; others than with an end here are left alone), and write shard and
-        rows of E0 to names[rank], to which the generation is added: what a worker of an earlier one still writes is no
-        file of this attempt.
+        Only the affected partitions are called; with an `AroundEncoder` these are all. Interactions without an end in
+        this partition are ignored. The files are names[rank]: shard, rows of E0, and the encoder's tables if it has
+        any. The generation is added to each name, so that what a worker of an earlier generation still writes is not
+        mistaken for a file of this attempt.
 
-        thinned: interactions that lose some of their events, as for `GraphShard.thinned`. They change counts and times,
-        and no row: a partition that has no other writes its shard only.
+        cut_only: remove the interactions and change no row. thinned: interactions that lose some of their events, as
+        for `GraphShard.thinned`. Only their counts and times change, so a partition that has no others writes its shard
+        alone.
 
-        The model in memory is not changed: the driver commits, and then loads the new version.
+        The model in memory stays as it is. The driver commits the new version and then loads it.
+
+        Raises:
+            RuntimeError: the loaded version has no encoder, and `cut_only` is not set.
+            FloatingPointError: a changed row is infinite or NaN. Nothing was written.
         """
         start = time.perf_counter()
-        model, store = self._loaded(), location.store()
+        model, store = self._loaded_model(), location.store()
         pairs = self._tensors((users, items))
         graph = model.graph
         here = (graph.owner_of_user[pairs[0]] == self._rank) | (graph.owner_of_item[pairs[1]] == self._rank)
@@ -71,7 +81,7 @@ class PartitionForgetting(PartitionState):
             if model.encoder is None:
                 raise RuntimeError("the loaded version has no encoder")
             if isinstance(model.encoder, AroundEncoder):
-                rows, whole = around(graph, model.backbone, model.nodes, model.encoder, mine[0], mine[1])
+                rows, whole = around_influence(graph, model.backbone, model.nodes, model.encoder, mine[0], mine[1])
                 e0 += whole
                 change = whole[rows]
             else:
@@ -80,6 +90,7 @@ class PartitionForgetting(PartitionState):
                 else:
                     rows, change = influence(graph, model.nodes, model.encoder, mine[0], mine[1])
                 e0[rows] += change
+            _check_rows(e0, "the Influence Encoder")
         result = self._write_shrunk(store, shard, e0, pairs_here, own[:2])
         if isinstance(model.encoder, Published):
             # What the encoder knew of touched nodes goes with them: rows of deleted nodes, and the rest start again.
@@ -104,16 +115,21 @@ class PartitionForgetting(PartitionState):
     def fine_tune(
         self, location: Location, users: Ids, items: Ids, run: TrainRun, steps: int, names: Sequence[str]
     ) -> WithFiles:
-        """Training steps of the loaded version after the last epoch of `run`, in which only the rows of these nodes move.
+        """Train the loaded version for `steps` steps after the last epoch of `run`; only the rows of these users and
+        items (dense ids) change.
 
-        A rank that has any of them writes its rows of E0 to names[rank], named as by `forget`.
+        A rank that owns any of them writes its rows of E0 to names[rank], with the generation added as in `forget`.
+
+        Raises:
+            FloatingPointError: a row is infinite or NaN. Nothing was written.
         """
         self._say(phase="fine-tune")
-        model = self._loaded()
+        model = self._loaded_model()
         nodes = self._tensors((users, items))
         rows = torch.cat([model.graph.user_rows(nodes[0]), model.graph.item_rows(nodes[1])])
         rows = rows[rows >= 0]
         e0 = fine_tune(model.graph, model.backbone, model.e0, rows, run.settings, run.epochs, steps)
+        _check_rows(e0, "fine-tuning")
         name = self._own_name(names[self._rank])
         files = [write_file(location.store(), name, to_bytes({"e0": e0}))] if len(rows) else []
         return {"files": files}
@@ -130,7 +146,8 @@ class PartitionForgetting(PartitionState):
         embeddings: Sequence[str],
         names: Sequence[tuple[str, str]],
     ) -> Reduced:
-        """Write shard and rows of E0 (from embeddings[k]) without a removal to names[k]."""
+        """Write the shard and the rows of E0 without the interactions of a removal, and without the nodes that lose
+        their last one, to the two files names[rank]. The rows are read from embeddings[rank]."""
         store = location.store()
         e0 = from_bytes(store.read(embeddings[self._rank]))["e0"]
         shard = load_shard(store, manifest, self._rank)
@@ -151,9 +168,9 @@ class PartitionForgetting(PartitionState):
     # ---- the gate ------------------------------------------------------------------------------------------------
 
     def baseline(self, held_out: Pairs, seed: int, cutoff: int, batch_users: int) -> BaselineStanding:
-        """{"recall", "held_out", "trained"}: recall on the held-out pairs of each user here (users int64 [n], float64 [n]),
-        and how they, and as many trained pairs of the same users, stand among comparable ones."""
-        graph, z = self._loaded().graph, self._loaded().nodes.readout
+        """What the gate compares a candidate with: Recall@cutoff of each user of this partition on the held-out pairs,
+        the standing of the held-out pairs, and the standing of one trained pair of the same user for each of them."""
+        graph, z = self._loaded_model().graph, self._loaded_model().nodes.readout
         users, items = self._tensors(held_out)
         never = (users * graph.num_items + items).sort().values
         return {
@@ -165,19 +182,21 @@ class PartitionForgetting(PartitionState):
     def standing(
         self, pairs: Pairs, held_out: Pairs, seed: int, references: Sequence[Standing] | None = None
     ) -> Standing:
-        """How pairs stand among comparable ones, which are no pairs of either kind.
+        """How high the pairs score among comparable pairs (`measures.standing`). Neither `pairs` nor `held_out` are
+        taken as comparable pairs.
 
-        references: by rank, of an earlier call with the same pairs; None draws them.
+        references: the results, by rank, of an earlier call with the same pairs, whose comparable pairs are used again;
+        None draws new ones.
         """
-        graph = self._loaded().graph
+        graph = self._loaded_model().graph
         mine, test = self._tensors(pairs), self._tensors(held_out)
         never = torch.cat([users * graph.num_items + items for users, items in (mine, test)]).sort().values
         known = (
             None if references is None else torch.from_numpy(references[self._rank].references.copy()).to(self._device)
         )
-        return standing(graph, self._loaded().nodes.readout, *mine, never, seed, known)
+        return standing(graph, self._loaded_model().nodes.readout, *mine, never, seed, known)
 
-    def judge(
+    def recall_and_standing(
         self,
         pairs: Pairs,
         held_out: Pairs,
@@ -185,22 +204,31 @@ class PartitionForgetting(PartitionState):
         references: Sequence[Standing] | None,
         cutoff: int,
         batch_users: int,
-    ) -> Judged:
-        """{"recall", "standing"}: as `baseline`, and `standing`; in one call, since the way to the workers is most of its
-        time."""
+    ) -> RecallAndStanding:
+        """Recall as in `baseline`, and the standing of the pairs as in `standing`. They are one call because most of
+        its time is the way to the workers."""
         return {
             "recall": self._recall(self._tensors(held_out), cutoff, batch_users),
             "standing": self.standing(pairs, held_out, seed, references),
         }
 
     def _recall(self, held_out: tuple[Tensor, Tensor], cutoff: int, batch_users: int) -> Recall:
-        model = self._loaded()
+        model = self._loaded_model()
         found = quality_by_user(model.graph, model.nodes.readout, *held_out, [cutoff], batch_users)
         return found.users.cpu().numpy(), found.recall[:, 0].cpu().numpy()
 
 
+def _check_rows(e0: Tensor, maker: str) -> None:
+    """Raise FloatingPointError if a row [N, d] is infinite or NaN: no version may have such a row."""
+    if not are_finite([e0]):
+        raise FloatingPointError(
+            f"{maker} makes rows that are infinite or NaN for this request, so nothing was committed. Run `unlearnrec "
+            "pretrain` again; if that does not help, `unlearnrec retrain`"
+        )
+
+
 def _only_shard(shard: Written, start: float) -> Forgotten:
-    """What `forget`, which began at `start`, returns where only the shard changed."""
+    """The result of a `forget` that began at `start` (time.perf_counter) and changed nothing but the shard."""
     nobody: Ids = np.empty(0, dtype=np.int64)
     return {
         "shard": shard,

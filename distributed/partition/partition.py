@@ -1,8 +1,9 @@
-"""What one worker hosts: the partition's shard, its rows of the tables, and the operations that a driver calls on them.
+"""What one worker hosts: the shard of a partition, its rows of the tables, and the operations that the driver calls on
+them.
 
-Every method is SPMD (all ranks call it with the same arguments, except where it says "only the affected") and reads
-committed files or writes files that count only once a version names them. So a call can be repeated after a failure:
-load the committed version, call again.
+Every method is SPMD: all ranks call it with the same arguments, unless its docstring says that only some do. Methods
+read committed files, and write files that count only after a version names them. So a call can be repeated after a
+failure: load the committed version, then call again.
 """
 
 from collections.abc import Sequence
@@ -18,30 +19,39 @@ from .training import PartitionTraining
 
 
 class Partition(PartitionTraining, PartitionForgetting):
-    """All of it: the methods that train and forget, and those that use a version."""
+    """The host of one partition: the methods that train and forget, and here those that use the loaded version."""
 
     def evaluate(self, test_users: Ids, test_items: Ids, cutoffs: Sequence[int], batch_users: int) -> dict[str, float]:
-        """Recall and NDCG over all partitions; the same on every rank."""
-        model = self._loaded()
+        """Mean Recall@K and NDCG@K over the users of all partitions, as `ranking.evaluate`. The same on every rank.
+
+        test_users, test_items int64 [n]: held-out interactions by dense id. cutoffs: the values of K."""
+        model = self._loaded_model()
         self._say(phase="evaluate")
         test = self._tensors((test_users, test_items))
         return evaluate(model.graph, model.nodes.readout, *test, cutoffs, batch_users)
 
     def scores(self, users: Ids, items: Ids) -> tuple[Ids, Rows]:
-        """(positions, scores) of those pairs whose user lies here; pairs are the same on every rank."""
-        model = self._loaded()
+        """(positions int64 [m], scores float32 [m]) of those of the pairs users, items [n] whose user this partition
+        owns.
+
+        A position is the place of a pair among the n, which are the same on every rank. Pairs with a deleted user or
+        item are left out."""
+        model = self._loaded_model()
         positions, scores = pair_scores(model.graph, model.nodes.readout, *self._tensors((users, items)))
         return positions.cpu().numpy(), scores.cpu().numpy()
 
-    def embeddings(self) -> tuple[Ids, Rows, Ids, Rows]:
-        """User ids, their readouts, item ids, their readouts."""
-        graph, z = self._loaded().graph, self._loaded().nodes.readout.cpu().numpy()
+    def readouts(self) -> tuple[Ids, Rows, Ids, Rows]:
+        """(user ids [u], their readouts [u, D], item ids [i], their readouts [i, D]) of the nodes that this partition
+        owns."""
+        graph, z = self._loaded_model().graph, self._loaded_model().nodes.readout.cpu().numpy()
         users = graph.num_local_users
         return graph.user_ids.cpu().numpy(), z[:users], graph.item_ids.cpu().numpy(), z[users:]
 
     def recommend(self, k: int, batch_users: int) -> tuple[Ids, Ids, Rows]:
-        """Users [n], their best items [n, k], and scores [n, k] (-inf: no item left)."""
-        model = self._loaded()
+        """(users [n], their k best items [n, k], scores [n, k]) of the users that this partition owns.
+
+        Items of a user's interactions are left out. A score of -inf means that no item is left."""
+        model = self._loaded_model()
         blocks = list(rank(model.graph, model.nodes.readout, model.graph.user_ids, k, batch_users))
         empty = torch.empty((0, k))
         items, scores = (

@@ -81,7 +81,7 @@ class BaselineStanding(TypedDict):
     trained: Standing
 
 
-class Judged(TypedDict):
+class RecallAndStanding(TypedDict):
     """Recall on the held-out pairs, and the standing of forgotten pairs."""
 
     recall: Recall

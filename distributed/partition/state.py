@@ -1,4 +1,4 @@
-"""What one worker holds: its place among the ranks, and the version in memory."""
+"""What one worker keeps in memory: its rank in the process groups, and the loaded version."""
 
 import hashlib
 import json
@@ -28,19 +28,20 @@ from .version import Encoder, Version
 
 @dataclass(frozen=True)
 class Location:
-    """Where the output lies."""
+    """The output: its path or URI, and how to open its storage. Picklable, which a `Store` is not."""
 
     root_uri: str
     options: StorageOptions
 
     def store(self) -> Store:
-        """The store there."""
+        """The store at this place."""
         return Store(self.root_uri, self.options)
 
 
 @dataclass
 class Model:
-    """A version in memory: graph, rows of E0 [N, d], and what is computed from them."""
+    """A version in memory: its graph, the local rows of E0 [N, d], and what is computed from them. `encoder` is None if
+    the version has none in a format that this release reads."""
 
     graph: LocalGraph
     e0: Tensor
@@ -63,20 +64,20 @@ class PartitionState:
         self._progress: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._model: Model | None = None
-        self._held: str | None = None
+        self._fingerprint: str | None = None
 
     # ---- control -------------------------------------------------------------------------------------------------
 
     def open_store(self, host: str) -> tuple[str, int]:
-        """Rank 0: a meeting point for the next `join`."""
+        """Open the store at which the ranks meet in the next `join`, on rank 0 only. Returns its (address, port)."""
         self._store_server = communication.open_store(host, self._size, 60.0)
         return host, self._store_server.port
 
     def join(self, address: str, port: int, generation: int, timeout_seconds: float) -> None:
-        """Form the process groups of a generation.
+        """Form the process groups of a generation. The loaded version is dropped.
 
         Raises:
-            CollectiveError: not everybody came.
+            CollectiveError: not all ranks came within the time-out.
         """
         if self._comm is not None:
             self._comm.close()
@@ -90,12 +91,12 @@ class PartitionState:
         self._say(phase="idle", generation=generation)
 
     def abort(self) -> None:
-        """End the process groups, from any thread."""
+        """End the process groups. May be called from any thread."""
         if self._comm is not None:
             self._comm.abort()
 
     def progress(self) -> dict[str, Any]:
-        """What it does now."""
+        """What this partition is doing, as fields such as phase, epoch and loss."""
         with self._lock:
             return dict(self._progress)
 
@@ -106,7 +107,12 @@ class PartitionState:
     # ---- versions ------------------------------------------------------------------------------------------------
 
     def load(self, location: Location, version: Version, halo: str, kernel: str) -> None:
-        """Load a version: shard, rows, dense weights, encoder; and compute the readouts."""
+        """Load a version: its shard, rows of E0, dense weights and encoder. Then compute the readouts, all ranks
+        together.
+
+        Raises:
+            InputError, OSError: a file is missing or not the one that was written.
+        """
         self._say(phase="load")
         store, spec = location.store(), version.model
         graph = self._graph(store, version.graph, halo, kernel)
@@ -116,7 +122,7 @@ class PartitionState:
             backbone.load_state_dict(from_bytes(_read(store, version, spec.dense)))
         encoder = self._encoder(store, version, spec.encoder) if spec.encoder and spec.encoder.readable else None
         self._model = Model(graph, e0, backbone, node_rows(graph, backbone, e0), encoder)
-        self._held = fingerprint(version, halo, kernel)
+        self._fingerprint = fingerprint(version, halo, kernel)
 
     def _encoder(self, store: Store, version: Version, spec: Encoder) -> InfluenceEncoder | AroundEncoder | Published:
         around = AroundEncoder if spec.around else InfluenceEncoder
@@ -129,9 +135,9 @@ class PartitionState:
         tables = from_bytes(_read(store, version, spec.tables[self._rank]))
         return Published(dense, tables["h0"].to(self._device), tables["gate"].to(self._device))
 
-    def holds(self) -> str | None:
-        """The `fingerprint` of what is loaded."""
-        return self._held if self._model is not None else None
+    def loaded_fingerprint(self) -> str | None:
+        """The `fingerprint` of the loaded version; None if none is loaded."""
+        return self._fingerprint if self._model is not None else None
 
     def _graph(
         self, store: Store, manifest: Graph, halo: str, kernel: str, removal: Removal | None = None
@@ -147,15 +153,15 @@ class PartitionState:
         users, items = (torch.from_numpy(x.copy()).to(self._device) for x in pairs)
         return users, items
 
-    def _loaded(self) -> Model:
+    def _loaded_model(self) -> Model:
         if self._model is None:
             raise RuntimeError("no version is loaded")
         return self._model
 
 
 def fingerprint(version: Version, halo: str, kernel: str) -> str:
-    """What tells one loaded version from another: its number would not, where outputs share workers. A version has the
-    same before and after its commit."""
+    """A SHA-256 that tells loaded versions apart. Their numbers do not, since several outputs may share workers. A
+    version has the same fingerprint before and after its commit."""
     parts = ("graph", "model", "files")
     document = version.model_dump(mode="json", exclude_unset=True, include=set(parts))
     held = [document[part] for part in parts]
@@ -164,13 +170,13 @@ def fingerprint(version: Version, halo: str, kernel: str) -> str:
 
 @torch.no_grad()
 def node_rows(graph: LocalGraph, backbone: Backbone, e0: Tensor) -> NodeRows:
-    """What is computed from E0 [N, d] on this graph, by all ranks together."""
+    """The readouts, neighbour means and degrees of the local rows, computed from E0 [N, d]. All ranks call it."""
     z = backbone.readout(e0, graph.propagation.layer)
     return NodeRows(e0, z, graph.neighbour_means(z), graph.degrees)
 
 
 def write_file(store: Store, name: str, data: bytes) -> Written:
-    """Write a file that counts once a version names it."""
+    """Write a file. It counts only after a version names it."""
     store.write(name, data)
     return {"name": name, "sha256": store.sha256(data), "bytes": len(data)}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...partitioning.ingest import load_shard
 from ...partitioning.manifest import Graph
 from ..encoder.influence import AroundEncoder, InfluenceEncoder
-from ..encoder.pretrain import Examples, PretrainSettings, calibrate, examples, fit
+from ..encoder.pretrain import Examples, PretrainSettings, calibrate, fit, make_examples
 from ..encoder.published import PublishedEncoder, PublishedSettings, TrainedModel, pretrain_published
 from ..graph.removal import Ids, Removal
 from ..training.checkpoint import Checkpoints, from_bytes, to_bytes
@@ -26,8 +26,8 @@ from .state import Location, PartitionState, node_rows, write_file
 class FinishedRuns:
     """The files of the training runs that an encoder is fitted on. names[k] holds rank k's rows of E0.
 
-    `counterfactuals`: (what the run left out, names) of each. `original`: (names, the file of the dense weights) of the run
-    on the whole graph; None where that is the loaded version itself.
+    `counterfactuals`: (what the run left out, names) of each. `original`: (names, the file of the dense weights) of the
+    run on the whole graph; None where that is the loaded version itself.
     """
 
     counterfactuals: Sequence[tuple[Removal, Sequence[str]]]
@@ -35,14 +35,15 @@ class FinishedRuns:
 
 
 class PartitionTraining(PartitionState):
-    """The methods that `train` and `pretrain` call."""
+    """The methods that the commands `train`, `pretrain` and `retrain` call."""
 
     def train(
         self, location: Location, manifest: Graph, run: TrainRun, names: Sequence[str], dense_name: str | None
     ) -> Trained:
-        """Train on the graph of this manifest minus `run.removal`; rank k writes its rows of E0 to names[k].
+        """Train on the graph of this manifest without `run.removal`. Rank k writes its rows of E0 to names[k], and rank
+        0 the dense weights to `dense_name`, unless that is None.
 
-        Nodes that the removal leaves without interactions keep their rows. Returns the curve and the files written.
+        Nodes that the removal leaves without interactions keep their rows.
         """
         self._say(phase="load")
         store = location.store()
@@ -57,8 +58,8 @@ class PartitionTraining(PartitionState):
         return {"curve": curve, "files": files, "has_dense": bool(list(trainer.backbone.parameters()))}
 
     def degrees_of_items(self) -> tuple[Ids, Ids]:
-        """(ids, degrees) of the items here."""
-        shard = self._loaded().graph.shard
+        """(ids int64 [i], degrees int64 [i]) of the items that this partition owns, in the loaded version's graph."""
+        shard = self._loaded_model().graph.shard
         return shard.item_ids, np.diff(shard.item_indptr)
 
     def fit_encoder(
@@ -70,9 +71,11 @@ class PartitionTraining(PartitionState):
         name: str,
         around: bool = False,
     ) -> Fitted:
-        """Train the encoder (`around`: an `AroundEncoder`) on runs that left something out; rank 0 writes it to `name`."""
+        """Train an `InfluenceEncoder`, or with `around` an `AroundEncoder`, on runs that left something out.
+
+        shape: arguments of the encoder's class. Rank 0 writes the trained encoder to `name`."""
         self._say(phase="encoder")
-        model, store = self._loaded(), location.store()
+        model, store = self._loaded_model(), location.store()
 
         def rows(names: Sequence[str]) -> Tensor:
             return from_bytes(store.read(names[self._rank]))["e0"].to(self._device)
@@ -84,13 +87,13 @@ class PartitionTraining(PartitionState):
             backbone.load_state_dict(from_bytes(store.read(dense)))
             nodes = node_rows(model.graph, backbone, rows(names))
         targets = [(removal, rows(names)) for removal, names in runs.counterfactuals]
-        data = examples(model.graph, backbone, nodes, targets)
+        data = make_examples(model.graph, backbone, nodes, targets)
         largest = max((float(x.needed.norm(dim=1).max()) for x in data if len(x.needed)), default=0.0)
         encoder: InfluenceEncoder | AroundEncoder
         if around:
             encoder = AroundEncoder(**shape).to(self._device)
             fitted = self._fit(encoder.rows, data, settings)
-            readouts = examples(model.graph, backbone, nodes, targets, of_readouts=True)
+            readouts = make_examples(model.graph, backbone, nodes, targets, of_readouts=True)
             more = self._fit(encoder.readouts, readouts, settings)
             fitted |= {f"readout_{key}": value for key, value in more.items()}
         else:
@@ -121,9 +124,11 @@ class PartitionTraining(PartitionState):
         name: str,
         tables: Sequence[str],
     ) -> FittedPublished:
-        """Train the encoder in the paper's form on the loaded version; rank k writes its tables to tables[k], rank 0 the
-        dense part to `name`."""
-        model, store = self._loaded(), location.store()
+        """Train the encoder in the form of the paper (`encoder.published`) on the loaded version.
+
+        shape: arguments of `PublishedEncoder`. train: the settings with which the version was trained. Rank k writes
+        its tables to tables[k], rank 0 the dense part to `name`."""
+        model, store = self._loaded_model(), location.store()
         encoder = PublishedEncoder(**shape).to(self._device)
         h0, gate = pretrain_published(
             model.graph,

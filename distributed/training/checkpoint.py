@@ -1,4 +1,5 @@
-"""Training states in the store: a file for each rank, then a manifest that makes them count."""
+"""Checkpoints of a training run: each rank writes a file, and then a manifest is written, which makes the files
+count."""
 
 import contextlib
 import json
@@ -14,7 +15,7 @@ from ..comm import Comm
 
 
 def to_bytes(tensors: dict[str, Tensor]) -> bytes:
-    """One safetensors file. Equal tensors give equal bytes."""
+    """Tensors as the bytes of a safetensors file. Equal tensors give equal bytes."""
     return bytes(save({name: x.detach().cpu().contiguous() for name, x in tensors.items()}))
 
 
@@ -25,7 +26,7 @@ def from_bytes(data: bytes) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run under a folder of the store; the last complete one counts."""
+    """The checkpoints of one run in a folder of the store. The last complete one counts."""
 
     store: Store
     folder: str
@@ -37,7 +38,7 @@ class Checkpoints:
         return f"{self.folder}/epoch-{epoch:05d}-{rank:03d}.safetensors"
 
     def read_manifest(self) -> dict[str, Any] | None:
-        """{"epoch", "sha256": [K]} of the last complete checkpoint."""
+        """{"epoch", "sha256" of each rank's file} of the last complete checkpoint; None if there is none."""
         try:
             found: dict[str, Any] = json.loads(self.store.read(self._manifest()))
         except FileNotFoundError:
@@ -45,7 +46,8 @@ class Checkpoints:
         return found
 
     def save(self, comm: Comm, epoch: int, state: dict[str, Tensor]) -> None:
-        """All ranks: write the states of this epoch; earlier files go when the new manifest stands."""
+        """Write the states of this epoch. All ranks call it. The files of the checkpoint before are removed
+        afterwards."""
         data = to_bytes(state)
         self.store.write(self._file(epoch, comm.rank), data)
         digest = torch.tensor(list(bytes.fromhex(self.store.sha256(data))), dtype=torch.uint8, device=comm.device)
@@ -59,7 +61,7 @@ class Checkpoints:
                     self._remove(self._file(before["epoch"], rank))
 
     def load(self, comm: Comm) -> tuple[int, dict[str, Tensor]] | None:
-        """This rank's state of the last complete checkpoint with its epoch; None if there is none for this world.
+        """(epoch, state of this rank) of the last complete checkpoint; None if there is none for this number of ranks.
 
         Raises:
             OSError: the file is damaged.
@@ -74,7 +76,7 @@ class Checkpoints:
         return manifest["epoch"], from_bytes(data)
 
     def clear(self) -> None:
-        """Remove everything, the manifest first."""
+        """Remove all files of the folder, the manifest first."""
         for name in [self._manifest(), *self.store.list(self.folder)]:
             self._remove(name)
 

@@ -1,4 +1,5 @@
-"""Fine-tuning after a request: a few training steps on what is left, in which only the touched rows may move."""
+"""Fine-tuning after a request: a few training steps on the remaining interactions, which change only the touched
+rows."""
 
 import copy
 from dataclasses import replace
@@ -15,10 +16,11 @@ from .trainer import Trainer, TrainSettings
 def fine_tune(
     graph: LocalGraph, backbone: Backbone, e0: Tensor, rows: Tensor, settings: TrainSettings, epoch: int, steps: int
 ) -> Tensor:
-    """E0 [N, d] after `steps` steps on the interactions of `graph`; all ranks call it, with or without rows of their own.
+    """E0 [N, d] after `steps` training steps on the interactions of `graph`. All ranks call it, also with no rows to
+    change.
 
-    rows int64: the local rows that may change. Dense weights do not. `epoch` keys the draws: one that no training used.
-    Moments start at zero, so that Adam leaves a row whose gradient is always zero exactly as it is.
+    rows int64: the local rows that may change; dense weights do not change. epoch: keys the draws; an epoch that no
+    training used. Adam's moments start at zero, so that a row whose gradient is always zero stays exactly as it is.
     """
     trainer = Trainer(graph, copy.deepcopy(backbone), settings, start=e0)
     trainer.epoch = epoch

@@ -13,8 +13,10 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class PairGradients:
-    """Loss of each pair float64 [B], and gradients of `scale` times its sum: user_BD, positive_BD, and negative, which is
-    [B, D] where every pair has a negative of its own and [M, D] where the batch shares them."""
+    """The loss of each pair, float64 [B], and the gradients of `scale` times their sum with respect to the readouts.
+
+    `negative` is [B, D] if each pair has a negative of its own, and [M, D] if the batch shares M negatives.
+    """
 
     loss_B: Tensor
     user_BD: Tensor
@@ -25,8 +27,8 @@ class PairGradients:
 def bpr(user_BD: Tensor, positive_BD: Tensor, negative_BD: Tensor, scale: float) -> PairGradients:
     """-log sigmoid(s_positive - s_negative) (Rendle et al., UAI 2009).
 
-    Bit-equal for a pair wherever it stands in the batch: torch's float32 sigmoid and softplus are not (the last elements
-    of an array are rounded otherwise), its exp is.
+    A pair gets the same bits wherever it stands in the batch. torch's exp has this property. Its float32 sigmoid and
+    softplus do not: they round the last elements of an array differently.
     """
     difference_BD = negative_BD - positive_BD
     margin_B = (user_BD * difference_BD).sum(1).to(torch.float64)
@@ -41,10 +43,11 @@ def bpr(user_BD: Tensor, positive_BD: Tensor, negative_BD: Tensor, scale: float)
 def sampled_softmax(
     user_BD: Tensor, positive_BD: Tensor, negative_MD: Tensor, temperature: float, scale: float
 ) -> PairGradients:
-    """-log of the positive's share among itself and M shared negatives, on cosines over a temperature.
+    """Sampled softmax: -log of the positive's softmax probability among itself and M shared negatives. The logits are
+    cosines divided by the temperature.
 
-    The loss of SimpleX's and BSL's line of work (Mao et al., CIKM 2021; Wu et al., ICDE 2024). Negatives are drawn
-    independently of the batch, so that removing an interaction changes nobody else's.
+    SimpleX and BSL use losses of this kind (Mao et al., CIKM 2021; Wu et al., ICDE 2024). Negatives are drawn
+    independently of the batch, so that removing an interaction does not change the negatives of others.
     """
     leaves = [x.detach().requires_grad_() for x in (user_BD, positive_BD, negative_MD)]
     with torch.enable_grad():

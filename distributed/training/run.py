@@ -1,5 +1,7 @@
-"""A training run on one rank: resume, epochs, checkpoints, curve."""
+"""A training run on one rank: it resumes from a checkpoint, trains the epochs, writes checkpoints and records the
+curve."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,11 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...partitioning.errors import InputError
 from ..backbones import BACKBONES, Backbone
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Removal
 from ..measures.ranking import evaluate
 from .checkpoint import Checkpoints
+from .finite import are_finite, scores_are_finite
 from .trainer import Trainer, TrainSettings
 
 OnProgress = Callable[..., None]
@@ -22,7 +26,7 @@ OnProgress = Callable[..., None]
 
 @dataclass(frozen=True)
 class Probe:
-    """Evaluate every so many epochs (and after the last), outside the seconds that are counted."""
+    """Evaluate after each `every` epochs and after the last. The time that this takes is not counted as training."""
 
     every: int
     test_users: npt.NDArray[np.int64]
@@ -33,16 +37,16 @@ class Probe:
 
 @dataclass(frozen=True)
 class TrainRun:
-    """Everything that a run is: the same on all ranks, picklable."""
+    """All settings of a run. They are the same on all ranks, and pickle."""
 
     settings: TrainSettings
     backbone: dict[str, Any]
-    """name, embedding_size, num_layers and the backbone's own keys."""
+    """The keys name, embedding_size, num_layers, and the backbone's own."""
     epochs: int
     folder: str
-    """Of the checkpoints."""
+    """The folder of the checkpoints, relative to the output."""
     removal: Removal = field(default_factory=Removal)
-    """Interactions to leave out."""
+    """Interactions that the run leaves out."""
     checkpoint_every: int = 0
     halo: str = "pull"
     kernel: str = "torch"
@@ -50,7 +54,7 @@ class TrainRun:
 
 
 def make_backbone(spec: dict[str, Any], seed: int) -> Backbone:
-    """The backbone of a specification as `TrainRun.backbone`, its weights initialised from the seed."""
+    """Make the backbone of a specification such as `TrainRun.backbone`, with weights initialised from the seed."""
     spec = dict(spec)
     return BACKBONES[spec.pop("name")](seed=seed, **spec)
 
@@ -58,10 +62,13 @@ def make_backbone(spec: dict[str, Any], seed: int) -> Backbone:
 def run_training(
     graph: LocalGraph, run: TrainRun, checkpoints: Checkpoints, on_progress: OnProgress
 ) -> tuple[Trainer, list[dict[str, float]]]:
-    """Train to the end, from the last checkpoint where there is one. Returns the trainer and the curve.
+    """Train until the last epoch, beginning at the last checkpoint if there is one. Returns the trainer and the curve.
 
-    The curve has one entry an epoch: epoch (from 1), loss, seconds (of training, over all attempts), and where probed
-    the metrics.
+    The curve has one entry for each epoch: "epoch" (from 1), "loss", "seconds" (of training since the beginning of the
+    run, over all attempts), and after a probe its metrics.
+
+    Raises:
+        InputError: it diverged: rows, dense weights or scores became infinite or NaN. No checkpoint has such a state.
     """
     backbone = make_backbone(run.backbone, run.settings.seed).to(graph.comm.device)
     trainer = Trainer(graph, backbone, run.settings)
@@ -79,14 +86,28 @@ def run_training(
             lambda epoch, step, loss: on_progress(phase="train", epoch=epoch, step=step, loss=round(loss, 5))
         )
         seconds += time.perf_counter() - started
-        curve.append({"epoch": float(trainer.epoch), "loss": loss, "seconds": seconds})
         last = trainer.epoch == run.epochs
+        _check_converges(trainer, loss, last)
+        curve.append({"epoch": float(trainer.epoch), "loss": loss, "seconds": seconds})
         if run.checkpoint_every and trainer.epoch % run.checkpoint_every == 0 and not last:
             table = torch.tensor([[c["epoch"], c["loss"], c["seconds"]] for c in curve], dtype=torch.float64)
             checkpoints.save(graph.comm, trainer.epoch, trainer.state() | {"curve": table})
         if run.probe is not None and (trainer.epoch % run.probe.every == 0 or last):
             curve[-1] |= _probe(graph, trainer.readouts(), run.probe)
     return trainer, curve
+
+
+@torch.no_grad()
+def _check_converges(trainer: Trainer, loss: float, last: bool) -> None:
+    """Raise InputError if this rank's part of the model is no longer finite; after the last epoch also for scores."""
+    fine = math.isfinite(loss) and are_finite([trainer.table.rows, *trainer.backbone.parameters()])
+    if not fine or (last and not scores_are_finite(trainer.readouts())):
+        settings = trainer.settings
+        raise InputError(
+            f"the training diverged in epoch {trainer.epoch}: rows, weights or scores are infinite or NaN. Lower "
+            f"train.learning_rate (it is {settings.learning_rate:g}), or initial_deviation (it is "
+            f"{settings.initial_deviation:g})"
+        )
 
 
 def _probe(graph: LocalGraph, z: Tensor, probe: Probe) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""An owner-sharded table: the rows of one partition with their Adam moments."""
+"""An owner-sharded table of embeddings: the rows of one partition, with their Adam moments."""
 
 import torch
 from torch import Tensor
@@ -21,22 +21,22 @@ class Table:
         self._adam = torch.optim.Adam([self._flat], lr=learning_rate, fused=True)
 
     def leaf(self) -> Tensor:
-        """The rows as a leaf of autograd, sharing memory; its gradient goes into `step`."""
+        """The rows as a leaf of autograd, which shares memory with the table. Pass its gradient to `step`."""
         return self.rows.requires_grad_()
 
     @property
     def rows(self) -> Tensor:
-        """[N, D], sharing memory with the table."""
+        """The rows [N, D]. They share memory with the table."""
         return self._flat.detach()[: self._shape.numel()].view(self._shape)
 
     def step(self, gradient: Tensor) -> None:
-        """One Adam step with a gradient [N, D]."""
+        """Take one Adam step with this gradient [N, D]."""
         assert self._flat.grad is not None
         self._flat.grad[: self._shape.numel()] = gradient.reshape(-1)
         self._adam.step()
 
     def state(self) -> dict[str, Tensor]:
-        """Rows, moments and step count, copies."""
+        """Copies of the rows, the moments and the step count, by name."""
         moments = self._adam.state.get(self._flat, {})
         zeros = torch.zeros(())
         first, second = (
@@ -47,7 +47,7 @@ class Table:
         return {name: x.clone() for name, x in state.items()} | {"step": moments.get("step", zeros).clone().reshape(1)}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state`."""
+        """Take over what `state` returned."""
         self.rows.copy_(state["rows"])
         padded = []
         for name in ("first_moment", "second_moment"):

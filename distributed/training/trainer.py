@@ -1,10 +1,12 @@
-"""Training steps whose result does not depend on the number of partitions: bit for bit under BPR, `pull` and LightGCN on
-CPU, within rounding otherwise (docs/halo.md).
+"""Training steps whose result does not depend on the number of partitions: bit for bit under BPR, `pull` and LightGCN
+on CPU, within rounding otherwise (docs/halo.md).
 
-Every step is one full-graph propagation forward, a loss on the readouts of the batch, the same propagation backward, and
-Adam. Tables are owner-sharded: that is their data parallelism. Dense weights, where the backbone has any, are under DDP.
+A step is one propagation over the full graph, a loss on the readouts of the batch, the same propagation backward, and a
+step of Adam. Tables are sharded by owner, and each rank computes the loss of the pairs whose users it owns. Dense
+weights, if the backbone has any, are trained under DDP.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,15 +24,18 @@ from .losses import bpr, sampled_softmax
 from .table import Table
 
 FIXED_POINT = 2.0**24
-"""Losses are summed as integers of this many parts, so that the sum is the same in any order."""
+"""Losses are summed as integers in units of 1 / FIXED_POINT, so that the sum does not depend on the order."""
+DIVERGED = 2**56
+"""The loss of a step, or of an epoch on a rank, that is NaN or at least so many units: a mean loss of 4,096 over a million
+pairs. Larger ones would not fit into int64 when all ranks are added up, and a NaN has no integer at all."""
 
 Progress = Callable[[int, int, float], None]
-"""Called with (epoch, step, loss so far)."""
+"""Called with (epoch, step, mean loss of the step's pairs on this rank)."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What a run depends on besides graph and backbone. The fields are those of `train` in the configuration."""
+    """What a run depends on besides its graph and backbone. The fields are those of the section `train`."""
 
     seed: int
     batch_size: int
@@ -41,30 +46,30 @@ class TrainSettings:
     softmax_temperature: float
     softmax_negatives: int
     total_pairs: int
-    """Interactions of the graph as it was ingested: a run without some of them has the same number of steps."""
+    """Interactions of the graph as it was ingested. So a run that leaves some out has the same number of steps."""
 
     @property
     def num_batches(self) -> int:
-        """Steps of an epoch."""
+        """Number of steps of an epoch."""
         return max(1, -(-self.total_pairs // self.batch_size))
 
     @property
     def scale(self) -> float:
-        """What the loss of a pair counts in that of its step: one over the size of a full batch, or over all pairs if they
-        are fewer. A mean over the pairs that are there would depend on what a counterfactual leaves out."""
+        """The weight of a pair's loss in that of its step: 1 / size of a full batch, or 1 / number of all pairs if
+        these are fewer. The mean over the pairs of a step would depend on which of them a counterfactual leaves out."""
         return 1.0 / max(1, min(self.batch_size, self.total_pairs))
 
 
 class Trainer:
-    """One rank's share of a training run."""
+    """One rank's part of a training run. All ranks call its methods together."""
 
     def __init__(
         self, graph: LocalGraph, backbone: Backbone, settings: TrainSettings, start: Tensor | None = None
     ) -> None:
-        """start: the embeddings [N, d] to begin with; drawn from the seed by default."""
+        """start: the embeddings [N, d] to begin with. By default they are drawn from the seed."""
         self.graph, self.backbone, self.settings = graph, backbone, settings
         self.epoch = 0
-        """Epochs done."""
+        """Number of epochs that are done."""
         if start is None:
             size, deviation = backbone.embedding_size, settings.initial_deviation
             sides = ((0, graph.user_ids), (1, graph.item_ids))
@@ -77,7 +82,8 @@ class Trainer:
         self._dense = torch.optim.Adam(weights, lr=settings.learning_rate) if weights else None
 
     def run_epoch(self, on_step: Progress | None = None) -> float:
-        """Train one epoch; returns the mean loss of its pairs, without the L2 and the contrastive term."""
+        """Train one epoch. Returns the mean loss of its pairs over all ranks, without the L2 and the contrastive term;
+        infinity if it diverged on any rank."""
         total = 0
         pairs = len(self.graph.pair_users)
         for number, batch in enumerate(batches(self.graph, self.settings.seed, self.epoch, self.settings.num_batches)):
@@ -86,8 +92,10 @@ class Trainer:
             if on_step is not None:
                 on_step(self.epoch, number, loss / FIXED_POINT / max(1, len(batch.users)))
         self.epoch += 1
-        sums = self.graph.comm.all_reduce(torch.tensor([total, pairs], device=self.graph.comm.device))
-        return float(sums[0]) / FIXED_POINT / max(1, int(sums[1]))
+        diverged = total >= DIVERGED
+        mine = [0 if diverged else total, pairs, int(diverged)]
+        sums = self.graph.comm.all_reduce(torch.tensor(mine, device=self.graph.comm.device))
+        return math.inf if int(sums[2]) else float(sums[0]) / FIXED_POINT / max(1, int(sums[1]))
 
     @torch.no_grad()
     def readouts(self) -> Tensor:
@@ -95,9 +103,9 @@ class Trainer:
         return self.backbone.readout(self.table.rows, self.graph.propagation.layer)
 
     def step(self, batch: Batch, number: int, free: Tensor | None = None) -> int:
-        """One step on this rank's pairs of the batch, which may be none. Returns their loss in fixed point.
+        """Take one step on this rank's pairs of the batch, which may be none. Returns their loss, times FIXED_POINT.
 
-        free [N, 1]: 1 for rows that may change, 0 for others; the dense weights stay as they are then.
+        free [N, 1]: 1 for rows that may change, 0 for others. If it is given, the dense weights do not change.
         """
         e0 = self.table.leaf()
         loss = self.backward(e0, batch, number)
@@ -113,12 +121,12 @@ class Trainer:
         return loss
 
     def backward(self, e0: Tensor, batch: Batch, number: int) -> int:
-        """Add the gradient of a step's whole loss to that of e0 [N, d], a leaf, and of dense weights that are trained.
+        """Compute the gradient of a step's whole loss with respect to e0 [N, d], a leaf, and to the dense weights.
 
-        Returns the loss of this rank's pairs in fixed point, without the L2 and the contrastive term.
+        Returns the loss of this rank's pairs, times FIXED_POINT, without the L2 and the contrastive term.
         """
         if self._views is not None:
-            self._views.at(self.epoch, number)
+            self._views.set_step(self.epoch, number)
         readouts = self._module(e0, self.graph.propagation, self._views)
         gradient, occurrences, loss = self._pair_gradients(readouts[0].detach(), batch, number)
         gradients = [gradient]
@@ -136,7 +144,8 @@ class Trainer:
         return loss
 
     def _pair_gradients(self, z: Tensor, batch: Batch, number: int) -> tuple[Tensor, Tensor, int]:
-        """Gradient of the loss with respect to the readouts [N, D], how often each row occurs [N], and the loss."""
+        """(gradient of the loss with respect to the readouts [N, D], how often each row occurs in the batch [N], the
+        loss times FIXED_POINT)."""
         graph, settings = self.graph, self.settings
         users = graph.user_rows(batch.users)
         scale = settings.scale
@@ -162,10 +171,12 @@ class Trainer:
             gradient.index_add_(0, mine[here], pairs.negative[here])
         add_by_row(users, pairs.user_BD, gradient)
         occurrences += torch.bincount(lookup.rows, minlength=graph.num_rows)
-        return gradient, occurrences, int((pairs.loss_B * FIXED_POINT).round().to(torch.int64).sum())
+        units_B = (pairs.loss_B * FIXED_POINT).round()
+        fits = bool(units_B.sum() < DIVERGED)  # also false for NaN
+        return gradient, occurrences, int(units_B.to(torch.int64).sum()) if fits else DIVERGED
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next epoch depends on, as tensors by name; the dense part is the same on every rank."""
+        """All that the next epoch depends on, as tensors by name. The dense part is the same on every rank."""
         state = {f"table.{name}": x for name, x in self.table.state().items()}
         state |= {f"dense.{name}": x.clone() for name, x in self.backbone.state_dict().items()}
         if self._dense is not None:
@@ -174,7 +185,7 @@ class Trainer:
         return state | {"epoch": torch.tensor([self.epoch])}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state`."""
+        """Take over what `state` returned."""
         self.table.load_state(_below(state, "table."))
         self.backbone.load_state_dict(_below(state, "dense."))
         if self._dense is not None:
@@ -197,7 +208,7 @@ class _Passes(nn.Module):
         self.backbone = backbone
 
     def forward(self, e0: Tensor, layer: Layer, views: Views | None) -> list[Tensor]:
-        """The readouts [N, readout_size], and those of the two views if there are any."""
+        """The readouts [N, readout_size], followed by those of the two views if the backbone has views."""
         readouts = [self.backbone(e0, layer)]
         if views is not None:
             readouts += [self.backbone.view(e0, layer, views, number) for number in (0, 1)]

@@ -5,10 +5,11 @@ Read first `table.py` (what a URI names), then `read.py` (its rows). docs/lake.m
 
 from .columns import ID_COLUMNS, Columns, interactions_of
 from .csv import read_csv
+from .data_file import Table
 from .files import LakeFile
 from .id_files import read_ids
-from .read import columns_of, has_column, read_columns, read_table
-from .table import Table, list_table, open_table
+from .read import columns_of, read_columns, read_table
+from .table import list_table, open_table
 
 __all__ = [
     "ID_COLUMNS",
@@ -16,7 +17,6 @@ __all__ = [
     "LakeFile",
     "Table",
     "columns_of",
-    "has_column",
     "interactions_of",
     "list_table",
     "open_table",

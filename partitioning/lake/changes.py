@@ -19,11 +19,11 @@ import pyarrow.compute as pc
 from ..errors import InputError
 from ..storage import AWS
 from .columns import Columns, interactions_of
-from .history import Commit, History, UnreadableFeed, changed_files
+from .data_file import Table
+from .history import Commit, History, MissedChanges, UnreadableFeed, changed_files
 from .ids import INT64, id_kind, may_not_fit, to_ids
 from .read import read_table
 from .survey import find_types
-from .table import Table
 from .times import TimeFacts, time_type, time_unit, to_times
 
 ROWS_AT_ONCE = 2_000_000
@@ -72,6 +72,17 @@ def removed_rows(history: History, commit: Commit, columns: Columns) -> Iterator
     for rows in _buckets(lambda: _from_states(states, columns), columns):
         if rows.num_rows:
             yield rows
+
+
+def is_missed(history: History, commit: Commit, columns: Columns) -> bool:
+    """Whether `removed_rows` would raise MissedChanges, without reading a row."""
+    if not commit.removes or _has_feed(history, commit, columns):
+        return False
+    try:
+        changed_files(history, commit)
+    except MissedChanges:
+        return True
+    return False
 
 
 def fate_of(rows: pa.Table, table: Table, columns: Columns) -> Fate:

@@ -96,7 +96,7 @@ def header(file: LakeFile) -> list[str]:
         first = codecs.getreader(encoding)(stream).readline()
     if first.startswith("sep=") and len(first.rstrip("\r\n")) <= 5:
         raise InputError(f"{file.uri}: its first line is {first.strip()!r}, not a header. Drop that line")
-    with _errors(file), _reader(file, (), ()) as reader:
+    with _errors(file), _reader(file, ()) as reader:
         names = list(reader.schema.names)
     if len(names) == 1:
         for mark, what in _OTHER_DELIMITERS.items():
@@ -111,21 +111,25 @@ def batches(file: LakeFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     Raises:
         InputError: it is unreadable. The message has the number of the row, and nothing of what it says.
     """
-    with _errors(file), _reader(file, names, names) as reader:
+    with _errors(file), _reader(file, names) as reader:
         for batch in reader:
             columns = (pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts) for texts in batch.columns)
             yield pa.RecordBatch.from_arrays(list(columns), names=batch.schema.names)
 
 
 def read_csv(file: LakeFile, texts: Sequence[str]) -> pa.Table:
-    """A CSV file with a header, whole; of the columns `texts` those that are there are text as it stands, an empty field "".
+    """A CSV file with a header, whole: of the columns `texts` those that are there, as text as it stands, null where the
+    field is empty. Other columns, and those that stand twice, are there by name and all null.
 
     Raises:
         InputError: it is unreadable. The message has the number of the row, and nothing of what it says.
     """
-    header(file)
-    with _errors(file), _reader(file, (), texts) as reader:
-        return reader.read_all()
+    names = header(file)
+    wanted = [name for name in dict.fromkeys(texts) if names.count(name) == 1]
+    schema = pa.schema([(name, pa.string()) for name in wanted or names[:1]])
+    found = pa.Table.from_batches(list(batches(file, schema.names)), schema)
+    columns = [found[name] if name in wanted else pa.nulls(found.num_rows) for name in names]
+    return pa.Table.from_arrays(columns, names=names)
 
 
 def to_numbers(texts: pa.Array, name: str, uri: str, rows: Sequence[int] | npt.NDArray[np.int64]) -> pa.Array:
@@ -170,14 +174,14 @@ def _opened(file: LakeFile) -> Iterator[tuple[Any, str]]:
 
 
 @contextlib.contextmanager
-def _reader(file: LakeFile, names: Sequence[str], texts: Sequence[str]) -> Iterator[pyarrow.csv.CSVStreamingReader]:
+def _reader(file: LakeFile, names: Sequence[str]) -> Iterator[pyarrow.csv.CSVStreamingReader]:
     with _opened(file) as (stream, encoding):
         # With threads, errors do not say in which row.
         read = pyarrow.csv.ReadOptions(
             use_threads=False, block_size=BLOCK_BYTES, encoding="utf8" if encoding == "utf-8-sig" else encoding
         )
         parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
-        convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()), include_columns=names)
+        convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=names)
         with pyarrow.csv.open_csv(stream, read, parse, convert) as reader:
             yield reader
 

@@ -85,3 +85,16 @@ class Reader(Protocol):
 def repeated(value: pa.Scalar, count: int) -> pa.Array:
     """A column that has one value."""
     return pa.nulls(count, value.type) if not value.is_valid else pa.repeat(value, count)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One state of a table."""
+
+    uri: str
+    files: Sequence[DataFile]
+    pinned: Mapping[str, Any]
+    """What says which state this is, as JSON: `format`; of Delta and Iceberg the version or snapshot, its timestamp and the
+    schema; files, bytes and rows (None where only reading would tell)."""
+    schema: pa.Schema | None = None
+    """Of a format that has one for all files."""

@@ -7,6 +7,7 @@ import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -16,12 +17,11 @@ import pyarrow.fs as pafs
 
 from ..errors import InputError
 from ..storage import StorageOptions, filesystem_for, split_uri
-from .data_file import DataFile
+from .data_file import DataFile, Table
 from .deleted import DeletedRows, compact
 from .files import LakeFile
 from .formats import formats_at, table_around
 from .location import DELTA, Location
-from .table import Table
 
 FEATURES = frozenset(
     {
@@ -60,7 +60,12 @@ def open_delta(location: Location, options: StorageOptions) -> Table:
     filesystem, root = filesystem_for(location.place, options)
     _check_there(location, filesystem, root)
     s3 = split_uri(location.place)[0] == "s3"
-    place, storage = (f"s3://{root}", _storage_options(options)) if s3 else (root, None)
+    # deltalake would take them for parts of a URL, and perhaps find another table there.
+    if found := set("%#?" if s3 else "%") & set(root):
+        raise InputError(
+            f"{location.uri}: a Delta table whose path has a {found.pop()} cannot be read. Rename the folder"
+        )
+    place, storage = (f"s3://{root}", _storage_options(options)) if s3 else (Path(root).as_uri(), None)
     try:
         table = deltalake.DeltaTable(place, version=location.selection.version, storage_options=storage)
         if location.selection.timestamp is not None:

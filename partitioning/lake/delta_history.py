@@ -12,10 +12,10 @@ import pyarrow.fs as pafs
 
 from ..errors import InputError
 from ..storage import StorageOptions, filesystem_for, split_uri
+from .data_file import Table
 from .delta import _path, _storage_options, open_delta
 from .history import BEFORE_ALL, Commit, MissedChanges, UnreadableFeed
 from .location import DELTA, Selection, parse_location
-from .table import Table
 
 CHANGE_TYPE = "_change_type"
 REMOVED, ADDED = ("delete", "update_preimage"), ("insert", "update_postimage")

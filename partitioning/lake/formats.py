@@ -86,14 +86,19 @@ def table_around(filesystem: pafs.FileSystem, path: str) -> tuple[str, str] | No
     """(format, root) of the table that a file or folder lies in; None where there is none.
 
     Folders above that may not be looked at are taken for none: a policy often opens one prefix only.
+
+    Raises:
+        OSError: as the file system, but for permissions.
     """
     folder = path.rstrip("/")
     while "/" in folder.strip("/"):
         folder = folder.rpartition("/")[0]
         try:
             found = formats_at(filesystem, folder)
-        except OSError:
-            return None
+        except OSError as error:
+            if isinstance(error, PermissionError) or "ACCESS_DENIED" in str(error).upper():
+                return None
+            raise
         if found:
             return found[0], folder
     return None

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ..errors import InputError
-from .data_file import DataFile
-from .table import Table
+from .data_file import DataFile, Table
 
 BEFORE_ALL = -1
 """The position before the first state, in which there is no row."""
@@ -40,6 +39,7 @@ class MissedChanges(InputError):
     """Some commits cannot be read any more, so nobody can tell what they deleted."""
 
     def __init__(self, uri: str, what: str, why: str) -> None:
+        self.uri, self.what, self.why = uri, what, why
         super().__init__(
             f"{uri}: {what} cannot be read any more: {why}. What was deleted there is not known here, and nothing behind it "
             "was looked at. Name it to `unlearnrec forget` yourself, then go on with `unlearnrec watch --from-version N` "
@@ -109,18 +109,20 @@ def changed_files(history: History, commit: Commit) -> tuple[Table, Table]:
     Raises:
         MissedChanges: the state before, or one of these files, is gone.
     """
+    what = f"{history.name(commit.position)} ({commit.what})"
     if not history.has(commit.parent):
+        raise MissedChanges(history.uri, what, f"{history.name(commit.parent)}, the state before, has expired")
+    after = history.at(commit.position)
+    try:
+        before = history.at(commit.parent)
+    except InputError as error:  # of a table of which another state could be opened
         raise MissedChanges(
-            history.uri,
-            f"{history.name(commit.position)} ({commit.what})",
-            f"{history.name(commit.parent)}, the state before, has expired",
-        )
-    before, after = history.at(commit.parent), history.at(commit.position)
+            history.uri, what, f"{history.name(commit.parent)}, the state before, cannot be opened ({error})"
+        ) from error
     there = [{_identity(data) for data in table.files} for table in (before, after)]
     removed = [data for data in before.files if _identity(data) not in there[1]]
     added = [data for data in after.files if _identity(data) not in there[0]]
     if gone := missing_files([*removed, *added]):
-        what = f"{history.name(commit.position)} ({commit.what})"
         more = f" and {len(gone) - 1} others are" if len(gone) > 1 else " is"
         raise MissedChanges(history.uri, what, f"{gone[0]}{more} gone, perhaps vacuumed")
     return replace(before, files=removed), replace(after, files=added)

@@ -15,12 +15,11 @@ import pyarrow.fs as pafs
 
 from ..errors import InputError
 from ..storage import StorageOptions, filesystem_for, split_uri
-from .data_file import DataFile
+from .data_file import DataFile, Table
 from .files import LakeFile
 from .formats import table_around
 from .iceberg_deletes import deleted_rows, filesystem_of
 from .location import ICEBERG, Location
-from .table import Table
 
 _NUMBER = re.compile(r"v?0*([0-9]+)(?:-[^/]*)?(?:\.gz)?\.metadata\.json(?:\.gz)?")
 
@@ -68,6 +67,12 @@ def _load(location: Location, options: StorageOptions) -> Any:
     properties = _properties(options)
     if location.catalog is None:
         metadata = _metadata_file(location, options)
+        # pyiceberg would take them for parts of a URL, and perhaps find another table there.
+        if found := set("#?") & set(metadata):
+            raise InputError(
+                f"{location.uri}: an Iceberg table whose path has a {found.pop()} cannot be read. Name it by its catalog, "
+                "or rename the folder"
+            )
         try:
             table = StaticTable.from_metadata(metadata, properties)
         except (OSError, ValueError) as error:

@@ -53,12 +53,13 @@ def filesystem_of(io: Any, path: str) -> tuple[pafs.FileSystem, str]:
 def _positions(io: Any, path: str, targets: set[str]) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
     filesystem, inner = filesystem_of(io, path)
     with filesystem.open_input_file(inner) as source:
-        file = pq.ParquetFile(source, pre_buffer=False, buffer_size=parquet.BUFFER_BYTES)
+        # Paths as a dictionary: each is long, and stands once for every row.
+        file = pq.ParquetFile(source, pre_buffer=False, buffer_size=parquet.BUFFER_BYTES, read_dictionary=["file_path"])
         for batch in file.iter_batches(parquet.BATCH_ROWS, columns=["file_path", "pos"]):
-            paths, rows = batch.column("file_path").cast(pa.string()), batch.column("pos").cast(pa.int64())
-            for target in pc.unique(paths).to_pylist():
+            paths, rows = batch.column("file_path"), batch.column("pos").cast(pa.int64())
+            for code, target in enumerate(paths.dictionary.to_pylist()):
                 if target in targets:
-                    yield target, rows.filter(pc.equal(paths, target)).to_numpy()
+                    yield target, rows.filter(pc.equal(paths.indices, code)).to_numpy()
 
 
 def _vectors(io: Any, path: str, targets: set[str]) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:

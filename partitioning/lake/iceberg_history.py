@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from ..errors import InputError
 from ..storage import StorageOptions
+from .data_file import Table
 from .history import BEFORE_ALL, Commit, MissedChanges
 from .iceberg import _load, open_iceberg
 from .location import ICEBERG, Selection, parse_location
-from .table import Table
 
 
 class IcebergHistory:

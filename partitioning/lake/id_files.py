@@ -10,10 +10,10 @@ from ..errors import InputError
 from ..storage import StorageOptions
 from .columns import ID_COLUMNS
 from .csv import header, read_csv
-from .data_file import CSV
+from .data_file import CSV, Table
 from .read import columns_of, read_table
 from .survey import open_reader
-from .table import Table, open_table
+from .table import open_table
 
 
 def read_ids(path: str, column: str | Sequence[str] | None, options: StorageOptions) -> pa.Table:
@@ -47,7 +47,7 @@ def _read_csv(table: Table, required: Sequence[str] | None) -> pa.Table:
                 arrays[name] = pa.chunked_array([pa.repeat(data.constants[name], content.num_rows)])
                 continue
             arrays[name] = content[name]
-            missing = pc.index(arrays[name], "").as_py()
+            missing = pc.index(pc.is_null(arrays[name]), True).as_py()
             if missing >= 0:
                 raise InputError(
                     f"{data.uri}: column '{name}' is empty in row {missing + 1}. Drop the row or fill it in"

@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from .data_file import Table
 from .history import Commit, History, changed_files
 from .ids import to_ids
 from .read import columns_of
 from .survey import find_types, open_reader
-from .table import Table
 
 
 def new_rows(history: History, commit: Commit, ids: Sequence[str], others: Sequence[str]) -> Iterator[tuple[Any, ...]]:

@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 from ..errors import InputError
 from ..storage import StorageOptions
 from .csv import to_numbers
-from .data_file import DataFile, Reader, Rows
+from .data_file import DataFile, Reader, Rows, Table
 from .ids import null_error, to_ids
 from .survey import Types, find_types, open_reader
-from .table import Table, open_table
+from .table import open_table
 from .times import parse_texts, to_times
 
 
@@ -50,15 +50,16 @@ def read_table(
 
 
 def read_columns(
-    uri: str, ids: Sequence[str], others: Sequence[str], options: StorageOptions
+    table: str | Table, ids: Sequence[str], others: Sequence[str], options: StorageOptions
 ) -> Iterator[pa.RecordBatch]:
     """Stream a table in which ids may be missing, such as one of requests: the columns `ids` as int64 or string, then
-    `others` as they are stored; a column that the table does not have is null.
+    `others` as they are stored; a column that the table does not have is null. table: as for `read_table`.
 
     Raises:
         InputError: as `read_table`, but for nulls and missing columns.
     """
-    table = open_table(uri, options)
+    if isinstance(table, str):
+        table = open_table(table, options)
     there = columns_of(table)
     types = find_types(table, [name for name in ids if name in there], None, None)
     for data in table.files:
@@ -88,15 +89,6 @@ def columns_of(table: Table) -> list[str]:
         with closing(open_reader(data)) as reader:
             names |= dict.fromkeys(reader.names)
     return list(names)
-
-
-def has_column(uri: str, name: str, options: StorageOptions) -> bool:
-    """Whether a file of the table has the column.
-
-    Raises:
-        InputError: as `open_table`; a file is unreadable.
-    """
-    return name in columns_of(open_table(uri, options))
 
 
 def _ids(rows: Rows, name: str, data: DataFile, types: Types) -> pa.Array:

@@ -10,10 +10,9 @@ import pyarrow as pa
 
 from ..errors import InputError
 from .csv import CsvReader
-from .data_file import CSV, DataFile, Reader
+from .data_file import CSV, DataFile, Reader, Table
 from .ids import INT64, STRING, IdFacts, are_integers, fits_int64, id_kind, id_type, may_not_fit
 from .parquet import ParquetReader
-from .table import Table
 from .times import NUMBER, UNITS, Gathered, TimeFacts, as_int64, is_number, parse_texts, text_unit, time_type, time_unit
 
 _THREADS = 8

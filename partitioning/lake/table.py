@@ -1,9 +1,6 @@
 """What a URI names: a table as a list of data files, whatever its format, and what was pinned when it was opened."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -11,7 +8,7 @@ import pyarrow.fs as pafs
 from ..errors import InputError
 from ..storage import StorageOptions, filesystem_for
 from .csv import is_csv
-from .data_file import CSV, PARQUET, DataFile
+from .data_file import CSV, PARQUET, DataFile, Table
 from .files import LakeFile, list_files, refuse_table
 from .formats import formats_at
 from .location import DELTA, ICEBERG, Location, parse_location
@@ -35,19 +32,6 @@ _OTHER_ENDINGS = (
         ".feather",
     ),
 )
-
-
-@dataclass(frozen=True)
-class Table:
-    """One state of a table."""
-
-    uri: str
-    files: Sequence[DataFile]
-    pinned: Mapping[str, Any]
-    """What says which state this is, as JSON: `format`; of Delta and Iceberg the version or snapshot, its timestamp and the
-    schema; files, bytes and rows (None where only reading would tell)."""
-    schema: pa.Schema | None = None
-    """Of a format that has one for all files."""
 
 
 def open_table(uri: str, options: StorageOptions) -> Table:

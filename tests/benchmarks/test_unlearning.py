@@ -141,7 +141,7 @@ def test_the_encoder_of_the_benchmark_is_that_of_the_commands(
 ) -> None:
     """Also where an encoder of readouts is asked for, and found to be worth nothing."""
     for module in (pretraining, lab_module):
-        monkeypatch.setattr(module, "worth_it", lambda fitted: worth)
+        monkeypatch.setattr(module, "explains_unseen_nodes", lambda fitted: worth)
     around = asked and worth
     config = copied(product, tmp_path)
     config = config.model_copy(update={"influence": config.influence.model_copy(update={"around": asked})})

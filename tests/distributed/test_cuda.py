@@ -135,4 +135,4 @@ def test_the_commands_forget_on_a_gpu(backbone: str, objective: str, tmp_path: P
     answer = pipeline.forget(config, users=",".join(map(str, users)), group=group)
     assert answer["removed_interactions"] > 0
     assert pipeline.verify(config)["ok"]
-    assert group.held.e0.device.type == "cuda"
+    assert group.loaded.e0.device.type == "cuda"

@@ -31,7 +31,7 @@ class FakeWorkers:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._version: Version | None = None
-        self._held: str | None = None
+        self._fingerprint: str | None = None
 
     def run(
         self,
@@ -44,7 +44,7 @@ class FakeWorkers:
     ) -> list[Any]:
         if call.method == "load":
             _, self._version, halo, kernel = call.args
-            self._held = fingerprint(self._version, halo, kernel)
+            self._fingerprint = fingerprint(self._version, halo, kernel)
             for k in range(2):
                 self._rows(k)
         called = range(2) if partitions is None else partitions
@@ -60,8 +60,8 @@ class FakeWorkers:
     def _load(self, k: int, *_: Any) -> None:
         return None
 
-    def _holds(self, k: int) -> str | None:
-        return self._held
+    def _loaded_fingerprint(self, k: int) -> str | None:
+        return self._fingerprint
 
     def _find(self, k: int, removal: Any, timed: Any) -> Any:
         return removal.find(self._shard(k), timed)
@@ -101,9 +101,9 @@ class OneWorker:
         self._partition = Partition(0, 1)
 
     @property
-    def held(self) -> Model:
+    def loaded(self) -> Model:
         """The version in memory."""
-        return self._partition._loaded()
+        return self._partition._loaded_model()
 
     def run(self, call: Call[R], **_: Any) -> list[R]:
         return [call.on(self._partition)]

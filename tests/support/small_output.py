@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 from unlearnrec.cluster.config.schema import Config, parse_config
 from unlearnrec.cluster.lifecycle import acceptance
 from unlearnrec.cluster.models.reduced_graph import merged_gone, new_graph
+from unlearnrec.cluster.output.ingests import lake_graph
 from unlearnrec.cluster.output.manifest import Manifest
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.requests.matching import resolve
@@ -62,8 +63,8 @@ def small_config(interactions: str, output: str, **more: Any) -> Config:
 def commit_train(config: Config, seed: int = 0, without: str | None = None) -> Manifest:
     """A version with random rows on the lake's graph; `without` a user it is a counterfactual."""
     session = Session(config)
-    head, lake_graph = session.journal.head(), session.lake_graph()
-    manifest = random_rows(session, lake_graph, seed)
+    head, graph = session.log.head(), lake_graph(session)
+    manifest = random_rows(session, graph, seed)
     if without is not None:
         manifest = without_request(session, manifest, session.versions.next_number(), without)
     return session.versions.commit(manifest, after=head)
@@ -94,7 +95,7 @@ def random_rows(session: Session, graph: IngestedGraph, seed: int) -> Manifest:
 def commit_encoder(config: Config, **more: Any) -> None:
     """A version like the current one, with an encoder as of `empty_encoder`. more: of its entry."""
     session = Session(config)
-    version, head = session.version(), session.journal.head()
+    version, head = session.version(), session.log.head()
     encoder, files = empty_encoder(session, version)
     model = version.model.replaced(encoder=encoder.replaced(**more))
     session.versions.commit(version.replaced(reason="pretrain", model=model, files=version.files | files), head)
@@ -166,7 +167,7 @@ def commit_forget(config: Config, users: str, request_id: str) -> Manifest:
     """As `forget --users` does it, with other numbers."""
     accept(config, users, request_id)
     session = Session(config)
-    head, version, number = session.journal.head(), session.version(), session.versions.next_number()
+    head, version, number = session.log.head(), session.version(), session.versions.next_number()
     manifest = without_request(session, version, number, users)
     answer = {"request_id": request_id, "status": "committed", "version": number, "affected_partitions": [0, 1]}
     made = {"reason": "forget", "lake_graph": manifest.graph, "answers": {request_id: answer}}

@@ -12,9 +12,9 @@ import torch
 
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.encoder.changes import ends, influence
+from unlearnrec.distributed.encoder.changes import ends_by_side, influence
 from unlearnrec.distributed.encoder.influence import InfluenceEncoder, NodeRows, directions
-from unlearnrec.distributed.encoder.pretrain import PretrainSettings, calibrate, examples, fit
+from unlearnrec.distributed.encoder.pretrain import PretrainSettings, calibrate, fit, make_examples
 from unlearnrec.distributed.graph.keyed import initial_rows
 from unlearnrec.distributed.graph.local_graph import LocalGraph
 from unlearnrec.distributed.graph.removal import Removal, Simulated, empty_nodes
@@ -148,13 +148,13 @@ def fitted(comm: Comm, epochs: int = 30) -> dict[str, Any]:
     for removal in removals:
         users, items = (torch.from_numpy(x) for x in removal.pairs(graph.shard))
         e0 = nodes.e0.clone()
-        for side, view in enumerate(ends(graph, nodes, users, items)):
+        for side, view in enumerate(ends_by_side(graph, nodes, users, items)):
             far = directions(view.own, view.other)
             weights = combination(far.shape[1])[side]
             e0.index_add_(0, view.rows, (weights[:, None] * far).sum(1))
         counterfactuals.append((removal, e0))
     backbone = BACKBONES["lightgcn"](SIZE, 2, seed=1)
-    data = examples(graph, backbone, nodes, counterfactuals)
+    data = make_examples(graph, backbone, nodes, counterfactuals)
     encoder = encoder_for(nodes)
     losses: list[float] = []
     quality = fit(comm, encoder, data, PretrainSettings(3, epochs, 16, 0.01), lambda _, loss: losses.append(loss))
@@ -195,7 +195,7 @@ def of_equal_degrees() -> tuple[float, float]:
 
     retrained = e0 + 0.1 * torch.randn(80, SIZE, generator=torch.Generator().manual_seed(5))
     counterfactuals = [(Removal(simulated=(Simulated(9, 0, 0.3),)), retrained)]
-    data = examples(graph, backbone, nodes_of(graph, e0), counterfactuals)
+    data = make_examples(graph, backbone, nodes_of(graph, e0), counterfactuals)
     fit(comm, encoder, data, PretrainSettings(3, 20, 16, 0.01))
     now = e0
     for number in range(2):

@@ -7,7 +7,7 @@ from fake_host import FakeCollectiveError
 
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.partitioning.errors import InputError
-from unlearnrec.workers.actor import describe
+from unlearnrec.workers.actor import cause_of
 from unlearnrec.workers.failures import (
     Cause,
     GiveUp,
@@ -20,7 +20,7 @@ from unlearnrec.workers.failures import (
     raise_failure,
     worker_failure,
 )
-from unlearnrec.workers.placement import WorkerSettings, misfit
+from unlearnrec.workers.placement import WorkerSettings, placement_problem
 
 DIED = Cause(Kind.DIED, "its process ended")
 DEFECT = Cause(Kind.ERROR, "KeyError: 'x'")
@@ -91,18 +91,18 @@ def test_an_exception_that_does_not_pickle_travels_as_text():
     try:
         fail()
     except Local as error:
-        cause = describe(error, aborted=False)
+        cause = cause_of(error, aborted=False)
     assert cause.exception is None and cause.text == "Local: here" and "in fail" in cause.trace
     pickle.dumps(cause)
 
 
 def test_misfit_names_the_settings():
     two = [{"CPU": 2.0}, {"CPU": 2.0}]
-    assert misfit(two, WorkerSettings(4)) is None
-    assert "cluster.partitions = 5" in misfit(two, WorkerSettings(5))
-    assert "no machine has more than 2" in misfit(two, WorkerSettings(1, cpus_per_worker=4))
-    assert "only 2 workers" in misfit([{"CPU": 3.0}, {"CPU": 3.0}], WorkerSettings(3, cpus_per_worker=2))
-    assert "cluster.gpus_per_worker" in misfit(two, WorkerSettings(1, gpus_per_worker=1))
+    assert placement_problem(two, WorkerSettings(4)) is None
+    assert "cluster.partitions = 5" in placement_problem(two, WorkerSettings(5))
+    assert "no machine has more than 2" in placement_problem(two, WorkerSettings(1, cpus_per_worker=4))
+    assert "only 2 workers" in placement_problem([{"CPU": 3.0}, {"CPU": 3.0}], WorkerSettings(3, cpus_per_worker=2))
+    assert "cluster.gpus_per_worker" in placement_problem(two, WorkerSettings(1, gpus_per_worker=1))
 
 
 class LateWork:

@@ -119,7 +119,7 @@ def test_purge_takes_exports_under_output_that_are_older_than_the_last_request(t
         fill(writer, ["ana", "ben"], [1, 2, 3])
         writer.close()
     assert purge(config, now=True)["removed_files"] == 1  # of the export that died
-    session.journal.append("completed", {"request_id": "r", "answer": {"status": "nothing_to_forget"}})
+    session.log.append("completed", {"request_id": "r", "answer": {"status": "nothing_to_forget"}})
     export(folder / "new")
     kept = [
         f"export/{name}" for name in ("users.parquet", *(f"{to}/{file}" for to in ("new", "other") for file in FILES))

@@ -26,10 +26,10 @@ from unlearnrec.cluster.commands.residue import residue
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.evidence.report import add_evidence
 from unlearnrec.cluster.lifecycle import acceptance as accepting
-from unlearnrec.cluster.lifecycle.acceptance import answered
-from unlearnrec.cluster.log import journal
-from unlearnrec.cluster.log.journal import JournalConflict
-from unlearnrec.cluster.output.ingests import graph_key
+from unlearnrec.cluster.lifecycle.acceptance import final_answer
+from unlearnrec.cluster.log import log
+from unlearnrec.cluster.log.log import LogConflict
+from unlearnrec.cluster.output.ingests import graph_key, lake_graph
 from unlearnrec.cluster.output.leftovers import CHECKPOINT, NOTE, OLDER, REQUEST, SUPERSEDED, UNNAMED, leftovers
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.requests.request import Request, parse_request
@@ -83,7 +83,7 @@ def content(config):
 
 
 def kinds_of_records(config):
-    return [record.kind for record in Session(config).journal.records()]
+    return [record.kind for record in Session(config).log.records()]
 
 
 def at(monkeypatch, seconds):
@@ -98,7 +98,7 @@ def check_readable(config):
     version = session.version()
     for name, entry in version.files.items():
         assert session.store.sha256(session.store.read(name)) == entry.sha256, name
-    for graph in (version.graph, session.lake_graph()):
+    for graph in (version.graph, lake_graph(session)):
         for k in range(graph.partitions):
             load_shard(session.store, graph, k)
         for side in ("user", "item"):
@@ -133,7 +133,7 @@ def test_what_was_forgotten_is_in_no_file_after_a_purge(config):
     assert all(store.exists(f"versions/{n:06d}/manifest.json") for n in (1, 2, 3))
     assert store.read("requests/key") == key and json.loads(store.read("requests/r1.json"))["purged"]
     assert set(log) < set(store.list("log")) and kinds_of_records(config)[-2:] == ["purging", "purged"]
-    assert session.journal.records()[-1].body == answer | {"ends": [session.journal.head() - 1]}
+    assert session.log.records()[-1].body == answer | {"ends": [session.log.head() - 1]}
 
     files = content(config)
     again = purge(config, now=True)
@@ -147,16 +147,19 @@ def test_the_answer_outlives_the_content(local):
     session = Session(local)
     request = parse_request(FORGOTTEN, None, None, None, "r1", session.options)
     other = parse_request("somebody", None, None, None, "r1", session.options)
-    before = answered(session, request)
+    before = final_answer(session, request)
     with pytest.raises(InputError, match="another request has this id"):
-        answered(session, other)
+        final_answer(session, other)
     purge(local)
     status = pipeline.status(local, "r1")
     assert status["phase"] == "committed" and status["version"] == 2
     # The content can no longer be compared, and the answer says so.
     told = before | {"content_purged": True, "evidence_failed": []}
-    assert answered(session, request) == told
-    for ask in (lambda: answered(session, other), lambda: pipeline.forget(local, users="somebody", request_id="r1")):
+    assert final_answer(session, request) == told
+    for ask in (
+        lambda: final_answer(session, other),
+        lambda: pipeline.forget(local, users="somebody", request_id="r1"),
+    ):
         with pytest.raises(InputError, match="content was purged, and this one is not the same"):
             ask()
     again = pipeline.forget(local, users=FORGOTTEN, request_id="r1")
@@ -168,7 +171,7 @@ def test_a_request_that_is_only_accepted_keeps_its_content(local):
     accept(local, FORGOTTEN, "waiting")
     body = store_of(local).read("requests/waiting.json")
     session = Session(local)
-    session.journal.append("completed", {"request_id": "nothing", "answer": {"request_id": "nothing"}})
+    session.log.append("completed", {"request_id": "nothing", "answer": {"request_id": "nothing"}})
     session.store.write("requests/nothing.json", b'{"salt": "s", "body": "strangers"}')
     session.store.write("requests/dead.json", b'{"salt": "s", "body": "never accepted"}')
     outbox = Outbox(session.store)
@@ -188,7 +191,7 @@ def test_callbacks_of_requests_with_their_answer_go_where_nobody_tells_them(loca
     commit_forget(local, FORGOTTEN, "done")
     accept(local, user_name(4), "waiting")
     accept(local, user_name(5), "failed")
-    Session(local).journal.append("failed", {"request_id": "failed", "error": "InputError"})
+    Session(local).log.append("failed", {"request_id": "failed", "error": "InputError"})
     purge(local)
     outbox = Outbox(store_of(local))
     for request_id in ("done", "waiting", "failed"):
@@ -250,7 +253,7 @@ def test_an_ingest_that_is_newer_than_the_version_stays(local):
     commit_train(local)
     commit_forget(local, FORGOTTEN, "r1")
     pipeline.ingest(local)
-    newest = set(Session(local).lake_graph().files)
+    newest = set(lake_graph(Session(local)).files)
     kinds = found(local)
     assert set(kinds.values()) == {OLDER, SUPERSEDED, REQUEST} and newest.isdisjoint(kinds)
     purge(local, now=True)
@@ -258,7 +261,7 @@ def test_an_ingest_that_is_newer_than_the_version_stays(local):
     # A version on it makes the version before old, and an ingest that was never trained on is named by nobody.
     commit_train(local)
     pipeline.ingest(local)
-    unused = set(Session(local).lake_graph().files)
+    unused = set(lake_graph(Session(local)).files)
     pipeline.ingest(local)
     assert {name for name, kind in found(local).items() if kind == UNNAMED} == unused
     purge(local, now=True)
@@ -271,22 +274,22 @@ def test_an_ingest_that_a_request_overtook_goes(config, order):
     commit_train(config)
     pipeline.ingest(config)
     session = Session(config)
-    files = set(session.lake_graph().files)
-    checkpoint = f"checkpoints/{graph_key(session.lake_graph())}-0123/0.safetensors"
+    files = set(lake_graph(session).files)
+    checkpoint = f"checkpoints/{graph_key(lake_graph(session))}-0123/0.safetensors"
     session.store.write(checkpoint, b"x")
     if order == "committed":
         commit_forget(config, FORGOTTEN, "r1")
     else:
-        session.journal.append("completed", {"request_id": "r1", "answer": {"request_id": "r1"}})
+        session.log.append("completed", {"request_id": "r1", "answer": {"request_id": "r1"}})
     kinds = found(config)
     assert {kinds[name] for name in files} == {SUPERSEDED} and kinds[checkpoint] == CHECKPOINT
     purge(config, now=True)
     left = places_of(session.store, FORGOTTEN.encode())
     assert not found(config) and (order == "completed" or left == [])
     with pytest.raises(InputError, match="Run `unlearnrec ingest` again"):
-        session.lake_graph()
+        lake_graph(session)
     pipeline.ingest(config)
-    assert set(session.lake_graph().files).isdisjoint(found(config))
+    assert set(lake_graph(session).files).isdisjoint(found(config))
     commit_train(config)
     check_readable(config)
 
@@ -304,7 +307,7 @@ def test_a_counterfactual_keeps_both_its_graphs(local):
 def test_checkpoints_stay_with_their_graph(local):
     commit_train(local)
     store = store_of(local)
-    key = graph_key(Session(local).lake_graph())
+    key = graph_key(lake_graph(Session(local)))
     names = [f"{folder}/{key}-0123/{n}.safetensors" for folder in ("checkpoints", "pretrain") for n in range(2)]
     for name in [*names, f"checkpoints/{key}-0123/manifest.json"]:
         store.write(name, b"x")
@@ -312,7 +315,7 @@ def test_checkpoints_stay_with_their_graph(local):
     commit_forget(local, FORGOTTEN, "r1")
     assert {name for name, kind in found(local).items() if kind == CHECKPOINT} > set(names)
     assert next(iter(found(local))) == f"checkpoints/{key}-0123/manifest.json"  # nothing counts on the others then
-    running = f"checkpoints/{graph_key(Session(local).lake_graph())}-0123/0.safetensors"
+    running = f"checkpoints/{graph_key(lake_graph(Session(local)))}-0123/0.safetensors"
     store.write(running, b"x")
     purge(local)
     assert store.list("pretrain") == [] and store.list("checkpoints") == [running]
@@ -344,13 +347,13 @@ def asked(monkeypatch, act, *arguments):
 
 def test_the_store_is_not_asked_more_where_there_are_more_requests(config, monkeypatch):
     """Neither while their contents, here the smallest that there are, wait for a purge, nor after it."""
-    monkeypatch.setattr(journal, "CUT_SECONDS", 0.0)  # else looks ask for a cut when a second has passed
+    monkeypatch.setattr(log, "CUT_SECONDS", 0.0)  # else looks ask for a cut when a second has passed
     commit_train(config)
     counts = []
     for requests in (range(2), range(2, 9)):
         for n in requests:
             accepting.accept(Session(config), Request(f"r{n}", (), (), ()))
-            Session(config).journal.append("completed", {"request_id": f"r{n}", "answer": {"request_id": f"r{n}"}})
+            Session(config).log.append("completed", {"request_id": f"r{n}", "answer": {"request_id": f"r{n}"}})
         Session(config).checkpoint()
         assert found(config) == {f"requests/r{n}.json": REQUEST for n in requests}
         before = asked(monkeypatch, found, config)
@@ -456,7 +459,7 @@ def test_no_version_stands_on_files_that_a_purge_takes(local, monkeypatch):
     """A command that wrote its files before the purge looked, and commits while it removes."""
     commit_train(local)
     session = Session(local)
-    head, number = session.journal.head(), session.versions.next_number()
+    head, number = session.log.head(), session.versions.next_number()
     name = session.versions.new_name(number, "embeddings-000", "safetensors")
     version = session.version()
     manifest = version.replaced(files=version.files | {name: session.versions.put(name, b"rows")})
@@ -465,7 +468,7 @@ def test_no_version_stands_on_files_that_a_purge_takes(local, monkeypatch):
         with pytest.raises(Crash):
             purge(local, now=True)
     assert session.store.exists(name)
-    with pytest.raises(JournalConflict):
+    with pytest.raises(LogConflict):
         session.versions.commit(manifest, after=head)
     # A file that the purge did not see is no conflict, nor is a purge of others.
     fresh = session.versions.new_name(number, "embeddings-000", "safetensors")
@@ -486,7 +489,7 @@ def test_a_commit_while_purge_looks_is_seen(local, monkeypatch):
     def meanwhile(*arguments):
         listed = real(*arguments)
         if not calls:
-            session.versions.commit(manifest, after=session.journal.head())
+            session.versions.commit(manifest, after=session.log.head())
         calls.append([x.place for x in listed])
         return listed
 
@@ -536,7 +539,7 @@ def test_a_purge_looks_again_when_something_comes_meanwhile_that_changes_what_go
         elif len(looks) == 1 and record == "training":
             commit_train(local, seed=2)
         elif len(looks) == 1:
-            Session(local).journal.append("purging", {"unnamed": []})
+            Session(local).log.append("purging", {"unnamed": []})
         return looks[-1]
 
     monkeypatch.setattr(purging, "leftovers", meanwhile)

@@ -43,7 +43,7 @@ def dead_row(session, version, user):
     graph = version.graph
     ids, node, _ = load_ids(session.store, graph, "user")
     k = int(load_assignment(session.store, graph).owner_of_user[node[ids.to_pylist().index(user)]])
-    named = {n for r in session.journal.records() for n in r.body.get("manifest", {}).get("files", {})}
+    named = {n for r in session.log.records() for n in r.body.get("manifest", {}).get("files", {})}
     (name,) = (n for n in session.store.list("versions") if f"embeddings-{k:03d}" in n and n not in named)
     place = np.flatnonzero(load_shard(session.store, graph, k).user_ids == node[ids.to_pylist().index(user)])[0]
     return load(session.store.read(name))["e0"][place].tobytes()
@@ -196,7 +196,7 @@ def test_what_was_forgotten_with_a_key_stays_out_of_the_next_ingest(forgotten, g
     assert pipeline.forget(config, users=other, group=group, progress=progress)["status"] == "committed"
     assert "not put on the suppression list" in notes[0]
     monkeypatch.setenv("UNLEARNREC_SUPPRESSION_KEY", "another key, also long enough")
-    records = session.journal.head()
+    records = session.log.head()
     with pytest.raises(InputError, match="another key"):
         pipeline.forget(config, users=names[20], group=group)
-    assert session.journal.head() == records
+    assert session.log.head() == records

@@ -23,13 +23,13 @@ from unlearnrec.cluster.commands.serve import serve
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.lifecycle.acceptance import accept
 from unlearnrec.cluster.lifecycle.refusals import Held
-from unlearnrec.cluster.log.journal import JournalConflict
+from unlearnrec.cluster.log.log import LogConflict
 from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.requests.request import make_request
-from unlearnrec.cluster.serving.readouts import living
+from unlearnrec.cluster.serving.readouts import living_ids
 from unlearnrec.cluster.serving.start import WorkerEngine
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import Store
@@ -82,7 +82,7 @@ def test_a_batch_is_one_version_and_each_request_has_its_own_answer(finished, co
     assert set(answers["r1"]["affected_partitions"]) <= set(answers["r0"]["affected_partitions"])
     for n, phase in enumerate(["committed", "committed", "completed"]):
         assert pipeline.status(config, f"r{n}")["phase"] == phase
-    with pytest.raises(JournalConflict):  # it has its answer: not a second time
+    with pytest.raises(LogConflict):  # it has its answer: not a second time
         carry_out(session, batch[:1], group, Progress())
     assert pipeline.forget(config, users=str(user), request_id="r0", group=group)["version"] == after.version
 
@@ -100,10 +100,10 @@ def test_a_batch_stays_below_the_limit_and_what_is_above_it_alone_is_held(finish
     batch = accepted(session, ([large], [], []), ([small], [], []), ([middle], [], []), ([-5], [], []))
     answers = carry_out(session, batch, group, Progress())
     assert set(answers) == {"r1"} and answers["r1"]["removed_interactions"] == counts[small]
-    tickets = Ledger(session.journal.records()).tickets
+    tickets = Ledger(session.log.records()).tickets
     assert [tickets[f"r{n}"].state.value for n in range(4)] == ["held", "committed", "accepted", "accepted"]
     assert tickets["r0"].share == pytest.approx(counts[large] / total)
-    with pytest.raises(JournalConflict):  # it is held
+    with pytest.raises(LogConflict):  # it is held
         carry_out(session, batch[:1], group, Progress())
     assert set(carry_out(session, batch[2:], group, Progress())) == {"r2", "r3"}
 
@@ -122,7 +122,7 @@ def test_a_request_above_the_limit_needs_somebody_elses_approval(
         with pytest.raises(Held, match=r"more than forget\.max_share=0\.001.*unlearnrec approve r --by"):
             pipeline.forget(strict, users=user, request_id="r", requester="Ann", group=group)
     assert Session(config).version() == before and not Session(config).store.list("suppression")
-    assert [r.kind for r in Session(config).journal.records()][-2:] == ["accepted", "held"]
+    assert [r.kind for r in Session(config).log.records()][-2:] == ["accepted", "held"]
     assert run(["approve", "r", "--by", "ann", "--config", str(file)]) == 2
     assert "somebody else" in capsys.readouterr().err
     assert run(["approve", "other", "--by", "Bob", "--config", str(file)]) == 2
@@ -144,7 +144,7 @@ def test_with_a_grace_window_the_command_accepts_and_carries_out_later(finished,
         answer = pipeline.forget(slow, users=user, request_id="r", group=group)
         assert answer["status"] == "accepted" and answer["version"] is None and answer["due"]
     assert pipeline.status(slow, "r")["phase"] == "accepted"
-    assert len(Ledger(Session(config).journal.records()).open) == 1
+    assert len(Ledger(Session(config).log.records()).open) == 1
     assert pipeline.forget(config, users=user, request_id="r", group=group)["status"] == "committed"
 
 
@@ -165,7 +165,7 @@ def test_the_copy_of_the_readouts_recommends_what_the_workers_do(finished, confi
         assert not {(user, r["item_id"]) for r in readouts.recommend(str(user), 1000)} & set(finished.pairs)
     assert readouts.recommend("nobody", 5) is None and readouts.recommend("-17", 5) is None
 
-    users, items = living(session, session.version())
+    users, items = living_ids(session, session.version())
     user, item = finished.users[0], exported[finished.users[2]][0][1]
     masked = readouts.without(users - {user}, items - {item})
     assert masked.recommend(str(user), 5) is None and masked.recommend(str(finished.users[2]), 5)
@@ -259,7 +259,7 @@ def test_the_service_dies_and_no_acknowledged_request_is_lost(finished, config, 
         assert "unlearnrec_open_requests 0" in metrics and 'requests_total{state="committed"} 5' in metrics
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=60) == 0, server.log.read_text()
-    records = Session(config).journal.records()
+    records = Session(config).log.records()
     answers = [n for r in records if r.kind == "committed" for n in r.body["manifest"].get("answers", {})]
     assert len(answers) == len(set(answers)) == 5
 
@@ -281,7 +281,7 @@ def test_two_services_on_one_output_carry_out_each_request_once(finished, config
             server.answered(*(f"r{number}" for number in range(len(users))))
             server.wait(lambda server=server: server.get(f"/v1/recommendations/{users[-1]}").status_code == 404)
     session = Session(config)
-    answers = [n for r in session.journal.records() for n in r.body.get("manifest", {}).get("answers", {})]
+    answers = [n for r in session.log.records() for n in r.body.get("manifest", {}).get("answers", {})]
     assert sorted(answers) == [f"r{number}" for number in range(len(users))]
     left = {pair for pair in finished.pairs if pair[0] not in users}
     assert pairs_of(session.store, session.version().graph) == left

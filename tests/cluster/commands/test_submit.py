@@ -15,8 +15,7 @@ import typer
 
 import unlearnrec
 from unlearnrec.cluster.cli.app import app, run
-from unlearnrec.cluster.commands.submit import Job, is_local, runtime_env
-from unlearnrec.cluster.commands.submit import plan as plan_of
+from unlearnrec.cluster.commands.submit import Job, is_local, plan_job, runtime_env
 from unlearnrec.cluster.jobs import job_server, wheel
 from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.partitioning.errors import InputError
@@ -29,7 +28,7 @@ ROOT = Path(unlearnrec.__file__).resolve().parent
 
 
 def plan(arguments: list[str]) -> Job:
-    return plan_of(arguments, typer.main.get_command(app).commands)
+    return plan_job(arguments, typer.main.get_command(app).commands)
 
 
 def test_the_job_runs_the_same_command_on_the_cluster_it_lands_on():
@@ -161,10 +160,10 @@ def test_the_wheel_names_no_dependency_and_its_content(built):
 
 def test_a_changed_file_makes_another_wheel(tmp_path):
     (tmp_path / "a.py").write_text("x = 1\n")
-    before = wheel.build_number(tmp_path)
-    assert before == wheel.build_number(tmp_path)
+    before = wheel.build_tag(tmp_path)
+    assert before == wheel.build_tag(tmp_path)
     (tmp_path / "a.py").write_text("x = 2\n")
-    assert before != wheel.build_number(tmp_path)
+    assert before != wheel.build_tag(tmp_path)
 
 
 def test_a_source_that_does_not_build_says_so(tmp_path):

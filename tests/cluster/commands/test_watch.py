@@ -17,7 +17,7 @@ from small_output import commit_encoder, commit_train, small_config
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import Config
-from unlearnrec.cluster.lifecycle.acceptance import advance, read_accepted
+from unlearnrec.cluster.lifecycle.acceptance import append_step, read_accepted
 from unlearnrec.cluster.log.records import FAILED
 from unlearnrec.cluster.output.ledger import State
 from unlearnrec.cluster.output.session import Session
@@ -253,7 +253,7 @@ def test_back_pressure_leaves_the_cursor_and_goes_on_later(tmp_path: Path) -> No
     assert look(config) == answer | {"requests": 0, "repeated": 1}
     session = Session(config)
     for request_id in list(session.ledger().open):
-        advance(session, request_id, FAILED, {"error": "KeyError"})
+        append_step(session, request_id, FAILED, {"error": "KeyError"})
     answer = look(config)
     assert (answer["requests"], answer["repeated"], answer["behind"], answer["cursor"]) == (2, 1, 0, 2)
     assert asked(config) == [{"users": [str(u)]} for u in range(4)]
@@ -269,7 +269,7 @@ def test_a_vacuumed_version_is_an_error_until_somebody_says_where_to_go_on(follo
     for file in (table / "_change_data").glob("*"):
         os.remove(file)
     for _ in range(2):
-        with pytest.raises(MissedChanges, match=r"version 1 \(DELETE.*--from-version N.*--from-now"):
+        with pytest.raises(MissedChanges, match=r"version 1 \(DELETE.*, version 2 \(DELETE.*gone.*--from-version N"):
             look(config)
     assert asked(config) == []
     at(table).delete("user_id = 4")

@@ -31,12 +31,13 @@ from unlearnrec.cluster.evidence.report import add_evidence
 from unlearnrec.cluster.layout import report_name
 from unlearnrec.cluster.lifecycle import acceptance as accepting
 from unlearnrec.cluster.models.carry_out import carry_out
+from unlearnrec.cluster.output.ingests import lake_graph
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.manifest import manifest_of
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import SILENT, Progress
 from unlearnrec.cluster.requests.request import parse_request
-from unlearnrec.cluster.serving.actor import LateEngine
+from unlearnrec.cluster.serving.actor import LazyEngine
 from unlearnrec.cluster.serving.intake import Intake
 from unlearnrec.distributed.partition.version import Encoder
 from unlearnrec.partitioning.errors import InputError
@@ -122,7 +123,7 @@ def test_every_digest_is_that_of_a_file(config):
         "record before": "accepted",
         "version before": "committed",
     }
-    (record,) = [r for r in Session(config).journal.records() if r.kind == "evidence"]
+    (record,) = [r for r in Session(config).log.records() if r.kind == "evidence"]
     assert set(record.body) == {"request_id", "version", "sha256", "page_sha256", "seconds", "evidence_failed"}
     html = (Path(config.output) / report_name("r", "html")).read_text()
     assert record.body["sha256"] in html and html == page(document, record.body["sha256"])
@@ -204,9 +205,9 @@ def test_a_changed_record_is_named(config):
 
 def test_a_record_that_the_report_names_is_compared(config, monkeypatch):
     """As if somebody had made the whole chain anew behind a changed record."""
-    real = Session(config).journal.records()
+    real = Session(config).log.records()
     forged = [dataclasses.replace(r, digest="0" * 64) if r.kind == "committed" else r for r in real]
-    monkeypatch.setattr("unlearnrec.cluster.log.journal.Journal.records", lambda self: forged)
+    monkeypatch.setattr("unlearnrec.cluster.log.log.Log.records", lambda self: forged)
     assert "is not the record that reports/evidence-r.json names" in failures(config)["request r: evidence"]
 
 
@@ -246,17 +247,17 @@ def test_a_manifest_of_the_graph_that_no_ingest_left_is_named_and_not_trained_on
     for _ in range(2):  # the first ingest, which the log has as that of a version; then one on an output with a log
         content = place.read_text()
         assert not failures(config)
-        Session(config).lake_graph()
+        lake_graph(Session(config))
         place.write_text(changed(content))
         assert "is not what an ingest left" in failures(config)["graph/manifest.json"]
         with pytest.raises(InputError, match="carried out after"):
-            Session(config).lake_graph()
+            lake_graph(Session(config))
         place.write_text("{")
         assert failures(config).keys() == {"graph/manifest.json"}
         place.unlink()
         assert failures(config).keys() == {"graph/manifest.json"}
         pipeline.ingest(config)
-    (record,) = [r for r in Session(config).journal.records() if r.kind == "ingested"][:1]
+    (record,) = [r for r in Session(config).log.records() if r.kind == "ingested"][:1]
     assert record.body["log_head"] == record.number - 1
 
 
@@ -277,13 +278,13 @@ def test_of_two_records_of_evidence_the_first_counts(config):
     data = json.dumps(document).encode()
     body = session.ledger().evidence["r"] | {"sha256": session.store.sha256(data)}
     session.store.write(report_name("r"), data)
-    session.journal.append("evidence", body)
+    session.log.append("evidence", body)
     assert "reports/evidence-r.json was changed" in failures(config)["request r: evidence"]
 
 
 def without_record(config, change):
     """The report as an attempt leaves it that dies before its record, and somebody changes."""
-    last = Session(config).journal.records()[-1]
+    last = Session(config).log.records()[-1]
     assert last.kind == "evidence"
     (Path(config.output) / last.file).unlink()
     document = report(config)
@@ -367,9 +368,9 @@ def test_a_crash_before_the_evidence_is_mended(bare):
     assert "Run the same `forget` again" in failures(bare)["request r: evidence"]
     evidence_of(bare)
     assert not failures(bare)
-    head = Session(bare).journal.head()
+    head = Session(bare).log.head()
     evidence_of(bare)
-    assert Session(bare).journal.head() == head
+    assert Session(bare).log.head() == head
 
 
 def test_a_crash_between_report_and_record_keeps_the_report(bare, monkeypatch):
@@ -377,7 +378,7 @@ def test_a_crash_between_report_and_record_keeps_the_report(bare, monkeypatch):
         raise Crash
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr("unlearnrec.cluster.log.journal.Journal.append", die)
+        patch.setattr("unlearnrec.cluster.log.log.Log.append", die)
         evidence_of(bare)
     left = (Path(bare.output) / report_name("r")).read_bytes()
     evidence_of(bare)
@@ -404,10 +405,10 @@ def test_a_full_disk_leaves_the_request_committed(bare, monkeypatch, method):
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, method, full)
-        head = Session(bare).journal.head()
+        head = Session(bare).log.head()
         assert evidence_of(bare, progress)["evidence"] is None
     assert len(notes) == 1 and "is committed" in notes[0] and "No space left" in notes[0]
-    assert Session(bare).journal.head() == head and pipeline.status(bare, "r")["status"] == "committed"
+    assert Session(bare).log.head() == head and pipeline.status(bare, "r")["status"] == "committed"
     evidence_of(bare)
     assert not failures(bare)
 
@@ -439,7 +440,7 @@ def test_a_purge_writes_the_evidence_that_is_missing_first(bare):
     assert answer["reports_written"] == 2 and answer["purged_requests"] == 2 and not failures(bare)
     for name in ("r", "s"):
         assert all(check["ok"] for check in report(bare, name)["verification"]["checks"])
-    kinds = [record.kind for record in Session(bare).journal.records()]
+    kinds = [record.kind for record in Session(bare).log.records()]
     assert kinds.count("evidence") == 2 and kinds.index("evidence") < kinds.index("purging")
 
 
@@ -451,17 +452,17 @@ def test_a_check_that_fails_is_told_wherever_somebody_asks(bare, tmp_path, monke
     with monkeypatch.context() as patch:
         wrong = {"name": "deleted nodes", "ok": False, "checked": 1, "of": 1, "detail": "1 has a row"}
         patch.setattr(evidence, "checks_of", lambda *_: [wrong])
-        engine = LateEngine(session, ExitStack())
+        engine = LazyEngine(session, ExitStack())
         engine._group = object()
-        engine.report(["r"])
-    engine.report(["s"])
+        engine.write_reports(["r"])
+    engine.write_reports(["s"])
     assert "request r: the check of deleted nodes FAILED" in caplog.text and "request s" not in caplog.text
-    record = next(r for r in session.journal.records() if r.kind == "evidence")
+    record = next(r for r in session.log.records() if r.kind == "evidence")
     assert record.body["evidence_failed"] == ["deleted nodes"]
     assert evidence_of(bare)["evidence_failed"] == ["deleted nodes"]
     for name, failed in (("r", ["deleted nodes"]), ("s", [])):
         assert pipeline.status(bare, name)["evidence_failed"] == intake.status(name)["evidence_failed"] == failed
-        told = json.loads(intake.latest([name])[name].message(name, "https://desk.example", 0)[1])
+        told = json.loads(intake.news_of([name])[name].message(name, "https://desk.example", 0)[1])
         assert told.get("evidence_failed", []) == failed
     assert intake.gauges()["evidence_failed_requests"] == 1
     again = Ledger(state=json.loads(json.dumps(session.ledger().state())))
@@ -479,11 +480,11 @@ def test_a_check_that_fails_is_told_wherever_somebody_asks(bare, tmp_path, monke
 
 def test_a_request_that_failed_and_was_posted_again_is_as_old_as_before(bare):
     accept(bare, user_name(5), "s")
-    accepting.advance(Session(bare), "s", "failed", {"error": "KeyError"})
+    accepting.append_step(Session(bare), "s", "failed", {"error": "KeyError"})
     time.sleep(0.002)  # times have milliseconds
     commit_forget(bare, user_name(5), "s")
     add_evidence(Session(bare), [{"request_id": "s", "status": "committed"}])
-    records = [r for r in Session(bare).journal.records() if r.kind == "accepted" and r.body["request_id"] == "s"]
+    records = [r for r in Session(bare).log.records() if r.kind == "accepted" and r.body["request_id"] == "s"]
     document = report(bare, "s")
     assert document["times"]["accepted"] == records[0].time < records[1].time
     assert document["records"]["accepted"]["number"] == records[1].number and not failures(bare, "s")
@@ -520,7 +521,7 @@ def test_evidence_of_a_purged_version_is_written_all_the_same(bare, monkeypatch)
     document = report(bare)
     checks = document["verification"]["checks"]
     assert len(checks) == 5 and all(check["ok"] is None and "by a purge before" in check["detail"] for check in checks)
-    commits = [record for record in Session(bare).journal.records() if record.kind == "committed"]
+    commits = [record for record in Session(bare).log.records() if record.kind == "committed"]
     manifests = {version.version: version for version in (manifest_of(record) for record in commits)}
     for file in document["files"]["changed"]:
         version = manifests[{"before": 1, "after": 2}[file["version"]]]
@@ -602,7 +603,7 @@ def test_no_two_versions_have_one_number(bare):
     pipeline.rollback(bare, to=2)
     commit_forget(bare, user_name(5), "s")
     commit_train(bare)
-    numbers = [manifest_of(r).version for r in Session(bare).journal.records() if r.kind == "committed"]
+    numbers = [manifest_of(r).version for r in Session(bare).log.records() if r.kind == "committed"]
     assert numbers == [1, 2, 3, 4, 5, 6]
 
 
@@ -640,7 +641,7 @@ def test_a_purge_while_evidence_is_written(bare, tmp_path, monkeypatch, able):
             break
         for name in ("r", "s"):
             add_evidence(Session(config), [{"request_id": name, "status": "committed"}])
-        records = [r.body["request_id"] for r in Session(config).journal.records() if r.kind == "evidence"]
+        records = [r.body["request_id"] for r in Session(config).log.records() if r.kind == "evidence"]
         assert sorted(records) == ["r", "s"] and not failures(config)
     assert 15 < acts < 40
 
@@ -655,16 +656,14 @@ def test_records_of_evidence_disturb_no_reader(config):
 
 
 def status_answer(config):
-    (version,) = (
-        r.body["manifest"] for r in Session(config).journal.records() if "answers" in r.body.get("manifest", {})
-    )
+    (version,) = (r.body["manifest"] for r in Session(config).log.records() if "answers" in r.body.get("manifest", {}))
     return version["answers"]["r"]
 
 
 def test_what_was_not_removed_is_found(small):
     """The checks on a version that kept the old shards and rows."""
     session = Session(small)
-    before, after = (manifest_of(r) for r in session.journal.records() if r.kind == "committed")
+    before, after = (manifest_of(r) for r in session.log.records() if r.kind == "committed")
     change = Change.read(session.store, before, after)
     request = parse_request(user_name(3), None, None, None, None, session.options)
     removed = change.effects(session.store, {"r": request})["r"]
@@ -698,11 +697,11 @@ def test_what_was_not_removed_is_found(small):
 def rewritten(config, **parts):
     """Version 2 with other parts: as a program would have committed it that did more than it says."""
     session = Session(config)
-    record = session.journal.records()[-1]
+    record = session.log.records()[-1]
     (Path(config.output) / record.file).unlink()
     session = Session(config)
     manifest = record.body["manifest"] | parts
-    session.journal.append("committed", {"manifest": manifest})
+    session.log.append("committed", {"manifest": manifest})
     session.store.write("versions/000002/manifest.json", json.dumps(manifest, indent=1).encode())
 
 
@@ -778,9 +777,9 @@ def test_a_request_leaves_its_evidence(finished, trained, group, tmp_path):
         assert not re.search(r"user-\d|item-\d|@example", (Path(trained.output) / name).read_text())
 
     # Again: the same answer, and nothing is written.
-    head = Session(trained).journal.head()
+    head = Session(trained).log.head()
     again = pipeline.forget(trained, **request, request_id="r", group=group)
-    assert again["evidence"] == answer["evidence"] and Session(trained).journal.head() == head
+    assert again["evidence"] == answer["evidence"] and Session(trained).log.head() == head
 
     # A later request, by whole user: no pair keeps both ends.
     other = next(u for u, _ in finished.events if u != user)

@@ -13,7 +13,7 @@ from manifests import manifest_document
 from memory_store import Crash, MemoryStore
 
 from unlearnrec.cluster.config.schema import parse_config
-from unlearnrec.cluster.lifecycle.acceptance import advance
+from unlearnrec.cluster.lifecycle.acceptance import append_step
 from unlearnrec.cluster.lifecycle.decisions import (
     Verdict,
     error_class,
@@ -28,7 +28,7 @@ from unlearnrec.cluster.lifecycle.decisions import (
 )
 from unlearnrec.cluster.lifecycle.refusals import NotApproved, TakenId, TooLate, TooMany
 from unlearnrec.cluster.log import records as log_records
-from unlearnrec.cluster.log.journal import Journal, JournalConflict
+from unlearnrec.cluster.log.log import Log, LogConflict
 from unlearnrec.cluster.log.records import CANCELLED, COMPLETED, FAILED, HELD, Record
 from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output.ledger import Ledger, State, Ticket
@@ -193,7 +193,7 @@ def failure(*kinds, exception=None):
 @pytest.mark.parametrize(
     ("error", "together"),
     [
-        (JournalConflict(), Verdict.AGAIN),
+        (LogConflict(), Verdict.AGAIN),
         (InputError("no encoder"), Verdict.WAIT),
         (OSError("disk full"), Verdict.WAIT),
         (failure(Kind.COLLECTIVE), Verdict.WAIT),
@@ -241,7 +241,7 @@ class FakeEngine:
         self.session, self.error, self.batches, self.meanwhile = session, None, [], None
 
     def carry_out(self, requests, before_commit):
-        head = self.session.journal.head()
+        head = self.session.log.head()
         self.batches.append([r.request_id for r in requests])
         if self.meanwhile:
             self.meanwhile()
@@ -252,16 +252,16 @@ class FakeEngine:
         if any(r.users[0].startswith("killer") for r in requests):
             raise failure(Kind.DIED)
         answers = {}
-        tickets = Ledger(self.session.journal.records()).tickets
+        tickets = Ledger(self.session.log.records()).tickets
         for r in requests:
             if r.users[0].startswith("big") and tickets[r.request_id].approved_by is None:
-                advance(self.session, r.request_id, HELD, {"share": 0.3}, since=head)
+                append_step(self.session, r.request_id, HELD, {"share": 0.3}, since=head)
                 continue
             answer = {"request_id": r.request_id, "status": "nothing_to_forget", "version": 1}
             if not r.users[0].startswith("none"):
                 answers[r.request_id] = answer | {"status": "committed"}
-            elif not advance(self.session, r.request_id, COMPLETED, {"answer": answer}, since=head):
-                raise JournalConflict
+            elif not append_step(self.session, r.request_id, COMPLETED, {"answer": answer}, since=head):
+                raise LogConflict
         if answers:
             manifest = made(0, "forget", 100, **answers)
             before_commit(manifest)
@@ -273,10 +273,10 @@ class FakeEngine:
 
         return Nothing()
 
-    def report(self, request_ids):
+    def write_reports(self, request_ids):
         self.reported = request_ids
         for request_id in request_ids:
-            self.session.journal.append("evidence", {"request_id": request_id})
+            self.session.log.append("evidence", {"request_id": request_id})
 
 
 def open_session(store, **serve):
@@ -287,7 +287,7 @@ def open_session(store, **serve):
 def open_service(store, clock, **serve):
     session = open_session(store, **serve)
     service = Service(session, Intake(open_session(store, **serve), clock), FakeEngine(session), clock)
-    service._hide = lambda version: None  # there are no id maps
+    service._drop_removed = lambda version: None  # there are no id maps
     return service
 
 
@@ -310,7 +310,7 @@ def test_nothing_is_carried_out_while_a_retrain_is_about_to_commit(store, clock)
     service = open_service(store, clock)
 
     def asked(seconds):
-        service._session.journal.append("switching", {"behind": 1, "seconds": seconds})
+        service._session.log.append("switching", {"behind": 1, "seconds": seconds})
 
     accept(service, "a")
     clock.now += 10
@@ -318,7 +318,7 @@ def test_nothing_is_carried_out_while_a_retrain_is_about_to_commit(store, clock)
     assert service.tick() == 1.0 and not service._engine.batches
     clock.now += 59.5
     assert service.tick() == 0.5
-    service._session.versions.commit(made(0, "train", 100), after=service._session.journal.head())
+    service._session.versions.commit(made(0, "train", 100), after=service._session.log.head())
     assert service.tick() == 0.0 and service._engine.batches == [["a"]]
     accept(service, "b")
     asked(60.0)
@@ -336,7 +336,7 @@ def test_nothing_is_carried_out_while_a_retrain_is_about_to_commit(store, clock)
 
 
 def states(store):
-    return {name: t.state.value for name, t in Ledger(Journal(store).records()).tickets.items()}
+    return {name: t.state.value for name, t in Ledger(Log(store).records()).tickets.items()}
 
 
 def accept(service, name, user=None):
@@ -416,30 +416,30 @@ def test_no_record_of_a_request_stands_on_a_log_that_says_otherwise(store, monke
     session, other = open_session(store), open_session(store)
     for name in "ab":
         Intake(other).accept(NewRequest([name], request_id=name))
-    head, append = session.journal.head(), session.journal.append
+    head, append = session.log.head(), session.log.append
     answer = {"request_id": "a", "status": "committed", "version": 2}
 
     def late(*arguments, **keywords):
-        monkeypatch.setattr(session.journal, "append", append)
+        monkeypatch.setattr(session.log, "append", append)
         if meanwhile == "its cancellation":
-            advance(other, "a", CANCELLED, {})
+            append_step(other, "a", CANCELLED, {})
         elif meanwhile == "its answer":
-            advance(other, "a", COMPLETED, {"answer": answer})
+            append_step(other, "a", COMPLETED, {"answer": answer})
         else:
             name = "a" if meanwhile == "its version" else "b"
             other.versions.commit(made(0, "forget", 100, **{name: answer | {"request_id": name}}), after=head)
         return append(*arguments, **keywords)
 
-    monkeypatch.setattr(session.journal, "append", late)
+    monkeypatch.setattr(session.log, "append", late)
     on_a_version = kind in (COMPLETED, HELD)
     body = {"answer": answer, "share": 0.3, "error": "KeyError"}
     if on_a_version and "version" in meanwhile:
-        with pytest.raises(JournalConflict):
-            advance(session, "a", kind, body, since=head)
+        with pytest.raises(LogConflict):
+            append_step(session, "a", kind, body, since=head)
     else:
-        done = advance(session, "a", kind, body, since=head if on_a_version else None)
+        done = append_step(session, "a", kind, body, since=head if on_a_version else None)
         assert done == (meanwhile == "another version")
-    written = [r.kind for r in session.journal.since(head) if r.body.get("request_id") == "a"]
+    written = [r.kind for r in session.log.since(head) if r.body.get("request_id") == "a"]
     mine = [kind] if meanwhile == "another version" and not on_a_version else []
     assert written == {"its cancellation": [CANCELLED], "its answer": [COMPLETED]}.get(meanwhile, mine)
 
@@ -451,9 +451,9 @@ def test_only_an_accepted_request_is_carried_out(store, kind):
     request = make_request(["a"], [], [], "a", b"")
     if kind is not None:
         Intake(session).accept(NewRequest(["a"], request_id="a"))
-        advance(session, "a", kind, {"share": 0.3, "error": "KeyError"})
+        append_step(session, "a", kind, {"share": 0.3, "error": "KeyError"})
     before = states(store)
-    with pytest.raises(JournalConflict, match="request a was closed or held"):
+    with pytest.raises(LogConflict, match="request a was closed or held"):
         carry_out(session, [request], None, Progress())
     assert states(store) == before
 
@@ -470,7 +470,7 @@ def test_nobody_stays_hidden_when_a_batch_does_not_commit(store, clock):
     def hide(version):
         service.published = hidden
 
-    service._hide = hide
+    service._drop_removed = hide
     behind = Intake(open_session(store), lambda: clock.now - 5)
     service._engine.meanwhile = lambda: behind.cancel("a")
     service.tick()
@@ -491,15 +491,15 @@ def test_who_is_gone_in_somebody_elses_version_is_hidden_before_it_is_loaded(sto
     """Also where it cannot be loaded."""
     service = open_service(store, clock)
     service.tick()
-    del service._hide
+    del service._drop_removed
     alive = {"gone": {"a", "b"}, "left": {"a"}}
-    monkeypatch.setattr(service_module, "living", lambda _, version: (alive[version.graph.user_file], {"i"}))
+    monkeypatch.setattr(service_module, "living_ids", lambda _, version: (alive[version.graph.user_file], {"i"}))
     monkeypatch.setattr(service._engine, "readouts", lambda _: (_ for _ in ()).throw(OSError("no worker")))
     service.published = Copy(1, {"a", "b"})
     for number, users in enumerate(("gone", "left"), start=2):
         graph = made(0).graph.replaced(user_file=users, item_file="items")
         manifest = made(0).replaced(graph=graph)
-        open_session(store).versions.commit(manifest, after=Journal(store).head())
+        open_session(store).versions.commit(manifest, after=Log(store).head())
         for _ in range(2):
             service.tick()
         assert service.published == Copy(1, alive[users], looks=number - 1) and service.blocked == "OSError"
@@ -582,7 +582,7 @@ def test_what_is_not_the_requests_fault_is_waited_for(store, clock):
     assert service.tick() == 2.0 and len(service._engine.batches) == 2
     service._engine.error = InputError("no encoder")
     # A new version is looked at without waiting.
-    open_session(store).versions.commit(made(0, "pretrain"), after=Journal(store).head())
+    open_session(store).versions.commit(made(0, "pretrain"), after=Log(store).head())
     assert service.tick() == 4.0 and service.published.version == 2 and service.blocked == "InputError"
     service._engine.error = None
     clock.now += 4
@@ -666,7 +666,7 @@ def test_evidence_that_cannot_be_written_does_not_keep_the_others_waiting(store,
     while service.tick() == 0:
         pass
     tried = []
-    service._engine.report = tried.extend  # and nothing is written
+    service._engine.write_reports = tried.extend  # and nothing is written
     for _ in range(4):
         clock.now += 60
         service.tick()
@@ -805,7 +805,7 @@ def test_each_acknowledged_request_gets_one_final_answer_whatever_dies(steps):
         for _ in range(50):
             if last.tick():
                 break
-        records = Journal(store).records()
+        records = Log(store).records()
         finals = {}
         for r in records:
             answers = manifest_of(r).answers if r.kind == "committed" else {}

@@ -53,14 +53,14 @@ def test_a_place_that_will_not_do_is_told_before_anything_is_changed(config, row
     commit_train(config)
     file = tmp_path / "run.yaml"
     file.write_text(to_yaml(config), encoding="utf-8")
-    records = Session(config).journal.head()
+    records = Session(config).log.head()
     with pytest.raises(InputError, match=words):
         pipeline.forget(config, requests=rows, results=str(tmp_path / name))
     command = ["forget", "--config", str(file), "--requests", rows, "--results", str(tmp_path / name)]
     assert run(command) == 2
     with pytest.raises(InputError, match="only the rows of a file of --requests"):
         pipeline.forget(config, users=user_name(1), results=str(tmp_path / "r.csv"))
-    assert Session(config).journal.head() == records and not Session(config).store.exists("requests/r.csv")
+    assert Session(config).log.head() == records and not Session(config).store.exists("requests/r.csv")
 
 
 def table_of(rows):
@@ -110,7 +110,7 @@ def test_whoever_carries_a_request_out_knows_its_rows(config, rows):
     session = Session(config)
     request = parse_request(None, None, None, rows, "r", AWS)
     accept(session, request)
-    read = read_accepted(session, Ledger(session.journal.records()).tickets["r"])
+    read = read_accepted(session, Ledger(session.log.records()).tickets["r"])
     assert read == request and read.tally == request.tally == Tally({0: 2}, 1)
     plain = parse_request(f"{user_name(1)},nobody", None, None, None, "r", AWS)
     accept(session, plain)  # the same content, however it was written
@@ -136,7 +136,7 @@ def test_a_file_without_rows_is_answered_and_not_accepted(config, tmp_path):
     pipeline.ingest(config)
     commit_train(config)
     commit_encoder(config)
-    head = Session(config).journal.head()
+    head = Session(config).log.head()
     rows, lines = tmp_path / "r.csv", tmp_path / "lines.csv"
     rows.write_text("user_id,item_id\n")
     for request_id in (None, "nightly"):
@@ -146,7 +146,7 @@ def test_a_file_without_rows_is_answered_and_not_accepted(config, tmp_path):
         assert set(answer["rows"].values()) == {0} and len(lines.read_text().splitlines()) == 1
     dry = pipeline.forget(config, requests=str(rows), dry_run=True)
     assert dry["status"] == "dry_run" and dry["removed_interactions"] == 0
-    assert Session(config).journal.head() == head and Session(config).store.list("requests") == ["requests/key"]
+    assert Session(config).log.head() == head and Session(config).store.list("requests") == ["requests/key"]
 
 
 # ---- how long it will take -------------------------------------------------------------------------------------------

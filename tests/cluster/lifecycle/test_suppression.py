@@ -15,7 +15,7 @@ from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.commands import residue as residues
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.lifecycle import acceptance
-from unlearnrec.cluster.lifecycle.acceptance import renewed
+from unlearnrec.cluster.lifecycle.acceptance import under_current_id
 from unlearnrec.cluster.lifecycle.finding import find_stored
 from unlearnrec.cluster.lifecycle.outcomes import note_outcomes
 from unlearnrec.cluster.lifecycle.suppression import ENVIRONMENT, FORGOTTEN, LIFTED, SuppressionList
@@ -128,11 +128,16 @@ def test_what_the_list_keeps_out_is_not_asked_anew(tmp_path):
         step()
         if not again:
             session = Session(config)
-            session.journal.append("completed", {"request_id": named.request_id, "answer": {}})
+            session.log.append("completed", {"request_id": named.request_id, "answer": {}})
         pipeline.ingest(config)
-        again.append(renewed(Session(config), named).request_id != named.request_id)
+        again.append(under_current_id(Session(config), named).request_id != named.request_id)
     pipeline.lift(config, users=user_name(1))
-    assert [*again, renewed(Session(config), named).request_id != named.request_id] == [True, False, False, True]
+    assert [*again, under_current_id(Session(config), named).request_id != named.request_id] == [
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_list_with_a_gap_takes_no_more(tmp_path):
@@ -331,7 +336,7 @@ def test_residue_beside_a_purge_knows_what_is_left(forgotten, monkeypatch):
 def test_residue_does_not_count_who_withdrew_a_request(forgotten, monkeypatch):
     """Their content goes with the next purge all the same, and is not counted as one that is known to no one."""
     accept(forgotten, user_name(9), "r3")
-    Session(forgotten).journal.append("cancelled", {"request_id": "r3"})
+    Session(forgotten).log.append("cancelled", {"request_id": "r3"})
     answer = pipeline.residue(forgotten)
     assert rows_by_place(answer) == {forgotten.interactions: 8, forgotten.test_interactions: 4}
     details = {x["place"]: x["detail"] for x in answer["residues"]}
@@ -363,7 +368,7 @@ def test_residue_does_not_look_for_rows_that_were_invalid(tmp_path, reason):
     (resolved,), result = find_stored(session.store, version.graph, [mixed])
     note_outcomes(session, version, [mixed], {"r1": resolved}, result, Progress())
     answer = {"request_id": "r1", "status": "committed", "version": 2}
-    session.versions.commit(version.replaced(reason="forget", answers={"r1": answer}), after=session.journal.head())
+    session.versions.commit(version.replaced(reason="forget", answers={"r1": answer}), after=session.log.head())
     answer = pipeline.residue(config)
     assert answer["not_read"] == [] and rows_by_place(answer) == {interactions: 4}
 

@@ -21,7 +21,7 @@ from unlearnrec.cluster.commands.purge import purge
 from unlearnrec.cluster.commands.residue import residue
 from unlearnrec.cluster.commands.verify import verify
 from unlearnrec.cluster.config.schema import Config, parse_config, to_yaml
-from unlearnrec.cluster.log.journal import Journal
+from unlearnrec.cluster.log.log import Log
 from unlearnrec.cluster.log.records import Record
 from unlearnrec.cluster.output import session as session_module
 from unlearnrec.cluster.output.ledger import Ledger
@@ -92,10 +92,10 @@ def store() -> MemoryStore:
     session = opened(store)
     session.versions.commit(read_manifest(manifest(0, "train", []) | {"files": {}}, "a test"), after=0)
     for name in NAMES:
-        session.journal.append("accepted", {"request_id": name, "commitment": name})
+        session.log.append("accepted", {"request_id": name, "commitment": name})
     session.versions.commit(read_manifest(manifest(0, "forget", ["a"]) | {"files": {}}, "a test"), after=4)
     session.checkpoint()
-    session.journal.append("accepted", {"request_id": "d", "commitment": "d"})
+    session.log.append("accepted", {"request_id": "d", "commitment": "d"})
     return store
 
 
@@ -115,15 +115,15 @@ def test_a_reader_begins_at_the_checkpoint(store: MemoryStore) -> None:
     ledger, current = session.ledger(), session.versions.current()
     read = {f"log/{n:09d}.json" for n in (6, 7, 8)} | {"log/checkpoint-000000005.json", "log/cut-000001.json"}
     assert set(counting.read_names) == read
-    records = session.journal.records()
+    records = session.log.records()
     assert [r.number for r in records] == list(range(1, 8))
     assert ledger.state() == Ledger(records).state()
     assert current == ledger.current == manifest_of(records[4])
-    assert session.journal.head() == 7 and session.versions.next_number() == 3
-    assert [r.number for r in session.journal.since(3)] == [4, 5, 6, 7]
+    assert session.log.head() == 7 and session.versions.next_number() == 3
+    assert [r.number for r in session.log.since(3)] == [4, 5, 6, 7]
     store.files.pop("log/000000003.json")
     with pytest.raises(InputError, match=r"log/000000003.json is missing, but .*log/000000004.json is there"):
-        opened(store).journal.records()
+        opened(store).log.records()
 
 
 def test_a_checkpoint_is_made_when_it_is_due(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,16 +131,16 @@ def test_a_checkpoint_is_made_when_it_is_due(store: MemoryStore, monkeypatch: py
     session = opened(store)
     made = []
     for n in range(20):
-        session.journal.append("accepted", {"request_id": f"x{n}", "commitment": ""})
+        session.log.append("accepted", {"request_id": f"x{n}", "commitment": ""})
         session.checkpoint_if_due()
         made.append(session.ledger().checkpointed)
     # After six records more, later after half as many as the last stands for.
     assert sorted(set(made)) == [5, 11, 17, 26]
-    head = session.journal.head()
+    head = session.log.head()
     session.checkpoint()
     session.checkpoint()
-    assert session.journal.head() == head + 1
-    assert opened(store).ledger().state() == Ledger(Journal(store).records()).state()  # type: ignore[arg-type]
+    assert session.log.head() == head + 1
+    assert opened(store).ledger().state() == Ledger(Log(store).records()).state()  # type: ignore[arg-type]
 
 
 NAME = "log/checkpoint-000000005.json"
@@ -173,7 +173,7 @@ def change(data: bytes) -> bytes:
 )
 def test_a_checkpoint_that_does_not_match_is_refused(store: MemoryStore, damage, message: str) -> None:
     damage(store.files)
-    for act in (lambda s: s.ledger(), lambda s: s.versions.current(), lambda s: s.journal.append("x", {})):
+    for act in (lambda s: s.ledger(), lambda s: s.versions.current(), lambda s: s.log.append("x", {})):
         with pytest.raises(InputError, match=message):
             act(opened(store))
 
@@ -183,11 +183,11 @@ def test_records_before_a_checkpoint_are_compared_with_it(store: MemoryStore) ->
     session = opened(store)
     other = MemoryStore()
     for n in range(5):
-        Journal(other).append("note", {"n": n})  # type: ignore[arg-type]
+        Log(other).append("note", {"n": n})  # type: ignore[arg-type]
     store.files |= other.files
     assert session.ledger().seen == 7
     with pytest.raises(InputError, match=rf"{NAME} does not match record 5|record 6, does not continue"):
-        session.journal.records()
+        session.log.records()
 
 
 @pytest.mark.parametrize("moment", range(4))
@@ -198,9 +198,9 @@ def test_a_checkpoint_may_be_interrupted(store: MemoryStore, moment: int) -> Non
         opened(store).checkpoint()
     session = opened(store)
     assert session.ledger().tickets.keys() == {t["request_id"] for t in before["tickets"]}
-    session.journal.append("accepted", {"request_id": "e", "commitment": "e"})
+    session.log.append("accepted", {"request_id": "e", "commitment": "e"})
     session.checkpoint()
-    assert opened(store).ledger().state() == Ledger(session.journal.records()).state()
+    assert opened(store).ledger().state() == Ledger(session.log.records()).state()
     assert not [name for name in store.files if name.startswith("log/") and "checkpoint" not in name and "-" in name]
 
 
@@ -226,7 +226,7 @@ def config(tmp_path: Path) -> Config:
 
 def fix(config: Config, request_id: str) -> None:
     body = {"request_id": request_id, "version": 2, "sha256": "0", "page_sha256": "0"}
-    Session(config).journal.append("evidence", body)
+    Session(config).log.append("evidence", body)
 
 
 def files(config: Config) -> list[str]:
@@ -254,7 +254,7 @@ def test_the_log_is_cut_off_only_where_it_is_asked_for(config: Config) -> None:
     assert purge(config, now=True)["removed_files"] == 0 and not residue(config)["residues"]
     commit_train(config)
     assert Session(config).version().version == 4
-    for act in (lambda: session.journal.since(2), lambda: Session(config).journal.since(0)):
+    for act in (lambda: session.log.since(2), lambda: Session(config).log.since(0)):
         with pytest.raises(InputError, match="begins at record 5"):
             act()
     checks = {check["name"]: check for check in verify(config)["checks"]}
@@ -270,10 +270,10 @@ def test_what_evidence_still_names_is_not_cut_off(config: Config) -> None:
     fix(config, "with")
     purge(config, now=True, truncate_log=True)
     ticket = Session(config).ledger().tickets["without"]
-    left = Session(config).journal.records()
+    left = Session(config).log.records()
     # Accepted as record 4, on the version of record 3.
     assert ticket.first_record == left[0].number == 3
-    assert [r.kind for r in Session(config).journal.since(2)][:3] == ["committed", "accepted", "committed"]
+    assert [r.kind for r in Session(config).log.since(2)][:3] == ["committed", "accepted", "committed"]
 
 
 def test_who_has_not_looked_for_a_while_does_not_fork_a_log_that_was_cut_off(config: Config) -> None:
@@ -323,13 +323,13 @@ def test_verify_folds_the_records_again(config: Config) -> None:
 def test_a_checkpoint_of_the_release_before(config: Config, cut: bool) -> None:
     """It did not say what closed a request. The log does; where it was cut off, the checkpoint closed it at the latest."""
     session = Session(config)
-    state, last = session.ledger().state(), session.journal.records()[-1]
+    state, last = session.ledger().state(), session.log.records()[-1]
     closed = {entry["request_id"]: entry.pop("closed_at") for entry in state["tickets"]}
     name, content = f"log/checkpoint-{last.number:09d}.json", {"format": 1, "number": last.number}
     data = json.dumps(content | {"digest": last.digest, "state": state}).encode()
     session.store.create(name, data)
     body = {"number": last.number, "file": name, "sha256": session.store.sha256(data)}
-    vouching = session.journal.append("checkpoint", body).number
+    vouching = session.log.append("checkpoint", body).number
     if cut:
         for number in range(1, last.number + 1):
             session.store.remove(f"log/{number:09d}.json")
@@ -342,7 +342,7 @@ def test_a_checkpoint_of_the_release_before(config: Config, cut: bool) -> None:
     assert checks["log"] and checks.get(name) is (True if cut else None)
     # Who reads the whole log for it makes another one.
     Session(config).checkpoint()
-    found = Session(config).journal.checkpoint()
+    found = Session(config).log.checkpoint()
     assert found is not None and found.number == vouching and found.state == ledger.state()
 
 
@@ -357,6 +357,6 @@ def test_the_commands_of_the_documentation_read_the_log(config: Config) -> None:
             command, cwd=config.output, capture_output=True, text=True, check=True
         ).stdout.splitlines()
 
-    records = Session(config).journal.records()
+    records = Session(config).log.records()
     assert [line.split("\t")[::2] for line in by_hand(table)] == [[str(r.number), r.kind] for r in records]
     assert by_hand(checkpoint) == ["log/checkpoint-000000005.json: OK"]

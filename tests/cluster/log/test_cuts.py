@@ -21,9 +21,9 @@ from small_output import commit_forget, commit_train, small_config, user_name, w
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.commands.purge import purge
 from unlearnrec.cluster.config.schema import Config, parse_config
-from unlearnrec.cluster.log import journal as journal_module
+from unlearnrec.cluster.log import log as log_module
 from unlearnrec.cluster.log.cuts import announce_cut
-from unlearnrec.cluster.log.journal import Journal, JournalConflict
+from unlearnrec.cluster.log.log import Log, LogConflict
 from unlearnrec.cluster.output import session as session_module
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
@@ -38,7 +38,7 @@ LATER = {"request_id": "later", "answer": {}}
 @pytest.fixture(autouse=True)
 def each_look_asks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal_module, "CUT_SECONDS", 0.0)
+        patch.setattr(log_module, "CUT_SECONDS", 0.0)
         yield
 
 
@@ -59,7 +59,7 @@ def cut_off(config: Config, ends: type[BaseException] | None = None) -> None:
         commit_forget(config, user_name(n), f"r{n}")
     for n in range(4):
         body = {"request_id": f"r{n}", "version": n + 2, "sha256": "0", "page_sha256": "0"}
-        Session(config).journal.append("evidence", body)
+        Session(config).log.append("evidence", body)
     remove = Store.remove
 
     def removed(store: Store, name: str) -> None:
@@ -70,7 +70,7 @@ def cut_off(config: Config, ends: type[BaseException] | None = None) -> None:
     with pytest.MonkeyPatch.context() as patch, nullcontext() if ends is None else pytest.raises(ends):
         patch.setattr(Store, "remove", removed)
         purge(config, now=True, truncate_log=True)
-    assert Session(config).journal.records()[0].number > 7
+    assert Session(config).log.records()[0].number > 7
 
 
 def files(config: Config) -> list[str]:
@@ -80,8 +80,8 @@ def files(config: Config) -> list[str]:
 @pytest.mark.parametrize(
     "look",
     [
-        lambda session: session.journal.head(),
-        lambda session: session.journal.records(),
+        lambda session: session.log.head(),
+        lambda session: session.log.records(),
         lambda session: session.ledger().state(),
         lambda session: session.versions.current(),
         lambda session: session.checkpoint() or session.ledger().checkpointed,
@@ -96,9 +96,9 @@ def test_who_stood_still_goes_on_at_the_checkpoint(
     assert look(still) == look(Session(config))
     assert [record.getMessage() for record in caplog.records if "behind record 5" in record.getMessage()]
     assert still.ledger().state() == Session(config).ledger().state()
-    still.journal.append("completed", LATER)
+    still.log.append("completed", LATER)
     assert "later" in Session(config).ledger().tickets
-    assert still.journal.records() == Session(config).journal.records()
+    assert still.log.records() == Session(config).log.records()
 
 
 @pytest.mark.parametrize("after", [None, 5])
@@ -125,14 +125,14 @@ def test_a_record_that_nobody_would_read_is_not_acknowledged(
     else:
         monkeypatch.setattr(still.store, "create", stand_still)
     with pytest.raises(OSError, match=r"000000006.json .* `purge --truncate-log`"):
-        still.journal.append("completed", LATER, after=after)
+        still.log.append("completed", LATER, after=after)
     # Where others had read it, their log says so; else it is not there.
     assert ("later" in still.ledger().tickets) == (moment == "behind the write")
     assert files(config) == written
-    with pytest.raises(JournalConflict):
-        still.journal.append("completed", LATER, after=5)
-    number = still.journal.append("completed", LATER).number
-    assert Session(config).journal.records()[-1].number == number and "later" in Session(config).ledger().tickets
+    with pytest.raises(LogConflict):
+        still.log.append("completed", LATER, after=5)
+    number = still.log.append("completed", LATER).number
+    assert Session(config).log.records()[-1].number == number and "later" in Session(config).ledger().tickets
 
 
 def test_a_service_that_stood_still_accepts_requests_again(config: Config) -> None:
@@ -162,7 +162,7 @@ def test_who_dies_behind_such_a_write_leaves_a_log_that_is_whole(
     dead, still, deciding, writing = sessions = [Session(config) for _ in range(4)]
     assert {session.ledger().seen for session in sessions} == {5}
     cut_off(config, ends)
-    whole = Session(config).journal.records()
+    whole = Session(config).log.records()
     create = dead.store.create
 
     def die(name: str, data: bytes) -> None:
@@ -171,7 +171,7 @@ def test_who_dies_behind_such_a_write_leaves_a_log_that_is_whole(
 
     monkeypatch.setattr(dead.store, "create", die)
     with pytest.raises(Crash):
-        dead.journal.append("completed", LATER)
+        dead.log.append("completed", LATER)
     assert "log/000000006.json" in files(config)
     with monkeypatch.context() as patch:
         patch.setattr(still.store, "read", away(still.store.read))
@@ -179,13 +179,13 @@ def test_who_dies_behind_such_a_write_leaves_a_log_that_is_whole(
             still.ledger()
     assert "later" not in still.ledger(look=False).tickets
     for session in (Session(config), still):
-        assert session.journal.records() == whole and "later" not in session.ledger().tickets
+        assert session.log.records() == whole and "later" not in session.ledger().tickets
     # None goes on from the dead one's.
-    with pytest.raises(JournalConflict):
-        deciding.journal.append("completed", LATER, after=6)
-    number = writing.journal.append("completed", LATER).number
+    with pytest.raises(LogConflict):
+        deciding.log.append("completed", LATER, after=6)
+    number = writing.log.append("completed", LATER).number
     assert number == whole[-1].number + 1
-    assert [record.number for record in Session(config).journal.records()] == [*(r.number for r in whole), number]
+    assert [record.number for record in Session(config).log.records()] == [*(r.number for r in whole), number]
     purge(config, now=True, truncate_log=True)
     assert "log/000000006.json" not in files(config)
 
@@ -198,8 +198,8 @@ def test_who_has_read_on_notices_nothing(config: Config, monkeypatch: pytest.Mon
     for _ in range(2):
         purge(config, now=True, truncate_log=True)
         monkeypatch.setattr(beside.store, "list", lambda folder: pytest.fail("it was opened anew"))
-        assert beside.journal.append("completed", LATER).number > head
-        assert beside.ledger().seen == Journal(Store(config.output)).head()
+        assert beside.log.append("completed", LATER).number > head
+        assert beside.ledger().seen == Log(Store(config.output)).head()
         monkeypatch.undo()
 
 
@@ -210,36 +210,36 @@ def test_no_checkpoint_is_made_of_what_was_cut_off(config: Config, monkeypatch: 
         monkeypatch.undo()
         found = state(ledger)
         cut_off(config)
-        still.journal.head()  # another thread's
+        still.log.head()  # another thread's
         return found
 
     monkeypatch.setattr(Ledger, "state", stand_still)
     still.checkpoint()
     assert still.ledger().state() == Session(config).ledger().state()
-    assert still.journal.records() == Session(config).journal.records()
+    assert still.log.records() == Session(config).log.records()
     assert "log/checkpoint-000000005.json" not in files(config)
 
 
 def test_a_log_that_was_empty_when_it_was_opened() -> None:
     store = MemoryStore()
     still, session = (Session(parse_config({"interactions": "x", "output": "y"}), store) for _ in range(2))  # type: ignore[arg-type]
-    assert still.journal.head() == 0
+    assert still.log.head() == 0
     for n in range(3):
-        session.journal.append("completed", {"request_id": f"r{n}", "answer": {}})
+        session.log.append("completed", {"request_id": f"r{n}", "answer": {}})
     session.checkpoint()
     announce_cut(store, (3, 0))  # type: ignore[arg-type]
     for n in range(3):
         store.remove(f"log/00000000{n + 1}.json")
     with pytest.raises(OSError, match="`purge --truncate-log`"):
-        still.journal.append("completed", LATER)
-    assert still.journal.append("completed", LATER).number == 5
+        still.log.append("completed", LATER)
+    assert still.log.append("completed", LATER).number == 5
     assert list(still.ledger().tickets) == ["r0", "r1", "r2", "later"]
 
 
 @pytest.mark.parametrize("moment", ["list", "read"])
-@pytest.mark.parametrize("act", [lambda journal: journal.resume(0, look=False), lambda journal: journal.records()])
+@pytest.mark.parametrize("act", [lambda log: log.resume(0, look=False), lambda log: log.records()])
 def test_a_log_that_is_cut_off_while_it_is_opened(
-    config: Config, act: Callable[[Journal], object], moment: str, monkeypatch: pytest.MonkeyPatch
+    config: Config, act: Callable[[Log], object], moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(config.output)
     found = getattr(store, moment)
@@ -253,7 +253,7 @@ def test_a_log_that_is_cut_off_while_it_is_opened(
         return names or found(name)
 
     monkeypatch.setattr(store, moment, stand_still)
-    assert act(Journal(store)) == act(Journal(Store(config.output)))
+    assert act(Log(store)) == act(Log(Store(config.output)))
 
 
 def test_a_log_gets_no_hole_where_a_file_looks_older_than_those_before_it(config: Config) -> None:
@@ -267,7 +267,7 @@ def test_a_log_gets_no_hole_where_a_file_looks_older_than_those_before_it(config
     keeping = config.model_copy(update={"forget": config.forget.model_copy(update={"retention_hours": 1.0})})
     purge(keeping, truncate_log=True)
     assert names[0] not in files(config) and set(names[1:]) < set(files(config))
-    assert Session(config).journal.records()[0].file == names[1]
+    assert Session(config).log.records()[0].file == names[1]
 
 
 def test_a_damaged_cut_is_named(config: Config) -> None:
@@ -335,7 +335,7 @@ def test_no_acknowledged_record_is_lost(steps: list[tuple[int, str, int]], secon
     def write(who: int) -> None:
         asked.append(f"r{len(asked)}")
         body = {"request_id": asked[-1], "answer": {}}
-        record = sessions[who].journal.append("completed", body)
+        record = sessions[who].log.append("completed", body)
         assert acknowledged.setdefault(record.number, record.body["request_id"]) == record.body["request_id"]
 
     def act(who: int, what: str) -> None:
@@ -354,7 +354,7 @@ def test_no_acknowledged_record_is_lost(steps: list[tuple[int, str, int]], secon
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session_module, "_opened", lambda output, options: store)
-        patch.setattr(journal_module, "CUT_SECONDS", seconds)
+        patch.setattr(log_module, "CUT_SECONDS", seconds)
         for who, what, moments in steps:
             process = processes[who]
             if process.busy:
@@ -367,7 +367,7 @@ def test_no_acknowledged_record_is_lost(steps: list[tuple[int, str, int]], secon
             process.go(WHOLE)
             check(process)
 
-    records = Journal(store).records()  # type: ignore[arg-type]
+    records = Log(store).records()  # type: ignore[arg-type]
     found = Session(config, store).ledger()  # type: ignore[arg-type]
     assert set(acknowledged.values()) <= found.tickets.keys() <= set(asked)
     for number, request_id in acknowledged.items():
@@ -376,4 +376,4 @@ def test_no_acknowledged_record_is_lost(steps: list[tuple[int, str, int]], secon
         assert Ledger(records).state() == found.state()
     for session in sessions:
         assert session.ledger().state() == found.state()
-        assert session.journal.records()[-len(records) :] == records
+        assert session.log.records()[-len(records) :] == records

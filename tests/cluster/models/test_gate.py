@@ -11,14 +11,14 @@ from small_output import commit_train, small_config, write_interactions
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.models import unlearning as candidate
-from unlearnrec.cluster.models.gate import (
+from unlearnrec.cluster.models.gate_measures import (
     FINE_TUNED,
     MISSED,
     NOT_APPLICABLE,
     PASSED,
     Baseline,
     gap_closed,
-    missed,
+    missed_measures,
     recall_loss,
     verdict,
 )
@@ -148,7 +148,7 @@ def test_the_gap_is_measured_against_pairs_of_the_same_kind(moved, expected):
     after = before - rng.normal(moved, 0.1 * moved, 300)
     found = gap_closed(base(), [place(before)], [place(after)], 300)
     assert found["value"] == pytest.approx(expected, abs=0.1) and found["pairs"] == 300
-    assert bool(missed({"gap_closed": found}, {"gap_closed": 0.5})) == (expected < 0.5)
+    assert bool(missed_measures({"gap_closed": found}, {"gap_closed": 0.5})) == (expected < 0.5)
 
 
 def test_what_cannot_be_measured_is_said_to_be_so():
@@ -188,7 +188,7 @@ def test_the_verdict():
     ]
     for gap, recall, expected, names in cases:
         measures = {"gap_closed": gap, "recall_loss": recall}
-        assert verdict(measures, bounds) == expected and missed(measures, bounds) == names
+        assert verdict(measures, bounds) == expected and missed_measures(measures, bounds) == names
 
 
 # ---- what becomes of fine-tuned rows --------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def scripted(*answers):
             self._session, self._group = session, group
 
         def judge(self, manifest, largest_change):
-            self._session.hold(self._group, manifest)
+            self._session.ensure_loaded(self._group, manifest)
             names = left.pop(0)
             status = MISSED if names else PASSED if names == [] else NOT_APPLICABLE
             measures = {"gap_closed": {"value": float(len(left))}}
@@ -234,7 +234,7 @@ def test_fine_tuned_rows_are_kept_if_they_miss_nothing(answers, status, kept, tm
     pipeline.ingest(config)
     version = commit_train(config)
     session = Session(config)
-    workers, head, notes, progress = TuningWorkers(session.store), session.journal.head(), [], Progress()
+    workers, head, notes, progress = TuningWorkers(session.store), session.log.head(), [], Progress()
     progress.note = notes.append
     model = {"backbone": config.backbone.model_dump(), "seed": 0, "train": config.train.model_dump()}
     before = version.replaced(reason="forget", model=version.model.replaced(**model), version=version.version + 1)
@@ -242,7 +242,7 @@ def test_fine_tuned_rows_are_kept_if_they_miss_nothing(answers, status, kept, tm
     monkeypatch.setattr(candidate, "Gate", gate)
     pairs, marks = (np.array([0]), np.array([1])), []
     made = candidate.Candidate(session, workers, version, before, pairs, (pairs[0][:0],) * 2)
-    answer = made.finish(marks.append, progress, 1.0, kept_rows=False)
+    answer = made.fine_tune_and_judge(marks.append, progress, 1.0, kept_rows=False)
 
     tuned = [name for name in session.store.list("versions") if "/tuned-" in name]
     tried = len(answers) == 2
@@ -262,7 +262,7 @@ def test_fine_tuned_rows_are_kept_if_they_miss_nothing(answers, status, kept, tm
     loads = []
     monkeypatch.setattr(Session, "load", lambda *_: loads.append(1))
     committed = session.versions.commit(manifest, after=head)
-    session.hold(workers, committed)
+    session.ensure_loaded(workers, committed)
     assert not loads
     pipeline.purge(config, now=True)
     assert [name for name in tuned if session.store.exists(name)] == (tuned if kept else [])

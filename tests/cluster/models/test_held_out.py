@@ -11,6 +11,7 @@ from small_output import item_name, small_config, user_name, write_interactions
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import Config
 from unlearnrec.cluster.models.held_out import held_out_pairs
+from unlearnrec.cluster.output.ingests import lake_graph
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.partitioning.errors import InputError
 
@@ -42,7 +43,7 @@ def write_test(config: Config, ratings: list[float | None] | None, name: str = "
 
 def found(config: Config) -> tuple[list[tuple[int, int]], int]:
     session = Session(config)
-    users, items, unknown = held_out_pairs(session, session.lake_graph())
+    users, items, unknown = held_out_pairs(session, lake_graph(session))
     return list(zip(users.tolist(), items.tolist(), strict=True)), unknown
 
 

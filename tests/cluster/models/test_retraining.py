@@ -14,10 +14,10 @@ from trained_output import rows_by_partition, trained_output
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.commands import purge
 from unlearnrec.cluster.commands import retrain as command
-from unlearnrec.cluster.log import journal
+from unlearnrec.cluster.log import log
 from unlearnrec.cluster.log.records import PURGING, SWITCHING
 from unlearnrec.cluster.models import training
-from unlearnrec.cluster.output.leases import Lease, leases
+from unlearnrec.cluster.output.leases import Lease, read_leases
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.output.versions import Versions
@@ -62,7 +62,7 @@ def beside(monkeypatch):
             return fit(*arguments)
 
         def committed(self, manifest, **decided):
-            if manifest.reason == "train" and "replayed" in manifest and todo:
+            if manifest.reason == "train" and manifest.replayed is not None and todo:
                 todo.pop(0)()
             return commit(self, manifest, **decided)
 
@@ -109,7 +109,7 @@ def test_without_requests_it_is_train_and_pretrain_in_one_version(config, worker
     now, before = Session(config).version(), Session(other).version()
     assert now.version == answer["version"] == before.version - 1 == 3 and now.reason == "train"
     assert answer["replayed_requests"] == answer["replayed_interactions"] == 0 and answer["pretrain"]["epochs"] == 1
-    assert not leases(Session(config)) and not Session(config).store.list("pretrain")
+    assert not read_leases(Session(config)) and not Session(config).store.list("pretrain")
     assert not Session(config).store.list("checkpoints")
 
 
@@ -129,11 +129,11 @@ def test_requests_that_are_carried_out_meanwhile_are_carried_out_on_the_result(
     same_model(config, other)
 
     session = Session(config)
-    records = session.journal.records()
+    records = session.log.records()
     kinds = [(r.kind, r.body.get("manifest", {}).get("reason")) for r in records]
     assert [kind for kind, _ in kinds].count(SWITCHING) == 1 and kinds[-1] == ("committed", "train")
     ledger = Ledger(records)
-    assert session.version().replayed == ["a", "b"] and ledger.switching is None
+    assert session.version().replayed == ("a", "b") and ledger.switching is None
     # Debt counts what was forgotten since the training, not since the commit; and the answers stay.
     assert ledger.debt() == pytest.approx(1 - len(left) / len(set(made[1])))
     for request_id in ("a", "b"):
@@ -251,8 +251,8 @@ def test_another_training_or_a_rollback_is_not_overwritten(config, worker, besid
     with pytest.raises(RuntimeError, match=r"another version was committed .*\(train\)"):
         pipeline.retrain(config, group=worker)
     session = Session(config)
-    assert session.version().version == 3 and not leases(session)
-    assert not any(record.kind == SWITCHING for record in session.journal.records())  # nobody waits for nothing
+    assert session.version().version == 3 and not read_leases(session)
+    assert not any(record.kind == SWITCHING for record in session.log.records())  # nobody waits for nothing
 
 
 def test_a_purge_waits_for_a_retrain_but_not_purge_now(config, worker, users, made, beside):
@@ -272,7 +272,7 @@ def test_a_purge_waits_for_a_retrain_but_not_purge_now(config, worker, users, ma
     with pytest.raises(RuntimeError, match="If a purge removed it, run this command again"):
         pipeline.retrain(config.model_copy(update={"seed": 6}), group=worker)
     # One that has not come to its removals yet, or that takes files which other versions name.
-    beside(committing=[lambda: Session(config).journal.append(PURGING, {"unnamed": [], "held": []})])
+    beside(committing=[lambda: Session(config).log.append(PURGING, {"unnamed": [], "held": []})])
     with pytest.raises(RuntimeError, match=r"purge --now`.*retrain` again"):
         pipeline.retrain(config.model_copy(update={"seed": 6}), group=worker)
     assert Session(config).version().version == 4
@@ -315,7 +315,7 @@ def test_the_log_is_not_cut_off_behind_a_retrain(config, worker, users, beside, 
 
 def test_a_log_that_was_cut_off_with_now_behind_a_retrain_ends_it(config, monkeypatch):
     """It takes none of the files on which the result stands. Each look asks whether it was, else the commit does."""
-    monkeypatch.setattr(journal, "CUT_SECONDS", 0.0)
+    monkeypatch.setattr(log, "CUT_SECONDS", 0.0)
     left = [lambda: pipeline.pretrain(config, group=OneWorker())] * 2
     left += [lambda: pipeline.purge(config, now=True, truncate_log=True)]
 
@@ -336,7 +336,7 @@ def test_a_purge_that_waits_for_it_may_name_a_file_from_before_its_lease(config,
     def taken():
         session = Session(config)
         unnamed = [name for name in session.store.list("versions/000003") if "/embeddings-" in name]
-        session.journal.append(PURGING, {"unnamed": unnamed, "held": list(leases(session))})
+        session.log.append(PURGING, {"unnamed": unnamed, "held": list(read_leases(session))})
 
     beside(committing=[taken])
     with pytest.raises(RuntimeError, match=r"stood still .*retrain` again"):
@@ -364,7 +364,7 @@ def test_an_interrupted_retrain_goes_on(config, worker, beside, monkeypatch):
     beside(fitting=interrupted)
     with pytest.raises(KeyboardInterrupt):
         pipeline.retrain(config, group=worker)
-    assert Session(config).store.list("checkpoints") and not leases(Session(config))
+    assert Session(config).store.list("checkpoints") and not read_leases(Session(config))
     monkeypatch.undo()
     before = Session(config).store.list("checkpoints")
     fitted = command.fit_encoder
@@ -381,19 +381,19 @@ def test_a_lease_is_renewed_while_it_is_held(config):
     quick = config.model_copy(update={"forget": config.forget.model_copy(update={"lease_seconds": 0.3})})
     session = Session(quick)
     with Lease(session, 3, ["a"]) as lease:
-        first = leases(session)[lease.name][0]
+        first = read_leases(session)[lease.name][0]
         lease.add(["b/*"])
         deadline = time.monotonic() + 30
-        while leases(session)[lease.name][0] < first + 0.2:
+        while read_leases(session)[lease.name][0] < first + 0.2:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert leases(session)[lease.name][1] == {"a", "b/*"}
-    assert not leases(session)
+        assert read_leases(session)[lease.name][1] == {"a", "b/*"}
+    assert not read_leases(session)
 
 
 def test_that_services_are_to_wait_is_in_a_checkpoint_too(config):
     session = Session(config)
-    session.journal.append(SWITCHING, {"behind": 1, "seconds": 90.0})
+    session.log.append(SWITCHING, {"behind": 1, "seconds": 90.0})
     ledger = session.ledger()
     assert Ledger(state=json.loads(json.dumps(ledger.state()))).switching == ledger.switching is not None
     session.checkpoint()

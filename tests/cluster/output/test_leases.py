@@ -9,7 +9,7 @@ from small_output import commit_forget, commit_train, small_config, user_name, w
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.output import leases as leasing
-from unlearnrec.cluster.output.leases import leased, leases
+from unlearnrec.cluster.output.leases import leased, read_leases
 from unlearnrec.cluster.output.session import Session
 
 
@@ -32,7 +32,7 @@ def test_a_purge_leaves_what_is_read_until_the_reader_ends(small):
         answer = pipeline.purge(small)
         assert there(small, version) == list(version.files) and answer["kept_files"] > 0
         assert answer["purged_requests"] == 1  # nobody reads that
-    assert not leases(Session(small))
+    assert not read_leases(Session(small))
     assert pipeline.purge(small)["removed_files"] > 0
     assert set(there(small, version)) == set(version.files) & set(Session(small).version().files)
 
@@ -48,8 +48,8 @@ def test_a_lease_of_a_reader_that_died_ends_by_itself(small, monkeypatch):
     reader = leased(Session(small))
     version = reader.__enter__()
     commit_forget(small, user_name(3), "r")
-    (name,) = leases(Session(small))
-    until = leases(Session(small))[name][0]
+    (name,) = read_leases(Session(small))
+    until = read_leases(Session(small))[name][0]
 
     class Later:
         @staticmethod
@@ -58,7 +58,7 @@ def test_a_lease_of_a_reader_that_died_ends_by_itself(small, monkeypatch):
 
     monkeypatch.setattr("unlearnrec.cluster.commands.purge.time", Later)
     assert pipeline.purge(small)["removed_files"] > 0
-    assert len(there(small, version)) < len(version.files) and not leases(Session(small))
+    assert len(there(small, version)) < len(version.files) and not read_leases(Session(small))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_version_that_is_replaced_before_its_lease_stands_is_not_the_one_that_
     monkeypatch.setattr(Session, "version", version)
     with leased(session) as read:
         assert read.version == 2 and there(small, read) == list(read.files)
-        assert len(leases(session)) == 1
+        assert len(read_leases(session)) == 1
 
 
 def test_evaluate_and_export_read_under_a_lease(small, monkeypatch, tmp_path):
@@ -103,7 +103,7 @@ def test_evaluate_and_export_read_under_a_lease(small, monkeypatch, tmp_path):
         pass
 
     def call(self, group, version, *arguments):
-        ((until, files),) = leases(self).values()
+        ((until, files),) = read_leases(self).values()
         assert files == set(version.files) and until > leasing.time.time()
         raise Seen
 
@@ -115,7 +115,7 @@ def test_evaluate_and_export_read_under_a_lease(small, monkeypatch, tmp_path):
     ):
         with pytest.raises(Seen):
             command()
-    assert not leases(Session(small))
+    assert not read_leases(Session(small))
 
 
 def test_who_may_not_write_reads_without_a_lease(small, monkeypatch):
@@ -126,4 +126,4 @@ def test_who_may_not_write_reads_without_a_lease(small, monkeypatch):
 
     monkeypatch.setattr(session.store, "create", refuse)
     with leased(session) as version:
-        assert version.version == 1 and not leases(session)
+        assert version.version == 1 and not read_leases(session)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from manifests import made_manifest
 
-from unlearnrec.cluster.log.journal import Journal, JournalConflict
+from unlearnrec.cluster.log.log import Log, LogConflict
 from unlearnrec.cluster.output.manifest import Manifest
 from unlearnrec.cluster.output.versions import Versions
 from unlearnrec.partitioning.manifest import File
@@ -44,14 +44,14 @@ def store(tmp_path: Path) -> Fragile:
     return Fragile(str(tmp_path))
 
 
-def opened(store: Store) -> tuple[Journal, Versions]:
-    journal = Journal(store)
-    return journal, Versions(store, journal)
+def opened(store: Store) -> tuple[Log, Versions]:
+    log = Log(store)
+    return log, Versions(store, log)
 
 
 def commit(store: Store, data: bytes = b"rows", **more: Any) -> Manifest:
-    journal, versions = opened(store)
-    head = journal.head()
+    log, versions = opened(store)
+    head = log.head()
     name = versions.new_name(versions.next_number(), "embeddings-000", "safetensors")
     return versions.commit(made_manifest(files={name: versions.put(name, data)}, **more), after=head)
 
@@ -84,8 +84,8 @@ def test_the_next_commit_makes_a_lost_copy_again(store: Fragile) -> None:
 
 def test_other_records_are_no_versions(store: Fragile) -> None:
     commit(store)
-    journal, versions = opened(store)
-    journal.append("accepted", {"request_id": "r", "manifest": {"version": 9}})
+    log, versions = opened(store)
+    log.append("accepted", {"request_id": "r", "manifest": {"version": 9}})
     current = versions.current()
     assert current is not None and current.version == 1 and versions.next_number() == 2
 
@@ -97,19 +97,19 @@ def test_no_two_attempts_use_a_name(store: Fragile) -> None:
 
 
 def test_a_version_without_one_of_its_files_is_refused(store: Fragile) -> None:
-    journal, versions = opened(store)
+    log, versions = opened(store)
     files = {"versions/000001/there": versions.put("versions/000001/there", b"1")}
     files["versions/000001/gone"] = File(sha256="0" * 64, bytes=1)
     with pytest.raises(RuntimeError, match=r"cannot commit version 1, no versions/000001/gone"):
         versions.commit(made_manifest(files=files), after=0)
-    assert journal.head() == 0 and versions.current() is None and not store.exists(copy_name(1))
+    assert log.head() == 0 and versions.current() is None and not store.exists(copy_name(1))
 
 
 def test_a_decision_on_an_old_head_is_refused(store: Fragile) -> None:
-    journal, versions = opened(store)
-    head = journal.head()
+    log, versions = opened(store)
+    head = log.head()
     commit(store, b"faster")
-    with pytest.raises(JournalConflict):
+    with pytest.raises(LogConflict):
         versions.commit(made_manifest(), after=head)
     current = versions.current()
     assert current is not None and current.version == 1 and current.files

@@ -18,8 +18,9 @@ from unlearnrec.benchmarks.chaos_checker import pairs_of
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.layout import WATCH_CURSOR
-from unlearnrec.cluster.lifecycle.acceptance import advance
+from unlearnrec.cluster.lifecycle.acceptance import append_step
 from unlearnrec.cluster.log.records import HELD
+from unlearnrec.cluster.output.ingests import lake_graph
 from unlearnrec.cluster.output.leftovers import UNNAMED, leftovers
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.requests.request import is_purged
@@ -49,7 +50,7 @@ def prepared(tmp_path_factory):
         commit_train(config, seed)
     for number, name in enumerate(("open", "held")):
         accept(config, user_name(2 + number), name)
-    advance(Session(config), "held", HELD, {"share": 0.5, "max_share": 0.2})
+    append_step(Session(config), "held", HELD, {"share": 0.5, "max_share": 0.2})
     Session(config).store.write("requests/never-accepted.json", b"{}")
     table = str(folder / "watched")
     write_deltalake(table, pa.table({"user_id": USERS, "item_id": ["x"] * len(USERS)}))
@@ -82,7 +83,7 @@ def look(config):
         "reason": version.reason,
         "model": [version.files[name].sha256 for name in version.model.embeddings],
         "pairs": pairs_of(store, version.graph),
-        "to train on": pairs_of(store, session.lake_graph()),
+        "to train on": pairs_of(store, lake_graph(session)),
         "requests": {name: (ticket.state, ticket.approved_by) for name, ticket in ledger.tickets.items()},
         "purged": {name for name, content in contents.items() if is_purged(content)},
         "left over": {item.kind for item in leftovers(session)} - {UNNAMED},

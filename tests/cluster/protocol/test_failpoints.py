@@ -31,7 +31,7 @@ from unlearnrec.cluster.lifecycle.refusals import Held
 from unlearnrec.cluster.log.records import PURGED
 from unlearnrec.cluster.output.session import CHECKPOINT_RECORDS, Session
 from unlearnrec.partitioning import failpoints
-from unlearnrec.partitioning.failpoints import ENVIRONMENT, parse
+from unlearnrec.partitioning.failpoints import ENVIRONMENT, parse_failpoints
 from unlearnrec.partitioning.storage import StorageOptions, Store, is_away
 from unlearnrec.workers import WorkerFailure
 
@@ -113,7 +113,7 @@ def check(config, start, *users):
     model = Model(start)
     model.forget({"users": users})
     assert pairs_of(session.store, session.version().graph) == model.pairs
-    kinds = [(r.kind, r.body.get("manifest", {}).get("answers", {})) for r in session.journal.records()]
+    kinds = [(r.kind, r.body.get("manifest", {}).get("answers", {})) for r in session.log.records()]
     answered = [name for _, answers in kinds for name in answers]
     assert len(answered) == len(set(answered)) == len(users)
     wrong = [c for c in pipeline.verify(config)["checks"] if not c["ok"]]
@@ -204,7 +204,7 @@ def test_a_request_that_makes_no_version_on_a_full_disk(finished, moved, group, 
         return
     with pytest.raises(Held):
         forget()
-    assert [record.kind for record in Session(moved).journal.records()].count("held") == 1
+    assert [record.kind for record in Session(moved).log.records()].count("held") == 1
     approve(config, "r", by="Bob")
     assert forget()["status"] == "committed"
     check(moved, finished.start, user)
@@ -220,7 +220,7 @@ def test_a_request_that_makes_no_version_is_killed(finished, moved, tmp_path, wr
     point = f"kill {'outcomes/* {} 1' if write == 'Wo' else 'log/* {} 2'} {mark}".format(moment)
     assert run(tmp_path, "forget", *arguments, points=point).returncode == -signal.SIGKILL and mark.exists()
     done = run(tmp_path, "forget", *arguments)
-    kinds = [record.kind for record in Session(moved).journal.records()]
+    kinds = [record.kind for record in Session(moved).log.records()]
     if write != "Wh":
         assert json.loads(done.stdout.splitlines()[-1])["status"] == "nothing_to_forget", done.stderr
         assert kinds.count("completed") == 1 and Session(moved).version().version == 2
@@ -417,7 +417,7 @@ def test_the_service_dies_where_a_request_ends_otherwise(finished, moved, tmp_pa
     session = Session(moved)
 
     def kinds():
-        mine = [r for r in session.journal.records() if r.body.get("request_id") == "r" or "r" in answers(r)]
+        mine = [r for r in session.log.records() if r.body.get("request_id") == "r" or "r" in answers(r)]
         return [record.kind for record in mine]
 
     def answers(record):
@@ -459,18 +459,18 @@ def test_the_service_dies_at_its_checkpoint(finished, moved, tmp_path):
     """C1 and C2, due as soon as it looks at the log. The second death leaves the file without its record."""
     session = Session(moved)
     for _ in range(CHECKPOINT_RECORDS + 1):
-        session.journal.append(PURGED, {"ends": []})
+        session.log.append(PURGED, {"ends": []})
     for number, arrow in enumerate(("log/checkpoint-* before 1", "log/checkpoint-* after 1", "log/[0-9]* after 1")):
         mark = tmp_path / f"mark{number}"
         with serving(tmp_path, f"kill {arrow} {mark}") as (process, _, log):
             assert process.wait(60) == -signal.SIGKILL and mark.exists(), log.read_text()
-        made = [r for r in Session(moved).journal.records() if r.kind == "checkpoint"]
+        made = [r for r in Session(moved).log.records() if r.kind == "checkpoint"]
         assert len(made) == (number == 2)
     user = finished.users[3]
     with serving(tmp_path, "") as (process, url, log):
         assert call("POST", f"{url}/v1/requests/r", {"users": [user]})[0] == 202
         deadline = time.monotonic() + 120
-        while not any(r.kind == "evidence" for r in session.journal.records()):
+        while not any(r.kind == "evidence" for r in session.log.records()):
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
@@ -500,7 +500,7 @@ def test_the_service_dies_at_one_arrow_after_the_other(finished, moved, tmp_path
             for n, one in enumerate(users):  # a client that was not answered asks again
                 assert post(f"r{n}", one) == 202
             session, deadline = Session(moved), time.monotonic() + 200
-            while sum(r.kind == "evidence" for r in session.journal.records()) < len(users):
+            while sum(r.kind == "evidence" for r in session.log.records()) < len(users):
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.5)
             process.send_signal(signal.SIGTERM)
@@ -526,7 +526,7 @@ def test_failpoints_are_met_as_they_say(tmp_path, monkeypatch):
     assert store.read("b")
     switch.unlink()
     store.create("a2", b"second")
-    assert parse("") == []
+    assert parse_failpoints("") == []
     monkeypatch.delenv(ENVIRONMENT)
     assert "Failing" not in type(Store(str(tmp_path))._files).__name__
 

@@ -25,9 +25,10 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.commands import pretrain
 from unlearnrec.cluster.config.schema import to_yaml
-from unlearnrec.cluster.lifecycle.acceptance import advance
-from unlearnrec.cluster.log.journal import JournalConflict
+from unlearnrec.cluster.lifecycle.acceptance import append_step
+from unlearnrec.cluster.log.log import LogConflict
 from unlearnrec.cluster.log.records import CANCELLED, COMPLETED, HELD
+from unlearnrec.cluster.output.ingests import ingested, lake_graph
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.manifest import manifest_of
 from unlearnrec.cluster.output.session import Session
@@ -53,12 +54,12 @@ def small(tmp_path):
 
 
 def test_a_rollback_is_a_new_version_with_the_older_ones_files(small):
-    first, second = (manifest_of(r) for r in Session(small).journal.records())
+    first, second = (manifest_of(r) for r in Session(small).log.records())
     answer = pipeline.rollback(small, to=1)
     now = Session(small).version()
     assert answer["version"] == now.version == 3 and answer["rolled_back_to"] == 1 and now.base == 2
     assert now.files == first.files != second.files and now.model == first.model
-    assert Ledger(Session(small).journal.records()).debt() == 0
+    assert Ledger(Session(small).log.records()).debt() == 0
     for bad in (3, 4, 99):
         with pytest.raises(InputError, match="older versions 1 to 2"):
             pipeline.rollback(small, to=bad)
@@ -76,7 +77,7 @@ def test_a_rollback_does_not_bring_back_what_was_deleted(small, tmp_path, capsys
     pipeline.rollback(small, to=3)
     now = Session(small).version()
     assert now.files == deleted.files and not now.answers
-    assert Ledger(Session(small).journal.records()).debt() == pytest.approx(1 - now.graph.interactions / 48)
+    assert Ledger(Session(small).log.records()).debt() == pytest.approx(1 - now.graph.interactions / 48)
     assert user_name(3) not in load_ids(Session(small).store, now.graph, "user")[0].to_pylist()
     assert pipeline.status(small, "r")["version"] == 3
 
@@ -93,11 +94,11 @@ def test_a_rollback_beside_a_purge_is_refused(small, monkeypatch):
     real = Versions.commit
 
     def beside(self, manifest, after):
-        whole.journal.append("purging", {"unnamed": []})
+        whole.log.append("purging", {"unnamed": []})
         return real(self, manifest, after)
 
     monkeypatch.setattr(Versions, "commit", beside)
-    with pytest.raises(JournalConflict):
+    with pytest.raises(LogConflict):
         pipeline.rollback(small, to=1)
     with pytest.raises(InputError, match="a purge is under way"):
         pipeline.rollback(small, to=1)
@@ -108,11 +109,11 @@ def test_a_rollback_waits_for_each_purge_itself(small):
     """A purge stands still before its removals while another one begins and ends, which leaves young files."""
     keeping = small.model_copy(update={"forget": small.forget.model_copy(update={"retention_hours": 24.0})})
     session = Session(small)
-    began = session.journal.append("purging", {"unnamed": []})
+    began = session.log.append("purging", {"unnamed": []})
     session.store.write("versions/000003/shard-000-dead001.safetensors", b"old")
     os.utime(Path(small.output) / "versions/000003/shard-000-dead001.safetensors", (0, 0))
     assert pipeline.purge(keeping)["removed_files"] == 1 and pipeline.purge(keeping)["kept_files"] > 0
-    assert [r.kind for r in session.journal.records()][-3:] == ["purging", "purging", "purged"]
+    assert [r.kind for r in session.log.records()][-3:] == ["purging", "purging", "purged"]
     with pytest.raises(InputError, match=r"a purge is under way, .* versions before 2"):
         pipeline.rollback(small, to=1)
     # Version 2 it does not take, nor what came after it; and where nothing is left that it could take, it is over.
@@ -130,14 +131,14 @@ def test_a_pretraining_whose_files_a_purge_takes_is_refused(small):
     session = Session(small)
     version = session.version()
     version = session.versions.commit(
-        version.replaced(model=version.model.replaced(dense=None, encoder=None)), session.journal.head()
+        version.replaced(model=version.model.replaced(dense=None, encoder=None)), session.log.head()
     )
-    head = session.journal.head()
+    head = session.log.head()
     name = session.versions.new_name(4, "encoder", "safetensors")
     files = {name: session.versions.put(name, b"weights")}
     encoder = Encoder(file=name, tables=None, shape={}, interactions=48)
-    session.journal.append("purging", {"unnamed": [name]})
-    session.versions.commit(version.replaced(reason="forget"), session.journal.head())
+    session.log.append("purging", {"unnamed": [name]})
+    session.versions.commit(version.replaced(reason="forget"), session.log.head())
     with pytest.raises(RuntimeError, match="removed its files"):
         pretrain._commit(session, head, version, encoder, files)
     assert Session(small).version().version == 4
@@ -148,7 +149,7 @@ def test_a_rollback_to_another_graph_where_a_request_found_nothing_is_refused(sm
     pipeline.ingest(small)
     commit_train(small, 5)
     accept(small, user_name(3), "r")
-    advance(
+    append_step(
         Session(small), "r", COMPLETED, {"answer": {"request_id": "r", "status": "nothing_to_forget", "version": 3}}
     )
     with pytest.raises(InputError, match="request r found nothing to forget in a later graph"):
@@ -159,7 +160,7 @@ def test_status_without_an_id_tells_who_waits_and_how_long(small):
     accept(small, user_name(1), "old")
     accept(small, user_name(2), "held")
     commit_forget(small, user_name(3), "done")
-    advance(Session(small), "held", HELD, {"share": 0.3})
+    append_step(Session(small), "held", HELD, {"share": 0.3})
     found = pipeline.status(small)
     assert [(r["request_id"], r["status"], r["overdue"]) for r in found["requests"]] == [
         ("old", "accepted", False),
@@ -174,7 +175,7 @@ def test_status_without_an_id_tells_who_waits_and_how_long(small):
 
 
 def test_a_deletion_during_an_ingest_stops_it(small, monkeypatch):
-    before = Session(small).ingested()
+    before = ingested(Session(small))
     real = ingestion.assign
 
     def slowly(*arguments):
@@ -184,7 +185,7 @@ def test_a_deletion_during_an_ingest_stops_it(small, monkeypatch):
     monkeypatch.setattr(ingestion, "assign", slowly)
     with pytest.raises(InputError, match=r"after `ingest` began to read.*ingest` again"):
         pipeline.ingest(small)
-    assert Session(small).ingested() == before and Session(small).lake_graph().interactions < 48
+    assert ingested(Session(small)) == before and lake_graph(Session(small)).interactions < 48
 
 
 def test_a_deletion_between_an_ingest_and_the_training_on_it_stops_the_training(small):
@@ -194,7 +195,7 @@ def test_a_deletion_between_an_ingest_and_the_training_on_it_stops_the_training(
         with pytest.raises(InputError, match="may hold its data"):
             command()
     pipeline.ingest(small)
-    assert Session(small).lake_graph().interactions == 48  # no suppression list: its key was not set
+    assert lake_graph(Session(small)).interactions == 48  # no suppression list: its key was not set
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -208,12 +209,12 @@ def test_a_training_on_a_new_ingest_is_void_where_a_request_found_nothing_meanwh
 
     def meanwhile(self, manifest, after):
         answer = {"status": "nothing_to_forget"}
-        Session(small).journal.append(COMPLETED, {"request_id": "r", "answer": answer})
+        Session(small).log.append(COMPLETED, {"request_id": "r", "answer": answer})
         return commit(self, manifest, after)
 
     monkeypatch.setattr(Versions, "commit", meanwhile)
     if again:
-        with pytest.raises(JournalConflict):
+        with pytest.raises(LogConflict):
             commit_train(small)
     else:
         commit_train(small)
@@ -247,7 +248,7 @@ def test_who_came_back_is_forgotten_again(small):
 
 def test_a_repeated_answer_has_all_that_answers_have(small):
     accept(small, user_name(3), "r")
-    advance(Session(small), "r", CANCELLED, {})
+    append_step(Session(small), "r", CANCELLED, {})
     answer = pipeline.forget(small, users=user_name(3), request_id="r")
     nothing = {"removed_interactions": 0, "affected_partitions": [], "seconds": 0.0}
     assert answer == {"request_id": "r", "status": "cancelled", "version": None, "repeated": True, **nothing}

@@ -42,7 +42,7 @@ from unlearnrec.cluster.layout import REQUEST_KEY
 from unlearnrec.cluster.lifecycle.refusals import Held, NotApproved, TakenId, TooLate
 from unlearnrec.cluster.lifecycle.suppression import ENVIRONMENT, SuppressionList
 from unlearnrec.cluster.log import records
-from unlearnrec.cluster.log.journal import Journal, JournalConflict
+from unlearnrec.cluster.log.log import Log, LogConflict
 from unlearnrec.cluster.log.records import (
     APPROVED,
     CANCELLED,
@@ -61,11 +61,11 @@ from unlearnrec.cluster.output.ledger import Ledger, State
 from unlearnrec.cluster.output.manifest import manifest_of
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import Progress
-from unlearnrec.cluster.requests.digests import digests_of, none
+from unlearnrec.cluster.requests.digests import digests_of, no_digests
 from unlearnrec.cluster.requests.request import is_purged, is_same, make_request, read_request
 from unlearnrec.cluster.serving.intake import Intake
 from unlearnrec.cluster.serving.interface import NewRequest
-from unlearnrec.cluster.serving.readouts import living
+from unlearnrec.cluster.serving.readouts import living_ids
 from unlearnrec.cluster.serving.service import Service
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
@@ -118,10 +118,10 @@ class Engine:
         add_evidence(self._session, list(answers.values()), self._workers)
 
     def readouts(self, version: Any) -> Copy:
-        self._session.hold(self._workers, version)
-        return Copy(version.version, living(self._session, version)[0])
+        self._session.ensure_loaded(self._workers, version)
+        return Copy(version.version, living_ids(self._session, version)[0])
 
-    def report(self, request_ids: Any) -> None:
+    def write_reports(self, request_ids: Any) -> None:
         tickets = self._session.ledger().tickets
         add_evidence(self._session, [tickets[one].describe() for one in request_ids])
 
@@ -258,7 +258,7 @@ class Protocol(RuleBasedStateMachine):
         self.patch.setattr(forgetting, "parse_request", read)
         # What is trained has cost nothing. Which retrain it is, its seed says.
         self.patch.setattr(retrain, "Lease", ModelLease)
-        self.patch.setattr(retrain, "_begun", self.noted(retrain._begun))
+        self.patch.setattr(retrain, "_lease_graph", self.noted(retrain._lease_graph))
         rows = lambda session, _, graph, *__: (random_rows(session, graph, 1), [{"seconds": 0.0, "loss": 0.0}])  # noqa: E731
         self.patch.setattr(retrain, "trained_version", rows)
         self.patch.setattr(retrain, "fit_encoder", self.fit)
@@ -357,11 +357,11 @@ class Protocol(RuleBasedStateMachine):
         self.clock.now += GRACE + 1
         self.begin((other, "tick", "", 0), WHOLE)
         self.the_log_and_the_version_are_those_of_the_model()  # it reads contents, which go now
-        busy, head = self.processes[PURGE].busy, Journal(self.store).head()
+        busy, head = self.processes[PURGE].busy, Log(self.store).head()
         self.store.full = "reports/" if full else None
         self.begin((PURGE, "purge", "", 1), WHOLE)
         self.store.full = None
-        records = Journal(self.store).records()
+        records = Log(self.store).records()
         if not (busy or full) and any(record.kind == PURGING for record in records[head:]):
             assert not Ledger(records).unreported
         self.advance(who, WHOLE)
@@ -410,9 +410,9 @@ class Protocol(RuleBasedStateMachine):
         self.advance(PURGE, WHOLE)
 
     def stop_before_removals(self, now: int = 1) -> None:
-        head = Journal(self.store).head()
+        head = Log(self.store).head()
         self.begin((PURGE, "purge", "", now), 0)
-        self.until(PURGE, lambda: any(record.kind == PURGING for record in Journal(self.store).since(head)))
+        self.until(PURGE, lambda: any(record.kind == PURGING for record in Log(self.store).since(head)))
 
     @rule(name=ids, moments=st.integers(0, 8), looks=st.integers(0, 12), waits=st.booleans())
     def read_during_a_purge(self, name: str, moments: int, looks: int, waits: bool) -> None:
@@ -521,7 +521,7 @@ class Protocol(RuleBasedStateMachine):
     @invariant()
     @precondition(lambda self: hasattr(self, "store"))
     def the_log_and_the_version_are_those_of_the_model(self) -> None:
-        records = Journal(self.store).records()
+        records = Log(self.store).records()
         ledger = Ledger(records)
         for record in records[self.checked :]:
             if record.kind == "accepted":
@@ -572,7 +572,7 @@ class Protocol(RuleBasedStateMachine):
     @invariant()
     @precondition(lambda self: getattr(self, "trainings", None))
     def what_retrains_need_is_there(self) -> None:
-        ledger = Ledger(Journal(self.store).records())
+        ledger = Ledger(Log(self.store).records())
         for who, training in self.trainings.items():
             lease = self.store.files.get(training.lease.name)
             if not self.processes[who].busy or lease is None or json.loads(lease)["until"] <= self.clock.now:
@@ -621,7 +621,7 @@ class Protocol(RuleBasedStateMachine):
                 self.clock.now += 100
                 last.tick()
                 approve_all(last.intake)
-            ledger = Ledger(Journal(self.store).records())
+            ledger = Ledger(Log(self.store).records())
             assert not ledger.open and not ledger.unreported and last.blocked is None
             self.the_log_and_the_version_are_those_of_the_model()
             assert self.reported == {name for name, (kind, _) in self.answers.items() if kind == COMMITTED}
@@ -636,7 +636,7 @@ class Protocol(RuleBasedStateMachine):
     def suppression_list_is_right(self, ledger: Ledger) -> None:
         suppression = SuppressionList(self.store, KEY.encode())
         listed, _ = suppression.state()
-        allowed = none()
+        allowed = no_digests()
         for name, ticket in ledger.tickets.items():
             request = read_request(name, json.dumps(self.bodies[name]).encode())
             named = digests_of(suppression.key, request, {"user": "string", "item": "string"})
@@ -703,7 +703,7 @@ class Protocol(RuleBasedStateMachine):
         except Held:
             self.acknowledged.add(name)
             return
-        except (TakenId, JournalConflict):
+        except (TakenId, LogConflict):
             return
         self.acknowledged.add(name)
         if answer["status"] != "accepted":
@@ -716,7 +716,7 @@ class Protocol(RuleBasedStateMachine):
         """As `evaluate` and `export`."""
         before = list(self.purges_now)
         with leases.leased(self.session()) as version:
-            found = leases.leases(self.session()).values()
+            found = leases.read_leases(self.session()).values()
             ends = [until for until, files in found if files == set(version.files)]  # its own the last, if not over
             try:
                 if before[0] == self.purges_now[0] == self.purges_now[1]:
@@ -727,7 +727,7 @@ class Protocol(RuleBasedStateMachine):
                 self.reading = None
 
     def purge(self, _: int, __: str, now: int) -> None:
-        head = Journal(self.store).head()
+        head = Log(self.store).head()
         self.purges[0] += 1
         self.purges_now[0] += now
         if now:
@@ -739,7 +739,7 @@ class Protocol(RuleBasedStateMachine):
         finally:
             self.purges[1] += 1
             self.purges_now[1] += now
-        for record in Journal(self.store).since(head):
+        for record in Log(self.store).since(head):
             if record.kind == PURGING and not now:
                 written = [self.store.modified_before(name, seconds(record)) for name in record.body["unnamed"]]
                 assert all(seconds(record) - at >= purge.UNDER_WAY_SECONDS for at in written), "a command may need it"
@@ -757,13 +757,13 @@ class Protocol(RuleBasedStateMachine):
             assert self.trained_since(training.head)[0] == answer["version"], "another training was overwritten"
 
     def trained_since(self, head: int) -> list[int]:
-        made = [manifest_of(r) for r in Journal(self.store).since(head) if r.kind == COMMITTED]
+        made = [manifest_of(r) for r in Log(self.store).since(head) if r.kind == COMMITTED]
         return [manifest.version for manifest in made if manifest.reason == "train"]
 
     def fit(self, session: Session, version: dict[str, Any], *_: Any) -> Any:
         """Of one of the retrains: an encoder by which a request changes the files of all partitions."""
         encoder, files = empty_encoder(session, version)
-        return encoder | {"around": session.config.seed == OTHER_RETRAIN}, files, {}
+        return encoder.replaced(around=session.config.seed == OTHER_RETRAIN), files, {}
 
     def noted(self, begun: Callable[..., Any]) -> Callable[..., Any]:
         def noted(session: Session, lease: ModelLease) -> Any:
@@ -801,7 +801,7 @@ class Protocol(RuleBasedStateMachine):
         self.answers[name] = (kind, kept)
 
     def state(self, name: str) -> State | None:
-        ticket = Ledger(Journal(self.store).records()).tickets.get(name)
+        ticket = Ledger(Log(self.store).records()).tickets.get(name)
         return ticket.state if ticket else None
 
     def purged(self, name: str, ledger: Ledger | None = None) -> bool:
@@ -809,7 +809,7 @@ class Protocol(RuleBasedStateMachine):
         return content is None or is_purged(content)
 
     def content(self, name: str, ledger: Ledger | None = None) -> Any:
-        place = (ledger or Ledger(Journal(self.store).records())).content_name(name)
+        place = (ledger or Ledger(Log(self.store).records())).content_name(name)
         return json.loads(self.store.files[place]) if place in self.store.files else None
 
     def is_body_of(self, request_id: str, which: int, name: str) -> bool:
@@ -890,7 +890,7 @@ def test_a_service_writes_the_evidence_that_another_left():
         model.clock.now += 100
         model.begin((SERVICES[1], "tick", "", 0), WHOLE)
         model.the_log_and_the_version_are_those_of_the_model()
-        assert not Ledger(Journal(model.store).records()).unreported
+        assert not Ledger(Log(model.store).records()).unreported
     finally:
         model.teardown()
 
@@ -940,8 +940,8 @@ def test_a_retrain_is_without_what_was_carried_out_whenever_that_was(now):
             assert model.state("a") is model.state("c") is State.COMMITTED
             version = model.session().version()
             # Before it has begun, they are not in its graph.
-            assert version.replayed == (["a", "c"] if moments[0] > 4 else [])
-            lost += any(record.kind == SWITCHING for record in Journal(model.store).records())
+            assert version.replayed == (("a", "c") if moments[0] > 4 else ())
+            lost += any(record.kind == SWITCHING for record in Log(model.store).records())
         finally:
             model.teardown()
     assert lost
@@ -1028,13 +1028,13 @@ def test_a_copy_made_meanwhile_goes_on_or_is_refused_by_name(random, log_first):
         except InputError as error:
             assert any(name in str(error) for name in (*model.store.files, "log/", "versions/", "graph/")), error
             return
-        ledger = Ledger(session.journal.records())
+        ledger = Ledger(session.log.records())
         lost = [name for name in ledger.open if restored.purged(name)]
         for _ in range(30):
             restored.clock.now += 100
             restored.services[2].tick()
             approve_all(restored.desks[0])
-        states = Ledger(session.journal.records()).tickets
+        states = Ledger(session.log.records()).tickets
         assert {name for name, ticket in states.items() if ticket.state is State.FAILED} == set(lost)
         forgotten = [name for name, ticket in states.items() if ticket.state in (State.COMMITTED, State.COMPLETED)]
         expected = restored.initial

@@ -19,7 +19,7 @@ from server_process import Server
 from unlearnrec.benchmarks.chaos_checker import History, check, pairs_of
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.serving.start import check_output
+from unlearnrec.cluster.serving.start import check_servable
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import Store
 
@@ -99,7 +99,7 @@ def post(server, history, name, user):
         except requests.ConnectionError:
             return  # it died: asked again later
         if answer.status_code == 202:
-            history.told(name, answer.json())
+            history.take_answer(name, answer.json())
             return
         assert answer.status_code == 503 and "Retry-After" in answer.headers, answer.text
         history.count("refused")
@@ -113,7 +113,7 @@ def reported(session, names):
 def assert_agree(history, finished, session):
     """What clients were told, the log, the interactions that are left, and the evidence."""
     left = pairs_of(session.store, session.version().graph)
-    check(history, session.journal.records(), session.ledger().tickets, finished.start, left)
+    check(history, session.log.records(), session.ledger().tickets, finished.start, left)
     assert not history.violations
     assert [c for c in pipeline.verify(session.config)["checks"] if not c["ok"]] == []
 
@@ -170,9 +170,9 @@ def test_a_backup_taken_meanwhile_is_whole_with_the_log_first_and_refused_with_t
         order: finished.config.model_copy(update={"output": store.root_uri}) for order, store in backups.items()
     }
     with pytest.raises(InputError, match=r"log-last/.* is missing, and version \d+ names it.*Restore the file"):
-        check_output(Session(restored["log-last"]))
+        check_servable(Session(restored["log-last"]))
     config, kept = restored["log-first"], Session(restored["log-first"])
-    check_output(kept)
+    check_servable(kept)
     assert 3 <= kept.version().version < session.version().version
     for name, user in zip(names, finished.users, strict=False):  # what was acknowledged later is unknown: asked again
         assert pipeline.forget(config, users=str(user), request_id=name, group=group)["status"] == "committed"

@@ -9,12 +9,13 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearnrec.cluster.requests.matching import NO_TIMES, asked_of, effect, owners_of, resolve, union
+from unlearnrec.cluster.requests.matching import NO_TIMES, effect, owners_of, partitions_to_ask, resolve, union
 from unlearnrec.cluster.requests.outcome import ALREADY_GONE, DELETED, INVALID, NOT_FOUND, outcome_of
 from unlearnrec.cluster.requests.request import Tally, make_request
 from unlearnrec.cluster.requests.rows import parse_row
 from unlearnrec.distributed.graph.removal import merged
 from unlearnrec.partitioning.assignment import Assignment
+from unlearnrec.partitioning.manifest import EventTimes
 from unlearnrec.partitioning.shard import GraphShard, build_shards
 
 USERS, ITEMS, TIMES = 5, 4, 6
@@ -87,9 +88,9 @@ def test_rows_agree_with_a_set_of_events(table, rows, parts, seed):
     kinds = {kind: [p[1] for p in parsed if not isinstance(p, str) and p[0] == kind] for kind in ("users", "items")}
     pairs, ranges = ([p[1] for p in parsed if p[0] == kind] for kind in ("interactions", "ranges"))
     request = make_request(kinds["users"], kinds["items"], pairs, None, b"", ranges, tuple(parsed))
-    named = resolve(request, *MAPS, {"unit": None})
+    named = resolve(request, *MAPS, EventTimes(unit=None))
     removal, timed = union([named])
-    asked = asked_of(owners, removal, timed)
+    asked = partitions_to_ask(owners, removal, timed)
     found = merged([removal.find(shards[k], timed) for k in asked])
 
     outcome = outcome_of(found, named, ITEMS)
@@ -126,7 +127,7 @@ def test_two_requests_that_take_a_pair_together():
     """Half of its events each: the batch removes it, neither request does."""
     shards, _ = shards_of([(0, 0, 1), (0, 0, 4), (0, 1, 1)], 1)
     halves = [make_request([], [], [], None, b"", [("10", "10", a, b)]) for a, b in ((None, 3), (3, None))]
-    named = [resolve(half, *MAPS, {"unit": None}) for half in halves]
+    named = [resolve(half, *MAPS, EventTimes(unit=None)) for half in halves]
     removal, timed = union(named)
     found = removal.find(shards[0], timed)
     for one in named:

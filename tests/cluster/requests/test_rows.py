@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from datetime import date, datetime, timedelta, timezone
+import uuid
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from unlearnrec.cluster.requests.request import make_request, parse_request, read_request
 from unlearnrec.cluster.requests.rows import COLUMNS, INTERACTIONS, ITEMS, RANGES, USERS, parse_row, read_rows
-from unlearnrec.cluster.requests.times import NANOSECONDS, empty, in_unit, moment, parse_bound, portable
+from unlearnrec.cluster.requests.times import NANOSECONDS, in_unit, is_empty_range, moment, parse_bound, portable
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import AWS
 
@@ -155,7 +157,7 @@ def test_times_of_a_parquet_file_keep_their_nanoseconds(tmp_path):
             r"CSV file: .*Row #3: Expected 2 columns, got 3\. Its first",
         ),
         ("r.parquet", "user_id\n1\n", "not a readable Parquet file"),
-        ("r.txt", "user_id\n1\n", "not a readable Parquet file"),
+        ("r.txt", "user_id\n1\n", "made of Parquet or of CSV files, and this is neither by its name"),
     ],
 )
 def test_a_file_that_is_bad_as_a_whole(tmp_path, name, content, words):
@@ -291,7 +293,11 @@ def test_open_ends_mixed_ends_and_units_that_are_not_known():
         in_unit(1_714_600_000, "2024-05-01", "s")
     with pytest.raises(ValueError, match=r"columns\.time_unit"):
         in_unit(1, "2024-05-01", None)
-    assert empty("2024-05-01T00:00:00Z", "2024-05-01T00:00:00Z") and not empty(1, None) and not empty(5, "2024-01-01")
+    assert (
+        is_empty_range("2024-05-01T00:00:00Z", "2024-05-01T00:00:00Z")
+        and not is_empty_range(1, None)
+        and not is_empty_range(5, "2024-01-01")
+    )
     # Within one second: nothing of a column of whole seconds is in it, but it is a range.
     assert in_unit("2024-05-01T00:00:00.2Z", "2024-05-01T00:00:00.8Z", "s") == (1_714_521_601,) * 2
 
@@ -300,3 +306,51 @@ def test_a_request_without_ranges_is_written_as_before():
     body = make_request(["b", "a"], [1], [(2, 3)], "r", b"").body()
     assert body == b'{"interactions":[["2","3"]],"items":["1"],"users":["a","b"]}'
     assert parse_row("a", None, 1, None) == (RANGES, ("a", None, 1, None))
+
+
+def test_a_delta_table_of_requests(tmp_path: Path) -> None:
+    deltalake = pytest.importorskip("deltalake")
+    since = datetime(2024, 5, 1, tzinfo=UTC)
+    table = pa.table(
+        {
+            "user_id": pa.array([1, None, 2, 3]),
+            "item_id": pa.array([None, 7, 8, None]),
+            "since": pa.array([None, None, None, since], pa.timestamp("us", "UTC")),
+        }
+    )
+    uri = str(tmp_path / "requests")
+    deltalake.write_deltalake(uri, table)
+    deltalake.DeltaTable(uri).delete("item_id = 8")
+    rows = read_rows(uri, AWS)
+    assert sorted(row[:2] for row in rows if row[0] != RANGES) == [(ITEMS, "7"), (USERS, "1")]
+    assert [row[1][0] for row in rows if row[0] == RANGES] == ["3"] and len(rows) == 3
+    assert read_rows(f"delta://{uri}", AWS) == rows and len(read_rows(f"{uri}?version=0", AWS)) == 4
+    deltalake.write_deltalake(
+        uri, table.append_column("unti", pa.array([0] * 4)), mode="overwrite", schema_mode="overwrite"
+    )
+    with pytest.raises(InputError, match="column 'unti' is not known here"):
+        read_rows(uri, AWS)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_json_as_windows_writes_it(encoding: str, tmp_path: Path) -> None:
+    for name, text in (("r.json", '[{"user_id": "ü"}]'), ("r.jsonl", '{"user_id": "ü"}\n')):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        assert read_rows(str(tmp_path / name), AWS) == [(USERS, "ü")]
+    (tmp_path / "r.json").write_bytes('[{"user_id": "ü"}]'.encode("latin-1"))
+    with pytest.raises(InputError, match=r"r\.json is not readable as text in UTF-8 or UTF-16.*Save it as UTF-8"):
+        read_rows(str(tmp_path / "r.json"), AWS)
+
+
+def test_ids_of_other_types_are_exact(tmp_path: Path) -> None:
+    someone = uuid.UUID(int=5)
+    pq.write_table(
+        pa.table(
+            {
+                "user_id": pa.array([Decimal(2**62), None], pa.decimal128(38, 0)),
+                "item_id": pa.array([None, someone.bytes], pa.binary(16)),
+            }
+        ),
+        tmp_path / "r.parquet",
+    )
+    assert read_rows(str(tmp_path / "r.parquet"), AWS) == [(USERS, str(2**62)), (ITEMS, str(someone))]

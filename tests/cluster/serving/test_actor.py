@@ -20,7 +20,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("ray.serve")
 
 from unlearnrec.cluster.cli.app import run
-from unlearnrec.cluster.commands import serve_detached as deploy
+from unlearnrec.cluster.commands import serve_detached
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.partitioning.errors import InputError
 
@@ -48,10 +48,10 @@ def until(condition, seconds=90.0):
 def test_the_actor_dies_and_its_successor_carries_out_what_was_accepted(config):
     first, second, third = (str(n) for n in sorted(set(pq.read_table(config.interactions)["user_id"].to_pylist()))[:3])
     with pytest.raises(InputError, match=r"no actor 'unlearnrec-.*' in namespace"):
-        deploy.stop(config)
-    started = deploy.start(config)
+        serve_detached.stop_detached(config)
+    started = serve_detached.start_detached(config)
     try:
-        url, actor = started["url"], ray.get_actor(started["actor"], deploy.NAMESPACE)
+        url, actor = started["url"], ray.get_actor(started["actor"], serve_detached.NAMESPACE)
 
         def get(path, headers=HEADERS):
             return requests.get(url + path, headers=headers, timeout=60)
@@ -64,7 +64,7 @@ def test_the_actor_dies_and_its_successor_carries_out_what_was_accepted(config):
             return answer.status_code == 200 and answer.json()["request_status"] == "completed"
 
         with pytest.raises(InputError, match=rf"the actor '{started['actor']}' .* serves .* already"):
-            deploy.start(config)
+            serve_detached.start_detached(config)
         assert get("/metrics", headers={}).status_code == 401 and get("/healthz", headers={}).json()["version"] == 2
         assert get(f"/v1/recommendations/{first}?k=3").json()["recommendations"]
         assert post("one", first).status_code == 202
@@ -83,14 +83,14 @@ def test_the_actor_dies_and_its_successor_carries_out_what_was_accepted(config):
         assert get(f"/v1/recommendations/{third}").status_code == 200
         assert 'unlearnrec_requests_total{state="committed"} 2' in get("/metrics").text
     finally:
-        stopped = deploy.stop(config)
+        stopped = serve_detached.stop_detached(config)
     assert stopped == {"status": "stopped", "actor": started["actor"]}
     with pytest.raises(requests.ConnectionError):
         get("/healthz")
     logs = Path(ray._private.worker._global_node.get_logs_dir_path())
     assert any((logs / "serve").iterdir())
     assert not [file for file in logs.rglob("*.*") if file.is_file() and b"/v1/recommendations/" in file.read_bytes()]
-    records = Session(config).journal.records()
+    records = Session(config).log.records()
     answers = [name for r in records if r.kind == "committed" for name in r.body["manifest"].get("answers", {})]
     assert sorted(answers) == ["one", "two"]
     until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
@@ -99,9 +99,9 @@ def test_the_actor_dies_and_its_successor_carries_out_what_was_accepted(config):
 @pytest.mark.slow
 def test_health_and_recommendations_are_answered_while_all_other_calls_hang(config, tmp_path, monkeypatch):
     """None of them is given up meanwhile."""
-    monkeypatch.setattr(deploy, "RemoteService", partial(deploy.RemoteService, seconds=600))
+    monkeypatch.setattr(serve_detached, "RemoteService", partial(serve_detached.RemoteService, seconds=600))
     user = pq.read_table(config.interactions)["user_id"][0].as_py()
-    calls, hanging, back = deploy.CALLS + 16, tmp_path / "hanging", tmp_path / "back"
+    calls, hanging, back = serve_detached.CALLS + 16, tmp_path / "hanging", tmp_path / "back"
     hanging.mkdir()
 
     def hang(coordinator):
@@ -112,18 +112,18 @@ def test_health_and_recommendations_are_answered_while_all_other_calls_hang(conf
 
         coordinator._service.intake.status = status
 
-    started = deploy.start(config)
+    started = serve_detached.start_detached(config)
     try:
         url = started["url"]
 
         def get(path, seconds=90):
             return requests.get(url + path, headers=HEADERS, timeout=seconds)
 
-        ray.get(ray.get_actor(started["actor"], deploy.NAMESPACE).__ray_call__.remote(hang))
+        ray.get(ray.get_actor(started["actor"], serve_detached.NAMESPACE).__ray_call__.remote(hang))
         with ThreadPoolExecutor(calls) as callers:
             try:
                 asked = [callers.submit(get, "/v1/requests/one", 600) for _ in range(calls)]
-                until(lambda: len(list(hanging.iterdir())) == deploy.CALLS)
+                until(lambda: len(list(hanging.iterdir())) == serve_detached.CALLS)
                 health, recommended = get("/healthz"), get(f"/v1/recommendations/{user}?k=3")
                 assert (health.status_code, health.json()["version"]) == (200, 2)
                 assert len(recommended.json()["recommendations"]) == 3
@@ -131,7 +131,7 @@ def test_health_and_recommendations_are_answered_while_all_other_calls_hang(conf
                 back.touch()
             assert {one.result().status_code for one in asked} == {404}
     finally:
-        deploy.stop(config)
+        serve_detached.stop_detached(config)
 
 
 @pytest.mark.slow
@@ -149,18 +149,18 @@ def test_several_outputs_are_served_under_paths_of_their_own(config, monkeypatch
     try:
         serve.run(serve.deployment(Other, ray_actor_options={"num_cpus": 0}).bind(), name="other", route_prefix="/")
         with monkeypatch.context() as patch:
-            patch.setattr(deploy, "_start_actor", lambda *_: pytest.fail("started"))
+            patch.setattr(serve_detached, "_start_actor", lambda *_: pytest.fail("started"))
             with pytest.raises(InputError, match=r"serve\.route_prefix /: the application 'other'"):
-                deploy.start(config)
+                serve_detached.start_detached(config)
         own = config.model_copy(update={"serve": config.serve.model_copy(update={"route_prefix": "/a/run"})})
-        deploy.start(own)
+        serve_detached.start_detached(own)
         url = f"http://127.0.0.1:{port}"
         health = requests.get(f"{url}/a/run/healthz", timeout=60)
         assert health.json()["version"] == 2 and requests.get(f"{url}/healthz", timeout=60).text == "other"
         first = pq.read_table(config.interactions)["user_id"][0].as_py()
         found = requests.get(f"{url}/a/run/v1/recommendations/{first}?k=3", headers=HEADERS, timeout=60)
         assert len(found.json()["recommendations"]) == 3
-        deploy.stop(own)
+        serve_detached.stop_detached(own)
         assert requests.get(f"{url}/healthz", timeout=60).text == "other"
     finally:
         serve.shutdown()
@@ -170,6 +170,6 @@ def test_several_outputs_are_served_under_paths_of_their_own(config, monkeypatch
 def test_a_ray_that_ends_with_the_command_does_not_do(monkeypatch, tmp_path, capsys, option):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(deploy, "check_output", lambda session: None)
+    monkeypatch.setattr(serve_detached, "check_servable", lambda session: None)
     assert run(["serve", option, "interactions=x.parquet", f"output={tmp_path}"]) == 2
     assert "cluster.address" in capsys.readouterr().err

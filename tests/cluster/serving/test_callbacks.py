@@ -16,16 +16,16 @@ from small_output import commit_train, small_config, user_name, write_interactio
 
 import unlearnrec
 from unlearnrec.cluster import pipeline
-from unlearnrec.cluster.lifecycle.acceptance import advance
+from unlearnrec.cluster.lifecycle.acceptance import append_step
 from unlearnrec.cluster.lifecycle.refusals import TakenId
 from unlearnrec.cluster.log.records import COMPLETED, FAILED, HELD
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.serving.callback_sender import LONGEST_BACKOFF_SECONDS, Effects, Sender, SendingRules, backoff
-from unlearnrec.cluster.serving.callbacks import KEY_VARIABLE, News, Outbox, load_key, sign, url_pattern
+from unlearnrec.cluster.serving.callbacks import KEY_VARIABLE, News, Outbox, load_key, signature_headers, url_pattern
 from unlearnrec.cluster.serving.intake import Intake
 from unlearnrec.cluster.serving.interface import NewRequest
-from unlearnrec.cluster.serving.service import follow
-from unlearnrec.cluster.serving.start import coordinate
+from unlearnrec.cluster.serving.service import run_loop
+from unlearnrec.cluster.serving.start import open_service
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import Store
 
@@ -242,31 +242,31 @@ def test_the_intake_writes_urls_down_with_the_request_and_says_what_is_new(sessi
         intake.accept(NewRequest([user_name(3)], request_id="r", callback_urls=[OTHER]))
     assert {name: entry.urls for name, entry in Outbox(session.store).entries().items()} == {"r": (URL,)}
 
-    seen = [intake.latest(["r", "nobody"])["r"]]
+    seen = [intake.news_of(["r", "nobody"])["r"]]
     outbox.wake.clear()
     intake.running = frozenset({"r"})
     assert outbox.wake.is_set()
-    seen.append(intake.latest(["r"])["r"])
+    seen.append(intake.news_of(["r"])["r"])
     intake.running = frozenset()
-    advance(session, "r", FAILED, {"error": "KeyError"})
-    seen.append(intake.latest(["r"])["r"])
+    append_step(session, "r", FAILED, {"error": "KeyError"})
+    seen.append(intake.news_of(["r"])["r"])
     intake.accept(
         NewRequest([user_name(1)], request_id="r", callback_urls=[OTHER])
     )  # it failed, and is asked for again
-    seen.append(intake.latest(["r"])["r"])
-    advance(session, "r", HELD, {"share": 0.3})
-    seen.append(intake.latest(["r"])["r"])
+    seen.append(intake.news_of(["r"])["r"])
+    append_step(session, "r", HELD, {"share": 0.3})
+    seen.append(intake.news_of(["r"])["r"])
     outbox.wake.clear()
     intake.approve("r", "Bob")
     assert outbox.wake.is_set()
-    seen.append(intake.latest(["r"])["r"])
+    seen.append(intake.news_of(["r"])["r"])
     events = ["accepted", "in_progress", "failed", "accepted", "held", "approved"]
     assert [news.event.split()[0] for news in seen] == events
     intake.running = frozenset({"r", "quiet"})
-    advance(session, "quiet", COMPLETED, {"answer": {"status": "nothing_to_forget"}})
-    assert list(intake.latest(["r", "quiet"])) == ["r"]  # the last word waits for what its batch says of the evidence
+    append_step(session, "quiet", COMPLETED, {"answer": {"status": "nothing_to_forget"}})
+    assert list(intake.news_of(["r", "quiet"])) == ["r"]  # the last word waits for what its batch says of the evidence
     intake.running = frozenset()
-    assert intake.latest(["quiet"])["quiet"].final
+    assert intake.news_of(["quiet"])["quiet"].final
     assert len({news.event for news in seen}) == 6 and not any(news.final for news in seen)
     assert Outbox(session.store).entries()["r"].urls == (OTHER,)
     assert user_name(1) not in json.dumps([news.message("r", URL, 0)[1].decode() for news in seen])
@@ -274,21 +274,21 @@ def test_the_intake_writes_urls_down_with_the_request_and_says_what_is_new(sessi
 
 def test_whom_to_tell_is_durable_before_the_request_is_accepted(session, monkeypatch):
     intake = Intake(session, outbox=Outbox(session.store))
-    append = session.journal.append
+    append = session.log.append
 
     def die(*arguments, **keywords):
         raise Crash
 
-    monkeypatch.setattr(session.journal, "append", die)
+    monkeypatch.setattr(session.log, "append", die)
     with pytest.raises(Crash):
         intake.accept(NewRequest([user_name(1)], request_id="r", callback_urls=[URL]))
     with pytest.raises(TakenId):  # its content is there, and so is its owner's claim to the id
         intake.accept(NewRequest([user_name(2)], request_id="r", callback_urls=[OTHER]))
-    monkeypatch.setattr(session.journal, "append", append)
+    monkeypatch.setattr(session.log, "append", append)
     outbox = Outbox(session.store)
-    assert outbox.entries()["r"].urls == (URL,) and intake.latest(["r"]) == {}
+    assert outbox.entries()["r"].urls == (URL,) and intake.news_of(["r"]) == {}
     intake.accept(NewRequest([user_name(1)], request_id="r", callback_urls=[URL]))
-    assert intake.latest(["r"])["r"].state["request_status"] == "pending"
+    assert intake.news_of(["r"])["r"].state["request_status"] == "pending"
 
 
 def test_a_purge_does_not_take_whom_to_tell_of_a_request_that_is_accepted_meanwhile(session, monkeypatch):
@@ -328,7 +328,7 @@ def test_a_key_is_needed(monkeypatch, key, says):
 def test_the_signature_is_the_one_of_standard_webhooks(monkeypatch):
     """The example of its documentation."""
     monkeypatch.setenv(KEY_VARIABLE, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-    headers = sign(load_key(), "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    headers = signature_headers(load_key(), "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
     assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
@@ -343,12 +343,12 @@ def snippet():
 def test_the_documented_receiver_accepts_what_is_sent_and_nothing_else():
     verify, secret = snippet(), "whsec_" + base64.b64encode(KEY).decode()
     body = b'{"request_status": "completed"}'
-    headers = sign(KEY, "msg_1", int(time.time()), body)
+    headers = signature_headers(KEY, "msg_1", int(time.time()), body)
     assert verify(secret, headers, body)
     assert not verify(secret, headers, body + b" ")
     assert not verify(secret, {**headers, "webhook-id": "msg_2"}, body)
     assert not verify("whsec_" + base64.b64encode(KEY[1:]).decode(), headers, body)
-    assert not verify(secret, sign(KEY, "msg_1", int(time.time()) - 3600, body), body)
+    assert not verify(secret, signature_headers(KEY, "msg_1", int(time.time()) - 3600, body), body)
 
 
 @pytest.fixture
@@ -408,7 +408,7 @@ class Engine:
         self.hold.wait(20)
         for request in requests:
             answer = {"request_id": request.request_id, "status": "nothing_to_forget", "version": 1}
-            advance(self.session, request.request_id, COMPLETED, {"answer": answer})
+            append_step(self.session, request.request_id, COMPLETED, {"answer": answer})
 
     def readouts(self, version):
         return types.SimpleNamespace(version=version.version)
@@ -420,7 +420,7 @@ def test_the_service_tells_every_state_and_what_was_left_by_the_one_before(sessi
     session.config = session.config.model_copy(update={"serve": serve})
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     engine = Engine(session)
-    with pytest.raises(InputError, match=KEY_VARIABLE), coordinate(session, engine):
+    with pytest.raises(InputError, match=KEY_VARIABLE), open_service(session, engine):
         pass
     monkeypatch.setenv(KEY_VARIABLE, base64.b64encode(KEY).decode())
     Intake(session, outbox=Outbox(session.store)).accept(
@@ -432,9 +432,9 @@ def test_the_service_tells_every_state_and_what_was_left_by_the_one_before(sessi
         return [body["status"] for body in told if body["subject_request_id"] == request_id]
 
     stopped = threading.Event()
-    with coordinate(session, engine) as service:
+    with open_service(session, engine) as service:
         until(lambda: heard("left") == ["accepted"])
-        loop = threading.Thread(target=follow, args=(service, stopped.is_set, 0.05))
+        loop = threading.Thread(target=run_loop, args=(service, stopped.is_set, 0.05))
         loop.start()
         until(lambda: len(heard("left")) == 2)
         service.intake.accept(

@@ -12,7 +12,7 @@ from unlearnrec.cluster.commands.serve import admission_rules
 from unlearnrec.cluster.http.app import make_app
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.serving.intake import Intake
-from unlearnrec.cluster.serving.readouts import Readouts, living
+from unlearnrec.cluster.serving.readouts import Readouts, living_ids
 from unlearnrec.cluster.serving.service import Service
 
 GONE, STAYS = user_name(1), user_name(2)
@@ -26,7 +26,7 @@ class Engine:
 
     def carry_out(self, requests, before_commit):
         session = self.session
-        head, version, number = session.journal.head(), session.version(), session.versions.next_number()
+        head, version, number = session.log.head(), session.version(), session.versions.next_number()
         manifest = without_request(session, version, number, requests[0].users[0])
         request_id = requests[0].request_id
         answer = {"request_id": request_id, "status": "committed", "version": number, "affected_partitions": [0, 1]}
@@ -41,7 +41,7 @@ class Engine:
 
     def readouts(self, version):
         self.look("refresh")
-        users, items = map(sorted, living(self.session, version))
+        users, items = map(sorted, living_ids(self.session, version))
         return Readouts(
             version=version.version,
             users={name: place for place, name in enumerate(users)},

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from unlearnrec.cluster.config.schema import parse_config
-from unlearnrec.cluster.lifecycle.acceptance import accept, advance, answered, read_accepted
+from unlearnrec.cluster.lifecycle.acceptance import accept, append_step, final_answer, read_accepted
 from unlearnrec.cluster.lifecycle.refusals import TakenId, TooMany
-from unlearnrec.cluster.log import journal as journal_module
-from unlearnrec.cluster.log.journal import Journal
+from unlearnrec.cluster.log import log as log_module
+from unlearnrec.cluster.log.log import Log
 from unlearnrec.cluster.log.records import ACCEPTED, FAILED, PURGED, PURGING
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
@@ -51,7 +51,7 @@ def at_once(work: Callable[[int], Any]) -> list[Any]:
 
 
 def accepted(tmp_path: Path) -> list[str]:
-    return [r.body["request_id"] for r in Journal(Store(str(tmp_path))).records() if r.kind == "accepted"]
+    return [r.body["request_id"] for r in Log(Store(str(tmp_path))).records() if r.kind == "accepted"]
 
 
 @pytest.mark.parametrize("intakes", [1, 2])
@@ -62,7 +62,7 @@ def test_one_request_made_at_once_is_accepted_once(open_intake: Any, tmp_path: P
         answers = at_once(lambda me: there[me % intakes].accept(NewRequest(["ann"], request_id="r")))
         assert [answer["status"] for answer in answers] == ["accepted"] * THREADS
         assert accepted(tmp_path) == ["r"] * round_
-        advance(there[0]._session, "r", FAILED, {"error": "KeyError"})
+        append_step(there[0]._session, "r", FAILED, {"error": "KeyError"})
 
 
 def test_an_id_is_for_one_content(open_intake: Any, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_the_limit_holds_for_requests_that_come_at_once(open_intake: Any, tmp_pa
     answers = at_once(lambda me: intake.accept(NewRequest([f"user-{me}"], request_id=f"r{me}")))
     assert sum(isinstance(answer, TooMany) for answer in answers) == THREADS - 3
     assert len(accepted(tmp_path)) == intake.gauges()["open_requests"] == 3
-    advance(intake._session, accepted(tmp_path)[0], FAILED, {"error": "KeyError"})
+    append_step(intake._session, accepted(tmp_path)[0], FAILED, {"error": "KeyError"})
     assert (
         sum(
             not isinstance(x, TooMany)
@@ -122,7 +122,7 @@ def test_each_of_many_is_in_the_log_and_seen_by_all(open_intake: Any, tmp_path: 
 
 def test_an_acceptance_looks_at_the_store_once(open_intake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look is a round trip to S3; within a second nobody asks twice whether the log was cut off."""
-    monkeypatch.setattr(journal_module, "CUT_SECONDS", math.inf)
+    monkeypatch.setattr(log_module, "CUT_SECONDS", math.inf)
     intake, asked = open_intake(), []
     intake.accept(NewRequest(["ann"], request_id="first"))
     for method in ("read", "create", "list", "exists"):
@@ -138,24 +138,24 @@ def test_an_acceptance_looks_at_the_store_once(open_intake: Any, monkeypatch: py
 def test_a_request_gets_no_name_that_a_purge_may_take(open_intake: Any, tmp_path: Path, seen: bool) -> None:
     """Of an attempt that was never accepted; whether or not the session has seen the purge begin, and after another has
     ended."""
-    session, journal = open_intake()._session, Journal(Store(str(tmp_path)))
+    session, log = open_intake()._session, Log(Store(str(tmp_path)))
     request = make_request(["ann"], [], [], "r", b"")
     accept(session, make_request(["ann"], [], [], "before", b""))
-    began = journal.append(PURGING, {"unnamed": ["requests/r.json", "versions/000001/x"]})
-    journal.append(PURGED, {"ends": [began.number]})
+    began = log.append(PURGING, {"unnamed": ["requests/r.json", "versions/000001/x"]})
+    log.append(PURGED, {"ends": [began.number]})
     session.ledger(look=seen)
     names: list[str] = []
     accept(session, request, written=names.append)
     place = f"requests/r@{began.number}.json"
-    assert names[-1] == place and session.journal.records()[-1].body["content"] == place
+    assert names[-1] == place and session.log.records()[-1].body["content"] == place
     session.store.write("requests/r.json", b"removed")  # at last
-    assert read_accepted(session, session.ledger().tickets["r"]) == request and answered(session, request) is None
+    assert read_accepted(session, session.ledger().tickets["r"]) == request and final_answer(session, request) is None
     assert open_intake().accept(NewRequest(["ann"], request_id="r"))["status"] == "accepted"
     with pytest.raises(TakenId):
         open_intake().accept(NewRequest(["bob"], request_id="r"))
     # It failed, is asked for again, and no purge takes its content.
-    advance(session, "r", FAILED, {"error": "KeyError"})
-    journal.append(PURGING, {"unnamed": ["requests/r.json"]})
+    append_step(session, "r", FAILED, {"error": "KeyError"})
+    log.append(PURGING, {"unnamed": ["requests/r.json"]})
     accept(open_intake()._session, request)
     assert (
         read_accepted(session, session.ledger().tickets["r"]) == request and session.ledger().content_name("r") == place
@@ -164,11 +164,11 @@ def test_a_request_gets_no_name_that_a_purge_may_take(open_intake: Any, tmp_path
 
 def test_a_log_of_an_earlier_release_is_read_as_it_was_meant(open_intake: Any, tmp_path: Path) -> None:
     """There, a purge ended all purges, and the names that it had taken were used again."""
-    journal = Journal(Store(str(tmp_path)))
+    log = Log(Store(str(tmp_path)))
     for name in ("a", "b"):
-        journal.append(PURGING, {"unnamed": [f"requests/{name}.json"]})
-    journal.append(PURGED, {})
-    journal.append(ACCEPTED, {"request_id": "a", "commitment": ""})
+        log.append(PURGING, {"unnamed": [f"requests/{name}.json"]})
+    log.append(PURGED, {})
+    log.append(ACCEPTED, {"request_id": "a", "commitment": ""})
     ledger = open_intake()._session.ledger()
     assert ledger.purging == {} and ledger.content_name("a") == "requests/a.json"
     assert Ledger(state=ledger.state() | {"purging": ["requests/a.json"]}).purging == {0: 0}

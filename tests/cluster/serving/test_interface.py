@@ -49,11 +49,11 @@ def test_a_service_asks_its_intake_about_requests():
     assert service.intake.calls == [("accept", CALLS["accept"], {}), ("approve", CALLS["approve"], {})]
 
 
-def test_the_actor_answers_nothing_before_it_has_begun_and_keeps_threads_for_calls_from_memory():
+def test_the_actor_answers_nothing_before_it_has_started_and_keeps_threads_for_calls_from_memory():
     coordinator = object.__new__(Coordinator)
     coordinator._service = None
     for name, arguments in CALLS.items():
-        with pytest.raises(ConnectionError, match="not begun"):
+        with pytest.raises(ConnectionError, match="not started"):
             getattr(coordinator, name)(*arguments)
     # Ray looks at the innermost function.
     methods = {name: inspect.unwrap(getattr(Coordinator, name)) for name in CALLS}

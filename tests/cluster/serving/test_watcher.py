@@ -21,7 +21,7 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.config.schema import Config, to_yaml
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.cluster.serving.start import coordinate
+from unlearnrec.cluster.serving.start import open_service
 
 
 @pytest.fixture
@@ -54,10 +54,10 @@ def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
 def test_it_runs_beside_the_loop_and_its_errors_end_nothing(followed: Any, tmp_path: Path) -> None:
     table, config = followed
     engine: Any = None
-    with coordinate(Session(config), engine) as service:
+    with open_service(Session(config), engine) as service:
         write_deltalake(str(table), rows("ann"), mode="append")
         until(lambda: service.status("ann"))
-        assert service.intake.news.is_set()
+        assert service.intake.arrived.is_set()
         until(lambda: service.gauges()["watch_requests_total"] == 1)
         assert service.health() == {"status": "starting", "version": None, "blocked": None, "watch_blocked": None}
         shutil.move(table, tmp_path / "away")
@@ -73,7 +73,7 @@ def test_it_runs_beside_the_loop_and_its_errors_end_nothing(followed: Any, tmp_p
 def test_a_service_that_follows_nothing_says_nothing_of_it(followed: Any) -> None:
     _, config = followed
     engine: Any = None
-    with coordinate(Session(config.model_copy(update={"watch": type(config.watch)()})), engine) as service:
+    with open_service(Session(config.model_copy(update={"watch": type(config.watch)()})), engine) as service:
         assert "watch_blocked" not in service.health() and "watch_blocked" not in service.gauges()
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import spmd
 import torch
+from spawned import run_by_value
 from torch.nn import functional
 
 from unlearnrec.benchmarks.lab import Lab
@@ -12,7 +13,6 @@ from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.backbones.views import MAX_ANCHORS, Views, contrast_gradients, info_nce
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.measures.ranking import evaluate
-from unlearnrec.distributed.processes import run_processes
 from unlearnrec.partitioning.sample import make_sample
 from unlearnrec.partitioning.storage import Store
 
@@ -35,7 +35,7 @@ def alone():
 
 @pytest.fixture(scope="module")
 def three():
-    return run_processes(3, train_all)
+    return run_by_value(3, train_all)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,7 +107,7 @@ def _gradients_agree(comm: Comm, name: str, halo: str) -> bool:
 
 
 def test_gradients_agree_with_finite_differences():
-    assert run_processes(2, gradients) == [[], []]
+    assert run_by_value(2, gradients) == [[], []]
 
 
 @pytest.fixture(scope="module")
@@ -157,16 +157,16 @@ def test_views_keep_the_share_of_edges_and_their_own_normalisation():
     degrees = kept.sum(1).clamp(min=1)
     assert torch.allclose(thin, kept / (degrees[:, None] * degrees[None, :]).sqrt())
     assert not torch.equal(views.thinned(1, 0.7).layer(ones), thin)
-    views.at(0, 5)
+    views.set_step(0, 5)
     assert torch.equal(views.thinned(0, 0.7).layer(ones), thin)
-    views.at(1, 0)
+    views.set_step(1, 0)
     assert not torch.equal(views.thinned(0, 0.7).layer(ones), thin)
 
 
 def test_noise_is_of_length_one_and_differs_by_view_layer_and_step():
     views = Views(spmd.local_graph(Comm()), 0)
     draws = [views.noise(0, 0, 16), views.noise(1, 0, 16), views.noise(0, 1, 16)]
-    views.at(0, 1)
+    views.set_step(0, 1)
     draws.append(views.noise(0, 0, 16))
     for x in draws:
         assert (x >= 0).all() and torch.allclose(x.norm(dim=1), torch.ones(len(x)))

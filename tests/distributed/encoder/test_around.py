@@ -9,24 +9,24 @@ import pyarrow.parquet as pq
 import pytest
 import spmd
 import torch
+from spawned import run_by_value
 from trained_output import rows_by_partition, trained_output
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import parse_config
 from unlearnrec.cluster.models import pretraining
-from unlearnrec.cluster.models.gate import missed
+from unlearnrec.cluster.models.gate_measures import missed_measures
 from unlearnrec.cluster.models.pretraining import wants_around
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.encoder import around as spreading
-from unlearnrec.distributed.encoder.around import spread
-from unlearnrec.distributed.encoder.changes import around, influence
+from unlearnrec.distributed.encoder.around import solve_for_readouts
+from unlearnrec.distributed.encoder.changes import around_influence, influence
 from unlearnrec.distributed.encoder.influence import AroundEncoder
-from unlearnrec.distributed.encoder.pretrain import examples, worth_it
+from unlearnrec.distributed.encoder.pretrain import explains_unseen_nodes, make_examples
 from unlearnrec.distributed.graph.removal import Removal, Simulated
 from unlearnrec.distributed.partition.state import node_rows
-from unlearnrec.distributed.processes import run_processes
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 from unlearnrec.partitioning.sample import make_sample
@@ -48,14 +48,14 @@ def spread_on(comm):
     nodes = torch.cat([graph.user_ids, graph.item_ids + graph.num_users])
     rows = torch.nonzero(nodes % 3 == 0)[:, 0]
     backbone = BACKBONES["simgcl"](SIZE, 2)
-    change = spread(rest, backbone, rows, wanted(nodes[rows]))
+    change = solve_for_readouts(rest, backbone, rows, wanted(nodes[rows]))
     with torch.no_grad():
         brought = backbone(change, rest.propagation.layer)
     return {"ids": nodes, "change": change, "brought": brought, "alone": rest.degrees == 0}
 
 
 def test_one_and_three_partitions_spread_alike():
-    first, results = spread_on(Comm()), run_processes(3, spread_on)
+    first, results = spread_on(Comm()), run_by_value(3, spread_on)
     assert first["change"].norm() > 0
     for name in ("change", "brought"):
         whole = spmd.whole([first], name)
@@ -84,7 +84,7 @@ def test_readouts_change_as_wanted_by_small_rows(monkeypatch):
 def test_nothing_wanted_changes_nothing():
     graph = spmd.local_graph(Comm())
     nobody = torch.empty(0, dtype=torch.int64)
-    change = spread(graph, BACKBONES["simgcl"](SIZE, 2), nobody, torch.empty(0, SIZE))
+    change = solve_for_readouts(graph, BACKBONES["simgcl"](SIZE, 2), nobody, torch.empty(0, SIZE))
     assert not change.any()
 
 
@@ -97,7 +97,7 @@ def around_on(comm):
     here = (graph.user_rows(users) >= 0) | (graph.item_rows(items) >= 0)
     mine = (users[here], items[here])
     encoder = AroundEncoder(1, seed=5)
-    rows, change = around(graph, backbone, nodes, encoder, *mine)
+    rows, change = around_influence(graph, backbone, nodes, encoder, *mine)
     _, own = influence(graph, nodes, encoder.rows, *mine)
     _, wished = influence(graph, nodes, encoder.readouts, *mine)
     with torch.no_grad():
@@ -117,7 +117,7 @@ def around_on(comm):
 
 
 def test_one_and_three_partitions_forget_around_alike():
-    first, results = around_on(Comm()), run_processes(3, around_on)
+    first, results = around_on(Comm()), run_by_value(3, around_on)
     whole = spmd.whole([first], "change")
     assert (spmd.whole(results, "change") - whole).abs().max() < 1e-4 * whole.abs().max()
     assert whole[spmd.whole([first], "touched")[:, 0] == 0].any()
@@ -139,7 +139,7 @@ def readout_targets_on(comm):
     ids = torch.cat([graph.user_ids, graph.item_ids + graph.num_users])
     nodes = node_rows(graph, backbone, wanted(ids) * 0.1)
     runs = [(removal, wanted(ids + 1000 * (1 + n))) for n, removal in enumerate(removals())]
-    return examples(graph, backbone, nodes, runs, of_readouts=True), examples(graph, backbone, nodes, runs)
+    return make_examples(graph, backbone, nodes, runs, of_readouts=True), make_examples(graph, backbone, nodes, runs)
 
 
 def readouts_without(removal, e0):
@@ -156,7 +156,7 @@ def readouts_without(removal, e0):
 
 
 def test_readouts_are_to_change_as_in_a_retrain_beyond_what_missing_edges_do():
-    (of_readouts, of_rows), parts = readout_targets_on(Comm()), run_processes(3, readout_targets_on)
+    (of_readouts, of_rows), parts = readout_targets_on(Comm()), run_by_value(3, readout_targets_on)
     everybody = torch.arange(spmd.USERS + spmd.ITEMS)
     expected = ([], [])
     for n, removal in enumerate(removals()):
@@ -184,16 +184,16 @@ def test_readouts_are_to_change_as_in_a_retrain_beyond_what_missing_edges_do():
 
 
 def test_an_encoder_of_readouts_is_worth_it_if_it_explains_both_sides():
-    assert worth_it({"user_r2_held_out": 0.04, "item_r2_held_out": 0.05})
+    assert explains_unseen_nodes({"user_r2_held_out": 0.04, "item_r2_held_out": 0.05})
     for bad in (-0.1, 0.0, float("nan")):
-        assert not worth_it({"user_r2_held_out": bad, "item_r2_held_out": 0.9})
-        assert not worth_it({"user_r2_held_out": 0.9, "item_r2_held_out": bad})
+        assert not explains_unseen_nodes({"user_r2_held_out": bad, "item_r2_held_out": 0.9})
+        assert not explains_unseen_nodes({"user_r2_held_out": 0.9, "item_r2_held_out": bad})
 
 
 @pytest.fixture
 def whatever_it_is_worth(monkeypatch):
     """On data as small as these an encoder of readouts may explain nothing."""
-    monkeypatch.setattr(pretraining, "worth_it", lambda fitted: True)
+    monkeypatch.setattr(pretraining, "explains_unseen_nodes", lambda fitted: True)
 
 
 @pytest.mark.slow
@@ -263,7 +263,7 @@ def test_the_gate_and_the_evidence_of_a_request_that_changes_rows_around(tmp_pat
     assert gate["measures"]["largest_change"]["value"] == pytest.approx(largest / seen, rel=1e-4)
     assert gate["measures"]["recall_loss"]["value"] == pytest.approx(1 - quality[1] / quality[0], abs=1e-6)
     assert gate["measures"]["gap_closed"]["pairs"] == 12 and "given_up" not in gate
-    assert gate["missed"] == missed(gate["measures"], gate["bounds"]) and len(gate["bounds"]) == 3
+    assert gate["missed"] == missed_measures(gate["measures"], gate["bounds"]) and len(gate["bounds"]) == 3
     assert answer["needs_retrain"] == (gate["status"] == "missed") == after.needs_retrain
 
     # The evidence: both partitions have new files, of which only the first's lost interactions.

@@ -11,9 +11,15 @@ import torch
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.encoder.changes import shrink
-from unlearnrec.distributed.encoder.pretrain import PretrainSettings, calibrate, examples, fit, worth_it
+from unlearnrec.distributed.encoder.pretrain import (
+    PretrainSettings,
+    calibrate,
+    explains_unseen_nodes,
+    fit,
+    make_examples,
+)
 from unlearnrec.distributed.graph.keyed import REQUEST, REQUEST_USER, keyed_uniform
-from unlearnrec.distributed.graph.removal import Removal, Simulated, empty_nodes, only, with_empty_rows
+from unlearnrec.distributed.graph.removal import Removal, Simulated, empty_nodes, restricted_to, with_empty_rows
 from unlearnrec.distributed.processes import run_processes
 from unlearnrec.partitioning.shard import GraphShard, build_shards
 
@@ -131,7 +137,7 @@ def test_only_keeps_the_rows_and_these_interactions():
     wanted_items = np.concatenate([items[kept], [spmd.ITEMS - 1]]).astype(np.int64)  # one that does not stand there
     expected = build_shards(users[kept], items[kept], np.ones(kept.sum()), spmd.assignment(3))
     for shard, want in zip(shards(3), expected, strict=True):
-        assert_same(only(shard, wanted_users, wanted_items), want)
+        assert_same(restricted_to(shard, wanted_users, wanted_items), want)
 
 
 def test_deleted_nodes_get_their_empty_rows_back():
@@ -282,6 +288,6 @@ def test_counterfactuals_that_leave_out_nothing_teach_nothing():
     nodes = spmd_forget.node_rows(graph, spmd_forget.start(graph), "lightgcn")
     nothing = [(Removal(), nodes.e0)]
     backbone, encoder = BACKBONES["lightgcn"](nodes.e0.shape[1], 2, seed=1), spmd_forget.encoder_for(nodes)
-    quality = fit(Comm(), encoder, examples(graph, backbone, nodes, nothing), PretrainSettings(3, 2, 16, 0.01))
-    assert all(math.isnan(value) for value in quality.values()) and not worth_it(quality)
+    quality = fit(Comm(), encoder, make_examples(graph, backbone, nodes, nothing), PretrainSettings(3, 2, 16, 0.01))
+    assert all(math.isnan(value) for value in quality.values()) and not explains_unseen_nodes(quality)
     assert calibrate(graph, backbone, nodes, encoder, nothing) == (1.0, 1.0)

@@ -14,7 +14,7 @@ from unlearnrec.cluster.models.carry_out import able_version
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.encoder.published import forget_and_preserve, request_layer
-from unlearnrec.distributed.graph.removal import only
+from unlearnrec.distributed.graph.removal import restricted_to
 from unlearnrec.distributed.processes import run_processes
 from unlearnrec.distributed.training.batch import batches
 from unlearnrec.partitioning.errors import InputError
@@ -89,7 +89,7 @@ def test_a_request_is_normalised_by_its_own_degrees():
     graph = spmd.local_graph(Comm())
     user, item = int(graph.pair_users[0]), int(graph.pair_items[0])
     rows = torch.arange(2.0 * graph.num_rows).reshape(-1, 2)
-    found = request_layer(graph, only(graph.shard, np.array([user]), np.array([item])))(rows)
+    found = request_layer(graph, restricted_to(graph.shard, np.array([user]), np.array([item])))(rows)
     expected = torch.zeros_like(rows)
     expected[user], expected[spmd.USERS + item] = rows[spmd.USERS + item], rows[user]
     assert torch.equal(found, expected)

@@ -38,7 +38,7 @@ def test_counts_are_as_good_as_drawn_rows(measure: Callable, plain: Callable, ar
     for seed in range(20):
         indices, drawn = counts(prepared, seed)
         expected = plain(*(x[i] for x, i in zip(arrays, indices, strict=True)))
-        assert prepared.of(*drawn) == pytest.approx(expected)
+        assert prepared.from_counts(*drawn) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_two_values_of_a_row_are_drawn_together(measure: Callable, plain: Callab
     prepared = measure(first, second)
     assert prepared.value == pytest.approx(plain(first, second))
     (index,), drawn = counts(prepared, 0)
-    assert prepared.of(*drawn) == pytest.approx(plain(first[index], second[index]))
+    assert prepared.from_counts(*drawn) == pytest.approx(plain(first[index], second[index]))
 
 
 def test_a_share_of_a_mean_and_its_interval() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import spmd
 import torch
+from spawned import run_by_value
 
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.graph.keyed import initial_rows, keyed, keyed_uniform
@@ -163,7 +164,7 @@ def leave(comm: Comm) -> str:
 
 
 def test_a_missing_rank_is_named():
-    assert run_processes(3, leave) == ["missing [1]", "gone", "missing [1]"]
+    assert run_by_value(3, leave) == ["missing [1]", "gone", "missing [1]"]
 
 
 def different_graphs(comm: Comm) -> None:
@@ -175,4 +176,4 @@ def different_graphs(comm: Comm) -> None:
 
 def test_shards_of_different_versions_are_refused():
     with pytest.raises(RuntimeError, match="different edges"):
-        run_processes(2, different_graphs)
+        run_by_value(2, different_graphs)

@@ -13,7 +13,7 @@ from lake_tables import read, text, users, write
 
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.graph import read_interactions
-from unlearnrec.partitioning.lake import Columns, csv, read_ids, read_table
+from unlearnrec.partitioning.lake import Columns, csv, list_table, read_csv, read_ids, read_table
 from unlearnrec.partitioning.storage import AWS
 
 HEAD = "user_id,item_id\n"
@@ -105,6 +105,15 @@ def test_a_late_byte_that_is_not_utf8_is_found(tmp_path: Path) -> None:
     uri = text(tmp_path / "a.csv", b"user_id,item_id\n" + b"abc,1\n" * 300_000 + b"\xe4,1\n")
     with pytest.raises(InputError, match="is not in UTF-8"):
         read(uri)
+
+
+def test_other_columns_may_hold_what_they_like(tmp_path: Path) -> None:
+    """A column that looks like numbers for a while is none of the reader's business."""
+    uri = text(tmp_path / "a.csv", "user_id,note,item_id\n" + "1,2,3\n" * 300_000 + "1,secret,3\n")
+    assert users(uri) == {1: 300_001}
+    assert read_ids(uri, "user_id", AWS).num_rows == 300_001
+    table = read_csv(list_table(uri, AWS)[0], ("user_id", "until"))
+    assert table.column_names == ["user_id", "note", "item_id"] and table["note"].null_count == 300_001
 
 
 def test_compressed_files(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from lake_tables import read, rows, text, users, write
 from pyroaring import BitMap
 
 from unlearnrec.partitioning.errors import InputError
-from unlearnrec.partitioning.ingest import ingest
-from unlearnrec.partitioning.lake import Columns, has_column, open_table, read_columns, read_ids, read_table
+from unlearnrec.partitioning.ingest import InteractionTable, PartitioningSettings, ingest
+from unlearnrec.partitioning.lake import Columns, columns_of, open_table, read_columns, read_ids, read_table
 from unlearnrec.partitioning.storage import AWS, StorageOptions, Store
 
 
@@ -56,6 +56,31 @@ def test_a_deleted_row_is_not_read_however_the_table_is_named(tmp_path: Path, mo
         assert users(uri) == ALIVE
     os.symlink(path, tmp_path / "link")
     assert users(str(tmp_path / "link")) == users(f"delta://{tmp_path}/link") == ALIVE
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "ä b", "a+b", "a=b&c"])
+def test_folders_of_any_name(tmp_path: Path, name: str) -> None:
+    shutil.move(deleted_once(tmp_path / "t"), tmp_path / name)
+    assert users(str(tmp_path / name)) == ALIVE
+    delete_by_vector(tmp_path / name, 1, [0, 1], "i")  # of user 3
+    assert users(str(tmp_path / name)) == {1: 2, 4: 2}
+
+
+def test_a_percent_sign_could_lead_to_another_table(tmp_path: Path) -> None:
+    deleted_once(tmp_path / "a b")
+    shutil.copytree(tmp_path / "a b", tmp_path / "a%20b")
+    with pytest.raises(InputError, match="whose path has a % cannot be read"):
+        users(str(tmp_path / "a%20b"))
+
+
+@pytest.mark.parametrize("mark", ["%", "#", "?"])
+def test_on_s3_other_marks_as_well(tmp_path: Path, s3_server: StorageOptions, mark: str) -> None:
+    import s3fs
+
+    store = s3fs.S3FileSystem(endpoint_url=s3_server.endpoint_url)
+    store.put(deleted_once(tmp_path / "t"), f"lake/marks/x{mark}y/t", recursive=True)
+    with pytest.raises(InputError, match=rf"whose path has a \{mark} cannot be read"):
+        users(f"s3://lake/marks/x{mark}y/t", s3_server)
 
 
 def test_no_part_of_it_is_read_as_parquet(tmp_path: Path) -> None:
@@ -91,9 +116,10 @@ def test_a_version_or_a_moment_is_selected_and_pinned(tmp_path: Path) -> None:
 
 def test_the_manifest_of_an_ingest_has_what_was_pinned(tmp_path: Path) -> None:
     path = deleted_once(tmp_path / "t")
-    manifest = ingest(f"{path}?version=1", Columns(), Store(str(tmp_path / "out")), AWS, 2, "hash", 0, "pull")
-    assert manifest["source"] == f"{path}?version=1" and manifest["table"]["version"] == 1
-    assert manifest["table"] == json.loads((tmp_path / "out" / "graph" / "manifest.json").read_text())["table"]
+    table = InteractionTable(f"{path}?version=1", Columns(), AWS)
+    manifest = ingest(table, PartitioningSettings(2, "hash", 0, "pull"), Store(str(tmp_path / "out")))
+    assert manifest.source == f"{path}?version=1" and (manifest.table or {})["version"] == 1
+    assert manifest.table == json.loads((tmp_path / "out" / "graph" / "manifest.json").read_text())["table"]
 
 
 def test_partition_columns_are_not_in_the_files(tmp_path: Path) -> None:
@@ -118,7 +144,8 @@ def test_a_column_that_older_files_lack(tmp_path: Path) -> None:
         for user, item, value in zip(*batch.to_pydict().values(), strict=True)
     }
     assert found == {(1, 0): None, (1, 1): None, (2, 0): 5.0, (2, 1): 4.0}
-    assert has_column(path, "stars", AWS) and not has_column(path, "when", AWS)
+    names = columns_of(open_table(path, AWS))
+    assert "stars" in names and "when" not in names
     with pytest.raises(InputError, match=r"column 'stars' is null in row 1"):
         read(path, time="stars")
 
@@ -433,5 +460,7 @@ def test_deletion_vectors_on_s3(tmp_path: Path, s3_server: StorageOptions) -> No
 
     write_deltalake(str(tmp_path / "t"), pa.table(rows(1, 2, 3)))
     delete_by_vector(tmp_path / "t", 0, [2, 3], "u")
-    s3fs.S3FileSystem(endpoint_url=s3_server.endpoint_url).put(f"{tmp_path}/t", "lake/vectors/t", recursive=True)
-    assert users("s3://lake/vectors/t", s3_server) == {1: 2, 3: 2}
+    store = s3fs.S3FileSystem(endpoint_url=s3_server.endpoint_url)
+    for place in ("vectors/t", "vectors/u=1/t"):
+        store.put(f"{tmp_path}/t", f"lake/{place}", recursive=True)
+        assert users(f"s3://lake/{place}", s3_server) == {1: 2, 3: 2}

@@ -8,7 +8,8 @@ from lake_tables import read, rows, text, users, write
 
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.lake import list_table, open_table
-from unlearnrec.partitioning.storage import AWS, StorageOptions, filesystem_for
+from unlearnrec.partitioning.lake.formats import table_around
+from unlearnrec.partitioning.storage import AWS, StorageOptions, canonical_uri, filesystem_for
 
 
 def refused(uri: str, words: str, options: StorageOptions = AWS) -> None:
@@ -239,6 +240,32 @@ def test_a_question_mark_may_be_part_of_a_name(tmp_path: Path) -> None:
 def test_uris_that_mean_nothing(uri: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         open_table(uri, AWS)
+
+
+def test_the_place_of_a_table_with_its_format(tmp_path: Path) -> None:
+    os.symlink(tmp_path, tmp_path / "link")
+    for uri in (f"delta://{tmp_path}/link/t?version=3", f"iceberg://{tmp_path}/t", f"delta://file://{tmp_path}/t"):
+        assert canonical_uri(uri) == os.path.realpath(tmp_path / "t")
+    assert (
+        canonical_uri("delta://s3://b/t/") == "s3://b/t"
+        and canonical_uri("iceberg://lake/shop.t") == "iceberg://lake/shop.t"
+    )
+
+
+def test_folders_above_that_may_not_be_looked_at_are_no_tables(tmp_path: Path) -> None:
+    """But a store that does not answer is not taken for one."""
+
+    class Closed:
+        def __init__(self, error: OSError) -> None:
+            self.error = error
+
+        def get_file_info(self, _: object) -> None:
+            raise self.error
+
+    denied = OSError("When listing: AWS Error ACCESS_DENIED during ListObjectsV2 operation")
+    assert table_around(Closed(denied), "bucket/a/b") is None
+    with pytest.raises(OSError, match="no route"):
+        table_around(Closed(OSError("no route to host")), "bucket/a/b")
 
 
 def test_a_file_uri(tmp_path: Path) -> None:

@@ -274,6 +274,12 @@ def test_a_copy_names_the_files_of_the_original(tmp_path: Path) -> None:
         users(str(tmp_path / "copy"))
 
 
+def test_marks_of_urls_could_lead_to_another_table(tmp_path: Path) -> None:
+    shutil.copytree(root(deleted_once(tmp_path)), tmp_path / "a#b")
+    with pytest.raises(InputError, match="whose path has a # cannot be read"):
+        users(str(tmp_path / "a#b"))
+
+
 def test_a_table_without_a_snapshot_has_no_rows(tmp_path: Path) -> None:
     table = catalog(tmp_path).create_table("shop.events", pa.schema([("user_id", pa.int64()), ("item_id", pa.int64())]))
     assert read(str(root(table))) == [] and open_table(str(root(table)), AWS).pinned["snapshot"] is None

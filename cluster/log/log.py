@@ -36,7 +36,7 @@ record for the last one. Not to append behind it: a write always asks."""
 log = logging.getLogger(__name__)
 
 
-class JournalConflict(RuntimeError):
+class LogConflict(RuntimeError):
     """Another writer appended first."""
 
 
@@ -56,7 +56,7 @@ class _Append:
         return self.record is not None or self.error is not None
 
 
-class Journal:
+class Log:
     """The log of one output, for any number of threads. Holds the records that it has read since it was opened, and those
     after the last checkpoint; it opens the log anew where that was cut off behind the last record that it knew."""
 
@@ -215,7 +215,7 @@ class Journal:
         one make the decision void; by default all do.
 
         Raises:
-            JournalConflict: there is such a record, or the head is not at `after` yet. Nothing was written.
+            LogConflict: there is such a record, or the head is not at `after` yet. Nothing was written.
             InputError: as `records`.
             OSError: of the store, or the log was cut off where the record would stand. Whether it was written is not known;
                 the log says so later.
@@ -312,11 +312,11 @@ class Journal:
         self._state.notify_all()
 
 
-def _conflict(chain: Chain, after: int, void: Callable[[Record], bool]) -> JournalConflict | None:
+def _conflict(chain: Chain, after: int, void: Callable[[Record], bool]) -> LogConflict | None:
     """Why a decision on the head `after` does not hold any more; None where it does."""
     if chain.base <= after <= chain.head and not any(map(void, chain.records[after - chain.base :])):
         return None
-    return JournalConflict(f"the log is at record {chain.head}, not at {after}")
+    return LogConflict(f"the log is at record {chain.head}, not at {after}")
 
 
 def _fail(appends: Sequence[_Append], error: BaseException) -> None:
