@@ -13,6 +13,7 @@ suppression/000000001.json           an entry of the suppression list
 reports/evidence-ID.json, .html      the evidence of a request
 reports/receipt-ID@1.json, @2, ...   the states of its receipt; receipt-ID.html: the newest as a page
 reports/receipt-ID@1-SHA256.sig      a signature of one
+reports/lineage-ID.json              the same in short, as an event of OpenLineage
 checkpoints/GRAPH-RUN/               a training that is under way
 pretrain/GRAPH-RUN/                  counterfactual runs of a pre-training that is under way
 """
@@ -192,6 +193,11 @@ def receipt_page_name(request_id: str) -> str:
 def signature_name(receipt: str, sha256: str) -> str:
     """The signature of a state of a receipt with this SHA-256: two writers of one number do not write the same file."""
     return f"{receipt.removesuffix('.json')}-{sha256[:16]}.sig"
+
+
+def lineage_name(request_id: str) -> str:
+    """The event of OpenLineage about a request."""
+    return f"{REPORTS}/lineage-{request_id}.json"
 
 
 def suppression_name(number: int) -> str:

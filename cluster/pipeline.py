@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .commands.approve import approve
 from .commands.cancel import cancel
+from .commands.drop import drop
 from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.forget import forget
@@ -22,6 +23,7 @@ from .commands.watch import watch
 __all__ = [
     "approve",
     "cancel",
+    "drop",
     "evaluate",
     "export",
     "forget",

@@ -19,7 +19,7 @@ ROOT = Path(unlearnrec.__file__).resolve().parent
 FOLDERS = ("partitioning", "distributed", "workers", "cluster", "benchmarks")  # each may import those before it
 ORDER = {
     "distributed": "comm processes graph backbones measures training encoder partition",
-    "cluster": "layout reporting config log requests jobs output lifecycle models evidence serving http commands "
+    "cluster": "layout reporting config log requests jobs output lifecycle models evidence drop serving http commands "
     "pipeline cli",
 }
 """The folders (and single files) of a folder, each of which imports only those before it."""

@@ -43,6 +43,7 @@ for command in (  # in the order of --help
     commands.pretrain,
     commands.retrain,
     requests.forget,
+    requests.drop,
     requests.approve,
     requests.cancel,
     requests.status,

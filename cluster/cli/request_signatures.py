@@ -73,6 +73,44 @@ def watch(
     return pipeline.watch(loaded, once=once, from_version=from_version, from_now=from_now, progress=open_progress())
 
 
+def drop(
+    batch: Annotated[
+        str, typer.Option("--in", metavar="FILE", help="A batch as DROP sent it: a ZIP, or one of its CSV.")
+    ],
+    out: Annotated[
+        str, typer.Option("--out", metavar="FILE", help="The codes: .zip with a file for each list, or .csv.")
+    ],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    results: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write what became of each row: .csv, .jsonl or .parquet.")
+    ] = None,
+    suffix: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Ends the names of the files in --out, for a second upload.")
+    ] = None,
+    accept_only: Annotated[
+        bool, typer.Option("--accept-only", help="Leave the requests to a service that runs on this output.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Answer a batch of California's DROP: hashed identifiers in, codes out; deletes as `forget` does."""
+    loaded = load_configuration(config, overrides)
+    from .. import pipeline
+
+    answer = pipeline.drop(
+        loaded,
+        batch=batch,
+        out=out,
+        results=results,
+        suffix=suffix,
+        accept_only=accept_only,
+        progress=open_progress(),
+    )
+    answer |= {"passed": False} if answer.get("needs_retrain") else {}  # exit codes as of `forget`
+    return answer | ({"ok": False} if answer.get("evidence_failed") else {})
+
+
 def approve(
     request_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)],
     by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who approves it; the log keeps it.")],

@@ -108,18 +108,24 @@ def evaluate(
 
 
 def export(
-    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Folder, local or s3://.")],
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="DIR", help="Folder, local or s3://; delta://PLACE; iceberg://CATALOG/NAMESPACE."),
+    ],
     overrides: Overrides = None,
     config: ConfigFile = None,
     top_k: Annotated[int, typer.Option(min=1, help="Recommendations a user.")] = 20,
+    format: Annotated[
+        str | None, typer.Option(metavar="NAME", help="parquet, delta or iceberg, where --to does not say it.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
-    """Write embeddings and recommendations of the current version as Parquet."""
+    """Write embeddings and recommendations of the current version as Parquet, Delta or Iceberg."""
     loaded = load_configuration(config, overrides)
     from .. import pipeline
 
-    return pipeline.export(loaded, to=to, top_k=top_k)
+    return pipeline.export(loaded, to=to, top_k=top_k, format=format)
 
 
 def purge(

@@ -9,37 +9,72 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ...distributed.partition.partition import Partition
+from ...partitioning.errors import InputError
 from ...partitioning.ingest import load_ids
+from ...partitioning.lake.location import DELTA, ICEBERG
 from ...workers import WorkerGroup, calling
 from ..config.schema import Config
 from ..layout import FOLDERS
-from ..output.exports import ExportWriter, made_at
+from ..output.export_folder import FolderTarget
+from ..output.export_tables import DeltaTarget, IcebergTarget
+from ..output.exports import ExportWriter, Target, about
 from ..output.leases import leased
 from ..output.manifest import Manifest
 from ..output.session import Session
 
 Ids = npt.NDArray[np.int64]
+PARQUET = "parquet"
 
 
-def export(config: Config, *, to: str, top_k: int = 20, group: WorkerGroup | None = None) -> dict[str, Any]:
-    """Write the current version's readouts and recommendations as Parquet. Forgotten users and items are absent.
+def export(
+    config: Config, *, to: str, top_k: int = 20, format: str | None = None, group: WorkerGroup | None = None
+) -> dict[str, Any]:
+    """Write the current version's readouts and recommendations. Forgotten users and items are absent.
 
-    An export under `output` is one of its files: `residue` lists it once a later request was carried out, and `purge`
-    removes it.
+    `to` is a folder for Parquet files; with `format` "delta", or as delta://PLACE, Delta tables below this place; as
+    iceberg://CATALOG/NAMESPACE the Iceberg tables of a namespace (docs/exports.md). An export under `output` is one of its
+    files: `residue` lists it once a later request was carried out, and `purge` removes it.
 
     Raises:
-        InputError: the target lies in a folder of the output's own or cannot be written, or nothing has been trained yet.
+        InputError: the target is of another format, lies in a folder of the output's own (a table: in the output), cannot
+            be written, or holds what no export made; or nothing has been trained yet.
     """
     session = Session(config)
-    session.refuse_own("--to", to, FOLDERS)
-    made = made_at(session)
+    target = _target(session, to, format)
+    head = session.log.head()
     with leased(session) as version:
         maps = {side: load_ids(session.store, version.graph, side) for side in ("user", "item")}
-        with ExportWriter(to, session.options, maps["user"][0].type, maps["item"][0].type, made) as writer:
+        made = about(session, head, version.version, version.graph)
+        with ExportWriter(target, maps["user"][0].type, maps["item"][0].type, made) as writer:
             with session.workers(group) as workers:
                 _export(session, version, workers, writer, maps, top_k)
             written = writer.close()
     return {"version": version.version, **written}
+
+
+def _target(session: Session, to: str, format: str | None) -> Target:
+    """Where `to` leads. What it says of a format counts, and must not contradict `format`."""
+    said, mark, place = to.partition("://")
+    if not mark or said not in (DELTA, ICEBERG):
+        said, place = format or PARQUET, to
+    if format is not None and format != said:
+        raise InputError(f"--to {to}: is of the format {said}, and --format says {format}. Leave one of them out")
+    if said == PARQUET:
+        session.refuse_own("--to", to, FOLDERS)
+        return FolderTarget(to, session.options)
+    if said == DELTA:
+        if not place.strip("/"):
+            raise InputError(f"--to {to}: names no place. Write delta:///path or delta://s3://bucket/path")
+        session.refuse_own("--to", place)  # `purge` would not know the files of a table
+        return DeltaTarget(to, place, session.options)
+    catalog, _, namespace = place.partition("/")
+    if said != ICEBERG or not catalog or not namespace or "/" in namespace:
+        raise InputError(
+            f"--to {to}: Iceberg tables are written through a catalog: iceberg://CATALOG/NAMESPACE"
+            if said == ICEBERG
+            else f"--format {format}: expected one of {PARQUET}, {DELTA}, {ICEBERG}"
+        )
+    return IcebergTarget(to, catalog, namespace, session.options)
 
 
 def _export(

@@ -34,7 +34,7 @@ def _error_line(entry: dict[str, Any], schema: dict[str, Any]) -> str:
 
 def _unknown_key(dotted: str, path: Sequence[str | int], schema: dict[str, Any]) -> str:
     _, parent = _locate(path[:-1], schema)
-    known = list(_resolve(parent, schema).get("properties", {}))
+    known = list(_section(parent, schema).get("properties", {}))
     close = difflib.get_close_matches(str(path[-1]), known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"{dotted}: unknown key{hint} (here: {', '.join(known)})"
@@ -45,12 +45,18 @@ def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     return schema["$defs"][reference.rsplit("/", 1)[1]] if reference else node
 
 
+def _section(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The node, or the section that may stand there beside null."""
+    branches = [_resolve(branch, schema) for branch in node.get("anyOf", ())]
+    return next((branch for branch in branches if "properties" in branch), _resolve(node, schema))
+
+
 def _locate(location: Sequence[str | int], schema: dict[str, Any]) -> tuple[list[str | int], dict[str, Any]]:
     """The part of a location that the user wrote, and the schema's node there ({} for an unknown key)."""
     path: list[str | int] = []
     node = schema
     for part in location:
-        node = _resolve(node, schema)
+        node = _section(node, schema)
         if "properties" in node:
             path.append(part)
             node = node["properties"].get(part, {})

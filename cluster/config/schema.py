@@ -326,6 +326,64 @@ class Evidence(Section):
     """Older versions or snapshots of a table that `residue` opens at most, the newest first."""
 
 
+class DropList(Section):
+    """Where the identifiers of one list of DROP stand in your data: a column of their hashes, or of themselves."""
+
+    table: str
+    """Any table that `interactions` could be: Parquet, CSV, Delta, Iceberg; a users' table, or one of hash and user."""
+    user: str = "user_id"
+    """Its column of users' ids, as in `columns.user` of the interactions."""
+    hash: str | None = None
+    """Its column of DROP's hashes (SHA-256): Base64, hexadecimal, or 32 bytes."""
+    keyed: bool = False
+    """The column holds HMAC-SHA256 of these hashes, under the key in `drop.key_variable`: a hash alone finds nobody."""
+    value: str | None = None
+    """Instead of `hash`: its column of the identifiers, which are standardised and hashed as DROP does. Not for ndz and
+    namevin, whose names DROP folds by a table of its own."""
+
+    @model_validator(mode="after")
+    def _one_column(self) -> DropList:
+        if (self.hash is None) == (self.value is None):
+            raise ValueError(
+                f"drop, table {self.table}: expected either hash or value, the name of a column; got both or none"
+            )
+        if self.keyed and self.hash is None:
+            raise ValueError(f"drop, table {self.table}: keyed is for a column of hashes; set hash, not value")
+        return self
+
+
+class Drop(Section):
+    """California's DROP: how the hashes of a batch lead to users, and what else decides the codes (docs/drop.md)."""
+
+    email: DropList | None = None
+    phone: DropList | None = None
+    maid: DropList | None = None
+    ctvid: DropList | None = None
+    ndz: DropList | None = None
+    namevin: DropList | None = None
+    key_variable: str = Field("UNLEARNREC_DROP_KEY", min_length=1)
+    """The environment variable that holds the key of `keyed` hashes; the key itself is never in the configuration."""
+    exempt: str | None = None
+    """A table of ids, column `user_id`: users all of whose data is exempt. They are not forgotten, and get code 2."""
+    opted_out: str | None = None
+    """A table of ids, column `user_id`: users whom you have opted out of sale and sharing. An identifier of several users,
+    all of whom are in it, gets code 4."""
+    several: Literal["wait", "delete"] = "wait"
+    """What an identifier of several users means: `wait` forgets none of them (it may be of several people), `delete` takes
+    them for accounts of one person and forgets all."""
+    nothing_held: Literal["wait", "deleted"] = "wait"
+    """The code of a user in your table of whom the model holds nothing: none; or 3, where you delete the rest yourself."""
+
+    @model_validator(mode="after")
+    def _names_are_hashed(self) -> Drop:
+        for name in ("ndz", "namevin"):
+            if (one := getattr(self, name)) is not None and one.value is not None:
+                raise ValueError(
+                    f"drop.{name}.value: got {one.value!r}, expected null; name a column of hashes in drop.{name}.hash"
+                )
+        return self
+
+
 class Config(Section):
     """Everything a run depends on. Relative paths are relative to the working directory."""
 
@@ -353,6 +411,7 @@ class Config(Section):
     evidence: Evidence = Evidence()
     serve: Serve = Serve()
     watch: Watch = Watch()
+    drop: Drop = Drop()
 
 
 def parse_config(values: Mapping[str, Any]) -> Config:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...partitioning.errors import InputError
 from ...workers import WorkerGroup
-from ..layout import report_name
+from ..layout import lineage_name, report_name
 from ..lifecycle.acceptance import read_accepted
 from ..lifecycle.refusals import UnreadableRequest
 from ..log.log import LogConflict
@@ -32,6 +32,7 @@ from ..requests.matching import Effect
 from ..requests.request import Request, is_purged
 from .change import Change, Ids
 from .checks import checks_of, events_check, scores_of
+from .lineage import run_event
 from .page import page
 from .receipt import add_first_receipt
 
@@ -98,7 +99,27 @@ def add_evidence(
                 f"request {answer['request_id']} is committed, but its evidence was not written: "
                 f"{type(error).__name__}{why}. Repeat the request to write it"
             )
+            continue
+        _write_lineage(session, answer["request_id"], progress)
     return done
+
+
+def _write_lineage(session: Session, request_id: str, progress: Progress) -> None:
+    """Write the event of OpenLineage, unless it is there. It says nothing that the report does not, so that a request is
+    the same without it: nothing is raised."""
+    name = lineage_name(request_id)
+    try:
+        if session.store.exists(name):
+            return
+        data = session.store.read(report_name(request_id))
+        ticket = session.ledger(look=False).tickets[request_id]
+        graph = manifest_of(_chain(session.log.since(ticket.first_record - 1), request_id)["committed"]).graph
+        event = run_event(json.loads(data), session.store.sha256(data), graph, session.store.root_uri)
+        session.store.write(name, json.dumps(event, indent=1).encode() + b"\n")
+    except Exception as error:
+        progress.note(
+            f"request {request_id}: {name} was not written ({type(error).__name__}). Repeat the request to write it"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,67 @@
-"""What `export` leaves: embeddings and recommendations as Parquet. Files appear only when they are complete."""
+"""What `export` leaves: embeddings and recommendations, as Parquet files or as tables of the lake (docs/exports.md).
+
+Here: what an export says of itself, and the writer, which spools the three parts and hands them to a target when they are
+complete. Targets: export_folder.py, export_tables.py.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 import re
-import tempfile
 import uuid
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...partitioning.errors import InputError
-from ...partitioning.storage import StorageOptions, Store, filesystem_for, split_uri
+from ...partitioning.manifest import Graph
+from ...partitioning.storage import filesystem_for
 from .session import Session
 
-FILES = ("users.parquet", "items.parquet", "recommendations.parquet")
+PARTS = ("users", "items", "recommendations")
+FILES = tuple(f"{part}.parquet" for part in PARTS)
 UNFINISHED = re.compile(r"(?:.*/)?(?:users|items|recommendations)\.parquet\.[0-9a-f]{8}\.tmp")
 """What a local export that died leaves."""
 _MADE_AT = b"unlearnrec.made_at"
 
 
-def made_at(session: Session) -> str:
-    """What the files of an export say of when it was begun: the output, by a hash of its key, and the head of its log."""
-    return f"{_output(session.request_key())} {session.log.head()}"
+@dataclass(frozen=True)
+class About:
+    """What an export says of itself, in each of its files and commits."""
+
+    output: str
+    """The output that it is of, by a hash of its key."""
+    log_head: int
+    """The head of the log when it was begun: requests after this record are not in it, or may not be."""
+    version: int
+    source: Mapping[str, Any]
+    """The table that was ingested, and which state of it."""
+    unique: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def properties(self) -> dict[str, str]:
+        """As metadata of a commit or of a file."""
+        return {
+            "unlearnrec.version": str(self.version),
+            "unlearnrec.log_head": str(self.log_head),
+            "unlearnrec.source": json.dumps(self.source, sort_keys=True),
+            "unlearnrec.export": self.unique,
+        }
+
+    def footer(self) -> dict[bytes, bytes]:
+        """As metadata of a Parquet file; `log_head_of` reads it."""
+        texts = {name.encode(): text.encode() for name, text in self.properties().items()}
+        return {_MADE_AT: f"{self.output} {self.log_head}".encode()} | texts
+
+
+def about(session: Session, log_head: int, version: int, graph: Graph) -> About:
+    """What an export of this version says. log_head: from before the version was read."""
+    state = {name: value for name, value in (graph.table or {}).items() if name != "schema"}
+    return About(_output(session.request_key()), log_head, version, {"uri": graph.source, **state})
 
 
 def log_head_of(session: Session, name: str) -> int | None:
@@ -51,63 +85,60 @@ def _output(key: bytes) -> str:
     return hashlib.sha256(b"export" + key).hexdigest()[:16]
 
 
-class ExportWriter:
-    """Writes the three files of an export to a folder, local or s3://; leaving the `with` block by an error drops them.
+class Target(Protocol):
+    """Where an export goes. Its methods are called in this order; `discard` at the end of all, also after errors."""
 
-    made: `made_at`, from before the version was read; it is in the files' metadata.
+    def open(self) -> dict[str, Any]:
+        """By part, a path or a binary file to spool its Parquet to.
+
+        Raises:
+            InputError: nothing can be written there.
+        """
+
+    def publish(self, about: About) -> dict[str, Any]:
+        """Make the spooled parts appear, for readers of all three at once; returns what to say of it."""
+
+    def discard(self) -> None:
+        """Drop what was spooled."""
+
+
+class ExportWriter:
+    """Writes an export to a target; leaving the `with` block by an error drops it.
 
     Raises:
-        InputError: the folder cannot be made or written.
+        InputError: as `Target.open`.
     """
 
-    def __init__(
-        self, uri: str, options: StorageOptions, user_type: pa.DataType, item_type: pa.DataType, made: str
-    ) -> None:
-        self._uri = uri
-        self._remote = Store(uri, options) if split_uri(uri)[0] == "s3" else None
-        if self._remote:
-            self._try_out(self._remote)
-        self._folder = Path(split_uri(uri)[1])
-        self._suffix = f".{uuid.uuid4().hex[:8]}.tmp"
+    def __init__(self, target: Target, user_type: pa.DataType, item_type: pa.DataType, about: About) -> None:
+        self._target, self._about = target, about
         self._counts = {"user": 0, "item": 0}
         vector = pa.list_(pa.float32())
         schemas = {
-            "users.parquet": pa.schema([("user_id", user_type), ("embedding", vector)]),
-            "items.parquet": pa.schema([("item_id", item_type), ("embedding", vector)]),
-            "recommendations.parquet": pa.schema(
+            "users": pa.schema([("user_id", user_type), ("embedding", vector)]),
+            "items": pa.schema([("item_id", item_type), ("embedding", vector)]),
+            "recommendations": pa.schema(
                 [("user_id", user_type), ("item_id", item_type), ("score", pa.float32()), ("rank", pa.int32())]
             ),
         }
-        try:
-            if self._remote:
-                # Files without names: nothing of them is left when the process dies.
-                self._sinks: dict[str, Any] = {name: tempfile.TemporaryFile() for name in schemas}  # noqa: SIM115
-            else:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._sinks = {name: self._folder / (name + self._suffix) for name in schemas}
-            self._writers: dict[str, Any] = {
-                name: pq.ParquetWriter(self._sinks[name], schema.with_metadata({_MADE_AT: made}))
-                for name, schema in schemas.items()
-            }
-        except OSError as error:
-            raise self._unwritable(error) from error
+        sinks = target.open()
+        self._writers: dict[str, Any] = {
+            part: pq.ParquetWriter(sinks[part], schema.with_metadata(about.footer()))
+            for part, schema in schemas.items()
+        }
 
     def __enter__(self) -> ExportWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name, writer in self._writers.items():
+        for writer in self._writers.values():
             writer.close()
-            if self._remote:
-                self._sinks[name].close()
-            else:
-                self._sinks[name].unlink(missing_ok=True)
+        self._target.discard()
 
     def embeddings(self, side: str, ids: pa.Array, rows: npt.NDArray[np.float32]) -> None:
         """Add nodes of a side ("user" or "item"): ids [n], rows [n, d]."""
         offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * rows.shape[1])
         vectors = pa.ListArray.from_arrays(offsets, pa.array(rows.reshape(-1), pa.float32()))
-        self._write(f"{side}s.parquet", [ids, vectors])
+        self._write(f"{side}s", [ids, vectors])
         self._counts[side] += len(ids)
 
     def recommendations(self, users: pa.Array, items: pa.Array, scores: npt.NDArray[np.float32], k: int) -> None:
@@ -115,31 +146,14 @@ class ExportWriter:
         there = pa.array(scores > -np.inf)
         ranks = np.tile(np.arange(1, k + 1, dtype=np.int32), len(scores) // k if k else 0)
         columns = [users, items, pa.array(scores), pa.array(ranks)]
-        self._write("recommendations.parquet", [column.filter(there) for column in columns])
+        self._write("recommendations", [column.filter(there) for column in columns])
 
-    def close(self) -> dict[str, int]:
-        """Make the files appear; returns the numbers of users and items."""
-        for name, writer in self._writers.items():
+    def close(self) -> dict[str, Any]:
+        """Make it appear; returns the numbers of users and items, and what the target says."""
+        for writer in self._writers.values():
             writer.close()
-            if self._remote:
-                self._sinks[name].seek(0)
-                self._remote.write(name, self._sinks[name].read())
-            else:
-                os.replace(self._sinks[name], self._folder / name)
-        return {"users": self._counts["user"], "items": self._counts["item"]}
+        return {"users": self._counts["user"], "items": self._counts["item"], **self._target.publish(self._about)}
 
-    def _try_out(self, remote: Store) -> None:
-        """Write and remove a file, so that a wrong target is told before the work and not after it."""
-        name = f".tmp-{uuid.uuid4().hex}"
-        try:
-            remote.write(name, b"")
-            remote.remove(name)
-        except Exception as error:  # missing credentials are no OSError
-            raise self._unwritable(error) from error
-
-    def _unwritable(self, error: Exception) -> InputError:
-        return InputError(f"--to {self._uri}: cannot be written ({error}). Name a folder that you may write to")
-
-    def _write(self, name: str, columns: list[Any]) -> None:
-        writer = self._writers[name]
+    def _write(self, part: str, columns: list[Any]) -> None:
+        writer = self._writers[part]
         writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=writer.schema))

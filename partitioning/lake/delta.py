@@ -65,7 +65,7 @@ def open_delta(location: Location, options: StorageOptions) -> Table:
         raise InputError(
             f"{location.uri}: a Delta table whose path has a {found.pop()} cannot be read. Rename the folder"
         )
-    place, storage = (f"s3://{root}", _storage_options(options)) if s3 else (Path(root).as_uri(), None)
+    place, storage = (f"s3://{root}", storage_options(options)) if s3 else (Path(root).as_uri(), None)
     try:
         table = deltalake.DeltaTable(place, version=location.selection.version, storage_options=storage)
         if location.selection.timestamp is not None:
@@ -168,7 +168,7 @@ def _field_ids(mapping: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {field["name"]: field["metadata"][_ID] for field in mapping if _ID in field["metadata"]}
 
 
-def _storage_options(options: StorageOptions) -> dict[str, str]:
+def storage_options(options: StorageOptions) -> dict[str, str]:
     """For deltalake; credentials it takes from the usual chain."""
     found = {}
     if options.endpoint_url:

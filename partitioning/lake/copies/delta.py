@@ -145,7 +145,7 @@ def _settings(location: Location, root: str, s3: bool, options: StorageOptions) 
     import deltalake
     from deltalake.exceptions import DeltaError
 
-    place, storage = (f"s3://{root}", delta._storage_options(options)) if s3 else (root, None)
+    place, storage = (f"s3://{root}", delta.storage_options(options)) if s3 else (root, None)
     try:
         configuration = deltalake.DeltaTable(place, storage_options=storage).metadata().configuration
     except (DeltaError, OSError, ValueError) as error:

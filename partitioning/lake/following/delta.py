@@ -13,7 +13,7 @@ import pyarrow.fs as pafs
 from ...errors import InputError
 from ...storage import StorageOptions, filesystem_for, split_uri
 from ..data_file import Table
-from ..delta import _path, _storage_options, open_delta
+from ..delta import _path, open_delta, storage_options
 from ..location import DELTA, Selection, parse_location
 from .history import BEFORE_ALL, Commit, MissedChanges
 
@@ -73,7 +73,7 @@ class DeltaHistory:
         import deltalake
         from deltalake.exceptions import DeltaError
 
-        place, storage = (f"s3://{self._root}", _storage_options(self._options)) if self._s3 else (self._root, None)
+        place, storage = (f"s3://{self._root}", storage_options(self._options)) if self._s3 else (self._root, None)
         try:
             table = deltalake.DeltaTable(place, version=commit.position, storage_options=storage)
             enabled = table.metadata().configuration.get(ENABLED) == "true"

@@ -1,5 +1,7 @@
 """Exported files: complete or absent, on a local disk and on an S3 server."""
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from small_output import commit_train, small_config, write_interactions
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.commands.purge import purge
 from unlearnrec.cluster.commands.residue import residue
-from unlearnrec.cluster.output.exports import FILES, ExportWriter, made_at
+from unlearnrec.cluster.output.export_folder import CURRENT, FolderTarget
+from unlearnrec.cluster.output.exports import FILES, About, ExportWriter, about
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import AWS, StorageOptions, Store, filesystem_for
@@ -40,8 +43,13 @@ def table(place: Place, name: str) -> pa.Table:
     return pq.read_table(f"{path}/{name}", filesystem=filesystem)
 
 
-def writer_at(place: Place) -> ExportWriter:
-    return ExportWriter(place[0], place[1], pa.string(), pa.int64(), "0 0")
+def writer_at(place: Place, version: int = 1) -> ExportWriter:
+    return ExportWriter(FolderTarget(*place), pa.string(), pa.int64(), About("0", 0, version, {"uri": "t"}))
+
+
+def current(place: Place) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Store(*place).read(CURRENT))
+    return found
 
 
 def fill(writer: ExportWriter, users: list[str], items: list[int], first: float = 0.0) -> dict[str, Any]:
@@ -66,7 +74,8 @@ def test_what_is_written_can_be_read(place: Place, tmp_path: Path) -> None:
         rows = fill(writer, users, items)
         # Nothing has appeared under the names that readers look for.
         assert not set(FILES) & set(Store(*place).list())
-        assert writer.close() == {"users": 3, "items": 4}
+        told = writer.close()
+    assert told == {"users": 3, "items": 4, "to": place[0], "folder": current(place)["folder"]}
     for side, ids, id_type in (("user", users, pa.string()), ("item", items, pa.int64())):
         found = table(place, f"{side}s.parquet")
         assert found.schema.types == [id_type, pa.list_(pa.float32())]
@@ -78,7 +87,59 @@ def test_what_is_written_can_be_read(place: Place, tmp_path: Path) -> None:
     assert found.to_pylist() == [
         {"user_id": u, "item_id": i, "score": s, "rank": r} for u in users for i, s, r in ((17, 3.5, 1), (3, 2.0, 2))
     ]
-    assert Store(*place).list() == sorted(FILES) and nothing_left_behind(tmp_path)
+    folder = current(place)["folder"]
+    both = [f"{folder}/{name}" for name in FILES]
+    assert Store(*place).list() == sorted([CURRENT, *FILES, *both]) and nothing_left_behind(tmp_path)
+    for name in FILES:
+        assert table(place, name).equals(table(place, f"{folder}/{name}"))
+
+
+def test_who_reads_by_the_pointer_sees_one_whole_version_whatever_dies(place: Place, monkeypatch: Any) -> None:
+    """An export dies at each of its writes and name changes in turn; then one ends, and nothing of the old ones is left."""
+
+    class Died(BaseException):
+        pass
+
+    def export(version: int, steps: int) -> None:
+        left = [steps]
+
+        def counted(real: Any) -> Any:
+            def step(*args: Any, **more: Any) -> Any:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Died
+                return real(*args, **more)
+
+            return step
+
+        with monkeypatch.context() as patch:
+            for owner, name in ((os, "link"), (os, "replace"), (Store, "write"), (Store, "remove")):
+                patch.setattr(owner, name, counted(getattr(owner, name)))
+            with writer_at(place, version) as writer:
+                fill(writer, ["ana", "ben"], [1, 2, 3])
+                writer.close()
+
+    export(1, 99)
+    ended, steps = 1, 0
+    for version in range(2, 40):
+        try:
+            export(version, steps)
+            ended = version
+            break
+        except Died:
+            pointer = current(place)
+            read = [table(place, f"{pointer['folder']}/{name}") for name in FILES]
+            versions = {part.schema.metadata[b"unlearnrec.version"] for part in read}
+            assert versions == {str(pointer["version"]).encode()} and pointer["version"] in (1, *range(2, version + 1))
+            steps += 1
+    assert ended > 8, "there are that many steps"
+    # Whole folders that no pointer names are kept for an hour: somebody may be about to name them.
+    monkeypatch.setattr("unlearnrec.cluster.output.export_folder.UNDER_WAY_SECONDS", -1)
+    export(50, 99)
+    folder = current(place)["folder"]
+    assert folder.startswith("export-000050-")
+    kept = {CURRENT, *FILES, *(f"{folder}/{name}" for name in FILES)}
+    assert {name for name in Store(*place).list() if not name.endswith(".tmp")} == kept
 
 
 def test_a_process_that_dies_leaves_no_ids_here(tmp_path: Path, s3_server: StorageOptions, monkeypatch: Any) -> None:
@@ -108,27 +169,26 @@ def test_purge_takes_exports_under_output_that_are_older_than_the_last_request(t
     session, folder = Session(config), tmp_path / "output" / "export"
 
     def export(to: Path) -> None:
-        with ExportWriter(str(to), AWS, pa.string(), pa.int64(), made_at(session)) as writer:
+        made = about(session, session.log.head(), 1, session.version().graph)
+        with ExportWriter(FolderTarget(str(to), AWS), pa.string(), pa.int64(), made) as writer:
             fill(writer, ["ana", "ben"], [1, 2, 3])
             writer.close()
 
     export(folder / "old")
     (folder / "old" / "users.parquet.0123abcd.tmp").write_bytes(b"ana")
     pq.write_table(pa.table({"user_id": ["ana"]}), folder / "users.parquet")  # somebody's own
-    with ExportWriter(str(folder / "other"), AWS, pa.string(), pa.int64(), "of-another-output 0") as writer:
+    with writer_at((str(folder / "other"), AWS)) as writer:
         fill(writer, ["ana", "ben"], [1, 2, 3])
         writer.close()
     assert purge(config, now=True)["removed_files"] == 1  # of the export that died
     session.log.append("completed", {"request_id": "r", "answer": {"status": "nothing_to_forget"}})
     export(folder / "new")
-    kept = [
-        f"export/{name}" for name in ("users.parquet", *(f"{to}/{file}" for to in ("new", "other") for file in FILES))
-    ]
-    assert {x["place"] for x in residue(config)["residues"] if x["kind"] == "export"} == {
-        f"export/old/{file}" for file in FILES
-    }
+    before = {name for name in session.store.list() if name.startswith("export/")}
+    old = {name for name in before if name.startswith("export/old/") and name.endswith(FILES)}
+    assert len(old) == 6, "under their own names and in the folder of the export"
+    assert {x["place"] for x in residue(config)["residues"] if x["kind"] == "export"} == old
     purge(config)
-    assert [name for name in session.store.list() if name.startswith("export/")] == sorted(kept)
+    assert {name for name in session.store.list() if name.startswith("export/")} == before - old
 
 
 def test_looking_for_exports_makes_no_key(tmp_path: Path) -> None:
@@ -148,7 +208,8 @@ def test_an_export_of_nobody(place: Place) -> None:
     with writer_at(place) as writer:
         writer.embeddings("user", pa.array([], pa.string()), np.zeros((0, 4), np.float32))
         writer.recommendations(pa.array([], pa.string()), pa.array([], pa.int64()), np.zeros(0, np.float32), 0)
-        assert writer.close() == {"users": 0, "items": 0}
+        told = writer.close()
+    assert (told["users"], told["items"]) == (0, 0)
     for name in FILES:
         assert table(place, name).num_rows == 0
 
@@ -167,7 +228,8 @@ def test_an_aborted_export_leaves_the_one_before_it(place: Place, tmp_path: Path
     with writer_at(place) as writer:
         fill(writer, ["a"], [1, 2, 3])
         writer.close()
-    before = {name: Store(*place).read(name) for name in FILES}
+    before = {name: Store(*place).read(name) for name in Store(*place).list()}
+    assert len(before) == 7
     with pytest.raises(KeyboardInterrupt), writer_at(place) as writer:
         fill(writer, ["b"], [4, 5, 6], 9.0)
         raise KeyboardInterrupt
@@ -176,7 +238,11 @@ def test_an_aborted_export_leaves_the_one_before_it(place: Place, tmp_path: Path
         fill(writer, ["b"], [4, 5, 6], 9.0)
         writer.close()
     assert table(place, "users.parquet")["user_id"].to_pylist() == ["b"]
-    assert Store(*place).list() == sorted(FILES) and nothing_left_behind(tmp_path)
+    folder = current(place)["folder"]
+    both = [f"{folder}/{name}" for name in FILES]
+    assert Store(*place).list() == sorted([CURRENT, *FILES, *both]) and nothing_left_behind(tmp_path)
+    for name in FILES:
+        assert table(place, name).equals(table(place, f"{folder}/{name}"))
 
 
 def test_a_target_that_cannot_be_written_is_named(tmp_path: Path) -> None:

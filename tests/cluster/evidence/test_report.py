@@ -419,7 +419,7 @@ def test_purge_keeps_reports_and_they_still_hold(config):
     assert pipeline.purge(config, now=True)["purged_requests"] == 1
     assert {name: (Path(config.output) / name).read_bytes() for name in kept} == kept and len(
         kept
-    ) == 4  # evidence and receipt
+    ) == 5  # evidence, lineage and receipt
     assert not failures(config)
     assert pipeline.status(config, "r")["phase"] == "committed"
 

@@ -209,9 +209,9 @@ def test_a_filter_hashes_each_id_once(key, monkeypatch):
     users, items = (pa.array([f"{side}{x}" for x in draw.integers(50, size=1000)]) for side in "ui")
     listed = digests_of(key, request(["u3", "u9", "x"], ["i7"]), TEXTS)
     hashed = []
-    real = row_filter.one
+    real = row_filter.id_digest
     monkeypatch.setattr(
-        row_filter, "one", lambda k, domain, text: hashed.append((domain, text)) or real(k, domain, text)
+        row_filter, "id_digest", lambda k, domain, text: hashed.append((domain, text)) or real(k, domain, text)
     )
     monkeypatch.setattr(row_filter, "pair_digest", None)  # no pairs on the list: none is hashed
     names = RowFilter(key, listed)

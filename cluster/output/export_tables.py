@@ -1,0 +1,195 @@
+"""An export as tables of the lake: `users`, `items`, `recommendations` and `current`, as Delta or Iceberg.
+
+Each table is overwritten by one commit, so that whoever reads one of them sees one version. Three commits are not one: so
+`current`, one row, names the state of each of the three (a version of Delta, a snapshot of Iceberg), and is committed last.
+Who reads it first, and then the states that it names, sees one whole version of all three (docs/exports.md).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...partitioning.errors import InputError
+from ...partitioning.lake.delta import storage_options
+from ...partitioning.storage import StorageOptions, split_uri
+from .exports import PARTS, About
+
+CURRENT = "current"
+MADE_BY = "unlearnrec export"
+ROWS = 16384
+"""Of a batch that is held in memory."""
+
+
+class TablesTarget(ABC):
+    """What Delta and Iceberg have in common."""
+
+    def __init__(self, uri: str, options: StorageOptions) -> None:
+        self._uri, self._options = uri, options
+        self._spooled: dict[str, Any] = {}
+
+    def open(self) -> dict[str, Any]:
+        """As `Target.open`."""
+        for name in (*PARTS, CURRENT):
+            self._check(name)
+        # Files without names: nothing of them is left when the process dies.
+        self._spooled = {part: tempfile.TemporaryFile() for part in PARTS}  # noqa: SIM115
+        return dict(self._spooled)
+
+    def publish(self, about: About) -> dict[str, Any]:
+        """As `Target.publish`."""
+        states = {}
+        for part in PARTS:
+            self._spooled[part].seek(0)
+            states[part] = self._overwrite(part, _batches(pq.ParquetFile(self._spooled[part]), about), about)
+        row = pa.table(
+            {
+                "version": [about.version],
+                "log_head": [about.log_head],
+                "source": [json.dumps(about.source, sort_keys=True)],
+                "exported_at": pa.array([dt.datetime.now(dt.UTC)], pa.timestamp("us", "UTC")),
+                **{f"{part}_state": pa.array([states[part]], pa.int64()) for part in PARTS},
+            }
+        )
+        state = self._overwrite(CURRENT, row.to_reader(), about)
+        return {"to": self._uri, "tables": {**states, CURRENT: state}}
+
+    def discard(self) -> None:
+        """As `Target.discard`."""
+        for sink in self._spooled.values():
+            sink.close()
+
+    @abstractmethod
+    def _check(self, name: str) -> None:
+        """Raise InputError where this table cannot be, or is there and no export made it."""
+
+    @abstractmethod
+    def _overwrite(self, name: str, reader: pa.RecordBatchReader, about: About) -> int:
+        """Make these rows the table's by one commit; the state that it left."""
+
+    def _foreign(self, name: str) -> InputError:
+        return InputError(
+            f"--to {self._uri}: there is a table {name!r}, and no export made it: it would be overwritten. Choose "
+            "another place"
+        )
+
+
+def _batches(file: pq.ParquetFile, about: About) -> pa.RecordBatchReader:
+    """A spooled part, batch by batch, with the column `version`."""
+    schema = file.schema_arrow.remove_metadata().append(pa.field("version", pa.int64()))
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        for batch in file.iter_batches(ROWS):
+            version = pa.repeat(pa.scalar(about.version, pa.int64()), batch.num_rows)
+            yield pa.RecordBatch.from_arrays([*batch.columns, version], schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, rows())
+
+
+class DeltaTarget(TablesTarget):
+    """Delta tables below one place, local or s3://."""
+
+    def __init__(self, uri: str, place: str, options: StorageOptions) -> None:
+        super().__init__(uri, options)
+        try:
+            import deltalake
+        except ImportError as error:
+            raise InputError(f"--to {uri}: needs the package deltalake: pip install 'unlearnrec[delta]'") from error
+        self._deltalake = deltalake
+        scheme, path = split_uri(place)
+        self._root = f"s3://{path}" if scheme == "s3" else os.path.abspath(path)
+        self._storage = storage_options(options) if scheme == "s3" else None
+
+    def _table(self, name: str) -> Any:
+        return self._deltalake.DeltaTable(f"{self._root}/{name}", storage_options=self._storage)
+
+    def _check(self, name: str) -> None:
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            if self._table(name).metadata().description != MADE_BY:
+                raise self._foreign(name)
+        except TableNotFoundError:
+            if self._storage is None and os.path.isdir(f"{self._root}/{name}") and os.listdir(f"{self._root}/{name}"):
+                raise self._foreign(name) from None
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"--to {self._uri}: cannot be reached ({error})") from error
+
+    def _overwrite(self, name: str, reader: pa.RecordBatchReader, about: About) -> int:
+        self._deltalake.write_deltalake(
+            f"{self._root}/{name}",
+            reader,
+            mode="overwrite",
+            schema_mode="overwrite",
+            description=MADE_BY,
+            storage_options=self._storage,
+            commit_properties=self._deltalake.CommitProperties(custom_metadata=about.properties()),
+        )
+        # Not the latest version: another export may have committed meanwhile.
+        for commit in self._table(name).history(100):
+            if commit.get("unlearnrec.export") == about.unique:
+                return int(commit["version"])
+        raise RuntimeError(f"{self._root}/{name}: the commit of this export is not in its log")
+
+
+class IcebergTarget(TablesTarget):
+    """Iceberg tables of a namespace, through a catalog as pyiceberg is configured with it."""
+
+    def __init__(self, uri: str, catalog: str, namespace: str, options: StorageOptions) -> None:
+        super().__init__(uri, options)
+        try:
+            from pyiceberg.catalog import load_catalog
+        except ImportError as error:
+            raise InputError(f"--to {uri}: needs the package pyiceberg: pip install 'unlearnrec[iceberg]'") from error
+        properties = {"s3.endpoint": options.endpoint_url, "s3.region": options.region}
+        try:
+            self._catalog = load_catalog(catalog, **{name: text for name, text in properties.items() if text})
+        except Exception as error:
+            raise InputError(
+                f"--to {uri}: the catalog {catalog!r} cannot be opened ({error}). Describe it in .pyiceberg.yaml or in "
+                f"PYICEBERG_CATALOG__{catalog.upper()}__URI"
+            ) from error
+        self._namespace = namespace
+
+    def _check(self, name: str) -> None:
+        from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+
+        try:
+            table = self._catalog.load_table(f"{self._namespace}.{name}")
+        except (NoSuchTableError, NoSuchNamespaceError):
+            return
+        except Exception as error:
+            raise InputError(f"--to {self._uri}: cannot be reached ({error})") from error
+        if table.properties.get("comment") != MADE_BY:
+            raise self._foreign(name)
+
+    def _overwrite(self, name: str, reader: pa.RecordBatchReader, about: About) -> int:
+        self._catalog.create_namespace_if_not_exists(self._namespace)
+        table = self._catalog.create_table_if_not_exists(
+            f"{self._namespace}.{name}", schema=reader.schema, properties={"comment": MADE_BY}
+        )
+        try:
+            write = table.append if table.current_snapshot() is None else table.overwrite
+            write(reader, snapshot_properties=about.properties())
+        except ValueError as error:
+            raise InputError(
+                f"--to {self._uri}: the table {name!r} has other columns than this export ({error}). Drop the four tables"
+            ) from error
+        snapshot = next(one for one in reversed(table.snapshots()) if _is_of(one, about))
+        return int(snapshot.snapshot_id)
+
+
+def _is_of(snapshot: Any, about: About) -> bool:
+    return (
+        snapshot.summary is not None and snapshot.summary.additional_properties.get("unlearnrec.export") == about.unique
+    )
