@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...partitioning.errors import InputError
+from ...partitioning.storage import Store
 from ..layout import REPORTS, receipt_name, receipt_of, receipt_page_name, report_name, signature_name
 from ..log.records import RECEIPT, Record, iso
 from ..output.ledger import State, Ticket
@@ -49,8 +50,6 @@ def add_first_receipt(session: Session, request_id: str, progress: Progress = SI
             why = f"not looked at yet; run `unlearnrec residue --request {request_id}`"
             parts = {name: unseen(why) for name in LAKE_PARTS} | {"model": model_part(session, ticket, None)}
             _write(session, ticket, parts, signing_key(session.config), [])
-        elif not session.store.exists(receipt_page_name(request_id)):  # who wrote the first state ended behind it
-            _write_page(session, request_id, numbers(session, request_id)[-1])
     except Exception as error:  # the request is committed: nothing that happens to its receipt may undo that
         why = f": {error}" if isinstance(error, InputError | OSError) else ""
         progress.note(f"request {request_id}: its receipt was not written: {type(error).__name__}{why}")
@@ -172,22 +171,27 @@ def _write(
         data, name = canonical(document), receipt_name(request_id, number)
         if key is not None:
             store.write(signature_name(name, store.sha256(data)), key.sign(data))
+        if number == 1:
+            # The page is there before the first state: of a process that ended between the two, nobody asks again, and
+            # a page without a state is written again with it. That of a later state replaces a page, so it comes behind.
+            _write_page(store, request_id, data)
         try:
             store.create(name, data)
         except FileExistsError:  # another process was faster: this one goes behind it
             if number == 1:
+                _write_page(store, request_id, store.read(name))
                 return document, data
             number += 1
             continue
-        _write_page(session, request_id, number)
+        if number > 1:
+            _write_page(store, request_id, data)
         return document, data
 
 
-def _write_page(session: Session, request_id: str, number: int) -> None:
+def _write_page(store: Store, request_id: str, state: bytes) -> None:
     """It follows from the file of a state alone, whose keys are in an order of their own."""
-    data = session.store.read(receipt_name(request_id, number))
-    page = receipt_page(json.loads(data), session.store.sha256(data))
-    session.store.write(receipt_page_name(request_id), page.encode())
+    page = receipt_page(json.loads(state), store.sha256(state))
+    store.write(receipt_page_name(request_id), page.encode())
 
 
 def _closed_by(session: Session, ticket: Ticket) -> dict[str, Any] | None:

@@ -58,10 +58,11 @@ def clear_runs(session: Session, version: Manifest) -> None:
 
 
 def _folder_of_runs(config: Config, version: Manifest) -> str:
-    """Named after the graph, and after all else that the runs depend on."""
-    graph, settings = version.graph, config.pretrain
-    trained = as_trained(config, version.model).model_dump(mode="json")
-    key = json.dumps([graph.document(), trained, settings.counterfactuals, settings.request_share])
+    """Named after the graph, and after all else that the runs depend on, and nothing more: a setting of `serve` that is
+    changed, or new in a later release, does not begin them anew."""
+    graph, model, settings = version.graph, version.model, config.pretrain
+    trained = {"seed": model.seed, "train": model.train, "backbone": model.backbone, "halo": config.partitioning.halo}
+    key = json.dumps([graph.document(), trained, settings.counterfactuals, settings.request_share], sort_keys=True)
     return pretraining_folder(graph_key(graph), hashlib.sha256(key.encode()).hexdigest()[:16])
 
 

@@ -377,7 +377,9 @@ def test_a_run_that_dies_at_any_write_goes_on_where_it_was(config, tmp_path, mon
             codes, ended = answered(copy, path, out)[1], False
         assert codes == {EMAIL: {work_item(ANN): 3, work_item(BEN): 3}}
         ledger = Session(copy).ledger()
-        assert len(ledger.tickets) == 2 and ledger.carried_out_at and pipeline.verify(copy)["ok"]
+        assert len(ledger.tickets) == 2 and ledger.carried_out_at
+        report = pipeline.verify(copy)
+        assert report["ok"], [c for c in report["checks"] if not c["ok"]]
         assert not any(name.name.startswith(".tmp") for name in folder.iterdir())
         if ended:
             break

@@ -45,6 +45,14 @@ def test_a_graph_is_written_again_as_it_was(tmp_path: Path) -> None:
     assert digest(graph) == OLD["digest"]
 
 
+def test_the_runs_of_pretrain_are_named_after_what_they_depend_on() -> None:
+    version = read_manifest(OLD["versions"][0]["manifest"], "here")
+    folder = _folder_of_runs(parse_config(CONFIG), version)
+    assert folder == _folder_of_runs(parse_config(CONFIG | {"serve": {"port": 9000}}), version)
+    more = {"epochs": 1, "counterfactuals": 2}
+    assert folder != _folder_of_runs(parse_config(CONFIG | {"pretrain": more}), version)
+
+
 @pytest.mark.parametrize("number", range(3))
 def test_a_version_is_written_again_as_it_was(number: int) -> None:
     old = OLD["versions"][number]
@@ -56,7 +64,6 @@ def test_a_version_is_written_again_as_it_was(number: int) -> None:
         assert fingerprint(held, "pull", "torch") == old["fingerprint"]
     config = parse_config(CONFIG)
     assert make_run(config, version.graph, Removal()).folder == old["training_folder"]
-    assert _folder_of_runs(config, version) == old["folder_of_runs"]
     assert set(needed_files(version.graph, version.model)) == version.files.keys()
 
 
