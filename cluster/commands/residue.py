@@ -9,6 +9,7 @@ from typing import Any
 
 from ...partitioning.errors import InputError
 from ...partitioning.lake import read_table
+from ...partitioning.lake.copies.history import current_uri
 from ..config.schema import Config
 from ..evidence.lake import look_at_lake
 from ..evidence.named import Named, named_by, valid_entries
@@ -63,8 +64,9 @@ def residue(config: Config, request_id: str | None = None, *, progress: Progress
     if any(named.values()):
         for table in dict.fromkeys(x for x in (config.interactions, config.test_interactions) if x):
             try:
+                table = current_uri(table, session.options)
                 rows = _count_rows(session, table, RowFilter(key, named, session.columns.time_unit), progress)
-            except InputError:  # its message may name a file after an id
+            except (InputError, OSError):  # its message may name a file after an id
                 why = "cannot be read as a table of interactions, or its times not compared with ranges that were forgotten"
                 not_read.append({"place": table, "why": why})
                 continue
@@ -73,16 +75,11 @@ def residue(config: Config, request_id: str | None = None, *, progress: Progress
                 found.append({"place": table, "kind": LAKE, "detail": detail, "rows": rows})
         known_by = "requests and the suppression list"
         parts = look_at_lake(session, Named(key, named, None, known_by), stored_only=True, progress=progress)
-        unread = {one["place"] for one in not_read}
         found += _residues(parts)
-        for name in ("older", "files"):
-            part = parts[name]
-            not_read += [
-                {"place": one["what"], "why": _counted(one)}
-                for one in part["not_looked_at"]
-                if one["what"] not in unread
-            ]
-            unread |= {one["what"] for one in part["not_looked_at"]}
+        tables = {one["place"] for one in not_read}
+        missing = [one for name in ("older", "files") for one in parts[name]["not_looked_at"]]
+        unread = [{"place": one["what"], "why": _counted(one)} for one in missing if one["what"] not in tables]
+        not_read += [one for n, one in enumerate(unread) if one not in unread[:n]]
     return {"residues": found, "not_read": not_read}
 
 

@@ -310,6 +310,15 @@ class Watch(Section):
     poll_seconds: float = Field(60, ge=0.05, le=86400)
     """How often the table is looked at."""
 
+    @model_validator(mode="after")
+    def _requests_have_columns_of_their_own(self) -> Watch:
+        if self.kind == "requests" and self.columns is not None:
+            raise ValueError(
+                "watch.columns: got a section, which only watch.kind 'deletions' reads (watch.kind is 'requests'): a table "
+                "of requests has user_id, item_id, since, until"
+            )
+        return self
+
 
 class Evidence(Section):
     """What is left to show of a request: its receipt, and how far the lake is looked at for it."""

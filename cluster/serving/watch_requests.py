@@ -19,8 +19,9 @@ import pyarrow as pa
 
 from ...partitioning.lake.columns import ID_COLUMNS, Columns
 from ...partitioning.lake.data_file import Table
-from ...partitioning.lake.following.changes import ROWS_AT_ONCE, fate_of, new_rows, removed_rows
+from ...partitioning.lake.following.changes import ROWS_AT_ONCE, fate_of, removed_rows
 from ...partitioning.lake.following.history import Commit, History
+from ...partitioning.lake.following.new_rows import new_rows
 from ..layout import REQUEST_ID
 from ..lifecycle.operators import LONGEST_NAME, OPERATOR
 from ..requests.request import Range, make_request

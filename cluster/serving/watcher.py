@@ -18,8 +18,9 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ...partitioning.lake import Columns
 from ...partitioning.lake.data_file import Table
+from ...partitioning.lake.following.changes import is_missed
 from ...partitioning.lake.following.follow import open_history
-from ...partitioning.lake.following.history import BEFORE_ALL, Commit, History, missing_files
+from ...partitioning.lake.following.history import BEFORE_ALL, Commit, History, MissedChanges, missing_files
 from ...partitioning.manifest import MANIFEST, load_manifest
 from ..layout import WATCH_CURSOR
 from ..lifecycle.decisions import error_class
@@ -31,6 +32,8 @@ from .watch_requests import DeletionRules, Found, deletions, named, requests, to
 LONGEST_WAIT_SECONDS = 3600.0
 SLICE_SECONDS = 0.1
 FORMAT = 1
+MOST_NAMED = 50
+"""Commits that are looked at, to name those that were missed."""
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +111,8 @@ class Watcher:
                 done = positions.index(cursor.position) + 1 if cursor.position in positions else 0
                 total.behind = len(commits) - done
                 break
+            except MissedChanges as error:
+                raise self._with_others(error, history, commits, cursor) from error
         total.cursor = cursor.position
         return total
 
@@ -254,6 +259,21 @@ class Watcher:
 
         rules = DeletionRules(self._columns, self._settings.whole_users, self._settings.max_rows)
         yield from deletions(history, commits, newest, rules)
+
+    def _with_others(
+        self, error: MissedChanges, history: History, commits: Sequence[Commit], cursor: Cursor
+    ) -> MissedChanges:
+        """The error with all commits named that are missed behind the cursor, so that one decision is enough."""
+        if not self._deletes:
+            return error
+        positions = [commit.position for commit in commits]
+        left = commits[positions.index(cursor.position) + 1 :] if cursor.position in positions else commits
+        looked_at = [commit for commit in left if commit.removes][:MOST_NAMED]
+        lost = [commit for commit in looked_at if is_missed(history, commit, self._columns)]
+        if len(lost) < 2:
+            return error
+        what = ", ".join(f"{history.name(commit.position)} ({commit.what})" for commit in lost)
+        return MissedChanges(error.uri, what, error.why)
 
     def _accept(self, history: History, found: Found, total: Look) -> None:
         request = found.request

@@ -1,4 +1,4 @@
-"""What a commit took out of a table, or brought into it: as rows, whatever files they lie in.
+"""What a commit took out of a table: as rows, whatever files they lie in. What it brought into it: `new_rows.py`.
 
 A row that lies in another file afterwards was not deleted, so rows are counted: how often each lies in the files that the
 commit took away, less how often in those that it added. A change data feed, where the table has one, gives the same counts
@@ -7,10 +7,8 @@ rows are read again for each bucket, since a copy of them on disk would itself h
 """
 
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,12 +19,12 @@ import pyarrow.compute as pc
 from ...errors import InputError
 from ...storage import AWS
 from ..columns import Columns, interactions_of
-from ..data_file import DataFile, Table
+from ..data_file import Table
 from ..ids import INT64, id_kind, may_not_fit, to_ids
-from ..read import columns_of, read_table
-from ..survey import find_types, open_reader
+from ..read import read_table
+from ..survey import find_types
 from ..times import TimeFacts, time_type, time_unit, to_times
-from .history import Commit, History, MissedChanges, missing_files
+from .history import Commit, History, MissedChanges, UnreadableFeed, changed_files
 
 ROWS_AT_ONCE = 2_000_000
 """Rows of changed files that are held at a time."""
@@ -59,43 +57,32 @@ def removed_rows(history: History, commit: Commit, columns: Columns) -> Iterator
     """
     if not commit.removes:
         return
-    names = [name for name in (columns.user, columns.item, columns.value, columns.time) if name]
-    first = history.feed(commit, names)
-    feed = first is not None and _feed_types(history, commit, columns) is not None
-    states = None if feed else _changed(history, commit)
-
-    def read() -> Signed:
-        if feed:
-            yield from _from_feed(history, commit, columns, names)
+    told = False
+    if _has_feed(history, commit, columns):
+        try:
+            for rows in _buckets(lambda: _from_feed(history, commit, columns), columns):
+                told = True
+                if rows.num_rows:
+                    yield rows
             return
-        assert states is not None
-        for removed, table in zip((True, False), states, strict=True):
-            for batch in read_table(table, (columns.user, columns.item), AWS, value=columns.value, time=columns.time):
-                yield removed, batch
-
-    for rows in _buckets(read, columns):
+        except UnreadableFeed:
+            if told:  # every bucket reads all of it, so that this is not the file's fault
+                raise
+    states = changed_files(history, commit)
+    for rows in _buckets(lambda: _from_states(states, columns), columns):
         if rows.num_rows:
             yield rows
 
 
-def new_rows(history: History, commit: Commit, ids: Sequence[str], others: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """The rows that are more after the commit than before, in order of file and row: `ids` as int or text, then `others` as
-    they are stored; a column that the table does not have is None. Timestamps are (nanoseconds since 1970,).
-
-    Rows that the commit only wrote again are held in memory, to be told from new ones.
-
-    Raises:
-        MissedChanges, InputError: as `removed_rows`.
-    """
-    if not commit.adds:
-        return
-    before, after = _changed(history, commit)
-    known = Counter(_rows_of(before, ids, others))
-    for row in _rows_of(after, ids, others):
-        if known[row] > 0:
-            known[row] -= 1
-        else:
-            yield row
+def is_missed(history: History, commit: Commit, columns: Columns) -> bool:
+    """Whether `removed_rows` would raise MissedChanges, without reading a row."""
+    if not commit.removes or _has_feed(history, commit, columns):
+        return False
+    try:
+        changed_files(history, commit)
+    except MissedChanges:
+        return True
+    return False
 
 
 def fate_of(rows: pa.Table, table: Table, columns: Columns) -> Fate:
@@ -130,31 +117,6 @@ def fate_of(rows: pa.Table, table: Table, columns: Columns) -> Fate:
     user = pc.is_in(rows[USER], value_set=alive).to_numpy(zero_copy_only=False)
     pair = _member(rows, kept.get("pair"), keys[:2])
     return Fate(user, pair, _member(rows, kept.get("event"), keys) if TIME in keys else pair)
-
-
-def _changed(history: History, commit: Commit) -> tuple[Table, Table]:
-    """(what the commit took away, what it added) as tables of the files in which two states differ: other files, or other
-    rows of them that are deleted."""
-    if not history.has(commit.parent):
-        raise MissedChanges(
-            history.uri,
-            f"{history.name(commit.position)} ({commit.what})",
-            f"{history.name(commit.parent)}, the state before, has expired",
-        )
-    before, after = history.at(commit.parent), history.at(commit.position)
-    there = [{_identity(data) for data in table.files} for table in (before, after)]
-    removed = [data for data in before.files if _identity(data) not in there[1]]
-    added = [data for data in after.files if _identity(data) not in there[0]]
-    if gone := missing_files([*removed, *added]):
-        what = f"{history.name(commit.position)} ({commit.what})"
-        more = f" and {len(gone) - 1} others are" if len(gone) > 1 else " is"
-        raise MissedChanges(history.uri, what, f"{gone[0]}{more} gone, perhaps vacuumed")
-    return replace(before, files=removed), replace(after, files=added)
-
-
-def _identity(data: DataFile) -> tuple[str, bytes]:
-    deleted = data.deleted
-    return data.file.path, b"" if deleted is None else np.asarray(deleted.positions).tobytes()
 
 
 # ---- counting rows ---------------------------------------------------------------------------------------------------
@@ -241,6 +203,12 @@ def _member(rows: pa.Table, found: pa.Table | None, keys: Sequence[str]) -> npt.
     return member
 
 
+def _from_states(states: tuple[Table, Table], columns: Columns) -> Signed:
+    for removed, table in zip((True, False), states, strict=True):
+        batches = read_table(table, (columns.user, columns.item), AWS, value=columns.value, time=columns.time)
+        yield from ((removed, batch) for batch in batches)
+
+
 # ---- the feed --------------------------------------------------------------------------------------------------------
 
 
@@ -265,8 +233,16 @@ def _feed_types(history: History, commit: Commit, columns: Columns) -> list[pa.D
     return types
 
 
-def _from_feed(history: History, commit: Commit, columns: Columns, names: Sequence[str]) -> Signed:
-    types, feed = _feed_types(history, commit, columns), history.feed(commit, names)
+def _names(columns: Columns) -> list[str]:
+    return [name for name in (columns.user, columns.item, columns.value, columns.time) if name]
+
+
+def _has_feed(history: History, commit: Commit, columns: Columns) -> bool:
+    return history.feed(commit, _names(columns)) is not None and _feed_types(history, commit, columns) is not None
+
+
+def _from_feed(history: History, commit: Commit, columns: Columns) -> Signed:
+    types, feed = _feed_types(history, commit, columns), history.feed(commit, _names(columns))
     assert types is not None and feed is not None
     for removed, batch in feed:
         at = np.arange(batch.num_rows)
@@ -281,37 +257,3 @@ def _from_feed(history: History, commit: Commit, columns: Columns, names: Sequen
         if columns.time:
             arrays.append(to_times(by_name[columns.time], types[2], columns.time, where, at))
         yield removed, pa.RecordBatch.from_arrays(arrays, names=[str(k) for k in range(len(arrays))])
-
-
-# ---- rows of any columns ---------------------------------------------------------------------------------------------
-
-
-def _rows_of(table: Table, ids: Sequence[str], others: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    if not table.files:
-        return
-    there = columns_of(table)
-    types = find_types(table, [name for name in ids if name in there], None, None)
-    for data in table.files:
-        with closing(open_reader(data)) as reader:
-            names = [name for name in (*ids, *others) if name in there and name in reader.names]
-            for rows in reader.batches(names):
-                values: list[list[Any]] = []
-                for name in (*ids, *others):
-                    column = rows.columns.get(name)
-                    if column is None:
-                        values.append([None] * rows.count)
-                    elif name in ids:
-                        exact = to_ids(column, types.ids[name], name, data.uri, rows.positions, nulls=True)
-                        values.append(exact.to_pylist())
-                    else:
-                        values.append(_plain_values(column))
-                yield from zip(*values, strict=True)
-
-
-def _plain_values(column: pa.Array) -> list[Any]:
-    """Of timestamps (nanoseconds,), which datetime does not have."""
-    if not pa.types.is_timestamp(column.type):
-        found: list[Any] = column.to_pylist()
-        return found
-    factor = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[column.type.unit]
-    return [None if number is None else (number * factor,) for number in column.cast(pa.int64()).to_pylist()]

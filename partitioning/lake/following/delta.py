@@ -15,11 +15,14 @@ from ...storage import StorageOptions, filesystem_for, split_uri
 from ..data_file import Table
 from ..delta import _path, open_delta, storage_options
 from ..location import DELTA, Selection, parse_location
-from .history import BEFORE_ALL, Commit, MissedChanges
+from .history import BEFORE_ALL, Commit, MissedChanges, UnreadableFeed
 
 CHANGE_TYPE = "_change_type"
 REMOVED, ADDED = ("delete", "update_preimage"), ("insert", "update_postimage")
-ENABLED = "delta.enableChangeDataFeed"
+ENABLED, MAPPING = "delta.enableChangeDataFeed", "delta.columnMapping.mode"
+FEED_FEATURES = frozenset({"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"})
+"""What a table may demand of its readers for its feed to be read by deltalake, which applies neither deletion vectors nor
+column mapping there. The feed of any other is not read: the difference of two states says the same."""
 
 
 class DeltaHistory:
@@ -67,7 +70,7 @@ class DeltaHistory:
         return open_delta(replace(self._location, selection=Selection(version=position)), self._options)
 
     def feed(self, commit: Commit, names: Sequence[str]) -> Iterator[tuple[bool, pa.RecordBatch]] | None:
-        """As `History.feed`. A table with deletion vectors has None: deltalake does not apply them to its feed."""
+        """As `History.feed`."""
         if commit.parent == BEFORE_ALL and commit.position:
             return None  # all rows of a state, not what one commit did
         import deltalake
@@ -76,14 +79,16 @@ class DeltaHistory:
         place, storage = (f"s3://{self._root}", storage_options(self._options)) if self._s3 else (self._root, None)
         try:
             table = deltalake.DeltaTable(place, version=commit.position, storage_options=storage)
-            enabled = table.metadata().configuration.get(ENABLED) == "true"
-            if not enabled or "deletionVectors" in (table.protocol().reader_features or ()):
+            settings = table.metadata().configuration
+            if settings.get(ENABLED) != "true" or settings.get(MAPPING, "none") != "none":
+                return None
+            if not set(table.protocol().reader_features or ()) <= FEED_FEATURES:
                 return None
             if not self._feed_is_whole(commit):
                 return None
             columns = [*dict.fromkeys(names), CHANGE_TYPE]
             stream = table.load_cdf(commit.position, commit.position, columns=columns)
-            return _signed(pa.RecordBatchReader.from_stream(stream), list(dict.fromkeys(names)), self.uri)
+            return _signed(pa.RecordBatchReader.from_stream(stream), list(dict.fromkeys(names)))
         except (DeltaError, ValueError, OSError):
             return None  # the difference of the two states says the same, or why it cannot be told
 
@@ -125,7 +130,7 @@ def _changes_data(action: dict[str, Any], kind: str) -> bool:
     return kind in action and bool(action[kind].get("dataChange", True))
 
 
-def _signed(reader: Any, names: Sequence[str], uri: str) -> Iterator[tuple[bool, pa.RecordBatch]]:
+def _signed(reader: Any, names: Sequence[str]) -> Iterator[tuple[bool, pa.RecordBatch]]:
     try:
         for batch in reader:
             kinds = batch.column(CHANGE_TYPE).cast(pa.string())
@@ -135,7 +140,7 @@ def _signed(reader: Any, names: Sequence[str], uri: str) -> Iterator[tuple[bool,
                 if some.num_rows:
                     yield removed, some
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{uri}: its change data feed cannot be read: {error}") from error
+        raise UnreadableFeed(str(error)) from error  # such as deltalake 1.6 with a % in the name of a partition
 
 
 def _plain(column: pa.Array) -> pa.Array:

@@ -5,9 +5,10 @@ A state has a position: the version of a Delta table, the id of a snapshot of an
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
@@ -38,11 +39,16 @@ class MissedChanges(InputError):
     """Some commits cannot be read any more, so nobody can tell what they deleted."""
 
     def __init__(self, uri: str, what: str, why: str) -> None:
+        self.uri, self.what, self.why = uri, what, why
         super().__init__(
             f"{uri}: {what} cannot be read any more: {why}. What was deleted there is not known here, and nothing behind it "
             "was looked at. Name it to `unlearnrec forget` yourself, then go on with `unlearnrec watch --from-version N` "
             "(what changed after N) or `--from-now`; and keep versions longer than the time between two looks"
         )
+
+
+class UnreadableFeed(Exception):
+    """A change data feed cannot be read after all; the two states may still say what it would."""
 
 
 class History(Protocol):
@@ -77,7 +83,7 @@ class History(Protocol):
         where it has none for this commit that can be read exactly.
 
         Raises:
-            InputError: a file of it is unreadable. Raised while iterating.
+            UnreadableFeed: a file of it cannot be read. Raised while iterating.
         """
 
     def name(self, position: int) -> str:
@@ -94,3 +100,34 @@ def missing_files(files: Sequence[DataFile]) -> list[str]:
         found: Any = together[0].file.filesystem.get_file_info([data.file.path for data in together])
         missing += [data.uri for data, info in zip(together, found, strict=True) if info.type != pafs.FileType.File]
     return missing
+
+
+def changed_files(history: History, commit: Commit) -> tuple[Table, Table]:
+    """(what the commit took away, what it added) as tables of the files in which two states differ: other files, or other
+    rows of them that are deleted.
+
+    Raises:
+        MissedChanges: the state before, or one of these files, is gone.
+    """
+    what = f"{history.name(commit.position)} ({commit.what})"
+    if not history.has(commit.parent):
+        raise MissedChanges(history.uri, what, f"{history.name(commit.parent)}, the state before, has expired")
+    after = history.at(commit.position)
+    try:
+        before = history.at(commit.parent)
+    except InputError as error:  # of a table of which another state could be opened
+        raise MissedChanges(
+            history.uri, what, f"{history.name(commit.parent)}, the state before, cannot be opened ({error})"
+        ) from error
+    there = [{_identity(data) for data in table.files} for table in (before, after)]
+    removed = [data for data in before.files if _identity(data) not in there[1]]
+    added = [data for data in after.files if _identity(data) not in there[0]]
+    if gone := missing_files([*removed, *added]):
+        more = f" and {len(gone) - 1} others are" if len(gone) > 1 else " is"
+        raise MissedChanges(history.uri, what, f"{gone[0]}{more} gone, perhaps vacuumed")
+    return replace(before, files=removed), replace(after, files=added)
+
+
+def _identity(data: DataFile) -> tuple[str, bytes]:
+    deleted = data.deleted
+    return data.file.path, b"" if deleted is None else np.asarray(deleted.positions).tobytes()

@@ -131,7 +131,8 @@ def test_status_without_an_id_and_rollback(pipeline, capsys):
 def test_purge_residue_and_lift_pass_their_options_on(pipeline):
     for options in ([], ["--now"], ["--truncate-log"]):
         assert run(["purge", *options, *PLACES]) == 0
-    assert run(["residue", *PLACES]) == 0
+    assert run(["residue", *PLACES]) == run(["residue", "--request", "r", *PLACES]) == 0
+    assert [arguments for name, arguments, _ in pipeline.calls if name == "residue"][1][-1] == "r"
     assert run(["lift", "--users", "1,2", "--interactions", "x.csv", *PLACES]) == 0
     told = [(name, {k: v for k, v in kwargs.items() if k != "progress"}) for name, _, kwargs in pipeline.calls]
     lifted = {"users": "1,2", "items": None, "interactions": "x.csv"}
@@ -139,6 +140,7 @@ def test_purge_residue_and_lift_pass_their_options_on(pipeline):
         ("purge", {"now": False, "truncate_log": False}),
         ("purge", {"now": True, "truncate_log": False}),
         ("purge", {"now": False, "truncate_log": True}),
+        ("residue", {}),
         ("residue", {}),
         ("lift", lifted),
     ]

@@ -85,6 +85,13 @@ def test_frozen():
             "storage.endpoint_url: got 'localhost:9000', expected http://host:port",
         ),
         ("storage.endpoint_url=http:///s3", "storage.endpoint_url: got 'http:///s3', expected http://host:port"),
+        ("watch.columns.usr=u", "watch.columns.usr: unknown key; did you mean 'user'?"),
+        ("watch.columns.user=3", "watch.columns.user: got 3 (int), expected a string"),
+        (
+            "watch={kind: requests, columns: {user: u}}",
+            "watch.columns: got a section, which only watch.kind 'deletions'",
+        ),
+        ("watch.poll_seconds=0", "watch.poll_seconds: got 0 (int), expected a number >= 0.05"),
         ("train.epcohs=3", "train.epcohs: unknown key; did you mean 'epochs'?"),
         ("trian.epochs=3", "trian: unknown key; did you mean 'train'?"),
         ("backbone.name=bert", f"backbone.name: got 'bert' (str), expected one of {', '.join(BACKBONES)}"),
