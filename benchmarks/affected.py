@@ -1,8 +1,9 @@
-"""The time of a request against the number of partitions that it affects, its size being the same.
+"""Measure how the time of a request depends on the number of partitions that it affects, for requests of the same size.
 
-The graph is made so that partition k owns the users and items of community k, and all interactions stay inside but a few.
-Request p removes as many interactions as the others, those of p partitions. The gate and fine-tuning are off: they are the
-work of all. Which workers are called, and how long each is busy, is recorded from the calls themselves.
+The graph is made so that partition k owns the users and items of community k, and only a few interactions are between two
+communities. Each request removes the same number of interactions; request p removes those of p partitions. The gate and
+fine-tuning are off, because they are the work of all partitions. The calls to the workers are recorded: which workers are
+called, and how long each is busy.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ R = TypeVar("R")
 
 PARTITIONS = 4
 ITEM_SHARE = 0.2
-"""Items a user of a community."""
+"""The number of items of a community, as a share of the number of its users."""
 CROSSING = 0.02
-"""Share of interactions with another community."""
+"""The share of interactions whose item is drawn from any community."""
 OFFSET = 10**9
-"""Items' ids begin here."""
+"""The smallest id of an item. Ids of users are smaller."""
 
 NOTES = """Unlearn: what step 6 of docs/forgetting.md takes, from the driver's side. Busy: in the workers, each
 affected partition's own time, in order of partition. Refresh is the work of all partitions, whatever is affected.
@@ -45,7 +46,7 @@ of Unlearn."""
 
 
 class Recorder:
-    """The calls of a worker group from now on: (method, partitions, results)."""
+    """Records the calls of a worker group from now on, as (method, partitions, results)."""
 
     def __init__(self, group: WorkerGroup) -> None:
         self.calls: list[tuple[str, list[int], list[Any]]] = []
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     if not ray.is_initialized():
-        # As many workers as partitions also where there are fewer cores; the file says how many.
+        # There is one worker for each partition even if there are fewer cores. The results file says how many there are.
         ray.init(address="local", num_cpus=PARTITIONS, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         rows, interactions = measure(Path(folder), arguments)
@@ -87,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
-    """(a row for each number of affected partitions, the number of interactions)."""
+    """Train a model and carry out all requests; returns (a row for each number of affected partitions, the number of
+    interactions)."""
     users, items = make_graph(folder, arguments.users, arguments.degree, arguments.seed)
     config = _config(folder, "run", arguments.seed)
     pipeline.ingest(config)
@@ -110,6 +112,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> tuple[list[dict[str,
 
 
 def _row(affected: int, runs: list[tuple[dict[str, Any], list[tuple[str, list[int], list[Any]]]]]) -> dict[str, Any]:
+    """A row of the table. runs: (the answer, the recorded calls) of each repetition."""
     runs = sorted(runs, key=lambda run: float(run[0]["phases"]["unlearn"]))
     answer, calls = runs[len(runs) // 2]
     asked = [(method, k) for method, partitions, _ in calls if method in ("find", "forget") for k in partitions]
@@ -129,8 +132,10 @@ def _row(affected: int, runs: list[tuple[dict[str, Any], list[tuple[str, list[in
 
 
 def make_graph(folder: Path, users: int, degree: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Write `events.parquet` and `owners.parquet`; returns (users, items) of the interactions, of which user u and item i
-    belong to partitions u // users and i // (ITEM_SHARE users)."""
+    """Write `events.parquet` and `owners.parquet`; returns (users, items) of the interactions.
+
+    User u belongs to partition u // users, item i to partition i // (ITEM_SHARE * users).
+    """
     draw = np.random.default_rng(seed)
     per_community = int(ITEM_SHARE * users)
     user = np.repeat(np.arange(PARTITIONS * users), degree)
@@ -153,7 +158,7 @@ def make_graph(folder: Path, users: int, degree: int, seed: int) -> tuple[npt.ND
 def _choose(
     users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], arguments: argparse.Namespace, affected: int, file: Path
 ) -> None:
-    """Interactions inside the first `affected` communities, as many of each."""
+    """Write a request for interactions inside the first `affected` communities, the same number of each."""
     draw = np.random.default_rng(arguments.seed + 1)
     own, other = users // arguments.users, items // int(ITEM_SHARE * arguments.users)
     chosen = [

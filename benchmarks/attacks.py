@@ -1,8 +1,10 @@
-"""Attackers that see more than one score of a pair: features, shadow models. One score: `measures.auc`; two versions:
-`shares.difference_attack`.
+"""Membership attacks that use more than one score of a pair: a classifier on features, and shadow models.
 
-n = pairs, F = features, E = expanded features (F, their squares and products), S = shadow models.
-Scores and ratios are larger for what looks like a member of the training data; `auc` and `true_positives_at` judge them.
+Attacks on a single score are in `measures.auc`, those on the scores of two versions in `shares.difference_attack`. Scores
+and ratios are larger for pairs that look like members of the training data; `auc` and `true_positives_at` judge them.
+
+Shape legend: n = pairs, N = members and others together, F = features, E = expanded features (F, their squares and
+products), G = E and a constant, S = shadow models.
 """
 
 import numpy as np
@@ -24,12 +26,19 @@ def cross_fitted_scores(
     l2: float = 1.0,
     seed: int = 0,
 ) -> tuple[Floats, Floats]:
-    """Out-of-fold log odds of members and of others, from features [n, F] of each, by logistic regression: an attacker who
-    knows the membership of all pairs but a fold's.
+    """(log odds of members [n], of others [n]) by a logistic regression, each from a fit without the pair's own fold.
 
-    Features, their squares and pairwise products are standardised on the training folds; the penalty is l2/2 |w|^2 beside
-    the summed loss. Both classes weigh the same, or else a fold's intercept would tell of the classes' shares in the others.
-    `groups`: ids (of users) of members and of others; pairs of one id never stand in two folds.
+    The attacker knows the membership of all pairs except those of one fold. Features, their squares and their products are
+    standardised on the other folds. The penalty l2/2 |w|^2 is added to the summed loss. Both classes have the same weight,
+    because otherwise the intercept of a fold would reveal the shares of the classes in the other folds.
+
+    Args:
+        members, others: features [n, F] of the pairs of each class.
+        groups: an id, such as the user's, for each member and for each of the others. Pairs with the same id are in the
+            same fold.
+
+    Raises:
+        ValueError: there are fewer groups than folds, or all pairs of a class are in one fold.
     """
     x_NF = np.concatenate([members, others]).astype(np.float64)
     member_N = np.arange(len(x_NF)) < len(members)
@@ -49,13 +58,21 @@ def cross_fitted_scores(
 
 
 def shadow_log_ratios(target: Scores, shadows: Scores, in_mask: Mask) -> Floats:
-    """Log likelihood ratio, member against not, of each pair's target score [n] (LiRA, Carlini et al., "Membership inference
-    attacks from first principles", S&P 2022, algorithm 1).
+    """The log likelihood ratio [n] of each pair's score, for "member" against "not a member" (LiRA, Carlini et al.,
+    "Membership inference attacks from first principles", S&P 2022, algorithm 1).
 
-    `shadows` [S, n] are scores under models trained with (in_mask [S, n]) or without the pair. Two Gaussians a pair; their
-    variances, one for in and one for out, are pooled over pairs (deviations from each pair's mean, over their degrees of
-    freedom), as the paper advises for few shadows. Scores should be on the scale of log odds, as BPR's are.
-    Pairs without a shadow of either kind are NaN.
+    For each pair there are two Gaussians: of its scores in shadow models trained with it, and in those trained without it.
+    The variance of each kind is pooled over all pairs, as the paper advises for few shadow models: the squared deviations
+    from each pair's mean, divided by their degrees of freedom. Scores should be on the scale of log odds, as those of BPR
+    are. A pair that lacks one of the two kinds of shadow models gets NaN.
+
+    Args:
+        target: the pairs' scores in the attacked model, [n].
+        shadows: the pairs' scores in the shadow models, [S, n].
+        in_mask: whether the shadow model was trained with the pair, [S, n].
+
+    Raises:
+        ValueError: no pair has two shadow models of a kind.
     """
     mean_in, variance_in = _shadow_moments(shadows, in_mask)
     mean_out, variance_out = _shadow_moments(shadows, ~in_mask)
@@ -67,7 +84,7 @@ def shadow_log_ratios(target: Scores, shadows: Scores, in_mask: Mask) -> Floats:
 
 
 def _folds(group_N: Ids, folds: int, seed: int) -> npt.NDArray[np.int64]:
-    """Fold of each pair: groups in random order, dealt out in turn."""
+    """The fold of each pair [N]. The groups are put in random order and assigned to the folds in turn."""
     names, index_N = np.unique(group_N, return_inverse=True)
     if len(names) < folds:
         raise ValueError(f"{folds} folds need at least as many groups; there are {len(names)}")
@@ -76,21 +93,24 @@ def _folds(group_N: Ids, folds: int, seed: int) -> npt.NDArray[np.int64]:
 
 
 def _standardised(x: Floats, fitted_on: Mask) -> Floats:
-    """Mean 0 and variance 1 on these rows; columns that are constant on them become 0 there."""
+    """x scaled so that its columns have mean 0 and variance 1 on the rows `fitted_on`. A column that is constant on them
+    becomes 0 there."""
     mean, sd = x[fitted_on].mean(axis=0), x[fitted_on].std(axis=0)
     standardised: Floats = (x - mean) / np.where(sd > 1e-9 * np.abs(mean), sd, 1)
     return standardised
 
 
 def _expanded(x_NF: Floats) -> Floats:
+    """The features with their squares and products, [N, E]."""
     first, second = np.triu_indices(x_NF.shape[1])
     return np.concatenate([x_NF, x_NF[:, first] * x_NF[:, second]], axis=1)
 
 
 def _fit(x_NE: Floats, member_N: Mask, l2: float) -> tuple[Floats, float]:
-    """Weights and (unpenalised) intercept of the class-balanced logistic loss, by Newton's method in a trust region.
+    """(weights [E], intercept) that minimise the class-balanced logistic loss. The intercept has no penalty.
 
-    The expanded features are far from independent, and first-order methods take thousands of steps on them.
+    Newton's method in a trust region is used, because the expanded features are strongly correlated and first-order methods
+    would need thousands of steps.
     """
     sign_N = np.where(member_N, 1.0, -1.0)
     share = member_N.mean()
@@ -116,7 +136,12 @@ def _fit(x_NE: Floats, member_N: Mask, l2: float) -> tuple[Floats, float]:
 
 
 def _shadow_moments(shadows: Scores, mask: Mask) -> tuple[Floats, float]:
-    """Mean of each pair over its shadows in the mask (NaN without any), and the variance pooled over pairs."""
+    """(mean of each pair over its shadow models in the mask, the variance pooled over pairs). The mean is NaN for a pair
+    without such a model.
+
+    Raises:
+        ValueError: no pair has two shadow models in the mask.
+    """
     count_n = mask.sum(axis=0)
     sum_n = np.where(mask, shadows, 0).sum(axis=0, dtype=np.float64)
     mean_n = np.divide(sum_n, count_n, out=np.full(len(count_n), np.nan), where=count_n > 0)

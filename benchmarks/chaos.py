@@ -1,8 +1,9 @@
-"""A service under a stream of requests while everything around it breaks; afterwards a checker replays the history.
+"""Run a service under a stream of requests while everything around it fails, then check what happened (docs/protocol.md).
 
-Clients post deletions over HTTP (users, items, interactions; repeated, conflicting, cancelled, late), a fault injector
-kills and freezes the service and its workers, fills the disk, loses answers, purges, retrains the model, and starts a second
-service on the same output. Readers check that the current version is whole. Docs: docs/protocol.md.
+Clients post requests over HTTP: for users, items and interactions; repeated, conflicting, cancelled and late ones. A fault
+injector kills and freezes the service and its workers, fills the disk, loses answers of writes, purges, retrains the model,
+and starts a second service on the same output. A reader checks that the current version is whole. At the end a checker
+replays the history.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ from .chaos_faults import Injector, Server
 
 CLIENTS = 4
 GRACE_SECONDS = 2.0
+"""The grace window of each request."""
 DRAIN_SECONDS = 600.0
+"""How long to wait at the end until every request has its answer and its evidence."""
 
 
 def main() -> None:
-    """See `--help`. Exit code 1 where anything was violated."""
+    """Run the benchmark; see `--help`. The exit code is 1 if there is a violation."""
     parser = argparse.ArgumentParser(prog="unlearnrec bench chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--requests", type=int, default=10_000)
@@ -57,7 +60,7 @@ def main() -> None:
 
 
 def _prepare(folder: Path, users: int, seed: int, timeout: float) -> tuple[Config, Path]:
-    """A trained output with an encoder, and its configuration's file."""
+    """Make an output with a trained model and an encoder; returns (its configuration, the file of the configuration)."""
     sample = make_sample(folder / "data", users=users, items=max(40, users // 4), seed=seed, mean_interactions=12.0)
     config = parse_config(
         {
@@ -75,7 +78,7 @@ def _prepare(folder: Path, users: int, seed: int, timeout: float) -> tuple[Confi
     pipeline.ingest(config)
     pipeline.train(config)
     pipeline.pretrain(config)
-    # While it is served, a frozen worker is to be noticed soon.
+    # The service shall notice a frozen worker soon, so it gets a shorter timeout than the training.
     cluster = config.cluster.model_copy(update={"collective_timeout_seconds": timeout})
     config = config.model_copy(update={"cluster": cluster})
     file = folder / "chaos.yaml"
@@ -84,6 +87,7 @@ def _prepare(folder: Path, users: int, seed: int, timeout: float) -> tuple[Confi
 
 
 def _run(arguments: argparse.Namespace, folder: Path) -> list[str]:
+    """Run everything, check the history and write the results file; returns the violations."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(arguments.seed)
     config, file = _prepare(folder, arguments.users, arguments.seed, arguments.timeout)
@@ -110,6 +114,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> list[str]:
                 due = began + 60 * arguments.minutes * number / len(plan)
                 time.sleep(max(0.0, due - time.monotonic()))
                 work.put(step)
+        # The faults are over. The service must now answer everything that was acknowledged.
         if server.process is None or server.process.poll() is not None:
             server.start()
         _drain(session, work, history)
@@ -134,7 +139,8 @@ def _run(arguments: argparse.Namespace, folder: Path) -> list[str]:
 
 
 def _plan(count: int, pairs: set[Pair], draw: random.Random) -> list[tuple[str, Body]]:
-    """(id, content) of each request: 30% whole users, 2% rare items, else one to three interactions, some unknown."""
+    """(id, content) of each request: 30% name a user, 2% a rare item, 2% an unknown user, and the others one to three
+    interactions."""
     model, listed = Model(pairs), sorted(pairs)
     items: dict[int, int] = {}
     for _, item in model.pairs:
@@ -165,7 +171,8 @@ def _client(
     draw: random.Random,
     stop: threading.Event,
 ) -> None:
-    """Takes requests from the queue, and sees to each until it is acknowledged; in between repeats, cancels and asks."""
+    """A client: take requests from the queue and post each until it is acknowledged. Between them, repeat earlier requests,
+    cancel some, post another content under a known id, and ask for states."""
     known: list[tuple[str, Body]] = []
     while not stop.is_set():
         try:
@@ -192,7 +199,7 @@ def _client(
 
 
 def _call(server: Server, method: str, path: str, history: History, json: Any = None) -> requests.Response | None:
-    """None where it was not answered, or with an error of the server: then nothing is known."""
+    """Call the service. None: it did not answer, or refused the call, so nothing is known about the request."""
     if server.url is None:
         return None
     headers = {"Authorization": f"Bearer {server.token}"}
@@ -210,6 +217,7 @@ def _call(server: Server, method: str, path: str, history: History, json: Any = 
 
 
 def _post(server: Server, request_id: str, body: Body, history: History) -> requests.Response | None:
+    """Post a request with its own content, which must never be refused. None: as `_call`."""
     answer = _call(server, "POST", f"/v1/requests/{request_id}", history, body)
     if answer is None:
         return None
@@ -222,7 +230,7 @@ def _post(server: Server, request_id: str, body: Body, history: History) -> requ
 
 
 def _conflict(server: Server, request_id: str, history: History) -> None:
-    """Another content under its id: 409, or after a purge the first one's answer."""
+    """Post another content under a known id. It must be refused, or, after a purge, get the answer of the first content."""
     answer = _call(server, "POST", f"/v1/requests/{request_id}", history, {"users": [f"not-{request_id}"]})
     if answer is not None:
         history.count("conflicting posts answered")
@@ -233,6 +241,7 @@ def _conflict(server: Server, request_id: str, history: History) -> None:
 
 
 def _cancel(server: Server, request_id: str, history: History) -> None:
+    """Cancel a request. If the service says that it is cancelled, it must stay so."""
     answer = _call(server, "DELETE", f"/v1/requests/{request_id}", history)
     if answer is not None and answer.status_code == 200:
         history.count("cancellations answered")
@@ -241,7 +250,8 @@ def _cancel(server: Server, request_id: str, history: History) -> None:
 
 
 def _look(server: Server, request_id: str, body: Body, history: History) -> None:
-    """Its state; and who was forgotten is not served from a version without him."""
+    """Ask for the state of a request. If it is committed, its users must get no recommendations from that version or a later
+    one."""
     answer = _call(server, "GET", f"/v1/requests/{request_id}", history)
     if answer is None:
         return
@@ -260,7 +270,8 @@ def _look(server: Server, request_id: str, body: Body, history: History) -> None
 
 
 def _reader(config: Config, history: History, follower: Follower, stop: threading.Event) -> None:
-    """Reads the log and the current version's files every few seconds: whole, or replaced meanwhile."""
+    """Read the log and the files of the current version every few seconds. The version must be whole, unless another one has
+    replaced it meanwhile."""
     session = Session(config)
     while not stop.wait(5.0):
         try:
@@ -279,7 +290,7 @@ def _reader(config: Config, history: History, follower: Follower, stop: threadin
 
 
 def _drain(session: Session, work: queue.Queue[tuple[str, Body]], history: History) -> None:
-    """Wait until all that was posted has its final state and its evidence."""
+    """Wait until every request has its final state and its evidence; a violation is noted after DRAIN_SECONDS."""
     deadline = time.monotonic() + DRAIN_SECONDS
     while time.monotonic() < deadline:
         ledger = session.ledger()
@@ -301,6 +312,7 @@ def _write(
     tickets: Mapping[str, Ticket],
     seconds: float,
 ) -> None:
+    """Write the results file, and print it."""
     commits = [record for record in records if record.kind == COMMITTED and manifest_of(record).answers]
     retrains = [m for r in records if r.kind == COMMITTED and (m := manifest_of(r)).replayed is not None]
     replayed = sum(len(one.replayed or ()) for one in retrains)

@@ -1,4 +1,4 @@
-"""What clients of a service were told, and whether what is left in its output agrees: a plain model in memory."""
+"""Check what the clients of a service were told against what its output has at the end, with a simple model in memory."""
 
 from __future__ import annotations
 
@@ -24,30 +24,33 @@ FINAL = ("committed", "completed", "cancelled")
 
 @dataclass
 class History:
-    """What was sent, and what came back; filled by many threads."""
+    """What the clients sent and what they were told. Many threads write it."""
 
     bodies: dict[str, Body] = field(default_factory=dict)
-    """The content of each id; another one under the same id was never to be accepted."""
+    """The content of each request by its id. No other content may be accepted under the same id."""
     acknowledged: set[str] = field(default_factory=set)
+    """The ids of requests that were acknowledged."""
     cancelled: set[str] = field(default_factory=set)
+    """The ids of requests that the service said were cancelled."""
     answers: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    """The first final answer of each id."""
+    """The first final answer to each request, by its id."""
     counts: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, what: str) -> None:
-        """One more."""
+        """Count one more of this kind."""
         with self._lock:
             self.counts[what] += 1
 
     def add_violation(self, what: str) -> None:
-        """A violation."""
+        """Note a violation."""
         with self._lock:
             self.violations.append(what)
 
     def take_answer(self, request_id: str, answer: Mapping[str, Any]) -> None:
-        """An answer with the request's state: acknowledged; where it is final, the same as before."""
+        """Note an answer with the request's state. The request is then acknowledged. A final answer that differs from the
+        first one is a violation."""
         with self._lock:
             self.acknowledged.add(request_id)
             if answer["phase"] in FINAL:
@@ -58,14 +61,14 @@ class History:
 
 
 class Follower:
-    """The records of a log as they come: those of files that a purge removes later too."""
+    """Collects the records of a log as they are written, so that they are kept when a purge removes their files."""
 
     def __init__(self, log: Log) -> None:
         self._log, self._lock = log, threading.Lock()
         self._records: dict[int, Record] = {}
 
     def look(self) -> None:
-        """Take in what has come since the last look.
+        """Read the records since the last call.
 
         Raises:
             InputError: the log is damaged.
@@ -73,22 +76,22 @@ class Follower:
         with self._lock:
             try:
                 found = self._log.since(max(self._records, default=0))
-            except InputError:  # cut off behind the last look
+            except InputError:  # the log was cut off after the last record that was read; take what is left
                 found = self._log.records()
             self._records.update((record.number, record) for record in found)
 
     @property
     def records(self) -> list[Record]:
-        """All that were seen, in order."""
+        """All records that were read, in order."""
         with self._lock:
             return [self._records[number] for number in sorted(self._records)]
 
 
 def pairs_of(store: Store, graph: Graph) -> set[Pair]:
-    """The interactions of a graph by external id.
+    """The interactions of a graph, by external ids.
 
     Raises:
-        AssertionError: rows of users and rows of items do not hold the same ones.
+        AssertionError: the rows of users and the rows of items have different interactions.
     """
     names = []
     for side in ("user", "item"):
@@ -103,7 +106,7 @@ def pairs_of(store: Store, graph: Graph) -> set[Pair]:
 
 
 class Model:
-    """The interactions there should be, as a set."""
+    """The interactions that should be in the graph, as a set."""
 
     def __init__(self, pairs: set[Pair]) -> None:
         self.pairs = set(pairs)
@@ -113,7 +116,7 @@ class Model:
                 of[end].add(pair)
 
     def forget(self, body: Body) -> None:
-        """Take out what a request names."""
+        """Remove what a request names."""
         for side, key in enumerate(("users", "items")):
             for name in body.get(key, ()):
                 self.pairs -= self._of[side].get(name, set())
@@ -123,9 +126,12 @@ class Model:
 def check(
     history: History, records: Sequence[Record], tickets: Mapping[str, Ticket], start: set[Pair], end: set[Pair]
 ) -> None:
-    """Compare the history with the log and with the interactions that are left; what differs is a violation.
+    """Compare the history with the log and with the interactions that are left. Each difference is a violation.
 
-    records: of the log, as far as anybody saw them. tickets: what all of them come to.
+    Args:
+        records: the records of the log that were seen.
+        tickets: the state of each request at the end, by its id.
+        start, end: the interactions of the graph before the first request and at the end.
     """
     finals: dict[str, list[str]] = defaultdict(list)
     for record in records:
@@ -137,6 +143,7 @@ def check(
     for request_id, kinds in finals.items():
         if len(kinds) > 1:
             history.add_violation(f"{request_id}: closed {len(kinds)} times: {kinds}")
+    # The order of the requests does not matter, because nothing adds interactions.
     model = Model(start)
     for request_id, ticket in tickets.items():
         if not ticket.final:

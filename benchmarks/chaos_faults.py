@@ -1,4 +1,4 @@
-"""A service as a process that is started again whenever it dies, and who sees to it that it does."""
+"""Start a service as a process, break it and everything around it, and start it again whenever it has died."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ START_SECONDS = 120.0
 
 
 class Server:
-    """`serve` on a free port. `url` is None while it is not up."""
+    """The command `serve` as a process on a free port. `url` is None while it does not listen."""
 
     def __init__(self, config: Path, folder: Path, name: str) -> None:
         self._config, self._folder, self._name = config, folder, name
@@ -35,10 +35,10 @@ class Server:
         self.starts = 0
 
     def start(self) -> None:
-        """Start it and wait until it listens.
+        """Start the service and wait until it listens.
 
         Raises:
-            RuntimeError: it ended, or did not listen in time.
+            RuntimeError: the service ended, or did not listen in time.
         """
         self.starts += 1
         points = (("full * before 1", self.full), ("full log/* after 1", self.lost), ("slow * before 1", self.slow))
@@ -60,7 +60,7 @@ class Server:
         raise RuntimeError(f"the service did not start:\n{log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
 
     def workers(self) -> list[psutil.Process]:
-        """The workers' processes."""
+        """The processes of the service's workers."""
         found = []
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(self.process.pid).children(recursive=True) if self.process else ():
@@ -70,14 +70,14 @@ class Server:
         return found
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the process with SIGKILL."""
         self.url = None
         if self.process is not None:
             self.process.kill()
             self.process.wait()
 
     def stop(self) -> int:
-        """SIGTERM; its exit code."""
+        """Stop the service with SIGTERM; returns its exit code."""
         assert self.process is not None
         self.url = None
         self.process.send_signal(signal.SIGTERM)
@@ -85,7 +85,7 @@ class Server:
 
 
 class Retrain:
-    """`retrain` as a process of its own, beside everything else."""
+    """The command `retrain` as a process that runs beside everything else."""
 
     def __init__(self, config: Path, folder: Path) -> None:
         self._config, self._folder = config, folder
@@ -94,11 +94,11 @@ class Retrain:
 
     @property
     def runs(self) -> bool:
-        """Whether one is under way."""
+        """Whether a retrain is under way."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Begin another one: of another seed, so that it is another model."""
+        """Begin a retrain. Each has another seed, so each makes another model."""
         self.begun += 1
         environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
         with open(self._log, "wb") as stderr:
@@ -106,13 +106,13 @@ class Retrain:
             self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the process with SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def ended(self) -> tuple[int, str] | None:
-        """(exit code, the end of what it said) of one that has ended by itself since this was asked; None where none has."""
+        """(exit code, the end of its output) of a retrain that has ended by itself since the last call; None if none has."""
         if self._process is None or (code := self._process.poll()) is None:
             return None
         self._process = None
@@ -124,7 +124,7 @@ class Retrain:
 
 
 class Injector:
-    """One fault after the other, drawn at random, about every `pause` seconds; and the service is started again."""
+    """Injects one random fault after the other, about every `pause` seconds, and starts the service again if it has died."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Injector:
         pause: float,
         before_cut: Callable[[], None],
     ) -> None:
-        """before_cut: called before the log is cut off."""
+        """before_cut: called before records of the log are removed, so that somebody can read them first."""
         self.server, self._second, self._config, self._draw, self._pause = server, second, config, draw, pause
         self._before_cut = before_cut
         self._retrain = Retrain(config, config.parent)
@@ -209,13 +209,13 @@ class Injector:
         switch.unlink()
 
     def _second_service(self) -> None:
-        """Comes, works on the same output for a while, and dies."""
+        """Let a second service work on the same output for a while, and kill it."""
         self._second.start()
         self._stop.wait(self._draw.uniform(5.0, 20.0))
         self._second.kill()
 
     def _begin_retrain(self) -> None:
-        """Beside the faults that follow; one that runs still is killed, or left alone."""
+        """Start a retrain, which runs beside the faults that follow. If one is still running, it may be killed first."""
         if self._retrain.runs and self._draw.random() < 0.3:
             self._retrain.kill()
             self.counts["retrain killed"] += 1

@@ -1,8 +1,9 @@
-"""One training run and two requests on a data set: quality against seconds, then forgetting against a retrained model.
+"""Train a model on a data set and carry out two requests: measure quality against seconds, and forgetting against a retrain.
 
-The requests are 100 users, and 100 single interactions. Each is compared with edges merely cut and with the
-counterfactual retrain: the same keyed run without the request's data. `--epochs` is set beforehand; nothing is chosen on
-the test interactions. The results file is rewritten after every stage, so that an interrupted run leaves what it has.
+One request is for 100 users, the other for 100 single interactions. Each is compared with a model from whose graph the edges
+were only cut, and with the counterfactual retrain, which is the same keyed run without the request's data. The number of
+epochs is set beforehand; nothing is chosen on the test interactions. The results file is written again after every stage, so
+an interrupted run leaves the results that it has.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from . import results_file
 
 RANDOM_PAIRS = 20_000
 REQUESTED = 100
+"""The number of users, and of single interactions, that are requested to be forgotten."""
 
 
 def main() -> None:
@@ -85,6 +87,7 @@ def _config(arguments: argparse.Namespace, output: Path) -> Config:
 
 
 def _number(text: str) -> Any:
+    """The text as a whole number or a number if it is one, otherwise the text."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -94,6 +97,7 @@ def _number(text: str) -> Any:
 
 
 def _run(arguments: argparse.Namespace, folder: Path) -> None:
+    """Run all stages in this folder, and write the results file."""
     progress = open_progress()
     config = _config(arguments, folder / "run")
     results = arguments.results or results_file.FOLDER / f"forgetting-{arguments.name}.md"
@@ -131,7 +135,8 @@ def _run(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def _requests(train: str, folder: Path) -> dict[str, Path]:
-    """100 users, and 100 interactions of other users: written as the files that `forget --requests` takes."""
+    """Write the two requests, for REQUESTED users and for as many interactions of other users, as files for
+    `forget --requests`; returns the files by title."""
     table = pq.read_table(train)
     draw = np.random.default_rng(7)
     users = draw.choice(np.unique(table["user_id"].to_numpy()), REQUESTED, replace=False)
@@ -152,6 +157,7 @@ def _request(
     test: tuple[Any, Any],
     group: WorkerGroup,
 ) -> str:
+    """Carry out one request in all ways that are compared; returns its part of the results file."""
     progress = open_progress()
     place = folder / file.stem
     configs = {name: _config(arguments, place / name) for name in ("cut", "unlearned", "retrained")}
@@ -191,6 +197,7 @@ def _request(
 
 
 def _probe(session: Session, file: Path, test: tuple[Any, Any]) -> Probe:
+    """The pairs whose scores are compared. A request for users has no forgotten pair that could still be scored."""
     graph = lake_graph(session)
     table = pq.read_table(file)
     draw = np.random.default_rng(11)

@@ -1,4 +1,4 @@
-"""One method on one request, beside the original and the counterfactual retrain: every measure, as plain numbers."""
+"""Judge one method on one request: compute every measure of it, of the original and of the counterfactual retrain."""
 
 from __future__ import annotations
 
@@ -15,27 +15,31 @@ from .panel import Panel, Scores, Seen
 from .shadows import Shadows
 
 BINS = 4
-"""Strata of user degree and of item popularity."""
+"""The number of strata of user degree and of item popularity."""
 MIN_STRATUM = 20
-"""Forgotten and held-out pairs that a stratum has at least."""
+"""The least number of forgotten pairs, and of held-out pairs, in a stratum that is measured."""
 MIN_TRAINED = 200
-"""Forgotten pairs that it takes to train an attacker."""
+"""The least number of forgotten pairs with which an attacker is trained."""
 EQUIVALENCE_MARGIN = {"attack auc": 0.01, "recall": 0.002}
-"""How far from a retrained model still counts as equivalent: fixed beforehand, in the measure's own unit."""
+"""The distance from a retrained model that still counts as equivalent, in the unit of the measure. It was set beforehand."""
 
 T = TypeVar("T")
 Seens = tuple[Seen, Seen, Seen]
-"""Before the request, after the method, and retrained; so is the next."""
+"""What three models say of a panel: the one before the request, the one after the method, and the retrained one."""
 Three = tuple[Measure, Measure, Measure]
+"""A measure of the same three models, in the same order."""
 
 
 def judge(
     data: Data, panel: Panel, seen: Seens, others: Sequence[Seen], shadows: Shadows | None = None
 ) -> dict[str, Any]:
-    """Every measure by name, with its values "... before" and "... retrained", and under "shares" the share of that gap that
-    was closed, as (share, low, high): `shares.share_of_gap`. NaN where there is no gap to close.
+    """Every measure by name.
 
-    others: retrains under other seeds.
+    "NAME before" and "NAME retrained" are its values in the other two models. "shares" has, by name, the share of the gap
+    between those two that the method closed, as (share, low, high) of `shares.share_of_gap`; NaN if there is no gap to
+    close.
+
+    others: retrains with other seeds. With three or more, the spread of retraining is measured too.
     """
     before, after, target = seen
     result: dict[str, Any] = {"recall, share of retrained": after.recall / target.recall}
@@ -69,6 +73,7 @@ def judge(
 
 
 def _quality(seen: Seens) -> dict[str, Three]:
+    """Mean Recall@K and NDCG@K over users."""
     return {
         "recall": _three(seen, lambda s: shares.mean(s.quality.recall[:, 0].cpu().numpy())),
         "ndcg": _three(seen, lambda s: shares.mean(s.quality.ndcg[:, 0].cpu().numpy())),
@@ -76,7 +81,7 @@ def _quality(seen: Seens) -> dict[str, Three]:
 
 
 def _rows(panel: Panel, seen: Seens) -> dict[str, Three]:
-    """How far the rows of E0 that the request touches and that are left went to where the retrain has them."""
+    """How well the method changed the touched rows of E0 that are left, against the change that the retrain made."""
     rows = seen[0].model.rows(panel.request)
     rows = rows[panel.graph.degrees[rows] > 0]
     before, after, target = (s.model.e0[rows].cpu().numpy() for s in seen)
@@ -84,7 +89,8 @@ def _rows(panel: Panel, seen: Seens) -> dict[str, Three]:
 
 
 def _changes(name: str, needed: Scores, delivered: Scores) -> dict[str, Three]:
-    """Measures that are shares themselves: 0 before, 1 retrained."""
+    """R2 and slope of the delivered changes against the needed ones. They are shares themselves: 0 for the model before, and
+    1 for the retrained one."""
     steps = np.zeros_like(needed), delivered, needed
     return {
         f"{name} R2": _three(steps, lambda step: shares.explained(needed, step)),
@@ -93,7 +99,7 @@ def _changes(name: str, needed: Scores, delivered: Scores) -> dict[str, Three]:
 
 
 def _pairs(seen: Seens, shadows: Shadows | None) -> dict[str, Three]:
-    """What takes scores of forgotten pairs."""
+    """The measures that need scores of forgotten pairs: their changes, and the attacks on them."""
     before, after, target = seen
     found = _changes("shift", target.forgotten - before.forgotten, after.forgotten - before.forgotten)
     attackers: dict[str, Callable[[Seen], tuple[Scores, Scores]]] = {"attack": lambda s: (s.forgotten, s.held_out)}
@@ -116,12 +122,14 @@ def _pairs(seen: Seens, shadows: Shadows | None) -> dict[str, Three]:
 
 
 def _three(of: Sequence[T], measure: Callable[[T], Measure]) -> Three:
+    """The measure of each of three things."""
     before, after, target = map(measure, of)
     return before, after, target
 
 
 def _strata(panel: Panel, data: Data, seen: Seens) -> dict[str, list[float]]:
-    """The attack within strata of users and of items: shares of its gap, and how far from the retrained model's it is."""
+    """The attack inside each stratum of users and of items: the share of its gap that was closed, and the difference of its
+    AUC from the retrained model's."""
     degrees = np.bincount(data.users, minlength=data.num_users)
     popularity = np.bincount(data.items, minlength=data.num_items)
     result = {}

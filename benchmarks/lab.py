@@ -1,7 +1,7 @@
-"""Training runs of one data set in this process, for comparing ways to forget: each run is made once and kept.
+"""Training runs on one data set in this process, to compare ways to forget. Each run is made once and kept in a store.
 
-A run is named by everything that its result depends on, and an interrupted one goes on from its last checkpoint. The same
-code as on a cluster, with one partition.
+The name of a run depends on everything that its result depends on. An interrupted run goes on from its last checkpoint. The
+code is the same as on a cluster, with one partition.
 
 Shape legend: N = nodes, users first, d = embedding size, n = interactions of a request.
 """
@@ -50,7 +50,8 @@ NOTHING: Pairs = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 @dataclass(frozen=True)
 class Data:
-    """Interactions by dense id, each once, sorted by user, then item: to train on, and held out."""
+    """The interactions of a data set by dense id: `users` and `items` to train on, sorted by user and then item without
+    repetitions, and the held-out `test_users` and `test_items`."""
 
     users: Ids
     items: Ids
@@ -60,36 +61,36 @@ class Data:
     num_items: int
 
     def codes(self, pairs: Pairs) -> Ids:
-        """One integer for each pair."""
+        """One integer for each pair, int64 [n]."""
         codes: Ids = pairs[0] * self.num_items + pairs[1]
         return codes
 
     def pairs(self, codes: Ids) -> Pairs:
-        """The inverse of `codes`."""
+        """The pairs with these codes: the inverse of `codes`."""
         return codes // self.num_items, codes % self.num_items
 
     def with_pairs(self, added: Pairs) -> Data:
-        """The same with more interactions to train on."""
+        """The same data with more interactions to train on."""
         users, items = self.pairs(np.union1d(self.codes((self.users, self.items)), self.codes(added)))
         return replace(self, users=users, items=items)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the backbone is trained, and the encoder. Keys as in the configuration."""
+    """How the backbone and the encoder are trained. The keys are those of the configuration."""
 
     backbone: dict[str, Any]
     train: dict[str, Any]
     epochs: int
     pretrain: dict[str, Any]
-    """What a fit to counterfactuals reads of it."""
+    """The keys of the section `pretrain` that a fit to counterfactuals needs."""
     around: bool = False
     """Whether the encoder is an `AroundEncoder` (`pretrain.tries_around_encoder`)."""
 
 
 @dataclass
 class Model:
-    """A recommender: graph, embeddings [N, d], backbone. `seconds`: of its training."""
+    """A recommender: its graph, its embeddings e0 [N, d], its backbone, and the seconds that its training took."""
 
     graph: LocalGraph
     e0: Tensor
@@ -98,34 +99,34 @@ class Model:
 
     @cached_property
     def nodes(self) -> NodeRows:
-        """What the encoder reads."""
+        """What the encoder reads of each node."""
         z = self.readout
         return NodeRows(self.e0, z, self.graph.neighbour_means(z), self.graph.degrees)
 
     @cached_property
     def readout(self) -> Tensor:
-        """[N, readout_size]."""
+        """The readouts of all nodes, [N, readout_size]."""
         with torch.no_grad():
             return self.backbone.readout(self.e0, self.graph.propagation.layer)
 
     def scores(self, pairs: Pairs) -> npt.NDArray[np.float64]:
-        """[n] of these pairs."""
+        """The scores of these pairs, [n]."""
         found = pair_scores(self.graph, self.readout, *self.tensors(pairs))[1]
         return found.cpu().numpy().astype(np.float64)
 
     def tensors(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """Users and items int64 [n] where the model lies."""
+        """(users, items) of these pairs, int64 [n], on the device of the model."""
         users, items = (torch.from_numpy(x).to(self.e0.device) for x in pairs)
         return users, items
 
     def rows(self, pairs: Pairs) -> Tensor:
-        """The rows int64 of the nodes that these interactions touch, ascending."""
+        """The rows of the nodes that these interactions touch, int64, ascending."""
         users, items = self.tensors((np.unique(pairs[0]), np.unique(pairs[1])))
         return torch.cat([users, items + self.graph.num_users])
 
 
 class Lab:
-    """The runs of one data set under one recipe and seed, kept in a store."""
+    """The training runs on one data set with one recipe and seed, which are kept in a store."""
 
     def __init__(
         self, store: Store, data: Data, recipe: Recipe, seed: int = 0, device: torch.device | str = "cpu"
@@ -137,40 +138,41 @@ class Lab:
         self.learned_seconds = 0.0
         self._owners = Assignment(np.zeros(data.num_users, dtype=np.int16), np.zeros(data.num_items, dtype=np.int16), 1)
         pairs = np.concatenate([data.users, data.items])
-        # Another kind of device adds in another order.
+        # A device of another kind adds numbers in another order, so its runs have other bits and need other names.
         kind = "" if self.device.type == "cpu" else f" {self.device.type}"
         self._fingerprint = hashlib.sha256(pairs.tobytes()).hexdigest() + kind
 
     def with_data(self, data: Data) -> Lab:
-        """The same recipe on other data."""
+        """A lab with the same recipe and other data."""
         return Lab(self.store, data, self.recipe, self.seed, self.device)
 
     def clock(self) -> float:
-        """Seconds, when all that the device was told to do is done."""
+        """The time in seconds, after waiting until the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def digest(self, keys: Sequence[Any]) -> str:
-        """Names something that depends on data, recipe and seed, and on `keys`."""
+        """A name for something that depends on the data, the recipe, the seed and `keys`."""
         named = json.dumps([self._fingerprint, asdict(self.recipe), self.seed, list(keys)], sort_keys=True)
         return hashlib.sha256(named.encode()).hexdigest()[:20]
 
     def graph(self, removed: Pairs = NOTHING) -> LocalGraph:
-        """The graph without some interactions; nodes that lose all of them keep empty rows."""
+        """The graph without some interactions. A node that loses all of its interactions keeps an empty row."""
         data = self.data
         counts = np.ones(len(data.users), dtype=np.int32)
         shard = build_shards(data.users, data.items, counts, self._owners)[0].without(*removed)
         return LocalGraph(shard, self._owners, self._comm)
 
     def simulated(self, number: int, share: float) -> Pairs:
-        """A keyed random share of the interactions; the encoder learns from numbers below 1,000."""
+        """A keyed random share of the interactions. The encoder learns from requests with a number below 1,000."""
         return self._pairs(Simulated(self.seed, number, share))
 
     def _pairs(self, request: Simulated) -> Pairs:
         return Removal(simulated=(request,)).pairs(self.graph().shard)
 
     def _requests(self) -> list[Simulated]:
+        """The simulated requests that methods may learn from."""
         recipe, data = self.recipe, self.data
         most = max(1, round(POPULAR_SHARE * data.num_items))
         popular = np.argsort(-np.bincount(data.items, minlength=data.num_items), kind="stable")[:most]
@@ -180,7 +182,8 @@ class Lab:
         )
 
     def train(self, removed: Pairs = NOTHING, seed: int | None = None) -> Model:
-        """The run on all but some interactions. Under the lab's own seed that is the counterfactual of a request."""
+        """The run without some interactions, made now unless it is in the store. With the lab's own seed it is the
+        counterfactual of a request for them."""
         seed = self.seed if seed is None else seed
         recipe, data = self.recipe, self.data
         settings = TrainSettings(seed=seed, total_pairs=len(data.users), **recipe.train)
@@ -206,7 +209,8 @@ class Lab:
         return model
 
     def counterfactuals(self) -> list[tuple[Pairs, Model]]:
-        """The requests that methods may learn from, each with the run without it; `learned_seconds` says what they took."""
+        """The requests that methods may learn from, each with the run without it. `learned_seconds` is then the time of
+        these runs."""
         if not self._counterfactuals:
             for pairs in map(self._pairs, self._requests()):
                 self._counterfactuals.append((pairs, self.train(pairs)))
@@ -214,7 +218,10 @@ class Lab:
         return self._counterfactuals
 
     def encoder(self, original: Model) -> InfluenceEncoder | AroundEncoder:
-        """The Influence Encoder, fitted to the counterfactuals."""
+        """The Influence Encoder, fitted to the counterfactuals.
+
+        It is an `AroundEncoder` if the recipe wants one and it explains nodes that it was not fitted on.
+        """
         recipe, size = self.recipe, original.e0.shape[1]
         settings = PretrainSettings(
             self.seed, *(recipe.pretrain[key] for key in ("epochs", "batch_size", "learning_rate"))

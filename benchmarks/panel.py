@@ -1,6 +1,6 @@
-"""The pairs and users that a request is judged on, and what a model says of them.
+"""The pairs and users on which a request is judged, and what a model says of them.
 
-P = forgotten pairs, H = held-out pairs.
+Shape legend: P = forgotten pairs, H = held-out pairs, K = length of a list.
 """
 
 from __future__ import annotations
@@ -21,36 +21,40 @@ from .lab import Ids, Model, Pairs
 from .scenarios import Scenario
 
 SAMPLE = 20_000
-"""Held-out, kept and random pairs that scores are compared with, at most."""
+"""The largest number of held-out, of kept and of random pairs that are scored for comparison."""
 UNTOUCHED = 2_000
-"""Users without a part in the request whose top lists are compared, at most."""
+"""The largest number of users without an interaction in the request whose top lists are compared."""
 K = 20
+"""The length of top lists, and the K of Recall@K and NDCG@K."""
 BLOCK = 1024
-"""Users ranked at once."""
+"""The number of users that are ranked at once."""
 
 Scores = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The pairs that a request is judged on: forgotten ones whose user and item are still there, held-out, kept, random
-    ones. All drawn with a fixed seed."""
+    """The pairs and users on which a request is judged. A fixed seed draws them, so they are the same for all methods."""
 
     request: Pairs
     forgotten: Pairs
+    """The request's pairs whose user and item are still there without it."""
     held_out: Pairs
+    """A sample of the test interactions."""
     kept: Pairs
+    """A sample of the interactions that the request leaves."""
     random: Pairs
+    """Random pairs that are no interactions."""
     test: Pairs
-    """All held-out pairs of users who are left: what quality is measured on."""
+    """All test interactions of users who are left, on which quality is measured."""
     untouched: Ids
-    """Users."""
+    """A sample of the users without an interaction in the request."""
     graph: LocalGraph
-    """Without the request."""
+    """The graph without the request."""
 
     @classmethod
     def of(cls, scenario: Scenario) -> Panel:
-        """Of a scenario's data and request."""
+        """The panel for the data and the request of a scenario."""
         data, request = scenario.lab.data, scenario.request
         draw = np.random.default_rng(0)
         gone = np.isin(data.codes((data.users, data.items)), data.codes(request))
@@ -60,6 +64,7 @@ class Panel:
         ]
 
         def sample(pairs: Pairs) -> Pairs:
+            """At most SAMPLE of these pairs, whose user and item are left without the request."""
             there = np.flatnonzero(left[0][pairs[0]] & left[1][pairs[1]])
             chosen = np.sort(draw.permutation(there)[:SAMPLE])
             return pairs[0][chosen], pairs[1][chosen]
@@ -84,56 +89,60 @@ class Panel:
 
 
 class Seen:
-    """What a model says of a panel, each thing computed when it is first asked for."""
+    """What a model says of a panel. Each value is computed when it is needed for the first time."""
 
     def __init__(self, model: Model, panel: Panel) -> None:
         self.model, self.panel = model, panel
 
     @cached_property
     def forgotten(self) -> Scores:
-        """Scores [P]."""
+        """The scores of the forgotten pairs, [P]."""
         return self.model.scores(self.panel.forgotten)
 
     @cached_property
     def held_out(self) -> Scores:
-        """[H]."""
+        """The scores of the held-out pairs, [H]."""
         return self.model.scores(self.panel.held_out)
 
     @cached_property
     def kept(self) -> Scores:
-        """[kept pairs]."""
+        """The scores of the kept pairs, [kept pairs]."""
         return self.model.scores(self.panel.kept)
 
     @cached_property
     def random(self) -> Scores:
-        """[random pairs]."""
+        """The scores of the random pairs, [random pairs]."""
         return self.model.scores(self.panel.random)
 
     @cached_property
     def attack(self) -> float:
-        """AUC of forgotten against held-out."""
+        """The AUC of the attack that tells forgotten from held-out pairs by their scores; NaN without forgotten pairs."""
         return measures.auc(self.forgotten, self.held_out) if len(self.forgotten) else float("nan")
 
     @cached_property
     def quality(self) -> UserQuality:
-        """At cut-off K, of the users who are left, with what the model's own graph knows left out of their lists."""
+        """The quality at cut-off K for the users who are left. Their lists do not contain interactions of the model's
+        graph."""
         test = self.model.tensors(self.panel.test)
         return quality_by_user(self.model.graph, self.model.readout, *test, (K,), BLOCK)
 
     @property
     def recall(self) -> float:
-        """Mean over users."""
+        """The mean Recall@K over users."""
         return float(self.quality.recall.mean())
 
     @cached_property
     def top(self) -> Ids:
-        """[untouched users, K]."""
+        """The top lists of the untouched users, [untouched users, K]."""
         return self._lists(self.model.graph, self.panel.untouched)
 
     @cached_property
     def returned(self) -> npt.NDArray[np.bool_]:
-        """Which forgotten pairs' items are among the K best that their user is not known to have after the request: also
-        for a model from before it, whose scores are then ranked as if the request had only been taken off the lists."""
+        """Which forgotten pairs' items are in the top lists of their users, [P].
+
+        The lists leave out only the interactions that remain after the request. So the lists of a model from before the
+        request may contain forgotten items too, and can be compared.
+        """
         users, places = np.unique(self.panel.forgotten[0], return_inverse=True)
         lists = self._lists(self.panel.graph, users)
         found: npt.NDArray[np.bool_] = (lists[places] == self.panel.forgotten[1][:, None]).any(1)
@@ -141,19 +150,21 @@ class Seen:
 
     @cached_property
     def trained_attack(self) -> tuple[Scores, Scores]:
-        """Log odds of forgotten and of held-out pairs by a classifier on what a holder of the model and of the graph without
-        the request can compute of a pair."""
+        """(log odds of the forgotten pairs [P], of the held-out pairs [H]) by a classifier. Its features are those that
+        somebody can compute who has the model and the graph without the request."""
         pairs = self.panel.forgotten, self.panel.held_out
         first, second = (self._features(p) for p in pairs)
         return attacks.cross_fitted_scores(first, second, groups=(pairs[0][0], pairs[1][0]))
 
     def _lists(self, graph: LocalGraph, users: Ids) -> Ids:
+        """The top lists of these users, [users, K], without their interactions in `graph`."""
         asked = torch.from_numpy(users).to(self.model.e0.device)
         lists = [ranked.items for ranked in rank(graph, self.model.readout, asked, K, BLOCK)]
         return torch.cat(lists).cpu().numpy() if lists else np.empty((0, K), dtype=np.int64)
 
     def _features(self, pairs: Pairs) -> Scores:
-        """[n, 9]: score, cosine, log degrees and lengths of both ends, products with the means of their neighbours."""
+        """The features of pairs, [n, 9]: the score, the cosine, the log degrees and the lengths of both readouts, the
+        products of each readout with the mean of the other end's neighbours, and the product of the rows of E0."""
         graph, z = self.panel.graph, self.model.readout
         nodes, offset = NodeRows(self.model.e0, z, graph.neighbour_means(z), graph.degrees), graph.num_users
         own, other = (nodes.select(x) for x in self.model.tensors((pairs[0], pairs[1] + offset)))

@@ -1,7 +1,7 @@
-"""How a graph falls apart: edge cut, balance, and rows a layer of each strategy under both halo plans, and what they take.
+"""Compare the strategies of partitioning: edge cut, balance, the rows that a layer sends with both halo plans, and seconds.
 
-The data are a table of interactions (Parquet, columns user_id and item_id), or without `--interactions` the generated
-sample of 3,000 users and 1,500 items.
+The data are a table of interactions (Parquet with the columns user_id and item_id). Without `--interactions` they are the
+generated sample of 3,000 users and 1,500 items.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ one after the other in one process."""
 
 
 def measure(graph: InteractionGraph, partitions: Sequence[int], seed: int) -> list[dict[str, Any]]:
-    """One row for each number of partitions and strategy.
+    """One row of the table for each number of partitions and each strategy.
 
     Raises:
         ValueError: the plans of two partitions do not fit together.
@@ -81,6 +81,7 @@ def measure(graph: InteractionGraph, partitions: Sequence[int], seed: int) -> li
 
 
 def _read(interactions: str | None, seed: int) -> InteractionGraph:
+    """The graph of a table of interactions; None: that of the generated sample."""
     if interactions is not None:
         return read_interactions(interactions, Columns(), AWS)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +90,7 @@ def _read(interactions: str | None, seed: int) -> InteractionGraph:
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """The command that gives this file again; of paths only the last folder and the name."""
+    """The command that makes this file again. Of a path it has only the last folder and the name."""
     words = ["unlearnrec bench partitioning"]
     if arguments.interactions is not None:
         words.append(f"--interactions {'/'.join(Path(arguments.interactions).parts[-2:])}")

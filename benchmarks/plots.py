@@ -16,7 +16,8 @@ PANELS = (
 
 
 def draw(path: Path, cells: Sequence[Mapping[str, Any]]) -> None:
-    """One panel a measure, one group of dots a scenario and backbone, one colour a method; values outside are clipped."""
+    """Draw the figure into a file: one panel for each measure, one row of dots for each scenario and backbone, and one
+    colour for each method. Values outside a panel's range are drawn at its edge."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,7 +1,7 @@
-"""How many deletion requests a second are acknowledged, each durable by then: at the intake, and over HTTP on loopback.
+"""Measure how many deletion requests are acknowledged in a second: at the intake, and over HTTP on a loopback address.
 
-Every request names one user and has content of its own. The output lies in a folder of `--work`, whose disk is measured
-too: how often a second it makes 4 KiB durable.
+A request is durable before it is acknowledged. Every request names another user. The output lies in a folder of `--work`,
+whose disk is measured too: how often in a second it makes 4 KiB durable.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ..partitioning.storage import Store
 from . import results_file
 
 RECORDS_OF_A_SEGMENT = 1000
-"""In the log that a measurement begins with."""
+"""The number of records in each segment of the log with which a measurement begins."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -84,30 +84,32 @@ Fsyncs and bytes are those of one request: its content and its share of the log;
 
 @dataclass(frozen=True)
 class Load:
-    """What some threads did for some seconds: latencies [requests], in seconds."""
+    """What some threads did: how long they ran, and the latency of each call, both in seconds."""
 
     seconds: float
     latencies: np.ndarray[Any, np.dtype[np.float64]]
 
     def row(self) -> dict[str, Any]:
-        """Of the table."""
+        """The columns of the table that the load gives."""
         p50, p99 = np.quantile(self.latencies, [0.5, 0.99]) * 1000
         return {"requests/s": len(self.latencies) / self.seconds, "p50, ms": float(p50), "p99, ms": float(p99)}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is measured: by which way requests come in, how many were completed before, how many callers there are, and the
-    seconds that opening the output took."""
+    """What is measured."""
 
     face: str
+    """Where requests come in: the intake or HTTP."""
     earlier: int
+    """The number of requests that were completed before."""
     callers: int
     opened: float
+    """The seconds that it took to open the output."""
 
 
 def run(threads: int, seconds: float, worker: Callable[[int], Callable[[int], None]]) -> Load:
-    """Let each thread call what `worker(thread)` gives, with 0, 1, 2 ... until the time is over."""
+    """Let each thread call the function that `worker(thread)` returns, with 0, 1, 2 and so on, until the time is over."""
     start = threading.Barrier(threads + 1)
 
     def work(me: int) -> list[float]:
@@ -128,7 +130,7 @@ def run(threads: int, seconds: float, worker: Callable[[int], Callable[[int], No
 
 
 def at_the_intake(config: Config, earlier: int, threads: int, seconds: float) -> dict[str, Any]:
-    """Calls of `Intake.accept` in this process."""
+    """A row of the table for calls of `Intake.accept` in this process."""
     begin = time.perf_counter()
     intake = Intake(Session(config))
     intake.status("nobody")
@@ -147,7 +149,7 @@ def at_the_intake(config: Config, earlier: int, threads: int, seconds: float) ->
 
 
 def over_http(config: Config, earlier: int, clients: int, seconds: float) -> dict[str, Any]:
-    """POST /v1/requests to uvicorn in another process."""
+    """A row of the table for calls of POST /v1/requests to uvicorn in another process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     server = context.Process(target=_serve, args=(config.output, theirs), daemon=True)
@@ -178,6 +180,7 @@ def over_http(config: Config, earlier: int, clients: int, seconds: float) -> dic
 
 
 def _serve(output: str, pipe: Connection) -> None:
+    """Serve the intake of this output over HTTP until the process is ended. (port, seconds to open) go into the pipe."""
     import uvicorn
 
     from ..cluster.commands.serve import listen
@@ -197,12 +200,13 @@ def _serve(output: str, pipe: Connection) -> None:
 
 
 def configuration(output: str) -> Config:
-    """Of an output that takes any number of requests."""
+    """The configuration of an output that accepts any number of requests."""
     return parse_config({"interactions": "none", "output": output, "serve": {"max_open_requests": 10_000_000}})
 
 
 def prepared(output: str, earlier: int) -> Config:
-    """An output whose log has so many requests, all completed; written without waiting for the disk."""
+    """Make an output whose log has this number of completed requests, without waiting for the disk; returns its
+    configuration."""
     config = configuration(output)
     store = Store(output)
     chain, lines = Chain(store), list[bytes]()
@@ -224,7 +228,8 @@ def prepared(output: str, earlier: int) -> Config:
 
 
 def fsync_rate(folder: Path, threads: int, seconds: float) -> dict[str, Any]:
-    """How often a second threads make 4 KiB durable that each appends to a file of its own."""
+    """A row of the table of the disk: how often in a second the threads make 4 KiB durable. Each thread appends to a file of
+    its own."""
 
     def worker(me: int) -> Callable[[int], None]:
         file = open(folder / f"disk-{me}", "ab", buffering=0)  # noqa: SIM115 - closed with the process
@@ -241,6 +246,7 @@ def fsync_rate(folder: Path, threads: int, seconds: float) -> dict[str, Any]:
 
 @contextmanager
 def _counted_fsyncs() -> Iterator[list[None]]:
+    """A list that gets one entry for each `os.fsync` of this process in the block."""
     calls: list[None] = []
     real = os.fsync
 
@@ -253,12 +259,14 @@ def _counted_fsyncs() -> Iterator[list[None]]:
 
 
 def _size(config: Config) -> int:
+    """The number of bytes in the files of the output."""
     files = Path(config.output).rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _row(trial: Trial, load: Load, config: Config, before: int, fsyncs: float | str) -> dict[str, Any]:
-    """A line of the table. before: bytes of the output before the load. fsyncs: of one request, or "" if not counted."""
+    """A row of the table. before: the size of the output before the load, in bytes. fsyncs: the mean number for a request,
+    or "" if they were not counted."""
     store = Store(config.output)
     records = Session(config).log.head() - 2 * trial.earlier
     segments = len(store.list("log")) - -(-2 * trial.earlier // RECORDS_OF_A_SEGMENT)

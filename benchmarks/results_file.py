@@ -1,4 +1,4 @@
-"""What a results file says besides its numbers: the machine, the versions, the command, the commit."""
+"""Write a results file: numbers, and the machine, the versions, the command and the commit with which they were measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ PACKAGES = ("torch", "ray", "dgl", "numpy", "pyarrow", "pymetis")
 
 
 def folder() -> Path:
-    """Where results go by default: into the source tree, or the working directory where the package lies without it."""
+    """The default folder of results: in the source tree, or, if the package was installed without it, in the working
+    directory."""
     source = wheel.source_folder()
     return source / "benchmarks" / "results" if source is not None else Path("benchmark-results")
 
@@ -25,7 +26,7 @@ FOLDER = folder()
 
 
 def machine() -> str:
-    """One line: processor, cores, memory, GPU, versions."""
+    """One line that describes this machine: processor, cores, memory, GPU and versions of packages."""
     import psutil
     import torch
 
@@ -42,7 +43,7 @@ def machine() -> str:
 
 
 def command() -> str:
-    """The command line that ran this benchmark; of paths only the last folder and the name."""
+    """The command line that ran this benchmark. Of a path it has only the last folder and the name."""
     name = Path(sys.argv[0]).stem
     shown = ["/".join(Path(x).parts[-2:]) if os.sep in x else x for x in sys.argv[1:]]
     return " ".join(["unlearnrec bench", name, *shown])
@@ -57,7 +58,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write(path: Path, title: str, parts: Sequence[str], shown: str | None = None) -> None:
-    """A results file: title, parts (Markdown), and what it was measured on. `shown`: the command, if not `command()`."""
+    """Write a results file.
+
+    parts: the Markdown after the title and the description of the machine. shown: the command; None: that of `command`.
+    """
     head = [
         f"# {title}",
         f"Command: `{shown or command()}`, commit {commit(short=True) or 'none'}.",

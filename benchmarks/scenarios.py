@@ -1,6 +1,6 @@
-"""What is asked to be forgotten: from one interaction in a thousand to whole users, and a stream of small requests.
+"""The requests of the benchmark: from one interaction in a thousand to whole users, and a stream of small requests.
 
-Every draw is seeded and none is one that a method learns from.
+Every draw has a seed. No request is one that a method learns from.
 """
 
 from __future__ import annotations
@@ -14,39 +14,43 @@ import torch
 from .lab import NOTHING, Lab, Pairs
 
 SEED = 1_000
-"""Above the numbers of the requests that encoders learn from."""
+"""The seed of the draws. It is above the numbers of the requests that encoders learn from."""
 
 POPULAR_SHARE = 0.01
-"""Of the items, by popularity: whose interactions `popular` takes."""
+"""The share of the items, the most popular ones, of which the scenario `popular` forgets interactions."""
 TOPIC = 5
-"""Items that a user of `sensitive` forgets: one and those of its history most like it."""
+"""The number of items that a user of the scenario `sensitive` forgets: one item, and those most similar to it."""
 STREAM = (1, 10, 100, 1_000)
-"""Requests after which a stream is measured; together they take `STREAM_SHARE` of the interactions."""
+"""The numbers of requests after which a stream is measured. The last one is the length of the stream."""
 STREAM_SHARE = 0.05
+"""The share of the interactions that all requests of a stream remove together."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A request on a lab's data. `requests`: the same interactions as the requests they came in, for a stream."""
+    """A request on the data of a lab."""
 
     lab: Lab
     request: Pairs
+    """All interactions to forget."""
     requests: tuple[Pairs, ...] = ()
+    """For a stream: the same interactions, as the requests in which they come."""
 
 
 def _interactions(share: float) -> Callable[[Lab], Scenario]:
+    """A scenario with this random share of the interactions."""
     return lambda lab: Scenario(lab, lab.simulated(SEED, share))
 
 
 def _users(lab: Lab) -> Scenario:
-    """1% of the users, whole."""
+    """1% of the users, with all of their interactions."""
     draw = np.random.default_rng(SEED)
     users = draw.choice(lab.data.num_users, max(1, lab.data.num_users // 100), replace=False)
     return Scenario(lab, _where(lab, np.isin(lab.data.users, users)))
 
 
 def _popular(lab: Lab) -> Scenario:
-    """A tenth of the interactions with the most popular items."""
+    """A random tenth of the interactions with the most popular items."""
     popularity = np.bincount(lab.data.items, minlength=lab.data.num_items)
     top = np.argsort(-popularity, kind="stable")[: max(1, int(lab.data.num_items * POPULAR_SHARE))]
     draw = np.random.default_rng(SEED).random(len(lab.data.users))
@@ -54,8 +58,8 @@ def _popular(lab: Lab) -> Scenario:
 
 
 def _sensitive(lab: Lab) -> Scenario:
-    """1% of the users with at least four times TOPIC items: each forgets one item and those most like it, by the
-    cosine of who else has them."""
+    """1% of the users who have at least 4 * TOPIC items. Each forgets one random item and the most similar items of its
+    history, by the cosine of the sets of users who have them; TOPIC items in all."""
     data = lab.data
     draw = np.random.default_rng(SEED)
     degrees = np.bincount(data.users, minlength=data.num_users)
@@ -79,8 +83,10 @@ def _sensitive(lab: Lab) -> Scenario:
 
 
 def _adversarial(lab: Lab) -> Scenario:
-    """The paper's: each user's lowest-scored item of a model trained on clean data, and each item's lowest-scored user,
-    are added; then exactly these are to be forgotten. None is a genuine interaction."""
+    """The adversarial scenario of the paper: false interactions are added to the data, and then exactly these are forgotten.
+
+    They are each user's item and each item's user with the lowest score in a model that was trained on the clean data.
+    """
     clean = lab.train()
     num_users = lab.data.num_users
     users, items = clean.readout[:num_users], clean.readout[num_users:]
@@ -96,7 +102,7 @@ def _adversarial(lab: Lab) -> Scenario:
 
 
 def _stream(lab: Lab) -> Scenario:
-    """STREAM_SHARE of the interactions in the last of STREAM requests of equal size, in sequence."""
+    """A stream of STREAM[-1] requests of equal size, which together remove STREAM_SHARE of the interactions."""
     users, items = lab.simulated(SEED, STREAM_SHARE)
     order = np.random.default_rng(SEED).permutation(len(users))
     parts = np.array_split(order, STREAM[-1])
@@ -105,6 +111,7 @@ def _stream(lab: Lab) -> Scenario:
 
 
 def _where(lab: Lab, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Pairs:
+    """The interactions of the lab's data in this mask."""
     return (lab.data.users[mask], lab.data.items[mask]) if mask.any() else NOTHING
 
 

@@ -1,4 +1,4 @@
-"""Shadow models: an attacker who trains models of its own with and without each pair."""
+"""Shadow models: models that an attacker trains, some with a pair and some without it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,31 @@ from .panel import Panel, Scores
 from .scenarios import Scenario
 
 SHADOW_POOL = 5_000
-"""Forgotten pairs, and as many held-out ones, that shadow models are trained with or without."""
+"""The largest number of forgotten pairs, and of held-out pairs, in the pool."""
 
 
 @dataclass(frozen=True)
 class Shadows:
-    """Models of an attacker who trains on all but the request, and on a random half of a pool of forgotten and held-out
-    pairs: what a pair's score is with it and without it.
+    """The shadow models of an attacker, and their scores of a pool of forgotten and held-out pairs.
 
-    Shapes: S shadows, n pairs of the pool.
+    Each model is trained on all interactions without the request, and on a random half of the pool. So it is known how a
+    pair scores in a model that has seen it, and in one that has not.
+
+    Shape legend: S = shadow models, n = pairs of the pool.
     """
 
     pairs: Pairs
+    """The pool, [n]."""
     forgotten: npt.NDArray[np.bool_]
+    """Whether each pair of the pool is a forgotten one, [n]; the others are held-out."""
     inside: npt.NDArray[np.bool_]
+    """Whether each model was trained with the pair, [S, n]."""
     scores: Scores
+    """The score of each pair in each model, [S, n]."""
 
     @classmethod
     def train(cls, scenario: Scenario, panel: Panel, count: int) -> Shadows:
-        """`count` of them, each under a seed of its own."""
+        """Train `count` shadow models, each with a seed of its own."""
         lab, draw = scenario.lab, np.random.default_rng(1)
         data = lab.data
         size = min(len(panel.forgotten[0]), len(panel.held_out[0]), SHADOW_POOL)
@@ -50,7 +56,8 @@ class Shadows:
         return cls((pairs[0], pairs[1]), forgotten, np.array(inside), np.array(scores))
 
     def ratios(self, model: Model) -> tuple[Scores, Scores]:
-        """Log likelihood ratios (LiRA) of the scores in `model`, of forgotten and of held-out pairs of the pool."""
+        """(log likelihood ratios of the forgotten pairs, of the held-out pairs) of the pool, for their scores in `model`
+        (`attacks.shadow_log_ratios`). Pairs without a ratio are left out."""
         found = attacks.shadow_log_ratios(model.scores(self.pairs), self.scores, self.inside)
         known = ~np.isnan(found)
         return found[known & self.forgotten], found[known & ~self.forgotten]

@@ -1,8 +1,8 @@
-"""Quality against epochs and seconds, for each backbone with its recipe; one YAML file says which (`--config`).
+"""Measure quality against epochs and seconds for each backbone with its recipe. A YAML file says which (`--config`).
 
-Runs in this process with one partition, on a GPU where there is one. The number of epochs is set beforehand; nothing is
-chosen on the test interactions. A finished run's curve is kept under `--work`, and the results file is rewritten after every
-run.
+It runs in this process with one partition, on a GPU if there is one. The number of epochs is set beforehand; nothing is
+chosen on the test interactions. The curve of a finished run is kept under `--work`, and the results file is written again
+after every run.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ K = 20
 
 
 class Recipes(Section):
-    """What is trained."""
+    """What is trained: the file of `--config`."""
 
     name: str
-    """Of the data set, for the results file."""
+    """The name of the data set, for the results file."""
     backbones: dict[str, dict[str, Any]] = Field(min_length=1)
-    """As in the configuration of `bench unlearning`."""
+    """The backbones by title, as in the configuration of `bench unlearning`."""
     epochs: int = Field(ge=1)
     published: dict[str, str] = Field(default_factory=dict)
-    """By backbone, what is published for it on this split, with the source; for the results file."""
+    """By the title of a backbone, what is published for it on this split, with the source; for the results file."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _curve(lab: Lab) -> list[dict[str, float]]:
+    """Loss, seconds and quality after each epoch of the run, made now unless they are in the store."""
     store, data, recipe = lab.store, lab.data, lab.recipe
     name = f"curves/{lab.digest([K])}"
     if not store.exists(f"{name}.json"):
@@ -77,6 +78,7 @@ def _curve(lab: Lab) -> list[dict[str, float]]:
 
 
 def _part(title: str, recipe: Recipe, curve: list[dict[str, float]], published: str | None) -> str:
+    """The part of the results file about one backbone."""
     rows = [
         {
             "epoch": int(entry["epoch"]),

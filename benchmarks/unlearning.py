@@ -1,8 +1,9 @@
-"""Scenario x method x backbone x seed, each judged against retraining; one YAML file says which (`--config`).
+"""Compare ways to forget with retraining, for each scenario, method, backbone and seed. A YAML file says which (`--config`).
 
-Runs in this process with one partition, on a GPU where there is one, else on all cores. Training runs and judged cells are
-kept under `--work`, so that an interrupted benchmark goes on where it stopped; cells that other code judged are made anew,
-from the runs that are there. The results file is rewritten after every cell.
+It runs in this process with one partition, on a GPU if there is one, otherwise on all cores. A cell is one combination of
+these four. Training runs and judged cells are kept under `--work`, so an interrupted benchmark goes on where it stopped. If
+the code has changed, the cells are judged again, from the training runs that are there. The results file is written again
+after every cell.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ SOURCES = (
     "benchmarks/methods/*.py",
     *(f"benchmarks/{name}.py" for name in ("attacks", "judge", "lab", "panel", "scenarios", "shadows", "unlearning")),
 )
-"""What a cell's numbers come from, under the package."""
+"""The files of the package on which the numbers of a cell depend."""
 
 
 def code_of(root: Path) -> str:
-    """Names the text of SOURCES."""
+    """A hash of the text of SOURCES. root: the folder of the package."""
     digest = hashlib.sha256()
     for path in sorted(path for pattern in SOURCES for path in root.glob(pattern)):
         digest.update(path.read_bytes())
@@ -53,31 +54,31 @@ def code_of(root: Path) -> str:
 
 
 FITTED = {"epochs", "batch_size", "learning_rate", "counterfactuals", "request_share"}
-"""What of `pretrain` the benchmark's encoder depends on."""
+"""The keys of `pretrain` on which the benchmark's encoder depends."""
 
 CODE = code_of(Path(__file__).resolve().parent.parent)
-"""Of this process."""
+"""The hash of the code of this process."""
 
 
 class Matrix(Section):
-    """What is compared."""
+    """What is compared: the file of `--config`."""
 
     name: str
-    """Of the data set, for the results file."""
+    """The name of the data set, for the results file."""
     backbones: dict[str, dict[str, Any]] = Field(min_length=1)
-    """A title, and keys of `backbone` and `train` in the configuration, such as `backbone.name`."""
+    """By title, the keys of `backbone` and `train` in the configuration, such as `backbone.name`, with their values."""
     epochs: int = Field(8, ge=1)
     seeds: tuple[int, ...] = (0,)
     other_seeds: int = Field(0, ge=0)
-    """Retrains under other seeds, for the spread of retraining, in the scenarios of `spread`."""
+    """The number of retrains with other seeds in the scenarios of `spread`. They give the spread of retraining."""
     spread: tuple[str, ...] = ()
     shadows: int = Field(0, ge=0)
-    """Shadow models for the attack per pair, in the scenarios of `shadowed`."""
+    """The number of shadow models, for the attack on each pair, in the scenarios of `shadowed`."""
     shadowed: tuple[str, ...] = ()
     scenarios: tuple[str, ...] = Field(min_length=1)
     methods: tuple[str, ...] = Field(min_length=1)
     only: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """By scenario, the methods to run there, where not all."""
+    """The methods to run in a scenario, by its name. In other scenarios all methods run."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """The option `--device`."""
+    """Add the option `--device`."""
     best = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=best, choices=("cpu", "cuda"), help="a GPU where there is one")
 
@@ -112,10 +113,10 @@ Kind = TypeVar("Kind", bound=Section)
 
 
 def read_section(path: Path, kind: type[Kind]) -> Kind:
-    """A YAML file as a section of this kind.
+    """Read a YAML file as a section of this kind.
 
     Raises:
-        InputError: it is unreadable, or has other keys or values.
+        InputError: the file cannot be read, or its keys or values are not those of the section.
     """
     try:
         return kind.model_validate_json(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8"))))
@@ -124,10 +125,10 @@ def read_section(path: Path, kind: type[Kind]) -> Kind:
 
 
 def read_matrix(path: Path) -> Matrix:
-    """The file's matrix.
+    """Read a YAML file as a matrix.
 
     Raises:
-        InputError: it is unreadable, or names a scenario or method that there is not.
+        InputError: as `read_section`; or a scenario or a method does not exist.
     """
     matrix = read_section(path, Matrix)
     for kind, names, known in (
@@ -141,7 +142,8 @@ def read_matrix(path: Path) -> Matrix:
 
 
 def read_data(train: str, test: str) -> Data:
-    """Both tables, with dense ids in order of the external ones; test rows of unknown users or items are left out."""
+    """Read both tables (Parquet). The dense ids have the order of the external ids. Test rows whose user or item is not in
+    the training data are left out."""
     tables = [pq.read_table(path, columns=["user_id", "item_id"]) for path in (train, test)]
     (users, items), (test_users, test_items) = ((t["user_id"].to_numpy(), t["item_id"].to_numpy()) for t in tables)
     user_ids, item_ids = np.unique(users), np.unique(items)
@@ -158,7 +160,8 @@ def read_data(train: str, test: str) -> Data:
 
 
 def recipe_of(epochs: int, overrides: dict[str, Any]) -> Recipe:
-    """A backbone's recipe: the configuration's defaults with these keys, and `epochs` where they name none."""
+    """The recipe of a backbone: the defaults of the configuration with these keys. epochs: their number, if the keys do not
+    name one."""
     sections: dict[str, dict[str, Any]] = {"backbone": {}, "train": {}}
     for path, value in overrides.items():
         section, _, key = path.partition(".")
@@ -190,7 +193,7 @@ Ready = dict[tuple[str, str], tuple[Method, float]]
 
 
 def run(matrix: Matrix, data: Data, store: Store, device: str = "cpu") -> Iterator[dict[str, Any]]:
-    """The cells in order, each from the store where this code judged it before."""
+    """Yield the cells in order. A cell that this code has judged before is read from the store."""
     ready: Ready = {}
     for backbone, overrides in matrix.backbones.items():
         for seed in matrix.seeds:
@@ -200,6 +203,7 @@ def run(matrix: Matrix, data: Data, store: Store, device: str = "cpu") -> Iterat
 
 
 def _scenario(matrix: Matrix, lab: Lab, backbone: str, name: str, ready: Ready) -> Iterator[dict[str, Any]]:
+    """Yield the cells of one scenario. Its models are trained only if a cell is not in the store."""
     spread = matrix.other_seeds if name in matrix.spread else 0
     identity = {"backbone": backbone, "seed": lab.seed, "scenario": name}
     shadows = matrix.shadows if name in matrix.shadowed else 0
@@ -215,7 +219,7 @@ def _scenario(matrix: Matrix, lab: Lab, backbone: str, name: str, ready: Ready) 
 
 
 class _Bench:
-    """A scenario with its reference models."""
+    """A scenario with the models that its methods are compared with: the original, the retrain, and the shadow models."""
 
     def __init__(self, lab: Lab, name: str, spread: int, shadows: int, ready: Ready) -> None:
         self.ready = ready
@@ -230,7 +234,7 @@ class _Bench:
         self.shadows = Shadows.train(scenario, self.panel, shadows) if shadows else None
 
     def cell(self, name: str) -> dict[str, Any]:
-        """All measures of one method, and what it cost."""
+        """All measures of one method, and its seconds."""
         request = self.scenario.request
         method, prepared = self._prepared(name)
         start = method.start(self.lab, self.original)
@@ -241,16 +245,17 @@ class _Bench:
         whole = name in WHOLE or not self.scenario.requests
         for count in marks:
             done = 0 if whole else (0 if not checkpoints else marks[len(checkpoints) - 1])
+            # A method that answers from the start gets all requests up to here as one; others get each new one by itself.
             for part in [_joined(steps[:count])] if whole else steps[done:count]:
                 current = start if whole else model
-                _ = current.nodes
+                _ = current.nodes  # computed before the clock starts, as a service has it before a request
                 before = self.lab.clock()
                 model = method.forget(self.lab, current, part)
                 _ = model.readout
                 seconds += self.lab.clock() - before
             checkpoints.append(self._checkpoint(model, start, count))
         if model.seconds and name in WHOLE:
-            seconds = model.seconds  # of the run, however long ago it was made
+            seconds = model.seconds  # the seconds of the training run, which may come from the store
         original, target = self.references
         first = original if start is self.original else Seen(start, self.panel)
         seen = first, Seen(model, self.panel), target
@@ -265,7 +270,8 @@ class _Bench:
         }
 
     def _prepared(self, name: str) -> tuple[Method, float]:
-        """The method, ready for the lab's original, and the seconds that took, with the runs that it learned from."""
+        """(the method, prepared for the lab's original; the seconds of the preparation, with those of the runs that the
+        method learned from)."""
         key = (self.lab.digest([]), name)
         if key not in self.ready:
             method = METHODS[name]()
@@ -277,7 +283,7 @@ class _Bench:
         return self.ready[key]
 
     def _checkpoint(self, model: Model, start: Model, count: int) -> dict[str, Any]:
-        """After `count` requests of a stream, against the retrain without just these."""
+        """Measures after `count` requests of a stream, against the retrain without these requests."""
         if not self.scenario.requests:
             return {}
         request = _joined(self.scenario.requests[:count])
@@ -297,10 +303,11 @@ class _Bench:
 
 
 WHOLE = ("retrain", "sharded")
-"""Methods that answer a stream from the start each time: whose cost a stream only multiplies."""
+"""The methods that carry out a stream from its start each time. More requests only multiply their cost."""
 
 
 def _joined(requests: tuple[Any, ...]) -> Any:
+    """The interactions of all these requests, sorted by user and then item."""
     users, items = (np.concatenate([r[side] for r in requests]) for side in (0, 1))
     order = np.lexsort((items, users))
     return users[order], items[order]

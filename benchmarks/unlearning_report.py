@@ -1,4 +1,4 @@
-"""The results file of the unlearning benchmark, from its cells."""
+"""Make the results file of the unlearning benchmark from its cells."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ MEASURES = (
     "MI-BF",
     "MI-NG",
 )
-"""Of the second table, where the row of `retrain` is the reference, and of the third, where they have a share."""
+"""The measures in the second table of a scenario, where the row of `retrain` is the reference. Those with a share are in the
+third table too."""
 FIRST = {"gap closed": "attack auc", "shift R2": "shift R2"}
-"""Shares of the first table, by title."""
+"""The measures whose shares are in the first table, by the title of the column."""
 
 
 def write(path: Path, title: str, settings: str, cells: Sequence[Cell]) -> None:
-    """The file, with a plot beside it."""
+    """Write the results file, and the plot beside it."""
     figure = path.with_suffix(".svg")
     draw(figure, cells)
     groups = list(dict.fromkeys(map(_group, cells)))
@@ -74,7 +75,7 @@ CRITERIA: dict[str, Callable[[Cell], bool | None]] = {
         all(c[f"{name}, equivalence p"] < 0.05 for name in IN_SEEDS) if "recall, z" in c else None
     ),
 }
-"""What a method is asked for; None where it cannot be said."""
+"""The criteria that a method should meet, by title. None: the criterion cannot be decided for this cell."""
 
 
 def _within(value: float | None, low: float, high: float) -> bool | None:
@@ -96,7 +97,10 @@ def _summary(cells: Sequence[Cell]) -> str:
 
 
 def strength(cells: Sequence[Cell]) -> list[str]:
-    """Whether the criteria tell cut edges from forgetting: a sentence, where that can be said."""
+    """A sentence that says whether the criteria tell cut edges from forgetting; empty if no cell can show it.
+
+    The criteria are too weak in a cell if `cut` meets all criteria that the retrain meets.
+    """
     retrained = {_group(c): c for c in cells if c["method"] == "retrain"}
     asked, passed = 0, []
     for cell in (c for c in cells if c["method"] == "cut" and _group(c) in retrained):
@@ -115,6 +119,7 @@ def strength(cells: Sequence[Cell]) -> list[str]:
 
 
 def _scenario(cells: Sequence[Cell]) -> str:
+    """The part of the results file about one scenario with one backbone and seed."""
     first = cells[0]
     before = ""
     if "attack auc" in first:

@@ -1,4 +1,4 @@
-"""The ways to forget that are compared: one small file each, and one line here."""
+"""The ways to forget that are compared. Each has one small file, and one line here."""
 
 from .ascent import Ascent
 from .base import Method

@@ -1,4 +1,4 @@
-"""Gradient ascent: steps uphill on the forgotten interactions' own BPR loss (NegGrad, Golatkar et al., CVPR 2020)."""
+"""Gradient ascent on the BPR loss of the forgotten interactions (NegGrad, Golatkar et al., CVPR 2020)."""
 
 import torch
 
@@ -13,7 +13,8 @@ CANDIDATES = tuple(0.01 * 2**step for step in range(10))
 
 
 class Ascent(Method):
-    """STEPS steps on the touched rows; their size from a simulated request, relative to the rows' own."""
+    """STEPS steps of the touched rows. The size of the steps is relative to the length of the rows, and is chosen on a
+    simulated request."""
 
     def prepare(self, lab: Lab, original: Model) -> None:
         self.rate = calibrate(lab, original, lambda c, request: self._apply(lab, original, request, c), CANDIDATES)
@@ -39,6 +40,7 @@ class Ascent(Method):
             gradient.index_add_(0, second, loss.positive_BD).index_add_(0, third, loss.negative)
             z.backward(gradient)
             assert leaf.grad is not None
+            # In each step, the longest change of a row is rate / STEPS times the root mean square of the rows' lengths.
             uphill = leaf.grad * touched
             e0 += rate / STEPS * uphill * (model.e0.norm() / model.e0.shape[0] ** 0.5) / uphill.norm(dim=1).max()
         return with_change(model, e0 - model.e0)

@@ -1,4 +1,4 @@
-"""What a way to forget is to the benchmark."""
+"""The interface of a way to forget in the benchmark, and functions that several of them use."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from ..lab import Lab, Model, Pairs
 
 
 class Method:
-    """Gets ready once for a trained model, then carries out requests on it."""
+    """A way to forget. It is prepared once for a trained model, and then carries out requests on it."""
 
     def prepare(self, lab: Lab, original: Model) -> None:
-        """What is done before there is any request; it may use `lab.counterfactuals`, never a request or held-out data."""
+        """Do what can be done before there is a request. It may use `lab.counterfactuals`, but no request and no held-out
+        data."""
 
     def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
-        """The model without the interactions request [n], of those of `original`."""
+        """The model without the interactions of `request` [n]. original: the model that has them."""
         raise NotImplementedError
 
     def start(self, lab: Lab, original: Model) -> Model:
-        """The model that `forget` begins with, where the method trains in a way of its own."""
+        """The model with which `forget` begins. It is another one than `original` if the method has its own way to train."""
         return original
 
 
 def cut_edges(original: Model, request: Pairs) -> Model:
-    """The edges gone, parameters as they were."""
+    """The model with the same parameters, and without the edges of the request in its graph."""
     graph = original.graph
     smaller = LocalGraph(graph.shard.without(*request), graph.assignment, graph.comm)
     return Model(smaller, original.e0, original.backbone)
@@ -39,8 +40,9 @@ def with_change(model: Model, change: Tensor) -> Model:
 
 
 def calibrate(lab: Lab, original: Model, apply: Callable[[float, Pairs], Model], candidates: Sequence[float]) -> float:
-    """The candidate under which `apply(candidate, request)` explains most of a simulated request's shifts."""
-    request, target = lab.counterfactuals()[1]  # the small one
+    """The candidate with which `apply(candidate, request)` explains most of the changes of scores that a retrain without a
+    simulated request makes."""
+    request, target = lab.counterfactuals()[1]  # the second request is a small one
     before = original.scores(request)
     needed = target.scores(request) - before
     found = [measures.explained(needed, apply(c, request).scores(request) - before) for c in candidates]
@@ -48,12 +50,12 @@ def calibrate(lab: Lab, original: Model, apply: Callable[[float, Pairs], Model],
 
 
 def ends_of(original: Model, request: Pairs) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """(own rows, other rows) int64 [n] of the interactions, seen from their users and from their items."""
+    """The rows at both ends of the interactions, int64 [n]: (users, items), and then (items, users)."""
     users, items = original.tensors(request)
     items = items + original.graph.num_users
     return (users, items), (items, users)
 
 
 def mean_block(original: Model) -> Tensor:
-    """The readout [N, d], the mean of its blocks where it is concatenated."""
+    """The readouts [N, d]. If a readout consists of several blocks of d columns, it is the mean of its blocks."""
     return original.readout.unflatten(1, (-1, original.e0.shape[1])).mean(1)

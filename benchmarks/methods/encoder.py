@@ -1,4 +1,4 @@
-"""Ours: the Influence Encoder trained on counterfactual retrains (docs/encoder.md)."""
+"""The method of this project: the Influence Encoder, trained on counterfactual retrains (docs/encoder.md)."""
 
 import torch
 
@@ -9,7 +9,7 @@ from .base import Method, cut_edges, with_change
 
 
 class CounterfactualEncoder(Method):
-    """The default of `unlearnrec pretrain`."""
+    """The encoder that `unlearnrec pretrain` makes by default."""
 
     def prepare(self, lab: Lab, original: Model) -> None:
         self.encoder = lab.encoder(original)

@@ -1,4 +1,4 @@
-"""Fine-tuning: training goes on with what is left, for a few epochs, all rows free to move."""
+"""Fine-tuning: go on with the training on the remaining interactions for a few epochs, in which all rows may change."""
 
 import copy
 
@@ -11,7 +11,8 @@ EPOCHS = 1
 
 
 class FineTune(Method):
-    """One epoch on the remaining interactions, from the original's parameters, with fresh moments and draws."""
+    """EPOCHS epochs on the remaining interactions, from the original's parameters. The optimizer's moments begin at zero,
+    and the draws are those of an epoch that the training did not have."""
 
     def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
         model = cut_edges(original, request)

@@ -1,4 +1,4 @@
-"""Ours, and then some training steps of the touched rows on what is left: what `forget.fine_tune_steps` and the gate do."""
+"""The Influence Encoder, and then some training steps of the touched rows, as `forget.fine_tune_steps` and the gate do."""
 
 from ...distributed.training.fine_tune import fine_tune
 from ...distributed.training.trainer import TrainSettings
@@ -10,12 +10,12 @@ STEPS = 50
 
 
 class FineTunedEncoder(CounterfactualEncoder):
-    """STEPS steps on the remaining interactions; only rows of E0 that the request touches move."""
+    """STEPS training steps on the remaining interactions after the encoder. Only the touched rows of E0 change."""
 
     def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
         model = super().forget(lab, original, request)
         settings = TrainSettings(seed=lab.seed, total_pairs=len(lab.data.users), **lab.recipe.train)
-        # Draws of an epoch that neither the training nor another request of a stream had.
+        # This number of an epoch was used by neither the training nor another request of a stream, so the draws are new.
         epoch = lab.recipe.epochs + len(lab.data.users) - len(model.graph.pair_users)
         rows = model.rows(request)
         return Model(

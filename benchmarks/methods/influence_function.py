@@ -1,4 +1,4 @@
-"""An influence function, local to each node: one Newton step on its own row (in the manner of IFRU and SCIF)."""
+"""An influence function for each node by itself: one Newton step on its own row, as in IFRU and SCIF."""
 
 import torch
 from torch import Tensor
@@ -8,13 +8,17 @@ from .base import Method, calibrate, cut_edges, ends_of, mean_block, with_change
 
 CANDIDATES = tuple(2.0**step for step in range(-12, 3))
 RIDGE = 0.1
-"""Added to the Hessian's diagonal, relative to its mean."""
+"""What is added to the diagonal of the Hessian, as a share of the diagonal's mean."""
 
 
 class InfluenceFunction(Method):
-    """A node's logistic loss on its pairs has gradient -sum sigmoid(-s) z and Hessian sum sigmoid'(s) z z^T over its
-    neighbours' readouts z. Without the forgotten ones its optimum moves by minus the inverse Hessian of the rest times the
-    forgotten part of the gradient; one scalar, from a simulated request, for what the model is not."""
+    """One Newton step for each touched node.
+
+    The logistic loss of a node on its interactions has the gradient -sum sigmoid(-s) z and the Hessian sum sigmoid'(s) z
+    z^T, where z are the readouts of its neighbours and s the scores. Without the forgotten interactions the optimum moves by
+    -H^-1 g, where H is the Hessian of the remaining interactions and g = sum sigmoid(-s) z over the forgotten ones. All
+    steps are scaled by one number, which is chosen on a simulated request, because the backbone is not this simple model.
+    """
 
     def prepare(self, lab: Lab, original: Model) -> None:
         self.scale = calibrate(lab, original, lambda c, request: self._apply(lab, original, request, c), CANDIDATES)
@@ -27,6 +31,7 @@ class InfluenceFunction(Method):
         return with_change(model, scale * self._step(original, model, request))
 
     def _step(self, original: Model, model: Model, request: Pairs) -> Tensor:
+        """The steps [N, d], which are zero for untouched nodes. model: the original without the edges of the request."""
         z, readout = mean_block(original), original.readout
         gradient = torch.zeros_like(original.e0)
         for own, other in ends_of(original, request):

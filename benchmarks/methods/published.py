@@ -1,4 +1,5 @@
-"""The Influence Encoder as the paper has it (UnlearnRec, SIGIR 2025): one-sided objective, tables of its own."""
+"""The Influence Encoder in the form of the paper (UnlearnRec, SIGIR 2025), with the paper's loss and the encoder's own
+tables."""
 
 import torch
 
@@ -27,8 +28,9 @@ SETTINGS = {
 
 
 class PublishedForm(Method):
-    """Weights and request size within the ranges that the authors released; without their fine-tuning. Learning rate and
-    steps are those that did best on a simulated request (docs/log.md); more or larger steps cost Recall."""
+    """The paper's encoder without its fine-tuning. The weights and the size of the requests are in the ranges that the
+    authors released. The learning rate and the number of steps are those that were best on a simulated request
+    (docs/log.md); more or larger steps lower the Recall."""
 
     def prepare(self, lab: Lab, original: Model) -> None:
         encoder = PublishedEncoder(original.e0.shape[1]).to(lab.device)

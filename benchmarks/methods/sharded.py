@@ -1,4 +1,4 @@
-"""Partition and retrain, in the manner of SISA and RecEraser: a model for each shard of users, and only those retrain."""
+"""Train one model for each shard of users, and retrain only the models that a request affects, as SISA and RecEraser do."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,8 +16,8 @@ SHARDS = 5
 
 @dataclass
 class Ensemble(Model):
-    """The shards' models side by side: readouts concatenated, a shard's rows zero for nodes that it does not hold, so
-    that a user's scores are those of its own shard."""
+    """The models of all shards as one model. Its readouts are those of the shards, concatenated. The part of a shard is zero
+    for nodes that the shard does not have, so the scores of a user are those of the user's shard."""
 
     parts: tuple[Model, ...] = ()
 
@@ -27,7 +27,7 @@ class Ensemble(Model):
 
 
 class Sharded(Method):
-    """SHARDS models; a request retrains those that hold a user of it. Starts from an ensemble of its own."""
+    """SHARDS models, with which `forget` begins instead of the original. A request retrains those of its users' shards."""
 
     def start(self, lab: Lab, original: Model) -> Model:
         return self._ensemble(lab, original, NOTHING)

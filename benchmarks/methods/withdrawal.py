@@ -1,4 +1,4 @@
-"""Degree-normalised withdrawal: each touched node gives back a share of what it forgets, one scalar for all."""
+"""Degree-normalised withdrawal: subtract from the row of each touched node a share of the readouts that it forgets."""
 
 import torch
 
@@ -9,7 +9,8 @@ CANDIDATES = tuple(0.05 * 2**step for step in range(9))
 
 
 class Withdrawal(Method):
-    """E0 of a node loses c / degree times the sum of the readouts that it forgets; c from a simulated request."""
+    """From the row of E0 of a node, c / degree times the sum of the readouts of its forgotten neighbours is subtracted. The
+    number c is the same for all nodes, and is chosen on a simulated request."""
 
     def prepare(self, lab: Lab, original: Model) -> None:
         self.scale = calibrate(lab, original, lambda c, request: self._apply(lab, original, request, c), CANDIDATES)

@@ -11,13 +11,13 @@ from ..output.session import Session
 
 
 def approve(config: Config, request_id: str, *, by: str) -> dict[str, Any]:
-    """Let a held request be carried out, by `serve` or by the same `forget` again. Once approved it stays so.
+    """Approve a held request, which `serve` or the same `forget` again then carries out. An approval cannot be withdrawn.
 
-    by: the operator's name, which the log keeps. It must not be the requester's.
+    by: the operator's name, which the log keeps. It must not be the requester's name.
 
     Raises:
-        NotApproved: it is not held, or `by` asked for it.
-        InputError: no such request, or a bad name.
+        NotApproved: the request is not held, or `by` is who asked for it.
+        InputError: there is no such request, or the name is not allowed.
     """
     ticket = approve_request(Session(config), request_id, by)
     if ticket is None:

@@ -1,4 +1,4 @@
-"""Finds the benchmarks (modules of benchmarks/ with a `main`) and runs one as its own process."""
+"""`bench`: find the benchmarks, which are the modules of benchmarks/ with a function `main`, and run one as a process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def benchmark_names() -> list[str]:
-    """The benchmarks there are, found without importing them."""
+    """The names of the benchmarks, found without importing them."""
     return sorted(path.stem for path in FOLDER.glob("*.py") if _has_main(path))
 
 
@@ -27,7 +27,7 @@ def run_benchmark(name: str, arguments: Sequence[str]) -> int:
     """Run `python -m unlearnrec.benchmarks.NAME ARGUMENTS` and return its exit code.
 
     Raises:
-        InputError: there is no such benchmark; lists those there are.
+        InputError: there is no such benchmark. The message lists those that there are.
     """
     if name not in benchmark_names():
         raise InputError(f"bench {name}: no such benchmark; there are: {', '.join(benchmark_names()) or 'none yet'}")

@@ -1,4 +1,4 @@
-"""`cancel`: withdraw a request."""
+"""`cancel`: withdraw a request that is not carried out yet."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..output.session import Session
 
 
 def cancel(config: Config, request_id: str) -> dict[str, Any]:
-    """Cancel a request that is held, or in its grace window; cancelling it again changes nothing.
+    """Cancel a request that is held or in its grace window. Cancelling it again changes nothing.
 
     Raises:
-        TooLate: it is neither held nor in its grace window.
-        InputError: no such request.
+        TooLate: the request is neither held nor in its grace window.
+        InputError: there is no such request.
     """
     ticket = cancel_request(Session(config), request_id)
     if ticket is None:

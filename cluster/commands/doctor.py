@@ -1,4 +1,5 @@
-"""Is this machine fit? Every check answers by doing the thing, not by asking for its version."""
+"""`doctor`: check whether this machine can run unlearnrec. Most checks do the thing in small, and do not only look whether a
+package is there."""
 
 from __future__ import annotations
 
@@ -14,17 +15,17 @@ from ..reporting.software import package_versions
 
 GIB = 2**30
 MIN_SHARED_MEMORY = 1 * GIB
-"""Below this Ray falls back to files on disk for its object store, which is many times slower."""
+"""The least free space in /dev/shm, in bytes. With less, Ray keeps its object store in files on disk, which is many times
+slower."""
 
 
 def doctor(config: Config | None) -> dict[str, Any]:
-    """Run all checks; one that raises has failed, and its detail says why.
+    """Run all checks. A check that raises has failed, and its detail says why.
 
-    Args:
-        config: adds the number of workers and the output location to what is checked.
+    config: if given, the number of workers and the place of the output are checked too.
 
     Returns:
-        `ok` (all of them are), `checks`: a list of {name, ok, detail}.
+        `ok` (whether all checks passed) and `checks`, a list of {"name", "ok", "detail"}.
     """
     checks: list[tuple[str, Callable[[], tuple[bool, str]]]] = [
         ("versions", _versions),
@@ -46,7 +47,7 @@ def _run(name: str, check: Callable[[], tuple[bool, str]]) -> dict[str, Any]:
     try:
         ok, detail = check()
     except Exception as error:
-        # Whatever a check runs into is its answer: a doctor that dies at the first illness finds no other.
+        # An error is the result of the check. The other checks shall run all the same.
         ok, detail = False, f"{type(error).__name__}: {error}"
     return {"name": name, "ok": ok, "detail": detail}
 
@@ -93,14 +94,14 @@ def _ray_auth() -> tuple[bool, str]:
 
 
 def _neighbour_sum() -> tuple[bool, str]:
-    """The dgl kernel, where installed, gives torch's sums."""
+    """Check that the dgl kernel, if it is installed, gives the same sums as torch."""
     from ...distributed.graph import neighbour_sum
 
     return neighbour_sum.kernels_agree()
 
 
 def _exchange() -> tuple[bool, str]:
-    """Two plain processes exchange rows, as the workers will."""
+    """Check that two processes can exchange rows, as the workers do."""
     from ...distributed import comm
     from ...distributed import processes as launch
 
@@ -109,7 +110,7 @@ def _exchange() -> tuple[bool, str]:
 
 
 def _output(config: Config) -> tuple[bool, str]:
-    """A name in the output location can be won once only: the log depends on it."""
+    """Check that the output's store lets only one of two writers create a file. The log depends on that."""
     options = StorageOptions(**config.storage.model_dump())
     store = Store(config.output, options)
     name = f"doctor-{uuid.uuid4().hex}"

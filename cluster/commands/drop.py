@@ -1,4 +1,4 @@
-"""`drop`: a batch of California's DROP, from hashed identifiers to codes (docs/drop.md)."""
+"""`drop`: carry out a batch of California's DROP, and answer each work item with a code (docs/drop.md)."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
 
 SHOWN = 100
-"""Malformed rows that the answer names; `--results` has all."""
+"""The largest number of malformed rows that the answer names. The file of `--results` has all of them."""
 CONFLICTS = 5
-"""So often in a row others may be faster before the command gives up; run again it goes on."""
+"""The number of conflicts in a row with other processes after which the command gives up. The same command again goes on."""
 
 
 def drop(
@@ -46,19 +46,21 @@ def drop(
     progress: Progress = SILENT,
     group: WorkerGroup | None = None,
 ) -> dict[str, Any]:
-    """Make deletion requests of a batch's work items, carry them out, and write the codes that the log allows.
+    """Turn the work items of a batch into deletion requests, carry them out, and write the codes that follow from the log.
 
-    The same batch again gives the same codes and makes no other request, unless an ingest began meanwhile. A work item
-    without a code is not in the answer: run the batch again. With `accept_only` a service carries the requests out.
+    The same batch again gives the same codes and makes no further request, unless an ingest began meanwhile. A work item
+    that has no code yet is not in the answer; run the batch again.
 
     Args:
-        batch, out: the options `--in` and `--out`. results: a file for what became of each row, as `forget --results`.
-        suffix: of the names of the answer's files.
+        batch, out: the options `--in` and `--out`.
+        results: a file for what became of each row, as of `forget --results`.
+        suffix: a suffix for the names of the answer's files.
+        accept_only: only accept the requests; a service carries them out.
 
     Raises:
-        InputError: the batch or a table cannot be read, the section `drop` lacks a list of the batch, a place cannot be
-            written, or as `forget`. No code was written then.
-        WorkerFailure: as `forget`. Requests stay accepted: run the command again.
+        InputError: the batch or a table cannot be read, the section `drop` has no table for a list of the batch, a place
+            cannot be written, or as `forget`. No code was written then.
+        WorkerFailure: as `forget`. The requests stay accepted: run the command again.
     """
     session = Session(config)
     answer = AnswerFile(session, out, batch, suffix)
@@ -76,11 +78,13 @@ def drop(
     key = session.request_key()
     names = {work_item: request_id_of(work_item, key) for work_item in [*users, *removed]}
 
+    # Work items that were taken back are cancelled first, because a service may carry out their requests at any time.
     session.ledger()
     taken_back = Counter(cancel(session, names[work_item]) for work_item in read.removed)
     decided, waiting = _accept(session, users, nameless, names, rules, key)
     if not accept_only:
         _carry_out(session, [names[work_item] for work_item in users if work_item not in decided], progress, group)
+    # A code follows from the log alone, so it is decided after the requests and their evidence are in the log.
     ledger = session.ledger()
     if not accept_only:
         _write_missing_evidence(session, ledger, list(names.values()), progress)
@@ -89,6 +93,7 @@ def drop(
     decisions |= decided | _from_log(ledger, [item for item in asked if item.work_item not in decided], names, rules)
     decisions |= {item: Decision(None, why) for item, why in waiting.items()}
     tickets = {item: ticket.request_id for item in users if (ticket := latest(ledger, names[item])) is not None}
+    # The codes are written last. If the command dies before, the same batch again gives the same codes.
     if file is not None:
         file.write(result_table(read, decisions, tickets))
     answer.write(read, decisions)
@@ -99,6 +104,7 @@ def drop(
 
 
 def _rules(session: Session) -> Rules:
+    """The rules of the section `drop`: exempt users, users who opted out, and the codes where there is a choice."""
     section = session.config.drop
     named = {
         name: frozenset(map(str, read_ids(place, "user_id", session.options)["user_id"].to_pylist())) if place else ()
@@ -108,7 +114,11 @@ def _rules(session: Session) -> Rules:
 
 
 def _match(session: Session, asked: Sequence[Item]) -> dict[str, Looked]:
-    """By list, what its table says of the batch's hashes."""
+    """What the table of each list says of the batch's hashes, by the name of the list.
+
+    Raises:
+        InputError: the section `drop` has no table for a list of the batch.
+    """
     section, wanted = session.config.drop, dict[str, set[bytes]]()
     for item in asked:
         wanted.setdefault(item.list, set()).add(item.digest)
@@ -131,14 +141,23 @@ def _accept(
     rules: Rules,
     key: bytes,
 ) -> tuple[dict[str, Decision], dict[str, str]]:
-    """(work items that need no request, those of which a request does not stand for all that they match now, and why)."""
+    """Accept a request for each work item that needs one.
+
+    users: the users that each work item matches. nameless: work items that match only rows without a user. names: the
+    request id of each work item.
+
+    Returns:
+        (the decisions on work items that need no request; for each work item whose request does not cover all users that
+        it matches now, why not).
+    """
     decided: dict[str, Decision] = {}
     waiting: dict[str, str] = {}
     head_of_ingest = ingest_head(session)
     for work_item, matched in users.items():
         found = on_match(matched, work_item in nameless, rules)
         if isinstance(found, Decision):
-            # A request that there is counts first: after a deletion the table may not know the user any more.
+            # If there is a request already, it counts and not the table. After a deletion the table may not have the user
+            # any more.
             if latest(session.ledger(look=False), names[work_item]) is None:
                 decided[work_item] = found
                 continue
@@ -153,7 +172,7 @@ def _accept(
 
 
 def _carry_out(session: Session, request_ids: Sequence[str], progress: Progress, group: WorkerGroup | None) -> None:
-    """Carry out those of the work items' requests that are due, as versions of at most `serve.max_batch`."""
+    """Carry out those of the work items' requests that are due, at most `serve.max_batch` in a version."""
     if not _due(session, request_ids):
         return
     conflicts = 0
@@ -163,7 +182,7 @@ def _carry_out(session: Session, request_ids: Sequence[str], progress: Progress,
             try:
                 requests = [read_accepted(session, tickets[request_id]) for request_id in due]
                 answers = carry_out(session, requests, workers, progress)
-            except LogConflict:  # a service, or another command, was faster
+            except LogConflict:  # a service or another command was faster; decide again on what it left
                 conflicts += 1
                 if conflicts == CONFLICTS:
                     raise
@@ -173,6 +192,7 @@ def _carry_out(session: Session, request_ids: Sequence[str], progress: Progress,
 
 
 def _due(session: Session, request_ids: Sequence[str]) -> list[str]:
+    """The ids of the requests to carry out next: accepted ones whose grace window is over."""
     ledger, config = session.ledger(), session.config
     tickets = [ticket for name in request_ids if (ticket := latest(ledger, name)) is not None]
     waiting = [ticket for ticket in tickets if ticket.state is State.ACCEPTED]
@@ -180,6 +200,7 @@ def _due(session: Session, request_ids: Sequence[str]) -> list[str]:
 
 
 def _write_missing_evidence(session: Session, ledger: Ledger, names: Sequence[str], progress: Progress) -> None:
+    """Write the evidence of these requests where the log has none, as after a crash of who carried them out."""
     tickets = [ticket for name in names if (ticket := latest(ledger, name)) is not None]
     left = [t.describe() for t in tickets if t.state is State.COMMITTED and t.request_id not in ledger.evidence]
     if left:
@@ -187,6 +208,7 @@ def _write_missing_evidence(session: Session, ledger: Ledger, names: Sequence[st
 
 
 def _from_log(ledger: Ledger, items: Sequence[Item], names: Mapping[str, str], rules: Rules) -> dict[str, Decision]:
+    """The decision on each of these work items that follows from the log, by work item."""
     all_reported = not (ledger.evidence_failed or ledger.unreported)
     decisions = {}
     for item in items:
@@ -206,6 +228,7 @@ def _answer(
     looked: Collection[Looked],
     progress: Progress,
 ) -> dict[str, Any]:
+    """What the command returns. It also tells the user what has no code yet, and which rows are malformed."""
     codes = Counter(decision.code for decision in decisions.values() if decision.code is not None)
     waits = Counter(decision.reason for decision in decisions.values() if decision.result == "waits")
     waiting = sum(waits.values())

@@ -1,4 +1,4 @@
-"""`evaluate`: quality on the test interactions, and forgetting where a reference is given."""
+"""`evaluate`: measure ranking quality on the test interactions; with a reference, also forgetting."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ def evaluate(
     progress: Progress = SILENT,
     group: WorkerGroup | None = None,
 ) -> dict[str, Any]:
-    """Recall and NDCG of the current version on `test_interactions`; with a reference also forgetting.
+    """Recall@K and NDCG@K of the current version on `test_interactions`; with a reference also measures of forgetting.
 
     Args:
-        reference, users, items, interactions: as of `reference.evaluate_against`, all None or the first and another given.
+        reference, users, items, interactions: as for `evaluate_against`. Either all are None, or the reference and at least
+            one of the others are given.
 
     Raises:
-        InputError: no test interactions are configured, they are unreadable, or nothing has been trained yet; or as
+        InputError: no test interactions are configured, they cannot be read, or nothing has been trained yet; or as
             `evaluate_against`.
     """
     named = {"users": users, "items": items, "interactions": interactions}

@@ -1,4 +1,4 @@
-"""`evaluate --reference`: the current version beside one that was trained without what was forgotten."""
+"""`evaluate --reference`: compare the current version with one that was trained without what was forgotten."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ Pairs = tuple[Ids, Ids]
 
 SIDES = ("user", "item")
 RANDOM_PAIRS = 20_000
+"""The number of random pairs that are scored."""
 INDIFFERENT = {"checkpoint_every", "kernel"}
-"""Keys of `train` that do not change what is trained."""
+"""Keys of the section `train` that do not change the result of a training."""
 ORIGINAL, UNLEARNED, RETRAINED = "original", "unlearned", "retrained"
 
 
@@ -46,22 +47,23 @@ def evaluate_against(
     progress: Progress,
     group: WorkerGroup | None = None,
 ) -> dict[str, Any]:
-    """The current version, and on the forgotten interactions how it compares with a model that was trained without them.
+    """Evaluate the current version, and compare its scores of the forgotten interactions with those of a model that was
+    trained without them.
 
     Args:
-        reference: another output of the same data, recipe and seed whose current version was trained without them. It may
-            have other partitions: users and items are matched by their external ids.
+        reference: another output of the same data, configuration and seed whose current version was trained without them.
+            It may have other partitions: users and items are matched by their external ids.
         users, items, interactions: what was forgotten, as `forget` takes it.
 
     Returns:
-        The keys of `evaluate`, and `models`, a row each as of `comparison.compare`: the version before the request, the
-        current one, the reference. `gap_closed` (of the attack's AUC, with its interval), `shift_r2` and `shift_slope` are
-        None where that cannot be said: no gap to close, no version before (or its files are gone), or no forgotten
-        interaction of which user and item are both still there.
+        The keys of `evaluate`, and `models`: a row as of `comparison.compare` for the version before the request, the
+        current version and the reference. `gap_closed` (of the attack's AUC, with its interval), `shift_r2` and
+        `shift_slope` are None if they cannot be measured: there is no gap to close, no version before the request is there
+        any more, or no forgotten interaction has both its user and its item left.
 
     Raises:
-        InputError: the reference is no such model, or holds other users, items or interactions; one of the two still holds
-            some of what is named; the test interactions are missing or unreadable.
+        InputError: the reference is not such a model, or has other users, items or interactions; one of the two models still
+            has some of what is named; the test interactions are missing or cannot be read.
     """
     session = Session(config)
     request = parse_request(users, items, interactions, None, None, session.options)
@@ -118,7 +120,11 @@ def evaluate_against(
 
 
 def _open(config: Config, reference: str) -> Session:
-    """The output of the reference, with as many partitions as it has."""
+    """A session on the reference's output, with the number of partitions of that output.
+
+    Raises:
+        InputError: there is no trained model.
+    """
     found = Session(config.model_copy(update={"output": reference})).versions.current()
     if found is None:
         raise InputError(
@@ -130,7 +136,7 @@ def _open(config: Config, reference: str) -> Session:
 
 
 def _recipe(config: Config, version: Manifest) -> dict[str, Any]:
-    """Everything but the data that the training of this version depended on."""
+    """Everything except the data on which the training of this version depended, by configuration key."""
     trained = as_trained(config, version.model)
     sections = {"backbone": trained.backbone.model_dump(), "train": trained.train.model_dump(exclude=INDIFFERENT)}
     keys = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
@@ -138,6 +144,7 @@ def _recipe(config: Config, version: Manifest) -> dict[str, Any]:
 
 
 def _check_recipe(config: Config, version: Manifest, retrained: Manifest, reference: str) -> None:
+    """Raise InputError unless the reference was trained with the same configuration, and has forgotten nothing since."""
     if retrained.model.trained_on != retrained.graph.shard_files:
         raise InputError(
             f"--reference {reference}: its version {retrained.version} forgot something after its training, so it is no "
@@ -160,6 +167,7 @@ def _named(session: Session, version: Manifest, request: Request) -> Pairs:
 
 
 def _check_gone(session: Session, version: Manifest, request: Request, remedy: str) -> None:
+    """Raise InputError if the version still has an interaction that the request names. remedy: what the user can do."""
     if held := len(_named(session, version, request)[0]):
         raise InputError(
             f"{session.config.output}: version {version.version} still holds {held} of the interactions that are named. "
@@ -168,7 +176,12 @@ def _check_gone(session: Session, version: Manifest, request: Request, remedy: s
 
 
 def _matched(session: Session, version: Manifest, other: Session, retrained: Manifest) -> tuple[Ids, Ids]:
-    """By side, the reference's dense id of each of the version's; -1 where it is not used any more."""
+    """(users, items): for each dense id of the version, the dense id of the same user or item in the reference; -1 if the
+    version's dense id is not used any more.
+
+    Raises:
+        InputError: the two do not have the same users, items and number of interactions.
+    """
     found = []
     for side in SIDES:
         ids, node, _ = load_ids(session.store, version.graph, side)
@@ -196,7 +209,8 @@ _SAME_DATA = "Ingest the same table there, and train it `--without` everything t
 
 
 def _same_draws(version: Manifest, retrained: Manifest, there: tuple[Ids, Ids]) -> bool:
-    """Whether both trainings drew the same numbers: draws are keyed by dense id, steps counted by what was ingested."""
+    """Whether both trainings had the same random draws. Draws are keyed by dense id, and the number of steps depends on the
+    number of ingested interactions, so both must be equal."""
     known = [np.flatnonzero(side >= 0) for side in there]
     same_nodes = all(bool((side[ids] == ids).all()) for side, ids in zip(there, known, strict=True))
     keys = ("ingested_interactions", "users", "items")
@@ -204,27 +218,32 @@ def _same_draws(version: Manifest, retrained: Manifest, there: tuple[Ids, Ids]) 
 
 
 def _before(session: Session, version: Manifest, retrained: Manifest, request: Request) -> Manifest | None:
-    """The last version that held all the interactions that are named; None where its files are gone, or it never was."""
+    """The last version that had all named interactions; None if there is none, or its files were removed.
+
+    Only versions of the same ingest count, with the configuration of the reference, that are no counterfactuals.
+    """
     kept = [
         one
         for record in session.log.records()
         if record.kind == COMMITTED and (one := manifest_of(record)).version < version.version
         if one.graph.ingest == version.graph.ingest
-        and one.graph.shard_files == one.lake_graph.shard_files  # else a counterfactual
+        and one.graph.shard_files == one.lake_graph.shard_files  # a counterfactual has two graphs
         and _recipe(session.config, one) == _recipe(session.config, retrained)
         and all(session.store.exists(name) for name in one.files)
     ]
     most = len(_named(session, kept[0], request)[0]) if kept else 0
     if not most:
         return None
-    # From one version to the next they only become fewer.
+    # The number of named interactions never grows from one version to the next, so the last version can be bisected.
     place = bisect_right(kept, 0, key=lambda one: most - len(_named(session, one, request)[0]))
     return kept[place - 1]
 
 
 def _forgotten(session: Session, version: Manifest, before: Manifest | None, request: Request) -> Pairs:
-    """The forgotten interactions whose user and item are both still there, by dense id of the version (and of the one before
-    it). Without one before: those that are named one by one."""
+    """The forgotten interactions whose user and item are both still in the version, by dense id.
+
+    The version before the request says which they are. Without it, they are those that the request names as pairs.
+    """
     maps = [load_ids(session.store, version.graph, side) for side in SIDES]
     if before is None:
         removal = resolve(request, maps[0], maps[1]).removal
@@ -235,13 +254,15 @@ def _forgotten(session: Session, version: Manifest, before: Manifest | None, req
 
 
 def _random_pairs(there: tuple[Ids, Ids], seed: int) -> Pairs:
+    """RANDOM_PAIRS pairs of users and items that both models have, by dense id of the version."""
     draw = np.random.default_rng(seed)
     users, items = (draw.choice(np.flatnonzero(side >= 0), RANDOM_PAIRS) for side in there)
     return users, items
 
 
 def _gap_closed(models: dict[str, Measured]) -> dict[str, Any]:
-    """The share of the attack's gap, with the interval of `shares.share_of_gap`."""
+    """The share of the gap between the attack's AUCs that was closed, with the interval of `share_of_gap`; None for both if
+    it cannot be measured."""
     if ORIGINAL in models and len(models[ORIGINAL].forgotten):
         scores = [models[name] for name in (ORIGINAL, UNLEARNED, RETRAINED)]
         before, after, target = (shares.auc(one.forgotten, one.held_out) for one in scores)

@@ -1,4 +1,4 @@
-"""`export`: embeddings and recommendations of the current version."""
+"""`export`: write the readouts and recommendations of the current version for other systems."""
 
 from __future__ import annotations
 
@@ -29,18 +29,23 @@ PARQUET = "parquet"
 def export(
     config: Config, *, to: str, top_k: int = 20, format: str | None = None, group: WorkerGroup | None = None
 ) -> dict[str, Any]:
-    """Write the current version's readouts and recommendations. Forgotten users and items are absent.
+    """Write the current version's readouts and recommendations. Forgotten users and items are not in them.
 
-    `to` is a folder for Parquet files; with `format` "delta", or as delta://PLACE, Delta tables below this place; as
-    iceberg://CATALOG/NAMESPACE the Iceberg tables of a namespace (docs/exports.md). An export under `output` is one of its
-    files: `residue` lists it once a later request was carried out, and `purge` removes it.
+    An export under `output` counts as one of the output's files: `residue` lists it after a later request was carried out,
+    and `purge` removes it (docs/exports.md).
+
+    Args:
+        to: a folder for Parquet files; delta://PLACE, or a place with `format` "delta", for Delta tables below this place;
+            or iceberg://CATALOG/NAMESPACE for the Iceberg tables of a namespace.
+        top_k: how many items are recommended to each user.
 
     Raises:
-        InputError: the target is of another format, lies in a folder of the output's own (a table: in the output), cannot
-            be written, or holds what no export made; or nothing has been trained yet.
+        InputError: the target contradicts `format`, lies in one of the output's own folders (a table: anywhere in the
+            output), cannot be written, or has something in it that no export made; or nothing has been trained yet.
     """
     session = Session(config)
     target = _target(session, to, format)
+    # The head is read before the version, so the export never claims to know of more than its version.
     head = session.log.head()
     with leased(session) as version:
         maps = {side: load_ids(session.store, version.graph, side) for side in ("user", "item")}
@@ -53,7 +58,11 @@ def export(
 
 
 def _target(session: Session, to: str, format: str | None) -> Target:
-    """Where `to` leads. What it says of a format counts, and must not contradict `format`."""
+    """The target that `to` names. A format in `to` counts, and must not contradict `format`.
+
+    Raises:
+        InputError: it contradicts it, or `to` names no place where an export may be written.
+    """
     said, mark, place = to.partition("://")
     if not mark or said not in (DELTA, ICEBERG):
         said, place = format or PARQUET, to
@@ -65,7 +74,7 @@ def _target(session: Session, to: str, format: str | None) -> Target:
     if said == DELTA:
         if not place.strip("/"):
             raise InputError(f"--to {to}: names no place. Write delta:///path or delta://s3://bucket/path")
-        session.refuse_own("--to", place)  # `purge` would not know the files of a table
+        session.refuse_own("--to", place)  # `purge` cannot remove single files of a table, so none lies in the output
         return DeltaTarget(to, place, session.options)
     catalog, _, namespace = place.partition("/")
     if said != ICEBERG or not catalog or not namespace or "/" in namespace:
@@ -80,6 +89,7 @@ def _target(session: Session, to: str, format: str | None) -> Target:
 def _export(
     session: Session, version: Manifest, group: WorkerGroup, writer: ExportWriter, maps: dict[str, Any], top_k: int
 ) -> None:
+    """Write the tables, with external ids in the place of dense ids. maps: the id map of each side."""
     places = {side: _by_node(node, version.graph.nodes(side)) for side, (_, node, _) in maps.items()}
 
     def external(side: str, nodes: Ids) -> pa.Array:
@@ -97,6 +107,7 @@ def _export(
 
 
 def _by_node(node: Ids, total: int) -> Ids:
+    """The position of each dense id in `node`; -1 if it is not there. total: the number of dense ids."""
     places = np.full(total, -1, dtype=np.int64)
     places[node] = np.arange(len(node))
     return places

@@ -1,4 +1,4 @@
-"""`forget`: a deletion request, from the user's ids to a committed version without them (docs/forgetting.md)."""
+"""`forget`: accept a deletion request and carry it out as a version without what it names (docs/forgetting.md)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ..requests.request import Request, parse_request
 
 
 class Asked(TypedDict, total=False):
-    """What is to be forgotten, as the command takes it (`requests.request.parse_request`), and an id for it."""
+    """What is to be forgotten, as the options of the command (`requests.request.parse_request`), and the request's id."""
 
     users: str | None
     items: str | None
@@ -53,25 +53,26 @@ def forget(
     cut_only: bool = False,
     **asked: Unpack[Asked],
 ) -> dict[str, Any]:
-    """Carry out a deletion request; the same id and content again gives the same answer, `repeated`, and changes nothing.
+    """Carry out a deletion request. The same id and content again changes nothing and gives the same answer, `repeated`.
 
-    Without `request_id` it is the same request again only while its answer is up to date (`Ledger.derived_id`).
+    A request without `request_id` gets an id from its content. The same content is the same request only as long as its
+    answer is up to date (`Ledger.derived_id`).
 
-    The arguments are those of the command. `seconds` counts from the request to readouts without it; starting workers and
-    loading the version before (`startup_seconds`) are apart.
+    `seconds` in the answer is the time from the request until the workers hold readouts without what was forgotten. It
+    does not include the time to start workers and load the version before, which is `startup_seconds`.
 
     Args:
-        dry_run: say what would change, and change nothing.
+        dry_run: return what would change, and change nothing.
         results: a file for what became of each row of `requests`.
-        requester: who asks, whose name the log keeps.
-        group: workers that run already.
-        cut_only: leave the parameters as they are. Comparisons measure against that.
+        requester: the name of the person who asks. The log keeps it.
+        group: workers that run already; None: workers are started and ended here.
+        cut_only: remove the interactions and leave the parameters as they are, for comparisons.
         asked: what is to be forgotten.
 
     Raises:
-        InputError: bad ids or files, no encoder, another request under this id, the wrong key of the suppression list, or
-            a place for `results` that will not do. Nothing has been changed then.
-        Held: it removes more than `forget.max_share`, and nobody has approved it.
+        InputError: ids or files are bad, there is no encoder, another request has this id, the key of the suppression list
+            is wrong, or `results` cannot be written. Nothing has been changed then.
+        Held: the request removes more than `forget.max_share`, and nobody has approved it.
         WorkerFailure: as `WorkerGroup.run`. The request stays accepted: run the command again.
     """
     check_operator("--requester", requester)
@@ -79,7 +80,7 @@ def forget(
     request_id = asked.get("request_id")
     file = None if results is None else ResultsFile(session, results, asked.get("requests"))
     if not (dry_run or session.store.exists(REQUEST_KEY)):
-        able_version(session)  # an output without a model, perhaps mistyped, gets no key
+        able_version(session)  # an output without a model may be a mistyped name, so no key is written there
     key = session.request_key(create=not dry_run)
     named = (asked.get("users"), asked.get("items"), asked.get("interactions"), asked.get("requests"))
     request = parse_request(*named, request_id, session.options, key)
@@ -99,7 +100,7 @@ def forget(
 def _nothing_named(
     session: Session, request: Request, request_id: str | None, file: ResultsFile | None
 ) -> dict[str, Any]:
-    """The answer to a file of requests without rows. Nothing is accepted, so that there is no id but a given one."""
+    """The answer to a file of requests without rows. Nothing is accepted, so no id is derived from a content."""
     outcome = Outcome([], np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), [], known=False)
     answer = {"request_id": request_id, "status": "nothing_to_forget", "version": able_version(session).version}
     answer |= NOTHING | {"rows": outcome.counts(request.tally)}
@@ -109,7 +110,7 @@ def _nothing_named(
 def _write_results(
     session: Session, request: Request, answer: dict[str, Any], file: ResultsFile, progress: Progress
 ) -> str | None:
-    """Where the results are; None, with a note, where they cannot be told."""
+    """Write the file of results; returns its place. If the results are not known, a note says why, and it returns None."""
     outcome = stored_outcome(session, request, answer)
     if outcome is None:
         why = "the request waits" if answer["status"] == "accepted" else "what would tell has been purged"
@@ -126,11 +127,15 @@ def _forget(
     group: WorkerGroup | None,
     cut_only: bool,
 ) -> dict[str, Any]:
+    """Accept the request, carry it out, and write its evidence. Any of these may have been done by an earlier attempt."""
+    # The first attempt may have died between its commit and its evidence, which is then written now.
     if (answer := final_answer(session, request)) is not None:
         return add_evidence(session, [answer], progress=progress)[0] | {"repeated": True}
+    # Everything that the user must mend is checked before the request is accepted (W1, W2). An accepted request counts,
+    # whether this command goes on or not.
     able_version(session)
     session.whole_version()
-    open_list(session.store)  # a wrong key is told before the request is accepted
+    open_list(session.store)  # raises if the key is wrong
     accept(session, request, requester)
     if (waiting := _in_grace(session, request)) is not None:
         progress.note(
@@ -140,10 +145,11 @@ def _forget(
     _check_not_held(session, request)
     try:
         with session.workers(group) as workers:
+            # The evidence (W8 to W10) comes after the commit (W6), because it is read back from the committed files.
             carried_out = carry_out(session, [request], workers, progress, cut_only)
             answers = add_evidence(session, list(carried_out.values()), workers, progress)
     except LogConflict:
-        # Perhaps a service that runs on this output was faster.
+        # Another process, such as a service on this output, may have answered the request or held it. Its answer counts.
         if (answer := final_answer(session, request)) is not None:
             return add_evidence(session, [answer], progress=progress)[0]
         _check_not_held(session, request)
@@ -154,13 +160,14 @@ def _forget(
 
 
 def _check_not_held(session: Session, request: Request) -> None:
+    """Raise Held if the request waits for an approval."""
     ticket = session.ledger().tickets[request.request_id]
     if ticket.state is State.HELD and ticket.share is not None:
         raise Held(request.request_id, ticket.share, session.config.forget.max_share)
 
 
 def _in_grace(session: Session, request: Request) -> dict[str, Any] | None:
-    """What to answer while the request's grace window is open; None when it may be carried out."""
+    """The answer while the request's grace window is open; None if the request may be carried out."""
     ticket = session.ledger().tickets[request.request_id]
     due = ticket.waits_from + session.config.forget.grace_seconds
     if ticket.state is not State.ACCEPTED or time.time() >= due:
@@ -171,7 +178,7 @@ def _in_grace(session: Session, request: Request) -> dict[str, Any] | None:
 def _dry_run(
     session: Session, version: Manifest, request: Request, results: ResultsFile | None = None
 ) -> dict[str, Any]:
-    """What would be touched; no workers, nothing written under the output."""
+    """What the request would change. It needs no workers, and writes nothing under the output."""
     start = time.perf_counter()
     graph = version.graph
     named, found = find_stored(session.store, graph, [request])

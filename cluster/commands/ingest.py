@@ -1,4 +1,4 @@
-"""`ingest`: from the table of interactions to the partitioned graph."""
+"""`ingest`: read the table of interactions and write the partitioned graph."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
     """Read the table of interactions, partition the graph and write it under `graph/`.
 
     Raises:
-        InputError: bad input or output, a suppression list without its key, or a request was carried out meanwhile; the
-            graph that was there stays.
+        InputError: the input or the output is bad, there is a suppression list and its key is missing, or a request was
+            carried out meanwhile. The graph that was there before stays.
     """
     session = Session(config)
-    # Before anything is written: workers on other machines would not find it.
+    # This comes before any write: in a folder of this machine alone, workers on other machines would not find the graph.
     check_folder_on_cluster(config.output, config.cluster.address)
-    head = session.log.head()  # before the list is read: what is carried out from here on may not be on it
+    # The head is read before the suppression list. A request that is carried out after this head may not be on the list
+    # that is read, so the ingest is then given up.
+    head = session.log.head()
     suppress = row_filter(session.store, config.columns.time_unit)
     with progress.task("rows read") as task:
         seen = 0
 
         def read(rows: int) -> None:
+            """Advance the progress to this number of rows."""
             nonlocal seen
             task.advance(rows - seen)
             seen = rows
@@ -45,6 +48,7 @@ def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
             session.store,
             progress=read,
             suppress=suppress,
+            # The record comes before the manifest of the graph, so no graph is published of which the log does not know.
             before_publishing=lambda manifest: record_ingest(session, manifest, head),
         )
     session.request_key()

@@ -1,4 +1,4 @@
-"""`lift`: take names off the suppression list, for renewed consent."""
+"""`lift`: take users, items or interactions off the suppression list, after somebody has consented again."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..requests.request import parse_request
 def lift(
     config: Config, *, users: str | None = None, items: str | None = None, interactions: str | None = None
 ) -> dict[str, Any]:
-    """Take what these name off the list: for renewed consent. The next `ingest` lets it in again.
+    """Take what is named here off the suppression list. The next `ingest` then reads it again.
 
-    It lifts what was put there under the same name, time ranges of a user or an interaction too: the interactions of a user
-    who is listed stay out with the user.
+    Only entries of the same name are lifted: a user lifts the entry of the user and the user's time ranges, an interaction
+    its own. An interaction of a user who is still on the list stays suppressed.
 
     Raises:
-        InputError: bad ids or files, or as `open_list`; no key is set.
+        InputError: ids or files are bad, no key is set, or as `open_list`.
     """
     session = Session(config)
     suppression = open_list(session.store)
@@ -32,7 +32,7 @@ def lift(
     named = digests_of(suppression.key, request, id_types(session))
     listed, _ = suppression.state()
     lifted = {kind: named[kind] & listed[kind] for kind in KINDS}
-    # Time ranges go with the user, or with the interaction, that they are of.
+    # A time range is lifted with the user or the interaction that it belongs to.
     by_name = {entry: _named_by(entry) for entry in listed["ranges"]}
     lifted["ranges"] = {entry for entry, name in by_name.items() if name in named["users"] | named["pairs"]}
     found = {name for kind in ("users", "items", "pairs") for name in lifted[kind]}
@@ -43,6 +43,6 @@ def lift(
 
 
 def _named_by(entry: bytes) -> bytes:
-    """The digest of the user that a range is of, or of the interaction."""
+    """The digest of the user or of the interaction to which a time range on the list belongs."""
     user, pair = entry[:32], entry[32:64]
     return user if pair == ANY_ITEM else pair

@@ -1,4 +1,4 @@
-"""`pretrain`: the Influence Encoder of the current version."""
+"""`pretrain`: fit the Influence Encoder of the current version and commit it."""
 
 from __future__ import annotations
 
@@ -17,32 +17,39 @@ from ..reporting.progress import SILENT, Progress
 
 
 def pretrain(config: Config, *, progress: Progress = SILENT, group: WorkerGroup | None = None) -> dict[str, Any]:
-    """Train the encoder and commit it with the current version's model.
+    """Fit the encoder and commit it with the current version's model.
 
-    Counterfactual runs that are finished are kept until the encoder stands, so that an interrupted command goes on.
+    Finished counterfactual runs are kept until the encoder is committed. So an interrupted command goes on where it was.
 
     Raises:
-        InputError: nothing has been trained yet, or there is no `influence.around` for this model.
-        RuntimeError: another version was committed meanwhile, and not by requests alone.
+        InputError: nothing has been trained yet, or `influence.around` is set and impossible for this model.
+        RuntimeError: another version was committed meanwhile, and not only by requests.
         WorkerFailure: as `WorkerGroup.run`.
     """
     session = Session(config)
-    head = session.log.head()  # before the version is read: whatever is committed from here on is a conflict
+    # The head is read before the version. A commit after this head is then a conflict, and no version overwrites another.
+    head = session.log.head()
     version = session.version()
-    wants_around(config, version.model.backbone)  # refused before anything is done
+    wants_around(config, version.model.backbone)  # raises for an impossible setting, before any work is done
     with session.workers(group) as workers:
         encoder, files, told = fit_encoder(session, version, workers, progress)
         committed = _commit(session, head, version, encoder, files)
+    # Only now: a command that was interrupted before its commit still needs the runs.
     clear_runs(session, version)
     return told | {"version": committed.version}
 
 
 def _commit(session: Session, head: int, version: Manifest, encoder: Encoder, files: dict[str, File]) -> Manifest:
-    """The version with this encoder. Requests that were committed since `head` stay: the encoder is put to their result.
+    """Commit the version with this encoder.
+
+    If requests were carried out since `head`, the encoder is committed with the version that they made. Nothing that they
+    deleted comes back.
 
     Raises:
-        RuntimeError: something else was committed since, or the encoder's tables have rows of deleted nodes.
+        RuntimeError: something else was committed since, or the encoder has tables, which have rows of deleted nodes.
     """
+    # The encoder's files are written before the commit names them. Its record is void if a version was committed after
+    # `head`; then the newer version's graph and rows are taken, and the commit is tried again on its head.
     while True:
         manifest = with_encoder(version, encoder, files)
         try:

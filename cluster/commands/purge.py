@@ -1,8 +1,8 @@
-"""`purge`: remove what still holds deleted data under the output (docs/commit.md).
+"""`purge`: remove the files under the output that still hold deleted data (docs/commit.md).
 
-The present version, the graph to train on next and their files stay; so do the log and the copies of manifests, which
-name nobody. `leftovers` finds, `purge` removes, and before that writes the evidence that is missing: later there is less to
-look at.
+The files of the current version and of the graph to train on next stay. So do the log and the copies of manifests, which
+name no user and no item. `leftovers` finds what to remove. Before `purge` removes it, it writes the evidence that is
+missing, because the evidence needs some of these files.
 """
 
 from __future__ import annotations
@@ -41,25 +41,28 @@ from ..reporting.progress import SILENT, Progress
 from ..requests.request import is_purged, tombstone
 
 ROLLBACKS = (OLDER, SUPERSEDED, CHECKPOINT)
-"""Kinds of files that are of use again after a rollback; the name of another file that is removed is not used again."""
+"""The kinds of files that a rollback could need again."""
 
 
 UNDER_WAY_SECONDS = 3600.0
-"""A file that no record names may belong to a command that runs, which may not have looked at one of the log either: it
-stays this long after it was written."""
+"""The age in seconds that a file must have before it is removed if no record names it, or if it belongs to the log. A
+younger file may belong to a command that is under way, or a process may not have read it yet."""
 
 
 def purge(
     config: Config, *, now: bool = False, truncate_log: bool = False, progress: Progress = SILENT
 ) -> dict[str, Any]:
-    """Remove what still holds deleted data under `output`, as `forget.retention_hours` allows.
+    """Remove the files under `output` that still hold deleted data, if they are older than `forget.retention_hours`.
 
-    Files that a command holds under a lease stay as well (`leases`), for the next purge. `now` ignores both, and takes
-    files that a command under way may need: that one then fails and has to be run again.
-    `truncate_log` removes, under the same retention, the files of the log that its last checkpoint stands for, except
-    those that evidence still has to name, and younger ones than an hour: who follows the log may not have seen them.
-    A purge that was interrupted is finished by the next. The lake, exports and copies elsewhere are not touched.
-    Evidence that cannot be written holds nothing up: it is written later, without what has gone (docs/evidence.md).
+    Files on which a command has a lease (`leases`) stay for the next purge. A purge that was interrupted is finished by the
+    next one. The lake, and exports and copies elsewhere, are not touched. Evidence that cannot be written does not stop the
+    purge: it is written later, without what has been removed (docs/evidence.md).
+
+    Args:
+        now: ignore the retention and the leases. A command under way whose files are removed fails and has to be run again.
+        truncate_log: also remove, under the same retention, the files of the log that its last checkpoint replaces. Files
+            that evidence still has to name stay, and so do files younger than an hour, which a reader of the log may not
+            have seen yet.
 
     Raises:
         InputError: the log is damaged, a file of the current version is missing, or the output was made by another
@@ -67,46 +70,53 @@ def purge(
     """
     session = Session(config)
     if truncate_log:
+        # The checkpoint (C1, C2) comes first: only files of the log that it replaces may be removed.
         session.checkpoint()
     reported: dict[str, bool] = {}
     while True:
+        # What to remove is decided on this state of the log, and decided again if a later record contradicts it.
         ledger = session.ledger()
         head = ledger.seen
         found = leftovers(session)
         found += _log_files(session) if truncate_log else []
-        there, held = (
-            ([], set()) if now else _leased_files(session, found, progress)
-        )  # after the log was read, see `leased`
+        # The leases are read after the log. A reader writes its lease, then looks whether its version is still current. So
+        # this purge sees every lease on a version that was replaced before this state of the log.
+        there, held = ([], set()) if now else _leased_files(session, found, progress)
         due = [
             x for x in found if now or (x.place not in held and _is_due(x, config.forget.retention_hours, time.time()))
         ]
-        # Purges that began before and did not end: where nothing is left that they could take from a rollback, they may
-        # stand still for ever, or go on.
+        # Earlier purges that did not end forbid rollbacks. If this purge leaves no file that a rollback could need, they can
+        # take nothing from one any more, and this purge ends them.
         left = {x.place for x in found if x.kind in ROLLBACKS}.difference(x.place for x in due)
         over = [] if left else list(ledger.purging)
         if not due and not over:
             return _answer(due, len(found), ledger, sum(reported.values()))
         _check_whole(session, ledger)
         if due:
+            # The evidence (W8 to W10) is read from files that may be removed below, so it is written first.
             reported |= _report(session, progress, reported)
-        # Before anything is removed: a commit that comes after this record, decided before it, sees what it loses.
+        # The record `purging` (P1) comes before every removal (P2). A commit that was decided before it, and needs one of
+        # these files, finds the record after its head and is given up. So no version names a removed file.
         unnamed = [x.place for x in due if x.kind == UNNAMED]
         try:
             void = voids_purge({x.place for x in due})
             began = session.log.append(PURGING, {"unnamed": unnamed, "held": there}, after=head, void=void)
             break
-        except LogConflict:
+        except LogConflict:  # another purge, a version, or a request was faster, and may need one of these files
             continue
     if segments := [segment for x in due if (segment := segment_id(x.place)) is not None]:
+        # Readers of the log must know of the cut before a file is gone. Otherwise they would take it for damage.
         announce_cut(session.store, max(segments))
     with progress.task("purge", len(due)) as task:
         for item in due:
             if item.kind == REQUEST:
+                # A content is replaced, not removed. Its name stays taken, so that the id keeps its meaning.
                 _empty(session, item.place)
-            elif item.kind != EXPORT or _is_old(session, ledger, item.place):  # another may be in its place by now
+            elif item.kind != EXPORT or _is_old(session, ledger, item.place):  # a newer export may have the name by now
                 with contextlib.suppress(FileNotFoundError):
                     session.store.remove(item.place)
             task.advance()
+    # The record `purged` (P3) comes after all removals. If the purge dies before it, the next purge finds what is left.
     answer = _answer(due, len(found) - len(due), ledger, sum(reported.values()))
     session.log.append(PURGED, answer | {"ends": [*over, began.number]})
     session.checkpoint_if_due()
@@ -114,20 +124,22 @@ def purge(
 
 
 def _empty(session: Session, place: str) -> None:
-    """Replace the content of a request by what tells it from another one, and no more."""
+    """Replace the content of a request by a keyed digest, which only tells it from other contents."""
     try:
         content = json.loads(session.store.read(place))
-        if is_purged(content):  # another purge was here
+        if is_purged(content):  # another purge has done it
             return
         left = tombstone(content["body"].encode(), session.request_key())
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        left = {"purged": True}  # it was damaged: nothing can be told any more
+        left = {"purged": True}  # the content is damaged, so no digest of it can be made
     session.store.write(place, json.dumps(left).encode())
 
 
 def _leased_files(session: Session, found: Sequence[Leftover], progress: Progress) -> tuple[list[str], set[str]]:
-    """(the leases of readers and retrains, the files among `found` that these hold, or may); leases that have ended are
-    removed."""
+    """(the names of the leases, the places among `found` that they hold). Leases that have ended are removed.
+
+    A lease that cannot be read holds all files of older versions and superseded graphs.
+    """
     clock, there, held = time.time(), list[str](), set[str]()
     for name, (until, files) in read_leases(session).items():
         if until > clock:
@@ -145,7 +157,8 @@ def _leased_files(session: Session, found: Sequence[Leftover], progress: Progres
 
 
 def _report(session: Session, progress: Progress, tried: Collection[str]) -> dict[str, bool]:
-    """Write the evidence that is missing, without workers, except what was `tried`; whether each request now has it."""
+    """Write the missing evidence without workers, except of the requests in `tried`; returns whether each request now has
+    it."""
     ledger = session.ledger()
     missing = [request_id for request_id in ledger.unreported if request_id not in tried]
     add_evidence(session, [ledger.tickets[request_id].describe() for request_id in missing], progress=progress)
@@ -154,18 +167,20 @@ def _report(session: Session, progress: Progress, tried: Collection[str]) -> dic
 
 
 def _check_whole(session: Session, ledger: Ledger) -> None:
-    """Raise InputError where older files may be all that is left of a damaged version."""
+    """Raise InputError if a file of the current version is missing. The output is then damaged, and older files may be
+    needed to repair it."""
     version = ledger.current
     if version is None or (missing := session.missing_file(version)) is None:
         return
-    if session.ledger().current is version:  # else another purge took it, after another commit
+    # If another version is current by now, another purge may have removed the file rightly.
+    if session.ledger().current is version:
         raise InputError(missing_text(session.store, missing, version))
 
 
 def _log_files(session: Session) -> list[Leftover]:
-    """The files of the log that its checkpoint stands for and nobody looks up any more, oldest first."""
+    """The files of the log that its checkpoint replaces and that no evidence has to name any more, oldest first."""
     store = session.store
-    checkpoint = Session(session.config, store).log.checkpoint()  # as the next reader finds it
+    checkpoint = Session(session.config, store).log.checkpoint()  # a new session finds it as the next reader will
     if checkpoint is None:
         return []
     names = store.details(LOG)
@@ -176,18 +191,21 @@ def _log_files(session: Session) -> list[Leftover]:
     found, detail, newest = list[Leftover](), f"of what {checkpoint.name} stands for", 0.0
     for name in old:
         size, modified = names[name]
-        if segment_id(name) is not None:  # none counts as older than one before it: the log gets no holes
+        if segment_id(name) is not None:
+            # No segment counts as older than a segment before it. So the log is cut at one place and gets no holes.
             newest = modified = max(newest, modified)
         found.append(Leftover(name, LOG_FILE, detail, size, modified))
     return found
 
 
 def _is_due(item: Leftover, retention_hours: float, clock: float) -> bool:
+    """Whether a file is old enough to be removed. clock: the time now, in seconds since the epoch."""
     limit = max(retention_hours * 3600, UNDER_WAY_SECONDS if item.kind in (UNNAMED, LOG_FILE) else 0.0)
     return not limit or clock - item.modified >= limit
 
 
 def _answer(removed: Sequence[Leftover], kept: int, ledger: Ledger, reported: int) -> dict[str, Any]:
+    """What the command returns. kept: how many leftovers stay. reported: how many reports were written."""
     return {
         "removed_files": sum(x.kind != REQUEST for x in removed),
         "removed_bytes": sum(x.bytes for x in removed),

@@ -1,4 +1,5 @@
-"""The whole path on data it makes, with a retrained model and merely cut edges beside the unlearned one."""
+"""`quickstart`: run all steps on generated data, and compare the unlearned model with a retrained one, and with one from
+whose graph the interactions were only cut."""
 
 from __future__ import annotations
 
@@ -34,22 +35,22 @@ FORGOTTEN_SHARE = 0.01
 FORGOTTEN_USERS = 20
 RANDOM_PAIRS = 20_000
 ALIKE = 0.01
-"""AUCs that differ by less are not told apart: about the standard error of an AUC of the sample's 960 forgotten pairs."""
+"""AUCs that differ by less count as equal. It is about the standard error of an AUC of the sample's 960 forgotten pairs."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What each step returned."""
+    """The results of the steps, as the commands returned them."""
 
     ingested: dict[str, Any]
     trained: dict[str, Any]
     pretrained: dict[str, Any]
     forgotten: dict[str, Any]
-    """The request for interactions."""
+    """The answer to the request for interactions."""
     of_users: dict[str, Any]
-    """The request for whole users."""
+    """The answer to the request for whole users."""
     evaluated: dict[str, Any]
-    """After both."""
+    """The quality after both requests."""
 
 
 def quickstart(
@@ -58,7 +59,7 @@ def quickstart(
     """Make a sample, train, pre-train, forget 1% of the interactions and then some users, compare, and write a report.
 
     Raises:
-        InputError: `output` exists and holds something else than an earlier quickstart.
+        InputError: `output` exists, and what it holds is not an earlier quickstart.
     """
     folder = Path(output)
     data = folder / "data"
@@ -119,8 +120,12 @@ def quickstart(
 
 
 def passed(rows: dict[str, dict[str, Any]]) -> bool:
-    """The gate: quality at least 97% of the retrained model's, and the attack's AUC gone half to one and a half times the
-    way from the original's to the retrained model's (too far gives a pair away too), or within ALIKE of the latter."""
+    """Whether the unlearned model is good enough. rows: those of `compare`, by the name of the model.
+
+    Its Recall@20 must be at least 97% of the retrained model's. And its attack AUC must have moved by half to one and a half
+    of the difference between the original's and the retrained model's, because a pair that moved too far can be recognized
+    as well; or it must be within ALIKE of the retrained model's.
+    """
     quality = rows["unlearned"]["recall@20"] >= 0.97 * rows["retrained"]["recall@20"]
     before, after, target = (rows[name]["attack AUC"] for name in ("original", "unlearned", "retrained"))
     near = abs(after - target) <= ALIKE or 0.5 <= measures.gap_closed(before, after, target) <= 1.5
@@ -142,7 +147,7 @@ def _config(output: Path, sample: dict[str, Any], partitions: int, seed: int) ->
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier quickstart left, and nothing else."""
+    """Remove the files of an earlier quickstart, and nothing else."""
     import shutil
 
     for name in ("data", "compare", *FOLDERS):
@@ -150,7 +155,7 @@ def _clear(folder: Path) -> None:
 
 
 def _write_requests(train: str, request: Path, users_file: Path, seed: int) -> None:
-    """Write the two requests: some interactions at random, and some users."""
+    """Write the files of the two requests: a random share of the interactions, and some random users."""
     table = pq.read_table(train)
     draw = np.random.default_rng(seed + 1)
     count = int(FORGOTTEN_SHARE * table.num_rows)
@@ -176,13 +181,13 @@ def _make_probe(session: Session, request: Path, test_users: Any, test_items: An
 def _measure_cut(
     config: Config, request: Path, group: Any, probe: Probe, progress: Progress
 ) -> tuple[Measured, dict[str, Any]]:
-    """The scores after the edges were removed from the graph and nothing else was done, and the answer of `forget`."""
+    """Remove the edges from the graph and change nothing else; returns (what is measured then, the answer of `forget`)."""
     answer = forget(config, interactions=str(request), progress=progress, group=group, cut_only=True)
     return measure(config, group, probe), answer
 
 
 def _sections(steps: Steps, result: dict[str, Any], models: dict[str, Measured]) -> list[report.Section]:
-    """Of the page, with the figures."""
+    """The sections of the report page, with their tables and figures."""
     ingested, forgotten, of_users = steps.ingested, steps.forgotten, steps.of_users
     curve = steps.trained["curve"]
     probed = [entry for entry in curve if "recall@20" in entry]

@@ -1,4 +1,4 @@
-"""`residue`: where deleted data still lies, under the output and in the lake's tables. Read only."""
+"""`residue`: say where deleted data still lies, under the output and in the lake's tables. Nothing is removed."""
 
 from __future__ import annotations
 
@@ -31,14 +31,18 @@ LAKE, STATE, STORED = "lake rows", "older state of a table", "stored in the lake
 
 
 def residue(config: Config, request_id: str | None = None, *, progress: Progress = SILENT) -> dict[str, Any]:
-    """List what `purge --now` would remove, and count the rows of the lake's tables that name something forgotten: live
-    rows, rows of older states, and rows that only lie in files.
+    """List what `purge --now` would remove, and count the rows of the lake's tables that name something forgotten.
 
-    With a request's id only the lake is looked at, for what this request names, and its receipt is brought up to date: the
-    only thing that is written (`evidence.receipt.bring_up_to_date` says what is returned).
+    Three kinds of rows are counted: live rows, rows of older states, and rows that are only stored in files. What was
+    forgotten is known from the contents of requests that are not purged yet and, if its key is set, from the suppression
+    list. The answer contains no ids except those of requests.
 
-    What was forgotten is known from contents of requests that are not purged yet and, with its key, from the suppression
-    list. `not_read` says what could not be looked at. No id is in the answer, except those of requests.
+    With a request's id, only the lake is searched, for what this request names. Then the request's receipt is brought up to
+    date, which is the only thing that this command writes.
+
+    Returns:
+        `residues`, a list of {"place", "kind", "detail", "bytes" or "rows"}, and `not_read`, what could not be looked at
+        and why. With a request's id: what `evidence.receipt.bring_up_to_date` returns, and `residues`.
 
     Raises:
         InputError: the log is damaged, or the suppression list was made with another key; there is no such request, or it
@@ -66,7 +70,7 @@ def residue(config: Config, request_id: str | None = None, *, progress: Progress
             try:
                 table = current_uri(table, session.options)
                 rows = _count_rows(session, table, RowFilter(key, named, session.columns.time_unit), progress)
-            except (InputError, OSError):  # its message may name a file after an id
+            except (InputError, OSError):  # the message is not shown: a file in it may have an id in its name
                 why = "cannot be read as a table of interactions, or its times not compared with ranges that were forgotten"
                 not_read.append({"place": table, "why": why})
                 continue
@@ -84,7 +88,7 @@ def residue(config: Config, request_id: str | None = None, *, progress: Progress
 
 
 def _residues(parts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The places of older states and of files that hold rows."""
+    """The entries of `residues` for older states and for files that hold rows."""
     found = []
     for kind, part in ((STATE, parts["older"]), (STORED, parts["files"])):
         for place in part["places"]:
@@ -100,6 +104,7 @@ def _counted(missing: Mapping[str, Any]) -> str:
 
 
 def _receipt(session: Session, request_id: str, progress: Progress) -> dict[str, Any]:
+    """Search the lake for what one request names, and write the next state of its receipt."""
     ticket = session.ledger().tickets.get(request_id)
     if ticket is None:
         raise unknown_request(session.config, request_id)
@@ -108,7 +113,7 @@ def _receipt(session: Session, request_id: str, progress: Progress) -> dict[str,
             f"request {request_id} is {ticket.state.value}, and only what was carried out has a receipt. See `unlearnrec "
             f"status {request_id}`"
         )
-    key = signing_key(session.config)  # told before anything is read
+    key = signing_key(session.config)  # raises for a bad key, before the lake is read
     named = named_by(session, ticket, open_list(session.store))
     parts = look_at_lake(session, named, progress=progress)
     live = "name what the request named"
@@ -119,13 +124,14 @@ def _receipt(session: Session, request_id: str, progress: Progress) -> dict[str,
 def _forgotten(
     session: Session, suppression: SuppressionList | None, contents: Mapping[str, Ticket]
 ) -> tuple[bytes, Digests]:
-    """(a key, digests under it of all that is known to be forgotten and was not lifted)."""
+    """(a key, the digests with this key of all that is known to be forgotten and was not lifted from the suppression
+    list)."""
     key = suppression.key if suppression else secrets.token_bytes(32)
     named = no_digests()
     types, time = id_types(session), times(session)
     for place, ticket in contents.items():
         content = json.loads(session.store.read(place))
-        if is_purged(content):  # purged meanwhile
+        if is_purged(content):  # a purge was faster
             continue
         request = read_request(ticket.request_id, content["body"].encode())
         digests = digests_of(key, valid_entries(session, request, ticket), types, time.unit if time else None)
@@ -137,6 +143,11 @@ def _forgotten(
 
 
 def _count_rows(session: Session, table: str, names: RowFilter, progress: Progress) -> int:
+    """The number of live rows of a table that name something forgotten.
+
+    Raises:
+        InputError: it cannot be read as a table of interactions.
+    """
     rows, columns = 0, session.columns
     time = columns.time if names.needs_times else None
     with progress.task("rows read") as task:

@@ -1,4 +1,7 @@
-"""`retrain`: a new model with its encoder, as one version, while requests are carried out on the current one."""
+"""`retrain`: train a new model with its encoder, while requests are carried out on the current version.
+
+The model and the encoder become one version, so every version that a service sees can forget.
+"""
 
 from __future__ import annotations
 
@@ -30,37 +33,44 @@ def retrain(
     probe: Probe | None = None,
     group: WorkerGroup | None = None,
 ) -> dict[str, Any]:
-    """Train and pre-train, and commit both as one version, in which no request is undone that was carried out meanwhile.
+    """Train and pre-train, and commit both as one version. Requests that are carried out meanwhile are carried out on this
+    version too.
 
     Args:
         resume: go on from the last checkpoint of the same training, and from finished counterfactual runs.
         probe, group: as for `train`.
 
     Raises:
-        InputError: as `train` and `pretrain`; `purge --truncate-log --now` removed what the log said meanwhile.
-        RuntimeError: another training or a rollback was committed meanwhile, or a purge took what is needed.
+        InputError: as `train` and `pretrain`; or `purge --truncate-log --now` removed records that were needed.
+        RuntimeError: another training or a rollback was committed meanwhile, or a purge removed files that are needed.
         WorkerFailure: as `WorkerGroup.run`.
     """
     session = Session(config)
-    wants_around(config, config.backbone.model_dump())  # refused before anything is done
-    lake_graph(session)  # where there is none, nothing is written
+    wants_around(config, config.backbone.model_dump())  # raises for an impossible setting, before any work is done
+    lake_graph(session)  # raises if there is no graph, before anything is written
     started = time.perf_counter()
+    # The lease (Lt) comes before everything else. It holds the contents of requests and the log, because requests that are
+    # carried out from now on have to be read at the end, when a purge might have removed them.
     with Lease(session, session.versions.next_number(), [f"{REQUESTS}/*", f"{LOG}/*"]) as lease:
         head, graph = _lease_graph(session, lease)
         run = make_run(config, graph, Removal(), probe)
         prepare_run(session, graph, run, resume, progress)
+        # A training takes long. It ends early if a record since `head` already makes its result useless.
         look = at_intervals(lambda: check_still_valid(session.log.since(head), (), lease))
         try:
             with session.workers(group) as workers:
                 trained, curve = trained_version(session, workers, graph, run, progress, look)
+                # No version names the new files yet, so the lease has to hold them, those of each step before the next.
                 lease.add(trained.files)
                 encoder, files, pretrained = fit_encoder(session, trained, workers, progress, look)
                 lease.add(files)
                 manifest = with_encoder(trained, encoder, files).replaced(reason="train")
                 committed = commit_replayed(session, workers, head, manifest, progress, lease)
         except (InputError, FileNotFoundError, WorkerFailure):
-            check_still_valid(session.log.since(head), (), lease)  # where a purge took the file, it says so
+            # The cause may be a purge that removed the files. This check then raises an error that says so.
+            check_still_valid(session.log.since(head), (), lease)
             raise
+    # Only now: until the commit, `retrain --resume` needs the checkpoints and the runs.
     Checkpoints(session.store, run.folder).clear()
     clear_runs(session, trained)
     return training_result(committed, curve) | {
@@ -72,11 +82,14 @@ def retrain(
 
 
 def _lease_graph(session: Session, lease: Lease) -> tuple[int, IngestedGraph]:
-    """(the head of the log, the graph to train on then), whose files and checkpoints the lease holds from now on."""
+    """(the head of the log, the graph to train on). The lease holds the graph's files and checkpoints from now on."""
     while True:
-        head = session.log.head()  # before the graph is read: what is carried out from here on is not in it
+        # The head is read before the graph. A request that is carried out after this head may still have its data in the
+        # graph, and is carried out on the new model at the end.
+        head = session.log.head()
         graph = lake_graph(session)
         lease.add([*graph.files, training_folder(graph_key(graph), "*"), pretraining_folder(graph_key(graph), "*")])
-        # A purge looks at the log before the leases: none has taken the graph as superseded if it is not so now.
+        # A purge reads the log before the leases. If this graph is still the one to train on after the lease was written,
+        # no purge that missed the lease can have taken the graph for a superseded one.
         if lake_graph(session) == graph:
             return head, graph

@@ -1,5 +1,8 @@
-"""`serve`: the command on one machine. The loop has the main thread, because signals and Ray belong there; HTTP has one
-of its own. `serve_detached` does the same on a cluster."""
+"""`serve`: run the service on one machine.
+
+The loop runs in the main thread, because signals and Ray need that thread. HTTP runs in a thread of its own. The module
+`serve_detached` runs the service on a cluster.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,14 @@ if TYPE_CHECKING:
 def serve(
     config: Config, *, host: str | None = None, port: int | None = None, progress: Progress = SILENT
 ) -> dict[str, Any]:
-    """Serve until SIGTERM or SIGINT: the batch under way is finished, then the workers end. A second signal leaves the
-    batch; its requests stay accepted. While the storage is away, the start waits for it, as the loop does.
+    """Serve until SIGTERM or SIGINT. Then the batch under way is finished, and the workers end.
+
+    At a second signal the batch is not finished; its requests stay accepted. While the storage cannot be reached, the start
+    waits for it, as the loop does.
 
     Raises:
-        InputError: the packages of the extra are missing, a token is needed or too short, the port is taken, the key of
-            the callbacks is not set, or the output has no version.
+        InputError: a package of the extra `serve` is missing, a token is needed or too short, the port is taken, the key
+            of the callbacks is not set, or the output has no version.
     """
     try:
         import uvicorn
@@ -44,7 +49,7 @@ def serve(
     with (
         listen(host, config.serve.port if port is None else port) as listener,
         session.workers() as group,
-        stop_signals() as stopped,  # after Ray's own, which would end the process in the middle of a batch
+        stop_signals() as stopped,  # after Ray has set its own handlers, which would end the process during a batch
         open_service(session, WorkerEngine(session, group, progress)) as service,
     ):
         app = make_app(service, rules, callback_pattern(config.serve))
@@ -63,10 +68,10 @@ def serve(
 
 
 def admission_rules(settings: Settings, host: str) -> AdmissionRules:
-    """Who may call, with the tokens of the environment and of the file.
+    """The rules that say who may call the service and how often. The tokens come from the environment and from the file.
 
     Raises:
-        InputError: others than this machine could reach `host` and there is no token, or as `tokens.load_tokens`.
+        InputError: other machines could reach `host` and there is no token, or as `tokens.load_tokens`.
     """
     from ..http.admission import AdmissionRules, is_loopback
 
@@ -80,16 +85,16 @@ def admission_rules(settings: Settings, host: str) -> AdmissionRules:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket for HTTP; port 0 is a free one.
+    """A socket that listens for HTTP. With port 0, the system chooses a free port.
 
     Raises:
-        InputError: nobody can listen there.
+        InputError: it is not possible to listen there.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family)
-        # Its connections inherit this. asyncio sets it only on sockets that name their protocol, which these do not; without
-        # it the body of an answer waits for the client to acknowledge its head, 40 ms later.
+        # The socket's connections inherit this option. asyncio sets it only on sockets that name their protocol, and these
+        # do not. Without it, the body of an answer waits 40 ms until the client has acknowledged its head.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as error:

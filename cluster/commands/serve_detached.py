@@ -1,6 +1,6 @@
-"""`serve --detached` and `serve --stop`: put the coordinator and its HTTP side on a Ray cluster, and take them away.
+"""`serve --detached` and `serve --stop`: start the coordinator and its HTTP side on a Ray cluster, and end them.
 
-The HTTP side is an application of Ray Serve. It holds no state and no secret: tokens go to it as digests.
+The HTTP side is an application of Ray Serve. It has no state and no secrets: it gets only digests of the tokens.
 """
 
 from __future__ import annotations
@@ -28,27 +28,30 @@ from .serve import admission_rules
 
 NAMESPACE = "unlearnrec"
 CALLS = 64
-"""Calls that the coordinator answers at once, besides those that it answers from memory."""
+"""The number of calls that the coordinator answers at the same time, besides those that it answers from memory."""
 HTTP_CALLS = 1000
-"""Calls that the HTTP side holds at once while they wait for the coordinator. Where there are more, `/healthz` waits too."""
+"""The number of calls that may wait in the HTTP side for the coordinator. If there are more, `/healthz` waits too."""
 QUIET = {"enable_access_log": False, "log_level": "CRITICAL"}
-"""How Ray Serve logs: without paths and tracebacks, which may hold ids of users."""
+"""The settings of Ray Serve's own log. It has no paths and no tracebacks, because these may contain ids of users."""
 READY_SECONDS = 300.0
+"""How long the start waits for the coordinator."""
 STOP_SECONDS = 600.0
+"""How long the stop waits for the batch under way."""
 
 
 def actor_name(output: str) -> str:
-    """The name of the coordinator of this output in the namespace `unlearnrec`, and of its application of Ray Serve."""
+    """The name of this output's coordinator in the namespace `unlearnrec`. Its application of Ray Serve has it too."""
     return f"unlearnrec-{hashlib.sha256(output.encode()).hexdigest()[:12]}"
 
 
 def start_detached(
     config: Config, *, host: str | None = None, port: int | None = None, progress: Progress = SILENT
 ) -> dict[str, Any]:
-    """Start to serve on the cluster at `cluster.address`; returns when it answers, or when something keeps it waiting.
+    """Start the service on the cluster at `cluster.address`. It returns when the service answers, or when a note has said
+    why the service still waits.
 
     Raises:
-        InputError: Ray Serve is not installed, there is no cluster, or it has no room; an actor serves this output
+        InputError: Ray Serve is not installed, there is no cluster, or the cluster has no room; an actor serves this output
             already, or another application answers under `serve.route_prefix`; a token is needed; or as `serve.serve`.
     """
     serve, make_app = _import_ray_serve()
@@ -92,7 +95,7 @@ def start_detached(
 
 
 def stop_detached(config: Config) -> dict[str, Any]:
-    """End the service that `start_detached` left: no new requests, the batch under way finished, then the workers.
+    """End the service that `start_detached` started: first its HTTP side, then, after the batch under way, its workers.
 
     Raises:
         InputError: Ray Serve is not installed, there is no cluster, or nothing serves this output there.
@@ -111,7 +114,8 @@ def stop_detached(config: Config) -> dict[str, Any]:
             serve.delete(name)
             if len(applications) == 1:
                 serve.shutdown()
-        # It is being restarted, and has no batch under way; or it hangs, and may be cut off anywhere like any process.
+        # On an error, the actor is being restarted and has no batch under way, or it hangs. It can be killed in both cases:
+        # like every process, it may die at any moment without harm.
         with contextlib.suppress(RayActorError, GetTimeoutError):
             call_actor(actor, STOP_SECONDS, Coordinator.stop)
         ray.kill(actor)
@@ -122,6 +126,11 @@ def stop_detached(config: Config) -> dict[str, Any]:
 
 
 def _import_ray_serve() -> tuple[Any, Any]:
+    """(the module `ray.serve`, the function `make_app`).
+
+    Raises:
+        InputError: Ray Serve is not installed.
+    """
     try:
         from ray import serve
 
@@ -132,7 +141,8 @@ def _import_ray_serve() -> tuple[Any, Any]:
 
 
 def _with_absolute_output(config: Config) -> Config:
-    """The actor has another working directory."""
+    """The configuration with absolute paths of the output and of the watched table, because the actor has another working
+    directory."""
     table = config.watch.table
     if table is not None and "://" not in table:
         table = os.path.abspath(table)
@@ -141,6 +151,11 @@ def _with_absolute_output(config: Config) -> Config:
 
 
 def _connect(config: Config) -> bool:
+    """Connect to the Ray cluster; returns whether this command has to disconnect at its end.
+
+    Raises:
+        InputError: the configuration names no running Ray.
+    """
     if not (ray.is_initialized() or config.cluster.address or os.environ.get("RAY_ADDRESS")):
         raise InputError(
             "cluster.address: a Ray that this command starts would end with it. Name a running one ('auto' finds the "
@@ -150,6 +165,7 @@ def _connect(config: Config) -> bool:
 
 
 def _refuse_second(config: Config, name: str) -> None:
+    """Raise InputError if an actor on this cluster serves the output already."""
     try:
         ray.get_actor(name, NAMESPACE)
     except ValueError:
@@ -161,9 +177,9 @@ def _refuse_second(config: Config, name: str) -> None:
 
 
 def _refuse_taken(prefix: str, name: str) -> None:
-    """Raise InputError for a path that another application has.
+    """Raise InputError if another application of Ray Serve has this path.
 
-    This is done before the actor starts: Ray Serve would refuse the path only when everything is loaded.
+    It is checked before the actor starts, because Ray Serve would refuse the path only after everything is loaded.
     """
     try:
         from ray.serve.context import _get_global_client  # no public call says which paths are taken
@@ -171,7 +187,7 @@ def _refuse_taken(prefix: str, name: str) -> None:
         client = _get_global_client(raise_if_no_controller_running=False)
         applications = client.get_serve_details()["applications"] if client is not None else {}
         prefixes = {other: details["route_prefix"] for other, details in applications.items()}
-    except (ImportError, AttributeError, KeyError, TypeError):  # another Ray, which will refuse it later
+    except (ImportError, AttributeError, KeyError, TypeError):  # another version of Ray; it refuses the path later
         return
     for other, taken in prefixes.items():
         if taken == prefix and other != name:
@@ -181,12 +197,14 @@ def _refuse_taken(prefix: str, name: str) -> None:
 
 
 def _refuse_without_room(config: Config) -> None:
+    """Raise InputError if the cluster has too few cores, GPUs or nodes for the workers."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if problem := placement_problem(nodes, worker_settings(config.cluster)):
         raise InputError(problem)
 
 
 def _start_actor(config: Config, name: str) -> Any:
+    """Start the coordinator as a detached actor, which Ray restarts if it dies. If its start fails, it is killed again."""
     from ..http.read_routes import MEMORY_THREADS
 
     options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": -1, "num_cpus": 0}
@@ -194,7 +212,7 @@ def _start_actor(config: Config, name: str) -> Any:
     actor_class = remote(concurrency_groups={MEMORY: MEMORY_THREADS})(Coordinator)
     try:
         actor = actor_class.options(**options, max_task_retries=0, max_concurrency=CALLS).remote(config)
-    except ValueError:  # somebody else was faster
+    except ValueError:  # another command has just started an actor of this name
         _refuse_second(config, name)
         raise
     try:
@@ -206,7 +224,8 @@ def _start_actor(config: Config, name: str) -> Any:
 
 
 def _wait_until_ready(service: ServiceInterface, progress: Progress) -> None:
-    """Wait until recommendations are answered, or something keeps the coordinator waiting; it then tries again by itself."""
+    """Wait until the coordinator answers recommendations. If something blocks it, a note says what; it goes on trying by
+    itself."""
     end = time.monotonic() + READY_SECONDS
     while (health := service.health())["status"] != "ok" and time.monotonic() < end:
         if health["blocked"]:
@@ -216,6 +235,7 @@ def _wait_until_ready(service: ServiceInterface, progress: Progress) -> None:
 
 
 def _free_port(host: str) -> int:
+    """A port that is free now. Ray Serve needs a number and cannot choose one."""
     with socket.create_server((host, 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

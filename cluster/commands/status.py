@@ -1,4 +1,4 @@
-"""`status`: where requests are."""
+"""`status`: say how far requests have come."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from ..output.session import Session
 
 
 def status(config: Config, request_id: str | None = None) -> dict[str, Any]:
-    """Where a request is: its status and phase, and the version that has it. Without an id: all without an answer.
+    """The status of a request, with its phase and the version that it made. Without an id: all requests that have no answer
+    yet.
 
     Raises:
-        InputError: no such request.
+        InputError: there is no such request.
     """
     ledger = Session(config).ledger()
     now, deadline = time.time(), config.forget.deadline_hours * 3600

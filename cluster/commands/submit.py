@@ -1,7 +1,7 @@
-"""`unlearnrec submit`: the same command as a job on a Ray cluster (docs/jobs.md).
+"""`submit`: run a command as a job on a Ray cluster (docs/jobs.md).
 
-What can be checked here is checked before anything is sent: the command line, the configuration, and that neither names
-a place on this machine. Then a wheel of this package and the --config file travel; nothing else does.
+Before anything is sent, the command line and the configuration are checked, and that neither names a place on this machine.
+Only a wheel of this package and the file of --config are sent.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from ..jobs import job_server, wheel
 from ..reporting.progress import SILENT, Progress
 
 GATE_FAILED = 3
+"""The exit code of a command that did its work and did not pass, such as a `forget` that missed its gate."""
 NO_CONFIG_NEEDED = ("doctor",)
 """Commands that take a configuration and also work without one."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A checked command: the shell line that runs it on the cluster, and the configuration file to ship with it."""
+    """A checked command: the shell line that runs it on the cluster, and the configuration file to send with it."""
 
     entrypoint: str
     config_file: Path | None
@@ -39,10 +40,11 @@ class Job:
 def plan_job(arguments: Sequence[str], commands: Mapping[str, Any]) -> Job:
     """Check a command line and turn it into a job.
 
-    commands: by name, the commands that there are, whose parsers check the arguments.
+    commands: all commands by name. Their parsers check the arguments.
 
     Raises:
-        InputError, or typer's usage error: as the command itself would here; or it names a place on this machine.
+        InputError: the command line or the configuration is wrong, or names a place on this machine.
+        click.UsageError: the command's own parser refuses the arguments.
     """
     if not arguments or arguments[0].startswith("-"):
         raise InputError("submit: give the command after `--`, such as: unlearnrec submit -- train --config FILE")
@@ -59,12 +61,12 @@ def plan_job(arguments: Sequence[str], commands: Mapping[str, Any]) -> Job:
 
 
 def entrypoint(arguments: Sequence[str]) -> str:
-    """The job's shell line. Console scripts are not on a job's PATH, hence `python -m`."""
+    """The shell line of the job. It uses `python -m`, because console scripts are not on the PATH of a job."""
     return shlex.join(["python", "-m", "unlearnrec", *arguments])
 
 
 def with_config(arguments: Sequence[str], file: Path | None) -> list[str]:
-    """The arguments with `--config` naming the file as it lies in the job's folder: by its name alone."""
+    """The arguments with only the file's name after `--config`, because the file lies in the job's working folder."""
     result = list(arguments)
     for place, argument in enumerate(arguments):
         if file is None or not argument.startswith(("--config", "-c")):
@@ -77,12 +79,12 @@ def with_config(arguments: Sequence[str], file: Path | None) -> list[str]:
 
 
 def is_local(path: str) -> bool:
-    """Whether a path means a place that only this machine's working directory defines."""
+    """Whether a path is relative, and so has a meaning only in this machine's working directory."""
     return "://" not in path and not os.path.isabs(path)
 
 
 def refuse_local_places(config: Config) -> None:
-    """Raise InputError for a relative path in the configuration: it would be looked for in the job's own folder."""
+    """Raise InputError for a relative path in the configuration, because the job would look for it in its own folder."""
     places = {
         "interactions": config.interactions,
         "test_interactions": config.test_interactions,
@@ -96,8 +98,11 @@ def refuse_local_places(config: Config) -> None:
 
 
 def refuse_local_options(parameters: Sequence[Any], values: Mapping[str, Any]) -> None:
-    """Raise InputError for a relative path in an option that takes a file or a folder, and for ids in the place of a file of
-    ids: Ray lists the command lines of its jobs. `--config` is shipped."""
+    """Raise InputError for a relative path in an option that takes a file or a folder, and for ids in the place of a file.
+
+    Ids are refused because Ray shows the command lines of its jobs to everybody. The file of `--config` is sent, so its
+    path may be relative.
+    """
     for parameter in parameters:
         metavar = parameter.metavar or ""
         given = values.get(parameter.name)
@@ -144,13 +149,15 @@ def submit(
     wait: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Submit a command as a job; with `wait`, follow its log on stderr until it ends. commands: as for `plan_job`.
+    """Submit a command as a job. With `wait`, show the job's log on stderr until the job ends.
+
+    commands: as for `plan_job`. address: of the job server; None: as `job_server.choose_address` says.
 
     Returns:
-        `job_id`, `status`, `address`; with `wait` also `ok` and, where it is known, the command's own `exit_code`.
+        `job_id`, `status` and `address`; with `wait` also `ok` and, if it is known, the command's own `exit_code`.
 
     Raises:
-        InputError: as `plan_job`; no job server answers at the address, or it wants another token.
+        InputError: as `plan_job`; or no job server answers at the address, or it wants another token.
     """
     job = plan_job(arguments, commands)
     where = job_server.choose_address(address, os.environ)
@@ -170,7 +177,11 @@ def submit(
 
 
 def runtime_env(job: Job, server_mode: str | None, folder: Path, progress: Progress) -> dict[str, Any]:
-    """What the job gets: the wheel as a Python module, its folder, and the cluster's own mode of authentication."""
+    """Ray's runtime environment of the job: the wheel as a Python module, the working folder with the configuration, and the
+    cluster's own mode of authentication.
+
+    folder: where the wheel and the working folder are made. server_mode: the cluster's mode; None: it is not known.
+    """
     env: dict[str, Any] = {}
     root = wheel.source_folder()
     if root is not None:
@@ -182,6 +193,6 @@ def runtime_env(job: Job, server_mode: str | None, folder: Path, progress: Progr
         shutil.copy(job.config_file, folder / "job" / job.config_file.name)
         env["working_dir"] = str(folder / "job")
     if server_mode is not None:
-        # A driver that looks for "auto" and finds a token on its machine would otherwise turn authentication on by itself.
+        # Otherwise a driver that connects to "auto" turns authentication on by itself if it finds a token on its machine.
         env["env_vars"] = {job_server.MODE: server_mode}
     return env

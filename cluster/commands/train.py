@@ -1,4 +1,4 @@
-"""`train`: the backbone, from the graph to train on to a committed version."""
+"""`train`: train the backbone on the graph and commit the result as a version."""
 
 from __future__ import annotations
 
@@ -47,17 +47,20 @@ def train(
 
     Args:
         resume: continue from the last checkpoint of the same run, if there is one.
-        without: files of what to leave out, as in `forget --requests` (other columns are ignored): the counterfactual.
-        probe: measure quality during training.
-        group: workers that run already; else they are started and ended here.
+        without: files that name what to leave out, in the form of `forget --requests`; other columns are ignored. The
+            result is a counterfactual.
+        probe: measure the quality during training.
+        group: workers that run already; None: workers are started and ended here.
 
     Raises:
-        InputError: as `lake_graph`; a file of `without` is bad.
-        RuntimeError: another version was committed meanwhile, by a request or a command; told a few seconds later.
+        InputError: as `lake_graph`; or a file of `without` is bad.
+        RuntimeError: another version was committed meanwhile by a request or a command. The training ends a few seconds
+            after that commit.
         WorkerFailure: as `WorkerGroup.run`.
     """
     session = Session(config)
-    head = session.log.head()  # before the graph is read: whatever is committed from here on is a conflict
+    # The head is read before the graph. A commit after this head is then a conflict, and no version overwrites another.
+    head = session.log.head()
     graph = lake_graph(session)
     removal, unknown = _left_out(session, graph, without)
     run = make_run(config, graph, removal, probe)
@@ -65,6 +68,7 @@ def train(
     overtaken = voids_training(graph, session.versions.current())
 
     def look() -> None:
+        """Raise RuntimeError if a record since `head` makes the result useless."""
         if any(map(overtaken, session.log.since(head))):
             raise RuntimeError(OVERTAKEN)
 
@@ -72,19 +76,25 @@ def train(
         with session.workers(group) as workers:
             manifest, curve = trained_version(session, workers, graph, run, progress, at_intervals(look))
     except (InputError, FileNotFoundError, WorkerFailure):
-        look()  # where a purge took the graph behind another version, it says so
+        look()  # if a purge removed the graph after another commit, this raises an error that says so
         raise
+    # All files are written. The record of the commit is the last write, and makes them count.
     try:
         committed = session.versions.commit(manifest, after=head)
     except LogConflict as error:
         raise RuntimeError(OVERTAKEN) from error
+    # Only now: until the commit, `train --resume` needs the checkpoints.
     Checkpoints(session.store, run.folder).clear()
     removed = graph.interactions - committed.graph.interactions
     return training_result(committed, curve) | {"removed_interactions": removed, "unknown_ids": unknown}
 
 
 def _left_out(session: Session, graph: Graph, files: Sequence[str]) -> tuple[Removal, int]:
-    """What the files leave out, and how many of their ids the graph does not know."""
+    """(what the files of `without` leave out, the number of their ids that are not in the graph).
+
+    Raises:
+        InputError: a file is bad, or the files name nothing in the graph.
+    """
     if not files:
         return Removal(), 0
     maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
@@ -95,7 +105,7 @@ def _left_out(session: Session, graph: Graph, files: Sequence[str]) -> tuple[Rem
             raise InputError(f"--without {file}: a time range: {why}")
     parts = [one.removal for one in found]
     if any(one.timed.any() for one in found):
-        # Interactions that lose all of their events; the others stay, as they do in `forget`.
+        # Interactions that lose all of their events in the time ranges are removed. Others stay, as in `forget`.
         whole = effect(find_stored(session.store, graph, requests)[1], found, graph.items)
         parts.append(Removal(pair_users=whole.users, pair_items=whole.items))
     removal = Removal(
@@ -110,7 +120,11 @@ def _left_out(session: Session, graph: Graph, files: Sequence[str]) -> tuple[Rem
 
 
 def _read_left_out(session: Session, file: str) -> Request:
-    """What a file names; here every row must mean something."""
+    """What a file of `without` names.
+
+    Raises:
+        InputError: a row is invalid. Unlike in `forget`, no row is skipped.
+    """
     rows = read_rows(file, session.options, other_columns=True)
     for number, row in enumerate(rows, start=1):
         if isinstance(row, str):

@@ -1,4 +1,4 @@
-"""`status --verify`: the log, the contents of requests, their evidence and the current version against each other."""
+"""`status --verify`: check that the log, the contents of requests, their evidence and the current version agree."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ Check = dict[str, Any]
 
 
 def verify(config: Config, request_id: str | None = None) -> dict[str, Any]:
-    """Check one request, or all of them, and the current version. Read only.
+    """Check one request or all of them, and the current version. Nothing is written.
 
     Returns:
-        `ok` (every check is), `checks` ({name, ok, detail} each), and the keys of `status`: those of the request, or
-        `requests` (their number) and the current `version`. Where the log is broken, nothing else can be relied on, and
-        its check is the only one.
+        `ok` (whether every check passed), `checks` ({"name", "ok", "detail"} each), and for one request the keys of
+        `status`, for all of them `requests` (their number) and the current `version`. If the log is broken, its check is
+        the only one, because all others depend on the log.
 
     Raises:
-        InputError: no such request, or no log at all.
+        InputError: there is no such request, or no log.
     """
     session = Session(config)
     answer: dict[str, Any] = {"request_id": request_id, "status": None, "phase": None, "version": None}
+    # The log is checked first, as every other file is compared with it.
     try:
         records = session.log.records()
         ledger = session.ledger()
@@ -55,6 +56,7 @@ def verify(config: Config, request_id: str | None = None) -> dict[str, Any]:
     digests = {record.number: record.digest for record in records}
     reports = session.store.list(REPORTS)
     receipts, keys = by_request(reports), known_keys(config)
+    # A log whose beginning was removed may have had a purge there.
     purges = any(record.kind == PURGING for record in records) or records[0].number > 1
     for ticket in tickets:
         checks.append(_check(f"request {ticket.request_id}: content", *_content(session, ticket, purges)))
@@ -64,6 +66,7 @@ def verify(config: Config, request_id: str | None = None) -> dict[str, Any]:
         if (there := receipts.get(ticket.request_id, [])) or ticket.request_id in ledger.receipts:
             found = check_receipt(session.store, ledger, digests, ticket, there, keys)
             checks.append(_check(f"request {ticket.request_id}: receipt", *found))
+    # Files that the log does not know were put there by somebody else, and somebody might rely on them.
     if request_id is None:
         checks += _stray_reports(reports, ledger)
     if ledger.current:
@@ -72,6 +75,7 @@ def verify(config: Config, request_id: str | None = None) -> dict[str, Any]:
 
 
 def _extent(records: Sequence[Record]) -> str:
+    """Which records of the log are there, as a sentence."""
     kept = f"{len(records)} records, each continues the one before"
     if records[0].number == 1:
         return kept
@@ -79,7 +83,8 @@ def _extent(records: Sequence[Record]) -> str:
 
 
 def _checkpoint(session: Session, records: Sequence[Record]) -> Iterator[Check]:
-    """Whether the checkpoint that readers begin at is what the records come to, where all of them are there."""
+    """Check the checkpoint at which readers of the log begin. If all records are there, its state must be the one that
+    follows from them."""
     checkpoint = session.log.checkpoint()
     if checkpoint is None:
         return
@@ -100,7 +105,10 @@ def _check(name: str, ok: bool, detail: str) -> Check:
 
 
 def _content(session: Session, ticket: Ticket, purges: bool) -> tuple[bool, str]:
-    """purges: whether the log has one, or may have had."""
+    """Check the content of a request against its commitment in the log; returns (whether it is right, a sentence).
+
+    purges: whether the log has a record of a purge, or may have had one.
+    """
     place = session.ledger().content_name(ticket.request_id)
     try:
         content = json.loads(session.store.read(place))
@@ -126,7 +134,11 @@ def _content(session: Session, ticket: Ticket, purges: bool) -> tuple[bool, str]
 def _evidence(
     session: Session, digests: Mapping[int, str], ticket: Ticket, fixed: Mapping[str, Any] | None
 ) -> tuple[bool, str]:
-    """digests: of the records that are there, by number. fixed: as `Ledger.evidence`."""
+    """Check a request's evidence against the log; returns (whether it is right, a sentence).
+
+    digests: the SHA-256 of the records that are there, by number. fixed: the evidence's record, as in `Ledger.evidence`;
+    None if the log has none.
+    """
     request_id = ticket.request_id
     if fixed is None:
         return False, "the log has none. Run the same `forget` again to write it"
@@ -141,7 +153,7 @@ def _evidence(
     document = json.loads(session.store.read(report_name(request_id)))
     first = min(digests)
     for role, named in document["records"].items():
-        # For those that were removed behind a checkpoint, the report itself is all there is.
+        # A record that was removed from the log after a checkpoint cannot be compared any more.
         if named["number"] >= first and digests.get(named["number"]) != named["sha256"]:
             return False, f"{named['file']} ({role}) is not the record that {report_name(request_id)} names"
     if wrong := contradicted(document, ticket):
@@ -158,7 +170,7 @@ def _evidence(
 
 
 def _stray_reports(reports: Sequence[str], ledger: Ledger) -> Iterator[Check]:
-    """One check for each report of evidence, and each receipt, that the log knows nothing of."""
+    """A failed check for each report of evidence and each receipt that belongs to no request in the log."""
     committed = [ticket.request_id for ticket in ledger.tickets.values() if ticket.state is State.COMMITTED]
     known = {report_name(request_id, suffix) for request_id in committed for suffix in ("json", "html")}
     answered = {ticket.request_id for ticket in ledger.tickets.values() if ticket.final}
@@ -174,7 +186,7 @@ def _stray_reports(reports: Sequence[str], ledger: Ledger) -> Iterator[Check]:
 
 
 def _ingest_check(session: Session, ledger: Ledger, version: Manifest) -> Check:
-    """Whether what the next `train` begins from is what an `ingest` left."""
+    """Check that the graph from which the next `train` begins is one that the log has an ingest for."""
     try:
         found = ingested(session).ingest
         ok = found in ledger.ingests or found == version.lake_graph.ingest
@@ -190,7 +202,8 @@ def _ingest_check(session: Session, ledger: Ledger, version: Manifest) -> Check:
 
 
 def _file_checks(session: Session, version: Manifest) -> Iterator[Check]:
-    """One check for all files when they are as committed, else one for each that is not; and for the manifest's copy."""
+    """Check the files of a version, and the copy of its manifest. There is one check for all of them if they are as
+    committed, otherwise one for each file that is not."""
     files = version.lake_graph.files | version.files
     wrong = 0
     for place, entry in files.items():
@@ -207,7 +220,7 @@ def _file_checks(session: Session, version: Manifest) -> Iterator[Check]:
                 f"{place} {what}. Restore it from a backup, or train again",
             )
     place = manifest_name(version.version)
-    with contextlib.suppress(FileNotFoundError):  # made by the next commit
+    with contextlib.suppress(FileNotFoundError):  # a missing copy is no error: the next commit makes it
         try:
             same = json.loads(session.store.read(place)) == version.document()
         except ValueError:

@@ -1,5 +1,7 @@
-"""`watch`: deletions in a table of the lake become requests (docs/watching.md). They are accepted here, and carried out by
-`serve`."""
+"""`watch`: turn deletions in a table of the lake into requests (docs/watching.md).
+
+The requests are accepted here; `serve` carries them out.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,15 @@ def watch(
     from_now: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Follow `watch.table`: with `once` until everything new is in the log, else until SIGTERM or SIGINT.
+    """Follow `watch.table`, with `once` until everything new is in the log, otherwise until SIGTERM or SIGINT.
 
     Args:
-        from_version, from_now: set the cursor first, and leave out what changed before.
+        from_version, from_now: first set the cursor to this version, or to the present state; earlier changes are left out.
 
     Returns:
-        `requests` new in the log, those `repeated`, rows `skipped` and `invalid`, commits `behind` because too many requests
-        are open, and the `cursor`: the version (Delta) or snapshot (Iceberg) up to which everything is in the log. `ok` is
-        False where rows of a table of requests mean nothing.
+        The numbers of `requests` that are new in the log and of `repeated` ones, of rows that were `skipped` or `invalid`,
+        and of commits that are `behind` because too many requests are open; and the `cursor`, the version (Delta) or
+        snapshot (Iceberg) up to which everything is in the log. `ok` is False if rows of a table of requests are invalid.
 
     Raises:
         InputError: both ways to set the cursor are given, the output has no version, or as `Watcher.look`.

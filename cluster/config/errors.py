@@ -1,4 +1,4 @@
-"""From pydantic's errors to lines a user can act on: dotted path, the value, and what would be right there."""
+"""Turn pydantic's errors into lines for the user: the dotted path of the key, the value, and what would be right there."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pydantic import BaseModel, ValidationError
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """All that is wrong, one line each: `train.epochs: got 0, expected an integer >= 1`."""
+    """Everything that is wrong with a configuration, one line each: `train.epochs: got 0, expected an integer >= 1`."""
     schema = model.model_json_schema()
     lines = [_error_line(dict(entry), schema) for entry in error.errors()]
-    # One value may break several branches of a union (`int | None`): one line is enough.
+    # One value may violate several branches of a union (`int | None`). One line is enough for all of them.
     return "configuration: " + "\n  ".join(dict.fromkeys(lines))
 
 
 def _error_line(entry: dict[str, Any], schema: dict[str, Any]) -> str:
-    # Branches of a union stand in the location as pydantic's own words; only real keys and positions are the user's.
+    """The line for one of pydantic's errors. schema: the JSON schema of the whole configuration."""
+    # In a union, the location also contains pydantic's own names of the branches. The user wrote only keys and positions.
     path, node = _locate(entry["loc"], schema)
     dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     if entry["type"] == "extra_forbidden":
@@ -33,6 +34,7 @@ def _error_line(entry: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def _unknown_key(dotted: str, path: Sequence[str | int], schema: dict[str, Any]) -> str:
+    """The line for a key that does not exist, with the nearest name and all names of its section."""
     _, parent = _locate(path[:-1], schema)
     known = list(_section(parent, schema).get("properties", {}))
     close = difflib.get_close_matches(str(path[-1]), known, n=1)
@@ -41,18 +43,19 @@ def _unknown_key(dotted: str, path: Sequence[str | int], schema: dict[str, Any])
 
 
 def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The node itself, or the definition to which it refers."""
     reference = node.get("$ref")
     return schema["$defs"][reference.rsplit("/", 1)[1]] if reference else node
 
 
 def _section(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """The node, or the section that may stand there beside null."""
+    """The node, or, if the node is a union of a section and null, the section."""
     branches = [_resolve(branch, schema) for branch in node.get("anyOf", ())]
     return next((branch for branch in branches if "properties" in branch), _resolve(node, schema))
 
 
 def _locate(location: Sequence[str | int], schema: dict[str, Any]) -> tuple[list[str | int], dict[str, Any]]:
-    """The part of a location that the user wrote, and the schema's node there ({} for an unknown key)."""
+    """(the part of a location that the user wrote, the schema's node there). The node is {} for an unknown key."""
     path: list[str | int] = []
     node = schema
     for part in location:
@@ -67,7 +70,7 @@ def _locate(location: Sequence[str | int], schema: dict[str, Any]) -> tuple[list
 
 
 def _expected(node: dict[str, Any], schema: dict[str, Any]) -> str:
-    """What may stand there, in words, from the JSON schema."""
+    """What a node of the JSON schema allows, in words."""
     node = _resolve(node, schema)
     if "anyOf" in node:
         return " or ".join(_expected(branch, schema) for branch in node["anyOf"])

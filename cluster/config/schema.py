@@ -1,7 +1,7 @@
-"""The configuration: one frozen model per section, checked as a whole before any work starts.
+"""The configuration: one frozen model for each section. All of it is checked before any work starts.
 
-A key that does not exist, a value of the wrong type or outside its range is an `InputError` that names the dotted path,
-the value it got and what would be right. What may stand where is written once, in the field; messages are made from it.
+An unknown key, a value of the wrong type or a value outside its range is an `InputError`, which names the dotted path, the
+value and what would be right. The type and the range are written once, in the field; the messages are made from them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .yaml import parse_yaml, parse_yaml_value
 
 BackboneName = Literal["lightgcn", "ngcf", "sgl", "simgcl"]
 BACKBONES: tuple[str, ...] = get_args(BackboneName)
-"""The backbones that exist; the registry in `distributed/backbones` has the same names (a test holds them equal)."""
+"""The names of the backbones. The registry in `distributed/backbones` has the same names; a test checks that."""
 
 
 class Section(BaseModel):
-    """Frozen, strict (no `"3"` for 3), and closed: an unknown key is an error."""
+    """The base of all sections. They cannot be changed, do not convert types (`"3"` is not 3), and allow no unknown keys."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -32,28 +32,29 @@ class Section(BaseModel):
 
 
 class Columns(Section):
-    """Which columns of the table hold what."""
+    """The names of the columns of the table of interactions."""
 
     user: str = "user_id"
-    """The user's id: integers or strings."""
+    """The column of the users' ids, which are integers or strings."""
     item: str = "item_id"
-    """The item's id: integers or strings."""
+    """The column of the items' ids, which are integers or strings."""
     time: str | None = None
-    """When the event happened, if the table says so: timestamps (without a zone: UTC), dates, or whole numbers. Kept with
-    the graph, so that `forget` can take time ranges."""
+    """The column with the times of the events, if there is one: timestamps (UTC if they have no zone), dates or whole
+    numbers. The graph keeps the times, so that `forget` can take time ranges."""
     time_unit: Literal["s", "ms", "us", "ns"] | None = None
-    """Of a time column of numbers, since 1970. Null: `since` and `until` must be numbers as well."""
+    """The unit of a time column of numbers, which count from 1970. null: `since` and `until` must be numbers too."""
     value: str | None = None
-    """A number such as a rating or a count; rows where it is null or not positive are not interactions."""
+    """A column of numbers such as ratings or counts. A row whose value is null or not positive is no interaction."""
 
 
 class Storage(Section):
-    """How s3:// is reached. Credentials come from the provider's usual chain, never from here."""
+    """How s3:// places are reached. Credentials come from the provider's usual chain, never from the configuration."""
 
     endpoint_url: str | None = None
-    """For stores other than AWS, such as MinIO: http://host:port. With a path after it only `output` can lie there: tables
-    are read without one."""
+    """The address of a store other than AWS, such as MinIO: http://host:port. If it has a path, only `output` can be in
+    that store, because tables are read without the path."""
     region: str | None = None
+    """The region of the buckets."""
     anonymous: bool = False
     """Read public buckets without credentials."""
 
@@ -67,21 +68,23 @@ class Storage(Section):
 
 
 class Cluster(Section):
-    """Where the workers run and how many there are: one worker holds one partition."""
+    """Where the workers run, how many they are, and what they need. Each worker has one partition."""
 
     address: str | None = None
-    """Of a running Ray; null starts one on this machine, "auto" finds the one that is there."""
+    """The address of a running Ray. null: one is started on this machine. "auto": the one on this machine is used."""
     partitions: int = Field(2, ge=1, le=1024)
+    """The number of partitions of the graph, and so of workers."""
     cpus_per_worker: int = Field(1, ge=1)
-    """What each worker asks Ray for."""
+    """The number of CPU cores that each worker asks Ray for."""
     gpus_per_worker: float = Field(0, ge=0)
-    """0: workers use no GPU. A worker uses one; a part of one is enough for the only worker."""
+    """The number of GPUs that each worker asks Ray for. 0: workers use no GPU. No worker uses more than one. A fraction is
+    allowed only with one partition."""
     threads_per_worker: int | None = Field(None, ge=1)
-    """Torch threads in each worker; null means as many as `cpus_per_worker`."""
+    """The number of Torch threads in each worker. null: as many as `cpus_per_worker`."""
     collective_timeout_seconds: float = Field(60, gt=0)
-    """How long a worker waits for the others in one exchange before it gives the group up as broken."""
+    """How long a worker waits for the others in one exchange. After that it takes the group for broken."""
     max_rebuilds: int = Field(3, ge=0)
-    """How often a run rebuilds its worker group after a failure before it gives up."""
+    """How often a run rebuilds its group of workers after failures before it gives up."""
 
     @model_validator(mode="after")
     def _workers_share_no_gpu(self) -> Cluster:
@@ -94,11 +97,13 @@ class Cluster(Section):
 
 
 class Partitioning(Section):
-    """How nodes are dealt to partitions, and what travels between them."""
+    """How nodes are assigned to partitions, and what the partitions send each other."""
 
     strategy: Literal["metis", "hash", "file"] = "metis"
+    """`metis` cuts few edges, `hash` assigns each node by a hash of its id, `file` reads the owners from `assignment`."""
     halo: Literal["pull", "cover"] = "pull"
-    """`pull` sends rows and is bit-equal for any number of partitions; `cover` sends fewer (a minimum vertex cover)."""
+    """`pull` sends rows, and gives the same bits for any number of partitions. `cover` sends fewer rows or sums, by a
+    minimum vertex cover."""
     assignment: str | None = None
     """With strategy `file`: a Parquet file with the columns side ("user" or "item"), id and partition."""
 
@@ -115,116 +120,138 @@ class Partitioning(Section):
 
 
 class Backbone(Section):
-    """The recommender itself."""
+    """The recommender model."""
 
     name: BackboneName = "lightgcn"
+    """The model's name."""
     embedding_size: int = Field(64, ge=1, le=4096)
+    """The number of columns of a node's embedding."""
     num_layers: int = Field(3, ge=1, le=16)
+    """The number of layers of propagation."""
     length_power: float = Field(1.0, ge=0, le=1)
-    """Readouts keep this power of their length. 1 suits bpr; about 0.5 suits softmax, which only trains directions and
-    would leave the scores to popular items."""
+    """Each readout is scaled to this power of its length. 1 suits bpr. About 0.5 suits softmax, which trains only
+    directions; with 1, popular items would then have the highest scores."""
     negative_slope: float = Field(0.2, ge=0, lt=1)
-    """Of the LeakyReLU of ngcf; the others have none."""
+    """The negative slope of the LeakyReLU in ngcf. The other backbones do not use it."""
     edge_keep: float = Field(0.9, gt=0, le=1)
-    """Share of the edges that each view of sgl keeps."""
+    """The share of edges that each view of sgl keeps."""
     noise: float = Field(0.1, ge=0)
-    """Length of the noise that the views of simgcl add to each layer's rows."""
+    """The length of the noise that the views of simgcl add to each layer's rows."""
     ego: bool = False
-    """Whether the readout of simgcl has E0 itself in its mean, as that of lightgcn has. In the paper it has not; such a
-    model recommends better, and can be made to forget less well (docs/log.md)."""
+    """Whether the mean in the readout of simgcl includes E0, as in lightgcn. In the paper it does not. A model without E0
+    recommends better, and can be made to forget less well (docs/log.md)."""
     contrast_weight: float = Field(0.001, ge=0)
-    """Of the contrastive loss of sgl and simgcl. Small enough for bpr with few steps; with softmax 0.1 is better."""
+    """The weight of the contrastive loss of sgl and simgcl. The default suits bpr with few steps; 0.1 is better for
+    softmax."""
     contrast_temperature: float = Field(0.2, gt=0)
+    """The temperature of the contrastive loss of sgl and simgcl."""
 
 
 class Train(Section):
     """How the backbone is trained."""
 
     epochs: int = Field(30, ge=1)
+    """The number of epochs."""
     batch_size: int = Field(16384, ge=1)
-    """Interactions a step over all partitions. Every step costs a full propagation, so large batches pay."""
+    """The number of interactions in a step, over all partitions. Each step costs a full propagation, so large batches are
+    efficient."""
     learning_rate: float = Field(0.01, gt=0)
+    """The learning rate of the optimizer."""
     loss: Literal["bpr", "softmax"] = "bpr"
+    """The loss: bpr compares each interaction with one sampled item, softmax with many."""
     initial_deviation: float = Field(0.1, gt=0)
-    """Standard deviation of the embeddings before the first step."""
+    """The standard deviation of the embeddings before the first step."""
     l2: float = Field(1e-4, ge=0)
-    """Weight of the squared norm of the batch's embeddings."""
+    """The weight of the squared norm of the batch's embeddings."""
     softmax_temperature: float = Field(0.2, gt=0)
+    """The temperature of the loss softmax."""
     softmax_negatives: int = Field(2048, ge=1)
-    """Items sampled a step, the same for every interaction of the batch."""
+    """The number of items that the loss softmax samples in a step. They are the same for all interactions of the batch."""
     checkpoint_every: int = Field(5, ge=0)
-    """In epochs; 0 means never, and then a failure starts the training again."""
+    """The number of epochs between two checkpoints. 0: there are none, and after a failure the training starts again."""
     kernel: Literal["auto", "torch", "dgl"] = "auto"
-    """What sums over neighbours; `auto` is torch, the faster one wherever it was measured."""
+    """The kernel that sums over neighbours. `auto` is torch, which was faster wherever it was measured."""
 
 
 class Influence(Section):
-    """The Influence Encoder's shape."""
+    """The shape of the Influence Encoder."""
 
     num_layers: int = Field(3, ge=1, le=16)
+    """The number of layers of propagation, with pretrain.objective=published."""
     mlp_layers: int = Field(2, ge=1, le=16)
+    """The number of layers of the perceptrons."""
     around: bool | None = None
-    """Change rows around the touched nodes beside their own (objective counterfactual, backbones without dense weights). A
-    request then changes rows in all partitions. null: where a node's readout does not hold its own row, so that it could
-    not be changed otherwise: simgcl without backbone.ego (docs/encoder.md)."""
+    """Whether a request also changes rows around the touched nodes, which may be in all partitions. It needs the objective
+    counterfactual and a backbone without dense weights. null: only where a node's readout does not contain its own row and
+    could not be changed otherwise, as in simgcl without backbone.ego (docs/encoder.md)."""
 
 
 class Pretrain(Section):
     """How the Influence Encoder is trained."""
 
     epochs: int = Field(30, ge=1)
+    """The number of epochs."""
     learning_rate: float = Field(0.003, gt=0)
+    """The learning rate of the optimizer."""
     batch_size: int | None = Field(None, ge=1)
-    """Interactions a step: forgotten ones (counterfactual; null means 16 to 256, for about 50 steps an epoch) or positive
-    pairs (published; null 4,096)."""
+    """With the objective counterfactual: the number of forgotten interactions in a step; null: 16 to 256, for about 50 steps
+    in an epoch. With published: the number of positive pairs in a step; null: 4,096."""
     objective: Literal["counterfactual", "published"] = "counterfactual"
-    """`counterfactual` learns from retrains without simulated requests; `published` is the paper's loss, which
-    overshoots with the defaults here: 1 epoch, 1.5e-4 and batches of 1,024 did best on MovieLens-1M (docs/log.md)."""
+    """`counterfactual` learns from retrains without simulated requests. `published` is the paper's loss. With the defaults
+    here it changes the scores too much; 1 epoch, a learning rate of 1.5e-4 and batches of 1,024 were best on MovieLens-1M
+    (docs/log.md)."""
     counterfactuals: int = Field(3, ge=1, le=64)
-    """How many retrains to learn from (objective counterfactual): with 3, one of each kind of simulated request."""
+    """With the objective counterfactual: the number of retrains. 3 are one for each kind of simulated request."""
     request_share: float = Field(0.05, gt=0, le=0.5)
-    """Share of all interactions that a simulated request leaves out, or the largest of them (counterfactual)."""
+    """The share of all interactions that a simulated request leaves out; with the objective counterfactual, that of the
+    largest one."""
     forget_weight: float = Field(1.0, ge=0)
-    """`a` of the published objective: low scores for forgotten pairs. The paper's are .1 to 1."""
+    """The weight `a` of the published objective, for low scores of forgotten pairs. The paper uses .1 to 1."""
     preserve_weight: float = Field(0.05, ge=0)
-    """`b` of the published objective: unchanged scores for the others, summed over a batch. The paper's are .001 to .05."""
+    """The weight `b` of the published objective, for unchanged scores of other pairs, summed over a batch. The paper uses
+    .001 to .05."""
     contrast_weight: float = Field(1e-4, ge=0)
-    """`c` of the published objective: the same influence when some of the request is dropped."""
+    """The weight `c` of the published objective, for the same influence when a part of the request is dropped."""
     edge_drop: float = Field(0.05, ge=0, lt=1)
-    """Share of the request's edges dropped for `contrast_weight`."""
+    """The share of the request's edges that is dropped for `contrast_weight`."""
     drift_budget: float = Field(0.05, gt=0, le=1)
-    """Share of the interactions forgotten since the encoder's pre-training above which `forget` calls it stale."""
+    """If more than this share of the interactions was forgotten since the pre-training, `forget` calls the encoder stale."""
 
 
 class Forget(Section):
-    """What happens around a deletion request."""
+    """How deletion requests are carried out."""
 
     fine_tune_steps: int = Field(0, ge=0)
-    """Training steps after the encoder's answer, on all partitions, in which only the touched rows move."""
+    """The number of training steps after the encoder has changed the rows. They run on all partitions and change only the
+    touched rows."""
     gate_gap_closed: float | None = Field(0.5, gt=0, le=1)
-    """Least share of the way from where trained pairs stand to where held-out ones do that forgotten pairs must go, and
-    the inverse of the most; null: not measured. This and the next two are checked on samples before the commit:
-    docs/forgetting.md, "The gate"."""
+    """How far the forgotten pairs must move from the standing of trained pairs to that of held-out pairs: at least this
+    share, and at most its inverse. null: it is not measured. This and the next two are measured on samples before the
+    commit (docs/forgetting.md, "The gate")."""
     gate_recall_loss: float | None = Field(0.05, gt=0, lt=1)
-    """Largest share of Recall on the test interactions that may be lost; null: not measured."""
+    """The largest share of Recall on the test interactions that may be lost. null: it is not measured."""
     gate_change: float | None = Field(2.0, gt=0)
-    """Largest change of a row, in units of the largest that pre-training saw; null: not measured."""
+    """The largest change of a row that is allowed, as a multiple of the largest change in pre-training. null: it is not
+    measured."""
     gate_fine_tune_steps: int = Field(50, ge=0)
-    """Training steps of the touched rows when the gate is missed, before it is looked at again; what still misses it is
-    given up. 0: none."""
+    """The number of training steps of the touched rows after the gate was missed. Then the gate measures again; if it is
+    still missed, the steps are given up. 0: there are none."""
     grace_seconds: float = Field(0, ge=0, le=2592000)
-    """How long a request waits, in which it can be cancelled and others join its version. With 0 the command `forget`
-    carries out its request at once; otherwise it only accepts it, for `serve` or for another `forget` after that time."""
+    """How long a request waits. In this time it can be cancelled, and other requests can join its version. With 0, the
+    command `forget` carries out its request at once. Otherwise it only accepts the request, and `serve` or a later `forget`
+    carries it out."""
     max_share: float = Field(0.2, gt=0, le=1)
-    """Of the interactions that a request, or all requests of a version together, may remove. A request above it is held
-    until somebody approves it. The default catches mistakes such as the wrong file; set it to what is usual for you."""
+    """The largest share of the interactions that a request, or all requests of a version together, may remove. A request
+    above it is held until somebody approves it. The default catches mistakes such as a wrong file; set it to what is usual
+    for you."""
     deadline_hours: float = Field(720, gt=0, le=87600)
-    """A request is overdue when it has no answer this long after its acceptance: 30 days, within the GDPR's month."""
+    """A request is overdue if it has no answer this long after its acceptance. The default is 30 days, within the month of
+    the GDPR."""
     retention_hours: float = Field(0, ge=0, le=87600)
-    """`purge` keeps older files with deleted data until they were written this long ago; `purge --now` does not."""
+    """`purge` keeps older files with deleted data until they have this age. `purge --now` does not."""
     lease_seconds: float = Field(600, gt=0, le=86400)
-    """`evaluate` and `export` hold the files of the version that they read, against `purge` but not `purge --now`, until
-    they end, or for this long."""
+    """`evaluate` and `export` hold the files of the version that they read until they end, but not longer than this. `purge`
+    leaves these files; `purge --now` does not."""
 
 
 def _as_tuple(value: Any) -> Any:
@@ -235,9 +262,10 @@ class Evaluate(Section):
     """How quality is measured."""
 
     k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), BeforeValidator(_as_tuple)] = (20,)
-    """Cut-offs of Recall and NDCG."""
+    """The cut-offs K of Recall@K and NDCG@K."""
     batch_users: int = Field(1024, ge=1)
-    """Users scored at once: memory is this many times the number of items, in float32."""
+    """The number of users that are scored at once. The scores take memory for this number times the number of items, in
+    float32."""
 
 
 def _callback_host(value: str) -> str:
@@ -259,56 +287,59 @@ CallbackHost = Annotated[str, AfterValidator(_callback_host)]
 
 
 class Serve(Section):
-    """The long-running service: who may ask, and how much at once."""
+    """The service: where it listens, who may call it, and how much at once."""
 
     host: str = Field("127.0.0.1", min_length=1)
-    """Where it listens. Anything but a loopback address needs a token."""
+    """The address at which the service listens. Every address except a loopback address needs a token."""
     port: int = Field(8080, ge=0, le=65535)
-    """0 takes a free one, which the log names."""
+    """The port of the service. 0: a free port is chosen, and a note on the screen names it."""
     token_variable: str = Field("UNLEARNREC_TOKEN", min_length=1)
-    """The environment variable that holds the bearer token; the token itself is never in the configuration."""
+    """The environment variable that holds the bearer token. The token itself is never in the configuration."""
     max_open_requests: int = Field(10000, ge=1)
-    """With so many accepted and not yet carried out, further ones are refused (429)."""
+    """The largest number of requests that are accepted and not yet carried out. Further ones are refused (429)."""
     max_batch: int = Field(100, ge=1)
-    """Most requests that share one version."""
+    """The largest number of requests that become one version together."""
     max_body_bytes: int = Field(1048576, ge=1024)
-    """Longest body of a request; longer ones are refused (413)."""
+    """The largest body of a call, in bytes. A longer one is refused (413)."""
     poll_seconds: float = Field(1.0, ge=0.05, le=60)
-    """How often the log is read for what other commands wrote."""
+    """The interval at which the log is read for records of other commands."""
     tokens_file: str | None = None
-    """A JSON file of more tokens: names, SHA-256 digests and scopes, no token itself (docs/serving.md)."""
+    """A JSON file with further tokens: their names, digests (SHA-256) and scopes, not the tokens (docs/serving.md)."""
     rate_per_second: float = Field(500, gt=0)
-    """Calls that each token (without tokens: each address) may make in the long run; more are refused (429)."""
+    """The number of calls in a second that each token may make in the long run; without tokens, each address. Further calls
+    are refused (429)."""
     burst: int = Field(1000, ge=1)
-    """Calls that it may make at once."""
+    """The number of calls that a token or an address may make at once."""
     callback_hosts: Annotated[tuple[CallbackHost, ...], BeforeValidator(_as_tuple)] = ()
-    """Where `status_callback_urls` may lead: HOST[:PORT] for https, http://HOST[:PORT] for plain http. Empty: nowhere."""
+    """The hosts to which `status_callback_urls` may lead: HOST[:PORT] for https, http://HOST[:PORT] for plain http. Empty:
+    none."""
     callback_attempts: int = Field(12, ge=1, le=50)
-    """Attempts to tell a receiver one state; the pauses between them double, from one second to an hour."""
+    """The number of attempts to tell a receiver one state. The pauses between them double, from one second to an hour."""
     detached: bool = False
     """Run as a detached actor of the Ray cluster at `cluster.address`, behind Ray Serve, until `serve --stop`."""
     route_prefix: Annotated[str, AfterValidator(_route_prefix)] = "/"
-    """With `detached`: the path under which Ray Serve answers for this output, another one for each application of a
-    cluster."""
+    """With `detached`: the path under which Ray Serve answers for this output. Each application of a cluster needs another
+    one."""
 
 
 class Watch(Section):
     """A table whose deletions become requests (docs/watching.md)."""
 
     table: str | None = None
-    """A Delta or Iceberg table. null: `serve` follows none, and the command `watch` follows `interactions`."""
+    """The Delta or Iceberg table to follow. null: `serve` follows none, and the command `watch` follows `interactions`."""
     kind: Literal["deletions", "requests"] = "deletions"
-    """`deletions`: what is deleted from it is to be forgotten. `requests`: its rows say what is (columns user_id, item_id,
-    since, until; and, if they are there, request_id and requester)."""
+    """`deletions`: what is deleted from the table is to be forgotten. `requests`: the rows of the table say what is to be
+    forgotten. Its columns are user_id, item_id, since and until, and, if they are there, request_id and requester."""
     columns: Columns | None = None
-    """Which of its columns hold what, with `deletions`; null: as those of `interactions` (the section `columns`)."""
+    """With `deletions`: the names of the table's columns. null: the same as for `interactions` (the section `columns`)."""
     whole_users: bool = True
-    """A user without a row left is forgotten as a user, whom the suppression list then keeps out of every ingest. false:
-    only the interactions that were deleted are; for tables from which old rows are dropped."""
+    """Whether a user who has no row left is forgotten as a user. The suppression list then keeps the user out of every
+    ingest. false: only the deleted interactions are forgotten, which suits tables from which old rows are dropped."""
     max_rows: int = Field(1000, ge=1, le=100000)
-    """Most users, interactions or events of one request, with `deletions`; a commit that deletes more makes several."""
+    """With `deletions`: the largest number of users, interactions or events in one request. A commit of the table that
+    deletes more makes several requests."""
     poll_seconds: float = Field(60, ge=0.05, le=86400)
-    """How often the table is looked at."""
+    """The interval at which the table is read."""
 
     @model_validator(mode="after")
     def _requests_have_columns_of_their_own(self) -> Watch:
@@ -321,34 +352,37 @@ class Watch(Section):
 
 
 class Evidence(Section):
-    """What is left to show of a request: its receipt, and how far the lake is looked at for it."""
+    """Receipts of requests: how they are signed, and how much of the lake is searched for them."""
 
     signing_key: str | None = None
-    """A file outside `output` with an Ed25519 private key (PEM), which signs receipts; the environment variable
-    UNLEARNREC_SIGNING_KEY may hold the PEM text instead. Null, and no variable: they are not signed, and say so."""
+    """A file outside `output` with an Ed25519 private key (PEM), which signs receipts. The environment variable
+    UNLEARNREC_SIGNING_KEY may hold the PEM text instead. Without both, receipts are not signed, and say so."""
     public_keys: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
-    """Files with public keys (PEM) whose signatures `status --verify` takes, beside the signing key's own: of keys that
-    signed before, or of a key that only another machine has."""
+    """Files with public keys (PEM) whose signatures `status --verify` accepts besides that of the signing key: those of
+    earlier keys, or of a key that only another machine has."""
     max_files: int = Field(10000, ge=1)
-    """Data files of a table that `residue` opens at most, the current ones first; a receipt says how many were left out."""
+    """The largest number of data files of a table that `residue` opens, the current ones first. A receipt says how many were
+    left out."""
     max_states: int = Field(100, ge=0)
-    """Older versions or snapshots of a table that `residue` opens at most, the newest first."""
+    """The largest number of older versions or snapshots of a table that `residue` opens, the newest first."""
 
 
 class DropList(Section):
-    """Where the identifiers of one list of DROP stand in your data: a column of their hashes, or of themselves."""
+    """Where the identifiers of one list of DROP are in your data: a column of their hashes, or of the identifiers."""
 
     table: str
-    """Any table that `interactions` could be: Parquet, CSV, Delta, Iceberg; a users' table, or one of hash and user."""
+    """A table of users with their identifiers or hashes, in any format that `interactions` may have: Parquet, CSV, Delta or
+    Iceberg."""
     user: str = "user_id"
-    """Its column of users' ids, as in `columns.user` of the interactions."""
+    """The table's column of users' ids, which are the same as those in `columns.user` of the interactions."""
     hash: str | None = None
-    """Its column of DROP's hashes (SHA-256): Base64, hexadecimal, or 32 bytes."""
+    """The table's column of DROP's hashes (SHA-256), as Base64, hexadecimal or 32 bytes."""
     keyed: bool = False
-    """The column holds HMAC-SHA256 of these hashes, under the key in `drop.key_variable`: a hash alone finds nobody."""
+    """Whether the column has HMAC-SHA256 of these hashes, with the key in `drop.key_variable`. Then nobody can be found by
+    a hash without the key."""
     value: str | None = None
-    """Instead of `hash`: its column of the identifiers, which are standardised and hashed as DROP does. Not for ndz and
-    namevin, whose names DROP folds by a table of its own."""
+    """Instead of `hash`: the table's column of the identifiers, which are standardised and hashed as DROP does it. Not for
+    ndz and namevin, because DROP converts their names by a table of its own."""
 
     @model_validator(mode="after")
     def _one_column(self) -> DropList:
@@ -362,7 +396,7 @@ class DropList(Section):
 
 
 class Drop(Section):
-    """California's DROP: how the hashes of a batch lead to users, and what else decides the codes (docs/drop.md)."""
+    """California's DROP: how users are found by the hashes of a batch, and what else decides the codes (docs/drop.md)."""
 
     email: DropList | None = None
     phone: DropList | None = None
@@ -371,17 +405,18 @@ class Drop(Section):
     ndz: DropList | None = None
     namevin: DropList | None = None
     key_variable: str = Field("UNLEARNREC_DROP_KEY", min_length=1)
-    """The environment variable that holds the key of `keyed` hashes; the key itself is never in the configuration."""
+    """The environment variable that holds the key of `keyed` hashes. The key itself is never in the configuration."""
     exempt: str | None = None
-    """A table of ids, column `user_id`: users all of whose data is exempt. They are not forgotten, and get code 2."""
+    """A table with the column `user_id`: users whose data is all exempt. They are not forgotten, and get code 2."""
     opted_out: str | None = None
-    """A table of ids, column `user_id`: users whom you have opted out of sale and sharing. An identifier of several users,
-    all of whom are in it, gets code 4."""
+    """A table with the column `user_id`: users whom you have opted out of sale and sharing. An identifier of several users
+    gets code 4 if all of them are in this table."""
     several: Literal["wait", "delete"] = "wait"
-    """What an identifier of several users means: `wait` forgets none of them (it may be of several people), `delete` takes
-    them for accounts of one person and forgets all."""
+    """What to do with an identifier of several users. `wait` forgets none of them, because they may be several people.
+    `delete` takes them for accounts of one person and forgets all of them."""
     nothing_held: Literal["wait", "deleted"] = "wait"
-    """The code of a user in your table of whom the model holds nothing: none; or 3, where you delete the rest yourself."""
+    """The code of a user in your table of whom the model has no data. `wait`: none. `deleted`: 3, if you delete the rest of
+    the user's data yourself."""
 
     @model_validator(mode="after")
     def _names_are_hashed(self) -> Drop:
@@ -394,19 +429,19 @@ class Drop(Section):
 
 
 class Config(Section):
-    """Everything a run depends on. Relative paths are relative to the working directory."""
+    """Everything on which a run depends. Relative paths are relative to the working directory."""
 
     interactions: str
-    """Table of interactions, local or s3://: Parquet or CSV (a file or a folder), a Delta table (`delta://PLACE` or its
-    folder) or an Iceberg table (`iceberg://CATALOG/NAMESPACE.TABLE` or its folder); `?version=`, `?snapshot=` or
-    `?timestamp=` behind it chooses a state (docs/lake.md)."""
+    """The table of interactions, local or on s3://: Parquet or CSV (a file or a folder), a Delta table (`delta://PLACE` or
+    its folder) or an Iceberg table (`iceberg://CATALOG/NAMESPACE.TABLE` or its folder). `?version=`, `?snapshot=` or
+    `?timestamp=` after it chooses a state (docs/lake.md)."""
     test_interactions: str | None = None
-    """Held-out interactions for `evaluate`: a table as `interactions`, with the same columns. Without `columns.value` every
-    row counts."""
+    """The table of held-out interactions for `evaluate`, with the same columns as `interactions`. If it has no column
+    `columns.value`, every row counts."""
     output: str
-    """Folder, local or s3://, that holds everything the run leaves."""
+    """The folder, local or on s3://, into which everything is written."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Same seed and data, same result."""
+    """The seed of all random draws. The same seed and data give the same result."""
     columns: Columns = Columns()
     storage: Storage = Storage()
     cluster: Cluster = Cluster()
@@ -424,10 +459,10 @@ class Config(Section):
 
 
 def parse_config(values: Mapping[str, Any]) -> Config:
-    """The configuration of these nested values.
+    """Check nested values and return them as a configuration.
 
     Raises:
-        InputError: a key is unknown or missing, a value has the wrong type or is out of range; names each one.
+        InputError: keys are unknown or missing, or values have the wrong type or are out of range. The message names each.
     """
     try:
         return Config.model_validate(dict(values))
@@ -439,11 +474,11 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     """The configuration of a YAML file with some values set on the command line.
 
     Args:
-        path: the file; None starts from the defaults, so that `interactions` and `output` must be among the overrides.
-        overrides: `section.key=value` each, the value written as YAML; later ones win.
+        path: the file. None: the defaults are taken, and `interactions` and `output` must be among the overrides.
+        overrides: texts `section.key=value` with the value in YAML. Later ones replace earlier ones.
 
     Raises:
-        InputError: the file is missing or no mapping, an override has no `=`, or as in `parse_config`.
+        InputError: the file is missing or is not a mapping, an override has no `=`, or as `parse_config`.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -467,7 +502,7 @@ def _set_override(values: dict[str, Any], override: str) -> None:
         raise InputError(f"{override!r} on the command line: expected section.key=value, such as train.epochs=10")
     place = values
     for depth, key in enumerate(keys[:-1], start=1):
-        # A section written as `train:` with nothing below it is None in YAML and means all defaults.
+        # A section written as `train:` with nothing below it is None in YAML, and means that all its keys have defaults.
         inner = place.get(key) or {}
         if not isinstance(inner, dict):
             raise InputError(f"{override!r} on the command line: {'.'.join(keys[:depth])} holds a value, not keys")
@@ -477,5 +512,5 @@ def _set_override(values: dict[str, Any], override: str) -> None:
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved configuration, every default written out; `load_config` reads it back as the same object."""
+    """The configuration as YAML with every default written out. `load_config` reads it back as an equal object."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,4 +1,4 @@
-"""YAML as people write configurations: `1e-3` is a number, and a key that stands twice is an error."""
+"""Read YAML as people write configurations: `1e-3` is a number, and a repeated key is an error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ...partitioning.errors import InputError
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML reads YAML 1.1, where `1e-3` is a string and the second of two equal keys silently wins."""
+    """A loader that differs from PyYAML's in two points. PyYAML reads YAML 1.1: there `1e-3` is a string, and of two equal
+    keys the second one replaces the first without an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -33,25 +34,26 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
-    """The mapping in `text`; an empty document is an empty one. `source` names it in messages.
+    """The mapping in `text`; {} for an empty document. source: the name of the text in messages.
 
     Raises:
-        InputError: not YAML, or not a mapping.
+        InputError: the text is not YAML, or not a mapping.
     """
     values = parse_yaml_value(text, source)
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise InputError(f"configuration {source!r}: expected `key: value` lines, got {type(values).__name__}")
-    # `train:` with every line below it commented out means that section's defaults, not the value null.
+    # `train:` with every line below it commented out means the defaults of that section, not the value null.
     return {key: value for key, value in values.items() if value is not None}
 
 
 def parse_yaml_value(text: str, source: str) -> Any:
-    """The value written as YAML in `text`, or behind the `=` of an override (then `source` is the whole override).
+    """The value that `text` has as YAML. source: the name of the text in messages; for the part of an override after its
+    `=`, the whole override.
 
     Raises:
-        InputError: not YAML; says where.
+        InputError: the text is not YAML. The message says where.
     """
     try:
         return yaml.load(text, Loader=_Loader)

@@ -1,7 +1,8 @@
-"""Two versions of an output as their files have them: what a committed request changed.
+"""Read two versions of an output back from their files, to see what a committed request changed.
 
-Everything is read back from the store; nothing comes from the memory that made the files. Codes: an interaction of user
-u and item i is u * items + i in rows of users, i * users + u in rows of items (dense ids; none of them gets into a report).
+Everything is read from the store. Nothing comes from the memory of the process that made the files. An interaction of user u
+and item i has the code u * items + i in rows of users, and i * users + u in rows of items. These are dense ids; no report
+contains one.
 """
 
 from __future__ import annotations
@@ -32,32 +33,36 @@ NONE: Ids = np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """Two versions as their files have them: 16 bytes an interaction, and as many again once something is looked up."""
+    """Two versions as they are in their files.
+
+    It takes 16 bytes of memory for each interaction, and 16 more when the codes are needed.
+    """
 
     before: Manifest
     after: Manifest
     affected: list[int]
+    """The partitions whose shard or rows are other files in the two versions."""
     old: dict[int, GraphShard]
-    """Shards of affected partitions before; empty when a purge has removed files of that version."""
+    """The shards of the affected partitions before; empty if a purge has removed files of that version."""
     new: list[GraphShard]
-    """All shards after; empty when a purge has removed files of that version."""
+    """All shards after; empty if a purge has removed files of that version."""
     rows: tuple[dict[int, int], list[int]]
-    """Rows of E0 in the files of `old` and of `new`."""
+    """The numbers of rows of E0 that belong to the shards in `old` and in `new`."""
     found: dict[str, dict[str, Any] | None]
-    """SHA-256 and bytes of files as they lie in the store, None for what is missing."""
+    """SHA-256 and size in bytes of each file that was looked for, as it is in the store; None if it is missing."""
     live: tuple[Ids, Ids]
-    """Dense ids of the users and items that the id maps of the new version have."""
+    """Dense ids of the users and the items in the id maps of the new version."""
     compared: tuple[Ids, Ids] = (NONE, NONE)
-    """Users and items with a row of E0 in affected partitions of both versions, as far as these are there."""
+    """Users and items that have a row of E0 in an affected partition in both versions, if the files are still there."""
     moved: tuple[Ids, Ids] = (NONE, NONE)
-    """Those of them whose rows are not the same bits."""
+    """The users and items in `compared` whose rows differ in at least one bit."""
 
     @classmethod
     def read(cls, store: Store, before: Manifest, after: Manifest) -> Change:
-        """Read both versions, as far as they are there.
+        """Read both versions, as far as their files are still there.
 
         Raises:
-            OSError: a file cannot be read, or goes in this moment.
+            OSError: a file cannot be read, or is removed at this moment.
             InputError: one of the id maps is damaged.
         """
         size = after.graph.partitions
@@ -66,6 +71,7 @@ class Change:
         found: dict[str, dict[str, Any] | None] = {}
 
         def get(name: str) -> bytes | None:
+            """The bytes of a file, whose hash and size are noted in `found`; None if it is missing."""
             try:
                 data = store.read(name)
             except FileNotFoundError:
@@ -75,12 +81,14 @@ class Change:
             return data
 
         def partition(names: Mapping[str, str]) -> tuple[GraphShard, Rows] | None:
+            """A partition's shard and rows of E0; None if one of the two files is missing."""
             shard, rows = get(names["shard"]), get(names["embeddings"])
             return None if shard is None or rows is None else (GraphShard.from_bytes(shard), load(rows)["e0"])
 
         old: dict[int, tuple[GraphShard, int] | None] = {}
         new: dict[int, tuple[GraphShard, int] | None] = {}
         rows = []
+        # One partition after the other: of the rows of E0 only their number and the comparison are kept.
         for k, (was, now) in enumerate(pairs):
             if k in affected:
                 first, second = partition(was), partition(now)
@@ -112,12 +120,12 @@ class Change:
 
     @property
     def has_before(self) -> bool:
-        """Whether what was looked for of the version before is still there."""
+        """Whether all files of the version before that were looked for are still there."""
         return _there(self.before, self.found)
 
     @property
     def has_after(self) -> bool:
-        """Whether what was looked for of the new version is still there."""
+        """Whether all files of the new version that were looked for are still there."""
         return _there(self.after, self.found)
 
     @property
@@ -127,11 +135,11 @@ class Change:
 
     @property
     def unchanged_files(self) -> int:
-        """Number of files that both versions name."""
+        """The number of files that both versions name."""
         return len(self.before.files.keys() & self.after.files.keys())
 
     def effects(self, store: Store, requests: Mapping[str, Request]) -> dict[str, Effect]:
-        """By request id, what it does to the version before; empty where files of one of the versions are gone."""
+        """What each request removes from the version before, by its id; empty if files of one of the versions are gone."""
         graph = self.before.graph
         if not requests or not (self.has_before and self.has_after):
             return {}
@@ -143,36 +151,38 @@ class Change:
 
     @cached_property
     def user_codes(self) -> list[Ids]:
-        """Codes in the rows of users of each shard, ascending."""
+        """The codes of the interactions in the rows of users of each shard, ascending."""
         return [_ascending(u * s.num_items + i) for s in self.new for u, i in (s.entries()[0],)]
 
     @cached_property
     def item_codes(self) -> list[Ids]:
-        """Codes in the rows of items of each shard, ascending."""
+        """The codes of the interactions in the rows of items of each shard, ascending."""
         return [_ascending(i * s.num_users + u) for s in self.new for u, i in (s.entries()[1],)]
 
     @cached_property
     def connected(self) -> tuple[Marks, Marks]:
-        """Which users stand in a row of an item, and which items in one of a user."""
+        """(which users are in a row of an item, which items are in a row of a user), by dense id."""
         rows = [[getattr(shard, f"{side}_neighbours") for shard in self.new] for side in ("item", "user")]
         return self._marks(0, rows[0]), self._marks(1, rows[1])
 
     @cached_property
     def with_rows(self) -> tuple[Marks, Marks]:
-        """Which users and which items have a row in a shard or an external id."""
+        """(which users, which items) have a row in a shard or an external id, by dense id."""
         nodes = [[getattr(shard, f"{side}_ids") for shard in self.new] for side in ("user", "item")]
         return self._marks(0, [*nodes[0], self.live[0]]), self._marks(1, [*nodes[1], self.live[1]])
 
     def _marks(self, side: int, parts: Sequence[npt.NDArray[np.integer]]) -> Marks:
+        """Which users (side 0) or items (side 1) are in one of the arrays of dense ids."""
         marks = np.zeros(self.after.graph.nodes(("user", "item")[side]), dtype=bool)
         for part in parts:
             marks[part] = True
         return marks
 
     def partitions(self) -> list[dict[str, Any]]:
-        """Rows and bytes of each affected partition, {"before", "after"} each (None where purged).
+        """The numbers of rows and bytes of each affected partition, as {"before", "after"}; None for a purged version.
 
-        `entries` counts an interaction in the row of its user and in that of its item, where that row lies here.
+        `entries` counts an interaction once for the row of its user and once for that of its item, if this partition has
+        that row.
         """
         lines = []
         for k in self.affected:
@@ -188,7 +198,8 @@ class Change:
         return lines
 
     def changed_files(self) -> list[dict[str, Any]]:
-        """Each file that only one of the versions names, as it lies in the store; by the manifest where it is gone."""
+        """Each file that only one of the versions names, with its hash and size in the store; those of the manifest if the
+        file is gone."""
         lines = []
         for when, version, other in (("before", self.before, self.after), ("after", self.after, self.before)):
             for name in sorted(version.files.keys() - other.files.keys()):
@@ -202,17 +213,20 @@ class Change:
 
 
 def _there(version: Manifest, found: Mapping[str, dict[str, Any] | None]) -> bool:
+    """Whether no file of the version that was looked for is missing."""
     return all(found[name] is not None for name in version.files.keys() & found.keys())
 
 
 def files_of_partition(version: Manifest, k: int) -> dict[str, str]:
-    """{"shard", "embeddings"}: the files of a partition in a version."""
+    """The names of a partition's files in a version, as {"shard", "embeddings"}."""
     return {"shard": version.graph.shard_files[k], "embeddings": version.model.embeddings[k]}
 
 
 def _compared(old: GraphShard, old_rows: Rows, new: GraphShard, new_rows: Rows) -> tuple[Ids, Ids, Ids, Ids]:
-    """Users and items that have a row in both, then those of them whose rows differ. None where there are rows without a
-    node: then nobody knows whose is which."""
+    """(users, items, moved users, moved items): the nodes that have a row in both versions, and those whose rows differ.
+
+    All are empty if the number of rows is not the number of nodes: then it is not known which row belongs to which node.
+    """
     if len(old_rows) != len(old.user_ids) + len(old.item_ids) or len(new_rows) != len(new.user_ids) + len(new.item_ids):
         return NONE, NONE, NONE, NONE
     found = []
@@ -230,7 +244,7 @@ def _joined(parts: Iterable[Ids]) -> Ids:
 
 
 def contains(codes: Ids, wanted: Ids) -> Marks:
-    """Which of `wanted` are in `codes` (ascending)."""
+    """Which of `wanted` [n] are in `codes`, which are ascending; bool [n]."""
     if not len(codes):
         return np.zeros(len(wanted), dtype=bool)
     return np.asarray(codes[np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)] == wanted)

@@ -1,4 +1,4 @@
-"""What is checked of a committed request, and how its pairs score now."""
+"""Check a committed request against the files of its version, and score its forgotten pairs with the new model."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ Ids = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
 
 SAMPLE = 10_000
-"""Removed interactions and deleted nodes looked up at most, and pairs of each kind scored at most."""
+"""The largest number of removed interactions, of deleted nodes, and of pairs of each kind that are looked up or scored."""
 
 REFERENCES = 100
-"""Pairs of each reference distribution at least: a request for one interaction is read against this many."""
+"""The least number of pairs in each reference distribution, so that even the score of a single forgotten pair can be
+compared."""
 
 UNKNOWN = "its content or files of the version before were purged, so what it removed is not known any more"
 UNKNOWN_BATCH = "the content of a request of this version, or files of the version before, were purged"
@@ -37,18 +38,23 @@ ALWAYS = (
     "rows of partitions",
     "removed interactions",
 )
-"""Checks that every report has."""
+"""The names of the checks that every report has."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""The quantiles of scores that a report states."""
 
 
 def checks_of(
     change: Change, pairs: tuple[Ids, Ids] | None, touched: tuple[Ids, Ids] | None, told: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The sampled verification: {name, ok, checked, of, detail} each; `ok` is None for what was left out.
+    """The checks of a committed request, on a sample where there is much to check.
 
-    pairs: the interactions that the request removed, None where that is not known any more. touched: the users and the
-    items that all requests of the version touched, likewise. told: the request's answer, whose counts they are compared
-    with.
+    Args:
+        pairs: the interactions that the request removed; None if that is not known any more.
+        touched: the users and items that all requests of the version touched; None if that is not known any more.
+        told: the request's answer, whose counts are compared with what the files say.
+
+    Returns:
+        {"name", "ok", "checked", "of", "detail"} for each check. `ok` is None for a check that was left out.
     """
     if not change.has_after:
         return [_not_checked(name, FILES_GONE) for name in ALWAYS]
@@ -64,6 +70,7 @@ def checks_of(
 
 
 def _pairs_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> dict[str, Any]:
+    """No removed interaction is in a row of any shard, and their number is the one of the answer."""
     users, items = (x[_sample(len(pairs[0]))] for x in pairs)
     num_users, num_items = change.after.graph.users, change.after.graph.items
     there = np.zeros(len(users), dtype=bool)
@@ -79,7 +86,11 @@ def _pairs_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> di
 
 
 def events_check(change: Change, effect: Effect, told: int | None) -> dict[str, Any]:
-    """Of interactions that lost some of their events: no more are left than should be, on either side, and no other."""
+    """Interactions that lost some of their events have only the events that should be left: their counts are not larger in
+    the rows of users or of items, and no other times of events are there.
+
+    told: the number of removed events in the answer.
+    """
     users, items, counts, times = effect.thinned
     num_users, num_items = change.after.graph.users, change.after.graph.items
     by_user, by_item = users * num_items + items, items * num_users + users
@@ -103,7 +114,7 @@ def events_check(change: Change, effect: Effect, told: int | None) -> dict[str, 
 
 
 def _nodes_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> dict[str, Any]:
-    """Ends of removed interactions that are nobody's neighbour any more: no row, no external id."""
+    """A user or item that lost its last interaction has no row and no external id any more."""
     gone = found = checked = 0
     for ends, connected, there in zip(pairs, change.connected, change.with_rows, strict=True):
         lost = np.unique(ends[~connected[ends]])
@@ -117,7 +128,7 @@ def _nodes_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> di
 
 
 def _rows_check(change: Change) -> dict[str, Any]:
-    """No row without a node: with it, a node that is in no shard has no row."""
+    """Each partition has as many rows of E0 as nodes. So a node that is in no shard has no row."""
     nodes = [len(shard.user_ids) + len(shard.item_ids) for shard in change.new]
     wrong = [k for k, count in enumerate(nodes) if change.rows[1][k] != count]
     detail = (
@@ -129,6 +140,7 @@ def _rows_check(change: Change) -> dict[str, Any]:
 
 
 def _files_check(change: Change) -> dict[str, Any]:
+    """The files of the version that were read have the SHA-256 and the size that the manifest names."""
     names = [name for name in change.found if name in change.after.files]
     wrong = [name for name in names if change.found[name] != _entry(change.after, name)]
     detail = f"not as committed: {', '.join(wrong)}" if wrong else "SHA-256 and size as committed"
@@ -136,8 +148,8 @@ def _files_check(change: Change) -> dict[str, Any]:
 
 
 def _untouched_check(change: Change) -> dict[str, Any]:
-    """Partitions that no answer of the version names: the same files, by name and by SHA-256 read back. With
-    `influence.around` every one may change."""
+    """Partitions that no answer of the version names have the same files as before, by name and by the SHA-256 of what was
+    read back. With `influence.around` every partition may change, so none is checked."""
     kinds, wrong, count = ("shard", "embeddings"), [], 0
     named = {k for answer in change.after.answers.values() for k in answer["affected_partitions"]}
     untouched = [k for k in range(len(change.new)) if k not in named and not change.around]
@@ -154,7 +166,7 @@ def _untouched_check(change: Change) -> dict[str, Any]:
 
 
 def _others_check(change: Change, touched: tuple[Ids, Ids] | None) -> dict[str, Any]:
-    """Rows of E0, in partitions that changed, of nodes that no request of the version touched: the same bits."""
+    """In changed partitions, nodes that no request of the version touched have the same bits in their rows as before."""
     name = "rows of others"
     if change.around:
         return _not_checked(name, "influence.around changes rows around those that a request touches")
@@ -174,14 +186,15 @@ def scores_of(
     requests: Mapping[str, tuple[Ids, Ids] | None],
     group: WorkerGroup | None,
 ) -> dict[str, dict[str, Any]]:
-    """Scores of each request's forgotten pairs by the new version, beside pairs that it was trained on and random
-    non-interactions.
+    """Scores of each request's forgotten pairs in the new version, and for comparison those of pairs that it was trained on
+    and of random pairs that are no interactions.
 
-    requests: as `pairs` of `checks_of`, by request id. All are scored in one call, and share their references.
+    requests: as `pairs` of `checks_of`, by request id. All pairs are scored in one call of the workers, and the requests
+    share the pairs for comparison. group: the workers; None: nothing is scored.
 
     Returns:
-        By request id: {"groups": [{pairs, n, mean, q05..q95}], "auc": {...}, "of": forgotten pairs with both ends}, or
-        {"left_out": reason}.
+        By request id: {"groups": [{"pairs", "n", "mean", "q05", ..., "q95"}], "auc": {...}, "of": the number of forgotten
+        pairs whose user and item are still there}, or {"left_out": the reason}.
     """
     if group is None:
         return _left_out(requests, "no workers were running when this report was written")
@@ -228,6 +241,7 @@ def _left_out(requests: Iterable[str], why: str) -> dict[str, dict[str, Any]]:
 
 
 def _summary(groups: Mapping[str, Scores]) -> dict[str, Any]:
+    """Mean and quantiles of each group of scores, and the AUC between each two groups. NaN scores are left out."""
     scores = {name: values[~np.isnan(values)] for name, values in groups.items()}
     lines: list[dict[str, Any]] = []
     for name, values in scores.items():
@@ -244,6 +258,7 @@ def _summary(groups: Mapping[str, Scores]) -> dict[str, Any]:
 
 
 def _trained(change: Change, count: int, draw: np.random.Generator) -> tuple[Ids, Ids]:
+    """At most `count` random interactions of the new version, (users, items) by dense id."""
     codes, num_items = np.concatenate(change.user_codes), change.after.graph.items
     chosen = codes[draw.choice(len(codes), min(count, len(codes)), replace=False)]
     return chosen // num_items, chosen % num_items
@@ -252,7 +267,8 @@ def _trained(change: Change, count: int, draw: np.random.Generator) -> tuple[Ids
 def _random(
     change: Change, forgotten: Sequence[tuple[Ids, Ids]], count: int, draw: np.random.Generator
 ) -> tuple[Ids, Ids]:
-    """Pairs of a user and an item that are there, neither in the graph nor forgotten; fewer where the graph is dense."""
+    """`count` random pairs of a live user and a live item that are neither interactions nor forgotten; fewer if the graph
+    is so dense that 20 draws do not find enough."""
     num_items = change.after.graph.items
     removed = np.sort(np.concatenate([users * num_items + items for users, items in forgotten]))
     found = np.empty(0, dtype=np.int64)
@@ -281,7 +297,8 @@ def _entry(version: Manifest, name: str) -> dict[str, Any] | None:
 
 
 def _sample(total: int) -> Ids:
-    """Places of at most `SAMPLE` of `total` things; all of them where they are fewer."""
+    """The positions of a random sample of at most SAMPLE among `total` things, ascending. The same total gives the same
+    sample."""
     if total <= SAMPLE:
         return np.arange(total)
     return np.sort(np.random.default_rng(total).choice(total, SAMPLE, replace=False))

@@ -1,7 +1,7 @@
-"""The lake's part of a receipt: the current state of each table, older states, and files that physically hold rows.
+"""The lake's part of a receipt: the current state of each table, its older states, and the files that hold rows.
 
-Everything is read, nothing is written or deleted. What is not looked at is said, with the reason. No user and no item is in
-the answer: places are shown without ids (`shown.py`).
+The lake is only read. The answer says what was not looked at, and why. It names no user and no item; places are shown
+without ids (`shown.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..requests.row_filter import RowFilter
 from .named import Named
 
 PLACES = 100
-"""Places that a part names at most."""
+"""The largest number of places that a part names."""
 UPLOAD = "unfinished upload"
 UNREADABLE = "cannot be read as a table of interactions, or its times not compared with ranges that were forgotten"
 LIVE = "live rows of the current state of each table, counted in its data files"
@@ -45,16 +45,21 @@ class _Part:
     """What was found for one part of a receipt."""
 
     how: str
+    """What was searched, as a phrase."""
     found: Counter[str] = field(default_factory=Counter)
+    """Counts by name."""
     places: list[dict[str, Any]] = field(default_factory=list)
     ends: list[datetime | None] = field(default_factory=list)
+    """For each place, when the table's settings remove it; None: never."""
     missing: list[Missing] = field(default_factory=list)
 
     def add(self, place: str, rows: int | None, until: datetime | None, **more: Any) -> None:
+        """Add a place that holds rows. rows: their number, None if unknown. until: as in `ends`. more: for the document."""
         self.ends.append(until)
         self.places.append({"place": place, "rows": rows, "until": _iso(until), **more})
 
     def document(self, seen_at: str) -> dict[str, Any]:
+        """The part as the receipt has it (`look_at_lake`)."""
         missing = _together(self.missing)
         there = any(place["rows"] for place in self.places)
         unseen = any(one.rows for one in self.missing)
@@ -71,7 +76,7 @@ class _Part:
 
 
 def unseen(why: str) -> dict[str, Any]:
-    """A part that nobody looked at."""
+    """The document of a part of the lake that was not looked at. why: the reason."""
     missing = [{"what": "the lake", "count": None, "why": why}]
     nothing: dict[str, Any] = {
         "gone": None,
@@ -88,10 +93,15 @@ def unseen(why: str) -> dict[str, Any]:
 def look_at_lake(
     session: Session, named: Named, *, stored_only: bool = False, progress: Progress = SILENT
 ) -> dict[str, dict[str, Any]]:
-    """The parts `current`, `older` and `files`, each with `gone` (None: not known), `seen_at`, `how`, `found` (counts),
-    `places`, `until` (null where nothing was found, or no setting of the table ever removes it) and `not_looked_at`.
+    """Search the tables of the lake for rows that are named.
 
-    stored_only: without the current state's files that have no deleted rows, whose rows are all alive.
+    stored_only: leave out files of the current state that have no deleted rows. All their rows are live, and `residue`
+    counts those by itself.
+
+    Returns:
+        The parts `current`, `older` and `files` of a receipt. Each has `gone` (True, False, or None if that is not known),
+        `seen_at`, `how`, `found` (counts), `places`, `places_left_out` (how many more there are), `until` (None if nothing
+        was found, or if no setting of the table ever removes it) and `not_looked_at`.
     """
     parts = {name: _Part(how) for name, how in zip(LAKE_PARTS, (LIVE, STATES, STORED), strict=True)}
     if named.unknown is not None:
@@ -106,11 +116,11 @@ def look_at_lake(
         for uri in uris:
             try:
                 place = current_uri(uri, session.options)
-                if place in done:  # two states of one table
+                if place in done:  # both settings name a state of the same table
                     continue
                 done.add(place)
                 history = look_back(uri, session.options, limits)
-            except (InputError, OSError):  # its message may name a file after an id
+            except (InputError, OSError):  # the message is not shown: a file in it may have an id in its name
                 for part in parts.values():
                     part.missing.append(Missing(uri, None, UNREADABLE))
                 continue
@@ -130,6 +140,7 @@ def _table(
     stored_only: bool,
     task: Task,
 ) -> None:
+    """Search one table, and add what is found to the parts."""
     uri, copies = history.table.uri, history.copies
     if stored_only:
         copies = [one for one in copies if one.kind != CURRENT or (one.live is not None and len(one.live))]
@@ -140,6 +151,7 @@ def _table(
     older.missing += history.missing_states
     files.missing += history.missing_files
     files.found["delete_markers"] += history.listing.delete_markers
+    # For each older state, the number of its named rows, and when the settings remove the files that hold them.
     live, states = 0, dict[int, tuple[int, list[datetime | None]]]()
     searched = _search(session, named, copies[: limits.files], parts, task)
     for copy, positions in searched:
@@ -172,7 +184,7 @@ def _table(
 def _search(
     session: Session, named: Named, copies: Sequence[Copy], parts: Mapping[str, _Part], task: Task
 ) -> Iterator[tuple[Copy, Positions]]:
-    """(file, positions of its rows that are named) of each that has any."""
+    """Search the files; yields (file, positions of its named rows) of each file that has such rows."""
     columns, times = session.columns, RowFilter(named.key, named.digests).needs_times
     ids, time_column = (columns.user, columns.item), columns.time if times else None
     wanted = None
@@ -181,7 +193,7 @@ def _search(
     if not any(named.digests.values()):
         return
     for copy in copies:
-        # A new one for each file: it remembers all ids that it has met.
+        # A filter remembers all ids that it has met, so each file gets a new one, and memory does not grow.
         rows = RowFilter(named.key, named.digests, columns.time_unit)
         task.advance(1)
         try:
@@ -196,7 +208,7 @@ def _search(
 
 
 def _absent(error: BaseException | None) -> bool:
-    """Whether the file is not there (any more): who removed it did what is asked for."""
+    """Whether an error means that the file is not there. That is no failure: a removed file holds no rows."""
     while error is not None:
         if isinstance(error, FileNotFoundError):
             return True
@@ -205,6 +217,8 @@ def _absent(error: BaseException | None) -> bool:
 
 
 def _left_out(copies: Sequence[Copy], why: str, parts: Mapping[str, _Part]) -> None:
+    """Note in each part how many of these files it should have looked at."""
+
     def say(part: str, which: Iterable[Copy]) -> None:
         if count := len(list(which)):
             parts[part].missing.append(Missing("data files", count, why))
@@ -215,6 +229,7 @@ def _left_out(copies: Sequence[Copy], why: str, parts: Mapping[str, _Part]) -> N
 
 
 def _uploads(history: History, uri: str, files: _Part) -> None:
+    """Add the unfinished uploads on S3 to the part of files. Their content cannot be read before they are finished."""
     uploads: Sequence[Stored] = history.listing.uploads
     for one in uploads:
         files.found["unfinished_uploads"] += 1
@@ -226,13 +241,14 @@ def _uploads(history: History, uri: str, files: _Part) -> None:
 
 
 def _state(pinned: Mapping[str, Any]) -> dict[str, Any]:
-    """Which state was current, as far as its format tells states apart."""
+    """What identifies the state that was current: version, snapshot or time, as the format of the table has them."""
     return {
         name: pinned[name] for name in ("format", "version", "snapshot", "timestamp") if pinned.get(name) is not None
     }
 
 
 def _together(missing: Iterable[Missing]) -> list[dict[str, Any]]:
+    """What was not looked at, with one entry for each kind and reason. Its count is None if one of the counts is unknown."""
     counts: dict[tuple[str, str], int | None] = {}
     for one in missing:
         known = counts.get((one.what, one.why), 0)

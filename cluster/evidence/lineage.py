@@ -1,7 +1,8 @@
-"""A request as an OpenLineage event: what was read, what was made, how much was removed. A plain object, no library.
+"""Describe a committed request as an OpenLineage event: what was read, what was made, and how much was removed.
 
-It says what the evidence and the manifest say, names no user and no item, and the same request gives the same event.
-docs/evidence.md; the schema of the run facet is docs/lineage/DeletionRequestRunFacet.json.
+The event is a plain object; no library is needed. It repeats what the evidence and the manifest say, and names no user and
+no item. The same request always gives the same event. See docs/evidence.md; the schema of the run facet is
+docs/lineage/DeletionRequestRunFacet.json.
 """
 
 from __future__ import annotations
@@ -24,18 +25,22 @@ DATASET_VERSION = (
 FACET = "unlearnrec_deletionRequest"
 FACET_SCHEMA = "urn:unlearnrec:lineage:1-0-0:DeletionRequestRunFacet#/$defs/DeletionRequestRunFacet"
 _RUNS = uuid.UUID("7a0e3b0c-5d2f-4b7e-9f0e-3f1c7a52c6d1")
-"""The namespace of run ids."""
+"""The namespace of the run ids, which are UUIDs of version 5."""
 
 COUNTS = ("removed_interactions", "removed_events", "deleted_users", "deleted_items", "touched_nodes")
+"""The counts of the report that the event repeats."""
 _PINNED = ("version", "snapshot", "timestamp")
+"""The keys by which a manifest may identify the state of a table, in order of preference."""
 
 
 def run_event(document: Mapping[str, Any], sha256: str, graph: Graph, output: str) -> dict[str, Any]:
-    """The event of a committed request.
+    """The OpenLineage run event of a committed request.
 
     Args:
-        document, sha256: its evidence, and the hash of that. graph: of the version that it made, for the table that was
-            ingested. output: where the output lies.
+        document: the request's evidence.
+        sha256: the hash of the evidence's file.
+        graph: the graph of the version that the request made; it names the table that was ingested.
+        output: the URI of the output.
     """
     checks = document["verification"]["checks"]
     producer = _producer()
@@ -90,8 +95,11 @@ def _dataset_version(producer: str, state: str) -> dict[str, str]:
 
 
 def _dataset(uri: str) -> dict[str, Any]:
-    """Namespace and name by OpenLineage's convention: s3://BUCKET and the key, file and the path; of a table of a catalog
-    iceberg://CATALOG and NAMESPACE.TABLE."""
+    """The namespace and name of a dataset, as OpenLineage's naming convention wants them.
+
+    On S3 they are s3://BUCKET and the key; on a disk, "file" and the path; of a catalog's table, iceberg://CATALOG and
+    NAMESPACE.TABLE.
+    """
     place = uri
     try:
         location = parse_location(uri)
@@ -99,7 +107,7 @@ def _dataset(uri: str) -> dict[str, Any]:
             return {"namespace": f"{ICEBERG}://{location.catalog[0]}", "name": location.catalog[1]}
         place = location.place
         scheme, path = split_uri(place)
-    except InputError:  # it was read, so that it means something; here only its name is needed
+    except InputError:  # the table was read once, so the name has a meaning; here only the name itself is needed
         return {"namespace": "file", "name": place}
     if scheme == "s3":
         bucket, _, key = path.partition("/")
@@ -108,6 +116,6 @@ def _dataset(uri: str) -> dict[str, Any]:
 
 
 def _state(table: Mapping[str, Any] | None) -> str | None:
-    """The state of the table that was read, as the manifest of the graph pins it; None for a table without versions."""
+    """The state of the table that was ingested, as the manifest of the graph has it; None for a table without versions."""
     table = table or {}
     return next((str(table[name]) for name in _PINNED if table.get(name) is not None), None)

@@ -1,4 +1,7 @@
-"""What a request names, as far as that is still known: by its content, or by the suppression list after a purge of it."""
+"""Find out what a request names, as far as that is still known.
+
+Its content says it. After a purge of the content, the suppression list has keyed digests of it.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +22,26 @@ from ..requests.outcome import INVALID
 from ..requests.request import Request
 
 Wanted = Mapping[str, list[str]]
-"""By side, "user" and "item": ids as text of which a row must have one to be named."""
+"""Ids as text, by side ("user" and "item"). A row that is named has at least one of them."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """What rows are looked for."""
+    """What the rows have in common that are searched for in the lake."""
 
     key: bytes
+    """The key of the digests."""
     digests: Digests = field(default_factory=no_digests)
     wanted: Wanted | None = None
-    """None where only digests are known: then no file can be left out by its statistics."""
+    """The ids in plain text. None: only digests are known, so no file can be left out by its statistics."""
     known_by: str = ""
-    """How this is known, as a sentence."""
+    """How this is known, as a phrase for the receipt."""
     unknown: str | None = None
-    """Why it is not known any more; None where it is."""
+    """Why it is not known any more; None if it is known."""
 
 
 def named_by(session: Session, ticket: Ticket, suppression: SuppressionList | None) -> Named:
-    """What a request names. What was lifted from the suppression list since is left out.
+    """What a request names, without what was lifted from the suppression list since.
 
     Raises:
         InputError: the suppression list is damaged, or was made with another key.
@@ -57,7 +61,8 @@ def named_by(session: Session, ticket: Ticket, suppression: SuppressionList | No
 
 
 def valid_entries(session: Session, request: Request, ticket: Ticket) -> Request:
-    """The request without entries that meant nothing when it was carried out, such as a range where there were no times."""
+    """The request without the entries that were invalid when it was carried out, such as a time range in a graph without
+    times."""
     answered = (ticket.answer or {}).get("version") or 0
     noted = noted_without_effect(session, request.request_id, answered - (ticket.state is State.COMMITTED))
     return with_entries(request, set(range(len(list(request.entries())))).difference(noted.get(INVALID, ())))
@@ -66,6 +71,7 @@ def valid_entries(session: Session, request: Request, ticket: Ticket) -> Request
 def _listed(
     session: Session, ticket: Ticket, suppression: SuppressionList | None, key: bytes, lifted: Digests
 ) -> Named:
+    """What a request without a content names, by the suppression list. lifted: what was taken off the list since."""
     gone = "its content was purged, or is not the one that was accepted"
     if suppression is None:
         there = bool(session.store.list(SUPPRESSION))
@@ -91,11 +97,12 @@ def _without(digests: Digests, lifted: Digests) -> Digests:
 
 
 def _wanted(request: Request) -> Wanted:
+    """The ids of which each named row has one. Interactions and ranges are found by their users."""
     users = {*request.users, *(pair[0] for pair in request.interactions), *(entry[0] for entry in request.ranges)}
     return {"user": _texts(users), "item": _texts(set(request.items))}
 
 
 def _texts(ids: set[int | str]) -> list[str]:
-    """As text; "017" also as 17, which it means where ids are integers."""
+    """The ids as text, sorted. "017" is also listed as "17", because that is its meaning in a table with integer ids."""
     found = {str(one) for one in ids}
     return sorted(found | {str(int(text)) for text in found if text.isascii() and text.isdecimal()})

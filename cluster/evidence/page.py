@@ -1,4 +1,4 @@
-"""The page of an evidence report: the JSON as tables to read and print."""
+"""The HTML page of an evidence report: the content of its JSON file as tables, to read and print."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _STATES = {True: "ok", False: "FAILED", None: "left out"}
 
 
 def page(document: Mapping[str, Any], digest: str) -> str:
-    """The page of a report. A pure function: the same report gives the same page.
+    """The HTML page of a report. It is a pure function: the same report always gives the same page.
 
-    document: as `cluster.evidence` writes it. digest: SHA-256 of its JSON file.
+    document: the report, as `evidence.report` makes it. digest: SHA-256 of its JSON file.
     """
     version, times, checks = document["version"], document["times"], document["verification"]["checks"]
     failed = [check["name"] for check in checks if check["ok"] is False]

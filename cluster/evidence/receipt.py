@@ -1,8 +1,8 @@
-"""The receipt of a request: one document for the model and the lake, brought up to date by `residue --request ID`.
+"""The receipt of a request: one document about the model and the lake, brought up to date by `residue --request ID`.
 
-Each state is a file of its own that never changes, `receipt-ID@1.json`, `@2`, ...: it names the SHA-256 of the state
-before. The first one says nothing that the log does not say, so it needs no record; each later one has a record `receipt`
-in the log. Its bytes are canonical JSON, over which a detached signature is made where there is a key.
+Each state of a receipt is a file of its own that never changes: `receipt-ID@1.json`, `@2` and so on. Each names the SHA-256
+of the state before it. The first state says nothing that the log does not say, so it needs no record. Each later one has a
+record `receipt` in the log. The bytes are canonical JSON. If there is a key, they get a detached signature.
 """
 
 from __future__ import annotations
@@ -28,21 +28,25 @@ from .receipt_page import receipt_page
 from .signing import Key, fingerprint, signing_key
 
 FORMAT = 1
+"""The number of this format, which each receipt has."""
 PARTS = (*LAKE_PARTS, "model")
+"""The names of a receipt's parts, in order."""
 COUNTS = ("removed_interactions", "removed_events", "deleted_users", "deleted_items", "needs_retrain", "gate")
-"""What the model's part repeats of the answer in the log."""
+"""The keys of the answer in the log that the model's part repeats."""
 
 
 def canonical(document: Mapping[str, Any]) -> bytes:
-    """JSON in UTF-8 with sorted keys, without spaces, one line: the same document always gives the same bytes."""
+    """Canonical JSON: one line of UTF-8 with sorted keys and without spaces. The same document always gives the same
+    bytes."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
 
 
 def add_first_receipt(session: Session, request_id: str, progress: Progress = SILENT) -> None:
-    """Write the first receipt of a committed request if it has none: the model's part, and that nobody looked at the lake.
+    """Write the first state of a committed request's receipt, unless it is there. It has the model's part, and says that the
+    lake was not looked at yet.
 
-    Nothing is raised: where it cannot be written, a note says why.
+    Nothing is raised. If the receipt cannot be written, a note says why.
     """
     try:
         if not session.store.exists(receipt_name(request_id, 1)):
@@ -50,29 +54,34 @@ def add_first_receipt(session: Session, request_id: str, progress: Progress = SI
             why = f"not looked at yet; run `unlearnrec residue --request {request_id}`"
             parts = {name: unseen(why) for name in LAKE_PARTS} | {"model": model_part(session, ticket, None)}
             _write(session, ticket, parts, signing_key(session.config), [])
-    except Exception as error:  # the request is committed: nothing that happens to its receipt may undo that
+    except Exception as error:  # the request stays committed, whatever happens to its receipt
         why = f": {error}" if isinstance(error, InputError | OSError) else ""
         progress.note(f"request {request_id}: its receipt was not written: {type(error).__name__}{why}")
 
 
 def bring_up_to_date(session: Session, ticket: Ticket, lake: Mapping[str, Any], key: Key | None) -> dict[str, Any]:
-    """Write the next state of a receipt, with these parts of the lake and the model's as it is now.
+    """Write the next state of a receipt, with the given parts of the lake and the present state of the model's part.
+
+    lake: the parts that `look_at_lake` returns. key: None: the receipt is not signed.
 
     Returns:
         `request_id`, `receipt` (its file), `number`, `sha256`, `page`, `signature` (its file, or None), `signed_by` (the
-        fingerprint of the key, or None), `parts`.
+        fingerprint of the key, or None) and `parts`.
 
     Raises:
-        OSError: it cannot be written. The states before stay as they are.
+        OSError: the state cannot be written. The states before it stay as they are.
     """
     parts = {**lake, "model": model_part(session, ticket, leftovers(session))}
     if not numbers(session, ticket.request_id):
-        # What a later state is compared with: it was not written, or the request removed nothing.
+        # There is no first state: it could not be written, or the request removed nothing. Every chain of states begins
+        # with one that says only what the log says.
         first = {name: unseen("not looked at yet") for name in LAKE_PARTS} | {
             "model": model_part(session, ticket, None)
         }
         _write(session, ticket, first, key, [])
     document, data = _write(session, ticket, parts, key, numbers(session, ticket.request_id))
+    # The record (R2) comes after the file (R1), because it names the SHA-256 of the file. If a crash leaves a file without
+    # a record, `status --verify` says so.
     digest = session.store.sha256(data)
     body = {"request_id": ticket.request_id, "number": document["number"], "sha256": digest}
     session.log.append(RECEIPT, body)
@@ -88,15 +97,18 @@ def bring_up_to_date(session: Session, ticket: Ticket, lake: Mapping[str, Any], 
 
 
 def numbers(session: Session, request_id: str) -> list[int]:
-    """The states of a receipt that are there, ascending."""
+    """The numbers of the states of a receipt that are there, ascending."""
     found = map(receipt_of, session.store.list(REPORTS))
     return sorted(one[1] for one in found if one is not None and one[0] == request_id)
 
 
 def model_part(session: Session, ticket: Ticket, left: Sequence[Any] | None) -> dict[str, Any]:
-    """What became of the request in the model. left: of `leftovers`; None: nobody looked at files under the output.
+    """The model's part of a receipt: what became of the request in the model and in the files under the output.
 
-    `gone` is what its evidence says, and that no older file is left; a gate that was missed is in `found`.
+    `gone` is True if no check of the evidence failed and no older file is left. A gate that was missed does not change it;
+    that is in `found`.
+
+    left: what `leftovers` found; None: the files under the output were not looked at.
     """
     answer = ticket.answer or {}
     evidence = session.ledger(look=False).evidence.get(ticket.request_id)
@@ -145,8 +157,10 @@ def _missing(what: str, why: str) -> dict[str, Any]:
 def _write(
     session: Session, ticket: Ticket, parts: Mapping[str, Any], key: Key | None, there: Sequence[int]
 ) -> tuple[dict[str, Any], bytes]:
-    """The next state after those that are there, as (document, bytes); its signature is there before it, so that no crash
-    leaves one that says it is signed and is not."""
+    """Write the next state after those that are there, with its signature and page; returns (document, bytes).
+
+    there: the numbers of the states that are there, ascending.
+    """
     store, request_id = session.store, ticket.request_id
     signer = None
     if key is not None:
@@ -170,18 +184,21 @@ def _write(
         }
         data, name = canonical(document), receipt_name(request_id, number)
         if key is not None:
+            # The signature comes before the state. Otherwise a crash would leave a state that says it is signed, and is
+            # not. Its name contains the hash of the state, so a signature without a state harms nobody.
             store.write(signature_name(name, store.sha256(data)), key.sign(data))
         if number == 1:
             # The page is there before the first state: of a process that ended between the two, nobody asks again, and
             # a page without a state is written again with it. That of a later state replaces a page, so it comes behind.
             _write_page(store, request_id, data)
         try:
+            # `create` fails if another process wrote a state with this number first, so no state is overwritten.
             store.create(name, data)
-        except FileExistsError:  # another process was faster: this one goes behind it
-            if number == 1:
+        except FileExistsError:
+            if number == 1:  # both first states say what the log says, so one is enough
                 _write_page(store, request_id, store.read(name))
                 return document, data
-            number += 1
+            number += 1  # this state comes after the other, and names its SHA-256
             continue
         if number > 1:
             _write_page(store, request_id, data)
@@ -189,13 +206,14 @@ def _write(
 
 
 def _write_page(store: Store, request_id: str, state: bytes) -> None:
-    """It follows from the file of a state alone, whose keys are in an order of their own."""
+    """Write the HTML page of a state. It is made from the bytes of the file, not from the document in memory, whose keys
+    are in another order: so the same file always gives the same page."""
     page = receipt_page(json.loads(state), store.sha256(state))
     store.write(receipt_page_name(request_id), page.encode())
 
 
 def _closed_by(session: Session, ticket: Ticket) -> dict[str, Any] | None:
-    """The record that answered the request; None where it was removed behind a checkpoint."""
+    """The record that answered the request; None if it was removed from the log after a checkpoint."""
     with contextlib.suppress(InputError):
         records: Sequence[Record] = session.log.since(ticket.closed_at - 1, look=False)
         if records and records[0].number == ticket.closed_at:

@@ -1,4 +1,5 @@
-"""What `status --verify` checks of receipts: chain, log, signatures, and that they say what the log says. Read only."""
+"""The checks of receipts by `status --verify`: their chain, their records, their signatures, and that they agree with the
+log. Nothing is written."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ RESTORE = "Restore it from a backup"
 
 
 def by_request(names: Iterable[str]) -> dict[str, list[int]]:
-    """{request: states of its receipt that are there, ascending} among files of the output."""
+    """The numbers of the receipt states among these names of files, ascending, by request id."""
     found: dict[str, list[int]] = {}
     for one in filter(None, map(receipt_of, names)):
         found.setdefault(one[0], []).append(one[1])
@@ -37,10 +38,13 @@ def check_receipt(
     numbers: Collection[int],
     keys: Collection[bytes],
 ) -> tuple[bool, str]:
-    """(whether all states of a receipt are as they were written, a sentence).
+    """Check all states of a receipt; returns (whether they are as they were written, a sentence about it).
 
-    digests: of the log's records that are there, by number. numbers: as `by_request`. keys: public keys that count; where
-    there is none, a signature is checked with the key that the receipt names.
+    Args:
+        digests: the SHA-256 of the log's records that are there, by number.
+        ticket: the request.
+        numbers: the states that are there, as `by_request` returns them.
+        keys: the public keys that count. If there are none, a signature is checked with the key that the receipt names.
 
     Raises:
         InputError: a receipt is signed, and cryptography is not installed.
@@ -49,6 +53,7 @@ def check_receipt(
     fixed = ledger.receipts.get(request_id)
     last = max([*numbers, fixed["number"] if fixed else 0])
     document: dict[str, Any] = {}
+    # From the first state on, because each must name the SHA-256 of the one before it.
     for number in range(1, last + 1):
         place = receipt_name(request_id, number)
         try:
@@ -86,6 +91,7 @@ def check_receipt(
 def _contradictions(
     document: Mapping[str, Any], ledger: Ledger, digests: Mapping[int, str], ticket: Ticket, number: int
 ) -> list[str]:
+    """The names of what a state of a receipt says otherwise than the log."""
     answer, found = ticket.answer or {}, document["parts"]["model"]["found"]
     pairs: dict[str, tuple[Any, Any]] = {
         "request_id": (document["request_id"], ticket.request_id),
@@ -101,17 +107,20 @@ def _contradictions(
         pairs["evidence"] = found["evidence_sha256"], evidence.get("sha256")
         pairs["evidence_failed"] = found["evidence_failed"], list(evidence.get("evidence_failed", ()))
     closed = document["closed_by"]
-    # Of a record that was removed behind a checkpoint, the receipt itself is all there is.
+    # A record that was removed from the log after a checkpoint cannot be compared any more.
     if closed is not None and closed["number"] >= min(digests):
         pairs["closed_by"] = closed["sha256"], digests.get(closed["number"])
-    if number == 1:  # no record fixes it, so it may not say more than the log
+    if number == 1:  # no record has its SHA-256, so it may not say more than the log says
         seen = {name: document["parts"][name]["seen_at"] for name in LAKE_PARTS}
         pairs |= {name: (moment, None) for name, moment in seen.items()}
     return [name for name, (told, logged) in pairs.items() if told != logged]
 
 
 def _unsigned(store: Store, place: str, data: bytes, signer: Mapping[str, Any], keys: Collection[bytes]) -> str | None:
-    """What is wrong with a signature, None where nothing is."""
+    """What is wrong with the signature of a receipt's state, as a sentence; None if it is right.
+
+    place, data: the state's file and its bytes. signer: what the state says about its key. keys: as `check_receipt`.
+    """
     name = signature_name(place, store.sha256(data))
     public = base64.b64decode(signer["public_key"])
     try:
@@ -129,6 +138,7 @@ def _unsigned(store: Store, place: str, data: bytes, signer: Mapping[str, Any], 
 
 
 def _signed(signers: Collection[str | None], keys: Collection[bytes]) -> str:
+    """Who signed a receipt, as a phrase. signers: for each state the fingerprint of its key, None if it is not signed."""
     known = sorted({signer for signer in signers if signer is not None})
     unsigned = sum(signer is None for signer in signers)
     if not known:
@@ -140,6 +150,7 @@ def _signed(signers: Collection[str | None], keys: Collection[bytes]) -> str:
 
 
 def _has_page(store: Store, request_id: str, page: str) -> bool:
+    """Whether the stored page of a receipt is this one."""
     try:
         return store.read(receipt_page_name(request_id)) == page.encode()
     except FileNotFoundError:

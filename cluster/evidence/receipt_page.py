@@ -1,4 +1,4 @@
-"""The page of a receipt: what it says, in sentences and tables to read and print."""
+"""The HTML page of a receipt: its content as sentences and tables, to read and print."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOTHING = {
 
 
 def receipt_page(document: Mapping[str, Any], digest: str) -> str:
-    """A pure function: the same receipt gives the same page.
+    """The HTML page of a receipt. It is a pure function: the same receipt always gives the same page.
 
     document: a state of a receipt. digest: SHA-256 of its file.
     """
@@ -57,7 +57,7 @@ def receipt_page(document: Mapping[str, Any], digest: str) -> str:
 
 
 def verdict(name: str, part: Mapping[str, Any]) -> str:
-    """What a part comes to, as a sentence."""
+    """The conclusion of a part of the receipt, as a sentence."""
     if part["seen_at"] is None:
         return f"Not known: {part['not_looked_at'][0]['why']}."
     if part["gone"] is True:

@@ -1,7 +1,8 @@
-"""The evidence of a committed request: a report as JSON and as a page, and a record of the log that fixes both.
+"""The evidence of a committed request: a report as JSON and as an HTML page, and a record of the log with the SHA-256 of
+both.
 
-What the report says, and what it does not prove: docs/evidence.md. It names no user and no item; the request's id is the
-one that the log has. A request stays committed whatever happens here.
+docs/evidence.md says what the report contains and what it does not prove. It names no user and no item, only the request's
+id, which the log has too. A request stays committed whatever happens here.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from .page import page
 from .receipt import add_first_receipt
 
 FORMAT = 1
+"""The number of this format, which each report has."""
 
 COUNTS = (
     "removed_interactions",
@@ -46,7 +48,7 @@ COUNTS = (
     "touched_nodes",
     "unknown_ids",
 )
-"""What a report repeats of the answer in the log."""
+"""The keys of the answer in the log that a report repeats."""
 
 NOT_REMOVED = (
     ("dense weights of the backbone", "unchanged, though they were trained with the forgotten data too"),
@@ -71,12 +73,16 @@ def add_evidence(
     group: WorkerGroup | None = None,
     progress: Progress = SILENT,
 ) -> list[dict[str, Any]]:
-    """The answers with `evidence`, the name of the report, which is written if the log has none yet, and `evidence_failed`,
-    the names of the checks in it that failed.
+    """Write the reports of these requests that the log does not have yet, and add them to the answers.
 
-    answers: of `forget`; those of requests that removed nothing are returned as they are. group: workers that score
-    pairs; without them that part is left out, and the report says so. Nothing is raised: where a report cannot be
-    written, `evidence` is None and a note says why.
+    Nothing is raised. If a report cannot be written, `evidence` is None and a note says why.
+
+    Args:
+        answers: those of `forget`. Answers of requests that removed nothing are returned as they are.
+        group: workers that score the forgotten pairs. Without them this part is left out, and the report says so.
+
+    Returns:
+        The answers, with `evidence` (the name of the report) and `evidence_failed` (the names of its checks that failed).
     """
     batch = _Batch(session, [a["request_id"] for a in answers if a.get("status") == "committed"], group)
     done = []
@@ -91,9 +97,9 @@ def add_evidence(
             for name in answer["evidence_failed"]:
                 progress.note(f"request {answer['request_id']}: the check of {name} FAILED, see {answer['evidence']}")
             add_first_receipt(session, answer["request_id"], progress)
-        except Exception as error:  # the request is committed: nothing that happens to its report may undo that
+        except Exception as error:  # the request stays committed, whatever happens to its report
             answer["evidence"] = None
-            # Messages for the user name settings and files; those of other exceptions may name anybody.
+            # The message is shown only for exceptions that name settings and files. That of another one may contain ids.
             why = f": {error}" if isinstance(error, InputError | OSError | UnreadableRequest) else ""
             progress.note(
                 f"request {answer['request_id']} is committed, but its evidence was not written: "
@@ -105,8 +111,10 @@ def add_evidence(
 
 
 def _write_lineage(session: Session, request_id: str, progress: Progress) -> None:
-    """Write the event of OpenLineage, unless it is there. It says nothing that the report does not, so that a request is
-    the same without it: nothing is raised."""
+    """Write the OpenLineage event of a request (Wl), unless it is there.
+
+    It says nothing that the report does not say, so nothing is missing without it, and nothing is raised.
+    """
     name = lineage_name(request_id)
     try:
         if session.store.exists(name):
@@ -124,26 +132,30 @@ def _write_lineage(session: Session, request_id: str, progress: Progress) -> Non
 
 @dataclass(frozen=True)
 class _Look:
-    """What a version's files and the workers say of the requests that it answers, by request id."""
+    """What the files of a version and the workers say of the requests that the version answers."""
 
     change: Change
     effects: dict[str, Effect | None]
-    """What each removed; None where that is not known any more."""
+    """What each request removed, by its id; None if that is not known any more."""
     touched: tuple[Ids, Ids] | None
-    """Users and items that all of them touched; None where that of one is not known."""
+    """The users and items that the requests touched, all together; None if it is not known of one of them."""
     scores: dict[str, dict[str, Any]]
+    """The scores of each request's forgotten pairs, by its id (`scores_of`)."""
 
 
 class _Batch:
-    """Requests whose reports are written together: what is read and scored for a version serves all of them."""
+    """Requests whose reports are written together. A version is read and scored once for all of its requests."""
 
     def __init__(self, session: Session, request_ids: Sequence[str], group: WorkerGroup | None) -> None:
         self.session, self._ids, self._group = session, request_ids, group
         self._looks: dict[int, _Look] = {}
-        """The last one, by version."""
+        """What was read of the last version, by its number. Only one is kept, because it is large."""
 
     def look(self, chain: Mapping[str, Record]) -> _Look:
-        """Of the version that this chain commits. A content that is not the accepted one counts as unknown."""
+        """Read the version that the record `committed` of this chain made, and score the pairs of its requests.
+
+        A content that is not the accepted one counts as unknown.
+        """
         after = manifest_of(chain["committed"])
         if after.version not in self._looks:
             store = self.session.store
@@ -162,8 +174,13 @@ class _Batch:
         return self._looks[after.version]
 
     def _check_purged(self, version: Manifest) -> None:
-        """Raise InputError where files of a version are missing that no purge removes: the current one names them too, as
-        after a rollback, or a training on the same graph."""
+        """Check that a purge can have removed the missing files of a version.
+
+        It cannot, if the current version names one of them too, as after a rollback or a training on the same graph.
+
+        Raises:
+            InputError: such a file is missing, so the output is damaged.
+        """
         current = self.session.ledger().current
         kept = {**current.files, **current.lake_graph.files} if current is not None else {}
         missing = next((name for name in version.files if name in kept and not self.session.store.exists(name)), None)
@@ -172,41 +189,49 @@ class _Batch:
 
 
 def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
-    """Write what is missing of a report; the names of its checks that failed."""
+    """Write what is missing of a request's report, its page and its record; returns the names of its checks that failed."""
     session = batch.session
     request_id: str = answer["request_id"]
+    # All is decided on this state of the log. The record below is not written if a later one has the evidence already.
     ledger = session.ledger()
     seen = ledger.seen
     if request_id in ledger.evidence:
         return list(ledger.evidence[request_id].get("evidence_failed", []))
     chain = _chain(session.log.since(ledger.tickets[request_id].first_record - 1), request_id)
     ticket = ledger.tickets[request_id]
+    # An earlier attempt may have written the report and died before its record. Its report counts, because somebody may
+    # have read it.
     data = _kept(session, ticket, chain)
     if data is None:
         _content(session, ticket)
         document = _document(answer, ticket, chain, batch.look(chain))
         data = json.dumps(document, indent=1).encode() + b"\n"
         name = report_name(request_id)
+        # The report (W8) is created, not overwritten, so of two processes that write it at once one wins.
         try:
             session.store.create(name, data)
         except FileExistsError:
-            # Another process was faster, or a damaged file is there.
+            # Another process was faster, and its report is taken. Or the file there is damaged, and is replaced.
             if (kept := _kept(session, ticket, chain)) is None:
                 session.store.write(name, data)
             data = kept or data
     document, digest = json.loads(data), session.store.sha256(data)
+    # The page (W9) follows from the report alone: two processes that took the same report write the same page.
     html = page(document, digest).encode()
     session.store.write(report_name(request_id, "html"), html)
     body = {"request_id": request_id, "version": document["version"]["after"], "sha256": digest}
     body |= {"page_sha256": session.store.sha256(html), "seconds": document["times"]["seconds"]}
     failed = [check["name"] for check in document["verification"]["checks"] if check["ok"] is False]
-    with contextlib.suppress(LogConflict):  # another process was faster, with the same report
+    # The record (W10) is last, because it names the SHA-256 of both files: a request has evidence only when both are there.
+    # On a conflict another process was faster, with the same report.
+    with contextlib.suppress(LogConflict):
         session.log.append(EVIDENCE, body | {"evidence_failed": failed}, after=seen, void=voids_evidence(request_id))
     return failed
 
 
 def _kept(session: Session, ticket: Ticket, chain: Mapping[str, Record]) -> bytes | None:
-    """The report that an attempt left before its record, if it is one of this commit and says what the log says."""
+    """The bytes of the report that an earlier attempt left, if it is of this commit and says what the log says; else
+    None."""
     try:
         data = session.store.read(report_name(ticket.request_id))
         document = json.loads(data)
@@ -217,10 +242,10 @@ def _kept(session: Session, ticket: Ticket, chain: Mapping[str, Record]) -> byte
 
 
 def contradicted(document: Mapping[str, Any], ticket: Ticket) -> list[str]:
-    """What a report says otherwise than the log.
+    """The names of what a report says otherwise than the log.
 
     Raises:
-        KeyError, TypeError: it is no report.
+        KeyError, TypeError: the document is not a report.
     """
     answer = ticket.answer or {}
     pairs: dict[str, tuple[Any, Any]] = {"request_id": (document["request_id"], ticket.request_id)}
@@ -231,8 +256,8 @@ def contradicted(document: Mapping[str, Any], ticket: Ticket) -> list[str]:
 
 
 def _chain(records: Sequence[Record], request_id: str) -> dict[str, Record]:
-    """The records that a report names, by role: "committed", "accepted", "version before", "record before"."""
-    # From the end: what is asked for is young.
+    """The records that a report names, by role: "committed", "accepted", "version before" and "record before"."""
+    # The search begins at the end, because the request was usually committed a moment ago.
     place = next(n for n in reversed(range(len(records))) if _answers(records[n], request_id))
     committed = records[place]
     base = manifest_of(committed).base
@@ -252,6 +277,7 @@ def _answers(record: Record, request_id: str) -> bool:
 
 
 def _document(answer: Mapping[str, Any], ticket: Ticket, chain: Mapping[str, Record], look: _Look) -> dict[str, Any]:
+    """The report of a request (docs/evidence.md)."""
     request_id, committed, accepted = answer["request_id"], chain["committed"], chain["accepted"]
     after = manifest_of(committed)
     change = look.change
@@ -299,6 +325,7 @@ def _pairs(effect: Effect | None) -> tuple[Ids, Ids] | None:
 
 
 def _touched(effects: Collection[Effect | None]) -> tuple[Ids, Ids] | None:
+    """(users, items) that all of these effects touch; None if one of them is not known."""
     known = [effect.touched for effect in effects if effect is not None]
     if len(known) < len(effects):
         return None
@@ -315,10 +342,10 @@ def _checks(look: _Look, request_id: str, told: Mapping[str, Any]) -> list[dict[
 
 
 def _content(session: Session, ticket: Ticket) -> Request | None:
-    """What a request names, None after a purge.
+    """What a request names; None if its content was purged.
 
     Raises:
-        UnreadableRequest: it is not what was accepted.
+        UnreadableRequest: the content is missing, or is not the one that was accepted.
     """
     try:
         return read_accepted(session, ticket)

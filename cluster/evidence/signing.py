@@ -1,6 +1,7 @@
-"""Ed25519 signatures of receipts: a detached signature over the bytes of the file, with a key of the user's.
+"""Sign receipts with Ed25519: a detached signature over the bytes of the file, with the user's own key.
 
-The bytes of a receipt are canonical JSON already, so that an outsider needs no library to check one (docs/evidence.md).
+The bytes of a receipt are canonical JSON, so that somebody else can check a signature without this package
+(docs/evidence.md).
 """
 
 from __future__ import annotations
@@ -16,27 +17,30 @@ from ...partitioning.storage import canonical_uri
 from ..config.schema import Config
 
 ENVIRONMENT = "UNLEARNREC_SIGNING_KEY"
+"""The variable that may hold the private key in PEM. It counts before `evidence.signing_key`."""
 _MAKE = "Make one with `openssl genpkey -algorithm ed25519 -out KEY.pem`"
 
 
 @dataclass(frozen=True)
 class Key:
-    """A private key."""
+    """An Ed25519 key with its private part."""
 
     private: Any
+    """The private key, as an object of the package cryptography."""
     public: bytes
-    """32 bytes."""
+    """The public key, 32 bytes."""
 
     def sign(self, data: bytes) -> bytes:
-        """64 bytes."""
+        """The signature over the data, 64 bytes."""
         return bytes(self.private.sign(data))
 
 
 def signing_key(config: Config) -> Key | None:
-    """The key that signs, None where there is none.
+    """The key that signs receipts; None if none is configured.
 
     Raises:
-        InputError: it is no Ed25519 private key without a password, lies under `output`, or cryptography is not installed.
+        InputError: it is not an Ed25519 private key in PEM, it has a password, its file lies under `output` or cannot be
+            read, or cryptography is not installed.
     """
     text, path = os.environ.get(ENVIRONMENT), config.evidence.signing_key
     if not text and path is None:
@@ -52,8 +56,8 @@ def signing_key(config: Config) -> Key | None:
     try:
         private = from_pem(data, password=None)
         public = private.public_key().public_bytes_raw()
-        private.sign  # noqa: B018 - a key that only exchanges secrets has none
-    except Exception as error:  # cryptography raises many kinds; a message of it may quote the key
+        private.sign  # noqa: B018 - a key for key exchange has no `sign`, and is refused here
+    except Exception as error:  # cryptography raises many kinds, whose messages may quote the key
         raise InputError(f"{where} is no Ed25519 private key in PEM without a password. {_MAKE}") from error
     if type(private).__name__ != "Ed25519PrivateKey":
         raise InputError(f"{where} is a private key of another kind than Ed25519. {_MAKE}")
@@ -61,10 +65,11 @@ def signing_key(config: Config) -> Key | None:
 
 
 def known_keys(config: Config) -> set[bytes]:
-    """The public keys whose signatures count: of `evidence.public_keys`, and the signing key's own, where that is here.
+    """The public keys whose signatures count: those of `evidence.public_keys`, and that of the signing key if this machine
+    has it.
 
     Raises:
-        InputError: as `signing_key`; a file is no public key.
+        InputError: as `signing_key`; or a file of `evidence.public_keys` is not a public key.
     """
     found = set()
     for path in config.evidence.public_keys:
@@ -82,12 +87,12 @@ def known_keys(config: Config) -> set[bytes]:
     except InputError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
-        own = None  # this machine checks, and another one signs
+        own = None  # the key's file is on another machine, which signs; this one only checks
     return found | ({own.public} if own else set())
 
 
 def verifies(public: bytes, signature: bytes, data: bytes) -> bool:
-    """Whether the key with these 32 bytes signed the data.
+    """Whether `signature` (64 bytes) over the data was made with the key whose public part is `public` (32 bytes).
 
     Raises:
         InputError: cryptography is not installed.
@@ -104,11 +109,16 @@ def verifies(public: bytes, signature: bytes, data: bytes) -> bool:
 
 
 def fingerprint(public: bytes) -> str:
-    """SHA-256 of the 32 bytes of a public key: what one person can read out to another."""
+    """The SHA-256 of a public key's 32 bytes, in hexadecimal. It is short enough that two people can compare it aloud."""
     return hashlib.sha256(public).hexdigest()
 
 
 def _serialization() -> Any:
+    """The module of the package cryptography that reads keys.
+
+    Raises:
+        InputError: the package is not installed.
+    """
     try:
         from cryptography.hazmat.primitives import serialization
     except ImportError as error:
@@ -119,6 +129,7 @@ def _serialization() -> Any:
 
 
 def _check_outside(path: str, config: Config) -> None:
+    """Raise InputError if the key lies under the output, where everybody who can change a receipt could read it."""
     folder, place = canonical_uri(config.output), os.path.realpath(os.path.expanduser(path))
     if place.startswith(folder.rstrip("/") + "/"):
         raise InputError(

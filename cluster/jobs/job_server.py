@@ -1,4 +1,4 @@
-"""The job server of a Ray cluster: where it is, whether it wants a token, a client of it, and a job's log to its end."""
+"""Talk to the job server of a Ray cluster: find its address, authenticate, submit a job, and follow the output of a job."""
 
 from __future__ import annotations
 
@@ -19,18 +19,25 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ADDRESS, MODE = "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE"
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 ANSWER_SECONDS = 10.0
+"""How long to wait for an answer of the job server."""
 AGENT_SECONDS = 60.0
+"""How long to wait for an agent on a cluster that has just started."""
 
 
 def choose_address(given: str | None, environment: Mapping[str, str]) -> str:
-    """--address, else the environment's, else this machine's; one given without a scheme is HTTP."""
+    """The job server's address: the given one, otherwise that of the environment, otherwise this machine's. A given address
+    without a scheme is taken for HTTP."""
     if given:
         given = given if "://" in given or given == "auto" else f"http://{given}"
     return (given or environment.get(ADDRESS) or environment.get("RAY_ADDRESS") or DEFAULT_ADDRESS).rstrip("/")
 
 
 def turns_token_on(address: str, server_mode: str | None, environment: Mapping[str, str], home: Path) -> bool:
-    """Whether to send a token that nobody asked us to send. Ray's own rule: only to this machine, if there is one."""
+    """Whether to send a token although `RAY_AUTH_MODE` does not say so. It is Ray's own rule: a token is sent only to a
+    server on this machine that wants one, and only if there is a token.
+
+    server_mode: the server's mode of authentication. home: the user's home folder.
+    """
     if server_mode != "token" or MODE in environment:
         return False
     nearby = urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
@@ -38,7 +45,11 @@ def turns_token_on(address: str, server_mode: str | None, environment: Mapping[s
 
 
 def connect(address: str) -> tuple[Any, str | None]:
-    """A client of the job server, and the server's mode of authentication (None: it does not say)."""
+    """(a client of the job server, the server's mode of authentication or None if the server does not say it).
+
+    Raises:
+        InputError: no job server answers at this address, or it wants another token.
+    """
     import requests
 
     mode = None
@@ -47,20 +58,20 @@ def connect(address: str) -> tuple[Any, str | None]:
             answer = requests.get(f"{address}/api/authentication_mode", timeout=ANSWER_SECONDS)
             mode = answer.json().get("authentication_mode") if answer.ok else None
         except requests.JSONDecodeError:
-            mode = None  # no Ray, or one before 2.52; the client below finds out
+            mode = None  # not Ray, or Ray before 2.52; the client below finds out which
         except requests.RequestException as error:
             raise InputError(
                 f"no Ray job server answers at {address} ({type(error).__name__}). Start a cluster (`ray start --head`), "
                 f"or name its dashboard with --address http://HOST:8265 or {ADDRESS}"
             ) from None
     token = {MODE: "token"} if turns_token_on(address, mode, os.environ, Path.home()) else {}
-    # Both are read from the environment: the mode when Ray is imported, the address in preference to the argument.
+    # Ray reads both from the environment: the mode when it is imported, and the address even if another one is passed.
     with _environment({ADDRESS: address} | token):
         from ray.job_submission import JobSubmissionClient
 
         try:
             return JobSubmissionClient(address), mode
-        except Exception as error:  # Ray's, requests' and JSON's errors: each means that this address is of no use
+        except Exception as error:  # errors of Ray, requests or JSON; each means that no job server can be used there
             said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(
                 f"what answers at {address} is of no use as a Ray job server ({said})"
@@ -71,7 +82,8 @@ def connect(address: str) -> tuple[Any, str | None]:
 
 
 def submit_when_ready(client: Any, entrypoint: str, runtime_env: dict[str, Any]) -> str:
-    """Submit a job; a cluster that has just started is asked again until one of its agents is there. Returns its id."""
+    """Submit a job and return its id. A cluster that has just started may have no agent yet; it is then asked again, for up
+    to AGENT_SECONDS."""
     end = time.monotonic() + AGENT_SECONDS
     while True:
         try:
@@ -84,6 +96,7 @@ def submit_when_ready(client: Any, entrypoint: str, runtime_env: dict[str, Any])
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set these environment variables for the block, and restore them after it."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -94,7 +107,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def follow_log(client: Any, job_id: str, progress: Progress) -> Any:
-    """Show the job's log on stderr until it ends; its details then."""
+    """Show the output of a job on stderr until the job ends; returns Ray's details of the job."""
 
     async def tail() -> None:
         async for text in client.tail_job_logs(job_id):
@@ -105,7 +118,7 @@ def follow_log(client: Any, job_id: str, progress: Progress) -> Any:
     except KeyboardInterrupt:
         progress.note(f"job {job_id} goes on; `ray job stop {job_id}` would end it")
         raise
-    except Exception as error:  # the log is a service to the reader; the job goes on without it
+    except Exception as error:  # the job goes on, even if its output cannot be shown any more
         progress.note(f"the log of {job_id} broke off ({error}); waiting for its end")
     while not (details := client.get_job_info(job_id)).status.is_terminal():
         time.sleep(1)

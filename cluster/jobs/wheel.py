@@ -1,11 +1,11 @@
-"""A wheel of this package from its own source, for the machines of a cluster. Needs no network.
+"""Build a wheel of this package from its own source, for the machines of a cluster. It needs no network.
 
-It differs from a released wheel in two ways, because of how Ray installs the wheels of a job (`pip install --target`):
+The wheel differs from a released one in two ways, because Ray installs the wheels of a job with `pip install --target`:
 
-- it names no dependencies: pip would fetch all of them again, torch and another Ray among them, whatever is installed
-  there (https://github.com/ray-project/ray/issues/27624);
-- its build tag is a hash of the source: Ray takes two wheels with the same file name for the same wheel, so a changed
-  file would not reach the cluster before the version changes.
+- It names no dependencies. Otherwise pip would fetch all of them again, even torch and another Ray, whatever is installed
+  there (https://github.com/ray-project/ray/issues/27624).
+- Its build tag is a hash of the source. Ray takes two wheels with the same file name for the same wheel, so without the hash
+  a changed file would not reach the cluster until the version changes.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ build_meta.build_wheel(sys.argv[1], {"--build-option": ["--build-number", sys.ar
 
 
 def source_folder() -> Path | None:
-    """The folder of this package's source, or None when it was installed without it."""
+    """The folder of this package's source; None if the package was installed without it."""
     project = ROOT / "pyproject.toml"
     return ROOT if project.is_file() and '\nname = "unlearnrec"\n' in project.read_text(encoding="utf-8") else None
 
 
 def build_wheel(root: Path, folder: Path) -> Path:
-    """Build the wheel of the source in `root`; returns its path, somewhere below `folder`.
+    """Build the wheel of the source in `root`; returns its path, which is below `folder`.
 
     Raises:
         InputError: the build failed, most likely because setuptools is missing or too old.
     """
-    # From a copy: setuptools leaves `build/` in the folder it builds, and would pack deleted modules from an older one.
+    # It is built from a copy, because setuptools leaves `build/` in the folder that it builds, and would take deleted
+    # modules from an older `build/`.
     copy, output = folder / "source", folder / "wheel"
     shutil.copytree(root, copy, ignore=lambda place, names: _ignored(root, Path(place), names))
     output.mkdir()
@@ -55,7 +56,7 @@ def build_wheel(root: Path, folder: Path) -> Path:
 
 
 def build_tag(root: Path) -> str:
-    """A hash of all files in `root`, as a wheel's build tag, which starts with a digit."""
+    """A hash of all files in `root` as the build tag of a wheel, which must start with a digit."""
     content = hashlib.sha256()
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         content.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode() + path.read_bytes())
@@ -63,7 +64,10 @@ def build_tag(root: Path) -> str:
 
 
 def _ignored(root: Path, place: Path, names: list[str]) -> set[str]:
-    """What a wheel does not need: in the root all but the package's folders and the files that the build reads."""
+    """The names in the folder `place` that are not copied for the build.
+
+    In the root only the package's folders, its modules and the files that the build reads are copied.
+    """
     if place != root:
         return {name for name in names if name == "__pycache__"}
     needed = {"pyproject.toml", "README.md", "LICENSE", "py.typed"}

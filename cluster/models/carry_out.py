@@ -1,4 +1,7 @@
-"""Accepted requests, from ids to one committed version without what they name (docs/forgetting.md)."""
+"""Carry out a batch of accepted requests: find what they name, unlearn it, and commit one version without it.
+
+The steps are described in docs/forgetting.md; the writes W3 to W7 in docs/protocol.md.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +35,11 @@ from .unlearning import Candidate, Change, make_candidate
 
 
 def able_version(session: Session) -> Manifest:
-    """The current version, from which something can be forgotten.
+    """The current version, after a check that requests can be carried out on it.
 
     Raises:
-        InputError: it has no encoder, or is a counterfactual.
+        InputError: the version has no encoder, an encoder of a format that this release does not read, or is a
+            counterfactual.
     """
     version = session.version()
     if version.graph.shard_files != version.lake_graph.shard_files:
@@ -60,23 +64,25 @@ class _Batch:
 
     requests: Sequence[Request]
     way: Route
+    """The dense ids that each request names, and the partitions that own them."""
     found: Found
+    """The interactions that the requests name, as the workers found them in the graph."""
     effects: Mapping[str, Effect]
-    """By request id. A pair that two requests name counts in both."""
+    """What each request removes, by request id. A pair that two requests name counts in both."""
     num_items: int
 
     def of(self, request_ids: Collection[str]) -> _Batch:
-        """Only these requests."""
+        """The batch with only these requests."""
         kept = [request for request in self.requests if request.request_id in request_ids]
         return replace(self, requests=kept, effects={r.request_id: self.effects[r.request_id] for r in kept})
 
     @property
     def named(self) -> dict[str, Resolved]:
-        """What each request means in the graph, by request id."""
+        """What each request names in the graph, by request id."""
         return {request.request_id: self.way.named[request.request_id] for request in self.requests}
 
     def whole(self) -> Effect:
-        """What they remove together."""
+        """What all requests of the batch remove together."""
         return effect(self.found, list(self.named.values()), self.num_items)
 
 
@@ -88,56 +94,73 @@ def carry_out(
     cut_only: bool = False,
     before_commit: Callable[[Manifest], None] = lambda version: None,
 ) -> dict[str, dict[str, Any]]:
-    """Carry out accepted requests as one version: the answer of each by its id.
+    """Carry out accepted requests as one version, and return the answer of each request by its id.
 
-    Those that remove nothing are completed without a version. Those above `forget.max_share` are held, and those that
-    would take the version above it stay accepted for the next; neither has an answer. What a request removed is
-    counted against the version before, so that a pair which two of them name counts in both. `before_commit` is called
-    with the manifest when all its files are written. Evidence is not written here: whoever calls this does it next
-    (`evidence.report.add_evidence`).
+    A request that removes nothing is completed without a version. A request that alone removes more than
+    `forget.max_share` of the graph is held. Requests with which the batch would remove more than that share stay accepted
+    for the next version. Neither of these two has an answer. What a request removed is counted against the version
+    before, so a pair that two requests name counts in both.
+
+    The evidence is not written here; the caller writes it next (`evidence.report.add_evidence`).
+
+    Args:
+        cut_only: remove the interactions, and leave the model's rows unchanged.
+        before_commit: called with the manifest when all its files are written, just before the commit.
 
     Raises:
-        LogConflict: another version was committed meanwhile, or a request was closed: decide anew.
-        InputError, WorkerFailure: as `forget`. All stay accepted, unless the commit was made.
+        LogConflict: another version was committed meanwhile, or a request was closed. The caller decides again.
+        InputError, WorkerFailure: as `forget`. All requests stay accepted, unless the commit was made.
     """
-    # Before the version is read: a commit by somebody else from here on is then a conflict, not overwritten.
+    # The head of the log is read before the version. A commit by another process after this head is then a conflict, and
+    # no version overwrites another.
     head, approved = _check_open(session, requests)
     version = able_version(session)
     startup = _load(session, group, version)
     watch = Stopwatch()
+    # The workers search their shards. Nothing is written yet.
     batch = _find(session, group, version, requests, watch)
-    # Before the suppression list and the notes: what is held may never be carried out, and must not be on either.
+    # Record `held` (Wh) comes before the notes and the suppression list (Wo, W3): a held request may never be carried
+    # out, so neither of them may name what it names.
     batch = _hold_too_large(session, version, batch, approved, head, progress)
     if not batch.requests:
         return {}
-    # Before the commit, so that no crash leaves a version without the data and a list without their names.
+    # The notes and the suppression list (Wo, W3) come before the commit (W6). Otherwise a crash between them would leave
+    # a version without the data and a list without their names, and the next `ingest` would read the data again.
     outcomes = note_outcomes(session, version, batch.requests, batch.named, batch.found, progress)
     whole = batch.whole()
     watch.mark("find")
     told = _told_of_all(batch, outcomes, startup)
+    # Record `completed` (Wn) has the answer of a request that removes nothing. It needs no version, so it does not wait
+    # for the commit of the others.
     answers = _complete_without_effect(session, version, batch, told, head, watch)
     if not whole.events:
         return answers
     affected = changed_partitions(version, batch.way.owners, whole, cut_only)
     change = Change(whole, affected, cut_only)
+    # Shards, rows and id maps (W4, W5) are written under names of this attempt. Until the commit no manifest names them,
+    # so a crash leaves only files that a purge removes.
     candidate, largest_change = make_candidate(session, group, version, change, watch.mark, progress)
+    # The gate measures before the commit, because the answers, which are final from the commit on, contain its result.
     judged = candidate.fine_tune_and_judge(
         watch.mark, progress, largest_change, kept_rows=cut_only or not len(whole.users)
     )
     judged |= _drift(session, candidate.manifest, progress)
+    # The requests that were completed above are not answered a second time.
     rest = batch.of(batch.effects.keys() - answers.keys())
     done = {
         request_id: {**told[request_id], **_counts(version, rest, request_id, candidate, cut_only), **judged}
         for request_id in rest.effects
     }
-    # The log keeps the seconds until the commit. Those of the refresh, and of each phase, are told afterwards.
+    # The log has the seconds up to the commit. The caller also gets those of the refresh, and those of each phase.
     seconds = watch.seconds
     logged = {request_id: answer | {"seconds": seconds} for request_id, answer in done.items()}
     manifest = candidate.manifest.replaced(answers=logged)
-    # All files are there, and nothing counts yet. From the next line on the answers are final.
+    # All files are written, so the version is whole as soon as its record is in the log. The record (W6) makes the answers
+    # of all requests final. It is void if a record after `head` changes what was decided here.
     before_commit(manifest)
     committed = session.versions.commit(manifest, after=head)
     watch.mark("commit")
+    # The commit stands without this. It prepares the workers for the evidence and for the next batch.
     session.ensure_loaded(group, committed)
     watch.mark("refresh")
     finished = {"seconds": watch.seconds, "phases": watch.phases}
@@ -145,10 +168,10 @@ def carry_out(
 
 
 def _check_open(session: Session, requests: Sequence[Request]) -> tuple[int, set[str]]:
-    """(the head of the log, those of the requests that somebody approved).
+    """Check that all requests are open; returns (head of the log, ids of the requests that somebody approved).
 
     Raises:
-        LogConflict: one of them is closed or held.
+        LogConflict: one of the requests is closed or held.
     """
     ledger = session.ledger()
     head, tickets = ledger.seen, [ledger.open.get(request.request_id) for request in requests]
@@ -159,7 +182,8 @@ def _check_open(session: Session, requests: Sequence[Request]) -> tuple[int, set
 
 
 def _load(session: Session, group: WorkerGroup, version: Manifest) -> float:
-    """Load the version and what its gate is measured against, unless the workers have both. Returns the seconds."""
+    """Load the version into the workers and measure the baseline of its gate, unless both are there. Returns the seconds
+    that this took."""
     start = time.perf_counter()
     session.ensure_loaded(group, version)
     measured_baseline(session, group, version)
@@ -169,6 +193,7 @@ def _load(session: Session, group: WorkerGroup, version: Manifest) -> float:
 def _find(
     session: Session, group: WorkerGroup, version: Manifest, requests: Sequence[Request], watch: Stopwatch
 ) -> _Batch:
+    """Look up what the requests name: their dense ids in the id maps, their interactions in the workers' shards."""
     way = route(session.store, version.graph, requests)
     watch.mark("route")
     found, items = find_by_workers(session, group, version, way), version.graph.items
@@ -179,10 +204,12 @@ def _find(
 def _hold_too_large(
     session: Session, version: Manifest, batch: _Batch, approved: set[str], head: int, progress: Progress
 ) -> _Batch:
-    """Hold the requests that alone remove more than `forget.max_share`; the batch without them, up to that share.
+    """Hold each request that alone removes more than `forget.max_share` and is not approved; returns the batch to carry out.
+
+    That batch has the other requests, oldest first, as many as together stay within the share (`within_limit`).
 
     Raises:
-        LogConflict: somebody else closed one of them, or committed a version after `head`.
+        LogConflict: another process closed one of the requests, or committed a version after `head`.
     """
     shares = {request_id: own.share(version.graph) for request_id, own in batch.effects.items()}
     max_share = session.config.forget.max_share
@@ -198,7 +225,7 @@ def _hold_too_large(
 
 
 def _told_of_all(batch: _Batch, outcomes: Mapping[str, Outcome], startup: float) -> dict[str, dict[str, Any]]:
-    """What every answer says, by request id."""
+    """The part of the answers that requests with and without an effect have in common, by request id."""
     return {
         request.request_id: {
             "request_id": request.request_id,
@@ -220,7 +247,7 @@ def _complete_without_effect(
     head: int,
     watch: Stopwatch,
 ) -> dict[str, dict[str, Any]]:
-    """Close the requests that remove nothing from the version; their answers.
+    """Close the requests that remove nothing from the version; returns their answers by request id.
 
     Raises:
         LogConflict: as `_hold_too_large`.
@@ -242,7 +269,7 @@ def _complete_without_effect(
 
 
 def _drift(session: Session, manifest: Manifest, progress: Progress) -> dict[str, Any]:
-    """How much was forgotten since the encoder's pre-training, and whether it is too much."""
+    """The share of interactions that was forgotten since the encoder's pre-training, and whether it is above the budget."""
     assert manifest.model.encoder is not None, "able_version lets no version pass without one"
     drift = 1 - manifest.graph.interactions / manifest.model.encoder.interactions
     budget = session.config.pretrain.drift_budget
@@ -255,7 +282,7 @@ def _drift(session: Session, manifest: Manifest, progress: Progress) -> dict[str
 
 
 def _counts(version: Manifest, batch: _Batch, request_id: str, candidate: Candidate, cut_only: bool) -> dict[str, Any]:
-    """What a committed request did, counted against the version before. batch: the requests of the new version."""
+    """The counts in a committed request's answer, against the version before. batch: the requests of the new version."""
     own, (gone_users, gone_items) = batch.effects[request_id], candidate.gone
     return {
         "status": "committed",

@@ -1,4 +1,7 @@
-"""One request under several models: as it was, edges cut, unlearned, retrained. For the quickstart and the benchmarks."""
+"""Compare several models after one request: the original, one with edges cut, an unlearned and a retrained one.
+
+The quickstart and the benchmarks use it.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +29,19 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Probe:
-    """The pairs (users, items) whose scores are compared, by dense id."""
+    """The pairs whose scores are compared: users and items by dense id, [n] each."""
 
     forgotten: tuple[Ids, Ids]
+    """Interactions that the request removes."""
     held_out: tuple[Ids, Ids]
+    """Test interactions, which no training sees."""
     random: tuple[Ids, Ids]
+    """Random pairs, the reference of MI-NG."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one model says of them, and its quality on the test interactions."""
+    """One model's scores of the pairs of a `Probe`, [n] each, and its ranking quality on the test interactions."""
 
     forgotten: Scores
     held_out: Scores
@@ -44,9 +50,9 @@ class Measured:
 
 
 def copy_output(source: str | Path, target: str | Path) -> None:
-    """The output of a run (a local folder) at another place: graph, versions, log and requests.
+    """Copy the output of a run, a local folder: its graph, versions, log and requests.
 
-    Everything in it is named relative to it.
+    The copy works at any place, because all names in it are relative to the output.
     """
     for name in COPIED:
         if (Path(source) / name).is_dir():
@@ -54,7 +60,8 @@ def copy_output(source: str | Path, target: str | Path) -> None:
 
 
 def measure(config: Config, group: WorkerGroup, probe: Probe) -> Measured:
-    """The current version of this output, its quality on all test interactions that it knows both ends of."""
+    """Measure the current version of the output; its quality is that on all test interactions whose user and item are in
+    the graph."""
     session = Session(config)
     version = session.version()
     users, items, _ = held_out_pairs(session, version.graph)
@@ -64,7 +71,10 @@ def measure(config: Config, group: WorkerGroup, probe: Probe) -> Measured:
 def measure_version(
     session: Session, version: Manifest, group: WorkerGroup, probe: Probe, tests: tuple[Ids, Ids]
 ) -> Measured:
-    """Some version, its quality on these tests. Pairs with a deleted user or item are left out of the scores (NaN)."""
+    """Measure one version: its scores of the probe's pairs, and its quality on the test pairs `tests`.
+
+    A pair with a deleted user or item has the score NaN.
+    """
     settings = session.config.evaluate
     evaluate = calling(Partition.evaluate, *tests, settings.k, settings.batch_users)
     metrics = session.call(group, version, evaluate)[0]
@@ -78,10 +88,13 @@ def measure_version(
 
 
 def compare(models: Mapping[str, Measured], original: str | None, retrained: str, k: int = 20) -> list[dict[str, Any]]:
-    """One row a model: quality, attack, and how much of the counterfactual's change it delivers.
+    """One row of a table for each model: ranking quality, score attacks, and the share of the needed change that it made.
 
-    Pairs that any of the models cannot score are left out everywhere. Columns that nothing can be said in are left out too:
-    of the change where there is no original, of the attack and the change where there is no forgotten pair.
+    The needed change is that of the scores from the model `original` to the model `retrained`. Pairs that one of the
+    models cannot score are left out for all of them. Without an original, a row has no columns of the change. Without a
+    forgotten pair, it has no columns of the change or of the attacks.
+
+    k: the K of Recall@K and NDCG@K.
     """
     rows = []
     there = {

@@ -1,6 +1,7 @@
-"""The quality gate: what is measured of a new version before its commit, and when that is not good enough.
+"""The quality gate: it measures a new version before its commit, and compares the measures with the configured bounds.
 
-Deletion does not depend on it: a version that misses is committed too, and says so (docs/forgetting.md, "The gate").
+No deletion depends on it. A version that misses a bound is committed too, and its manifest and answers say that it missed
+(docs/forgetting.md, "The gate").
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from .held_out import held_out_sample
 NO_PAIRS: Pairs = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 MAX_FORGOTTEN_PAIRS, HELD_OUT_PAIRS = 500, 1000
-"""How many forgotten pairs are looked at, at most, and about how many held-out ones."""
+"""The largest number of forgotten pairs that the gate looks at, and the approximate number of held-out pairs."""
 CHANGED_BY_FINE_TUNING = frozenset({"gap_closed", "recall_loss"})
 """Measures that fine-tuning the touched rows can change."""
 
 _baselines: WeakKeyDictionary[Session, tuple[str, Baseline]] = WeakKeyDictionary()
-"""For each session its last baseline, and the fingerprint of the version that it was taken from."""
+"""The last baseline of each session, with the fingerprint of the version that it was measured on."""
 
 
 def active_bounds(settings: Forget) -> dict[str, float]:
@@ -44,9 +45,12 @@ def active_bounds(settings: Forget) -> dict[str, float]:
 def measured_baseline(
     session: Session, group: WorkerGroup, version: Manifest, gone: Pairs = NO_PAIRS
 ) -> Baseline | str:
-    """The baseline of a version; or, as a text, why there is none. The workers load the version first if need be.
+    """The baseline of a version, which the workers load first if they hold another one; or a text that says why it has none.
 
-    It is taken once for a version, and taken again for a request that deletes users or items of its held-out pairs.
+    The baseline is measured once for a version. It is measured again for a batch that deletes users or items of the
+    held-out pairs, because their pairs cannot be scored in the new version.
+
+    gone: (users, items) that the batch deletes, by dense id.
     """
     if not active_bounds(session.config.forget).keys() & CHANGED_BY_FINE_TUNING:
         return "off"
@@ -69,10 +73,17 @@ def measured_baseline(
 
 
 class Gate:
-    """The gate of one batch of requests. It is made while the workers have the version before, and judges the new one."""
+    """The gate of one batch of requests.
+
+    It is made while the workers hold the version before, measures that version, and later judges the new one.
+    """
 
     def __init__(self, session: Session, group: WorkerGroup, version: Manifest, pairs: Pairs, gone: Pairs) -> None:
-        """pairs: the interactions that the batch removes. gone: the users and items that it deletes, by dense id."""
+        """Measure the version before.
+
+        pairs: (users, items) of the interactions that the batch removes. gone: (users, items) that it deletes. All are
+        dense ids.
+        """
         self._session, self._group = session, group
         self.bounds = active_bounds(session.config.forget)
         self._base = measured_baseline(session, group, version, gone)
@@ -85,13 +96,13 @@ class Gate:
             self._before = session.call(group, version, calling(Partition.standing, *self._compared_pairs(self._base)))
 
     def judge(self, candidate: Manifest, largest_change: float) -> dict[str, Any]:
-        """Measure a version that is not committed yet.
+        """Measure a version that is not committed yet, and compare it with the bounds.
 
-        largest_change: the L2 norm of the largest change of a row that stays. Its unit is the largest change that any
-        counterfactual needed in pre-training.
+        largest_change: the L2 norm of the largest change of a row that stays. The measure of this name is its quotient
+        by the largest change that any counterfactual needed in pre-training.
 
         Returns:
-            {"status", "measures", "bounds", "missed"}.
+            {"status": the verdict, "measures" by name, "bounds" by name, "missed": names of the missed measures}.
         """
         assert candidate.model.encoder is not None
         seen = candidate.model.encoder.largest_shift
@@ -119,4 +130,6 @@ class Gate:
         }
 
     def _compared_pairs(self, base: Baseline) -> tuple[Pairs, Pairs, int]:
+        """The first arguments of `Partition.standing`: forgotten pairs, held-out pairs and the seed. They are the same
+        before and after, so that both measure the same pairs."""
         return self._forgotten, base.held_out, self._session.config.seed

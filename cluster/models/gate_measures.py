@@ -1,4 +1,4 @@
-"""What the gate measures, and its verdict: pure functions of arrays (docs/forgetting.md, "The gate")."""
+"""The measures of the gate and its verdict, as pure functions of arrays (docs/forgetting.md, "The gate")."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Pairs = tuple[Ids, Ids]
 """Users and items [n], by dense id."""
 
 MIN_FORGOTTEN_PAIRS = 10
-"""`gap_closed` needs at least so many forgotten pairs whose user and item both stay."""
+"""The least number of forgotten pairs whose user and item both stay, below which `gap_closed` is not measured."""
 COMPARABLE_PAIRS = 200
-"""A forgotten pair is compared with the mean of so many held-out pairs, and of so many trained ones, whose items have the
-nearest degrees."""
+"""Each forgotten pair is compared with the mean of this number of held-out pairs, and with that of as many trained pairs:
+those whose items have the nearest degrees."""
 
 PASSED, FINE_TUNED, MISSED, NOT_APPLICABLE = "passed", "fine_tuned", "missed", "not_applicable"
 
 
 def missed_measures(measures: Mapping[str, Mapping[str, Any]], bounds: Mapping[str, float]) -> list[str]:
-    """The measures that miss their bounds by more than twice their standard error, or that are NaN.
+    """The names of the measures that miss their bounds by more than twice their standard error, or that are NaN.
 
-    `gap_closed` has two bounds, b and 1 / b: a pair that moved too far gives itself away too. A measure that could not be
-    taken ("left_out") misses nothing.
+    `gap_closed` has a lower bound b and an upper bound 1 / b, because a pair that moved too far can be recognized as
+    well. A measure that could not be made ("left_out") does not count as missed.
     """
     found = []
     for name, bound in bounds.items():
@@ -44,7 +44,7 @@ def missed_measures(measures: Mapping[str, Mapping[str, Any]], bounds: Mapping[s
 
 
 def verdict(measures: Mapping[str, Mapping[str, Any]], bounds: Mapping[str, float]) -> str:
-    """MISSED where a bound is missed; else NOT_APPLICABLE where a measure could not be taken; else PASSED."""
+    """MISSED if a bound is missed; otherwise NOT_APPLICABLE if a measure could not be made; otherwise PASSED."""
     if missed_measures(measures, bounds):
         return MISSED
     return PASSED if all("value" in measures[name] for name in bounds) else NOT_APPLICABLE
@@ -52,15 +52,15 @@ def verdict(measures: Mapping[str, Mapping[str, Any]], bounds: Mapping[str, floa
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the gate compares a new version with: the version before it."""
+    """Measures of the version before, with which the gate compares a new version."""
 
     held_out: Pairs
-    """Test interactions, which the model never saw in training."""
+    """Test interactions, which no training sees."""
     parts: Sequence[BaselineStanding]
-    """What `Partition.baseline` returned on each rank."""
+    """The results of `Partition.baseline`, one for each rank."""
 
     def standing_of(self, group: Literal["held_out", "trained"]) -> tuple[Floats, Ids]:
-        """(percentiles [n], degrees of the items [n]) of the pairs of a group that have a percentile."""
+        """(percentiles [n], degrees of the items [n]) of those pairs of a group that have a percentile."""
         found: list[Standing] = [part[group] for part in self.parts]
         percentiles = np.concatenate([x.percentiles for x in found]).astype(np.float64)
         there = ~np.isnan(percentiles)
@@ -68,17 +68,19 @@ class Baseline:
 
 
 def gap_closed(base: Baseline, before: Sequence[Standing], after: Sequence[Standing], count: int) -> dict[str, Any]:
-    """The share of the way from trained to held-out that the forgotten pairs went.
+    """How far the forgotten pairs moved from the percentiles of trained pairs towards those of held-out pairs, as a share.
 
-    A pair stands at a percentile: the share of comparable items that score lower for its user (`measures.standing`). With
-    m = the mean over the forgotten pairs of (percentile before - percentile after), and T, H = the mean percentiles of
-    trained and of held-out pairs whose items have like degrees, the value is m / (T - H). A retrain is expected to give 1;
+    The percentile of a pair is the share of comparable items that score lower for its user (`measures.standing`). Let m be
+    the mean of (percentile before - percentile after) over the forgotten pairs, and T and H the mean percentiles of trained
+    and of held-out pairs whose items have similar degrees. The value is m / (T - H). A retrain is expected to give 1;
     a model that was not changed gives 0.
 
-    before, after: what each rank says of the forgotten pairs; count: how many they are.
+    Args:
+        before, after: the standings of the forgotten pairs, one part for each rank.
+        count: the number of forgotten pairs.
 
     Returns:
-        {"value", "error" (its standard error), "pairs"}, or {"left_out": why it cannot be said}.
+        {"value", "error": its standard error, "pairs": their number}, or {"left_out": why it cannot be measured}.
     """
     places = np.full((2, count), np.nan)
     degrees = np.zeros(count, dtype=np.int64)
@@ -104,12 +106,13 @@ def gap_closed(base: Baseline, before: Sequence[Standing], after: Sequence[Stand
 
 
 def recall_loss(before: Sequence[Recall], after: Sequence[Recall]) -> dict[str, Any]:
-    """The share of Recall@K that was lost, over the users who are there before and after.
+    """The share of the mean Recall@K that was lost, over the users that have a value before and after.
 
-    before, after: (users, Recall@K of each) on each rank.
+    before, after: (users, Recall@K of each user), one part for each rank.
 
     Returns:
-        {"value", "error" (its standard error over users), "users"}, or {"left_out": why it cannot be said}.
+        {"value", "error": its standard error over users, "users": their number}, or {"left_out": why it cannot be
+        measured}.
     """
     old, new = (dict(zip(*map(np.concatenate, zip(*parts, strict=True)), strict=True)) for parts in (before, after))
     users = sorted(old.keys() & new.keys())
@@ -121,8 +124,13 @@ def recall_loss(before: Sequence[Recall], after: Sequence[Recall]) -> dict[str, 
 
 
 def _expected_standing(percentiles: Floats, degrees: Ids, wanted: Ids) -> tuple[float, float] | None:
-    """(mean, standard error) of the percentiles of pairs whose items have degrees like `wanted` [n]; None where there are
-    fewer than COMPARABLE_PAIRS."""
+    """(mean, standard error) of the percentiles of pairs whose items have degrees near those in `wanted` [n]; None if there
+    are fewer than COMPARABLE_PAIRS pairs.
+
+    For each wanted degree the mean is over the COMPARABLE_PAIRS pairs around its place in the order of degrees.
+
+    percentiles, degrees: of the pairs to choose from, [m] each.
+    """
     if len(percentiles) < COMPARABLE_PAIRS:
         return None
     order = np.argsort(degrees, kind="stable")

@@ -1,4 +1,4 @@
-"""The held-out interactions by dense id: all of them, or those of some users."""
+"""Read the held-out interactions as dense ids: all of them, or those of some users."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from ..output.session import Session
 Ids = npt.NDArray[np.int64]
 
 _samples: WeakKeyDictionary[Session, dict[str, tuple[Ids, Ids]]] = WeakKeyDictionary()
-"""Of each session, by ingest, what `held_out_sample` gave: a service asks for it at every batch, and the table is large."""
+"""The samples of `held_out_sample` by session and ingest. They are kept because a service needs one at every batch, and the
+table is large."""
 
 
 def held_out_pairs(session: Session, graph: Graph) -> tuple[Ids, Ids, int]:
-    """(users, items) of the test interactions by dense id, and how many rows name a user or item that the graph has not.
+    """(users [n], items [n], skipped): the test interactions by dense id, and the number of rows whose user or item is not
+    in the graph.
 
-    Where the table has the column `columns.value`, its rows count as those of `interactions` do: a value that is null, NaN
-    or <= 0 is no interaction, and the row is left out. Where it has no such column, as many published splits, all count.
+    If the table has the column `columns.value`, the same rule as for `interactions` holds: a row whose value is null, NaN
+    or <= 0 is no interaction and is left out. Many published splits have no such column; then all rows count.
 
     Raises:
-        InputError: no test interactions are configured, or they cannot be read.
+        InputError: no test interactions are configured, they cannot be read, or none of them is in the graph.
     """
     config = session.config
     if config.test_interactions is None:
@@ -36,7 +38,8 @@ def held_out_pairs(session: Session, graph: Graph) -> tuple[Ids, Ids, int]:
     maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
     columns = (session.columns.user, session.columns.item)
     value = session.columns.value
-    table = open_table(config.test_interactions, session.options)  # once: all of it is of one version
+    # The table is opened once, so that all that is read of it belongs to one of its versions.
+    table = open_table(config.test_interactions, session.options)
     if value is not None and value not in columns_of(table):
         value = None
     users, items = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
@@ -63,7 +66,9 @@ def held_out_pairs(session: Session, graph: Graph) -> tuple[Ids, Ids, int]:
 
 
 def held_out_sample(session: Session, version: Manifest, count: int) -> tuple[Ids, Ids]:
-    """(users, items) of about `count` test interactions, all those of some users; read once for each ingest.
+    """(users [n], items [n]) of about `count` test interactions: all those of randomly chosen users.
+
+    The table is read once for each ingest.
 
     Raises:
         InputError: as `held_out_pairs`.
@@ -74,7 +79,7 @@ def held_out_sample(session: Session, version: Manifest, count: int) -> tuple[Id
         return known
     users, items, _ = held_out_pairs(session, version.graph)
     order = np.random.default_rng(session.config.seed).permutation(version.graph.users)
-    place = order[users]  # of each pair's user in a random order
+    place = order[users]  # the place of each pair's user in a random order of all users
     chosen = place <= np.sort(place)[min(count, len(place)) - 1]
     samples[ingest] = users[chosen], items[chosen]
     return samples[ingest]

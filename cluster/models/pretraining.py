@@ -1,4 +1,7 @@
-"""`pretrain`: the Influence Encoder of the current version."""
+"""Pre-training: fit the Influence Encoder of a version's model (docs/encoder.md).
+
+`pretrain` does it for the current version, `retrain` for the model that it has just trained.
+"""
 
 from __future__ import annotations
 
@@ -52,14 +55,15 @@ EXPLAINS_NOTHING = (
 
 
 def clear_runs(session: Session, version: Manifest) -> None:
-    """Remove the counterfactual runs of this version's model: the encoder stands."""
+    """Remove the counterfactual runs of this version's model. It is called when the encoder that needs them is committed."""
     for name in session.store.list(_folder_of_runs(session.config, version)):
         session.store.remove(name)
 
 
 def _folder_of_runs(config: Config, version: Manifest) -> str:
-    """Named after the graph, and after all else that the runs depend on, and nothing more: a setting of `serve` that is
-    changed, or new in a later release, does not begin them anew."""
+    """The folder of a version's counterfactual runs. Its name depends on the graph and on every setting that the runs depend
+    on, so runs of other settings are never taken for these. It depends on nothing else: a setting of `serve` that is
+    changed, or new in a later release, does not begin the runs anew."""
     graph, model, settings = version.graph, version.model, config.pretrain
     trained = {"seed": model.seed, "train": model.train, "backbone": model.backbone, "halo": config.partitioning.halo}
     key = json.dumps([graph.document(), trained, settings.counterfactuals, settings.request_share], sort_keys=True)
@@ -67,10 +71,10 @@ def _folder_of_runs(config: Config, version: Manifest) -> str:
 
 
 def wants_around(config: Config, backbone: dict[str, Any]) -> bool:
-    """Whether rows around the touched nodes are to change too, for a model of this backbone.
+    """Whether requests shall also change rows around the touched nodes, with a model of this backbone.
 
     Raises:
-        InputError: `influence.around` asks for it where there is no such encoder.
+        InputError: `influence.around` is true, and there is no such encoder for this objective or backbone.
     """
     model = make_backbone(backbone, 0)
     if config.pretrain.objective == "published":
@@ -92,10 +96,12 @@ def fit_encoder(
     progress: Progress,
     look: Callable[[], None] = lambda: None,
 ) -> tuple[Encoder, dict[str, File], dict[str, Any]]:
-    """An encoder for the model of a version, committed or not: (its entry in a manifest, the files of it, what the commands
-    say of the pre-training).
+    """Fit an encoder for the model of a version, which may be committed or not.
 
-    look: called while it runs, and ends it by raising.
+    look: called while the pre-training runs; it may end it by raising.
+
+    Returns:
+        (the encoder's entry in a manifest, its files, what the commands report of the pre-training).
     """
     started = time.perf_counter()
     fit = _fit_published if session.config.pretrain.objective == "published" else _fit_counterfactual
@@ -106,7 +112,7 @@ def fit_encoder(
 
 
 def with_encoder(version: Manifest, encoder: Encoder, files: Mapping[str, File]) -> Manifest:
-    """A manifest of the version's graph and rows with this encoder, whose files are among `files`."""
+    """The manifest of a version with the same graph and rows and with this encoder. files: the encoder's."""
     model, known = version.model.replaced(encoder=encoder), {**version.files, **files}
     manifest = Manifest(
         format=FORMAT,
@@ -123,13 +129,19 @@ def with_encoder(version: Manifest, encoder: Encoder, files: Mapping[str, File])
 def _fit_counterfactual(
     session: Session, version: Manifest, group: WorkerGroup, progress: Progress, look: Callable[[], None]
 ) -> tuple[Encoder, list[Fitted]]:
-    """(the version's entry for the encoder, the workers' results): our objective."""
+    """Fit the encoder on counterfactual trainings (`pretrain.objective: counterfactual`).
+
+    Returns:
+        (the encoder's entry in a manifest, the workers' results).
+    """
     config, graph, model = session.config, version.graph, version.model
     made = _Runs(session, group, as_trained(config, model), graph, progress, look)
     settings, folder = config.pretrain, _folder_of_runs(config, version)
     popular = _popular_items(session, version, group)
     requests = simulated_requests(config.seed, settings.counterfactuals, settings.request_share, popular)
     removals = [Removal(simulated=(request,)) for request in requests]
+    # The slow part: one whole training for each simulated request. Each is written when it is finished, so that a crash
+    # loses at most one.
     runs = []
     for number, removal in enumerate(removals):
         title = f"counterfactual {number + 1}/{len(removals)}"
@@ -137,7 +149,8 @@ def _fit_counterfactual(
         runs.append((removal, names))
     original = None
     if model.trained_on != graph.shard_files:
-        # The current rows are what forgetting made of the training's, so the run on the present graph is missing.
+        # Requests have changed the graph and the rows since the training. The counterfactual runs are compared with a
+        # training on the present graph, so that one is made too.
         title = "original on the present graph"
         place = f"{folder}/original"
         dense = f"{place}/dense.safetensors"
@@ -147,10 +160,10 @@ def _fit_counterfactual(
     shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
-
     finished = FinishedRuns(runs, original)
 
     def fitted(around: bool) -> list[Fitted]:
+        """Fit the encoder on the finished runs, as the workers return it. around: whether it changes rows around too."""
         call = calling(Partition.fit_encoder, session.location, finished, shape, fit, name, around=around)
         with progress.task("encoder", settings.epochs) as task:
             on_progress = with_callback(epoch_callback(task, "encoder"), look)
@@ -159,6 +172,8 @@ def _fit_counterfactual(
     around = wants_around(config, model.backbone)
     results = fitted(around)
     if around:
+        # An encoder that does not predict the readouts of held-out nodes better than their mean is fitted again without
+        # the rows around. R2 tells: 0 is what the mean reaches.
         readouts = {key: value for key, value in results[0]["fit"].items() if key.startswith("readout_")}
         around = explains_unseen_nodes({key.removeprefix("readout_"): value for key, value in readouts.items()})
         if not around:
@@ -174,6 +189,7 @@ def _fit_counterfactual(
 
 
 def _entry(objective: str, file: str, tables: Sequence[str] | None, shape: dict[str, int], graph: Graph) -> Encoder:
+    """The encoder's entry in a manifest. graph: the one that it is fitted on; its size is the base of the drift."""
     return Encoder(
         file=file,
         tables=None if tables is None else tuple(tables),
@@ -185,7 +201,7 @@ def _entry(objective: str, file: str, tables: Sequence[str] | None, shape: dict[
 
 
 def _popular_items(session: Session, version: Manifest, group: WorkerGroup) -> list[int]:
-    """The items of highest degree, by global dense id."""
+    """The dense ids of the share POPULAR_SHARE of items with the highest degrees."""
     parts = session.call(group, version, calling(Partition.degrees_of_items))
     items, degrees = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
     most = np.lexsort((items, -degrees))[: max(1, round(POPULAR_SHARE * len(items)))]
@@ -195,7 +211,11 @@ def _popular_items(session: Session, version: Manifest, group: WorkerGroup) -> l
 def _fit_published(
     session: Session, version: Manifest, group: WorkerGroup, progress: Progress, look: Callable[[], None]
 ) -> tuple[Encoder, list[FittedPublished]]:
-    """The same in the paper's form."""
+    """Fit the encoder in the form of the paper (`pretrain.objective: published`); no counterfactual trainings are needed.
+
+    Returns:
+        (the encoder's entry in a manifest, the workers' results).
+    """
     config, number = session.config, session.versions.next_number()
     settings = config.pretrain
     shape = {
@@ -227,18 +247,21 @@ def _fit_published(
 
 @dataclass(frozen=True)
 class _Runs:
-    """The training runs that the encoder of one version is fitted on: each is made once, and found again after a crash."""
+    """Makes the training runs on which the encoder of one version is fitted. A finished run is found again after a crash."""
 
     session: Session
     group: WorkerGroup
     trained: Config
-    """The configuration of the version's training: a counterfactual is this very training minus some data."""
+    """The configuration of the version's training. A counterfactual is the same training without some interactions."""
     graph: IngestedGraph
     progress: Progress
     look: Callable[[], None]
 
     def finished(self, removal: Removal, place: str, title: str, dense: str | None = None) -> list[str]:
-        """The files with rank k's rows of E0 after this run, made now unless they are there; dense weights go to `dense`."""
+        """Make the run without `removal`, unless it is finished already; returns the names of its files of E0, one a rank.
+
+        place: the folder of the run. title: of its progress bar. dense: where its dense weights are written.
+        """
         store, done = self.session.store, f"{place}/done.json"
         names = [f"{place}/embeddings-{k:03d}.safetensors" for k in range(self.graph.partitions)]
         if not store.exists(done):
@@ -246,7 +269,8 @@ class _Runs:
             with self.progress.task(title, run.epochs) as task:
                 on_progress = with_callback(epoch_callback(task, "train"), self.look)
                 run_training(self.session, self.group, self.graph, run, RunFiles(names, dense), on_progress)
-            # Behind the rows: whoever finds this file finds all of them.
+            # This file is written after the rows, so whoever finds it finds all of them. The checkpoints are removed last:
+            # a crash before `done` still needs them.
             store.write(done, json.dumps({"files": names}).encode())
             Checkpoints(store, run.folder).clear()
         return names

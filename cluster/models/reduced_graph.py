@@ -1,4 +1,4 @@
-"""The graph of a version after interactions left it: shards, id maps and counts."""
+"""Make the graph of a new version from which interactions were removed: its shards, id maps and counts."""
 
 from __future__ import annotations
 
@@ -31,10 +31,17 @@ def new_graph(
     removed_interactions: int,
     removed_events: int,
 ) -> IngestedGraph:
-    """The graph's manifest with some partitions' shards replaced ({"name", "sha256", "bytes"} each) and nodes deleted.
+    """The graph's part of a manifest with some shards replaced and some nodes deleted.
 
-    The id maps are rewritten without the deleted nodes' external ids. `users` and `items` stay: they are the range of
-    dense ids, which are never used again; `live_users` and `live_items` count.
+    New id maps are written without the external ids of the deleted nodes. `users` and `items` stay the same: they are the
+    ranges of the dense ids, and a dense id is never used again. `live_users` and `live_items` count the nodes that are
+    left.
+
+    Args:
+        number: the number of the version, for the names of its files.
+        shards: the new file of each changed shard, by partition.
+        gone: (users, items) that are deleted, by dense id.
+        removed_interactions, removed_events: how many left the graph.
     """
     files, shard_files = dict(graph.files), list(graph.shard_files)
     for k, file in shards.items():
@@ -45,7 +52,7 @@ def new_graph(
     for side, nodes in zip(("user", "item"), gone, strict=True):
         changed[f"live_{side}s"] = graph.live(side) - len(nodes)
         if not len(nodes):
-            continue
+            continue  # the id map stays the same file
         ids, node, owner = load_ids(session.store, graph, side)
         keep = pa.array(~np.isin(node, nodes))
         table = pa.table({f"{side}_id": ids, "node": pa.array(node), "owner": pa.array(owner)}).filter(keep)
@@ -67,8 +74,14 @@ def new_graph(
 def reduced_graph(
     session: Session, group: WorkerGroup, graph: IngestedGraph, removal: Removal, embeddings: Sequence[str], number: int
 ) -> tuple[IngestedGraph, list[Reduced]]:
-    """(the graph without `removal`, results of the workers): shards and rows of E0 without it and without nodes that
-    lost their last interaction, each partition's in files of its own. `embeddings` are the rows' files so far."""
+    """Write the shards and the rows of E0 without the interactions of `removal`, and without the nodes that lost their last
+    interaction.
+
+    embeddings: the present files of the rows, one for each partition. number: the number of the version, for file names.
+
+    Returns:
+        (the graph without `removal`, the workers' results, which name the new files).
+    """
     partitions = range(graph.partitions)
     names = [
         (
@@ -89,7 +102,7 @@ def reduced_graph(
 
 
 def merged_gone(results: Iterable[Deleted]) -> tuple[Ids, Ids]:
-    """(users, items) that the workers deleted."""
+    """(users, items) that the workers deleted, by dense id, from the results of all partitions."""
     empty: Ids = np.empty(0, dtype=np.int64)
     users, items = [empty], [empty]
     for result in results:

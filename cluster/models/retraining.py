@@ -1,7 +1,7 @@
-"""`retrain`: a new model with its encoder, as one version, while requests are carried out on the current one.
+"""The end of `retrain`: commit a new model with its encoder, although requests were carried out while it was trained.
 
-What is carried out meanwhile is carried out on the result as well, by its own encoder, before it becomes a version
-(docs/commit.md). Readers and services therefore go from a version that can forget to another one.
+These requests are carried out on the new model too, by its own encoder, before it becomes a version (docs/commit.md). So
+every version that readers and services see can forget.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ from ..requests.request import Request
 from .unlearning import Change, make_candidate
 
 SWITCH_SECONDS = 60.0
-"""So long services are asked to wait at least."""
+"""The shortest time, in seconds, for which services are asked to carry nothing out."""
 
 
 def commit_replayed(
     session: Session, group: WorkerGroup, head: int, manifest: Manifest, progress: Progress, lease: Lease
 ) -> Manifest:
-    """Make a version of this manifest, which was decided on `head`, after carrying out on it what was carried out since.
+    """Carry out on this manifest, which was decided on `head`, the requests that were carried out since, and commit it.
 
-    `replayed` of the committed manifest lists these requests. lease: on what the manifest names.
+    If further requests are carried out before the commit, all of this is done again for them. `replayed` of the committed
+    manifest lists the ids of all these requests.
+
+    lease: a lease on the files that the manifest names.
 
     Raises:
         InputError, RuntimeError, WorkerFailure: as `retrain`.
@@ -42,25 +45,40 @@ def commit_replayed(
     seconds = 0.0
     while True:
         started = time.monotonic()
+        # Everything in this round is decided on these records. A later one makes the commit void or waits for it.
         records = session.log.since(head)
+        # Another training, a rollback or a purge that ignored the lease makes the result useless; no request is read then.
         check_still_valid(records, manifest.files, lease)
         if seconds:
+            # Not the first round: a request was faster than the last commit. The record `switching` (Ws) comes before the
+            # work, so that services carry nothing out during it and the next commit is not void for the same reason.
+            # It asks for twice the seconds of the last round, because this round may take longer.
             session.log.append(SWITCHING, {"behind": head, "seconds": max(2 * seconds, SWITCH_SECONDS)})
             progress.note("a request was carried out meanwhile: it is carried out here too, and services wait for that")
         since = carried_out_by(records)
         manifest = _carry_out_on(session, group, manifest, _read_requests(session, since), progress)
+        # No version names the new files before the commit; the lease does, so that a purge leaves them.
         lease.add(manifest.files)
+        # The last check before the commit: what requests removed from the current version must not come back.
         _check_same_graph(records, manifest)
         replayed += since
+        # The commit (Wt) is decided on all records that were carried out here, no longer on the first head.
         head = records[-1].number if records else head
         try:
             return session.versions.commit(manifest.replaced(replayed=tuple(replayed)), after=head, lease=lease.name)
         except LogConflict:
+            # The work of this round is kept: the next one carries out only what came after this head.
             seconds = time.monotonic() - started
 
 
 def check_still_valid(records: Sequence[Record], files: Collection[str], lease: Lease) -> None:
-    """Raise RuntimeError where records since it began forbid to make a version with these files the current one."""
+    """Check that a retrain's result may still become the current version.
+
+    records: those since the retrain began. files: the names that its manifest has so far.
+
+    Raises:
+        RuntimeError: another training or a rollback was committed, or a purge did not wait for the retrain.
+    """
     if other := others_beside_retrain(records):
         raise RuntimeError(
             f"another version was committed while this retrain ran ({', '.join(other)}), so its result is not made the "
@@ -74,6 +92,11 @@ def check_still_valid(records: Sequence[Record], files: Collection[str], lease: 
 
 
 def _read_requests(session: Session, request_ids: Sequence[str]) -> list[Request]:
+    """The contents of these requests.
+
+    Raises:
+        RuntimeError: a purge has removed one of them.
+    """
     tickets = session.ledger().tickets
     try:
         return [read_accepted(session, tickets[request_id]) for request_id in request_ids]
@@ -87,7 +110,11 @@ def _read_requests(session: Session, request_ids: Sequence[str]) -> list[Request
 def _carry_out_on(
     session: Session, group: WorkerGroup, manifest: Manifest, requests: Sequence[Request], progress: Progress
 ) -> Manifest:
-    """A version to be from which these requests were carried out too, all at once."""
+    """Carry out these requests, all in one batch, on a version that is not committed; returns its new manifest.
+
+    Raises:
+        RuntimeError: as `_check_means_the_same`.
+    """
     version = manifest.replaced(version=session.versions.next_number())
     if not requests:
         return manifest
@@ -97,6 +124,7 @@ def _carry_out_on(
     named = list(way.named.values())
     before = session.version().lake_graph
     if before.ingest != graph.ingest:
+        # The requests were accepted and approved for a graph of another ingest. In this one they may name much more.
         shares = [effect(found, [one], graph.items).share(graph) for one in named]
         _check_means_the_same(session, requests, shares, before.time == graph.time)
     whole = effect(found, named, graph.items)
@@ -111,9 +139,13 @@ def _carry_out_on(
 def _check_means_the_same(
     session: Session, requests: Sequence[Request], shares: Sequence[float], same_times: bool
 ) -> None:
-    """Raise RuntimeError where nobody can say that one of these, carried out on another ingest, means the same here.
+    """Check that requests which were carried out on another ingest mean the same in the last one.
 
-    shares: of the graph that each removes. same_times: whether both ingests have times of one kind.
+    shares: the share of the graph that each request removes. same_times: whether both ingests have the same kind of times.
+
+    Raises:
+        RuntimeError: a request names a time range, and the kinds of times differ; or it removes more than
+            `forget.max_share`, and nobody approved that.
     """
     limit, tickets = session.config.forget.max_share, session.ledger().tickets
     again = "Run `unlearnrec ingest` again, with the key of the suppression list in the environment, then `retrain`"
@@ -129,7 +161,12 @@ def _check_means_the_same(
 
 
 def _check_same_graph(records: Sequence[Record], manifest: Manifest) -> None:
-    """Raise RuntimeError unless as much is left as in the last version of the same ingest: nothing comes back, ever."""
+    """Check that no deleted data come back: as many interactions and events are left as in the last version of the same
+    ingest among the records.
+
+    Raises:
+        RuntimeError: the numbers differ.
+    """
     versions = [manifest_of(record) for record in records if record.kind == COMMITTED]
     if versions and versions[-1].lake_graph.ingest == manifest.graph.ingest:
         left = [(graph.interactions, graph.events) for graph in (versions[-1].lake_graph, manifest.graph)]

@@ -1,4 +1,4 @@
-"""How long the phases of one batch take."""
+"""Measure how long the phases of one batch take."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class Stopwatch:
-    """Seconds since it was made, in all and by phase. A phase that is marked twice is added up."""
+    """Seconds since the stopwatch was made, in total and by phase. The times of a phase that is marked twice are added."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
@@ -14,9 +14,9 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Since it was made."""
+        """Seconds since the stopwatch was made."""
         return time.perf_counter() - self._start
 
     def mark(self, phase: str) -> None:
-        """The phase ends now; it began when the one before ended."""
+        """End a phase. It began when the phase before it ended."""
         self.phases[phase] = self.phases.get(phase, 0.0) + self.seconds - sum(self.phases.values())

@@ -1,4 +1,7 @@
-"""`train`: the backbone, from the lake's graph to a committed version; and the counterfactuals that pre-training needs."""
+"""Train a backbone: plan the run, let the workers train, and make the manifest of the version.
+
+`train` and `retrain` use it, and pre-training for its counterfactual runs.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,12 @@ from ..reporting.progress import Progress, epoch_callback, with_callback
 from .reduced_graph import reduced_graph
 
 LOOK_SECONDS = 5.0
-"""So often a training looks whether its result can still be committed."""
+"""The interval, in seconds, at which a training checks whether its result can still be committed."""
 
 
 def at_intervals(look: Callable[[], None]) -> Callable[[], None]:
-    """`look` when LOOK_SECONDS have passed since the last time; what it raises of the store is left to the next time."""
+    """A function that calls `look` at most once every LOOK_SECONDS. An OSError of the store is ignored: the next call looks
+    again."""
     due = time.monotonic() + LOOK_SECONDS
 
     def sometimes() -> None:
@@ -48,7 +52,8 @@ def at_intervals(look: Callable[[], None]) -> Callable[[], None]:
 
 
 def prepare_run(session: Session, graph: IngestedGraph, run: TrainRun, resume: bool, progress: Progress) -> None:
-    """What comes before a training: earlier checkpoints of this run go, unless it goes on from them; its plan is told."""
+    """Prepare a training: save the configuration, tell the plan, and remove earlier checkpoints of this run unless `resume`
+    is set."""
     if not resume:
         Checkpoints(session.store, run.folder).clear()
     session.save_config()
@@ -56,7 +61,7 @@ def prepare_run(session: Session, graph: IngestedGraph, run: TrainRun, resume: b
 
 
 def training_result(committed: Manifest, curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the commands say of a training."""
+    """What the commands return of a training. curve: {"seconds", "loss", ...} of each epoch."""
     seconds, loss = curve[-1]["seconds"], curve[-1]["loss"]
     return {"epochs": len(curve), "seconds": seconds, "loss": loss, "version": committed.version, "curve": curve}
 
@@ -69,9 +74,12 @@ def trained_version(
     progress: Progress,
     look: Callable[[], None] = lambda: None,
 ) -> tuple[Manifest, list[dict[str, Any]]]:
-    """(the version that this run makes, all of whose files are there, to be committed; the curve of the training).
+    """Train, and make the manifest of the version. All of its files are written; the caller commits it.
 
-    look: called while it runs, and ends it by raising.
+    look: called while the training runs; it may end it by raising.
+
+    Returns:
+        (the manifest, the curve of the training).
     """
     removal, number = run.removal, session.versions.next_number()
     names = [session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors") for k in range(graph.partitions)]
@@ -79,6 +87,8 @@ def trained_version(
     with progress.task("train", run.epochs) as task:
         on_progress = with_callback(epoch_callback(task, "train"), look)
         results = run_training(session, group, graph, run, RunFiles(names, dense), on_progress)
+    # With a removal, the training still uses the shards of the whole graph. The version gets shards and rows without the
+    # removed interactions, and `lake_graph` keeps the whole graph.
     new_graph = graph
     embedded: Sequence[WithFiles] = results
     if removal:
@@ -108,7 +118,7 @@ def trained_version(
 
 
 def as_trained(config: Config, model: Model) -> Config:
-    """The configuration with which the version's model was trained, whatever `config` says today."""
+    """`config` with the seed, training settings and backbone with which this model was trained."""
     return config.model_copy(
         update={
             "seed": model.seed,
@@ -119,8 +129,11 @@ def as_trained(config: Config, model: Model) -> Config:
 
 
 def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Probe | None = None) -> TrainRun:
-    """The run of this configuration on this graph. Its folder is named after the graph, and after everything
-    else that its result depends on."""
+    """The training run of this configuration on this graph, without the interactions of `removal`.
+
+    The name of its folder depends on the graph and on everything else that the result depends on. So a run never goes on
+    from a checkpoint of another run.
+    """
     train, backbone = config.train, config.backbone.model_dump()
     settings = TrainSettings(
         seed=config.seed,
@@ -156,10 +169,12 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Where a training writes its result: rank k's rows of E0 to embeddings[k], the dense weights to `dense`, if any."""
+    """The names of the files into which a training writes its result."""
 
     embeddings: Sequence[str]
+    """Rank k writes its rows of E0 to embeddings[k]."""
     dense: str | None = None
+    """The file of the dense weights. None: they are not written."""
 
 
 def run_training(
@@ -173,6 +188,9 @@ def run_training(
     """Run a training on the workers. A failed worker is replaced, and the run goes on from its last checkpoint.
 
     on_progress: called with each rank's state about twice a second; it may end the training by raising.
+
+    Raises:
+        WorkerFailure: as `WorkerGroup.run`.
     """
     return group.run(
         calling(Partition.train, session.location, graph, run, list(files.embeddings), files.dense),
@@ -183,7 +201,7 @@ def run_training(
 
 
 def plan_line(config: Config, graph: IngestedGraph) -> str:
-    """One line before long work: what will be held and moved."""
+    """One line about a training before it starts: its steps, the memory of its tables, and the halo rows of each step."""
     nodes, size = graph.users + graph.items, config.backbone.embedding_size
     steps = -(-graph.ingested_interactions // config.train.batch_size)
     table = nodes * size * 4

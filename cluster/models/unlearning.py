@@ -1,4 +1,4 @@
-"""A new version before its commit: its files, by the workers; fine-tuning of touched rows, and the gate."""
+"""Make a new version before its commit: let the workers write its files, fine-tune touched rows, and ask the gate."""
 
 from __future__ import annotations
 
@@ -22,39 +22,53 @@ from .reduced_graph import Ids, merged_gone, new_graph
 from .training import as_trained, make_run
 
 RETRAIN = "run `unlearnrec retrain`"
-"""What to do about a version that needs a retrain."""
+"""What the user is told to do about a version that needs a retrain."""
 
 
 @dataclass(eq=False)
 class Candidate:
-    """What a batch made of a version. `finish` completes `manifest`; `pairs` were removed, the nodes `gone` deleted."""
+    """A version that a batch of requests makes, before its commit. Its files are written."""
 
     session: Session
     group: WorkerGroup
     version: Manifest
+    """The version before."""
     manifest: Manifest
+    """The new version; `fine_tune_and_judge` may replace it."""
     pairs: tuple[Ids, Ids]
+    """(users [n], items [n]) of the removed interactions, by dense id."""
     gone: tuple[Ids, Ids]
+    """(users, items) that were deleted, by dense id."""
 
     def fine_tune_and_judge(
         self, mark: Callable[[str], None], progress: Progress, largest_change: float, kept_rows: bool
     ) -> dict[str, Any]:
-        """Fine-tune and judge it, as the configuration says; returns what the answers say of it.
+        """Fine-tune the new version and let the gate judge it, as the configuration says.
 
-        Where the gate is missed in nothing but what fine-tuning can change, that is tried, and the fine-tuned rows are kept
-        if they miss nothing; otherwise the version keeps the rows that it had, and `gate.given_up` says what was tried.
+        If the gate is missed only in measures that fine-tuning can change, the touched rows are fine-tuned. The fine-tuned
+        rows are kept if they miss no bound. Otherwise the version keeps the rows that it had, and `gate.given_up` says
+        what was tried.
 
-        mark: ends a phase. largest_change: of a row that stays. kept_rows: leave them as they are.
+        Args:
+            mark: called with the name of a phase when it ends.
+            largest_change: the L2 norm of the largest change of a row that stays.
+            kept_rows: do not fine-tune.
+
+        Returns:
+            The part of the answers about the gate: `gate`, `needs_retrain` and, where a retrain is needed, `retrain`. It is
+            empty if no bound is set.
         """
         settings = self.session.config.forget
         gate = None
         if active_bounds(settings):
+            # The workers still hold the version before, which the gate measures first.
             gate = Gate(self.session, self.group, self.version, self.pairs, self.gone)
             mark("gate")
         if settings.fine_tune_steps and not kept_rows:
             self.manifest = self._fine_tuned(settings.fine_tune_steps)
             mark("fine_tune")
         if self.version.needs_retrain:
+            # Only a retrain ends this state. A batch does not, even if its own version passes the gate.
             self.manifest = self.manifest.replaced(needs_retrain=True)
         if gate is None:
             return {}
@@ -62,12 +76,14 @@ class Candidate:
         mark("refresh")
         found = gate.judge(self.manifest, largest_change)
         mark("gate")
+        # Fine-tuning is tried only if it can mend all that was missed. It is kept only if the gate then misses nothing.
         steps = settings.gate_fine_tune_steps
         if found["status"] == MISSED and CHANGED_BY_FINE_TUNING.issuperset(found["missed"]) and steps and not kept_rows:
             tuned = self._fine_tuned(steps)
             again = gate.judge(tuned, largest_change)
             if again["status"] == MISSED:
                 found["given_up"] = {"steps": steps, "measures": again["measures"], "missed": again["missed"]}
+                # The workers hold the version that will be committed.
                 self.session.ensure_loaded(self.group, self.manifest)
             else:
                 self.manifest = tuned
@@ -81,11 +97,14 @@ class Candidate:
         return {"gate": found, "needs_retrain": True, "retrain": RETRAIN}
 
     def _fine_tuned(self, steps: int) -> Manifest:
-        """Let the touched rows take some training steps: the manifest with the rows that result."""
+        """Fine-tune the touched rows for some training steps; returns the manifest with the resulting rows.
+
+        The rows are written to new files. So the rows before fine-tuning are still there if it is given up.
+        """
         session, number = self.session, self.manifest.version
         model, graph = self.manifest.model, self.manifest.graph
         trained = as_trained(session.config, model)
-        # Draws of an epoch that neither the training nor another request had.
+        # This number of an epoch was used by neither the training nor another version, so the random draws are new.
         run = replace(make_run(trained, graph, Removal()), epochs=trained.train.epochs + number)
         names = [session.versions.new_name(number, f"tuned-{k:03d}", "safetensors") for k in range(graph.partitions)]
         users, items = (np.unique(ends) for ends in self.pairs)
@@ -102,12 +121,14 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What is to be done to a version: what all its requests remove together, and the partitions whose files change."""
+    """What a batch of requests changes in a version."""
 
     effect: Effect
+    """What all requests of the batch remove together."""
     partitions: Sequence[int]
+    """The partitions whose files change."""
     cut_only: bool = False
-    """Leave the parameters as they are."""
+    """Remove the interactions, and leave the parameters as they are."""
 
 
 def make_candidate(
@@ -118,9 +139,12 @@ def make_candidate(
     mark: Callable[[str], None],
     progress: Progress,
 ) -> tuple[Candidate, float]:
-    """(a version with this change, loaded by the workers; the largest change of a row that stays, by the L2 norm).
+    """Let the workers of the affected partitions write the files of a version with this change, and make its manifest.
 
-    mark: ends a phase.
+    mark: called with the name of a phase when it ends.
+
+    Returns:
+        (the candidate, the L2 norm of the largest change of a row that stays). The workers still hold `version`.
 
     Raises:
         InputError, WorkerFailure: as `Session.call`.
@@ -134,12 +158,14 @@ def make_candidate(
     }
     pairs = (whole.users, whole.items)
     thinned = whole.thinned if whole.partial else None
+    # Only workers write shards and rows (W4), each its own. The others keep the files of the version before.
     call = calling(Partition.forget, session.location, *pairs, names, cut_only=change.cut_only, thinned=thinned)
     with progress.task("forget", len(affected)) as task:
         results = session.call(group, version, call, partitions=affected)
         task.advance(len(affected))
     mark("unlearn")
     by_partition = dict(zip(affected, results, strict=True))
+    # The id maps (W5) come after the shards, because the workers find out which nodes lost their last interaction.
     gone = merged_gone(results)
     shards = {k: result["shard"] for k, result in by_partition.items()}
     changed = new_graph(session, graph, number, shards, gone, len(whole.users), whole.events)
@@ -155,6 +181,7 @@ def make_candidate(
     if tables:
         encoder = encoder.replaced(tables=tuple(tables))
     model = version.model.replaced(embeddings=tuple(embeddings), encoder=encoder)
+    # The new version shares the unchanged files with the version before.
     files = version.files | changed.files | files_of(results)
     manifest = Manifest(
         format=FORMAT,

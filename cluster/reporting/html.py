@@ -1,6 +1,7 @@
-"""One self-contained HTML page: tables and figures inline, readable in light and dark, no script, nothing fetched.
+"""Make a report as one HTML page with tables and figures. It has no scripts, fetches nothing, and can be read on a light and
+on a dark background.
 
-Figures are pure functions of arrays. Nothing here takes ids, so none can reach a report.
+Figures are pure functions of arrays. No function takes ids of users or items, so none can get into a report by mistake.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 GREY = "#808080"  # readable on white and on black: the figures have no background of their own
 COLOURS = ("#4c8bf5", "#e8710a", "#12a45c", "#b565d9", "#d6336c")
 SCATTER_POINTS = 3000
-"""Points drawn at most: more make a page slow and show nothing new."""
+"""The largest number of points in a scatter plot. More would make the page slow and show nothing new."""
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -38,16 +39,18 @@ img { max-width: 100%; }
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it: a paragraph, a table (rows with the same keys), figures (of this module)."""
+    """A part of a report: a heading, a paragraph, a table and figures. All but the heading may be empty."""
 
     heading: str
     text: str = ""
     table: Sequence[Mapping[str, Any]] = ()
+    """The rows of the table, which have the same keys; the keys are the titles of the columns."""
     figures: Sequence[str] = ()
+    """Figures as the functions of this module return them."""
 
 
 def render_report(title: str, sections: Sequence[Section]) -> str:
-    """The page as a string."""
+    """The page as a string of HTML."""
     body = "\n".join(_section(section) for section in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -58,7 +61,7 @@ def render_report(title: str, sections: Sequence[Section]) -> str:
 
 
 def write_report(path: str | Path, title: str, sections: Sequence[Section]) -> None:
-    """Write the page to a local file, making its folder if missing."""
+    """Write the page to a local file. Its folder is made if it is missing."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(render_report(title, sections), encoding="utf-8")
@@ -85,7 +88,8 @@ def _cell(value: Any) -> str:
 
 
 def _axes(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    # The object interface, not pyplot: no display, no state shared between threads.
+    """An empty figure with grey axes and labels."""
+    # pyplot is not used, because it wants a display and has state that threads would share.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 3.4), layout="constrained")
@@ -102,7 +106,8 @@ def _axes(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def _finish(figure: Figure, alt: str) -> str:
-    """The figure as an <img> that holds its SVG; as an image, its ids cannot clash with another figure's."""
+    """The figure as an <img> tag that contains its SVG. As an image it has ids of its own, which cannot be confused with
+    those of another figure. alt: the text for readers who do not see the figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     data = base64.b64encode(buffer.getvalue()).decode()
@@ -114,7 +119,7 @@ def training_figure(seconds: ArrayLike, loss: ArrayLike, recall_seconds: ArrayLi
 
     Args:
         seconds, loss: [epochs].
-        recall_seconds, recall: [measurements]; empty draws the loss alone.
+        recall_seconds, recall: [measurements]; if they are empty, only the loss is drawn.
     """
     figure, axes = _axes("Training", "seconds", "loss")
     axes.plot(seconds, loss, color=COLOURS[0], label="loss")
@@ -129,10 +134,9 @@ def training_figure(seconds: ArrayLike, loss: ArrayLike, recall_seconds: ArrayLi
 
 
 def score_figure(scores: Mapping[str, ArrayLike]) -> str:
-    """Densities of scores, a line a group: forgotten pairs before, edges cut, unlearned, retrained; held-out pairs.
+    """Densities of scores with one line for each group, such as forgotten pairs in each model, and held-out pairs.
 
-    Args:
-        scores: name of the group -> scores [any number > 0].
+    scores: the scores of each group by its name, each [n] with n > 0.
     """
     figure, axes = _axes("Scores of pairs", "score", "density")
     arrays = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
@@ -147,7 +151,7 @@ def score_figure(scores: Mapping[str, ArrayLike]) -> str:
 
 
 def seconds_figure(seconds: Mapping[str, float]) -> str:
-    """Horizontal bars on a logarithmic scale, such as {"forget": 0.4, "retrain": 90}: name -> seconds, all > 0."""
+    """Horizontal bars of seconds on a logarithmic scale. seconds: by name, all > 0, such as {"forget": 0.4}."""
     figure, axes = _axes("Time", "seconds (logarithmic)", "")
     bars = axes.barh(list(seconds), list(seconds.values()), color=COLOURS[0])
     axes.bar_label(bars, [f" {value:.3g} s" for value in seconds.values()], color=GREY)
@@ -158,7 +162,8 @@ def seconds_figure(seconds: Mapping[str, float]) -> str:
 
 
 def auc_figure(auc: Mapping[str, float]) -> str:
-    """Bars of the attack's AUC, forgotten against held-out pairs, one a model; the retrained model's is the aim."""
+    """One bar for each model: the AUC of the attack that tells forgotten from held-out pairs. The retrained model's AUC is
+    the aim."""
     figure, axes = _axes("Attack: forgotten or held out?", "", "AUC")
     bars = axes.bar(list(auc), list(auc.values()), color=COLOURS[0], width=0.55)
     axes.bar_label(bars, [f"{value:.3f}" for value in auc.values()], color=GREY)
@@ -168,10 +173,10 @@ def auc_figure(auc: Mapping[str, float]) -> str:
 
 
 def shift_figure(needed: ArrayLike, delivered: ArrayLike) -> str:
-    """Each forgotten pair's score change in the counterfactual retrain (needed) against the one delivered.
+    """A scatter plot of the change of each forgotten pair's score: that in the counterfactual retrain (needed) on the
+    x-axis, that in the unlearned model (delivered) on the y-axis.
 
-    Args:
-        needed, delivered: [pairs]; a fixed choice of `SCATTER_POINTS` of them is drawn.
+    needed, delivered: [pairs]. If there are more than `SCATTER_POINTS`, a fixed random choice of them is drawn.
     """
     needed_P, delivered_P = np.asarray(needed, dtype=np.float64), np.asarray(delivered, dtype=np.float64)
     if needed_P.size > SCATTER_POINTS:

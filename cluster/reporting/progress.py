@@ -1,6 +1,6 @@
-"""What a long command says while it works, on stderr: bars with rate and ETA on a terminal, else a few plain lines.
+"""Show on stderr how far a long command is: bars with rate and remaining time on a terminal, otherwise a few plain lines.
 
-Commands take a `Progress`; `open_progress()` picks the one that fits, `SILENT` says nothing at all.
+Commands take a `Progress`. `open_progress()` chooses the right kind; `SILENT` shows nothing.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 PLAIN_SECONDS = 10.0
-"""Shortest time between two plain lines of one task: enough for a log file, not a flood."""
+"""The shortest time in seconds between two plain lines of one task, so that a file with the output does not get long."""
 
 
 class Task:
-    """One counted piece of work. This one is silent; subclasses show it."""
+    """A piece of work that is counted in units. This class shows nothing; subclasses show it."""
 
     def advance(self, n: int = 1, **fields: object) -> None:
-        """`n` more units are done; `fields` are the latest numbers to show, such as loss=0.31."""
+        """Count `n` more units as done. fields: the latest numbers to show, such as loss=0.31."""
 
     def finish(self) -> None:
-        """The work has ended, complete or not."""
+        """End the task, whether all of its units are done or not."""
 
 
 class Progress:
-    """Says nothing: what library code and tests use by default."""
+    """The base class, which shows nothing. It is the default in library code and in tests."""
 
     @contextmanager
     def task(self, name: str, total: int | None = None) -> Iterator[Task]:
-        """Work of `total` units (None: not known), as in `with progress.task("train", 30) as task: task.advance(1)`."""
+        """A task for a `with` block: `with progress.task("train", 30) as task: task.advance(1)`.
+
+        total: the number of units; None: it is not known.
+        """
         task = self._start(name, total)
         try:
             yield task
@@ -45,15 +48,17 @@ class Progress:
         """Show one line for a person, such as a plan of memory and time."""
 
     def _start(self, name: str, total: int | None) -> Task:
+        """The task of `task`. Subclasses replace it."""
         return Task()
 
 
 SILENT = Progress()
-"""The progress of callers that want none. It holds nothing, so that all may share it."""
+"""A `Progress` that shows nothing. It has no state, so all callers may share it."""
 
 
 class PlainProgress(Progress):
-    """Lines on a stream that is no terminal: at most one a task every `PLAIN_SECONDS`, and one at its end."""
+    """Plain lines on a stream that is not a terminal: for each task at most one line every `PLAIN_SECONDS`, and one at its
+    end."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -91,7 +96,7 @@ class _PlainTask(Task):
 
 
 class BarProgress(Progress):
-    """Live bars on a terminal; the display exists only while a task runs, so that other output stays readable."""
+    """Live bars on a terminal. They are there only while a task runs, so that other output stays readable."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -123,7 +128,7 @@ class BarProgress(Progress):
         return _BarTask(self, self.bars, self.bars.add_task(name, total=total, rate="", shown=""))
 
     def task_ended(self) -> None:
-        """A task has ended; the last one takes the display down."""
+        """Count a task as ended. After the last one, the bars are removed."""
         self.running -= 1
         if self.running == 0 and self.bars is not None:
             self.bars.stop()
@@ -149,19 +154,20 @@ class _BarTask(Task):
 
 
 def show_fields(fields: dict[str, object]) -> str:
-    """`, loss=0.31` for a log line; "" for nothing."""
+    """The fields as the end of a line, such as `, loss=0.31`; "" if there are none."""
     return "".join(
         f", {key}={value:.4g}" if isinstance(value, float) else f", {key}={value}" for key, value in fields.items()
     )
 
 
 def open_progress() -> Progress:
-    """Bars where stderr is a terminal, plain lines where it is not."""
+    """A `Progress` with bars if stderr is a terminal, otherwise one with plain lines."""
     return BarProgress() if sys.stderr.isatty() else PlainProgress(sys.stderr)
 
 
 def epoch_callback(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], None]:
-    """An `on_progress` for the group that advances a task as the first worker's epochs of this phase pass."""
+    """An `on_progress` for a group of workers. It advances the task by the epochs that the first worker has finished in this
+    phase."""
     done = 0
 
     def on_progress(states: list[dict[str, Any]]) -> None:
@@ -179,7 +185,7 @@ def epoch_callback(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], N
 def with_callback(
     on_progress: Callable[[list[dict[str, Any]]], None], look: Callable[[], None]
 ) -> Callable[[list[dict[str, Any]]], None]:
-    """An `on_progress` that calls `look` too."""
+    """An `on_progress` that calls the given one, and then `look`."""
 
     def both(states: list[dict[str, Any]]) -> None:
         on_progress(states)

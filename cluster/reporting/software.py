@@ -1,4 +1,4 @@
-"""What software runs: versions of packages, and the commit of a checkout."""
+"""The versions of the installed packages and the git commit of this package, for reports."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 @functools.cache
 def software() -> dict[str, str | None]:
-    """Versions of what the numbers depend on, and the `commit`."""
+    """The versions of Python and of the packages on which results depend, and the `commit`."""
     return package_versions(_PACKAGES) | {"commit": commit()}
 
 
 def package_versions(packages: Sequence[str]) -> dict[str, str | None]:
-    """The version of Python, then those of these packages; None for one that is not installed."""
+    """The version of Python and those of these packages, by name; None for a package that is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in packages:
         try:
@@ -31,7 +31,7 @@ def package_versions(packages: Sequence[str]) -> dict[str, str | None]:
 
 
 def commit(short: bool = False) -> str | None:
-    """The git commit of this package's checkout, with "+" where files differ from it; None where it is no checkout."""
+    """The git commit of this package's checkout, with "+" if tracked files were changed; None if it is not a checkout."""
     if not (_ROOT / ".git").exists():
         return None
     head = ("rev-parse", "--short", "HEAD") if short else ("rev-parse", "HEAD")
