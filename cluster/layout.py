@@ -1,4 +1,4 @@
-"""Every folder and file name under `output`, once. Nothing here reads or writes.
+"""Every folder and file name under `output`, in one place. Nothing here reads or writes.
 
 config.yaml                          the resolved configuration
 graph/manifest.json, graph/...       what the last `ingest` left (partitioning/ingest.py names these files)
@@ -31,30 +31,33 @@ VERSIONS = "versions"
 LOG = "log"
 REQUESTS = "requests"
 REQUEST_KEY = f"{REQUESTS}/key"
-"""The secret under which ids of requests are derived from their content."""
+"""The file with the secret key under which the id of a request is derived from its content, where it came without one."""
 OUTCOMES = "outcomes"
 CALLBACKS = "callbacks"
 LEASES = "leases"
 SUPPRESSION = "suppression"
 WATCH = "watch"
 WATCH_CURSOR = f"{WATCH}/cursor.json"
-"""How far a table was followed. It names versions, no ids."""
+"""The file that says how far a table was followed. It holds versions of the table and no ids of users or items."""
 REPORTS = "reports"
 CHECKPOINTS = "checkpoints"
 PRETRAIN = "pretrain"
 
 SEARCHED = (VERSIONS, GRAPH, CHECKPOINTS, PRETRAIN, REQUESTS, OUTCOMES, CALLBACKS)
-"""Folders in which a purge looks for files that hold deleted data."""
+"""The folders in which a purge looks for files that hold deleted data."""
 FOLDERS = (*SEARCHED, LEASES, LOG, REPORTS, SUPPRESSION, WATCH)
-"""All folders of the output."""
+"""All folders that an output may have."""
 COPIED = (GRAPH, VERSIONS, LOG, REQUESTS, OUTCOMES, SUPPRESSION, REPORTS)
-"""Folders that a copy of an output needs. The others belong to who works on the output: a copy calls nobody back."""
+"""The folders that a copy of an output needs. The other folders belong to the processes that work on the original output:
+a copy must not send callbacks, for example."""
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-"""A request id names files: one that begins with a dot would be hidden, or taken for a write that did not end."""
+"""What a request id may look like. The id is part of file names, so it must not begin with a dot: the file would be hidden,
+or taken for the temporary file of a write that did not end."""
 
 SegmentId = tuple[int, int]
-"""A segment of the log: (number of its first record, how many files before it were torn to nothing)."""
+"""A segment of the log: (number of its first record, attempt). The attempt is 0, and one more for each file with the same
+number before it that holds no whole record because its end was torn off."""
 
 _SEGMENT = re.compile(rf"{LOG}/([0-9]{{9,}})(?:-([1-9][0-9]*))?\.json")
 _CUT = re.compile(rf"{LOG}/cut-([0-9]{{6,}})\.json")
@@ -67,37 +70,38 @@ _CONTENT = re.compile(rf"(?:{REQUESTS}|{CALLBACKS})/({REQUEST_ID.pattern})(?:@([
 
 
 def segment_name(segment: SegmentId) -> str:
-    """The file of a segment of the log."""
+    """The name of the file that holds a segment of the log."""
     number, attempt = segment
     return f"{LOG}/{number:09d}{f'-{attempt}' if attempt else ''}.json"
 
 
 def segment_id(name: str) -> SegmentId | None:
-    """The segment that this file is, None for another file."""
+    """The segment that the file of this name holds; None for a name that `segment_name` does not give."""
     found = _SEGMENT.fullmatch(name)
     segment = (int(found[1]), int(found[2] or 0)) if found else None
     return segment if segment is not None and segment_name(segment) == name else None
 
 
 def cut_name(number: int) -> str:
-    """The file that announces cut `number` of the log."""
+    """The name of the file that announces cut `number` of the log. Cuts are numbered from 1."""
     return f"{LOG}/cut-{number:06d}.json"
 
 
 def cut_number(name: str) -> int | None:
-    """Which cut this file announces, None for another file."""
+    """The number of the cut that the file of this name announces; None for a name that `cut_name` does not give."""
     found = _CUT.fullmatch(name)
     number = int(found[1]) if found else None
     return number if number is not None and cut_name(number) == name else None
 
 
 def checkpoint_name(number: int) -> str:
-    """The file of the checkpoint that stands for the first `number` records."""
+    """The name of the file with the checkpoint that stands for records 1 to `number` of the log."""
     return f"{LOG}/checkpoint-{number:09d}.json"
 
 
 def checkpoint_number(name: str) -> int | None:
-    """For how many records this checkpoint stands, None for another file."""
+    """The number of records that the checkpoint of this name stands for; None for a name that `checkpoint_name` does not
+    give."""
     found = _CHECKPOINT.fullmatch(name)
     number = int(found[1]) if found else None
     return number if number is not None and checkpoint_name(number) == name else None
@@ -107,32 +111,36 @@ def checkpoint_number(name: str) -> int | None:
 
 
 def version_file(number: int, name: str) -> str:
-    """A file of version `number`."""
+    """The path of the file `name` of version `number`, under the output."""
     return f"{VERSIONS}/{number:06d}/{name}"
 
 
 def manifest_name(number: int) -> str:
-    """The copy of the manifest of version `number`."""
+    """The name of the copy of the manifest of version `number`. The manifest itself is in the log."""
     return version_file(number, "manifest.json")
 
 
 def lease_name(number: int, unique: str) -> str:
-    """A lease on version `number`."""
+    """The name of a lease on version `number`. unique: random characters, so that each lease has a file of its own."""
     return f"{LEASES}/{number:06d}-{unique}.json"
 
 
 def training_folder(graph: str, run: str) -> str:
-    """The checkpoints of a training. `graph` names its graph, `run` all else that its result depends on."""
+    """The folder with the checkpoints of a training.
+
+    graph: the key of the graph that it trains on (`output.ingests.graph_key`). run: a name for everything else that the
+    result depends on.
+    """
     return f"{CHECKPOINTS}/{graph}-{run}"
 
 
 def pretraining_folder(graph: str, run: str) -> str:
-    """The counterfactual runs of a pre-training; the arguments are those of `training_folder`."""
+    """The folder with the counterfactual runs of a pre-training. The arguments are those of `training_folder`."""
     return f"{PRETRAIN}/{graph}-{run}"
 
 
 def graph_of_folder(name: str) -> str:
-    """What `training_folder` or `pretraining_folder` was called with as `graph`, from a file in that folder."""
+    """The argument `graph` of the `training_folder` or `pretraining_folder` in which the file `name` lies."""
     return name.split("/")[1].partition("-")[0]
 
 
@@ -140,66 +148,71 @@ def graph_of_folder(name: str) -> str:
 
 
 def content_name(request_id: str, purge: int = 0) -> str:
-    """The file that holds the content of a request; which one it is, `Ledger.content_name` says.
+    """A name of a file that may hold the content of a request. `Ledger.content_name` says which name a request has.
 
-    purge: the record of the last purge that took, or may take at any time, what an attempt to be accepted under this id
-    had left.
+    purge: 0, or the number of the record of a purge. An attempt to accept a request under this id had left a file, and this
+    purge removed the file or may still remove it at any time. A later request of this id therefore gets another name.
     """
     return f"{REQUESTS}/{request_id}@{purge}.json" if purge else f"{REQUESTS}/{request_id}.json"
 
 
 def callbacks_name(content: str) -> str:
-    """The file that says whom to tell about the request with this content."""
+    """The name of the file that says whom to tell about a request. content: the name of the file with its content."""
     return f"{CALLBACKS}/{posixpath.basename(content)}"
 
 
 def request_of(name: str) -> tuple[str, int] | None:
-    """(request, purge) of a file that `content_name` or `callbacks_name` names; None for other files."""
+    """(request id, purge): the arguments with which `content_name` or `callbacks_name` gives this name; None for another
+    name."""
     found = _CONTENT.fullmatch(name)
     return (found[1], int(found[2] or 0)) if found else None
 
 
 def outcome_name(request_id: str, version: int) -> str:
-    """The note about a request's entries that removed nothing from `version`."""
+    """The name of the file that lists the entries of a request that removed nothing from `version`."""
     return f"{OUTCOMES}/{request_id}@{version}.json"
 
 
 def request_of_outcome(name: str) -> str:
-    """The request that a file of OUTCOMES is about; its id has no `@`."""
+    """The id of the request that a file of OUTCOMES is about. The id ends at the first `@`, which no id contains."""
     return name.removeprefix(f"{OUTCOMES}/").partition("@")[0]
 
 
 def report_name(request_id: str, suffix: str = "json") -> str:
-    """The evidence of a request; `suffix` "json" or "html"."""
+    """The name of the file with the evidence of a request. suffix: "json", or "html" for the page."""
     return f"{REPORTS}/evidence-{request_id}.{suffix}"
 
 
 def receipt_name(request_id: str, number: int) -> str:
-    """State `number` of a request's receipt, from 1; it never changes."""
+    """The name of the file with state `number` of a request's receipt. States count from 1, and their files never change."""
     return f"{REPORTS}/receipt-{request_id}@{number}.json"
 
 
 def receipt_of(name: str) -> tuple[str, int] | None:
-    """(request, number) of a file that `receipt_name` names; None for other files."""
+    """(request id, number): the arguments with which `receipt_name` gives this name; None for another name."""
     found = _RECEIPT.fullmatch(name)
     return (found[1], int(found[2])) if found else None
 
 
 def receipt_page_name(request_id: str) -> str:
-    """The newest state of a receipt as a page."""
+    """The name of the page that shows the newest state of a receipt."""
     return f"{REPORTS}/receipt-{request_id}.html"
 
 
 def signature_name(receipt: str, sha256: str) -> str:
-    """The signature of a state of a receipt with this SHA-256: two writers of one number do not write the same file."""
+    """The name of the file with the signature of a state of a receipt.
+
+    receipt: the file of the state. sha256: the SHA-256 of that file. It is a part of the name because two processes may
+    write different states under one number; their signatures then have different names.
+    """
     return f"{receipt.removesuffix('.json')}-{sha256[:16]}.sig"
 
 
 def lineage_name(request_id: str) -> str:
-    """The event of OpenLineage about a request."""
+    """The name of the file with the OpenLineage event about a request."""
     return f"{REPORTS}/lineage-{request_id}.json"
 
 
 def suppression_name(number: int) -> str:
-    """Entry `number` of the suppression list."""
+    """The name of the file with entry `number` of the suppression list. Entries count from 1."""
     return f"{SUPPRESSION}/{number:09d}.json"

@@ -1,4 +1,4 @@
-"""Who owns which node: an artifact made once at ingest, stored with a checksum, never computed again on recovery."""
+"""Decides which partition owns which node. It is decided once, at ingest, stored with a checksum, and read on recovery."""
 
 import subprocess
 import sys
@@ -21,9 +21,9 @@ from .storage import AWS, StorageOptions
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """The owner partition of every node.
+    """The partition that owns each node.
 
-    Shapes: owner_of_user int16 [U], owner_of_item int16 [I], each in 0 .. num_partitions - 1.
+    Shapes: owner_of_user int16 [U], owner_of_item int16 [I], by dense id; all values are in 0 .. num_partitions - 1.
     """
 
     owner_of_user: npt.NDArray[np.int16]
@@ -39,7 +39,9 @@ def assign(
     assignment_file: str | None = None,
     options: StorageOptions = AWS,
 ) -> Assignment:
-    """Choose the owners by a strategy of `STRATEGIES`, or read them from a file (strategy "file").
+    """Choose the owners of all nodes by a strategy of `STRATEGIES`, or read them from a file (strategy "file").
+
+    seed: the same seed gives the same owners. options: how to reach the file, where it is on S3.
 
     Raises:
         InputError: unknown strategy, a number of partitions outside 1 .. 32767, or a bad assignment file.
@@ -56,22 +58,25 @@ def assign(
 
 
 def hash_owner(nodes: npt.ArrayLike, side: str, num_partitions: int, seed: int) -> npt.NDArray[np.int16]:
-    """Owners int16 [n] of dense ids [n] by a hash of (side, id, seed): the rule for nodes that nothing else places."""
+    """Owners int16 [n] of nodes with dense ids [n], by a hash of (side, id, seed). Nodes that nothing else places get them.
+
+    side: "user" or "item".
+    """
     offset = (2 * seed + (side == "item")) * 0x9E3779B97F4A7C15 % 2**64
     x = np.asarray(nodes).astype(np.uint64) + np.uint64(offset)
-    # The finisher of splitmix64 (Steele et al. 2014): neighbouring ids get unrelated owners.
+    # The last step of splitmix64 (Steele et al. 2014): neighbouring ids get unrelated owners.
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return ((x ^ (x >> np.uint64(31))) % np.uint64(num_partitions)).astype(np.int16)
 
 
 def edge_cut(graph: InteractionGraph, assignment: Assignment) -> float:
-    """Share of the interactions whose user and item have different owners, from 0 to 1."""
+    """The share of the interactions whose user and item have different owners, from 0 to 1."""
     return float(np.mean(assignment.owner_of_user[graph.users] != assignment.owner_of_item[graph.items]))
 
 
 def balance(graph: InteractionGraph, assignment: Assignment) -> float:
-    """The heaviest partition's sum of degrees over the mean partition's: 1 is perfect, num_partitions the worst."""
+    """The heaviest partition's sum of degrees divided by the mean partition's. 1 is perfect, num_partitions is the worst."""
     ends = [assignment.owner_of_user[graph.users], assignment.owner_of_item[graph.items]]
     load = sum(np.bincount(owners, minlength=assignment.num_partitions) for owners in ends)
     return float(np.max(load) / np.mean(load))
@@ -84,8 +89,8 @@ def _by_hash(graph: InteractionGraph, num_partitions: int, seed: int) -> Assignm
     )
 
 
-# METIS writes scratch files to its working directory, takes memory by the gigabyte, and ends the process where that
-# fails: a process of its own, in a temporary folder, keeps all three away from ours.
+# METIS writes scratch files to its working directory, takes gigabytes of memory, and ends the process if it gets none. It
+# therefore runs in a process of its own, in a temporary folder.
 _METIS = """
 import sys, numpy, pymetis
 indptr, indices, weights = (numpy.load(name + ".npy") for name in ("indptr", "indices", "weights"))
@@ -96,10 +101,10 @@ numpy.save("parts.npy", numpy.asarray(parts, dtype=numpy.int16))
 
 
 def _by_metis(graph: InteractionGraph, num_partitions: int, seed: int) -> Assignment:
-    """Fewest cut interactions with balanced sums of degrees (Karypis & Kumar 1998).
+    """Owners by METIS (Karypis & Kumar 1998): few interactions between partitions, with balanced sums of degrees.
 
-    Nodes without interactions take no part and are placed by hash: to METIS they weigh nothing, so that it may put them
-    all together.
+    Nodes without interactions take no part, and are placed by hash. They weigh nothing to METIS, which might put all of them
+    into one partition.
     """
     num_users, num_items = len(graph.user_ids), len(graph.item_ids)
     total = num_users + num_items
@@ -113,7 +118,7 @@ def _by_metis(graph: InteractionGraph, num_partitions: int, seed: int) -> Assign
     if num_partitions == 1:
         owner[:] = 0
     elif len(connected) < 2 * num_partitions:
-        # Too few nodes to weigh anything up, and METIS refuses more parts than nodes: deal them out.
+        # Too few nodes to optimise anything, and METIS refuses more parts than nodes: they are dealt out in turn.
         owner[connected] = np.arange(len(connected)) % num_partitions
     else:
         position = np.cumsum(degrees > 0) - 1
@@ -134,6 +139,10 @@ def _run_metis(
     num_partitions: int,
     seed: int,
 ) -> npt.NDArray[np.int16]:
+    """Run METIS on a graph of n nodes in CSR form; returns the partition of each node [n].
+
+    indptr [n + 1], indices: the neighbours of each node, every edge from both of its ends. weights [n]: of the nodes.
+    """
     with tempfile.TemporaryDirectory(prefix="unlearnrec-metis-") as folder:
         for name, array in (("indptr", indptr), ("indices", indices), ("weights", weights)):
             np.save(Path(folder) / f"{name}.npy", array.astype(np.int64, copy=False))
@@ -150,7 +159,12 @@ def _run_metis(
 
 
 def _from_file(graph: InteractionGraph, num_partitions: int, uri: str, options: StorageOptions) -> Assignment:
-    """Parquet with the columns side ("user" or "item"), id and partition. Ids that the graph lacks are ignored."""
+    """Owners from a Parquet file with the columns side ("user" or "item"), id and partition. Ids that the graph lacks are
+    ignored.
+
+    Raises:
+        InputError: the file has no rows, a wrong value, two partitions for one node, or none for a node of the graph.
+    """
     batches = [batch for batch in read_table(uri, ("side", "id", "partition"), options) if batch.num_rows]
     if not batches:
         raise InputError(f"{uri}: the assignment file has no rows")

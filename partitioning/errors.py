@@ -1,4 +1,4 @@
-"""The one error type for mistakes that the person at the keyboard can mend."""
+"""The one type of error for mistakes that the user can mend."""
 
 
 class InputError(ValueError):

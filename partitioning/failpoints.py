@@ -1,12 +1,13 @@
-"""Deaths and errors on purpose, at the writes of a store: for tests (docs/protocol.md), switched on by the environment.
+"""Failpoints: for tests, a process dies or gets an error at a write of a store (docs/protocol.md).
 
-`UNLEARNREC_FAILPOINTS` holds `ACTION PATTERN MOMENT NTH FILE`, several separated by `;`: at the NTH write whose name fits
-PATTERN (`fnmatch`), counted in each process, `before` or `after` it.
+The environment variable `UNLEARNREC_FAILPOINTS` switches them on. It holds `ACTION PATTERN MOMENT NTH FILE`, or several of
+these separated by `;`. A failpoint acts at the NTH write, counted in each process, of a file whose name fits PATTERN
+(`fnmatch`); a removal counts as a write. MOMENT is `before` or `after` the write. ACTION is one of these:
 
-- `kill`, `stop`: this process gets SIGKILL or SIGSTOP. Once in all: whoever makes FILE first.
-- `full`: the write fails with ENOSPC, and so do all later ones, as long as FILE exists. After the write, it is an answer
-  that was lost.
-- `slow`: it takes half a second longer, as `full`.
+- `kill`, `stop`: the process gets SIGKILL or SIGSTOP. This happens to one process only: the first that creates FILE.
+- `full`: the write fails with ENOSPC, and so do all later ones, as long as FILE exists. With `after` the write is done and
+  the error follows: so it looks when an answer is lost.
+- `slow`: the write takes half a second longer, and so do all later ones, as long as FILE exists.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SLOW_SECONDS = 0.5
 
 @dataclass
 class Failpoint:
-    """One of them; `nth` counts down."""
+    """One failpoint, with the fields of its text. `nth` counts down, and it acts when it reaches 0."""
 
     action: str
     pattern: str
@@ -35,7 +36,11 @@ class Failpoint:
     file: str
 
     def trigger(self, name: str, moment: str) -> None:
-        """Raises OSError, or does not return."""
+        """Act, if this write of the file `name` is meant.
+
+        Raises:
+            OSError: with the action `full`.
+        """
         if moment != self.moment or not fnmatchcase(name, self.pattern):
             return
         self.nth -= 1
@@ -49,6 +54,7 @@ class Failpoint:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
 
     def _first(self) -> bool:
+        """Whether this process is the first to act: it creates FILE."""
         try:
             os.close(os.open(self.file, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
@@ -57,7 +63,7 @@ class Failpoint:
 
 
 def parse_failpoints(text: str) -> list[Failpoint]:
-    """The failpoints of the environment variable."""
+    """The failpoints in the text of the environment variable."""
     found = []
     for part in filter(None, text.split(";")):
         action, pattern, moment, nth, file = part.split()
@@ -67,7 +73,7 @@ def parse_failpoints(text: str) -> list[Failpoint]:
 
 
 class FailingFiles:
-    """The files of a store, with failpoints around what changes them."""
+    """The files of a store, with failpoints around each call that changes one."""
 
     def __init__(self, files: Any) -> None:
         self._files = files
@@ -76,15 +82,15 @@ class FailingFiles:
         return getattr(self._files, name)
 
     def write(self, path: str, data: bytes) -> None:
-        """As the store's."""
+        """As `Store.write`."""
         self._around(path, self._files.write, path, data)
 
     def create(self, path: str, data: bytes) -> None:
-        """As the store's."""
+        """As `Store.create`."""
         self._around(path, self._files.create, path, data)
 
     def remove(self, path: str) -> None:
-        """As the store's."""
+        """As `Store.remove`."""
         self._around(path, self._files.remove, path)
 
     def _around(self, path: str, act: Any, *arguments: Any) -> None:
@@ -99,7 +105,7 @@ _parsed: list[Failpoint] | None = None
 
 
 def _points() -> list[Failpoint]:
-    """Of this process: stores come and go, the count of writes stays."""
+    """The failpoints of this process. They are made once, so that they count the writes of all of its stores together."""
     global _parsed
     if _parsed is None:
         _parsed = parse_failpoints(os.environ[ENVIRONMENT])

@@ -1,11 +1,11 @@
 """The interaction graph in memory: sorted external ids, and the interactions with their events.
 
-Three words are kept apart everywhere. An event is one row of the table. An interaction is what a user did with an item: one
-edge of the graph, which has one or more events. A pair is any user with any item, given as two arrays of dense ids; it need
-not be an interaction.
+Three words have different meanings everywhere. An event is one row of the table. An interaction is one edge of the graph: a
+user and an item with one or more events. A pair is any user with any item, given as two arrays of dense ids; it need not be
+an interaction.
 
-Reading is streamed. Memory grows with the ids and the distinct pairs, not with the rows of the table, unless it has times:
-they cost 16 bytes an event, and 40 while they are sorted.
+The table is read as a stream. Memory grows with the number of ids and of interactions, and not with the rows of the table. A
+table with times is different: each event takes 16 bytes, and 40 bytes while the events are sorted.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,11 +22,11 @@ from .lake import Columns, interactions_of, open_table, read_table
 from .storage import StorageOptions
 
 Progress = Callable[[int], None]
-"""Called with the number of rows read so far."""
+"""A function that is called with the number of rows read so far."""
 
 Suppress = Callable[[pa.Array, pa.Array, pa.Array | None], npt.NDArray[np.bool_]]
-"""Which of the rows (user ids [n], item ids [n]: int64 or string; times [n], as `lake.read_table` gives them, or None) are
-to be left out: bool [n]."""
+"""A function that tells which rows are to be left out, bool [n]. It gets the users [n] and items [n] of the rows (external
+ids, int64 or string), and their times [n], as `lake.read_table` gives them, or None."""
 
 Ranks = npt.NDArray[np.int64]
 
@@ -38,8 +38,10 @@ _MERGE_PAIRS = 1 << 22
 class InteractionGraph:
     """A bipartite graph of users and items.
 
-    Shapes: user_ids [U], item_ids [I]: pyarrow arrays of int64 or string, ascending; the position is the dense id.
-    users, items, counts: int32 [E], the interactions by dense id, sorted by (user, item), and the number of events of each.
+    Shapes:
+        user_ids [U], item_ids [I]: external ids, pyarrow arrays of int64 or string, ascending; the position is the dense id.
+        users, items: int32 [E], the interactions by dense id, sorted by (user, item).
+        counts: int32 [E], the number of events of each interaction.
     """
 
     user_ids: pa.Array
@@ -48,19 +50,20 @@ class InteractionGraph:
     items: npt.NDArray[np.int32]
     counts: npt.NDArray[np.int32]
     skipped: int = 0
-    """Rows left out, because their value was null, NaN or <= 0."""
+    """The number of rows that were left out because their value is null, NaN or <= 0."""
     suppressed: int = 0
-    """Other rows left out, because the caller said so."""
+    """The number of other rows that were left out because the caller's `suppress` said so."""
     times: npt.NDArray[np.int64] | None = None
-    """[sum of counts] times of the events, pair after pair, ascending in each; None where the table's are not mapped."""
+    """[sum of counts]: the times of the events, interaction after interaction, ascending in each; None where no column of
+    times is mapped."""
     time_unit: str | None = None
-    """"s", "ms", "us" or "ns" since the epoch; None for no times, and for numbers whose unit is not known."""
+    """"s", "ms", "us" or "ns" since the epoch; None where there are no times, or their unit is not known."""
     table: Mapping[str, Any] = field(default_factory=dict)
-    """Which state of which table it was read from (`lake.Table.pinned`)."""
+    """The table, and the state of it, that the graph was read from (`lake.Table.pinned`)."""
 
     @property
     def events(self) -> int:
-        """Rows that count, repeated pairs included."""
+        """The number of events: rows of the table that were not left out."""
         return int(self.counts.sum(dtype=np.int64))
 
 
@@ -71,10 +74,13 @@ def read_interactions(
     progress: Progress | None = None,
     suppress: Suppress | None = None,
 ) -> InteractionGraph:
-    """Read a table of interactions, one row an event, as if it had no row that `suppress` names.
+    """Read a table of interactions, in which each row is an event.
+
+    progress: called after each chunk with the number of rows read so far. suppress: tells which rows are left out, as if the
+    table did not have them.
 
     Raises:
-        InputError: everything that `lake.open_table` and `lake.read_table` raise, or a table without interactions.
+        InputError: as `lake.open_table` and `lake.read_table`; or the table has no interaction.
     """
     if columns.user == columns.item:
         raise InputError(f"columns.user and columns.item are both '{columns.user}'. They must be two columns")
@@ -130,10 +136,10 @@ def _columns(chunk: pa.Table, columns: Columns) -> tuple[pa.Array, pa.Array, pa.
 
 
 def dense_ids(ids: pa.Array, node: npt.NDArray[np.int64], wanted: pa.Array | Sequence[object]) -> npt.NDArray[np.int64]:
-    """The dense ids [n] of external ids, -1 where the id is unknown.
+    """The dense ids [n] of external ids; -1 where the id map does not have the id.
 
-    ids [N] (int64 or string) and node [N] are the id map. wanted [n]: integers or strings, whatever the map holds: from
-    a command line or a CSV, "17" means the integer id 17, and what is no integer ("x", "1.5") is unknown to such a map.
+    ids [N] (int64 or string), node [N]: the id map. wanted [n]: integers or strings, whatever the map has. In a map of
+    integers a text from a command line or a CSV is read as an integer: "17" means 17, and "x" or "1.5" are unknown.
     """
     if isinstance(wanted, pa.ChunkedArray):
         wanted = wanted.combine_chunks()
@@ -149,22 +155,23 @@ def dense_ids(ids: pa.Array, node: npt.NDArray[np.int64], wanted: pa.Array | Seq
 
 
 def parse_integers(texts: pa.Array) -> pa.Array:
-    """The integers that texts [n] mean as ids: int64 [n], null for what is no integer of 64 bits.
+    """The integers that texts [n] mean as ids: int64 [n], null for a text that is no integer of 64 bits.
 
-    "17.0" is 17, as pandas writes a column of integers with nulls; of more digits than a float tells apart it is none.
+    "17.0" means 17, because pandas writes a column of integers with nulls so. With more than 15 digits such a text is no
+    integer, since a float does not hold all of its digits.
     """
     texts = pc.replace_substring_regex(pc.utf8_trim_whitespace(texts), r"^(-?[0-9]{1,15})\.0+$", r"\1")
     texts = pc.if_else(pc.match_substring_regex(texts, r"^-?[0-9]{1,19}$"), texts, pa.scalar(None, pa.string()))
     try:
         return texts.cast(pa.int64())
     except pa.ArrowInvalid:
-        # Some number of 19 digits is too large. One at a time, then: it is rare.
+        # A number of 19 digits is too large for 64 bits. This is rare, so the texts are then read one at a time.
         values = (None if text is None else int(text) for text in texts.to_pylist())
         return pa.array([x if x is not None and -(2**63) <= x < 2**63 else None for x in values], pa.int64())
 
 
 def _chunks(batches: Iterator[pa.RecordBatch], users: "Encoder") -> Iterator[pa.Table]:
-    """Batches joined: each chunk costs one hash table of all known ids, so chunks grow with them."""
+    """Join batches into chunks. Encoding a chunk costs a hash table of all known ids, so chunks grow with their number."""
     held: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
@@ -179,12 +186,12 @@ def _chunks(batches: Iterator[pa.RecordBatch], users: "Encoder") -> Iterator[pa.
 
 @dataclass
 class Encoder:
-    """Gives external ids provisional codes 0, 1, ... in order of appearance."""
+    """Gives external ids codes 0, 1, ... in order of appearance. `known` has the ids by code."""
 
     known: pa.Array = field(default_factory=lambda: pa.nulls(0))
 
     def encode(self, ids: pa.Array) -> npt.NDArray[np.int64]:
-        """Codes [n] of the ids [n]."""
+        """The codes, int64 [n], of ids [n]. Ids that are new get the next codes."""
         encoded = ids.dictionary_encode()
         unique = encoded.dictionary
         if not len(self.known):
@@ -198,7 +205,7 @@ class Encoder:
         return code_of[encoded.indices.to_numpy()]
 
     def sorted(self) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-        """(ids ascending, rank of each code)."""
+        """(all ids, ascending; int64, by code, the rank of each id among them)."""
         order = pc.sort_indices(self.known).to_numpy()
         rank = np.empty(len(order), dtype=np.int64)
         rank[order] = np.arange(len(order))
@@ -206,7 +213,11 @@ class Encoder:
 
 
 class _PairCounts:
-    """Distinct int64 keys and how often each was added; merged when what is pending has grown to half of the rest."""
+    """Counts how often each int64 key was added. A key is a pair: the code of the user << 32 | the code of the item.
+
+    New keys are kept apart as pending. They are merged with the rest when there are half as many of them as of the rest, and
+    at least _MERGE_PAIRS.
+    """
 
     def __init__(self) -> None:
         self.keys: list[npt.NDArray[np.int64]] = []
@@ -243,7 +254,7 @@ class _PairCounts:
 
 
 class _PairEvents:
-    """The key and the time of every event."""
+    """Keeps the key, as in `_PairCounts`, and the time of every event."""
 
     def __init__(self) -> None:
         self.keys: list[npt.NDArray[np.int64]] = []
@@ -265,4 +276,5 @@ class _PairEvents:
 
 
 def _ranked(codes: Ranks, rank_of_user: Ranks, rank_of_item: Ranks) -> Ranks:
+    """The keys with ranks in the place of codes. A rank is a dense id, since dense ids are given in the order of ids."""
     return (rank_of_user[codes >> 32] << 32) | rank_of_item[codes & 0xFFFFFFFF]

@@ -1,12 +1,17 @@
-"""What the partitions send each other in one layer of neighbour sums y = A x, A the symmetric adjacency of the graph.
+"""Halo plans: what the partitions send each other in one layer of neighbour sums y = A x, where A is the symmetric adjacency
+matrix of the graph.
 
-A partition holds x for its own rows, receives rows from the others behind them, and sums over that buffer. Under
-`pull` it receives the row of every foreign neighbour. Under `cover` two partitions take a minimum vertex cover of the
-edges cut between them, and for each covered node, in either direction, one row travels: the node's own row where the
-sender owns it, and where the receiver owns it, the sum over those of its neighbours at the sender that are not covered
-themselves.
+A partition holds x for its own rows. It receives rows from the other partitions, puts them behind its own rows in a buffer,
+and sums over that buffer. There are two plans:
 
-Global node ids: a user's id, or num_users + an item's id. Local rows: the owned users, then the owned items, ascending.
+- `pull`: it receives the row of every neighbour that another partition owns.
+- `cover`: two partitions take a minimum vertex cover of the edges that are cut between them. For each covered node one row
+  is sent. If the sender owns the node, it is the row of the node. If the receiver owns it, it is the sum over those of its
+  neighbours at the sender that are not covered themselves.
+
+The global node id of a user is its dense id; that of an item is num_users + its dense id. Local rows are the owned users,
+then the owned items, each ascending.
+
 Shape legend: n = own rows, e = entries of own rows (whole neighbour lists), c = edges cut between two partitions,
 K = partitions, S = sent rows.
 """
@@ -31,15 +36,15 @@ Ints = npt.NDArray[np.integer]
 
 @dataclass(frozen=True, eq=False)
 class HaloPlan:
-    """What partition `partition` sends, receives and sums in one layer. A pure function of its shard and the owners.
+    """What partition `partition` sends, receives and sums in one layer. It follows from its shard and the owners alone.
 
-    Sent row s is the sum of x[send_columns[send_indptr[s] : send_indptr[s + 1]]] (under pull, of one row); the sent
-    rows are grouped by receiver, ascending. Received rows stand behind the own rows in order of their sender. y of own
-    row r is the sum of buffer[columns[indptr[r] : indptr[r + 1]]]; under pull these are in ascending order of global
-    node id, so that float sums add in the same order for any number of partitions.
+    Sent row s is the sum of x[send_columns[send_indptr[s] : send_indptr[s + 1]]]; with `pull` that is one row. Sent rows are
+    grouped by receiver, ascending. Received rows stand behind the own rows, in order of their sender. y of own row r is the
+    sum of buffer[columns[indptr[r] : indptr[r + 1]]]. With `pull` these columns are in ascending order of global node id, so
+    that sums of floats add in the same order for any number of partitions.
 
-    Shapes: send_indptr [S + 1], send_columns [.], indptr [n + 1], columns [.]: int32, or int64 where that is too small;
-    send_counts, recv_counts: int64 [K], rows to and from each partition.
+    Shapes: send_indptr [S + 1], send_columns [.], indptr [n + 1], columns [.]: int32, or int64 where int32 is too small.
+    send_counts, recv_counts: int64 [K], the numbers of rows sent to and received from each partition.
     """
 
     halo: str
@@ -51,26 +56,27 @@ class HaloPlan:
     indptr: Ints
     columns: Ints
     cut_digests: tuple[str, ...]
-    """[K] SHA-256 of the halo and the edges cut between this partition and each other one ("" if none): partition q's
-    plan must have at [p] what p's has at [q]. A shard of another version at one of the two shows here."""
+    """[K] For each other partition, the SHA-256 of the halo and of the edges cut between the two; "" where there are none.
+    The plan of partition q must have at [p] what the plan of p has at [q]. If one of the two has a shard of another version,
+    these differ."""
 
     @property
     def num_own(self) -> int:
-        """Rows that this partition owns."""
+        """The number of rows that this partition owns."""
         return len(self.indptr) - 1
 
     @property
     def num_received(self) -> int:
-        """Rows that the others send."""
+        """The number of rows that this partition receives from all others."""
         return int(self.recv_counts.sum())
 
     @property
     def gathers_only(self) -> bool:
-        """Whether every sent row is a plain row, so that sending needs no sums."""
+        """Whether every sent row is the row of one node, so that nothing has to be summed before sending."""
         return self.halo == "pull"
 
     def digest(self) -> str:
-        """SHA-256 of the whole plan, in hexadecimal."""
+        """The SHA-256 of the whole plan, in hexadecimal."""
         hashed = hashlib.sha256(repr((self.halo, self.partition, self.cut_digests)).encode())
         messages = (self.send_indptr, self.send_columns, self.send_counts, self.recv_counts)
         for array in (*messages, self.indptr, self.columns):
@@ -80,7 +86,7 @@ class HaloPlan:
 
 
 def plan(shard: GraphShard, assignment: Assignment, halo: str) -> HaloPlan:
-    """The plan of one partition, from its own shard: whoever plans the other end of a message finds the same rows.
+    """Make the plan of one partition, from its own shard. The partition at the other end of a message finds the same rows.
 
     Raises:
         InputError: `halo` is none of HALOS.
@@ -90,9 +96,9 @@ def plan(shard: GraphShard, assignment: Assignment, halo: str) -> HaloPlan:
     mine = np.zeros(shard.num_users + shard.num_items, dtype=bool)
     own_nodes = _own_nodes(shard)
     mine[own_nodes] = True
-    place = np.zeros(len(mine), dtype=_index_type(len(mine)))  # of a node's row in the buffer
+    place = np.zeros(len(mine), dtype=_index_type(len(mine)))  # by node: where its row stands in the buffer
     place[own_nodes] = np.arange(len(own_nodes))
-    slot = np.zeros_like(place)  # of a node in a message
+    slot = np.zeros_like(place)  # by node: where its row stands in the message to one partition
 
     plain_e = owner_e == shard.partition  # entries that are summed here one by one
     partial_rows, partial_columns = [here_e[:0]], [np.arange(0)]
@@ -108,12 +114,14 @@ def plan(shard: GraphShard, assignment: Assignment, halo: str) -> HaloPlan:
         here, there = here_e[cut.entries], there_e[cut.entries]
         columns = buffer_rows + np.arange(len(received))
         buffer_rows += len(received)
+        # Received rows of own nodes are sums that the sender has made; the others are rows of nodes of the sender.
         summed_there = mine[received]
         partial_rows.append(place[received[summed_there]])
         partial_columns.append(columns[summed_there])
         place[received[~summed_there]] = columns[~summed_there]
         plain_e[cut.entries] = _marks(received, len(mine))[there]
 
+        # Sent are the rows of own nodes, and sums over own neighbours, not sent themselves, of nodes of the receiver.
         slot[sent] = np.arange(len(sent))
         is_sent = _marks(sent, len(mine))
         summed_here = is_sent[there] & ~is_sent[here]
@@ -142,7 +150,7 @@ def plan(shard: GraphShard, assignment: Assignment, halo: str) -> HaloPlan:
 
 
 def rows_per_layer(shards: Sequence[GraphShard], assignment: Assignment, halo: str) -> int:
-    """Rows that all partitions together send in one layer.
+    """The number of rows that all partitions together send in one layer.
 
     Raises:
         InputError: `halo` is none of HALOS.
@@ -157,10 +165,10 @@ def rows_per_layer(shards: Sequence[GraphShard], assignment: Assignment, halo: s
 
 
 def check_plans(plans: Sequence[HaloPlan]) -> None:
-    """Whether the plans of partitions 0, 1, ... fit together.
+    """Check that the plans of partitions 0, 1, ... fit together.
 
     Raises:
-        ValueError: two of them disagree on the edges cut between them, or on the number of rows of a message.
+        ValueError: two of them disagree on the edges that are cut between them, or on the number of rows of a message.
     """
     for p, one in enumerate(plans):
         for q, other in enumerate(plans):
@@ -173,34 +181,37 @@ def check_plans(plans: Sequence[HaloPlan]) -> None:
 
 
 def _check(halo: str) -> None:
+    """Raise InputError unless `halo` is one of HALOS."""
     if halo not in HALOS:
         raise InputError(f"partitioning.halo is '{halo}'; it must be one of {', '.join(HALOS)}")
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """The edges between this partition and another one, each seen from its end here."""
+    """The edges that are cut between this partition and another one, each as an entry of a row of this partition."""
 
     other: int
     entries: npt.NDArray[np.int64]
-    """[c] their places among the entries of this partition's rows, ascending."""
+    """[c] The places of the edges among the entries of this partition's rows, ascending."""
     low: Ints
-    """[c] the end (global node id) of each at the partition with the lower number."""
+    """[c] The global node id of the end of each edge at the partition with the lower number; `high` has the other ends."""
     high: Ints
     here_is_low: bool
 
     def digest(self, shard: GraphShard, halo: str) -> str:
+        """The SHA-256 of the halo and the edges, in hexadecimal. Both partitions get the same."""
         ends = np.minimum(self.low, self.high), np.maximum(self.low, self.high)  # user, item
         keys = np.sort(ends[0].astype(np.int64) * shard.num_items + (ends[1] - shard.num_users))
         return hashlib.sha256(f"{halo} {shard.num_users} {shard.num_items} ".encode() + keys.tobytes()).hexdigest()
 
 
 def _own_nodes(shard: GraphShard) -> npt.NDArray[np.int64]:
+    """The global node ids [n] of the rows of this partition, in order."""
     return np.concatenate([shard.user_ids, shard.item_ids + shard.num_users])
 
 
 def _entries(shard: GraphShard, assignment: Assignment) -> tuple[Ints, Ints, npt.NDArray[np.int16]]:
-    """(own node, neighbour, the neighbour's owner) of every entry [e] of the rows, ascending by node and neighbour."""
+    """(own node, neighbour, owner of the neighbour) of each entry [e] of the rows, ascending by node, then by neighbour."""
     dtype = _index_type(shard.num_users + shard.num_items)
     degrees = shard.degrees()
     here: Ints = np.repeat(_own_nodes(shard).astype(dtype), degrees)
@@ -212,7 +223,10 @@ def _entries(shard: GraphShard, assignment: Assignment) -> tuple[Ints, Ints, npt
 
 
 def _cuts(shard: GraphShard, here: Ints, there: Ints, owner: npt.NDArray[np.int16]) -> Iterator[_Cut]:
-    """The other partitions that share an edge with this one, ascending."""
+    """The cuts with all other partitions that share an edge with this one, in order of partition.
+
+    here, there, owner: as `_entries` returns them.
+    """
     cut = np.flatnonzero(owner != shard.partition)
     counts = np.bincount(owner[cut], minlength=shard.num_partitions)
     cut = cut[np.argsort(owner[cut], kind="stable")]
@@ -224,7 +238,7 @@ def _cuts(shard: GraphShard, here: Ints, there: Ints, owner: npt.NDArray[np.int1
 
 
 def _messages(cut: _Cut, halo: str, num_nodes: int) -> tuple[Ints, Ints]:
-    """The nodes, ascending, of the rows (sent to the other partition, received from it)."""
+    """(the nodes whose rows are sent to the other partition, those whose rows are received from it), each ascending."""
     if halo == "pull":
         low, high = (np.flatnonzero(_marks(ends, num_nodes)) for ends in (cut.low, cut.high))
         return (low, high) if cut.here_is_low else (high, low)
@@ -233,11 +247,12 @@ def _messages(cut: _Cut, halo: str, num_nodes: int) -> tuple[Ints, Ints]:
 
 
 def _minimum_vertex_cover(left: Ints, right: Ints, num_nodes: int) -> npt.NDArray[np.int64]:
-    """The nodes, ascending, of a smallest set that touches every edge (left[j], right[j]) of a bipartite graph.
+    """A smallest set of nodes, ascending, that has an end of every edge (left[j], right[j]) of a bipartite graph.
 
-    Koenig's construction: the left nodes that no alternating path from an unmatched left node reaches, and the right
-    nodes that one does. That set is the same for every maximum matching (Dulmage & Mendelsohn 1958), so both partitions
-    find the same cover. No matched edge has both ends in it: each covered node has a neighbour that is not covered.
+    Koenig's construction takes the left nodes that no alternating path from an unmatched left node reaches, and the right
+    nodes that such a path reaches. This set is the same for every maximum matching (Dulmage & Mendelsohn 1958), so both
+    partitions find the same cover. No matched edge has both ends in it, so each covered node has a neighbour that is not
+    covered.
     """
     left_nodes, row = _numbered(left, num_nodes)
     right_nodes, column = _numbered(right, num_nodes)
@@ -247,7 +262,8 @@ def _minimum_vertex_cover(left: Ints, right: Ints, num_nodes: int) -> npt.NDArra
     left_of_right = maximum_bipartite_matching(graph, perm_type="row")
     matched = left_of_right >= 0
     free = np.setdiff1d(np.arange(num_left), left_of_right[matched], assume_unique=True)
-    # Paths go right along any edge and left along matched ones; a further node leads to all free left nodes.
+    # Paths go right along any edge and left along matched ones. One additional node, from which the search begins, leads to
+    # all free left nodes.
     indices = np.concatenate([graph.indices + num_left, left_of_right[matched], free])
     out_degrees = np.concatenate([np.diff(graph.indptr), matched, [len(free)]])
     total = num_left + num_right + 1
@@ -257,22 +273,24 @@ def _minimum_vertex_cover(left: Ints, right: Ints, num_nodes: int) -> npt.NDArra
 
 
 def _numbered(nodes: Ints, num_nodes: int) -> tuple[npt.NDArray[np.int64], Ints]:
-    """(the distinct nodes, ascending; the position of each of `nodes` among them)."""
+    """(the distinct nodes, ascending; for each of `nodes` its position among them)."""
     marks = _marks(nodes, num_nodes)
     return np.flatnonzero(marks), (np.cumsum(marks) - 1)[nodes]
 
 
 def _marks(nodes: Ints, num_nodes: int) -> npt.NDArray[np.bool_]:
+    """bool [num_nodes], True for these nodes."""
     marks = np.zeros(num_nodes, dtype=bool)
     marks[nodes] = True
     return marks
 
 
 def _csr(sizes: Ints, columns: Ints, num_columns: int) -> tuple[Ints, Ints]:
-    """(indptr, columns) in one type, which holds both."""
+    """(indptr, columns) of a matrix with `sizes` entries in its rows, both in one type that is large enough for both."""
     dtype = _index_type(max(len(columns), num_columns))
     return np.concatenate([[0], np.cumsum(sizes)]).astype(dtype), columns.astype(dtype, copy=False)
 
 
 def _index_type(largest: int) -> type[np.int32] | type[np.int64]:
+    """int32 where it holds `largest`, else int64."""
     return np.int32 if largest <= np.iinfo(np.int32).max else np.int64

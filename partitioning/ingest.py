@@ -1,7 +1,7 @@
-"""From a table of the lake to a partitioned graph under `graph/` of the output.
+"""Reads a table of the lake, partitions its graph, and writes it under `graph/` of the output.
 
-The manifest is written last and names every file with its checksum. Files carry names that no other attempt uses, so an
-attempt that dies leaves the graph that was there untouched, and files that no manifest names.
+The manifest is written last, and names every file with its checksum. The files have names that no other attempt uses. An
+attempt that dies therefore leaves the graph that was there as it was, and new files that no manifest names.
 """
 
 import io
@@ -27,7 +27,7 @@ from .storage import StorageOptions, Store
 
 @dataclass(frozen=True)
 class InteractionTable:
-    """Where a table of interactions lies: its path or URI, which of its columns are read, and how to open the storage."""
+    """A table of interactions: its path or URI, which of its columns are read, and how to reach the storage."""
 
     uri: str
     columns: Columns
@@ -38,8 +38,8 @@ class InteractionTable:
 class PartitioningSettings:
     """How a graph is partitioned. With the same settings and interactions every node gets the same owner.
 
-    `strategy` is one of `assignment.STRATEGIES`; "file" reads `assignment_file`. `halo` ("pull" or "cover") is the plan that
-    training will use.
+    strategy: one of `assignment.STRATEGIES`, or "file", which reads `assignment_file`. halo: the plan of training, "pull" or
+    "cover".
     """
 
     num_partitions: int
@@ -58,11 +58,11 @@ def ingest(
     suppress: Suppress | None = None,
     before_publishing: Callable[[Graph], None] = lambda manifest: None,
 ) -> Graph:
-    """Read a table, partition its graph and write the result. Returns the manifest, with the rows a layer of both halos.
+    """Read a table, partition its graph and write the result. Returns the manifest.
 
-    `progress` is called with the number of rows read so far. Rows that `suppress` names are left out and counted.
-    `before_publishing` is called with the manifest when all files are written but that, which makes them count; what it
-    raises leaves the graph that was there.
+    progress: called with the number of rows read so far. suppress: tells which rows are left out; they are counted.
+    before_publishing: called with the manifest when all files but the manifest are written. If it raises an exception, the
+    manifest is not written, and the graph that was there before stays.
 
     Raises:
         InputError: bad input, settings or output. Nothing has been written then.
@@ -70,13 +70,14 @@ def ingest(
     if settings.halo not in HALOS:
         raise InputError(f"partitioning.halo is '{settings.halo}'; it must be one of {', '.join(HALOS)}")
     graph = read_interactions(table.uri, table.columns, table.options, progress, suppress)
-    # Before METIS, which may take minutes.
+    # The store is tried out before METIS, which may take minutes.
     store.check()
     num_partitions = settings.num_partitions
     assignment = assign(
         graph, settings.strategy, num_partitions, settings.seed, settings.assignment_file, table.options
     )
     shards = build_shards(graph.users, graph.items, graph.counts, assignment, graph.times)
+    # In all names: the files of the graph that is there, which versions may need, are never overwritten.
     attempt = uuid.uuid4().hex[:8]
     files: dict[str, bytes] = {
         f"graph/users-{attempt}.parquet": _id_map("user_id", graph.user_ids, assignment.owner_of_user),
@@ -113,35 +114,39 @@ def ingest(
         shard_files=tuple(shard_names),
         files=sizes,
     )
+    # The manifest comes last: from then on readers rely on every file that it names. What has to be known of this ingest by
+    # whoever reads the manifest (its record in the log) comes before it.
     before_publishing(manifest)
     store.write(MANIFEST, json.dumps(manifest.document(), indent=1).encode())
     return manifest
 
 
 def load_shard(store: Store, manifest: Graph, k: int) -> GraphShard:
-    """Partition k of the graph, its checksum verified.
+    """Load the shard of partition k, and verify its checksum.
 
     Raises:
-        InputError: the file is not the one that was written.
+        InputError: the file is missing or damaged.
     """
     return GraphShard.from_bytes(_get(store, manifest, manifest.shard_files[k]))
 
 
 def load_ids(store: Store, manifest: Graph, side: str) -> tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int16]]:
-    """The id map of a side ("user" or "item"): (external ids ascending [N], dense id int64 [N], owner int16 [N]).
+    """Load the id map of a side ("user" or "item"), and verify its checksum.
+
+    Returns (external ids [N], ascending; dense ids int64 [N]; owners int16 [N]).
 
     Raises:
-        InputError: the file is not the one that was written.
+        InputError: the file is missing or damaged.
     """
     table = pq.read_table(io.BytesIO(_get(store, manifest, manifest.id_file(side))))
     return table[f"{side}_id"].combine_chunks(), table["node"].to_numpy(), table["owner"].to_numpy()
 
 
 def load_assignment(store: Store, manifest: Graph) -> Assignment:
-    """The owner map, as it was decided at ingest.
+    """Load the owners of all nodes, as they were decided at ingest. Nodes that were deleted count as owned by partition 0.
 
     Raises:
-        InputError: a file is not the one that was written.
+        InputError: a file is missing or damaged.
     """
     owners = []
     for side in ("user", "item"):
@@ -153,6 +158,7 @@ def load_assignment(store: Store, manifest: Graph) -> Assignment:
 
 
 def _id_map(name: str, ids: pa.Array, owner: npt.NDArray[np.int16]) -> bytes:
+    """The Parquet file of an id map. name: that of the column of external ids. The dense id of ids[j] is j."""
     table = pa.table({name: ids, "node": pa.array(np.arange(len(ids))), "owner": pa.array(owner)})
     sink = io.BytesIO()
     pq.write_table(table, sink)
@@ -160,11 +166,13 @@ def _id_map(name: str, ids: pa.Array, owner: npt.NDArray[np.int16]) -> bytes:
 
 
 def _put(store: Store, name: str, data: bytes) -> File:
+    """Write a file; returns what the manifest says of it."""
     store.write(name, data)
     return File(sha256=store.sha256(data), bytes=len(data))
 
 
 def _get(store: Store, manifest: Graph, name: str) -> bytes:
+    """The content of a file of the graph. Raises InputError if it is missing or its checksum is wrong."""
     expected = manifest.files[name]
     try:
         data = store.read(name)

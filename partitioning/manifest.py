@@ -1,7 +1,9 @@
-"""The manifest of a graph: what it is, and its files. And what all documents have in common that the output keeps as JSON.
+"""The manifest of a graph: what the graph is, and which files it has. Also what all JSON documents of an output have in
+common.
 
 A document that was read is written again as it was: keys that it did not have are not added, and keys that this release
-does not know are kept. So its digest, which names folders and ingests, is the same in every release.
+does not know are kept. Its digest, which is used in names of folders and identifies ingests, is therefore the same in every
+release.
 """
 
 from __future__ import annotations
@@ -18,24 +20,24 @@ FORMAT = 1
 MANIFEST = "graph/manifest.json"
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
-"""Names of files; a list in JSON."""
+"""Names of files. In JSON they are a list."""
 
 
 class Document(BaseModel):
-    """A part of the output that is kept as JSON; it never changes."""
+    """A part of the output that is kept as JSON. An object of it never changes."""
 
-    # Strict: a value that pydantic would turn into another kind would be written in another way than it was read.
+    # Strict: otherwise pydantic turns some values into another type, and they are not written as they were read.
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, ser_json_inf_nan="constants")
 
     def document(self) -> dict[str, Any]:
-        """The JSON object, with the keys that it was read or made with and no others."""
+        """The JSON object, with exactly the keys that it was read or made with."""
         return self.model_dump(mode="json", exclude_unset=True)
 
     def replaced(self, **fields: Any) -> Self:
-        """The same with other values of these fields.
+        """The same document with other values of these fields.
 
         Raises:
-            pydantic.ValidationError: a value is of the wrong kind.
+            pydantic.ValidationError: a value has a wrong type.
         """
         kept = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self).model_validate(kept | fields)
@@ -45,10 +47,11 @@ Read = TypeVar("Read", bound=Document)
 
 
 def read_document(kind: type[Read], document: Any, place: str, what: str, readable: int, remedy: str) -> Read:
-    """A document that has a `format`, as its model.
+    """Read a document that has the key `format`.
 
-    place: where it stands. what: "the manifest of a graph", say. readable: the format that this release reads. remedy: a
-    sentence on what to do when it is another or damaged.
+    kind: the class of the document. document: the JSON object. place: where it stands, for messages. what: what it is, for
+    example "the manifest of a graph". readable: the format that this release reads. remedy: a sentence that says what to do
+    if the document is damaged or has another format.
 
     Raises:
         InputError: it has another format, or is no such document; names the place, the key and the value.
@@ -68,7 +71,7 @@ def read_document(kind: type[Read], document: Any, place: str, what: str, readab
 
 
 def _explain(error: dict[str, Any]) -> str:
-    """`files.a.bytes: got a text, expected a valid integer`: a line for one of pydantic's errors."""
+    """One of pydantic's errors as text, such as `files.a.bytes: got a text, expected a valid integer`."""
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
     if error["type"] == "missing":
         return f"{path} is missing"
@@ -79,7 +82,7 @@ def _explain(error: dict[str, Any]) -> str:
 
 
 def _kind(value: Any) -> str:
-    """The kind of a JSON value, and where it is short the value."""
+    """The type of a JSON value in words, and of a plain value its first 60 characters."""
     if value is None:
         return "null"
     if isinstance(value, (dict, list, tuple)):
@@ -94,55 +97,56 @@ def _kind(value: Any) -> str:
 
 
 class File(Document):
-    """A file that a manifest names."""
+    """What a manifest says of a file: its SHA-256 in hexadecimal, and its size in bytes."""
 
     sha256: str
     bytes: int
 
 
 class EventTimes(Document):
-    """Of a graph that has the times of its events."""
+    """What a manifest says of the times of events, where the graph has them."""
 
     unit: str | None
+    """"s", "ms", "us" or "ns" since the epoch; None for numbers whose unit is not known."""
 
 
 class Graph(Document):
-    """A partitioned graph, as `ingest` left it or as deletion requests changed it.
+    """A partitioned graph, as `ingest` wrote it or as deletion requests changed it.
 
-    `users` and `items` are the ranges of dense ids, which are never used again; `interactions` counts distinct pairs,
-    `events` the rows that they came from.
+    Dense ids are 0 to `users` - 1 and 0 to `items` - 1. They are never used again, so these two numbers do not fall when
+    users or items are deleted. `interactions` counts the edges, and `events` the rows of the table that they came from.
     """
 
-    # The order of the fields is that in which they are written: one of the digests is taken of the JSON in that order.
+    # The fields are written in this order, which must not change: one of the digests is taken of the JSON in that order.
     format: int
     users: int
     items: int
     interactions: int
     events: int
     skipped: int = 0
-    """Rows that were no interactions."""
+    """The number of rows that were left out because they are no interactions."""
     suppressed: int = 0
-    """Rows that the suppression list kept out."""
+    """The number of rows that the suppression list kept out."""
     time: EventTimes | None = None
     partitions: int
     strategy: str
     seed: int
     halo: str
     edge_cut: float
-    """Share of the interactions whose ends have different owners."""
+    """The share of the interactions whose user and item have different owners, from 0 to 1."""
     balance: float
-    """The heaviest partition's sum of degrees over the mean."""
+    """The heaviest partition's sum of degrees divided by the mean partition's; 1 is perfect."""
     rows_per_layer: dict[str, int]
-    """Rows of embeddings that all partitions send for one layer, by halo plan."""
+    """Halo plan -> the number of rows of embeddings that all partitions together send for one layer."""
     id_type: dict[str, str]
     """By side ("user", "item"): "int64" or "string"."""
     source: str
     table: dict[str, Any] | None = None
-    """What is known of the version of the table that was read."""
+    """What is known of the state of the table that was read (`lake.Table.pinned`)."""
     user_file: str
     item_file: str
     shard_files: Names
-    """By partition."""
+    """The file of the shard of each partition, in order of partition."""
     files: dict[str, File]
 
     def id_file(self, side: str) -> str:
@@ -150,24 +154,26 @@ class Graph(Document):
         return {"user": self.user_file, "item": self.item_file}[side]
 
     def nodes(self, side: str) -> int:
-        """The range of dense ids of a side."""
+        """The number of dense ids of a side ("user" or "item"), those of deleted nodes included."""
         return {"user": self.users, "item": self.items}[side]
 
 
 class IngestedGraph(Graph):
-    """A graph that a version is, or is trained on: it says of which ingest it is, and what was deleted from that."""
+    """A graph that belongs to a version, or that is trained on. It also says which ingest it comes from, and how many of its
+    nodes are left."""
 
     log_head: int = 0
     """The head of the log when the ingest began to read."""
     ingested_interactions: int
+    """The number of interactions that the ingest read."""
     ingest: str
-    """The digest of the manifest that the ingest wrote."""
+    """The digest of the manifest that the ingest wrote (`output.ingests.digest`)."""
     live_users: int | None = None
     live_items: int | None = None
-    """Those that were not deleted; None where none were."""
+    """live_users, live_items: the numbers of users and items that were not deleted; None where none were deleted."""
 
     def live(self, side: str) -> int:
-        """How many nodes of a side ("user" or "item") were not deleted."""
+        """The number of nodes of a side ("user" or "item") that were not deleted."""
         found = {"user": self.live_users, "item": self.live_items}[side]
         return self.nodes(side) if found is None else found
 

@@ -1,8 +1,8 @@
-"""Interactions that look like a real catalogue's, for the quickstart, the tests and the benchmarks.
+"""Makes interactions that look like those of a real catalogue, for the quickstart, the tests and the benchmarks.
 
-A recommender finds in them what it needs: users belong to communities with tastes of their own, items are popular
-very unequally, and activity is lognormal. Each user's draws are noisy, so that some of what a model learns is this
-user's own history by heart: that is what forgetting has to undo.
+They have what a recommender learns from: users belong to communities with tastes of their own, items have very different
+popularity, and the activity of users is lognormal. The choices of each user are noisy, so that a model learns a part of each
+user's history by heart. Forgetting has to undo that.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 TASTE = 1.3
-"""How strongly taste decides against popularity and chance."""
+"""How strongly taste decides, compared with popularity and chance."""
 TEST_SHARE = 0.2
-"""Share of each user's interactions held out."""
+"""The share of each user's interactions that is held out for the test."""
 
 
 def make_sample(
@@ -30,20 +30,21 @@ def make_sample(
     communities: int = 24,
     factors: int = 12,
 ) -> dict[str, Any]:
-    """Write `train.parquet` and `test.parquet` (user_id, item_id: int64), the same bytes for the same arguments.
+    """Write `train.parquet` and `test.parquet` (user_id, item_id: int64), with the same bytes for the same arguments.
 
     Args:
-        folder: made if missing.
-        users, items: how many there are; every user has at least 8 interactions, some items may have none.
-        mean_interactions: of a user, about; nobody has more than half of the items.
-        communities: groups of users (and of items) with a common taste.
-        factors: dimensions of the taste space.
+        folder: where they are written; made if it is missing.
+        users, items: the numbers of users and items. Every user has at least 8 interactions; some items may have none.
+        seed: the seed of all random draws.
+        mean_interactions: about the mean number of interactions of a user. Nobody has more than half of the items.
+        communities: the number of groups of users, and of items, with a common taste.
+        factors: the number of dimensions in which taste is described.
 
     Returns:
-        `train`, `test` (paths), `users`, `items`, `train_interactions`, `test_interactions`.
+        The paths `train` and `test`, and the numbers `users`, `items`, `train_interactions` and `test_interactions`.
     """
     draw = np.random.default_rng(seed)
-    # Ids are not 0..n-1, so that nothing works by taking an external id for a dense one.
+    # Ids are not 0 .. n - 1: code that takes an external id for a dense id then does not work by chance.
     user_ids_U = np.sort(draw.choice(users * 10, users, replace=False)).astype(np.int64)
     item_ids_I = np.sort(draw.choice(items * 10, items, replace=False)).astype(np.int64)
 
@@ -68,7 +69,7 @@ def make_sample(
         item_parts.append(ranked_BI[taken_BI])
     user_E, item_E = np.concatenate(user_parts), np.concatenate(item_parts)
 
-    # The test part of a user is chosen at random, not by rank: the ranks say how well an item fits.
+    # The test interactions of a user are chosen at random and not by rank, because the rank says how well an item fits.
     order_E = np.lexsort((draw.random(user_E.size), user_E))
     user_E, item_E = user_E[order_E], item_E[order_E]
     first_U = np.concatenate(([0], np.cumsum(activity_U)[:-1]))

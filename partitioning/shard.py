@@ -1,7 +1,8 @@
-"""One partition's share of the interaction graph: the rows of the users and items that it owns.
+"""A shard: one partition's part of the interaction graph, with the rows of the users and items that the partition owns.
 
-An interaction (u, i) is a row entry at owner(u), in u's row, and at owner(i), in i's row. Both rows list their
-neighbours by ascending global dense id, so a sum over a row adds in the same order for any number of partitions.
+An interaction (u, i) is an entry in the row of u, at the owner of u, and an entry in the row of i, at the owner of i. Rows
+list their neighbours by ascending global dense id. A sum over a row therefore adds in the same order for any number of
+partitions.
 
 Shape legend: u, i = users and items owned here; eu, ei = interactions of those users and of those items;
 n = pairs of a request.
@@ -18,10 +19,10 @@ from scipy.sparse import coo_array, csr_array
 from .assignment import Assignment
 
 FORMAT, FORMAT_WITH_TIMES = 1, 2
-"""Of a file: the second has times of events, which a reader of the first would lose."""
+"""The formats of a file. The second has times of events, which a reader of the first would lose."""
 
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""(users [n], items [n]) by global dense id. A pair need not be an interaction; see `graph` for the words."""
+"""(users [n], items [n]) by global dense id. A pair need not be an interaction; `graph` explains these words."""
 
 _ARRAYS = (
     "user_ids",
@@ -37,21 +38,23 @@ _ARRAYS = (
 
 @dataclass(frozen=True, eq=False)
 class GraphShard:
-    """The rows owned by one partition, as two CSR matrices with global column ids.
+    """The rows that one partition owns, as two CSR matrices with global column ids: one for users, one for items.
 
     Shapes:
-        user_ids int64 [u], ascending global dense ids; user_indptr int64 [u + 1];
-        user_neighbours int32 [eu], global dense item ids, ascending in each row; user_counts int32 [eu], events of each
-        pair. item_* [i], [i + 1], [ei] likewise, with users as neighbours. user_times int64 [sum of user_counts], times of
-        the events of each pair, ascending; None where they are not known. The rows of items have none.
+        user_ids int64 [u]: global dense ids, ascending. user_indptr int64 [u + 1].
+        user_neighbours int32 [eu]: global dense ids of items, ascending in each row.
+        user_counts int32 [eu]: the number of events of each interaction.
+        item_ids [i], item_indptr [i + 1], item_neighbours [ei], item_counts [ei]: likewise, with users as neighbours.
+        user_times int64 [sum of user_counts]: the times of the events, entry after entry, ascending in each; None where the
+        graph has no times. The rows of items have no times.
     """
 
     partition: int
     num_partitions: int
     num_users: int
-    """Users of the whole graph."""
+    """The number of users of the whole graph."""
     num_items: int
-    """Items of the whole graph."""
+    """The number of items of the whole graph."""
     user_ids: npt.NDArray[np.int64]
     user_indptr: npt.NDArray[np.int64]
     user_neighbours: npt.NDArray[np.int32]
@@ -65,23 +68,26 @@ class GraphShard:
     def interactions(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """(users, items, counts), each int32 [eu]: the interactions of the users owned here, sorted by (user, item).
 
-        Over all shards every interaction appears exactly once, and `build_shards` takes the concatenation back.
+        Over all shards every interaction appears exactly once. `build_shards` makes the same shards of all of them together.
         """
         users = np.repeat(self.user_ids.astype(np.int32), np.diff(self.user_indptr))
         return users, self.user_neighbours, self.user_counts
 
     def entries(self) -> tuple[Pairs, Pairs]:
-        """(users, items) int64 of the entries of the users' rows [eu], and of the items' rows [ei], as they are stored."""
+        """The entries of the users' rows [eu] and of the items' rows [ei], each as int64 (users, items), in stored order."""
         users = np.repeat(self.user_ids, np.diff(self.user_indptr))
         items = np.repeat(self.item_ids, np.diff(self.item_indptr))
         return (users, self.user_neighbours.astype(np.int64)), (self.item_neighbours.astype(np.int64), items)
 
     def degrees(self) -> npt.NDArray[np.int64]:
-        """Interactions of each owned node [u + i], users first."""
+        """The number of interactions of each owned node: int64 [u + i], users first."""
         return np.concatenate([np.diff(self.user_indptr), np.diff(self.item_indptr)]).astype(np.int64, copy=False)
 
     def with_entries(self, users: npt.NDArray[np.bool_], items: npt.NDArray[np.bool_]) -> "GraphShard":
-        """The same rows with only some of their entries: masks [eu] of the users' rows, [ei] of the items'."""
+        """A shard with the same rows and only some of their entries.
+
+        users bool [eu], items bool [ei]: which entries of the users' rows and of the items' rows are kept.
+        """
         arrays: dict[str, Any] = {"user_times": self._times_of(users)}
         for side, kept in (("user", users), ("item", items)):
             arrays[f"{side}_indptr"] = np.concatenate([[0], np.cumsum(kept)])[getattr(self, f"{side}_indptr")]
@@ -90,10 +96,10 @@ class GraphShard:
         return replace(self, **arrays)
 
     def without(self, users: npt.ArrayLike, items: npt.ArrayLike) -> "GraphShard":
-        """This shard minus the pairs (users[j], items[j]), global dense ids [n], removed from either side's rows.
+        """This shard without the pairs (users[j], items[j]), global dense ids [n], in the rows of both sides.
 
-        Pairs that do not stand here are ignored, and a pair may be named twice. Nodes keep their rows, empty ones too.
-        The search costs O(n log degree); the arrays that lost something are rewritten, the others are shared with this
+        Pairs that are not in this shard are ignored, and a pair may be named twice. Nodes keep their rows, even if these are
+        empty then. The search costs O(n log degree). Arrays that lose something are copied; the others are shared with this
         shard.
         """
         users_n, items_n = np.asarray(users, dtype=np.int64), np.asarray(items, dtype=np.int64)
@@ -117,10 +123,12 @@ class GraphShard:
     def thinned(
         self, users: npt.ArrayLike, items: npt.ArrayLike, counts: npt.ArrayLike, times: npt.ArrayLike
     ) -> "GraphShard":
-        """This shard with fewer events of the pairs (users[j], items[j]), global dense ids [n] sorted by (user, item), each
-        once: counts [n] of them are left, at least one each, whose times [sum of counts] stand pair after pair.
+        """This shard with fewer events of the pairs (users[j], items[j]).
 
-        Pairs that do not stand here are ignored. The shard must have times.
+        users, items: [n], global dense ids, sorted by (user, item), each pair once. counts: [n], how many events of each are
+        left, at least one. times: [sum of counts], the times of these events, pair after pair.
+
+        Pairs that are not in this shard are ignored. The shard must have times.
         """
         assert self.user_times is not None
         users_n, items_n = np.asarray(users, dtype=np.int64), np.asarray(items, dtype=np.int64)
@@ -136,7 +144,7 @@ class GraphShard:
         user_counts[places] = counts_n[here]
         kept = np.ones(len(user_counts), dtype=bool)
         kept[places] = False
-        # All other events, and those that are left of these pairs, in order of their entry.
+        # The events of all other pairs, and those that are left of these pairs, are put into the order of their entries.
         entry = np.repeat(np.arange(len(user_counts)), np.where(kept, user_counts, 0))
         entries = np.concatenate([entry, np.repeat(places, counts_n[here])])
         new = np.concatenate([self._times_of(kept), times_n[np.repeat(here, counts_n)]])
@@ -144,13 +152,14 @@ class GraphShard:
         return replace(self, user_counts=user_counts, item_counts=item_counts, user_times=new[order])
 
     def _times_of(self, entries: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64] | None:
-        """The times of some entries of the users' rows: mask [eu]."""
+        """The times of some entries of the users' rows. entries: bool [eu], which ones."""
         return None if self.user_times is None else self.user_times[np.repeat(entries, self.user_counts)]
 
     def drop_nodes(self, users: npt.ArrayLike, items: npt.ArrayLike) -> "GraphShard":
-        """This shard minus the rows of the nodes users [n], items [m] (global dense ids), which must be empty.
+        """This shard without the rows of the nodes users [n], items [m] (global dense ids). The rows must be empty.
 
-        Ids that are not owned here are ignored. `num_users` and `num_items` stay, since dense ids are never reused.
+        Ids of nodes that are not owned here are ignored. `num_users` and `num_items` stay, because dense ids are never used
+        again.
 
         Raises:
             ValueError: one of the nodes still has interactions.
@@ -172,10 +181,10 @@ class GraphShard:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "GraphShard":
-        """The inverse of `to_bytes`.
+        """The shard that `to_bytes` gave these bytes for.
 
         Raises:
-            ValueError: the file has another format version than this code reads.
+            ValueError: the file has a format that this release does not read.
         """
         arrays = load(data)
         version, partition, num_partitions, num_users, num_items = (int(x) for x in arrays["header"])
@@ -195,11 +204,11 @@ def build_shards(
     assignment: Assignment,
     times: npt.NDArray[np.int64] | None = None,
 ) -> list[GraphShard]:
-    """Cut a graph into one shard for each partition, in order of partition.
+    """Cut a graph into one shard for each partition; returns them in order of partition.
 
-    users, items, counts: [E], global dense ids and events of each pair, in any order (a pair named twice has its counts
-    added). Nodes of the assignment without interactions get empty rows. times: of the events [sum of counts], pair after
-    pair; the pairs must then be sorted by (user, item), each once.
+    users, items, counts: [E], the global dense ids and the number of events of each interaction, in any order; the counts of
+    a pair that is named twice are added. times: [sum of counts], the times of the events, pair after pair; with times the
+    pairs must be sorted by (user, item), each once. Nodes of the assignment without interactions get empty rows.
     """
     shape = (len(assignment.owner_of_user), len(assignment.owner_of_item))
     rows, columns = np.asarray(users, dtype=np.int32), np.asarray(items, dtype=np.int32)
@@ -233,10 +242,11 @@ def build_shards(
 
 
 _Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]
+"""(indptr, neighbours, counts) of some rows."""
 
 
 def _rows(matrix: csr_array, ids: npt.NDArray[np.int64]) -> _Rows:
-    """(indptr, neighbours, counts) of the chosen rows."""
+    """The rows `ids` of a matrix."""
     rows = matrix[ids]
     return rows.indptr.astype(np.int64), rows.indices.astype(np.int32, copy=False), rows.data
 
@@ -248,15 +258,15 @@ def _find(
     nodes: npt.NDArray[np.int64],
     others: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """Places in `neighbours` of those pairs (nodes[j], others[j]) that stand in these rows, ascending and unique."""
+    """The places in `neighbours` of the pairs (nodes[j], others[j]), ascending, each once. Pairs that are not there are left
+    out."""
     if not len(ids) or not len(nodes):
         return np.empty(0, dtype=np.int64)
     row = np.minimum(np.searchsorted(ids, nodes), len(ids) - 1)
     here = ids[row] == nodes
     row, others = row[here], others[here]
     low, end = indptr[row], indptr[row + 1]
-    # One binary search for each pair, all at once: a search over the whole shard would cost its size, not the
-    # request's.
+    # One binary search for each pair, all at once. The cost depends on the number of pairs, not on the size of the shard.
     high = end.copy()
     while (open_ := low < high).any():
         middle = (low + high) // 2
@@ -275,7 +285,7 @@ def _drop(
     counts: npt.NDArray[np.int32],
     gone: npt.NDArray[np.int64],
 ) -> _Rows:
-    """The rows without the entries at places `gone` (ascending, unique)."""
+    """The rows without the entries at the places `gone` (ascending, each once)."""
     if not len(gone):
         return indptr, neighbours, counts
     return indptr - np.searchsorted(gone, indptr), np.delete(neighbours, gone), np.delete(counts, gone)
@@ -284,11 +294,15 @@ def _drop(
 def _drop_rows(
     ids: npt.NDArray[np.int64], indptr: npt.NDArray[np.int64], nodes: npt.ArrayLike, side: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(ids, indptr) without the rows of `nodes`."""
+    """(ids, indptr) without the rows of `nodes`. side: "user" or "item", for the message.
+
+    Raises:
+        ValueError: one of these rows is not empty.
+    """
     gone = np.isin(ids, np.asarray(nodes, dtype=np.int64))
     degrees = np.diff(indptr)
     if degrees[gone].any():
         node, degree = ids[gone][degrees[gone] > 0][0], degrees[gone][degrees[gone] > 0][0]
         raise ValueError(f"{side} {node} still has {degree} interactions. Remove them first")
-    # The rows that go are empty, so those that stay end where they ended.
+    # The rows that are removed are empty, so the other rows end at the same places as before.
     return ids[~gone], np.concatenate([indptr[:1], indptr[1:][~gone]])

@@ -1,8 +1,8 @@
-"""Where everything durable lies: one root, local or S3, with atomic writes and exclusive creation.
+"""The store of all durable files: one root, local or on S3, with atomic writes and exclusive creation.
 
-Exclusive creation is what the log's numbering stands on: of two writers of one name exactly one succeeds. Locally that
-is a complete, fsynced temporary file and `os.link` (opening with O_EXCL would leave an empty file that owns the name
-after a crash); on S3 it is a put with If-None-Match.
+The numbering of the log relies on exclusive creation: of two writers of one name exactly one succeeds. A local file is
+written completely to a temporary file, fsynced, and then linked to its name with `os.link`: opening the name with O_EXCL
+would leave an empty file under it after a crash. On S3 it is a put with If-None-Match.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ _TEMPORARY = ".tmp-"
 
 @dataclass(frozen=True)
 class StorageOptions:
-    """How to reach S3. Credentials come from the usual provider chain only (environment, profile, instance role)."""
+    """How to reach S3. Credentials come only from the usual sources of AWS: environment, profile, instance role."""
 
     endpoint_url: str | None = None
-    """Of an S3-compatible service, with scheme: http://localhost:9000. None is AWS. A path after it is for `Store` only."""
+    """The URL of a service like S3, such as http://localhost:9000; None means AWS. Only `Store` takes one with a path."""
     region: str | None = None
     anonymous: bool = False
 
@@ -50,18 +50,18 @@ _PASSING = {
     errno.ESTALE,
     errno.ETIMEDOUT,
 }
-"""On S3: what s3fs makes of 500 and 503 and of answers that it does not know; locally: of a disk behind a network."""
+"""Errors that may pass: s3fs turns 500, 503 and unknown answers of S3 into them; a disk behind a network may give them."""
 
 
 def is_away(error: OSError) -> bool:
-    """Whether the store does not answer at the moment, so that another attempt is worth it: no connection, a time-out, or
-    a service that is down. Not what somebody has to mend first, such as credentials, or a bucket that is not there."""
+    """Whether the store does not answer at the moment, so that another attempt may succeed: no connection, a time-out, or a
+    service that is down. Not what somebody has to mend first, such as wrong credentials or a missing bucket."""
     return isinstance(error, ConnectionError | TimeoutError) or error.errno in _PASSING
 
 
 class Details(NamedTuple):
-    """Of a file: its bytes, and when it was last written, in seconds since the epoch by the clock of this machine, or of the
-    service."""
+    """The size of a file in bytes, and when it was last written, in seconds since the epoch, by the clock of this machine or
+    of the service."""
 
     bytes: int
     modified: float
@@ -78,13 +78,13 @@ class _Files(Protocol):
 
 
 class Store:
-    """Files under one root. Paths are relative to it, with forward slashes.
+    """Files under one root. Paths are relative to the root, with forward slashes.
 
     Raises (every method): OSError of the file system or of the service; FileNotFoundError for a file that is not there.
     """
 
     def __init__(self, root_uri: str, options: StorageOptions = AWS) -> None:
-        """root_uri: a local path, file:// or s3://bucket/prefix. Nothing is touched yet.
+        """root_uri: a local path, file:// or s3://bucket/prefix. Nothing is read or written here.
 
         Raises:
             InputError: as `split_uri`, or s3fs is not installed.
@@ -97,21 +97,21 @@ class Store:
             self._files = FailingFiles(self._files)
 
     def read(self, path: str) -> bytes:
-        """The whole file."""
+        """The content of a file."""
         return self._files.read(path)
 
     def write(self, path: str, data: bytes) -> None:
-        """Replace or make a file, atomically and durably: a reader sees the old bytes or the new ones."""
+        """Replace or make a file, atomically and durably: a reader sees the old content or the new one, and never a part."""
         self._files.write(path, data)
 
     def create(self, path: str, data: bytes) -> None:
-        """Make a file that must not exist, atomically and durably.
+        """Make a file that must not exist yet, atomically and durably. Of several writers of one name exactly one succeeds.
 
-        On S3 a file that already holds exactly `data` counts as success, since a repeated request cannot tell its own
-        earlier success from another writer's: where writers compete, put a nonce of the writer into the data.
+        On S3, a file that already holds exactly `data` counts as success: a repeated request cannot tell its own earlier
+        success from another writer's. Where writers compete, each has to put a nonce of its own into the data.
 
         Raises:
-            FileExistsError: another writer won the name.
+            FileExistsError: there is a file of this name.
         """
         self._files.create(path, data)
 
@@ -120,30 +120,30 @@ class Store:
         return self._files.exists(path)
 
     def list(self, prefix: str = "") -> list[str]:
-        """All files in the folder `prefix` and below, as sorted paths relative to the root. Empty if there is none."""
+        """The sorted paths, relative to the root, of all files in `prefix` and below that are no temporary ones."""
         return [name for name in self.details(prefix) if not is_temporary(name)]
 
     def details(self, prefix: str = "") -> dict[str, Details]:
-        """The files of `list`, in its order, and the temporary ones (`is_temporary`); on S3 no more requests than `list`."""
+        """Path -> details, also of temporary files (`is_temporary`), sorted. On S3 it costs as many requests as `list`."""
         return self._files.details(prefix.strip("/"))
 
     def remove(self, path: str) -> None:
-        """Delete a file."""
+        """Remove a file."""
         self._files.remove(path)
 
     def modified(self, path: str) -> float:
-        """When a file was last written, as in its `Details`."""
+        """When a file was last written, in seconds since the epoch, as in its `Details`."""
         return self._files.modified(path)
 
     def sha256(self, data: bytes) -> str:
-        """The checksum that manifests carry."""
+        """The checksum that manifests hold: SHA-256 in hexadecimal."""
         return hashlib.sha256(data).hexdigest()
 
     def check(self) -> None:
         """Try out writing and exclusive creation with a small file, which is removed again.
 
         Raises:
-            InputError: the root cannot be written, or the store lets a second writer have the same name.
+            InputError: the root cannot be written, or the service lets a second writer create the same name.
         """
         name = f"{_TEMPORARY}check-{uuid.uuid4().hex}"
         try:
@@ -167,12 +167,12 @@ class Store:
 
 
 def is_temporary(path: str) -> bool:
-    """Whether this is a file of a write under way, or of one that a crash ended."""
+    """Whether this is the temporary file of a write that is under way, or that a crash ended."""
     return posixpath.basename(path).startswith(_TEMPORARY)
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """("file", local path) or ("s3", bucket/key).
+    """Split a location into its scheme and its path: ("file", local path) or ("s3", "bucket/key").
 
     Raises:
         InputError: another scheme, or two slashes in a row within an S3 path.
@@ -192,8 +192,8 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def canonical_uri(uri: str) -> str:
-    """One text for each place, however it is written: s3://bucket/key, or the real path. Of a table that is named with its
-    format (delta://PLACE) the place; a table of a catalog (iceberg://CATALOG/NAMESPACE.TABLE) stays as it is.
+    """The same text for each way to write a place: s3://bucket/key, or the real path of a local file. A table that is named
+    with its format (delta://PLACE) has the text of its place; one of a catalog (iceberg://CATALOG/NAMESPACE.TABLE) stays.
 
     Raises:
         InputError: as `split_uri`.
@@ -248,7 +248,7 @@ class _LocalFiles:
         target = self.root / path
         temporary = self._temporary(target, data)
         os.replace(temporary, target)
-        _fsync_folder(target.parent)
+        _fsync_folder(target.parent)  # the new name survives a power cut only once its folder is on the disk
 
     def create(self, path: str, data: bytes) -> None:
         target = self.root / path
@@ -265,7 +265,7 @@ class _LocalFiles:
     def details(self, prefix: str) -> dict[str, Details]:
         found = {}
         for path in filter(Path.is_file, (self.root / prefix).rglob("*")):
-            with contextlib.suppress(FileNotFoundError):  # somebody removes it at this moment
+            with contextlib.suppress(FileNotFoundError):  # another process removes it at this moment
                 about = path.stat()
                 found[path.relative_to(self.root).as_posix()] = Details(about.st_size, about.st_mtime)
         return dict(sorted(found.items()))
@@ -279,7 +279,7 @@ class _LocalFiles:
         return (self.root / path).stat().st_mtime
 
     def _temporary(self, target: Path, data: bytes) -> Path:
-        """A complete, fsynced file beside the target."""
+        """Write a complete, fsynced temporary file in the folder of the target; returns its path."""
         _make_folder(target.parent)
         temporary = target.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
         try:
@@ -294,7 +294,7 @@ class _LocalFiles:
 
 
 def _make_folder(folder: Path) -> None:
-    """mkdir -p whose every new entry survives a power cut."""
+    """Make a folder and its parents, as `mkdir -p`; every new entry survives a power cut."""
     if folder.is_dir():
         return
     _make_folder(folder.parent)
@@ -312,7 +312,7 @@ def _fsync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _connection() -> Iterator[None]:
-    """What goes wrong on the way to S3 and back as an OSError. s3fs translates only what the service itself answers."""
+    """Turn errors of the connection to S3 into OSError. s3fs does that only for errors that the service itself answers."""
     from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 
     try:
@@ -355,8 +355,8 @@ class _S3Files:
             with _connection():
                 self.fs.pipe_file(self._key(path), data, mode="create")
         except OSError as error:
-            # A refusal may be the echo of our own put: s3fs repeats a put whose answer was lost. And a lost answer may
-            # stand for a put that worked. What lies there now decides.
+            # A refusal may come from our own put: s3fs repeats a put whose answer was lost. And an error may mean that only
+            # the answer of a put was lost that succeeded. So the content that is there now decides.
             there = None
             with contextlib.suppress(FileNotFoundError):
                 there = self.read(path)
@@ -367,7 +367,7 @@ class _S3Files:
 
     @_connection()
     def exists(self, path: str) -> bool:
-        # Not s3fs's isfile, which says no when the service cannot be reached.
+        # Not `isfile` of s3fs, which returns False when the service cannot be reached.
         try:
             return str(self.fs.info(self._key(path))["type"]) == "file"
         except FileNotFoundError:
@@ -376,8 +376,8 @@ class _S3Files:
     @_connection()
     def details(self, prefix: str) -> dict[str, Details]:
         folder = self._key(prefix).rstrip("/") + "/"
-        # s3fs names the folder itself when its first file is written while it looks. Empty objects whose keys end with a
-        # slash stand for folders: consoles make them.
+        # Left out are the folder itself, which s3fs lists when the first file is written into it at the same moment, and
+        # empty objects whose keys end with a slash, which consoles make to stand for folders.
         files = (
             (
                 str(name).removeprefix(self.root).lstrip("/"),
@@ -390,7 +390,7 @@ class _S3Files:
 
     @_connection()
     def remove(self, path: str) -> None:
-        # S3 deletes what is not there without a word; the local store does not.
+        # S3 reports no error for a file that is not there; the local store does, and both have to behave the same.
         if not self.exists(path):
             raise FileNotFoundError(f"s3://{self._key(path)} does not exist")
         self.fs.rm_file(self._key(path))

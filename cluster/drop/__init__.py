@@ -1,1 +1,1 @@
-"""California's DROP: a batch of hashed identifiers becomes deletion requests, and these become codes (docs/drop.md)."""
+"""California's DROP: turns a batch of hashed identifiers into deletion requests, and these into codes (docs/drop.md)."""

@@ -1,4 +1,4 @@
-"""The answer to a batch: files with `Id,Status` as DROP takes them, and what became of each row, by row number."""
+"""The answer to a batch: files of `Id,Status` in the form that DROP takes, and a table of what became of each row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .codes import Decision
 HEADER = "Id,Status"
 _SUFFIX = re.compile(r"[A-Za-z0-9]{1,10}")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The time of all entries of a ZIP: the same codes are the same bytes."""
+"""The time that all entries of a ZIP have, so that the same codes always give the same bytes."""
 
 RESULTS = pa.schema(
     {
@@ -31,21 +31,26 @@ RESULTS = pa.schema(
         "reason": pa.string(),
     }
 )
-"""A line for each work item and each malformed row; rows count from 1. It names no work item, hash or user."""
+"""The columns of the table of results. It has a line for each work item and each malformed row. Rows count from 1 in their
+file. It names no work item, hash or user."""
 
 
 Line = tuple[str, int, str, int | None, str | None, str]
+"""A line of the table of results: the values of the columns of RESULTS."""
 
 
 class AnswerFile:
-    """The place of `--out`, local or s3://: .zip with a file for each list, or .csv with all rows."""
+    """The file that `--out` names, local or s3://: a .zip with a file for each list, or a .csv with all rows."""
 
     def __init__(self, session: Session, uri: str, batch: str, suffix: str | None) -> None:
-        """suffix: put into the names in the ZIP: DROP takes no name twice for one download.
+        """Check the place, so that a wrong one is reported before the work.
+
+        batch: the place of the batch. suffix: text that is put into the names of the files in the ZIP, because DROP does not
+        take the same name twice for one download; None for none.
 
         Raises:
-            InputError: the name has another ending, lies in the output or is the batch, the suffix has other signs, or the
-                folder cannot be written.
+            InputError: the name has another ending; the place is in the output or is that of the batch; the suffix has other
+                characters than letters and digits; or the folder cannot be written.
         """
         self._ending = posixpath.splitext(uri)[1].lower()
         if self._ending not in (".zip", ".csv"):
@@ -61,7 +66,7 @@ class AnswerFile:
         self._store.check()
 
     def write(self, batch: Batch, decisions: Mapping[str, Decision]) -> None:
-        """Write the codes, complete or not at all. decisions: by work item."""
+        """Write the codes, complete or not at all. decisions: by work item. Items without a code are left out."""
         by_file: dict[str, list[str]] = {name: [] for name in batch.files}
         for item in batch.items:
             code = decisions[item.work_item].code
@@ -73,6 +78,7 @@ class AnswerFile:
         self._store.write(self._name, data)
 
     def _zip(self, by_file: Mapping[str, Sequence[str]]) -> bytes:
+        """A ZIP with a CSV file for each list that has a line."""
         sink = io.BytesIO()
         with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, lines in by_file.items():
@@ -88,7 +94,10 @@ def _csv(lines: Sequence[str]) -> bytes:
 
 
 def result_table(batch: Batch, decisions: Mapping[str, Decision], request_ids: Mapping[str, str]) -> pa.Table:
-    """What became of each row, as RESULTS."""
+    """The table of what became of each row, with the columns of RESULTS, in the order of the batch.
+
+    decisions, request_ids: by work item.
+    """
     lines: list[Line] = [(row.file, row.row, "malformed", None, None, row.why) for row in batch.malformed]
     lines += [_line(item, decisions[item.work_item], request_ids.get(item.work_item)) for item in batch.items]
     order = {name: place for place, name in enumerate(batch.files)}

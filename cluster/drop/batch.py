@@ -1,7 +1,7 @@
-"""A batch of DROP as it is downloaded: a ZIP of CSV files with hashed identifiers, and which of its rows mean nothing.
+"""Reads a batch of DROP as it is downloaded: a ZIP of CSV files with hashed identifiers. Says which rows mean nothing.
 
-The facts about the format are those of the DROP Data Broker API 1.2.0; docs/drop.md says where each was found. Neither a
-work item's id nor a hash is ever part of a message: rows are named by file and number.
+The format is that of the DROP Data Broker API 1.2.0; docs/drop.md says where each fact about it was found. No message holds
+the id of a work item or a hash: messages name rows by file and number.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ...partitioning.storage import StorageOptions, filesystem_for
 ListType = Literal["NDZ", "Email", "Phone", "MAID", "NameVIN", "CTVID"]
 LISTS: tuple[ListType, ...] = ("NDZ", "Email", "Phone", "MAID", "NameVIN", "CTVID")
 REMOVED = "Removed"
-"""Not a list: identifiers of earlier batches that their consumers took back."""
+"""The name of a file that is no list: it holds the ids of work items of earlier batches that their consumers took back."""
 
 _FILE = re.compile(
     rf"(?:\d{{8}}_\d{{4}}_)?({'|'.join((*LISTS, REMOVED))})(?:_[A-Za-z0-9]{{1,10}})?\.csv", re.IGNORECASE
@@ -39,7 +39,10 @@ _COLUMNS = ("ID", "Hash")
 
 @dataclass(frozen=True)
 class Item:
-    """A work item: one row of a list. `row` counts from 1, without the header."""
+    """A work item: one row of a list.
+
+    list: one of LISTS. file: the name of the file. row: its number in the file, from 1, without the header.
+    """
 
     list: str
     file: str
@@ -51,7 +54,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Malformed:
-    """A row that means nothing, and why."""
+    """A row that means nothing, and the reason why."""
 
     file: str
     row: int
@@ -60,22 +63,23 @@ class Malformed:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a download holds: work items, the ids of those that were taken back, and rows that mean nothing."""
+    """What a download holds: work items, the ids of work items that were taken back, and rows that mean nothing."""
 
     items: Sequence[Item]
     removed: Sequence[str] = field(repr=False)
     malformed: Sequence[Malformed]
     files: Sequence[str]
-    """The files of lists, by name, in the order of the ZIP."""
+    """The names of the files that are lists, in the order of the ZIP."""
 
 
 def read_batch(uri: str, options: StorageOptions) -> Batch:
-    """A batch: a ZIP, or one of its CSV files; local or s3://.
+    """Read a batch: a ZIP, or one of its CSV files; local or s3://.
 
-    A work item with two hashes, or in two lists, is malformed in each of its rows; one that only stands twice counts once.
+    If a work item has two hashes, or stands in two lists, all of its rows are malformed. If the same row stands twice, it
+    counts once.
 
     Raises:
-        InputError: it cannot be read, or holds a file that is none of DROP's.
+        InputError: the batch cannot be read, or holds a file that is none of DROP's.
     """
     items: list[Item] = []
     removed: list[str] = []
@@ -102,6 +106,7 @@ def read_batch(uri: str, options: StorageOptions) -> Batch:
 
 
 def _distinct(items: Sequence[Item]) -> tuple[list[Item], list[Malformed]]:
+    """(the items, each once, the rows of work items whose rows contradict each other)."""
     by_id: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         by_id[item.work_item].append(item)
@@ -117,6 +122,7 @@ def _distinct(items: Sequence[Item]) -> tuple[list[Item], list[Malformed]]:
 
 
 def _kind(uri: str, name: str) -> str:
+    """The list that a file is, or REMOVED, by its name. Raises InputError for another name."""
     found = _FILE.fullmatch(name)
     if not found:
         raise InputError(
@@ -127,6 +133,7 @@ def _kind(uri: str, name: str) -> str:
 
 
 def _entries(uri: str, options: StorageOptions) -> Iterator[tuple[str, IO[bytes]]]:
+    """(name, content) of each file of the batch. A content can be read until the next one is asked for."""
     filesystem, path = filesystem_for(uri, options)
     with _readable(uri), filesystem.open_input_file(path) as stream:
         if path.lower().endswith(".csv"):
@@ -145,7 +152,7 @@ def _entries(uri: str, options: StorageOptions) -> Iterator[tuple[str, IO[bytes]
 
 
 def _rows(uri: str, name: str, stream: IO[bytes]) -> Iterator[tuple[int, tuple[str, str]]]:
-    """(number, (ID, Hash)) of each row that is not blank; a field that is missing is ""."""
+    """(number, (ID, Hash)) of each row that is not blank. A field that is missing is ""."""
     reader = csv.reader(io.TextIOWrapper(io.BufferedReader(_Unclosed(stream)), encoding="utf-8-sig", newline=""))
     header = [text.strip().lower() for text in next(reader, [])]
     missing = [column for column in _COLUMNS if header.count(column.lower()) != 1]
@@ -159,7 +166,7 @@ def _rows(uri: str, name: str, stream: IO[bytes]) -> Iterator[tuple[int, tuple[s
 
 
 class _Unclosed(io.RawIOBase):
-    """A stream of bytes that a text wrapper may drop without closing what is below it."""
+    """A view of a stream of bytes. When a text wrapper around it is closed, the stream itself stays open."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -175,7 +182,8 @@ class _Unclosed(io.RawIOBase):
 
 @contextmanager
 def _readable(place: str) -> Iterator[None]:
-    """Errors of reading as InputError. Their own texts are left out: some quote what they could not read."""
+    """Turn errors of reading `place` into InputError. The texts of most errors are left out, because some of them quote what
+    could not be read."""
     try:
         yield
     except FileNotFoundError:

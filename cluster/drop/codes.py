@@ -1,4 +1,4 @@
-"""What is told of a work item: pure decisions on what it matched and on its request (docs/drop.md)."""
+"""Decides what DROP is told about a work item: pure functions of what it matched and of its request (docs/drop.md)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..requests.outcome import ALREADY_GONE
 
 
 class Code(IntEnum):
-    """DROP's status codes; 0 and 1 are not used."""
+    """The status codes of DROP that are used here; 0 and 1 are not."""
 
     EXEMPTED = 2
     DELETED = 3
@@ -25,7 +25,11 @@ WAITS, REMOVED = "waits", "removed"
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a work item in the answer: a code, or none and why not."""
+    """What becomes of a work item in the answer.
+
+    code: the code of DROP, or None where there is none to be told yet. reason: why it has this code or none. result: for the
+    table of results.
+    """
 
     code: Code | None
     reason: str | None = None
@@ -33,7 +37,7 @@ class Decision:
 
     @classmethod
     def of(cls, code: Code, reason: str | None = None) -> Decision:
-        """One that has a code."""
+        """A decision that has a code; its result is the name of the code."""
         return cls(code, reason, code.name.lower())
 
 
@@ -42,7 +46,11 @@ TAKEN_BACK = Decision(None, "the consumer took it back", REMOVED)
 
 @dataclass(frozen=True)
 class Rules:
-    """What the configuration says of matches; users by id."""
+    """What the section `drop` of the configuration says of matches. Users are named by id.
+
+    exempt: users who are not forgotten. opted_out: users who were opted out of sale and sharing. several: what to do where
+    several users have one identifier. nothing_held: what to say of a user of whom the model holds nothing.
+    """
 
     exempt: Collection[str] = field(default=(), repr=False)
     opted_out: Collection[str] = field(default=(), repr=False)
@@ -51,9 +59,9 @@ class Rules:
 
 
 def on_match(users: Collection[str], nameless: bool, rules: Rules) -> Decision | list[str]:
-    """Of a work item without a request: its code, or the users to be forgotten for it.
+    """The decision on a work item that has no request: its code, or the ids of the users to be forgotten for it, sorted.
 
-    nameless: whether a row with its identifier has no user.
+    users: those whom its identifier leads to. nameless: whether a row of the table has its identifier and no user.
     """
     if nameless:
         return Decision(None, "a row with its identifier has no user")
@@ -70,10 +78,10 @@ def on_match(users: Collection[str], nameless: bool, rules: Rules) -> Decision |
 
 
 def on_ticket(ticket: Ticket, reported: bool, all_reported: bool, rules: Rules) -> Decision:
-    """Of a work item with a request: what the log says of it, and no more than that.
+    """The decision on a work item that has a request. It says no more than the log does.
 
-    reported: whether the log has the evidence of the request. all_reported: whether it has that of all that were carried
-    out, without any check that failed.
+    reported: whether the log has the evidence of the request. all_reported: whether the log has the evidence of all requests
+    that were carried out, and no check failed.
     """
     if ticket.state is State.CANCELLED:
         return Decision(None, "its request was cancelled", REMOVED)
@@ -94,6 +102,7 @@ def on_ticket(ticket: Ticket, reported: bool, all_reported: bool, rules: Rules) 
 
 
 def _nothing_removed(rows: dict[str, Any], all_reported: bool, rules: Rules) -> Decision:
+    """The decision where the request found nothing to remove. rows: the numbers of its rows by result."""
     gone = rows.get(ALREADY_GONE, 0)
     if gone and gone == sum(rows.values()):
         if all_reported:

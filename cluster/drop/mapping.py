@@ -1,4 +1,4 @@
-"""Which users a batch's hashes lead to: a stream over the table that a list is configured with, in bounded memory."""
+"""Finds the users that the hashes of a batch lead to. The table of a list is read as a stream, in bounded memory."""
 
 from __future__ import annotations
 
@@ -24,30 +24,33 @@ _HASH = r"^(?:[A-Za-z0-9+/]{43}=|[0-9A-Fa-f]{64})$"
 
 @dataclass
 class Looked:
-    """What a list's table said: the users by hash, and over what was looked."""
+    """What was found in the table of a list, and how much was looked at.
+
+    rows: the number of rows that were read. users: hash of the batch -> the ids of its users.
+    """
 
     list: str
     table: str
     state: Mapping[str, Any]
-    """Which state of the table was read, as `lake.Table.pinned`, without the schema."""
+    """The state of the table that was read, as `lake.Table.pinned`, without the schema."""
     rows: int = 0
     identifiers: int = 0
-    """Rows with an identifier."""
+    """The number of rows that have an identifier."""
     users: dict[bytes, set[str]] = field(default_factory=dict, repr=False)
     nameless: set[bytes] = field(default_factory=set, repr=False)
-    """Hashes that a row without a user has."""
+    """The hashes of the batch that stand in a row without a user."""
 
     def document(self) -> dict[str, Any]:
-        """As the answer of the command has it."""
+        """The JSON object in the answer of the command; it holds no hash and no user."""
         names = ("list", "table", "rows", "identifiers", "state")
         return {name: getattr(self, name) for name in names}
 
 
 def key_of(variable: str) -> bytes:
-    """The key of keyed hashes.
+    """The key of keyed hashes, from this variable of the environment.
 
     Raises:
-        InputError: the environment has none.
+        InputError: the variable is not set.
     """
     key = os.environ.get(variable, "")
     if not key:
@@ -60,11 +63,14 @@ def key_of(variable: str) -> bytes:
 def match(
     list_type: str, settings: DropList, wanted: Collection[bytes], options: StorageOptions, key: bytes = b""
 ) -> Looked:
-    """The users of the table whose identifier has one of the wanted hashes, 32 bytes each.
+    """Find the users of a table whose identifier has one of the wanted hashes.
+
+    list_type: the list of the hashes. settings: the section of the configuration for that list. wanted: SHA-256, 32 bytes
+    each. key: that of the hashes in the table, where these are keyed.
 
     Raises:
-        InputError: the table cannot be read, lacks a column, or its column of hashes holds something else: who is not found
-            there could not be told from who is not looked for.
+        InputError: the table cannot be read, lacks a column, or has no identifier; or its column of hashes holds values that
+            are no hashes: a user might then not be found only because the column is wrong.
     """
     place = f"drop.{list_type.lower()}"
     table = open_table(settings.table, options)
@@ -78,6 +84,7 @@ def match(
     stored = {
         (hmac.new(key, digest, hashlib.sha256).digest() if settings.keyed else digest): digest for digest in wanted
     }
+    # A column of text may hold hashes in Base64 or in hexadecimal.
     texts = {base64.b64encode(form).decode(): digest for form, digest in stored.items()}
     texts |= {form.hex(): digest for form, digest in stored.items()}
     for batch in read_columns(table, [settings.user], [column], options):
@@ -105,7 +112,11 @@ def match(
 
 
 def _plain(values: pa.Array, table: str, column: str, place: str) -> pa.Array:
-    """As text or binary; a text without any sign counts as missing."""
+    """The values as text or binary. A text of white space alone counts as missing.
+
+    Raises:
+        InputError: the column is of another type.
+    """
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     kind = values.type
@@ -120,6 +131,7 @@ def _plain(values: pa.Array, table: str, column: str, place: str) -> pa.Array:
 
 
 def _not_hashes(count: int, table: str, column: str, place: str) -> InputError:
+    """The error for a column of hashes that holds other values."""
     return InputError(
         f"{table}: column '{column}' ({place}) holds {count} or more values that are no SHA-256 (44 characters of Base64, "
         "64 hexadecimal digits, or 32 bytes). Mend them or make them null; for identifiers that are not hashed set "
@@ -128,6 +140,7 @@ def _not_hashes(count: int, table: str, column: str, place: str) -> InputError:
 
 
 def _by_text(values: pa.Array, texts: Mapping[str, bytes], table: str, column: str, place: str) -> dict[int, bytes]:
+    """Row -> the wanted hash that it holds, in a column of hashes as text."""
     wrong = values.drop_null().filter(pc.invert(pc.match_substring_regex(values.drop_null(), _HASH)))
     if len(wrong):
         raise _not_hashes(len(wrong), table, column, place)
@@ -137,6 +150,7 @@ def _by_text(values: pa.Array, texts: Mapping[str, bytes], table: str, column: s
 
 
 def _by_bytes(values: pa.Array, stored: Mapping[bytes, bytes], table: str, column: str, place: str) -> dict[int, bytes]:
+    """Row -> the wanted hash that it holds, in a column of hashes as bytes."""
     wrong = pc.sum(pc.not_equal(pc.binary_length(values), 32)).as_py() or 0
     if wrong:
         raise _not_hashes(wrong, table, column, place)
@@ -145,6 +159,7 @@ def _by_bytes(values: pa.Array, stored: Mapping[bytes, bytes], table: str, colum
 
 
 def _by_value(list_type: str, values: pa.Array, stored: Mapping[bytes, bytes]) -> dict[int, bytes]:
+    """Row -> the wanted hash of its identifier, in a column of plain identifiers."""
     found = {}
     for at, text in enumerate(values.cast(pa.string()).to_pylist()):
         digest = None if text is None else hashed(list_type, text)

@@ -1,4 +1,4 @@
-"""Deletion requests of work items: their ids, their acceptance and their end."""
+"""The deletion requests of work items: their ids, their acceptance, and their cancellation."""
 
 from __future__ import annotations
 
@@ -23,13 +23,19 @@ CAME_BACK = "an ingest began after its request was carried out, and the table le
 
 
 def request_id_of(work_item: str, key: bytes) -> str:
-    """The id of a work item's request. A work item's id is permanent, so this one is; under a key, so that the log does not
-    tell it, and in small letters, because file systems may not tell large ones from them."""
+    """The id of the request for a work item.
+
+    The id of a work item is permanent, and so is this one. It is derived under a key, so that the log does not tell the work
+    item. It has small letters only, because some file systems do not tell small letters from capital ones.
+    """
     return f"drop-{hmac.new(key, b'drop' + work_item.encode(), hashlib.sha256).hexdigest()[:24]}"
 
 
 def latest(ledger: Ledger, request_id: str) -> Ticket | None:
-    """The last request of a work item: after an ingest there may be ID-2, ID-3, ... (`Ledger.derived_id`)."""
+    """The ticket of the last request for a work item; None where it has no request.
+
+    request_id: that of `request_id_of`. After an ingest there may be requests with ID-2, ID-3, ... (`Ledger.derived_id`).
+    """
     ticket = ledger.tickets.get(request_id)
     for n in count(2):
         later = ledger.tickets.get(f"{request_id}-{n}")
@@ -40,20 +46,27 @@ def latest(ledger: Ledger, request_id: str) -> Ticket | None:
 
 
 def cancel(session: Session, request_id: str) -> str:
-    """End the request of a work item that was taken back: "cancelled", "too_late" or "unknown" (there is none)."""
+    """Cancel the request for a work item that was taken back.
+
+    Returns "cancelled", "too_late", or "unknown" where there is no request.
+    """
     ticket = latest(session.ledger(look=False), request_id)
     if ticket is None:
         return "unknown"
+    # Whatever the grace window says: the consumer took the work item back, and nothing was removed yet.
     append_step(session, ticket.request_id, CANCELLED, {}, allowed=lambda ticket: ticket.state in OPEN)
     ended = session.ledger(look=False).tickets[ticket.request_id]
     return "cancelled" if ended.state is State.CANCELLED else "too_late"
 
 
 def ensure(session: Session, request_id: str, users: Collection[str], key: bytes, ingest_head: int) -> str | None:
-    """Accept the request of a work item that is to be deleted, unless there is one; None, or why there can be none.
+    """Accept a request for a work item whose users are to be forgotten, unless it has one that still counts.
 
-    users: whom its identifier leads to, without exempt ones; none where the table does not have them any more.
-    ingest_head: the head of the log when the last ingest began: who was forgotten before may have come back with it.
+    Returns None, or the reason why there can be no request.
+
+    users: the ids of those whom its identifier leads to, without exempt ones; empty where the table does not have them any
+    more. key: that of the output's derived ids. ingest_head: the head of the log when the last ingest began. A request that
+    was carried out before does not count any more, because the ingest may have brought the data back.
     """
     ticket = latest(session.ledger(look=False), request_id)
     if ticket is None:
@@ -61,6 +74,7 @@ def ensure(session: Session, request_id: str, users: Collection[str], key: bytes
         return None
     if ticket.state is State.CANCELLED or ticket.state in OPEN:
         return None
+    # Otherwise the answer would say of other users that they were deleted.
     if users and not _same_users(session, ticket, users, key):
         return OTHER_USERS
     if ticket.state is State.FAILED:
@@ -79,7 +93,10 @@ def ensure(session: Session, request_id: str, users: Collection[str], key: bytes
 
 
 def _same_users(session: Session, ticket: Ticket, users: Collection[str], key: bytes) -> bool:
-    """Whether the request names them all; of a purged one only all of its users together can be told."""
+    """Whether the request names all of these users.
+
+    Of a request whose content was purged, only the whole content can be compared: the users must then be exactly its own.
+    """
     if (named := _stored(session, ticket, ticket.request_id)) is not None:
         return set(users) <= set(map(str, named.users))
     content = session.store.read(session.ledger(look=False).content_name(ticket.request_id))
@@ -90,7 +107,7 @@ def _same_users(session: Session, ticket: Ticket, users: Collection[str], key: b
 
 
 def _stored(session: Session, ticket: Ticket, request_id: str) -> Request | None:
-    """What a request names, under another id; None after a purge."""
+    """The content of a request, under the id `request_id`; None where the content was purged or cannot be read."""
     with contextlib.suppress(UnreadableRequest):
         if stored_content(session, ticket.request_id) is not None:
             return replace(read_accepted(session, ticket), request_id=request_id)

@@ -1,4 +1,4 @@
-"""A request on its way in and out of the log: accepted, answered, closed. Used by `forget` and by `serve`."""
+"""How a request is accepted into the log, answered and closed. Used by `forget` and by `serve`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .refusals import TakenId, UnreadableRequest
 from .suppression import open_list
 
 NOTHING: dict[str, Any] = {"removed_interactions": 0, "affected_partitions": [], "seconds": 0.0}
-"""What is told of a request of which nothing was done."""
+"""The answer to a request for which nothing was done; a real answer replaces these values."""
 
 
 def accept(
@@ -31,39 +31,45 @@ def accept(
     requester: str | None = None,
     written: Callable[[str], None] = lambda content: None,
 ) -> None:
-    """Write the request down before anything is done: its content as a side object, its commitment in the log.
+    """Accept a request: write its content to a file of its own, then its commitment to the log.
 
-    One that is accepted already stays as it is; one that failed is open again.
+    A request that is accepted already stays as it is. One that failed is open again. The request is acknowledged when this
+    returns.
 
     Args:
-        requester: the operator who asks, whose name the log keeps.
-        written: called between the two, at each try, with the name of the content: no other content can have this id any
-            more, and nobody is known to have accepted it yet.
+        requester: the operator who asks; the log keeps the name.
+        written: called between the two writes, at each attempt, with the name of the file with the content. At that moment
+            no other content can have this id any more, and the log as it is known does not have the request.
 
     Raises:
         TakenId: another request has this id.
     """
     body = request.body()
     while True:
-        ledger = session.ledger(look=False)  # what others wrote meanwhile, the append finds
+        ledger = session.ledger(look=False)  # records that others wrote meanwhile are found by the append
         seen, name = ledger.seen, ledger.content_name(request.request_id)
+        # A salt for the commitment, without which the content of a small request could be found by trying.
         salt = secrets.token_hex(16)
         new: dict[str, Any] = {"salt": salt, "body": body.decode()}
         if rows := request.tally.document():
             new["rows"] = rows
+        # W1 comes before W2: from the record on the request has to be carried out, and its content must be there.
         try:
             session.store.create(name, json.dumps(new).encode())
         except FileExistsError:
+            # An attempt before, or another process, has written this id. The same content goes on with the salt in the file.
             content = json.loads(session.store.read(name))
             check_same(session, content, request)
             salt = content.get("salt", salt)
         ticket = ledger.tickets.get(request.request_id)
         if ticket is not None and ticket.state is not State.FAILED:
             return
+        # Callbacks (Wu) come before W2 too: the request may be carried out as soon as the record is there.
         written(name)
         who = {} if requester is None else {"requester": requester}
         where = {} if name == content_name(request.request_id) else {"content": name}
         entry = {"request_id": request.request_id, "commitment": commitment(body, salt), **who, **where}
+        # W2. It is void if a purge began that takes the content, or if another process has accepted the same request.
         try:
             session.log.append(ACCEPTED, entry, after=seen, void=voids_acceptance(request.request_id))
         except LogConflict:
@@ -74,20 +80,22 @@ def accept(
 def under_current_id(session: Session, request: Request) -> Request:
     """A request whose id was derived from its content, under the id that it has now (`Ledger.derived_id`).
 
-    Whoever asks the same before that one is closed and out of date too gets the same id, so that it is one request.
+    Everybody who asks for the same gets the same id, and so the same request, until that request is closed and its id is out
+    of date.
     """
     ledger = session.ledger()
     if request.request_id not in ledger.tickets:
         return request
+    # An ingest puts ids out of date because it may have brought the data back. It has not, if the list kept them out.
     head = 0 if _kept_out(session, request) else ingest_head(session)
     return replace(request, request_id=ledger.derived_id(request.request_id, head))
 
 
 def _kept_out(session: Session, request: Request) -> bool:
-    """Whether all that it names is on the suppression list, so that no ingest has brought it back."""
+    """Whether all that a request names is on the suppression list, so that no ingest has brought it back."""
     try:
         suppression = open_list(session.store)
-    except InputError:  # it is told where the request is carried out
+    except InputError:  # the error is reported where the request is carried out
         return False
     if suppression is None:
         return False
@@ -98,10 +106,10 @@ def _kept_out(session: Session, request: Request) -> bool:
 
 
 def final_answer(session: Session, request: Request) -> dict[str, Any] | None:
-    """The answer that this request was given already, None if it has not been carried out.
+    """The final answer of a request; None if it has none yet.
 
     Raises:
-        TakenId: its id belongs to another request, or to one whose content was purged and cannot be shown to be the same.
+        TakenId: the id belongs to another request, or to one whose content was purged and cannot be shown to be the same.
     """
     ledger = session.ledger()
     name = ledger.content_name(request.request_id)
@@ -117,7 +125,7 @@ def final_answer(session: Session, request: Request) -> dict[str, Any] | None:
 
 
 def stored_content(session: Session, request_id: str) -> dict[str, Any] | None:
-    """The stored content of a request; None where there is none, or where it was purged."""
+    """The stored content of a request, as a JSON object; None where there is none, or where it was purged."""
     try:
         content: dict[str, Any] = json.loads(session.store.read(session.ledger().content_name(request_id)))
     except FileNotFoundError:
@@ -126,8 +134,8 @@ def stored_content(session: Session, request_id: str) -> dict[str, Any] | None:
 
 
 def check_same(session: Session, content: dict[str, Any], request: Request) -> None:
-    """Raise TakenId unless this is the stored content of the request, or what a purge left of it."""
-    # The key is made by the first `ingest`; without one there is no id that was derived.
+    """Raise TakenId unless `content` is the stored content of the request, or what a purge left in its place."""
+    # create=False: the first `ingest` makes the key, and without a key there is no derived id to compare with.
     if not is_same(content, request, session.request_key(create=False)):
         gone = " (its content was purged, and this one is not the same)" if is_purged(content) else ""
         raise TakenId(
@@ -143,16 +151,18 @@ def append_step(
     since: int | None = None,
     allowed: Callable[[Ticket], bool] = lambda ticket: True,
 ) -> bool:
-    """Close, hold or approve an open request with one record, unless it is closed already or not `allowed`; says whether
-    it did.
+    """Close, hold or approve an open request with one record. Returns whether the record was written.
 
-    since: the head that the decision was based on; a version that was committed later makes it void.
+    It is not written if the request is closed, or not `allowed`. kind, body: those of the record; the id of the request is
+    added to the body. since: the head of the log that the decision was based on; a version that was committed later makes
+    it void. None where the decision does not depend on a version.
 
     Raises:
-        LogConflict: there is such a version.
+        LogConflict: a version was committed after `since`.
     """
     while True:
         ledger = session.ledger()
+        # `seen` before the ticket is looked at: what came later is found by the append, and decided anew.
         seen, ticket = ledger.seen, ledger.open.get(request_id)
         if since is not None and any(record.kind == COMMITTED for record in session.log.since(since)):
             raise LogConflict(f"a version was committed after record {since}")
@@ -166,10 +176,10 @@ def append_step(
 
 
 def read_accepted(session: Session, ticket: Ticket) -> Request:
-    """The content of an accepted request.
+    """Read the content of an accepted request.
 
     Raises:
-        UnreadableRequest: it is missing, or not what the log has the commitment of.
+        UnreadableRequest: the content is missing, or does not match the commitment in the log.
     """
     name = session.ledger(look=False).content_name(ticket.request_id)
     try:

@@ -1,6 +1,7 @@
-"""What becomes of deletion requests: pure decisions on tickets (output/ledger.py) and the clock (docs/serving.md).
+"""Decisions on deletion requests: pure functions of tickets (output/ledger.py) and of the time (docs/serving.md).
 
-Nothing here reads, writes, waits or knows Ray's actors.
+Nothing here reads, writes, waits or uses Ray's actors. Times are in seconds since the epoch; `grace_seconds` is
+`forget.grace_seconds`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..output.ledger import OPEN, State, Ticket
 
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 5, 3600
 MAX_LOSSES = 3
-"""So often in a row a batch may lose workers before one of its requests is suspected."""
+"""The number of attempts in a row that may lose workers before a request of the batch is suspected to be the reason."""
 
 
 # ---- when ------------------------------------------------------------------------------------------------------------
@@ -28,10 +29,11 @@ MAX_LOSSES = 3
 def next_batch(
     tickets: Iterable[Ticket], now: float, grace_seconds: float, limit: int, alone: Mapping[str, int] = {}
 ) -> list[str]:
-    """The requests to carry out next: those whose grace window has passed, oldest first, up to `limit`.
+    """The ids of the requests to carry out next: those whose grace window has passed, oldest first, at most `limit`.
 
-    alone: requests of a batch that failed, with the number of times that each lost workers by itself since. They are
-    tried one by one: before the others while that is zero, else after all others, the ones with the fewest losses first.
+    alone: the requests of batches that failed; for each the number of times that it has since lost workers when it was tried
+    by itself. They are tried one at a time. Those that have lost none are tried before all other requests, and those that
+    have lost some after all others, the ones with the fewest losses first.
     """
     due = sorted((t for t in tickets if _due_at(t, grace_seconds) <= now), key=lambda t: t.accepted_at)
     suspects = sorted((t.request_id for t in due if t.request_id in alone), key=alone.__getitem__)
@@ -42,29 +44,29 @@ def next_batch(
 
 
 def seconds_until_due(tickets: Iterable[Ticket], now: float, grace_seconds: float) -> float:
-    """Until the next grace window ends; infinity where nothing is open."""
+    """The seconds until the first grace window of these ends, 0 if one has ended; infinity where none will end."""
     return max(0.0, min((_due_at(t, grace_seconds) - now for t in tickets), default=math.inf))
 
 
 def may_cancel(ticket: Ticket, now: float, grace_seconds: float) -> bool:
-    """Whether it is still in its grace window, or held."""
+    """Whether a request can be cancelled: it is open, and still in its grace window or held."""
     return ticket.state in OPEN and now < _due_at(ticket, grace_seconds)
 
 
 def oldest_age(tickets: Iterable[Ticket], now: float) -> float:
-    """Seconds since the oldest of these was first accepted, 0 for none."""
+    """The seconds since the oldest of these was accepted for the first time; 0 for none."""
     return max((now - t.accepted_at for t in tickets), default=0.0)
 
 
 def overdue(tickets: Iterable[Ticket], now: float, deadline_seconds: float) -> list[Ticket]:
-    """Those that were first accepted longer ago than the deadline."""
+    """Those of these tickets that were accepted for the first time longer ago than `deadline_seconds`."""
     return [ticket for ticket in tickets if now - ticket.accepted_at > deadline_seconds]
 
 
 def due_by(ticket: Ticket, deadline_seconds: float) -> str | None:
-    """When it becomes overdue, in ISO-8601; None where it has its answer.
+    """When a request becomes overdue, in ISO-8601; None where its state is final.
 
-    The commands call this `due_by`, and HTTP calls it `expected_completion_time`, as OpenDSR does.
+    The commands call this value `due_by`. HTTP calls it `expected_completion_time`, as OpenDSR does.
     """
     return None if ticket.final else iso(ticket.accepted_at + deadline_seconds)
 
@@ -72,9 +74,10 @@ def due_by(ticket: Ticket, deadline_seconds: float) -> str | None:
 def retry_after(
     tickets: Collection[Ticket], now: float, grace_seconds: float, limit: int, arriving: int = 0
 ) -> int | None:
-    """None where one more request may be accepted; else the seconds after which another attempt is worth it.
+    """None if one more request may be accepted; else the number of seconds after which the client should try again.
 
-    arriving: requests that are being accepted at this moment, besides these.
+    tickets: the open requests. limit: how many may be open. arriving: the number of requests that are being accepted at
+    this moment and have no ticket yet.
     """
     if len(tickets) + arriving < limit:
         return None
@@ -83,6 +86,7 @@ def retry_after(
 
 
 def _due_at(ticket: Ticket, grace_seconds: float) -> float:
+    """When the grace window of a request ends; infinity for one that is held."""
     return math.inf if ticket.state is State.HELD else ticket.waits_from + grace_seconds
 
 
@@ -92,11 +96,12 @@ def _due_at(ticket: Ticket, grace_seconds: float) -> float:
 def within_limit(
     shares: Mapping[str, float], max_share: float, approved: Collection[str]
 ) -> tuple[list[str], list[str]]:
-    """(the requests of one version, those to hold until somebody approves them).
+    """(the requests of the next version, the requests to hold until somebody approves them), by id.
 
-    shares: of the graph that each request removes, oldest request first. One that alone removes more than `max_share` is
-    held unless it is approved. The version takes the others up to the first with which it would remove more; the rest are
-    left for the next version. An approved one that is larger has a version of its own.
+    shares: the share of the graph that each request removes, oldest request first. A request that alone removes more than
+    `max_share` is held unless it is approved. The version takes the other requests in order, up to the first with which it
+    would remove more than `max_share`; the rest are left for the next version. An approved request that is larger has a
+    version of its own.
     """
     held = [name for name, share in shares.items() if share > max_share and name not in approved]
     batch: list[str] = []
@@ -115,21 +120,24 @@ def within_limit(
 class Verdict(Enum):
     """What to do when a batch failed."""
 
-    AGAIN = "again"  # somebody else committed: decide anew on what is there now
-    WAIT = "wait"  # not the requests' fault: storage, machines, or a version that cannot forget
-    LAST = "last"  # it loses workers by itself: after all others, so that it does not block them
-    ALONE = "alone"  # one of the batch may be poison: try each by itself
-    QUARANTINE = "quarantine"  # it failed by itself: close it, so that it does not block the others
+    AGAIN = "again"  # another process wrote to the log: decide anew on what is there now
+    WAIT = "wait"  # the requests are not the reason, but storage, machines, or a version that cannot forget: try later
+    LAST = "last"  # the request loses workers by itself: try it after all others, so that it does not block them
+    ALONE = "alone"  # one request of the batch may be the reason: try each by itself
+    QUARANTINE = "quarantine"  # the request failed by itself: close it as failed, so that it does not block the others
 
 
 def loses_workers(error: BaseException) -> bool:
-    """Whether workers were lost, be it to their machine or to the batch."""
+    """Whether the error says that workers were lost, whether their machine or the batch was the reason."""
     return isinstance(error, WorkerFailure) and any(cause.kind in LOST for cause in error.causes.values())
 
 
 def judge(error: BaseException, alone: bool, losses: int = 0) -> Verdict:
-    """alone: whether the batch was one request that had been in a failed batch before. losses: how many attempts in a row
-    have lost workers, this one included."""
+    """What to do after a batch failed with this error.
+
+    alone: whether the batch was one request that had been in a failed batch before. losses: the number of attempts in a row
+    that have lost workers, this one included.
+    """
     if isinstance(error, LogConflict):
         return Verdict.AGAIN
     if loses_workers(error):
@@ -145,7 +153,7 @@ def judge(error: BaseException, alone: bool, losses: int = 0) -> Verdict:
 
 
 def error_class(error: BaseException) -> str:
-    """The name of what went wrong, which names nobody; of a worker's own exception where there is one."""
+    """The name of the exception's class, which holds no ids. It is that of the exception in a worker, where there is one."""
     if isinstance(error, WorkerFailure):
         for cause in error.causes.values():
             if cause.kind is Kind.ERROR and cause.exception is not None:

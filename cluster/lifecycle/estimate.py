@@ -1,4 +1,4 @@
-"""How long a request will take, from those that the log has (docs/forgetting.md)."""
+"""Estimates how long a request will take, from the requests in the log (docs/forgetting.md)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from statistics import median
 from ..output.ledger import Ledger, State
 
 LATEST = 20
-"""Versions that are looked at."""
+"""The number of latest versions that an estimate is made from."""
 
 
 def estimated_seconds(ledger: Ledger, interactions: int) -> float | None:
-    """The median of the latest versions that requests made on the graph of the current ingest; None where there is none.
+    """The seconds that a request will take which removes this number of interactions; None where nothing is known yet.
 
-    With readouts where the version's evidence says how long it took, else until its commit. A request for more interactions
-    than any of these is given the median in proportion: rather too much, because a part of the time does not grow.
+    It is the median time of the latest versions that requests made on the current ingest. A version's time is that in its
+    evidence, which includes the readouts, or else the time until its commit. For a request with more interactions than any
+    of these versions removed, the median grows in proportion. That is rather too much, because a part of the time does not
+    grow.
     """
     seconds: dict[int, float] = {}
     removed: dict[int, int] = {}

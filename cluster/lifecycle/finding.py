@@ -1,4 +1,4 @@
-"""What requests remove from a graph: routed to the partitions that know, and found there, by workers or in stored shards."""
+"""Finds what requests remove from a graph, in the partitions that know it: by workers, or in stored shards."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Route:
     """What some requests mean in a graph, and which partitions know what they remove."""
 
     named: Mapping[str, Resolved]
-    """By request id."""
+    """Request id -> what the request means in the graph."""
     removal: Removal
-    """All that they name together, without time ranges."""
+    """All that the requests name together, without time ranges."""
     timed: Ids
-    """The users [n] of whom the times of events are needed, by dense id."""
+    """The dense ids [n] of the users for whom the times of events are needed."""
     owners: Assignment
     partitions: list[int]
-    """The partitions that own something named: they know all that it means."""
+    """The partitions to ask: those that own something that is named. Together they know all that the requests remove."""
 
 
 def route(store: Store, graph: Graph, requests: Sequence[Request]) -> Route:
-    """The dense ids of what these requests name, and the partitions to ask.
+    """Look up the dense ids of what these requests name, and which partitions to ask.
 
     Raises:
         InputError: a file of the graph is missing or damaged.
@@ -47,7 +47,8 @@ def route(store: Store, graph: Graph, requests: Sequence[Request]) -> Route:
 
 
 def find_by_workers(session: Session, group: WorkerGroup, version: Manifest, way: Route) -> Found:
-    """All that these requests name in a version, from the workers of the partitions on the way; no others are called.
+    """Ask the workers for all that is in a version of what the requests of `way` name. Only workers of the partitions of
+    `way` are called.
 
     Raises:
         InputError, WorkerFailure: as `Session.call`.
@@ -59,7 +60,9 @@ def find_by_workers(session: Session, group: WorkerGroup, version: Manifest, way
 
 
 def find_stored(store: Store, graph: Graph, requests: Sequence[Request]) -> tuple[list[Resolved], Found]:
-    """(what each request means in this graph, all that they name there), without workers. One shard is in memory at a time.
+    """Find, in the stored shards and without workers, all that a graph has of what these requests name.
+
+    Returns (what each request means in the graph, all that was found). One shard is in memory at a time.
 
     Raises:
         InputError: a file of the graph is missing or damaged.

@@ -1,4 +1,4 @@
-"""What operators do to a request that is not carried out yet: approve one that is held, or cancel it."""
+"""What operators can do to a request that is not carried out yet: approve it if it is held, or cancel it."""
 
 from __future__ import annotations
 
@@ -16,24 +16,27 @@ from .refusals import NotApproved, TooLate
 
 OPERATOR = re.compile(r"[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*")
 LONGEST_NAME = 128
-"""What may name an operator in the log."""
+"""An operator's name in the log matches OPERATOR and has at most so many characters."""
 
 
 def check_operator(option: str, name: str | None) -> None:
-    """Raise InputError for a name that the log cannot hold; None is none."""
+    """Raise InputError for a name that cannot be an operator's in the log; None, for no name, is accepted.
+
+    option: the option that gives the name, for the message.
+    """
     if name is not None and (len(name) > LONGEST_NAME or not OPERATOR.fullmatch(name)):
         raise InputError(f"{option} {name!r}: use 1 to {LONGEST_NAME} characters on one line, not only spaces")
 
 
 def approve_request(session: Session, request_id: str, by: str) -> Ticket | None:
-    """Let a held request be carried out; approving it again changes nothing.
+    """Approve a request that is held, so that it is carried out. Approving it again changes nothing.
 
     Returns:
-        The request after its approval; None if nobody made it.
+        The ticket after the approval; None if there is no such request.
 
     Raises:
-        NotApproved: it is not held, or `by` asked for it.
-        InputError: a bad name.
+        NotApproved: the request is not held, or `by` is who asked for it.
+        InputError: `by` cannot be an operator's name.
     """
     check_operator("--by", by)
     own = False
@@ -56,13 +59,13 @@ def approve_request(session: Session, request_id: str, by: str) -> Ticket | None
 
 
 def cancel_request(session: Session, request_id: str, clock: Callable[[], float] = time.time) -> Ticket | None:
-    """Cancel a request that is held, or in its grace window; cancelling it again changes nothing.
+    """Cancel a request that is held or in its grace window. Cancelling it again changes nothing.
 
     Returns:
-        The cancelled request; None if nobody made it.
+        The ticket of the cancelled request; None if there is no such request.
 
     Raises:
-        TooLate: it is neither held nor in its grace window.
+        TooLate: the request is neither held nor in its grace window.
     """
     grace = session.config.forget.grace_seconds
     append_step(session, request_id, CANCELLED, {}, allowed=lambda ticket: may_cancel(ticket, clock(), grace))

@@ -1,5 +1,5 @@
-"""What requests name and remove, written down before their commit, and looked up by later ones: the suppression list, and
-notes without any id."""
+"""Writes down what requests name and remove, before their commit, and looks it up for later requests. It is kept on the
+suppression list and in the files of outcomes, which hold no ids of users or items."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .acceptance import stored_content
 from .suppression import ENVIRONMENT, FORGOTTEN, SuppressionList, open_list
 
 LATEST_CONTENTS = 1000
-"""So many contents of earlier requests are read at most."""
+"""The number of contents of earlier requests that are read at most."""
 
 
 def note_outcomes(
@@ -35,11 +35,18 @@ def note_outcomes(
     found: Found,
     progress: Progress,
 ) -> dict[str, Outcome]:
-    """What becomes of each request's entries in a version, by request id; written down where the next `ingest` and later
-    requests look.
+    """Tell what becomes of each request's entries in a version, and write it down for the next `ingest` and for later
+    requests.
 
-    It must come before the commit, so that no crash leaves a version without the data and a list without the names. What is
-    noted for a request that then fails is right too: it stays accepted.
+    It has to come before the commit: otherwise a crash could leave a version without the data and a suppression list
+    without the names, and the next `ingest` would bring the data back. What is written for a request that then fails stays
+    right, because the request stays accepted.
+
+    named: request id -> what it means in the graph. found: what the version has of all that is named. Returns the outcomes
+    by request id.
+
+    Raises:
+        InputError: as `open_list` and `SuppressionList.append`.
     """
     graph, suppression = version.graph, open_list(session.store)
     known = _Earlier(session, graph, suppression, named)
@@ -47,9 +54,11 @@ def note_outcomes(
     for request in requests:
         outcome = known.outcome(request, named[request.request_id], found, graph.items)
         if outcome.not_removed:
+            # Wo. Under the number of the version, because what is not there depends on the version.
             name = outcome_name(request.request_id, version.version)
             session.store.write(name, json.dumps(outcome.not_removed).encode())
         outcomes[request.request_id] = outcome
+    # W3. One entry for the whole batch. It also names what the graph does not have, and says which of the digests that is.
     if suppression is not None:
         valid, missing = no_digests(), no_digests()
         for request in requests:
@@ -69,15 +78,16 @@ def note_outcomes(
 
 
 def expected_outcome(session: Session, graph: Graph, request: Request, named: Resolved, found: Found) -> Outcome:
-    """What would become of a request's entries; nothing is noted."""
+    """What would become of a request's entries. Nothing is written down."""
     known = _Earlier(session, graph, open_list(session.store), [request.request_id])
     return known.outcome(request, named, found, graph.items)
 
 
 class _Earlier:
-    """What earlier requests removed, as far as that is still known; read when it is first asked for.
+    """What earlier requests removed, as far as it is still known. It is read when it is first needed.
 
-    With the key of the suppression list, the list tells; without it, contents of the latest requests that are not purged.
+    With the key of the suppression list, the list says it. Without the key, the contents of the latest requests say it,
+    unless they were purged.
     """
 
     def __init__(
@@ -87,15 +97,16 @@ class _Earlier:
         suppression: SuppressionList | None,
         without: Collection[str],
     ) -> None:
-        """without: the requests that are asked about, which are no earlier ones."""
+        """without: the requests that are asked about, which do not count as earlier ones."""
         self._session, self._suppression, self._without = session, suppression, set(without)
+        # Without the list's key any key will do: its digests are compared with one another only, and not kept.
         self._key = suppression.key if suppression else secrets.token_bytes(32)
         self._id_types, time = graph.id_type, graph.time
         self._unit = time.unit if time else None
         self._removed: Digests | None = None
 
     def digests(self, request: Request, covering: bool = False) -> list[list[tuple[str, bytes]]]:
-        """Of its entries, as `entry_digests`."""
+        """The digests of a request's entries, as `entry_digests` returns them."""
         return entry_digests(self._key, request, self._id_types, self._unit, covering)
 
     def outcome(self, request: Request, named: Resolved, found: Found, num_items: int) -> Outcome:
@@ -105,7 +116,8 @@ class _Earlier:
         return outcome_of(found, named, num_items, gone) if gone else first
 
     def _positions(self, request: Request, missing: Collection[int]) -> set[int]:
-        """Those of the positions `missing` whose entry, or all of whose user or item, an earlier request removed."""
+        """The positions among `missing` of entries that an earlier request removed: by the same entry, or by one for their
+        whole user, item or interaction."""
         if not missing:
             return set()
         removed = self._known()
@@ -116,6 +128,7 @@ class _Earlier:
         return {position for position, hit in zip(sorted(missing), hits, strict=True) if hit}
 
     def _known(self) -> Digests:
+        """The digests of what earlier requests removed."""
         if self._removed is None:
             self._removed = no_digests()
             if self._suppression is not None:
@@ -137,14 +150,14 @@ class _Earlier:
         return self._removed
 
     def _carried_out(self) -> list[tuple[int, str]]:
-        """(version, request) of the earlier ones."""
+        """(version, request id) of the earlier requests that made a version, in order of version."""
         tickets = list(self._session.ledger().tickets.values())
         answers = [t.answer for t in tickets if t.state is State.COMMITTED and t.answer is not None]
         return sorted((a["version"], a["request_id"]) for a in answers if a["request_id"] not in self._without)
 
 
 def with_entries(request: Request, positions: Collection[int]) -> Request:
-    """The request with some of its entries."""
+    """The same request with only the entries at these positions."""
     wanted = set(positions)
     kept: dict[str, list[Any]] = {kind: [] for kind in KINDS}
     for position, (kind, value) in enumerate(request.entries()):
@@ -155,7 +168,8 @@ def with_entries(request: Request, positions: Collection[int]) -> Request:
 
 
 def noted_without_effect(session: Session, request_id: str, version: int) -> dict[str, list[int]]:
-    """By result, the positions of entries of a request that removed nothing from this version."""
+    """Result -> the positions of the entries of a request that removed nothing from this version, as `note_outcomes` wrote
+    them; {} where it wrote none."""
     try:
         found: dict[str, list[int]] = json.loads(session.store.read(outcome_name(request_id, version)))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Every refusal of a request that a caller may get, as an exception."""
+"""The refusals of requests, each an exception that a caller may get."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ..config.schema import Config
 
 
 class Held(InputError):
-    """A request waits for somebody's approval."""
+    """The request is held: it removes more than `forget.max_share`, and waits for an approval."""
 
     def __init__(self, request_id: str, share: float, max_share: float) -> None:
         super().__init__(
@@ -18,11 +18,11 @@ class Held(InputError):
 
 
 class NotApproved(InputError):
-    """The request is not held, or not this person's to approve."""
+    """The request cannot be approved: it is not held, or the person who approves is the one who asked for it."""
 
 
 def unknown_request(config: Config, request_id: str) -> InputError:
-    """What to raise for an id that the log does not have."""
+    """The error to raise for a request id that the log does not have."""
     return InputError(f"{config.output} has no request {request_id!r}. Check the id and `output`")
 
 
@@ -31,11 +31,11 @@ class TakenId(InputError):
 
 
 class UnreadableRequest(RuntimeError):
-    """The content of an accepted request is not there, or not the one that was accepted."""
+    """The content of an accepted request is missing, or is not the one that was accepted."""
 
 
 class TooMany(Exception):
-    """So many requests are open that no other is accepted; another attempt is worth it after `seconds`."""
+    """Too many requests are open, and no other is accepted now. The client should try again after `seconds`."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(seconds)

@@ -1,4 +1,4 @@
-"""The file of `forget --results`: what became of each row of the file of requests, by row number and without ids."""
+"""The file of `forget --results`. It says what became of each row of the file of requests, by row number and without ids."""
 
 from __future__ import annotations
 
@@ -32,16 +32,19 @@ SCHEMA = pa.schema(
         "reason": pa.string(),
     }
 )
-"""Rows count from 1, in the order of the file of requests. Numbers are those that a row removes by itself."""
+"""The columns of the file. Rows count from 1, in the order of the file of requests. The numbers of interactions and events
+are those that a row removes by itself."""
 
 
 class ResultsFile:
-    """A place for results, local or s3://; its folder is made."""
+    """The place of the file of results, local or s3://. Its folder is made if it is missing."""
 
     def __init__(self, session: Session, uri: str, requests: str | None) -> None:
-        """Raises:
-        InputError: there is no file of requests, the name has another ending, it is in the output or is the file of
-            requests, or the folder cannot be written.
+        """Check the place, so that a wrong one is reported before the work. requests: the file of requests.
+
+        Raises:
+            InputError: there is no file of requests; the name has an ending that is not known; the place is in the output or
+                is the file of requests; or the folder cannot be written.
         """
         if requests is None:
             raise InputError(f"--results {uri}: only the rows of a file of --requests have results. Name one")
@@ -56,13 +59,13 @@ class ResultsFile:
         self._store.check()
 
     def write(self, rows: pa.Table) -> str:
-        """Write the table, complete or not at all; returns where."""
+        """Write the table, complete or not at all; returns the place."""
         self._store.write(self._name, _WRITERS[self._ending](rows))
         return self._uri
 
 
 def result_rows(request: Request, outcome: Outcome) -> pa.Table:
-    """One line for each row of the file that the request was read from."""
+    """A table with one line, as SCHEMA, for each row of the file that the request was read from."""
     positions = {entry: position for position, entry in enumerate(request.entries())}
     numbers = zip(outcome.interactions.tolist(), outcome.events.tolist(), strict=True)
     of_entry = list(zip(outcome.results, numbers, outcome.reasons, strict=True))
@@ -78,8 +81,11 @@ def result_rows(request: Request, outcome: Outcome) -> pa.Table:
 
 
 def stored_outcome(session: Session, request: Request, answer: Mapping[str, Any]) -> Outcome | None:
-    """What became of the entries of a request that has its answer, from the files of the version before; None where it has
-    none yet, and where a purge has removed what would tell."""
+    """What became of the entries of a request that has its answer.
+
+    It is found anew in the files of the version before. None where the request has no answer yet, and where a purge has
+    removed its content or those files.
+    """
     if answer["status"] == "accepted" or stored_content(session, request.request_id) is None:
         return None
     versions = [manifest_of(r) for r in session.log.records() if r.kind == COMMITTED]

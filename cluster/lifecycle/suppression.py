@@ -1,8 +1,8 @@
 """The suppression list: keyed digests of what was forgotten, so that `ingest` does not bring it back (docs/commit.md).
 
-Under `suppression/` lie numbered files that never change; of two about one user, item or pair the later one counts. The
-key comes from the environment and is never under `output`: who has the output alone can neither read the list nor try
-ids against it. It is pseudonymous data, kept on purpose.
+The entries of the list are numbered files under `suppression/`, which never change. Where two entries name the same user,
+item, pair or range, the later one counts. The key comes from the environment and is never stored under `output`: somebody
+who has only the output can neither read the list nor try ids against it. The list is pseudonymous data, kept on purpose.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ..requests.row_filter import RowFilter
 
 ENVIRONMENT = "UNLEARNREC_SUPPRESSION_KEY"
 SHORTEST = 16
-"""Bytes of the key."""
+"""The smallest number of bytes that the key may have."""
 FORGOTTEN, LIFTED = "forgotten", "lifted"
 
 
 def environment_key() -> bytes | None:
-    """The key; None where the variable is not set.
+    """The key of the list from the environment; None where the variable is not set.
 
     Raises:
-        InputError: it is too short.
+        InputError: the key is too short.
     """
     key = os.fsencode(os.environ.get(ENVIRONMENT, ""))
     if key and len(key) < SHORTEST:
@@ -41,7 +41,7 @@ def environment_key() -> bytes | None:
 
 
 def open_list(store: Store) -> SuppressionList | None:
-    """The list under the key of the environment, which may still be empty; None where there is no key.
+    """The list under the key from the environment, which may be empty; None where there is no key.
 
     Raises:
         InputError: as `environment_key` and `SuppressionList`.
@@ -51,7 +51,7 @@ def open_list(store: Store) -> SuppressionList | None:
 
 
 def row_filter(store: Store, time_unit: str | None = None) -> RowFilter | None:
-    """What `ingest` has to leave out; None where nothing is on the list. time_unit: as `RowFilter`.
+    """The filter of rows that `ingest` has to leave out; None where nothing is on the list. time_unit: as `RowFilter`.
 
     Raises:
         InputError: there is a list, but no key; or as `open_list`.
@@ -72,18 +72,21 @@ class SuppressionList:
     """The list of one output, under its key."""
 
     def __init__(self, store: Store, key: bytes) -> None:
-        """Raises:
-        InputError: the list that is there was made with another key.
+        """Open the list of an output; nothing is written.
+
+        Raises:
+            InputError: the list that is there was made with another key.
         """
         self.key, self._store = key, store
+        # A digest of nothing but the key: it shows whether two entries were made with one key.
         self._check = hmac.digest(key, b"check\0", "sha256").hex()
         if names := store.list(SUPPRESSION):
             self._read(names[-1])
 
     def append(self, kind: str, named: Digests, missing: Digests | None = None, requests: Sequence[str] = ()) -> None:
-        """Put them on the list (FORGOTTEN), or off it (LIFTED).
+        """Put what these digests name on the list (kind FORGOTTEN), or take it off (kind LIFTED).
 
-        missing: those of them that the graph did not have. requests: the ids of those that name them.
+        missing: the digests of what the graph did not have. requests: the ids of the requests that name it.
 
         Raises:
             InputError: a file of the list is missing.
@@ -94,8 +97,10 @@ class SuppressionList:
             content |= {"missing": _texts(missing or no_digests()), "requests": list(requests)}
         data = json.dumps(content).encode()
         taken = 0
+        # The next number is the number of files that are there, plus one. If its name is taken, and there are no more files
+        # at the next look, a file before it is missing.
         while (number := len(self._store.list(SUPPRESSION)) + 1) != taken:
-            # Two writers of the same content may take one number on S3: that is one entry, and enough.
+            # On S3 two writers of the same content may both succeed under one number. One entry is enough for both.
             try:
                 self._store.create(suppression_name(number), data)
                 return
@@ -107,7 +112,7 @@ class SuppressionList:
         )
 
     def state(self) -> tuple[Digests, Digests]:
-        """(what is on the list, what was on it and was lifted).
+        """(what is on the list, what was on it and was taken off).
 
         Raises:
             InputError: a file is missing, unreadable, or was made with another key.
@@ -121,7 +126,9 @@ class SuppressionList:
         return listed, lifted
 
     def removed(self, without: Collection[str]) -> Digests:
-        """What requests removed, except those in whose batch one of `without` was, and what was not lifted since.
+        """What requests removed and was not taken off the list since.
+
+        Batches with a request of `without` are left out, since an entry does not say which request of its batch named what.
 
         Raises:
             InputError: as `state`.
@@ -136,9 +143,9 @@ class SuppressionList:
         return removed
 
     def of_request(self, request_id: str) -> tuple[Digests, int] | None:
-        """(what a request names, how many requests name this together); None where it is on no entry of the list.
+        """(what a request names, the number of requests that name it together); None where no entry names the request.
 
-        Requests that were carried out together share an entry, which does not say who named what.
+        Requests that were carried out together share an entry, which does not say which of them named what.
 
         Raises:
             InputError: as `state`.
@@ -152,6 +159,7 @@ class SuppressionList:
         return (named, len(requests)) if requests else None
 
     def _entries(self) -> Iterator[dict[str, Any]]:
+        """The contents of all entries, in order. Raises InputError where a file is missing."""
         for number, name in enumerate(self._store.list(SUPPRESSION), start=1):
             if name != suppression_name(number):
                 raise InputError(
@@ -161,6 +169,7 @@ class SuppressionList:
             yield self._read(name)
 
     def _read(self, name: str) -> dict[str, Any]:
+        """The content of one file. Raises InputError where it is damaged or was made with another key."""
         try:
             content: dict[str, Any] = json.loads(self._store.read(name))
             same = hmac.compare_digest(content["check"], self._check)
@@ -177,8 +186,10 @@ class SuppressionList:
 
 
 def _texts(digests: Digests) -> dict[str, list[str]]:
+    """The digests as JSON can hold them, in hexadecimal."""
     return {kind: sorted(digest.hex() for digest in digests[kind]) for kind in KINDS if kind in digests}
 
 
 def _digests(content: dict[str, Any]) -> Digests:
+    """The inverse of `_texts`; kinds that are absent are empty."""
     return {kind: {bytes.fromhex(text) for text in content.get(kind, ())} for kind in KINDS}

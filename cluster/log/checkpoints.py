@@ -1,7 +1,7 @@
-"""Checkpoints of the log: what its first N records come to, so that readers start from there (docs/commit.md).
+"""Checkpoints of the log: the ledger of its first N records, so that readers start from there (docs/commit.md).
 
-`log/checkpoint-NNNNNNNNN.json` counts when a later record of the log, kind "checkpoint", names its SHA-256: then the
-chain vouches for it, also where the records before it were removed.
+A checkpoint is a file `log/checkpoint-NNNNNNNNN.json`. It counts when a later record of kind "checkpoint" names its SHA-256:
+the chain of records then vouches for it, also where the records before it were removed.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ from .records import CHECKPOINT, FIRST, Record
 from .segments import Chain
 
 FORMAT = 2
-"""Of the file, and of what it comes to: another where `Ledger` makes something else of the same records. A checkpoint of
-another format is passed over."""
+"""The format of the file and of the state in it. It changes when `Ledger` makes something else of the same records.
+Checkpoints of other formats are passed over."""
 EARLIER = 1
-"""The format without `Ticket.closed_at`, which `Ledger` makes up for. It is read only where the log no longer begins at
-record 1, and nothing else is there to read."""
+"""An earlier format, which lacks `Ticket.closed_at`; `Ledger` fills that in. It is read only where the log no longer begins
+at record 1: the records before the checkpoint are gone then, and cannot be read instead."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What records 1 to `number` come to; `digest` is that of the last of them, `sha256` that of the file."""
+    """The ledger of records 1 to `number`.
+
+    digest: that of record `number`. state: what `Ledger.state` gave. sha256: that of the file.
+    """
 
     number: int
     digest: str
@@ -41,15 +44,16 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """Its file under the output."""
+        """The name of its file under the output."""
         return checkpoint_name(self.number)
 
 
 def read_checkpoint(store: Store, number: int, formats: Collection[int] = (FORMAT,)) -> Checkpoint | None:
-    """The checkpoint of `number` records; None where it has another format than these.
+    """The checkpoint that stands for `number` records; None where its format is none of `formats`.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the file is damaged.
+        FileNotFoundError: there is no such file.
     """
     name = checkpoint_name(number)
     data = store.read(name)
@@ -68,13 +72,18 @@ def read_checkpoint(store: Store, number: int, formats: Collection[int] = (FORMA
 
 
 def put_checkpoint(store: Store, number: int, digest: str, state: dict[str, Any]) -> dict[str, Any] | None:
-    """Write a checkpoint; returns the body of the record that makes it count, None where another one is in its place, or
-    a purge has removed it behind a later one."""
+    """Write a checkpoint. Returns the body of the record that makes it count, which the caller appends.
+
+    Returns None where a file with another content has this name, or where a purge has removed the file already, because a
+    later checkpoint counts.
+    """
     name = checkpoint_name(number)
     content = {"format": FORMAT, "number": number, "digest": digest, "state": state}
     data = json.dumps(content, separators=(",", ":")).encode() + b"\n"
+    # The file comes before its record, so that no record names a file that is not there yet.
     with contextlib.suppress(FileExistsError):
         store.create(name, data)
+    # Read back, because the file may be that of another process: the record must name the SHA-256 of what is there.
     with contextlib.suppress(FileNotFoundError):
         if store.read(name) == data:
             return {"number": number, "file": name, "sha256": hashlib.sha256(data).hexdigest(), "format": FORMAT}
@@ -82,23 +91,24 @@ def put_checkpoint(store: Store, number: int, digest: str, state: dict[str, Any]
 
 
 def open_chain(store: Store) -> tuple[Checkpoint | None, Chain]:
-    """The last checkpoint that the log vouches for, None where there is none, and the records after it.
+    """The last checkpoint that the log vouches for, or None where there is none, and the records after it.
 
     Raises:
-        InputError: a checkpoint, or a record after the last one, is missing, damaged, or does not fit the others; or there
-            is no such bucket.
+        InputError: a checkpoint, or a record after the last checkpoint, is missing, damaged, or does not fit the others; or
+            the bucket does not exist.
     """
     while True:
         begin, chain = _outlasting_cuts(store, _open)
+        # Asked after reading: a cut that was announced meanwhile may have removed what was about to be read.
         if not is_cut_off(store, chain):
             return begin, chain
 
 
 def read_whole(store: Store, begin: Checkpoint) -> list[Record]:
-    """All records that are there, also those before the checkpoint.
+    """All records that are in the store, also those before the checkpoint `begin`.
 
     Raises:
-        InputError: one of them is missing, damaged, or does not fit the others or the checkpoint.
+        InputError: a record is missing, damaged, or does not fit the others or the checkpoint.
     """
 
     def read(store: Store, names: Sequence[str]) -> list[Record]:
@@ -115,7 +125,13 @@ def read_whole(store: Store, begin: Checkpoint) -> list[Record]:
 
 
 def _outlasting_cuts(store: Store, read: Callable[[Store, Sequence[str]], _T]) -> _T:
-    """What `read` makes of a listing of the log: of another one where files that were listed are gone when it fails."""
+    """The result of `read(store, names of all files of the log)`.
+
+    Where it fails, and one of these files has gone since, a cut came in between: the log is listed and read again.
+
+    Raises:
+        InputError: the bucket does not exist, or as `read` does when no file has gone.
+    """
     while True:
         try:
             names = store.list(LOG)
@@ -131,10 +147,13 @@ def _outlasting_cuts(store: Store, read: Callable[[Store, Sequence[str]], _T]) -
 
 
 def _open(store: Store, names: Sequence[str]) -> tuple[Checkpoint | None, Chain]:
+    """What `open_chain` returns, from one listing of the log."""
     cut, segments = _segments(store, names)
+    # An older format is better than nothing, but only where the records that it stands for are gone.
     formats = {FORMAT} if segments and segments[0][0] == 1 else {FORMAT, EARLIER}
     loose: list[Checkpoint] = []
     begin, chain = None, None
+    # The newest checkpoint first: fewest records are left to be read after it.
     for number in sorted(filter(None, map(checkpoint_number, names)), reverse=True):
         if (found := read_checkpoint(store, number, formats)) is not None:
             chain = Chain(store, number, found.digest, origin=found.name)
@@ -142,11 +161,12 @@ def _open(store: Store, names: Sequence[str]) -> tuple[Checkpoint | None, Chain]
             if _is_vouched_for(store, found, chain.records):
                 begin = found
                 break
-            loose.append(found)  # a crash came before its record, or records were lost
+            loose.append(found)  # no record names it: its writer died before that, or records were lost
     if begin is None or chain is None:
         chain = Chain(store)
         chain.follow()
     chain.check_whole(segments)
+    # One that no record names proves nothing, but it has to match the records: else the end of the log may be lost.
     for found in loose:
         _check_match(store, found, chain)
     chain.cut = cut
@@ -154,8 +174,14 @@ def _open(store: Store, names: Sequence[str]) -> tuple[Checkpoint | None, Chain]
 
 
 def _segments(store: Store, names: Sequence[str]) -> tuple[int, list[SegmentId]]:
-    """(number of the last cut, the segments that it leaves): others may be there still, or were made by who did not know
-    of it."""
+    """(number of the last cut, the segments that the cut leaves, in order).
+
+    Older segments are left out. They may be there still, because the purge has not removed them yet, or because a process
+    that did not know of the cut wrote them.
+
+    Raises:
+        InputError: a file in the folder is none of the log's.
+    """
     found = []
     for name in names:
         segment = segment_id(name)
@@ -168,7 +194,11 @@ def _segments(store: Store, names: Sequence[str]) -> tuple[int, list[SegmentId]]
 
 
 def _is_vouched_for(store: Store, found: Checkpoint, later: Sequence[Record]) -> bool:
-    """Whether one of the later records names this checkpoint; InputError if it names another content."""
+    """Whether one of the records after the checkpoint names it.
+
+    Raises:
+        InputError: a record names the checkpoint with another SHA-256.
+    """
     for record in later:
         if record.kind == CHECKPOINT and record.body["number"] == found.number:
             if record.body["sha256"] != found.sha256:
@@ -181,7 +211,7 @@ def _is_vouched_for(store: Store, found: Checkpoint, later: Sequence[Record]) ->
 
 
 def _check_match(store: Store, found: Checkpoint, chain: Chain) -> None:
-    """Raise InputError unless the chain has the record that the checkpoint ends with."""
+    """Raise InputError unless the chain has the last record that the checkpoint stands for, with the same digest."""
     if chain.head < found.number:
         raise InputError(
             f"{store.root_uri}/{found.name} stands for {found.number} records, but the log ends at record {chain.head}. "

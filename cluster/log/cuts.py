@@ -1,8 +1,11 @@
-"""Cuts of the log: announced before its first segments are removed, so that nobody who stood still begins one of them anew
-(docs/commit.md).
+"""Cuts of the log: a cut removes the first segments of the log, and is announced by a file before it does (docs/commit.md).
 
-`log/cut-000001.json` is the first one's, and so on. It names the first segment that is left, stays for ever, and never
-changes. Who knows of cut n asks for cut n + 1: as long as that is not there, all that cut n leaves is there.
+Without the announcement, a process that stood still for long could create a segment anew whose file was removed, and take
+its own record for a part of the log.
+
+The file of the first cut is `log/cut-000001.json`, that of the second `log/cut-000002.json`. A file names the first segment
+that the cut leaves. It never changes and is never removed. A process that knows cut n asks for the file of cut n + 1: as
+long as that file is not there, all segments that cut n leaves are there.
 """
 
 from __future__ import annotations
@@ -20,20 +23,22 @@ BEGINNING: SegmentId = (1, 0)
 
 
 def last_cut(store: Store, listed: Sequence[str]) -> tuple[int, SegmentId]:
-    """(number of the last cut, the first segment that it leaves) in a listing of the log; (0, BEGINNING) without one.
+    """(number of the last cut, the first segment that it leaves); (0, BEGINNING) where there is no cut.
+
+    listed: the names of all files of the log.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the file of the last cut is damaged.
     """
     number = max(filter(None, map(cut_number, listed)), default=0)
     return number, (read_cut(store, number) if number else None) or BEGINNING
 
 
 def read_cut(store: Store, number: int) -> SegmentId | None:
-    """The first segment that this cut leaves; None before it is there.
+    """The first segment that cut `number` leaves; None where there is no such cut yet.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the file of the cut is damaged.
     """
     name = cut_name(number)
     try:
@@ -48,28 +53,37 @@ def read_cut(store: Store, number: int) -> SegmentId | None:
 
 
 def announce_cut(store: Store, last: SegmentId) -> None:
-    """Tell all who follow the log that its segments up to this one go; then they may be removed. One comes after it."""
+    """Announce that the segments up to and including `last` are removed. The caller removes them after this returns.
+
+    There must be a segment after `last`.
+    """
     while True:
+        # Listed anew at each attempt: another purge may have announced a cut meanwhile.
         names = store.list(LOG)
         number, before = last_cut(store, names)
         left = min(segment for segment in map(segment_id, names) if segment is not None and segment > last)
+        # The maximum, because a cut never brings back segments that an earlier one left out.
         data = json.dumps({"begins": segment_name(max(before, left))}).encode() + b"\n"
         try:
+            # Exclusive creation: cuts are numbered without a gap, since a reader asks for the next number only.
             return store.create(cut_name(number + 1), data)
         except FileExistsError:
-            continue  # another purge was faster; who opened the log behind its cut has to be told of this one
+            continue  # another purge took this number; processes that know its cut must learn of this one too
 
 
 def is_cut_off(store: Store, chain: Chain) -> bool:
-    """Whether the chain ends, or went on since this was asked last, where segments have gone: what it has from there on may
-    not be the log's. One request to the store.
+    """Whether segments were removed behind the place up to which the chain was known to be the log's (`Chain.sure`).
+
+    If so, records that the chain has from there on may not be the log's. Otherwise the whole chain is the log's, and `sure`
+    moves to its end. It costs one request to the store, and one more for each cut that is new to the chain.
 
     Raises:
-        InputError: as `read_cut`.
+        InputError: the file of a cut is damaged.
     """
     while (begins := read_cut(store, chain.cut + 1)) is not None:
         if chain.sure < begins:
             return True
+        # This cut leaves the place where the chain was sure, so it took nothing that the chain still has to read.
         chain.cut += 1
     chain.sure = chain.next_segment
     return False

@@ -1,13 +1,18 @@
-"""The log: numbered immutable records in segments, each with the hash of the one before (docs/commit.md).
+"""The log: numbered records that never change, in segments; each names the hash of the one before (docs/commit.md).
 
-Exclusive creation of a segment decides who wins its numbers. Threads that append at the same time share a segment: while
-one is written the others queue, and the next takes all that wait.
+A segment is created exclusively: of several writers of one segment exactly one succeeds, and gets its numbers. Threads that
+append at the same time share a segment: while one segment is being written, other threads queue their records, and the next
+segment takes all that are in the queue.
 
-Requests to the store: following the log is one `read` more than there are new segments, and one that asks for a new cut
-(cuts.py) where there are any, or nobody asked within the last second; threads that wait for one another share them. An
-append is one `create`, and one `read` that asks for a new cut; where another writer was faster, the log is followed and it
-is both once more (on S3 a refused `create` costs a `read` besides). Opening lists the folder once, reads the last cut, the
-last checkpoint and the segments after it, and asks for a new cut.
+Requests to the store:
+
+- Following the log costs one `read` for each new segment and one more. It costs another `read`, which asks for a new cut
+  (cuts.py), where there are new segments or nobody asked within the last second. Threads that follow the log at the same
+  time share these requests.
+- An append costs one `create`, and one `read` that asks for a new cut. Where another writer was faster, the log is followed
+  and both are done once more. On S3 a refused `create` costs a `read` besides.
+- Opening the log lists its folder once, reads the last cut, the last checkpoint and the segments after it, and asks for a
+  new cut.
 """
 
 from __future__ import annotations
@@ -30,19 +35,20 @@ from .records import FIRST, Record, encode
 from .segments import Chain
 
 CUT_SECONDS = 1.0
-"""A look that finds nothing asks for a new cut only so often: for so long after it stood still, a process may take an older
-record for the last one. Not to append behind it: a write always asks."""
+"""Following the log asks for a new cut at most this often, where there are no new segments. A process that has stood still
+may therefore take an older record for the last one for so long. It cannot append behind that record, because every write
+asks for a new cut."""
 
 log = logging.getLogger(__name__)
 
 
 class LogConflict(RuntimeError):
-    """Another writer appended first."""
+    """A record was not appended, because another writer's record makes the decision behind it void."""
 
 
 @dataclass
 class _Append:
-    """A record on its way; it is over when there is a record or an error."""
+    """A record that waits to be written. It is over when `record` or `error` is set; `after` and `void` as `Log.append`."""
 
     kind: str
     body: dict[str, Any]
@@ -57,22 +63,26 @@ class _Append:
 
 
 class Log:
-    """The log of one output, for any number of threads. Holds the records that it has read since it was opened, and those
-    after the last checkpoint; it opens the log anew where that was cut off behind the last record that it knew."""
+    """The log of one output, for any number of threads.
+
+    It holds the records from the last checkpoint on that were there when it was opened, and all that it has read since.
+    Where a cut has removed records that it did not know yet, it opens the log anew.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._state = Condition()
-        """Held to read the chain or to extend it, not while a segment is written."""
+        """Held by a thread that reads or extends the chain; not held while a segment is written to the store."""
         self._under_way: bytes | None = None
-        """The segment that is being written."""
+        """The content of the segment that this process is writing at the moment."""
         self._opened: Chain | None = None
         self._checkpoint: Checkpoint | None = None
         self._asked = 0.0
-        """When it was known the last time that the chain is the log's, by `time.monotonic`."""
+        """When the chain was last known to be the log's, by `time.monotonic`."""
         self._warned: str | None = None
         self._begun = self._looked = 0
-        """Looks for new segments: how many began, and the last one that has ended."""
+        """Looks for new segments are numbered: the last one that began, and the last one that has ended."""
+        # Appends: one thread at a time writes, for all threads whose records are in the queue.
         self._turn = Condition()
         self._queue: list[_Append] = []
         self._writing = False
@@ -80,7 +90,9 @@ class Log:
     # ---- reading -----------------------------------------------------------------------------------------------------
 
     def records(self) -> list[Record]:
-        """All records that are there, in order, their chain verified. Reads every file where there is a checkpoint.
+        """All records that are in the store, in order, their chain verified.
+
+        Where there is a checkpoint, every segment is read again: use `resume` where the ledger is enough.
 
         Raises:
             InputError: a record is missing, unreadable, or does not continue the one before; names the file.
@@ -94,10 +106,10 @@ class Log:
         return read_whole(self._store, found)
 
     def since(self, number: int, look: bool = True) -> list[Record]:
-        """The records after `number`; without `look` those that this object knows already.
+        """The records after `number`. With look=False only those that this object has read already.
 
         Raises:
-            InputError: as `records`, or some of them were removed behind a checkpoint.
+            InputError: as `records`; or some of the records were removed, because a checkpoint stands for them.
         """
         checkpoint, found = self.resume(number, look)
         if checkpoint is None:
@@ -111,8 +123,10 @@ class Log:
         return [record for record in records if record.number > number]
 
     def resume(self, number: int, look: bool = True) -> tuple[Checkpoint | None, list[Record]]:
-        """(None, the records after `number`), or (the checkpoint that reading begins at, the records after it) where that
-        stands for record `number` + 1 as well. Without `look` as far as this object knows already.
+        """What is needed to go on from record `number`.
+
+        Returns (None, the records after `number`) where this object holds them. Where they begin before its checkpoint,
+        returns (the checkpoint, the records after the checkpoint). With look=False the store is not asked for new segments.
 
         Raises:
             InputError: as `records`.
@@ -135,7 +149,7 @@ class Log:
             return self._follow(arrived).head
 
     def checkpoint(self) -> Checkpoint | None:
-        """The one that reading began at.
+        """The checkpoint after which this object began to read; None where it began at record 1.
 
         Raises:
             InputError: as `records`.
@@ -145,19 +159,24 @@ class Log:
             return self._checkpoint
 
     def _follow(self, arrived: int) -> Chain:
-        """arrived: `_begun` when this was asked for. Who had to wait for a look that began later needs none."""
+        """Read all new segments; returns the chain. The caller holds `_state`.
+
+        arrived: the value of `_begun` when the caller asked. A thread that waited while another thread's look began and
+        ended does not look itself: that look began after it asked, and so has found all that it may miss.
+        """
         chain = self._open()
         if self._looked > arrived:
             return chain
         self._begun = begun = self._begun + 1
         try:
             while (data := chain.peek()) is not None:
-                if data == self._under_way:  # there, but perhaps not durable yet
+                if data == self._under_way:  # our own write: visible, but perhaps not durable before it returns
                     self._state.wait_for(lambda: data != self._under_way)
                     chain = self._open()
                 else:
                     chain.take(data)
         except InputError:
+            # After a cut the next names may hold records of another process that does not know the cut either.
             if not self._leave_cut_off(chain):
                 raise
         if time.monotonic() >= self._asked + CUT_SECONDS:
@@ -177,7 +196,11 @@ class Log:
             )
 
     def _open(self) -> Chain:
-        """The chain, as far as it is known and is the log's."""
+        """The chain as far as this object has read it; opened anew where a cut has made it void.
+
+        The caller holds `_state`.
+        """
+        # New segments were read since the store was last asked for a cut: ask before they are taken for the log's.
         if self._opened is not None and self._opened.sure != self._opened.next_segment:
             self._leave_cut_off(self._opened)
         if self._opened is None:
@@ -186,7 +209,8 @@ class Log:
         return self._opened
 
     def _leave_cut_off(self, chain: Chain) -> bool:
-        """Give the chain up, if it was cut off; says whether it was."""
+        """Ask for a new cut. If it makes the chain void, forget the chain and return True; the next `_open` opens the log
+        anew."""
         asked = time.monotonic()
         if not is_cut_off(self._store, chain):
             self._asked = asked
@@ -211,18 +235,22 @@ class Log:
     ) -> Record:
         """Write the next record; it is durable when this returns.
 
-        after: the head that the decision was based on; None takes whatever the head is. void: which records after that
-        one make the decision void; by default all do.
+        after: the head of the log that the decision was based on. With None the record is written behind any head. void:
+        tells which records after `after` make the decision void; by default all do.
 
         Raises:
-            LogConflict: there is such a record, or the head is not at `after` yet. Nothing was written.
+            LogConflict: a record after `after` makes the decision void, or the log has no record `after` yet. Nothing was
+                written.
             InputError: as `records`.
-            OSError: of the store, or the log was cut off where the record would stand. Whether it was written is not known;
-                the log says so later.
+            OSError: the store failed, or the log was cut off where the record would stand. It is not known whether the
+                record was written; the log tells later.
         """
+        # Through JSON and back: a copy that the caller cannot change any more; and a body that JSON cannot hold fails here,
+        # not in the thread that writes.
         mine = _Append(kind, json.loads(json.dumps(body)), after, void)
         with self._turn:
             self._queue.append(mine)
+            # The thread that writes takes the whole queue with it: when it ends, our record is over, or is next.
             while self._writing and not mine.over:
                 self._turn.wait()
             if not mine.over:
@@ -236,15 +264,16 @@ class Log:
         return mine.record
 
     def _lead(self, together: list[_Append]) -> None:
-        """Write what waits, one's own and that of other threads."""
+        """Write these records, those of this thread and of others, until each is over; then let the next thread write."""
         try:
-            # What depends on the head goes before what does not.
+            # A record with `after` goes first: one without would be a new head before it, and could make it void.
             pending = sorted(together, key=lambda one: one.after is None)
             while pending := [one for one in pending if not one.over]:
                 self._write(pending)
         except Exception as error:
             _fail(together, error)
         except BaseException:
+            # This thread is being ended; the others must not wait for it for ever.
             _fail(together, OSError("the write of the log was interrupted"))
             raise
         finally:
@@ -253,18 +282,23 @@ class Log:
                 self._turn.notify_all()
 
     def _write(self, pending: Sequence[_Append]) -> None:
-        """One attempt at one segment with all that may stand in it."""
+        """One attempt to write one segment, with all of these records that may stand in it.
+
+        It sets `record` or `error` of those that are over. The others stay as they are, and the caller tries again.
+        """
         with self._state:
             chain = self._open()
+            # Somebody decided on records that this object has not read yet.
             if any(one.after is not None and one.after > chain.head for one in pending):
                 chain = self._follow(self._begun)
             name, first, lines = chain.next_name, chain.head + 1, b""
             records: list[Record] = []
             placed: list[_Append] = []
             for one in pending:
+                # First against the records that are in the log, then against those that will stand before it in this file.
                 if (one.after is not None) and (conflict := _conflict(chain, one.after, one.void)) is not None:
                     one.error = conflict
-                elif one.after is None or not any(map(one.void, records)):  # else decided when these are written
+                elif one.after is None or not any(map(one.void, records)):  # else it is tried again after these records
                     number, previous = first + len(records), records[-1].digest if records else chain.previous
                     line = encode(number, previous or FIRST, one.kind, one.body)
                     records.append(chain.decode(line, number, previous))
@@ -273,12 +307,14 @@ class Log:
             if not placed:
                 return
             self._under_way = lines
+        # Without `_state`: others may read the log while the store works. `_writing` keeps other appends away.
         try:
             self._store.create(name, lines)
             written = True
         except FileExistsError:
             written = False
         except BaseException:
+            # Nothing is taken into the chain: the segment may be there or not, and the next look reads it if it is.
             with self._state:
                 self._end_write()
             raise
@@ -287,20 +323,23 @@ class Log:
             if written:
                 there = chain.take(lines)
             else:
+                # Another writer has this segment. Its records are read before anything is decided again.
                 self._follow(self._begun)
                 there = chain.records[first - 1 - chain.base :][: len(records)]
-                # The refusal may be that of a repetition: then the segment is this one, as its nonces tell.
+                # The store's client may have repeated a request that had succeeded, and got a refusal. The segment is then
+                # our own, and the digests are equal, since each line has a nonce.
                 if [record.digest for record in there] != [record.digest for record in records]:
                     return
+            # Last, before anybody is told: a cut that was announced before the write may leave this segment out.
             self._check_counts(chain, name)
         for one, record in zip(placed, there, strict=True):
             one.record = record
 
     def _check_counts(self, chain: Chain, name: str) -> None:
-        """Raise OSError, and remove the segment that was written, if the log was cut off behind it."""
+        """Raise OSError, and remove the segment that was written, if a cut leaves it out: no reader would ever see it."""
         if not self._leave_cut_off(chain):
             return
-        with contextlib.suppress(OSError):  # a cut leaves it out, whether it is there or not
+        with contextlib.suppress(OSError):  # it does not count, whether it is there or not
             self._store.remove(name)
         raise OSError(
             f"{self._store.root_uri}/{name} was left out when `purge --truncate-log` cut the log off: this process had "
@@ -313,13 +352,18 @@ class Log:
 
 
 def _conflict(chain: Chain, after: int, void: Callable[[Record], bool]) -> LogConflict | None:
-    """Why a decision on the head `after` does not hold any more; None where it does."""
+    """The error to raise where a decision on the head `after` is void; None where it still holds.
+
+    It is void, too, where `after` lies before the first record of the chain, since what came between is not known, or
+    behind the last one.
+    """
     if chain.base <= after <= chain.head and not any(map(void, chain.records[after - chain.base :])):
         return None
     return LogConflict(f"the log is at record {chain.head}, not at {after}")
 
 
 def _fail(appends: Sequence[_Append], error: BaseException) -> None:
+    """Give this error to all of the appends that are not over."""
     for one in appends:
         if not one.over:
             one.error = error

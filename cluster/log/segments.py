@@ -1,8 +1,9 @@
-"""The files of the log: segments of records, each record with the hash of the one before, as JSON lines.
+"""The files of the log: segments of records as JSON lines. Each record names the hash of the record before it.
 
-A segment is `log/000000001.json`, named after the number of its first record; it is created whole and never changed. What
-stands behind its last newline is a torn tail, as a copy or a backup may leave it; the records before it count. A file
-with a torn tail and no whole record leaves its number free: the next one is `log/000000001-1.json`.
+A segment is a file such as `log/000000001.json`, named after the number of its first record. It is created whole and never
+changed. A copy or a backup may end a file in the middle of a record: what stands behind its last newline is then a torn
+tail, and only the records before it count. A file with a torn tail and no whole record leaves its number free: the next
+file is `log/000000001-1.json`.
 """
 
 from __future__ import annotations
@@ -18,22 +19,23 @@ from .records import FIRST, Record
 
 
 class Chain:
-    """Records after number `base`, read from one segment after the other, each checked against the one before."""
+    """The records after number `base`. They are read segment by segment, and each is checked against the one before."""
 
     def __init__(
         self, store: Store, base: int = 0, previous: str | None = FIRST, attempt: int = 0, origin: str = "its beginning"
     ) -> None:
-        """previous: the digest of record `base`; None takes what the first record names. attempt: of the first file.
-        origin: where that digest comes from, for messages."""
+        """base: the number of the record after which the chain begins. previous: the digest of record `base`; None takes
+        the one that the first record names. attempt: the attempt of the first segment (`layout.SegmentId`). origin: where
+        `previous` comes from, for messages."""
         self._store, self._attempt, self._before, self._origin = store, attempt, previous, origin
         self.base = base
         self.records: list[Record] = []
         self.seen: set[SegmentId] = set()
         self.torn: str | None = None
-        """The last file, if it ends in the middle of a record."""
+        """The name of the last file, if it ends in the middle of a record; else None."""
         self.cut, self.sure = 0, self.next_segment
-        """The last cut that is known (cuts.py), and the segment that came next then: what the chain has from there on may
-        not be the log's."""
+        """cut: the number of the last cut that is known (cuts.py). sure: the segment that came next when the store was last
+        asked for a new cut. The records before it are the log's; those from it on may not be, until it is asked again."""
 
     @property
     def head(self) -> int:
@@ -42,21 +44,23 @@ class Chain:
 
     @property
     def previous(self) -> str | None:
-        """The digest of the last record."""
+        """The digest of the last record. The next record must name it."""
         return self.records[-1].digest if self.records else self._before
 
     @property
     def next_segment(self) -> SegmentId:
-        """The one to be read, or written, next."""
+        """The segment that is to be read, or written, next."""
         return self.head + 1, self._attempt
 
     @property
     def next_name(self) -> str:
-        """Its file."""
+        """The name of the file of `next_segment`."""
         return segment_name(self.next_segment)
 
     def follow(self) -> None:
-        """Read on, to the first name that is not there: one request more than there are new segments.
+        """Read all new segments, up to the first name that is not there.
+
+        It costs one request to the store for each new segment, and one more.
 
         Raises:
             InputError: a record is unreadable or does not continue the one before; names the file and the record.
@@ -65,17 +69,17 @@ class Chain:
             self.take(data)
 
     def peek(self) -> bytes | None:
-        """The content of the next segment, None before it is there."""
+        """The content of the next segment; None where there is none yet. The chain does not change."""
         try:
             return self._store.read(self.next_name)
         except FileNotFoundError:
             return None
 
     def take(self, data: bytes) -> list[Record]:
-        """The content of the next segment; returns its records.
+        """Add the records of the next segment to the chain, and return them. data: the content of the segment.
 
         Raises:
-            InputError: as `follow`. Nothing was taken.
+            InputError: as `follow`. The chain is then as before.
         """
         name = self.next_name
         *whole, tail = data.split(b"\n")
@@ -85,12 +89,15 @@ class Chain:
             records.append(self.decode(line + b"\n", self.head + 1 + len(records), previous))
         self.seen.add(self.next_segment)
         self.torn = name if tail or not whole else None
+        # A file without a whole record took no number: the next file has the same number and the next attempt.
         self._attempt = 0 if records else self._attempt + 1
         self.records += records
         return records
 
     def decode(self, line: bytes, number: int, previous: str | None) -> Record:
-        """A record of the next segment.
+        """The record that this line of the next segment holds.
+
+        number, previous: the number that it must have, and the digest that it must name; None accepts any digest.
 
         Raises:
             InputError: as `follow`.
@@ -112,10 +119,14 @@ class Chain:
         return record
 
     def check_whole(self, listed: Iterable[SegmentId]) -> None:
-        """listed: the segments that were there before this chain was read.
+        """Check that the chain has all segments that are there.
+
+        The chain ends at the first name that is not there. A segment behind that name shows that a file is missing.
+
+        listed: the segments that were in the store before this chain was read.
 
         Raises:
-            InputError: one of them is not part of it; names the place where the chain ends.
+            InputError: one of them is not part of the chain; names the place where the chain ends.
         """
         left = sorted(segment for segment in listed if segment[0] > self.base and segment not in self.seen)
         if not left:

@@ -1,8 +1,8 @@
-"""What a later record of the log does to an earlier decision: every such rule, and no other place has one.
+"""The rules by which a later record of the log makes an earlier decision void. All such rules are in this file.
 
-A decision is made on the log up to some record, its head. While it is carried out, others append records. Each function here
-says which of those records make the decision void, so that it is made again or given up. All are pure: records in, yes or
-no out. docs/protocol.md has the same rules beside the writes; the names of writes (W6, P1) are its.
+A decision is made on the log up to some record, its head. While it is carried out, other processes append records. Each
+function here says which of those records make the decision void, so that it is made again or given up. All are pure
+functions of records. docs/protocol.md has the same rules beside the writes, and names the writes (W6, P1).
 
 A commit (W6), of a version at head h, is void when a later record
     commits another version; closes or holds a request that it answers; is of a purge that takes a file it names, or
@@ -34,17 +34,20 @@ from ..log.records import ACCEPTED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, F
 from .manifest import Manifest, manifest_of
 
 Rule = Callable[[Record], bool]
-"""Whether a record makes a decision void that was made without it."""
+"""Whether this record makes a decision void that was made without it."""
 
 BESIDE_RETRAIN = frozenset({"forget", "pretrain"})
-"""Reasons of versions that may be committed while a retrain runs."""
+"""The reasons (`Manifest.reason`) of versions that may be committed while a retrain runs, without making it void."""
 
 
 # ---- commits ---------------------------------------------------------------------------------------------------------
 
 
 def voids_commit(manifest: Manifest, current: Manifest | None, lease: str | None = None) -> Rule:
-    """W6 and Wt: `manifest` was decided on the version `current`. lease: the name of one on all that it names."""
+    """The rule for W6 and Wt: which records make the commit of `manifest` void.
+
+    current: the version that was current when it was decided. lease: the name of a lease on all files that `manifest` names.
+    """
 
     def voids(record: Record) -> bool:
         return (
@@ -59,27 +62,31 @@ def voids_commit(manifest: Manifest, current: Manifest | None, lease: str | None
 
 
 def purge_takes(record: Record, reason: str, files: Collection[str]) -> bool:
-    """Whether a purge began with this record that takes one of the files which the manifest of a version made for this
-    reason names."""
+    """Whether a purge began with this record that may remove a file of a new version.
+
+    reason, files: those of the version's manifest.
+    """
     if record.kind != PURGING:
         return False
-    # It also takes what older versions alone have, and only a rollback wants.
+    # The record names only files that no record names. A purge also removes files of older versions, which only a rollback
+    # makes current again: to it any purge is a conflict.
     return reason == "rollback" or not set(record.body["unnamed"]).isdisjoint(files)
 
 
 def purge_ignores(record: Record, lease: str) -> bool:
-    """Whether a purge began with this record that may take what this lease is on: it had not seen the lease, or not
-    minded it (`purge --now`)."""
+    """Whether a purge began with this record that may remove files of this lease, because it had not seen the lease, or did
+    not wait for it (`purge --now`)."""
     return record.kind == PURGING and lease not in record.body.get("held", ())
 
 
 def _closes_or_holds(record: Record, manifest: Manifest) -> bool:
-    """Whether it closes, or holds, a request that this manifest would answer."""
+    """Whether the record closes, or holds, a request that this manifest would answer."""
     return record.kind in (COMPLETED, CANCELLED, FAILED, HELD) and record.body["request_id"] in manifest.answers
 
 
 def _looked_elsewhere(record: Record, graph: IngestedGraph, current: Manifest | None) -> bool:
-    """Whether a request found nothing in a version of another ingest than this graph's: it may be in this one."""
+    """Whether the record says that a request found nothing to remove, in a version of another ingest than that of `graph`:
+    it may find something in `graph`."""
     return record.kind == COMPLETED and current is not None and current.lake_graph.ingest != graph.ingest
 
 
@@ -87,7 +94,7 @@ def _looked_elsewhere(record: Record, graph: IngestedGraph, current: Manifest | 
 
 
 def voids_acceptance(request_id: str) -> Rule:
-    """W2: its content goes, or somebody else was faster."""
+    """The rule for W2: a purge removes the file with the content, or another process has accepted the same request."""
 
     def voids(record: Record) -> bool:
         if record.kind == PURGING:
@@ -100,12 +107,13 @@ def voids_acceptance(request_id: str) -> Rule:
 
 
 def voids_step(request_id: str) -> Rule:
-    """Wn, Wc, Wh, Wa, Wf: what changes what may be said of an open request."""
+    """The rule for Wn, Wc, Wh, Wa and Wf: the current version changed, or the request may have, on which the step was
+    decided."""
     return lambda record: record.kind == COMMITTED or record.body.get("request_id") == request_id
 
 
 def voids_evidence(request_id: str) -> Rule:
-    """W10: the first record of evidence counts."""
+    """The rule for W10: another process has written the evidence of the request, and the first record counts."""
     return lambda record: record.kind == EVIDENCE and record.body["request_id"] == request_id
 
 
@@ -113,7 +121,8 @@ def voids_evidence(request_id: str) -> Rule:
 
 
 def voids_purge(due: Set[str]) -> Rule:
-    """P1: these files would go."""
+    """The rule for P1, of a purge that would remove the files `due`: somebody needs one of them now, or the files to remove
+    have to be looked for anew."""
 
     def voids(record: Record) -> bool:
         if record.kind == ACCEPTED:
@@ -132,15 +141,18 @@ def voids_purge(due: Set[str]) -> Rule:
 
 
 def voids_training(graph: IngestedGraph, current: Manifest | None) -> Rule:
-    """`train` on this graph, which has no files yet: whether its commit would be void."""
+    """The rule for a `train` that is still running on `graph`: its commit, which has no files yet, would be void."""
     return lambda record: (
         record.kind == COMMITTED or purge_takes(record, "train", ()) or _looked_elsewhere(record, graph, current)
     )
 
 
 def newer_after_requests(records: Sequence[Record], manifest: Manifest) -> Manifest | None:
-    """The newest version, where deletions alone were committed since a pre-training began and no purge took a file that
-    `manifest`, its result, names: the encoder may be put to that version. None: it is void."""
+    """The newest version, to which the encoder of a finished pre-training may be put; None where the pre-training is void.
+
+    It is void unless all versions that were committed since it began are of deletions, and no purge removes a file of
+    `manifest`, its result. records: all since it began.
+    """
     newer = [manifest_of(record) for record in records if record.kind == COMMITTED]
     lost = any(purge_takes(record, manifest.reason, manifest.files) for record in records)
     if lost or not newer or any(one.reason != "forget" for one in newer):
@@ -149,19 +161,19 @@ def newer_after_requests(records: Sequence[Record], manifest: Manifest) -> Manif
 
 
 def others_beside_retrain(records: Sequence[Record]) -> list[str]:
-    """Reasons of versions committed while a retrain ran that make its result void."""
+    """The reasons of the versions that were committed while a retrain ran and that make its result void, sorted."""
     reasons = {manifest_of(record).reason for record in records if record.kind == COMMITTED}
     return sorted(reasons.difference(BESIDE_RETRAIN))
 
 
 def purge_took_from_retrain(records: Sequence[Record], files: Collection[str], lease: str) -> bool:
-    """Whether a purge did not wait for a retrain, which may have lost what it names."""
+    """Whether a purge did not wait for a retrain, which may have lost files that it needs. files: those that it has made."""
     return any(purge_ignores(record, lease) or purge_takes(record, "train", files) for record in records)
 
 
 def carried_out_by(records: Sequence[Record]) -> list[str]:
-    """The requests that these records close as carried out, in order; also those that found nothing, because in another
-    graph they may find something."""
+    """The ids of the requests that these records close as carried out, in order. Requests that found nothing are among them,
+    because they may find something in another graph."""
     found: list[str] = []
     for record in records:
         if record.kind == COMMITTED:
@@ -172,8 +184,11 @@ def carried_out_by(records: Sequence[Record]) -> list[str]:
 
 
 def deletions_after(target: Manifest, records: Sequence[Record]) -> tuple[list[int], str | None]:
-    """What a rollback to `target` would bring back: (versions in which data were deleted since, the first request that found
-    nothing in a graph of another ingest). records: those after the target's."""
+    """What a rollback to `target` would bring back: (the versions in which data were deleted since, the id of the first
+    request that found nothing in a graph of another ingest, or None).
+
+    records: those after the record of `target`. The search ends at such a request.
+    """
     ingest, versions = target.graph.ingest, []
     for record in records:
         if record.kind == COMMITTED:

@@ -1,9 +1,9 @@
 """An export as Parquet files in a folder, local or s3://.
 
 Three files cannot be replaced in one step. So each export has a folder of its own, `export-VERSION-UNIQUE`, which never
-changes, and `current.json`, replaced in one step when the folder is complete, names it: who reads by it sees one whole
-version. `users.parquet`, `items.parquet` and `recommendations.parquet` beside it are the same files under names that stay;
-each is whole, but a reader of two may meet a moment at which they are of two versions.
+changes. The file `current.json` names the folder, and is replaced in one step when the folder is complete: a reader that
+begins with it sees one whole version. `users.parquet`, `items.parquet` and `recommendations.parquet` beside it are the same
+files under names that stay. Each of them is whole, but a reader of two of them may find two versions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from .exports import FILES, PARTS, About
 CURRENT = "current.json"
 FORMAT = 1
 UNDER_WAY_SECONDS = 3600
-"""Folders that nobody names and that are younger may be of an export under way."""
+"""Folders of exports that `current.json` does not name and that are younger than this may be of an export under way, and are
+left."""
 
 _FOLDER = re.compile(r"(export-\d{6,}-[0-9a-f]{8})/.*")
 
@@ -44,7 +45,7 @@ class FolderTarget:
         self._spooled: dict[str, Any] = {}
 
     def open(self) -> dict[str, Any]:
-        """As `Target.open`. Locally beside the files to be, so that they appear by a change of names."""
+        """As `Target.open`. Local parts are spooled in the folder itself, so that publishing them only changes names."""
         try:
             if self._local is not None:
                 self._local.mkdir(parents=True, exist_ok=True)
@@ -63,9 +64,9 @@ class FolderTarget:
         return dict(self._spooled)
 
     def publish(self, about: About) -> dict[str, Any]:
-        """As `Target.publish`. The folders of earlier exports go last: they hold who was forgotten since."""
+        """As `Target.publish`. The folders of earlier exports are removed last; they hold what was forgotten since."""
         folder = f"export-{about.version:06d}-{self._unique}"
-        before = self._named()
+        before = self._named()  # read before it is replaced
         rows = {f"{part}.parquet": pq.ParquetFile(self._spooled[part]).metadata.num_rows for part in PARTS}
         if self._local is not None:
             self._put_locally(self._local, folder)
@@ -76,6 +77,7 @@ class FolderTarget:
                     self._store.write(f"{place}/{part}.parquet".lstrip("/"), self._spooled[part].read())
         pointer = {"format": FORMAT, "version": about.version, "log_head": about.log_head, "source": about.source}
         pointer |= {"folder": folder, "rows": rows}
+        # After the folder is complete, and before the earlier one goes: `current.json` always names a whole folder.
         self._store.write(CURRENT, json.dumps(pointer, indent=1).encode() + b"\n")
         self._remove_others(folder, before)
         return {"to": self._uri, "folder": folder}
@@ -89,11 +91,11 @@ class FolderTarget:
                 sink.close()
 
     def _put_locally(self, root: Path, folder: str) -> None:
-        """A file in the folder and the one beside `current.json` are one, where the file system has hard links."""
+        """Publish the spooled files under both of their names. Where the file system has hard links, both are one file."""
         (root / folder).mkdir()
         for part in PARTS:
             spooled, name = self._spooled[part], f"{part}.parquet"
-            _sync(spooled)
+            _sync(spooled)  # the content is durable before a name refers to it
             try:
                 os.link(spooled, root / folder / name)
             except OSError:
@@ -103,14 +105,15 @@ class FolderTarget:
         _sync(root / folder)
 
     def _named(self) -> str | None:
-        """The folder of the export before."""
+        """The folder that `current.json` names; None where there is none."""
         try:
             return str(json.loads(self._store.read(CURRENT))["folder"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
     def _remove_others(self, folder: str, before: str | None) -> None:
-        # First the listing: an export that becomes the current one meanwhile is too young.
+        """Remove the files of earlier exports: of the folder `before`, and of others that are old enough."""
+        # Only what is listed now is removed: another export that ends from here on is not old enough.
         found = self._store.details()
         now = time.time()
         for name, about in found.items():
@@ -125,13 +128,14 @@ class FolderTarget:
                         (self._local / own[1]).rmdir()
 
     def _try_out(self) -> None:
-        """Write and remove a file, so that a wrong target is told before the work and not after it."""
+        """Write and remove a file, so that a place that cannot be written is reported before the work and not after it."""
         name = f".tmp-{uuid.uuid4().hex}"
         self._store.write(name, b"")
         self._store.remove(name)
 
 
 def _sync(path: Path) -> None:
+    """Make a file, or the entries of a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

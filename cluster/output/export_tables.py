@@ -1,8 +1,9 @@
 """An export as tables of the lake: `users`, `items`, `recommendations` and `current`, as Delta or Iceberg.
 
-Each table is overwritten by one commit, so that whoever reads one of them sees one version. Three commits are not one: so
-`current`, one row, names the state of each of the three (a version of Delta, a snapshot of Iceberg), and is committed last.
-Who reads it first, and then the states that it names, sees one whole version of all three (docs/exports.md).
+Each table is overwritten by one commit, so that a reader of one table sees one version. A reader of all three could see
+several versions, between their commits. Therefore the table `current`, which is committed last, has one row that names the
+state of each of the three: a version of Delta, or a snapshot of Iceberg. A reader that begins with it, and then reads the
+states that it names, sees one whole version of all three (docs/exports.md).
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from .exports import PARTS, About
 CURRENT = "current"
 MADE_BY = "unlearnrec export"
 ROWS = 16384
-"""Of a batch that is held in memory."""
+"""The number of rows of a batch; one batch at a time is held in memory."""
 
 
 class TablesTarget(ABC):
-    """What Delta and Iceberg have in common."""
+    """What the targets for Delta and for Iceberg have in common."""
 
     def __init__(self, uri: str, options: StorageOptions) -> None:
         self._uri, self._options = uri, options
@@ -38,6 +39,7 @@ class TablesTarget(ABC):
 
     def open(self) -> dict[str, Any]:
         """As `Target.open`."""
+        # All four are checked before anything is written.
         for name in (*PARTS, CURRENT):
             self._check(name)
         # Files without names: nothing of them is left when the process dies.
@@ -59,6 +61,7 @@ class TablesTarget(ABC):
                 **{f"{part}_state": pa.array([states[part]], pa.int64()) for part in PARTS},
             }
         )
+        # Last: it names the states that the three commits have made.
         state = self._overwrite(CURRENT, row.to_reader(), about)
         return {"to": self._uri, "tables": {**states, CURRENT: state}}
 
@@ -69,13 +72,14 @@ class TablesTarget(ABC):
 
     @abstractmethod
     def _check(self, name: str) -> None:
-        """Raise InputError where this table cannot be, or is there and no export made it."""
+        """Raise InputError where the place of this table cannot be reached, or holds a table that no export made."""
 
     @abstractmethod
     def _overwrite(self, name: str, reader: pa.RecordBatchReader, about: About) -> int:
-        """Make these rows the table's by one commit; the state that it left."""
+        """Replace all rows of the table by these, in one commit; returns the state that the commit made."""
 
     def _foreign(self, name: str) -> InputError:
+        """The error for a table that no export made."""
         return InputError(
             f"--to {self._uri}: there is a table {name!r}, and no export made it: it would be overwritten. Choose "
             "another place"
@@ -83,7 +87,7 @@ class TablesTarget(ABC):
 
 
 def _batches(file: pq.ParquetFile, about: About) -> pa.RecordBatchReader:
-    """A spooled part, batch by batch, with the column `version`."""
+    """A reader of a spooled part, batch by batch, with the additional column `version`."""
     schema = file.schema_arrow.remove_metadata().append(pa.field("version", pa.int64()))
 
     def rows() -> Iterator[pa.RecordBatch]:
@@ -135,7 +139,7 @@ class DeltaTarget(TablesTarget):
             storage_options=self._storage,
             commit_properties=self._deltalake.CommitProperties(custom_metadata=about.properties()),
         )
-        # Not the latest version: another export may have committed meanwhile.
+        # The version is looked up by the export's mark: the latest one may be of another export.
         for commit in self._table(name).history(100):
             if commit.get("unlearnrec.export") == about.unique:
                 return int(commit["version"])
@@ -143,7 +147,7 @@ class DeltaTarget(TablesTarget):
 
 
 class IcebergTarget(TablesTarget):
-    """Iceberg tables of a namespace, through a catalog as pyiceberg is configured with it."""
+    """Iceberg tables in a namespace of a catalog, which is opened as pyiceberg is configured."""
 
     def __init__(self, uri: str, catalog: str, namespace: str, options: StorageOptions) -> None:
         super().__init__(uri, options)
@@ -190,6 +194,7 @@ class IcebergTarget(TablesTarget):
 
 
 def _is_of(snapshot: Any, about: About) -> bool:
+    """Whether this export made the snapshot."""
     return (
         snapshot.summary is not None and snapshot.summary.additional_properties.get("unlearnrec.export") == about.unique
     )

@@ -1,8 +1,8 @@
 """What was ingested, and the graph to train on next.
 
-A graph of an ingest may be trained on only if the ingest began to read after the last request that was carried out: it
-would bring the data of a later one back. Both ends check that: `ingest` before it publishes its manifest
-(`record_ingest`), and whoever asks for the graph to train on (`lake_graph`).
+The graph of a new ingest may be trained on only if no request was carried out since the ingest began to read: the ingest
+may have read the data of such a request, and training would bring them back. This is checked twice: by `ingest` before it
+publishes its manifest (`record_ingest`), and by each command that asks for the graph to train on (`lake_graph`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from .session import Session
 
 
 def digest(manifest: Graph) -> str:
-    """Of what an ingest left, to tell one from the next."""
+    """SHA-256 of the manifest of a graph, in hexadecimal. It identifies an ingest."""
     return hashlib.sha256(json.dumps(manifest.document(), sort_keys=True).encode()).hexdigest()
 
 
 def graph_key(graph: Graph) -> str:
-    """What names of folders begin with whose files come from this graph; `purge` removes those of other graphs."""
+    """The first 12 digits of the graph's digest. The names of the folders of trainings on this graph begin with it; `purge`
+    removes folders of other graphs."""
     return digest(graph)[:12]
 
 
@@ -30,12 +31,13 @@ def lake_graph(session: Session) -> IngestedGraph:
     """The graph to train on: what was ingested last, minus what was forgotten since.
 
     Raises:
-        InputError: nothing was ingested, or for another number of partitions; or a request was carried out since that
-            ingest began, which it may have the data of.
+        InputError: nothing was ingested; or it has another number of partitions than the configuration; or a request was
+            carried out since a new ingest began, so that its graph may have the data of that request.
     """
     graph = ingested(session)
     current = session.versions.current()
     if current is not None and current.lake_graph.ingest == graph.ingest:
+        # The same ingest, with the removals of all requests since.
         graph = current.lake_graph
     else:
         check_none_carried_out(session, graph.log_head)
@@ -44,18 +46,22 @@ def lake_graph(session: Session) -> IngestedGraph:
 
 
 def record_ingest(session: Session, manifest: Graph, head: int) -> None:
-    """Log what `ingest` is about to leave, which began to read at this head; nothing where there is no log yet.
+    """Write the `ingested` record of an ingest that is about to publish its manifest; nothing where the log is empty.
+
+    The record comes before the manifest, because an ingest without a record counts as one that began at head 0. head: the
+    head of the log when this ingest began to read.
 
     Raises:
-        InputError: a request was carried out since.
+        InputError: a request was carried out since. Nothing was written.
     """
     check_none_carried_out(session, head)
+    # A log without records has no request that was carried out, and the head of the ingest is 0 anyway.
     if session.ledger(look=False).seen:
         session.log.append(INGESTED, {"ingest": digest(manifest), "log_head": head})
 
 
 def check_none_carried_out(session: Session, head: int) -> None:
-    """Raise InputError if a request was carried out after this head of the log."""
+    """Raise InputError if a request was carried out after record `head` of the log."""
     if session.ledger().carried_out_at > head:
         raise InputError(
             "a deletion request was carried out after `ingest` began to read, and the new graph may hold its data. Run "
@@ -64,8 +70,9 @@ def check_none_carried_out(session: Session, head: int) -> None:
 
 
 def ingested(session: Session) -> IngestedGraph:
-    """The graph that was ingested last, whatever was forgotten since; `log_head` is the one in the log, 0 where it has
-    none for this manifest.
+    """The graph that was ingested last, without the removals of later requests.
+
+    Its `log_head` is that of the `ingested` record of this manifest, or 0 where the log has no such record.
 
     Raises:
         InputError: nothing was ingested.
@@ -77,16 +84,17 @@ def ingested(session: Session) -> IngestedGraph:
 
 
 def ingest_head(session: Session) -> int:
-    """The head of the log when the last ingest began to read; 0 where there was none."""
+    """The head of the log when the last ingest began to read; 0 where nothing was ingested."""
     return ingested(session).log_head if session.store.exists(MANIFEST) else 0
 
 
 def id_types(session: Session) -> dict[str, str]:
-    """{"user", "item"}: "int64" or "string", as the table of the last ingest has them; "string" before the first."""
+    """The types of the ids of "user" and "item": "int64" or "string", as the last ingest has them; "string" before the first
+    ingest."""
     types = {"user": "string", "item": "string"}
     return types | (load_manifest(session.store).id_type if session.store.exists(MANIFEST) else {})
 
 
 def times(session: Session) -> EventTimes | None:
-    """Of the last ingest, None where it has none."""
+    """The `time` of the last ingest's manifest; None where it has no times of events, and before the first ingest."""
     return load_manifest(session.store).time if session.store.exists(MANIFEST) else None

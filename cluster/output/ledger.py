@@ -1,6 +1,7 @@
-"""What the log comes to: its records folded into one ticket a deletion request, and what the versions say together.
+"""The ledger: the state that all records of the log lead to. It has a ticket for each deletion request, and the current
+version.
 
-Nothing here reads, writes or waits. What becomes of the tickets is decided in lifecycle/decisions.py.
+Nothing here reads, writes or waits. lifecycle/decisions.py decides what becomes of the tickets.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from .manifest import Manifest, cached_manifest, manifest_of
 
 
 class State(Enum):
-    """Where a request is. HELD waits for an approval; FAILED is a quarantine: it may be accepted again; the last three
-    are final."""
+    """The state of a request. HELD waits for an approval. FAILED is a quarantine: the request may be accepted again. The
+    last three are final."""
 
     ACCEPTED = "accepted"
     HELD = "held"
@@ -53,41 +54,44 @@ FINAL = frozenset({State.COMMITTED, State.COMPLETED, State.CANCELLED})
 
 @dataclass(frozen=True)
 class Ticket:
-    """A request as the log knows it; times are seconds since the epoch."""
+    """What the log says of one request. Times are in seconds since the epoch."""
 
     request_id: str
     state: State
     accepted_at: float
-    """The first time, from which its deadline counts."""
+    """When it was accepted for the first time. Its deadline counts from then."""
     commitment: str = ""
+    """The salted digest of its content (`requests.request.commitment`)."""
     answer: Mapping[str, Any] | None = None
     error: str | None = None
     first_record: int = 0
-    """The first record that its evidence names, or will name."""
+    """The number of the first record that its evidence names, or will name."""
     requester: str | None = None
     """The operator who asked for it, as named at its acceptance."""
     share: float | None = None
-    """Of the interactions, which it was held for."""
+    """The share of the interactions that it would remove, because of which it was held; None where it was not held."""
     approved_by: str | None = None
     closed_at: int = 0
-    """The record that closed it."""
+    """The number of the record that closed it; 0 while it is open."""
     accepted_again_at: float | None = None
-    """The last time, where it failed and was posted again: it has another grace window, but no other deadline."""
+    """When it was accepted for the last time, where it failed and was posted again. It has a new grace window then, but the
+    deadline stays."""
     evidence_failed: Sequence[str] | None = None
-    """The checks of its evidence that failed; None where it has no evidence yet."""
+    """The names of the checks of its evidence that failed; None where it has no evidence yet."""
 
     @property
     def waits_from(self) -> float:
-        """Its last acceptance, with which its grace window begins."""
+        """When it was last accepted. Its grace window begins then."""
         return self.accepted_at if self.accepted_again_at is None else self.accepted_again_at
 
     @property
     def final(self) -> bool:
-        """Whether nothing will change it any more."""
+        """Whether its state will not change any more."""
         return self.state in FINAL
 
     def describe(self) -> dict[str, Any]:
-        """What `status` says: the answer where there is one, and always `request_id`, `status`, `phase`, `version`."""
+        """What `status` says of it: the answer where there is one, and always `request_id`, `status`, `phase` and
+        `version`."""
         plain = {"request_id": self.request_id, "status": self.state.value, "version": None}
         more = {name: getattr(self, name) for name in ("error", "requester", "share", "approved_by", "evidence_failed")}
         known = {name: value for name, value in more.items() if value is not None}
@@ -95,55 +99,57 @@ class Ticket:
 
 
 class Ledger:
-    """What a log comes to: all tickets in the order of their acceptance, and what its versions say.
+    """The state that the records of a log lead to: all tickets in the order of their acceptance, and the versions.
 
-    `seen` is the number of the last record absorbed. Threads may absorb and read at the same time.
+    `seen` is the number of the last record that it has taken in. Threads may take in records and read at the same time.
     """
 
     def __init__(self, records: Sequence[Record] = (), state: Mapping[str, Any] | None = None) -> None:
-        """state: what `state` gave for the records before these."""
+        """records: the records to take in. state: what `Ledger.state` gave for all records before them; None where there
+        are none."""
         state = state or {}
         self.tickets = {entry["request_id"]: _ticket(entry, state.get("seen", 0)) for entry in state.get("tickets", ())}
         self.open = {request_id: self.tickets[request_id] for request_id in state.get("open", ())}
         self.failed = {request_id: self.tickets[request_id] for request_id in state.get("failed", ())}
         self.evidence_failed = {ticket.request_id: ticket for ticket in self.tickets.values() if ticket.evidence_failed}
-        """Committed requests of which a check failed after the commit."""
+        """The committed requests whose evidence has a check that failed, by id."""
         self.counts = Counter(ticket.state for ticket in self.tickets.values())
         self.current = cached_manifest(state["current"], "the checkpoint of the log") if state.get("current") else None
         self.committed_at: int = state.get("committed_at", 0)
-        """The record of the current version."""
+        """The number of the record that committed the current version; 0 without one."""
         self.versions: int = state.get("versions", 0)
         self.ingested_version: int = state.get("ingested_version", 0)
-        """The first of the versions on the graph of the current one's ingest."""
+        """The first version on the ingest of the current version."""
         self.makers: dict[str, int] = dict(state.get("makers", {}))
-        """File -> the first version that names it."""
+        """File -> the number of the first version that names it."""
         self.evidence: dict[str, dict[str, Any]] = dict(state.get("evidence", {}))
-        """Request -> the body of the record that fixes its report, and `file`, which holds the record."""
+        """Request id -> the body of the record that fixes its report, and as `file` the segment that holds the record."""
         self.receipts: dict[str, dict[str, Any]] = dict(state.get("receipts", {}))
-        """Request -> the body of the last record that fixes a state of its receipt, and `file`, which holds the record."""
+        """Request id -> the body of the record that fixes the newest state of its receipt, and as `file` the segment that
+        holds the record."""
         self.unreported: dict[str, float] = dict(state.get("unreported", {}))
-        """Committed requests whose evidence is not in the log, with the time of the commit."""
+        """Committed requests whose evidence is not in the log: request id -> the time of the commit."""
         self.purging: dict[int, int] = _purges(state)
-        """Purges that may still remove files, by the record that began them: the version that was current then. Its files
-        stay, and so do those of later versions."""
+        """Purges that may still remove files: the number of the record that began a purge -> the version that was current
+        then. The purge leaves the files of that version and of later ones."""
         self.contents: dict[str, str] = dict(state.get("contents", {}))
-        """Request -> its content's file, where a purge took one of an attempt before."""
+        """Request id -> the file of its content, where a purge removes the file that an earlier attempt had left."""
         self.ingests: dict[str, int] = dict(state.get("ingests", {}))
-        """Digest of an ingest's manifest -> the head of the log when it began to read."""
+        """Digest of an ingest's manifest -> the head of the log when the ingest began to read."""
         self.checkpointed: int = state.get("checkpointed", 0)
-        """The number of records that the last checkpoint of today's format stands for."""
+        """The number of records that the last checkpoint of the present format stands for."""
         self.seen: int = state.get("seen", 0)
         self.carried_out_at: int = state.get("carried_out_at", 0)
-        """The last record that carries out a request."""
+        """The number of the last record that closes a request as carried out."""
         self.switching: tuple[float, float] | None = tuple(state["switching"]) if "switching" in state else None
-        """When a retrain asked services to wait for its version, which is not there yet, and for how many seconds."""
+        """(when, for how many seconds) a retrain asked services to wait for its version; None once the version is there."""
         self._trained = {int(version): interactions for version, interactions in state.get("trained", {}).items()}
-        """By version: the interactions of the training that it comes from."""
+        """Version -> the number of interactions in the training that it comes from."""
         self._lock = Lock()
         self.absorb(records)
 
     def state(self) -> dict[str, Any]:
-        """All of it as JSON can hold it: `Ledger(later records, state)` is the ledger of all records."""
+        """The whole ledger as a JSON object: `Ledger(later records, state)` is the ledger of all records."""
         with self._lock:
             return {
                 "tickets": [vars(ticket) | {"state": ticket.state.value} for ticket in self.tickets.values()],
@@ -168,7 +174,7 @@ class Ledger:
             }
 
     def absorb(self, records: Sequence[Record]) -> None:
-        """Take in the records that follow `seen`; those up to it are known already."""
+        """Take in the records after `seen`. Records up to `seen` are known already, and left out."""
         with self._lock:
             for record in records:
                 if record.number > self.seen:
@@ -216,7 +222,7 @@ class Ledger:
             self.carried_out_at = record.number
         for request_id, answer in manifest.answers.items():
             known = self.tickets.get(request_id)
-            # Evidence names the acceptance, the version before and the record before this one.
+            # Evidence names the record of the acceptance, that of the version before, and the one before this record.
             first = min(known.first_record if known else record.number, self.committed_at, record.number - 1)
             self._close(request_id, State.COMMITTED, record, answer=answer, first_record=first)
             self.unreported[request_id] = record.seconds
@@ -228,10 +234,10 @@ class Ledger:
         self.current, self.versions, self.committed_at = manifest, self.versions + 1, record.number
 
     def _interactions_trained_on(self, manifest: Manifest) -> int:
-        """The interactions of the training that this version comes from."""
+        """The number of interactions in the training that this version comes from."""
         if manifest.reason == "train":
-            # With an encoder, that of a retrain: its training may have had more than the graph, from which requests were
-            # carried out since.
+            # A training with an encoder is a retrain. It may have trained on more interactions than the graph has, because
+            # requests were carried out on its result; the encoder has the number.
             return (manifest.model.encoder or manifest.graph).interactions
         source = manifest.version - 1 if manifest.rolled_back_to is None else manifest.rolled_back_to
         return self._trained.get(source, 0)
@@ -265,7 +271,7 @@ class Ledger:
 
     def _purging(self, record: Record) -> None:
         self.purging[record.number] = self.current.version if self.current else 0
-        # Who removes them may stand still for any time: no request gets one of these files any more.
+        # The purge may stand still for any time before it removes a file. So no request gets a file of this name any more.
         for request_id, _ in filter(None, map(request_of, record.body["unnamed"])):
             if request_id not in self.tickets:
                 self.contents[request_id] = content_name(request_id, record.number)
@@ -296,11 +302,13 @@ class Ledger:
     }
 
     def _close(self, request_id: str, state: State, record: Record, **fields: Any) -> None:
+        """Give a request the state with which this record closes it, unless it has a final one."""
         ticket = self.tickets.get(request_id) or Ticket(request_id, State.ACCEPTED, record.seconds)
         if not ticket.final:  # the first final answer counts
             self._set(replace(ticket, state=state, closed_at=record.number, **fields))
 
     def _set(self, ticket: Ticket) -> None:
+        """Replace the ticket of a request, in all collections that it belongs to."""
         before = self.tickets.get(ticket.request_id)
         self.counts.subtract([before.state] if before else [])
         self.counts[ticket.state] += 1
@@ -316,13 +324,15 @@ class Ledger:
                 where.pop(ticket.request_id, None)
 
     def content_name(self, request_id: str) -> str:
-        """The file that holds the content of a request, or will."""
+        """The name of the file that holds the content of a request, or will hold it once the request is accepted."""
         return self.contents.get(request_id) or content_name(request_id)
 
     def derived_id(self, request_id: str, ingest_head: int) -> str:
-        """The id of a request whose content gives `request_id`: that one, or the first of ID-2, ID-3, ... that is not out of
-        date: cancelled, or answered when the last ingest began to read, at record `ingest_head`, which may have brought
-        the data back."""
+        """The id of a request whose content gives `request_id`: the first of ID, ID-2, ID-3, ... that is not out of date.
+
+        An id is out of date when its request was cancelled, or answered before the last ingest began to read: the ingest may
+        have brought the data back. ingest_head: the head of the log when that ingest began.
+        """
         names = chain([request_id], (f"{request_id}-{n}" for n in count(2)))
         return next(name for name in names if not self._outdated(name, ingest_head))
 
@@ -333,34 +343,38 @@ class Ledger:
         )
 
     def unanswered(self) -> list[Ticket]:
-        """Requests that have no answer and were not cancelled: open ones and failed ones, oldest first."""
+        """The tickets of requests that have no answer and were not cancelled: open and failed ones, oldest first."""
         return sorted([*self.open.values(), *self.failed.values()], key=lambda ticket: ticket.accepted_at)
 
     def needed_from(self) -> int:
-        """The first record that somebody may still look up: for evidence that is not written yet, or of the current
-        version."""
+        """The number of the first record that may still be looked up: one that evidence which is not written yet will name,
+        or that of the current version."""
         waiting = [self.tickets[request_id].first_record for request_id in [*self.open, *self.unreported]]
         return min([self.committed_at or self.seen, *waiting])
 
     def needs_retrain(self) -> bool:
-        """Whether the current version missed its gate, or one that it was made from since the last training."""
+        """Whether the current version, or one that it was made from since the last training, missed its gate."""
         return self.current is not None and self.current.needs_retrain
 
     def debt(self) -> float:
-        """Unlearning debt: the share of the interactions that were forgotten since the last training."""
+        """The unlearning debt: the share of the interactions of the last training that were forgotten since; from 0 to 1."""
         trained = self._trained[self.current.version] if self.current is not None else 0
         return 1 - self.current.graph.interactions / trained if self.current is not None and trained else 0.0
 
 
 def _ticket(entry: Mapping[str, Any], seen: int) -> Ticket:
-    """seen: the last record of the state. An earlier release did not say which of them closed a request: this one at the
-    latest."""
+    """A ticket from the state of a ledger.
+
+    seen: the number of the last record of the state. The state of an earlier release does not say which record closed a
+    request: it was this one at the latest.
+    """
     ticket = Ticket(**{**entry, "state": State(entry["state"])})
     return replace(ticket, closed_at=seen) if ticket.final and not ticket.closed_at else ticket
 
 
 def _purges(state: Mapping[str, Any]) -> dict[int, int]:
+    """`Ledger.purging` from the state of a ledger."""
     found = state.get("purging") or {}
-    if isinstance(found, list):  # of an earlier release: names of files
+    if isinstance(found, list):  # an earlier release kept names of files here
         return {0: state["current"]["version"] if state["current"] else 0}
     return {int(number): version for number, version in found.items()}

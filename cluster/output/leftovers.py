@@ -1,4 +1,5 @@
-"""Files that hold deleted data, or may: what `purge` removes and `residue` lists (docs/commit.md)."""
+"""Files under the output that hold deleted data, or may hold some. `purge` removes and `residue` lists them
+(docs/commit.md)."""
 
 from __future__ import annotations
 
@@ -40,7 +41,11 @@ EXPORT = "export"
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file that holds deleted data, or may: `place` is its path under the output, `modified` seconds since the epoch."""
+    """A file that holds deleted data, or may hold some.
+
+    place: its path under the output. kind: one of the constants above. detail: why it is a leftover, for messages. modified:
+    when it was last written, in seconds since the epoch.
+    """
 
     place: str
     kind: str
@@ -50,32 +55,38 @@ class Leftover:
 
 
 def leftovers(session: Session) -> list[Leftover]:
-    """All that a purge would remove if no file were too young, in the order in which it does; not the log's own files.
+    """All files that a purge would remove if none were too young, in the order of removal; without the files of the log.
 
-    The output is listed once, and no file is asked for by itself, except exports: there may be many requests.
+    The store is asked for one listing of the output, and for no single file except exports, because there may be files of
+    very many requests.
 
     Raises:
         InputError: another version of unlearnrec wrote the graph.
     """
+    # The log before the listing: a file that a later record names may be listed, and `purge` decides anew after that record.
     ledger, files = session.ledger(), session.store.details()
     found = [Leftover(place, kind, why, *files[place]) for place, kind, why in _places(session, ledger, files)]
-    # What makes other files count goes first.
+    # A manifest, or the mark that a run is done, goes before the files that it makes count: a purge that dies in between
+    # leaves files that nothing refers to, and not a reference to files that are gone.
     return sorted(found, key=lambda x: (not x.place.endswith(("/manifest.json", "/done.json")), x.place))
 
 
 def final_contents(ledger: Ledger) -> dict[str, Ticket]:
-    """The files with the contents of requests that have their answer or were cancelled, and which these are."""
+    """The files with the contents of requests that have their final answer or were cancelled, each with the ticket of the
+    request."""
     return {ledger.content_name(request_id): ticket for request_id, ticket in ledger.tickets.items() if ticket.final}
 
 
 def _places(session: Session, ledger: Ledger, files: Mapping[str, Details]) -> Iterator[tuple[str, str, str]]:
-    """(place, kind, detail) of each leftover among these files."""
+    """(place, kind, detail) of each leftover among `files`."""
     current = ledger.current
     latest = ingested(session) if session.store.exists(MANIFEST) else None
-    # A counterfactual stands on one graph, and what is trained next on another.
+    # The graphs that are still needed: that of the current version, and the one to train on next. They differ in a
+    # counterfactual version, which was trained `--without` some data.
     graphs = [current.graph, current.lake_graph] if current else []
     new = latest is not None and (current is None or current.lake_graph.ingest != latest.ingest)
-    if latest and new and ledger.carried_out_at <= latest.log_head:  # else `train` refuses it
+    # A new ingest, on which no version was trained yet. `train` refuses it if a request was carried out since it began.
+    if latest and new and ledger.carried_out_at <= latest.log_head:
         graphs.append(latest)
     keep = {MANIFEST}.union(current.files if current else (), *(graph.files for graph in graphs))
     maker = {name: f"of version {version}" for name, version in ledger.makers.items()}
@@ -98,11 +109,13 @@ def _places(session: Session, ledger: Ledger, files: Mapping[str, Details]) -> I
 
 
 def _in(folder: str, files: Iterable[str]) -> Iterator[str]:
+    """The names in this folder that are no temporary files."""
     return (name for name in files if name.startswith(f"{folder}/") and not is_temporary(name))
 
 
 def _exports(session: Session, ledger: Ledger, files: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """Those that somebody put under the output, from before the last request that was carried out."""
+    """(place, kind, detail) of each export under the output that was begun before the last request was carried out, and of
+    each file of an export that did not end."""
     for name in files:
         if name.split("/")[0] in FOLDERS:
             continue
@@ -113,14 +126,16 @@ def _exports(session: Session, ledger: Ledger, files: Iterable[str]) -> Iterator
 
 
 def _is_old(session: Session, ledger: Ledger, name: str) -> bool:
+    """Whether this file is of an export that was begun before the last request was carried out."""
     head = log_head_of(session, name)
     return head is not None and head < ledger.carried_out_at
 
 
 def _requests(session: Session, ledger: Ledger, files: Mapping[str, Details]) -> Iterator[tuple[str, str, str]]:
+    """(place, kind, detail) of each leftover of a request: its content, callbacks and outcomes."""
     logged = set(map(ledger.content_name, ledger.tickets))
     told, final = set(map(callbacks_name, logged)), final_contents(ledger)
-    # Where there are callbacks, the service tells them and removes them.
+    # Where `serve.callback_hosts` is set, the service calls back and then removes the file itself.
     untold = set() if session.config.serve.callback_hosts else set(map(callbacks_name, final))
     for name in _in(CALLBACKS, files):
         if name not in told:

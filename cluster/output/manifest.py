@@ -1,4 +1,4 @@
-"""The manifest of a version: what the log keeps of it, and the one place that reads it."""
+"""The manifest of a version, as the log keeps it. All code that reads one reads it here."""
 
 from __future__ import annotations
 
@@ -20,31 +20,34 @@ FORMAT = 1
 
 
 class Manifest(Version):
-    """A version of graph and model, as its record in the log has it."""
+    """A version of graph and model, as its "committed" record in the log describes it."""
 
     format: int
     reason: str
-    """What made it: "train", "pretrain", "forget" or "rollback"."""
+    """What made the version: "train", "pretrain", "forget" or "rollback"."""
     graph: IngestedGraph
     lake_graph: IngestedGraph
-    """The graph to train on next; another than `graph` in a version that was trained `--without` some data."""
+    """The graph to train on next. It differs from `graph` in a version that was trained `--without` some data."""
     base: int | None = None
-    """The version that was current before."""
+    """The number of the version that was current before; None for the first version."""
     answers: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Of the requests that it closes, by id."""
+    """The answers of the requests that it closes, by request id."""
     needs_retrain: bool = False
-    """It missed its gate, or a version did that it was made from."""
+    """Whether this version missed its gate, or one that it was made from since the last training."""
     replayed: Annotated[tuple[str, ...], Field(strict=False)] | None = None
-    """The requests that were carried out on the result of a `retrain`; None where no retrain made it."""
+    """The ids of the requests that were carried out on the result of a `retrain`; None where no retrain made the version."""
     rolled_back_to: int | None = None
+    """The number of the version whose files it has again, where a rollback made it."""
 
     def loaded(self) -> Version:
-        """What workers need of it."""
+        """The part of the manifest that workers need to load the version."""
         return Version(version=self.version, graph=self.graph, model=self.model, files=self.files)
 
 
 def read_manifest(document: Any, place: str) -> Manifest:
-    """The manifest of a version. place: where it stands.
+    """Read the manifest of a version from a JSON object.
+
+    place: where the object stands, for messages.
 
     Raises:
         InputError: another version of unlearnrec wrote it, or it is damaged; names the place, the key and the value.
@@ -54,7 +57,7 @@ def read_manifest(document: Any, place: str) -> Manifest:
 
 
 def manifest_of(record: Record) -> Manifest:
-    """The manifest of a "committed" record. Asked again for the same record, it is not read again.
+    """The manifest that a "committed" record holds. It is kept in a cache: the same record is not parsed twice.
 
     Raises:
         InputError: as `read_manifest`.
@@ -63,14 +66,17 @@ def manifest_of(record: Record) -> Manifest:
 
 
 def cached_manifest(document: Mapping[str, Any], place: str) -> Manifest:
-    """As `read_manifest`, for an object that the caller keeps and does not change: not read again where it is the same
-    object."""
+    """As `read_manifest`, with a cache: the same object is not parsed twice. The caller must not change the object.
+
+    Raises:
+        InputError: as `read_manifest`.
+    """
     return _read(_Source(id(document), document, place))
 
 
 @dataclass(frozen=True)
 class _Source:
-    """The key of a cache. While it is there it holds the document, so that no other object has its id."""
+    """The key of the cache. It holds the document, so that no other object gets the same `id` while the key is in use."""
 
     identity: int
     document: Mapping[str, Any] = field(compare=False)
@@ -83,14 +89,14 @@ def _read(source: _Source) -> Manifest:
 
 
 def files_of(results: Iterable[WithFiles]) -> dict[str, File]:
-    """By name, the files that workers wrote."""
+    """The files that workers wrote, by name, as a manifest has them in `files`."""
     return {
         file["name"]: File(sha256=file["sha256"], bytes=file["bytes"]) for result in results for file in result["files"]
     }
 
 
 def needed_files(graph: Graph, model: Model) -> list[str]:
-    """The files that a version of this graph and model stands on."""
+    """The names of the files that a version of this graph and model needs."""
     names = [graph.user_file, graph.item_file, *graph.shard_files, *model.embeddings]
     if model.dense:
         names.append(model.dense)

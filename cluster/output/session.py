@@ -1,4 +1,4 @@
-"""What every command needs: the store with its log and versions, and the workers."""
+"""A session: what every command needs of one output, that is the store with its log and versions, and the workers."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ from .manifest import Manifest
 from .versions import Versions
 
 CHECKPOINT_RECORDS = 10_000
+"""The number of records after which a checkpoint of the log is due."""
 
 R = TypeVar("R")
 
 
 class Session:
-    """The output of one run, opened by one command."""
+    """One output, opened by one command."""
 
     def __init__(self, config: Config, store: Store | None = None) -> None:
-        """store: that of `config.output`, where it is opened already.
+        """store: the store of `config.output`; None opens it.
 
         Raises:
-            InputError: the output is a file, or below one.
+            InputError: the output is a file, or lies below one.
         """
         self.config = config
         self.options = StorageOptions(**config.storage.model_dump())
@@ -53,8 +54,10 @@ class Session:
         self._folding = Lock()
 
     def ledger(self, look: bool = True) -> Ledger:
-        """What the log comes to now: begun at its last checkpoint, and the same object at each call, until the log is cut
-        off behind what this session knows. Without `look`, as far as this session knows it already.
+        """The ledger of all records that are in the log now. With look=False only of those that were read already.
+
+        It is the same object at each call, and takes in new records. It is another object after a cut that removed records
+        which this session did not know: it then begins at the checkpoint.
 
         Raises:
             InputError: the log is damaged.
@@ -69,32 +72,37 @@ class Session:
         return ledger
 
     def checkpoint(self) -> None:
-        """Let readers of the log begin behind what is there now, unless nothing came since they were let the last time."""
+        """Write a checkpoint of the log as it is now, so that later readers begin behind it.
+
+        Nothing is written if no record came since the last checkpoint.
+        """
         ledger = self.ledger()
-        if ledger.seen <= ledger.checkpointed + 1:
+        if ledger.seen <= ledger.checkpointed + 1:  # no record came but that of the checkpoint itself
             return
+        # The state first: threads may add records meanwhile, and the checkpoint stands for those that the state has.
         state = ledger.state()
         later, records = self.log.resume(state["seen"] - 1, look=False)
-        if later is not None:  # others have made it, and cut the log off
+        if later is not None:  # another process has made a checkpoint meanwhile, and cut the log off
             return
+        # The file before its record, which makes it count.
         body = put_checkpoint(self.store, state["seen"], records[0].digest, state)
         if body is not None:
             self.log.append(CHECKPOINT, body)
 
     def checkpoint_if_due(self) -> None:
-        """Make a checkpoint after CHECKPOINT_RECORDS records, or half as many as the last one stands for: all of them
-        together then cost no more than a few times the last."""
+        """Write a checkpoint if there are more new records than CHECKPOINT_RECORDS, and than half of those that the last one
+        stands for. The checkpoints grow then, so that writing all of them costs only a few times what the last one costs."""
         ledger = self.ledger()
         if ledger.seen - ledger.checkpointed > max(CHECKPOINT_RECORDS, ledger.checkpointed // 2):
             self.checkpoint()
 
     def save_config(self) -> None:
-        """The resolved configuration, beside what it made."""
+        """Write the resolved configuration into the output."""
         self.store.write(CONFIG, to_yaml(self.config).encode())
 
     def refuse_own(self, option: str, uri: str, folders: Sequence[str] = ("",)) -> None:
-        """Raise InputError for a place in one of these folders of the output: what others keep there, `purge` would remove
-        or overlook."""
+        """Raise InputError if `uri` lies in one of these folders of the output: a purge would remove or overlook a file of
+        the user there. option: the name of the option that names the place. folders: by default the whole output."""
         place, output = canonical_uri(uri), canonical_uri(self.config.output).rstrip("/")
         for folder in folders:
             if f"{place}/".startswith(f"{output}/{folder}".rstrip("/") + "/"):
@@ -102,24 +110,26 @@ class Session:
                 raise InputError(f"{option} {uri} is {where}. Choose another place: what is written there is yours")
 
     def request_key(self, create: bool = True) -> bytes:
-        """The secret under which ids of requests are derived from their content; made by the first `ingest`.
+        """The secret key (32 bytes) under which ids of requests are derived from their content. The first `ingest` makes it.
 
-        Such an id stands in the log, and a small request could be found by trying if the id were a plain hash. The key
-        lies beside the requests, not in the log. Without `create` one that nobody has is not written down.
+        A derived id stands in the log. If it were a plain hash, the content of a small request could be found by trying. The
+        key lies beside the requests and not in the log. With create=False, and where there is no key, the result is a random
+        key that is not kept, so that it fits nothing.
         """
         with contextlib.suppress(FileNotFoundError):
             return self.store.read(REQUEST_KEY)
         if not create:
             return secrets.token_bytes(32)
+        # Exclusive creation, and then read: of two processes that make a key, both use the one that is there.
         with contextlib.suppress(FileExistsError):
             self.store.create(REQUEST_KEY, secrets.token_bytes(32))
         return self.store.read(REQUEST_KEY)
 
     def version(self) -> Manifest:
-        """The current version.
+        """The manifest of the current version.
 
         Raises:
-            InputError: nothing has been trained yet, or for another number of partitions.
+            InputError: nothing has been trained yet, or the graph has another number of partitions than the configuration.
         """
         current = self.versions.current()
         if current is None:
@@ -128,21 +138,23 @@ class Session:
         return current
 
     def whole_version(self) -> Manifest:
-        """The current version, when all of its files are there.
+        """The manifest of the current version, after a check that all of its files are there.
 
         Raises:
-            InputError: as `version`; or a file is missing, which is named: the output was damaged, or copied in parts.
+            InputError: as `version`; or a file is missing, because the output was damaged or only a part of it was copied.
+                The message names the file.
         """
         while True:
             version = self.version()
             missing = self.missing_file(version)
             if missing is None:
                 return version
-            if self.version().version == version.version:  # else a purge took it, after another commit
+            # If another version is current by now, a purge may have removed the file, and the new version is checked.
+            if self.version().version == version.version:
                 raise InputError(missing_text(self.store, missing, version))
 
     def missing_file(self, version: Manifest) -> str | None:
-        """The first file that a version, or the graph to train on next, names in vain."""
+        """The first file that is missing of a version, or of its graph to train on next; None if all are there."""
         names = {**version.files, **version.lake_graph.files}
         return next((name for name in names if not self.store.exists(name)), None)
 
@@ -156,21 +168,25 @@ class Session:
 
     @contextmanager
     def workers(self, group: WorkerGroup | None = None) -> Iterator[WorkerGroup]:
-        """The given group, which is not ended here; without one, a group as the configuration says, ended at exit."""
+        """A group of workers for the `with` block.
+
+        A group that is given is used, and not ended. Without one, a group is started as the configuration says, and ended
+        with the block.
+        """
         if group is not None:
             yield group
             return
         cluster = self.config.cluster
         with WorkerGroup.start(worker_settings(cluster), address=cluster.address) as started:
-            check_folder(self.config.output)  # before workers read or write there
+            check_folder(self.config.output)  # workers on other machines must see the same folder before they use it
             yield started
 
     def load(self, group: WorkerGroup, version: Manifest) -> None:
-        """Load a version into all workers."""
+        """Load a version into all workers, whatever they hold."""
         self._run(group, self._load_call(version), lambda: None)
 
     def ensure_loaded(self, group: WorkerGroup, version: Manifest) -> None:
-        """Load a version into all workers, unless they hold it."""
+        """Load a version into all workers, unless they hold it already."""
         self.call(group, version, calling(PartitionState.loaded_fingerprint))
 
     def call(
@@ -182,7 +198,11 @@ class Session:
         partitions: Sequence[int] | None = None,
         on_progress: Progress | None = None,
     ) -> list[R]:
-        """Call a method of workers that hold `version`: they load it first where they hold another, or after a failure."""
+        """Call a method of workers that hold `version`; returns their results.
+
+        The workers load the version first if they hold another one, and again after a failure of a worker. partitions: whose
+        workers are called; None calls all.
+        """
 
         def restore() -> None:
             group.call(self._load_call(version))
@@ -193,7 +213,7 @@ class Session:
         return self._run(group, call, restore, partitions, on_progress)
 
     def fingerprint(self, version: Manifest) -> str:
-        """What workers say that they hold when they hold this version, committed or not."""
+        """The text that workers return for the version that they hold, if it is this one; it need not be committed."""
         return fingerprint(version, self.config.partitioning.halo, self.kernel)
 
     def _load_call(self, version: Manifest) -> Call[None]:
@@ -212,17 +232,18 @@ class Session:
 
     @property
     def kernel(self) -> str:
-        """The neighbour sum that `train.kernel` means."""
+        """The implementation of the neighbour sum that `train.kernel` means."""
         return "torch" if self.config.train.kernel == "auto" else self.config.train.kernel
 
 
 def absolute(output: str) -> str:
-    """The output as workers have to be told: they have another working directory."""
+    """The output as an absolute place, for workers: in their working directory a relative path means another folder."""
     scheme, path = split_uri(output)
     return os.path.abspath(path) if scheme == "file" else output
 
 
 def _opened(output: str, options: StorageOptions) -> Store:
+    """The store of an output. Raises InputError where the output is a file, or lies below one."""
     scheme, path = split_uri(output)
     if scheme == "file":
         folder = Path(os.path.abspath(path))
@@ -233,7 +254,7 @@ def _opened(output: str, options: StorageOptions) -> Store:
 
 
 def worker_settings(cluster: Cluster) -> WorkerSettings:
-    """What the section `cluster` of the configuration says of the workers."""
+    """The settings of the workers, from the section `cluster` of the configuration."""
     return WorkerSettings(
         num_partitions=cluster.partitions,
         cpus_per_worker=cluster.cpus_per_worker,
@@ -244,7 +265,7 @@ def worker_settings(cluster: Cluster) -> WorkerSettings:
 
 
 def missing_text(store: Store, name: str, version: Manifest) -> str:
-    """What to tell when `name` is not there."""
+    """The message for a file `name` of this version that is not there."""
     return (
         f"{store.root_uri}/{name} is missing, and version {version.version} names it: the output is damaged, and is left "
         "as it is. Restore the file from a backup, or run `unlearnrec train`"

@@ -1,7 +1,7 @@
-"""What a request means in a graph, and what it removes: plain arrays, without files or workers.
+"""What a request means in a graph, and what it removes from it. Pure functions of arrays, without files or workers.
 
-Everything is counted against the version before, so that neither the order of requests nor how they are batched matters:
-what two entries name counts in both.
+Everything is counted in the version before any of the requests is carried out. What two entries name is therefore counted in
+both, and neither the order of requests nor their division into batches matters.
 """
 
 from __future__ import annotations
@@ -26,18 +26,22 @@ from .times import in_unit
 Ids = npt.NDArray[np.int64]
 Marks = npt.NDArray[np.bool_]
 IdMap = tuple[pa.Array, Ids, npt.NDArray[np.int16]]
-"""(external ids, dense ids, owners) as `partitioning.ingest.load_ids` gives them."""
+"""The id map of one side, (external ids, dense ids, owners), as `partitioning.ingest.load_ids` gives it."""
 
 UNKNOWN, ANY = -1, -2
-"""In the place of a dense id: the graph does not know it; the entry names none."""
+"""These stand in the place of a dense id. UNKNOWN: the graph does not know the id. ANY: the entry names no such id."""
 
 NO_TIMES = "the graph has no times of events: map columns.time and ingest again"
 
 
 @dataclass(frozen=True, eq=False)
 class Resolved:
-    """A request's entries [k] by dense id: `user`, `item` (or UNKNOWN, ANY), `ranged`, and [since, until) in the unit of
-    the graph's times. `invalid` has those that mean nothing in this graph, and why."""
+    """The entries [k] of a request in the terms of one graph.
+
+    user, item: int64 [k], dense ids, or UNKNOWN or ANY. ranged: bool [k], whether the entry has a time range. since, until:
+    int64 [k], the range [since, until) in the unit of the graph's times. invalid: the positions of entries that mean nothing
+    in this graph, each with the reason.
+    """
 
     user: Ids
     item: Ids
@@ -46,23 +50,24 @@ class Resolved:
     until: Ids
     invalid: Mapping[int, str]
     padded: Marks
-    """Entries with an id that the graph does not know, but would without the spaces around it: another user or item."""
+    """bool [k]: the graph does not know an id of the entry, but it knows the id without the spaces around it, which is that
+    of another user or item."""
 
     @property
     def known(self) -> Marks:
-        """Entries that may remove something: valid, all their ids known."""
+        """bool [k]: entries that may remove something, because they are valid and the graph knows all their ids."""
         known = (self.user != UNKNOWN) & (self.item != UNKNOWN)
         known[list(self.invalid)] = False
         return known
 
     @property
     def unknown(self) -> int:
-        """Number of entries with an id that the graph does not know."""
+        """The number of entries with an id that the graph does not know."""
         return int(((self.user == UNKNOWN) | (self.item == UNKNOWN)).sum())
 
     @property
     def removal(self) -> Removal:
-        """The entries without a range."""
+        """What the known entries without a time range name."""
         plain = self.known & ~self.ranged
         users, items = plain & (self.item == ANY), plain & (self.user == ANY)
         pairs = plain & ~users & ~items
@@ -70,16 +75,17 @@ class Resolved:
 
     @property
     def timed(self) -> Marks:
-        """The known entries with a range."""
+        """bool [k]: the known entries with a time range."""
         return self.known & self.ranged
 
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """What some entries do to a graph.
+    """What some entries remove from a graph.
 
-    Interactions that go, users, items [n]; those that lose some of their events, as `GraphShard.thinned` takes them: users,
-    items, events left [m], their times. Sorted by (user, item). `events`: how many go in all.
+    users, items: int64 [n], the interactions that are removed. thinned: those that lose only some of their events,
+    as `GraphShard.thinned` takes them: users [m], items [m], numbers of events that are left [m], and the times of these.
+    Both are sorted by (user, item). events: the number of events that are removed in all.
     """
 
     users: Ids
@@ -89,11 +95,11 @@ class Effect:
 
     @property
     def touched(self) -> tuple[Ids, Ids]:
-        """(users, items) of all of these interactions."""
+        """(users, items) [n + m] of all interactions that are removed or lose events."""
         return np.concatenate([self.users, self.thinned[0]]), np.concatenate([self.items, self.thinned[1]])
 
     def share(self, graph: Graph) -> float:
-        """Of the graph's interactions that go, or of its events, whichever is more."""
+        """The share of the graph's interactions that is removed, or of its events, whichever is larger; from 0 to 1."""
         return max(len(self.users) / max(1, graph.interactions), self.events / max(1, graph.events))
 
     @property
@@ -103,7 +109,11 @@ class Effect:
 
 
 def resolve(request: Request, user_map: IdMap, item_map: IdMap, time: EventTimes | None = None) -> Resolved:
-    """The dense ids of what a request names; `time` is that of the graph's manifest, None where it has no times."""
+    """What a request means in a graph.
+
+    user_map, item_map: the id maps of the graph. time: as in the graph's manifest; None where it has no times, and all
+    entries with a time range are then invalid.
+    """
     entries = list(request.entries())
     ranged = np.array([kind == RANGES for kind, _ in entries], dtype=bool)
     users = [None if kind == ITEMS else value if kind == USERS else value[0] for kind, value in entries]
@@ -124,6 +134,7 @@ def resolve(request: Request, user_map: IdMap, item_map: IdMap, time: EventTimes
 
 
 def _dense(texts: Sequence[Any], id_map: IdMap) -> Ids:
+    """The dense ids [k] of external ids; UNKNOWN where the map lacks one, ANY for None."""
     found = np.full(len(texts), ANY, dtype=np.int64)
     named = [position for position, text in enumerate(texts) if text is not None]
     found[named] = dense_ids(id_map[0], id_map[1], [str(texts[position]) for position in named])
@@ -131,6 +142,7 @@ def _dense(texts: Sequence[Any], id_map: IdMap) -> Ids:
 
 
 def _padded(texts: Sequence[Any], found: Ids, id_map: IdMap) -> Marks:
+    """bool [k]: the ids that are unknown as they are written and known without the spaces around them."""
     padded = np.zeros(len(texts), dtype=bool)
     spaced = [p for p in np.flatnonzero(found == UNKNOWN).tolist() if str(texts[p]) != str(texts[p]).strip()]
     padded[spaced] = _dense([str(texts[p]).strip() for p in spaced], id_map) != UNKNOWN
@@ -138,7 +150,10 @@ def _padded(texts: Sequence[Any], found: Ids, id_map: IdMap) -> Marks:
 
 
 def union(parts: Iterable[Resolved]) -> tuple[Removal, Ids]:
-    """All that some requests name: a removal, and the users of whom the times are needed."""
+    """All that some requests name together: (what they name without time ranges, the users [n] of their time ranges).
+
+    The times of the events of these users are needed to tell what the ranges remove.
+    """
     removals, timed = [], []
     for part in parts:
         removals.append(part.removal)
@@ -149,28 +164,37 @@ def union(parts: Iterable[Resolved]) -> tuple[Removal, Ids]:
 
 
 def partitions_to_ask(owners: Assignment, removal: Removal, timed: Ids) -> list[int]:
-    """The partitions that own something named: they know all that it means."""
+    """The partitions to ask what requests remove, ascending: those that own something that is named.
+
+    An interaction is found at the owner of its user. The owner of an item is asked only where the whole item is named.
+    """
     users = np.concatenate([removal.users, removal.pair_users, timed])
     named = (*owners.owner_of_user[users], *owners.owner_of_item[removal.items])
     return sorted({int(k) for k in named})
 
 
 def owners_of(owners: Assignment, pairs: tuple[Ids, Ids]) -> list[int]:
-    """The partitions that own an end of these pairs."""
+    """The partitions that own the user or the item of one of these pairs, ascending."""
     return sorted({int(k) for k in (*owners.owner_of_user[pairs[0]], *owners.owner_of_item[pairs[1]])})
 
 
 def changed_partitions(version: Version, owners: Assignment, whole: Effect, cut_only: bool = False) -> list[int]:
-    """The partitions of which files change, ascending: those that own an end of what goes; all, where the rows around an
-    end change too."""
-    encoder = version.model.encoder  # a dry run needs none
+    """The partitions whose files change when `whole` is removed, ascending.
+
+    These are the owners of the users and items of what is removed. They are all partitions where interactions are removed
+    and the encoder changes the rows around them too, unless `cut_only`: then only the graph is cut.
+    """
+    encoder = version.model.encoder  # a dry run may have a version without one
     if encoder is not None and encoder.around and len(whole.users) and not cut_only:
         return list(range(version.graph.partitions))
     return owners_of(owners, whole.touched)
 
 
 def effect(found: Found, named: Sequence[Resolved], num_items: int) -> Effect:
-    """What these requests do together. found: at least all that they name."""
+    """What these requests remove together.
+
+    found: what the graph has of all that they name, and perhaps more. num_items: of the graph.
+    """
     users, items = found.codes // num_items, found.codes % num_items
     whole = np.zeros(len(users), dtype=bool)
     hit = np.zeros(len(found.times), dtype=bool)
@@ -190,12 +214,13 @@ def effect(found: Found, named: Sequence[Resolved], num_items: int) -> Effect:
 
 
 def by_entry(found: Found, named: Resolved, num_items: int) -> tuple[Ids, Ids]:
-    """(interactions, events) [k] that each entry removes by itself."""
+    """(interactions, events), int64 [k]: how many of each an entry removes by itself. found, num_items: as `effect`."""
     users, items = found.codes // num_items, found.codes % num_items
     interactions, events = np.zeros((2, len(named.user)), dtype=np.int64)
     plain = named.known & ~named.ranged
     of_users, of_items = plain & (named.item == ANY), plain & (named.user == ANY)
     by_item = np.argsort(items, kind="stable") if of_items.any() else np.arange(len(items))
+    # For each kind of entry: its entries, the sorted keys of what was found, their events, and the keys that are named.
     whole = (
         (of_users, users, found.counts, named.user),
         (of_items, items[by_item], found.counts[by_item], named.item),
@@ -213,7 +238,8 @@ def by_entry(found: Found, named: Resolved, num_items: int) -> tuple[Ids, Ids]:
 
 
 def _segments(found: Found, named: Resolved, num_items: int) -> Iterable[tuple[int, int, int]]:
-    """(position, low, high) of each entry with a range: where the events of its user, or pair, stand."""
+    """(position, low, high) of each entry with a time range: events low to high - 1 of `found` are those of its user, or of
+    its pair."""
     positions = np.flatnonzero(named.timed)
     user, item = named.user[positions], named.item[positions]
     low = user * num_items + np.where(item == ANY, 0, item)
@@ -223,4 +249,5 @@ def _segments(found: Found, named: Resolved, num_items: int) -> Iterable[tuple[i
 
 
 def _in_range(times: Ids, named: Resolved, position: int) -> Marks:
+    """Which of these times lie in the range of the entry at `position`."""
     return (times >= named.since[position]) & (times < named.until[position])

@@ -1,7 +1,7 @@
 """What became of each row of a request: in counts for the answer, and row by row for the file of `--results`.
 
-Rows are counted against the version before. That something is gone already is known as long as something tells it: the
-suppression list, or contents of earlier requests that are not purged (docs/forgetting.md).
+Rows are counted in the version before the request was carried out. A row is known to be gone already as long as the
+suppression list says so, or the contents of earlier requests that are not purged (docs/forgetting.md).
 """
 
 from __future__ import annotations
@@ -19,22 +19,27 @@ DELETED, NOT_FOUND, ALREADY_GONE, INVALID = RESULTS = ("deleted", "not_found", "
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Of each of a request's entries [k]: result, interactions and events that it removes by itself, and a reason."""
+    """What became of each entry [k] of a request.
+
+    results: one of RESULTS for each entry. interactions, events: int64 [k], how many of each the entry removes by itself.
+    reasons: why it removed nothing; None where it removed something.
+    """
 
     results: list[str]
     interactions: Ids
     events: Ids
     reasons: list[str | None]
     known: bool = False
-    """Whether the graph knows all ids of one entry, or more."""
+    """Whether there is a valid entry of which the graph knows all ids."""
 
     @property
     def matched(self) -> bool:
-        """Whether any entry names something that is there, or that an earlier request removed. Else ids may be mistyped."""
+        """Whether any entry names something that is there, or that an earlier request removed. If none does, the ids may be
+        mistyped."""
         return self.known or DELETED in self.results or ALREADY_GONE in self.results
 
     def counts(self, tally: Tally) -> dict[str, int]:
-        """Rows by result."""
+        """The number of rows by result. tally: how many rows each entry was written with, and how many rows were invalid."""
         counts = dict.fromkeys(RESULTS, 0)
         for result, n in Counter(self.results).items():
             counts[result] = n
@@ -45,12 +50,12 @@ class Outcome:
 
     @property
     def removed(self) -> list[int]:
-        """Positions of entries that removed something."""
+        """The positions of the entries that removed something."""
         return [position for position, result in enumerate(self.results) if result == DELETED]
 
     @property
     def not_removed(self) -> dict[str, list[int]]:
-        """The other positions, by result."""
+        """The positions of the entries that removed nothing, by result."""
         found: dict[str, list[int]] = {}
         for position, result in enumerate(self.results):
             if result != DELETED:
@@ -59,8 +64,11 @@ class Outcome:
 
 
 def outcome_of(found: Found, named: Resolved, num_items: int, gone: Collection[int] = ()) -> Outcome:
-    """What the entries do to the version that `found` comes from. gone: those that are known to be gone already, if nothing
-    of them is there."""
+    """What becomes of the entries in the version that `found` comes from.
+
+    found: what that version has of all that is named. num_items: of its graph. gone: the positions of entries that an
+    earlier request removed, as far as that is known; it counts only for those of which the version has nothing.
+    """
     interactions, events = by_entry(found, named, num_items)
     results, reasons = [], list[str | None]()
     for position, count in enumerate(events.tolist()):
@@ -78,6 +86,7 @@ def outcome_of(found: Found, named: Resolved, num_items: int, gone: Collection[i
 
 
 def _why(named: Resolved, position: int) -> str:
+    """Why an entry found nothing."""
     unknown = [side for side in ("user", "item") if getattr(named, side)[position] == UNKNOWN]
     if unknown:
         spaces = "; there is one without the spaces around the id, which is another" if named.padded[position] else ""

@@ -1,4 +1,4 @@
-"""Deletion requests as people write them, in one canonical form. What they mean in a graph: `matching.py`."""
+"""Deletion requests as people write them, in one canonical form. `matching.py` says what they mean in a graph."""
 
 from __future__ import annotations
 
@@ -21,33 +21,38 @@ from .times import Bound
 
 Id = int | str
 Range = tuple[Id, Id | None, Bound | None, Bound | None]
-"""(user, item, since, until): the user's events, with this item if there is one, in [since, until)."""
+"""(user, item, since, until): the events of the user in [since, until), with this item only, or with all items where `item`
+is None. A bound that is None leaves the range open at that end."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """How many rows a request was written with: `repeats` by position among its entries (absent: one), and rows that mean
-    nothing."""
+    """How many rows a request was written with.
+
+    repeats: the number of rows of an entry, by its position; an entry that is not in it has one row. invalid: the number of
+    rows that mean nothing.
+    """
 
     repeats: Mapping[int, int] = field(default_factory=dict)
     invalid: int = 0
 
     def document(self) -> dict[str, Any]:
-        """As JSON, beside the content; {} where every entry is one row."""
+        """The JSON object that is kept beside the content; {} where every entry has one row and no row is invalid."""
         repeats = {"repeats": sorted(self.repeats.items())} if self.repeats else {}
         return repeats | ({"invalid": self.invalid} if self.invalid else {})
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Tally:
-        """The inverse of `document`."""
+        """The tally that a JSON object holds. It is the inverse of `document`."""
         return cls(dict(document.get("repeats", ())), document.get("invalid", 0))
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be forgotten, by external id; canonical: sorted, each once.
+    """What is to be forgotten, by external id, in canonical form: sorted, and everything once.
 
-    Its entries are users, items, interactions and ranges, in this order; a position counts through all of them.
+    Its entries are its users, items, interactions and ranges, in this order. The position of an entry counts through all
+    four, from 0.
     """
 
     request_id: str
@@ -57,7 +62,7 @@ class Request:
     ranges: tuple[Range, ...] = ()
     tally: Tally = field(default=Tally(), compare=False)
     rows: tuple[Row, ...] = field(default=(), compare=False, repr=False)
-    """Of the file that it was read from, in order."""
+    """The rows of the file that it was read from, in order; () where it was not read from a file."""
 
     def body(self) -> bytes:
         """The content as canonical JSON, without the id."""
@@ -69,7 +74,7 @@ class Request:
         return not (self.users or self.items or self.interactions or self.ranges or self.tally.invalid)
 
     def entries(self) -> Iterator[tuple[str, Any]]:
-        """(kind, what it names) of each entry."""
+        """(kind, what it names) of each entry, in order of position."""
         for kind in KINDS:
             yield from ((kind, value) for value in getattr(self, kind))
 
@@ -89,9 +94,10 @@ def parse_request(
         users, items: "ID,ID,..." or a file (Parquet or CSV) with the column `user_id` or `item_id`. Nothing is trimmed: a
             space is a part of an id.
         interactions: a file with both columns.
-        requests: a file as `request_rows.read_rows` takes it.
-        request_id: up to 128 letters, digits, `.`, `_`, `-`, the first no `.`; None derives it from the content.
-        key: the secret under which it is derived, so that it does not tell the content.
+        requests: a file as `rows.read_rows` takes it.
+        request_id: up to 128 letters, digits, `.`, `_` or `-`, the first no `.`; None derives it from the content.
+        key: the secret under which the id is derived, so that nobody can find the content from the id by trying.
+        options: how to reach S3.
 
     Raises:
         InputError: a file is unreadable or lacks a column, nothing is named (a file of requests may have no rows), or the
@@ -126,9 +132,13 @@ def make_request(
     ranges: Iterable[Range] = (),
     rows: tuple[Row, ...] = (),
 ) -> Request:
-    """The request for what is named, in canonical form; without `request_id` its id is derived under `key`."""
+    """The request for what is named, in canonical form.
+
+    request_id: None derives the id from the content under `key`. rows: those of the file that it was read from; the texts
+    among them count as invalid.
+    """
     counts = [Counter(map(_canonical, values)) for values in (users, items, interactions, ranges)]
-    # As JSON, because there is no order of a text, a number and None.
+    # Ranges are sorted by their JSON, because texts, numbers and None cannot be compared with each other.
     content = [
         tuple(sorted(count, key=json.dumps if kind == RANGES else None))
         for kind, count in zip(KINDS, counts, strict=True)
@@ -141,14 +151,14 @@ def make_request(
 
 
 def read_request(request_id: str, body: bytes, tally: Tally | None = None) -> Request:
-    """The request whose `body()` this is."""
+    """The request with this id whose `Request.body` is `body`."""
     content = json.loads(body)
     pairs, ranges = (tuple(map(tuple, content.get(kind, ()))) for kind in (INTERACTIONS, RANGES))
     return Request(request_id, tuple(content["users"]), tuple(content["items"]), pairs, ranges, tally or Tally())
 
 
 def check_request_id(request_id: str | None) -> None:
-    """Raise InputError for an id with other characters than a file name and the log can hold; None is none."""
+    """Raise InputError for an id with characters that a request id must not have; None, for no id, is accepted."""
     if request_id is not None and not REQUEST_ID.fullmatch(request_id):
         raise InputError(
             f"--request-id {request_id!r}: use 1 to 128 letters, digits, '.', '_' or '-', the first no '.'"
@@ -156,20 +166,24 @@ def check_request_id(request_id: str | None) -> None:
 
 
 def tombstone(body: bytes, key: bytes) -> dict[str, Any]:
-    """What `purge` leaves of a request's content: a keyed digest, so that the same content can be told from another one.
+    """The JSON object that `purge` leaves in the place of a request's content.
 
-    key: the secret of derived request ids (`Session.request_key`).
+    It holds a keyed digest of the content, with which the same content can be told from another one. key: the secret of
+    derived request ids (`Session.request_key`).
     """
     return {"purged": True, "digest": hmac.new(key, b"purged\0" + body, hashlib.sha256).hexdigest()[:32]}
 
 
 def is_purged(content: Any) -> bool:
-    """Whether this is what a purge left of a request's content, of this or of an earlier release."""
+    """Whether this is what a purge of this release, or of an earlier one, left in the place of a request's content."""
     return isinstance(content, dict) and content.get("purged") is True
 
 
 def tombstone_sizes() -> frozenset[int]:
-    """Bytes of what a purge leaves, of an earlier release and of this one. A content, with its salt, is longer."""
+    """The sizes in bytes of what a purge leaves, in an earlier release and in this one.
+
+    A content is longer, because of its salt. So a purged content can be told by its size, and need not be read.
+    """
     return frozenset(len(json.dumps(left)) for left in ({"purged": True}, tombstone(b"", b"")))
 
 
@@ -187,18 +201,21 @@ def is_same(content: Mapping[str, Any], request: Request, key: bytes) -> bool:
 
 
 def derived_id(body: bytes, key: bytes) -> str:
-    """The id of a request that came without one."""
+    """The id of a request that came without one, derived from its content under `key`."""
     return f"req-{hmac.new(key, body, hashlib.sha256).hexdigest()[:16]}"
 
 
 def commitment(body: bytes, salt: str) -> str:
-    """HMAC-SHA256 of a request's content under a salt kept beside it: the log can hold it without telling the ids."""
+    """HMAC-SHA256 of a request's content, in hexadecimal, under a salt that is kept beside the content.
+
+    The log keeps it: it fixes the content, and does not tell the ids.
+    """
     return hmac.new(salt.encode(), body, hashlib.sha256).hexdigest()
 
 
 TABLES = (".parquet", ".csv")
 OTHER_FILES = (".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".gz", ".zip", ".xls", ".xlsx", ".avro", ".orc")
-"""What ends so is meant as a file, not as an id."""
+"""Values of `--users` and `--items` with these endings are meant as files, not as ids."""
 
 
 def _ids(option: str, value: str, column: str, options: StorageOptions) -> list[Id]:
@@ -238,5 +255,6 @@ def _canonical(value: Any) -> Any:
 
 
 def _body(users: Any, items: Any, interactions: Any, ranges: Any) -> bytes:
+    """The canonical JSON of a content. A request without ranges has no key for them."""
     content = {"users": users, "items": items, "interactions": interactions} | ({"ranges": ranges} if ranges else {})
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -1,4 +1,4 @@
-"""Which rows of a table name something on the suppression list (`suppression.py`)."""
+"""Finds the rows of a table that name something on the suppression list (`lifecycle/suppression.py`)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ _TIMES_NEEDED = (
 
 
 class RowFilter:
-    """Says which rows of a table name something on a list. Each distinct id is hashed once, and pairs only if there are
-    any on it: each distinct pair of a call then."""
+    """Tells which rows of a table name something on a list.
+
+    Each distinct id of the table is hashed once. Pairs are hashed only if the list has pairs: then each distinct pair of a
+    call is.
+    """
 
     def __init__(self, key: bytes, listed: Digests, time_unit: str | None = None) -> None:
-        """time_unit: of a time column of numbers; None where it is not known."""
+        """key: that of the digests in `listed`. time_unit: the unit of a time column that holds numbers; None where it is
+        not known."""
         self._key, self._pairs, self._time_unit = key, listed["pairs"], time_unit
         self._ranges: dict[bytes, list[tuple[bytes, Bound | None, Bound | None]]] = {}
         for entry in listed["ranges"]:
@@ -35,11 +39,13 @@ class RowFilter:
 
     @property
     def needs_times(self) -> bool:
-        """Whether there is a time range on the list."""
+        """Whether there is a time range on the list, so that the times of rows are needed."""
         return bool(self._ranges)
 
     def __call__(self, users: pa.Array, items: pa.Array, times: pa.Array | None = None) -> npt.NDArray[np.bool_]:
-        """bool [n] for the rows users [n], items [n], int64 or string; times [n] as `lake.read_table` gives them.
+        """Tell which rows name something on the list: bool [n].
+
+        users, items: [n], int64 or string. times: [n], as `lake.read_table` gives them.
 
         Raises:
             InputError: a time range is on the list, and what it means for these times is not known.
@@ -62,7 +68,7 @@ class RowFilter:
     def _pair_digests(
         self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]
     ) -> tuple[list[bytes], npt.NDArray[np.int64]]:
-        """(digests of the distinct pairs, which of them each row is)."""
+        """(digests of the distinct pairs, int64 [n] the place among them of the pair of each row)."""
         pairs, row = np.unique((users << 32) | items, return_inverse=True)
         texts = (side.texts(code) for side, code in zip(self._sides, (pairs >> 32, pairs & 0xFFFFFFFF), strict=True))
         return [pair_digest(self._key, user, item) for user, item in zip(*texts, strict=True)], row.reshape(-1)
@@ -70,6 +76,7 @@ class RowFilter:
     def _ranged(
         self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], times: pa.Array
     ) -> npt.NDArray[np.bool_]:
+        """bool [n]: the rows whose time lies in a listed range of their user, or of their pair."""
         unit = times.type.unit if pa.types.is_timestamp(times.type) else self._time_unit
         hit = np.zeros(len(users), dtype=bool)
         rows = np.flatnonzero(self._sides[0].ranged[users])
@@ -88,6 +95,8 @@ class RowFilter:
 
 
 def _in_unit(since: Bound | None, until: Bound | None, unit: str | None) -> tuple[int, int]:
+    """As `times.in_unit`, with InputError: a number on the list has no unit, so that it can only be compared with numbers
+    without one."""
     try:
         if unit is not None and (isinstance(since, int) or isinstance(until, int)):
             raise ValueError(f"is a number without a unit, and the table has {unit}")
@@ -97,13 +106,17 @@ def _in_unit(since: Bound | None, until: Bound | None, unit: str | None) -> tupl
 
 
 class _Side:
-    """The distinct ids of a side as they appear, and which are listed, or have a range: bool by code."""
+    """The distinct ids of one side, with codes 0, 1, ... in order of appearance.
+
+    listed, ranged: bool by code, whether the id is on the list, and whether the list has a time range of it.
+    """
 
     def __init__(self, key: bytes, domain: bytes, wanted: set[bytes], ranges: Collection[bytes] = ()) -> None:
         self._key, self._domain, self.wanted, self._ranges = key, domain, wanted, ranges
         self._encoder, self.listed, self.ranged = Encoder(), np.empty(0, dtype=bool), np.empty(0, dtype=bool)
 
     def codes(self, ids: pa.Array) -> npt.NDArray[np.int64]:
+        """The codes [n] of ids [n]; new ids get new codes."""
         codes = self._encoder.encode(ids)
         new = self._encoder.known.slice(len(self.listed)).to_pylist()
         hashed = [id_digest(self._key, self._domain, str(x)) if self.wanted or self._ranges else b"" for x in new]
@@ -112,4 +125,5 @@ class _Side:
         return codes
 
     def texts(self, codes: npt.NDArray[np.int64]) -> list[str]:
+        """The ids of these codes as text, as they were hashed."""
         return [str(x) for x in self._encoder.known.take(pa.array(codes)).to_pylist()]

@@ -1,4 +1,4 @@
-"""The file of `forget --requests`: one row for each thing to be forgotten, and which rows mean nothing."""
+"""Reads the file of `forget --requests`: it has one row for each thing to be forgotten. Says which rows mean nothing."""
 
 from __future__ import annotations
 
@@ -24,27 +24,30 @@ RANGE = ("since", "until")
 COLUMNS = (*ID_COLUMNS, *RANGE)
 
 LARGEST = 2.0**53
-"""From here on a float may stand for other integers than its own."""
+"""From this number on a float does not tell neighbouring integers apart."""
 
 Row = tuple[str, Any] | str
-"""(kind, what it names), by external id as text: users and items one id, interactions (user, item), ranges (user, item or
-None, since, until). Or why it means nothing: a text without ids."""
+"""What a row means: (kind, what it names), with external ids as text. That is one id for users and items, (user, item) for
+interactions, and (user, item or None, since, until) for ranges. A row that means nothing is a text that says why, without
+ids."""
 
 
 def read_rows(path: str, options: StorageOptions, other_columns: bool = False) -> list[Row]:
     """The rows of a file of requests, in order.
 
-    A row with one id means the whole user or item, with both this interaction; with `since` or `until` only the user's
-    events (with this item) in [since, until). Null, NaN and a text without any character but spaces are "not given". Ids
-    are not trimmed: " a" and "a" are two.
+    A row with one id means the whole user or the whole item. A row with both ids means this interaction. With `since` or
+    `until` it means only the user's events in [since, until), with this item where there is one. Null, NaN and a text of
+    spaces alone count as "not given". Ids are not trimmed: " a" and "a" are two ids.
 
-    Folders called `COLUMN=VALUE` below `path` are columns; other names are ignored, unless they look like a misspelt one.
+    Folders called `COLUMN=VALUE` below `path` are columns. Folders with other names are ignored, unless the name looks like
+    a misspelt column.
 
     Args:
         path: .json (a list of objects, or one object), .jsonl, .csv (with a header), or Parquet; a file or a folder. Or a
             Delta or Iceberg table, as `partitioning.lake.open_table` takes it.
-        other_columns: ignore columns with other names; else they are an error, because a misspelt `until` would let a row
-            mean more.
+        options: how to reach S3.
+        other_columns: whether columns with other names are ignored. If not, they are an error, because a row with a misspelt
+            `until` would mean more than was meant.
 
     Raises:
         InputError: the file is not readable as a whole, has neither column of ids, or another column; or `path` itself is,
@@ -83,7 +86,7 @@ def _lake_table(table: Table, uri: str, options: StorageOptions, other_columns: 
 
 
 def parse_row(user: Any, item: Any, since: Any, until: Any) -> Row:
-    """What these four values mean."""
+    """What a row with these four values means; a text where it means nothing."""
     if isinstance(user, Invalid):
         return str(user)
     try:
@@ -105,7 +108,7 @@ def parse_row(user: Any, item: Any, since: Any, until: Any) -> Row:
 
 
 class Invalid(str):
-    """In the place of a row's user: the row is no object, for this reason."""
+    """Stands in the place of the user of a row that is no JSON object; its text is the reason."""
 
 
 class DuplicateKey(ValueError):
@@ -113,10 +116,12 @@ class DuplicateKey(ValueError):
 
 
 def reject_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, as its `object_pairs_hook`: of a key that stands twice the first value would be lost.
+    """Make an object of its keys and values, as the `object_pairs_hook` of a JSON reader; refuse keys that stand twice.
+
+    The reader itself would keep the last value of such a key and lose the others.
 
     Raises:
-        DuplicateKey: there is one.
+        DuplicateKey: a key stands twice.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -125,6 +130,11 @@ def reject_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _id(value: Any, name: str) -> str | None:
+    """The id that a value of the column `name` means, as text; None where none is given.
+
+    Raises:
+        ValueError: it is no id. The message does not hold the value.
+    """
     if (
         value is None
         or (isinstance(value, str) and not value.strip())
@@ -152,15 +162,17 @@ def _id(value: Any, name: str) -> str | None:
 
 
 def _bound(value: Any, name: str) -> Bound | None:
+    """As `parse_bound`; the error names the column `name`."""
     try:
         return parse_bound(value)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
 
 
-# ---- formats: (names of columns, {column: values}, number of rows) ----------------------------------------------------
+# ---- formats ---------------------------------------------------------------------------------------------------------
 
 _Table = tuple[Sequence[str], Mapping[str, Sequence[Any]], int]
+"""What each reader of a format returns: (names of all columns, the values of the known columns, number of rows)."""
 
 
 def _json(file: LakeFile) -> _Table:
@@ -210,7 +222,7 @@ def _parquet(file: LakeFile) -> _Table:
 
 
 def _moments(column: pa.ChunkedArray) -> list[Any]:
-    """The values; of timestamps whole nanoseconds, which datetime does not have."""
+    """The values of a column of times. Timestamps become whole nanoseconds (`Moment`), because datetime holds none."""
     if not pa.types.is_timestamp(column.type):
         values: list[Any] = column.to_pylist()
         return values
@@ -219,6 +231,7 @@ def _moments(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _known(names: Sequence[str]) -> list[str]:
+    """The columns of a file of requests that stand in `names` exactly once."""
     return [name for name in COLUMNS if names.count(name) == 1]
 
 
@@ -240,11 +253,12 @@ def _parsed(text: str, file: LakeFile, what: str) -> Any:
 
 
 def _like_a_column(folder: str) -> bool:
-    """Whether the name is one of the columns, or may be meant for it."""
+    """Whether the name of a folder is that of a column, or looks like a misspelt one."""
     return bool(get_close_matches(folder.lower(), COLUMNS))
 
 
 def _check_columns(names: Sequence[str], uri: str, other_columns: bool) -> None:
+    """Raise InputError unless a file of requests may have these columns."""
     twice = [name for name in COLUMNS if names.count(name) > 1]
     if twice:
         raise InputError(f"{uri}: more than one column '{twice[0]}'. Drop or rename all but one")

@@ -1,7 +1,7 @@
-"""Ends of time ranges as people write them, and what they mean for times that a graph stores.
+"""Ends of time ranges (bounds): how people write them, and what they mean for the times that a graph stores.
 
-A bound is a whole number, in the unit of the time column, or a moment: ISO-8601 text in UTC. Moments are computed as whole
-nanoseconds since 1970, so that nothing is rounded before it is compared.
+A bound is either a whole number, in the unit of the time column, or a moment, which is ISO-8601 text in UTC. Moments are
+computed as whole nanoseconds since 1970, so that nothing is rounded before it is compared.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 Bound = int | str
-"""Canonical: a number of the column's unit, or text as `moment` writes it."""
+"""A bound in canonical form: a number in the unit of the column, or text as `moment` writes it."""
 
 
 class Moment(int):
-    """Nanoseconds since 1970, UTC."""
+    """A moment as nanoseconds since 1970 in UTC. The type tells it from a number in the unit of a column."""
 
 
 NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
-"""In one of each unit."""
+"""The number of nanoseconds in each unit of time."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FRACTION = re.compile(r"(.*:\d\d)[.,](\d{1,9})(\D.*)?", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
 _FIRST, _LAST = -62135596800 * 10**9, 253402300799 * 10**9
-"""Nanoseconds of the years 1 to 9999."""
+"""The first and the last second of the years 1 to 9999, in nanoseconds since 1970."""
 
 
 def parse_bound(value: Any) -> Bound | None:
     """The bound that this value means; None for an open end (None, "", NaN).
 
-    Texts of digits alone are numbers, all others ISO-8601; without a zone they are in UTC, and a date is its midnight.
-    Fractions of a number count up, which means the same for times that are whole.
+    A text of digits alone is a number; any other text is ISO-8601. Without a time zone it is in UTC, and a date means its
+    midnight. A number with a fraction is rounded up, which means the same for times that are whole numbers.
 
     Raises:
-        ValueError: it means none. The message does not hold the value.
+        ValueError: the value means no bound. The message does not hold the value.
     """
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -55,10 +55,10 @@ def parse_bound(value: Any) -> Bound | None:
 
 
 def moment(nanoseconds: int) -> str:
-    """ISO-8601 in UTC of a number of nanoseconds since 1970.
+    """The ISO-8601 text in UTC for a number of nanoseconds since 1970.
 
     Raises:
-        ValueError: it is not in the years 1 to 9999.
+        ValueError: the moment is not in the years 1 to 9999.
     """
     seconds, rest = divmod(nanoseconds, 10**9)
     try:
@@ -69,17 +69,19 @@ def moment(nanoseconds: int) -> str:
 
 
 def is_empty_range(since: Bound | None, until: Bound | None) -> bool:
-    """Whether no time is in [since, until), as far as that can be told: of a number and a moment it cannot."""
+    """Whether no time is in [since, until). For a number and a moment this cannot be told without a unit: False then."""
     if isinstance(since, str) and isinstance(until, str):
         return _nanoseconds(since) >= _nanoseconds(until)
     return isinstance(since, int) and isinstance(until, int) and since >= until
 
 
 def in_unit(since: Bound | None, until: Bound | None, unit: str | None) -> tuple[int, int]:
-    """[since, until) in whole units: what stands at or after a bound is at or after this number.
+    """(since, until) as whole numbers of `unit`, for the range [since, until). An open end becomes the end of int64.
+
+    A moment between two whole numbers is rounded up: whole times at or after the moment are at or after the result.
 
     Raises:
-        ValueError: a moment, and the unit is not known; or the range is empty.
+        ValueError: a bound is a moment, and `unit` is None; or the range is empty.
     """
     low, high = (
         open_end if bound is None else min(max(_number(bound, unit), _LOWEST), _HIGHEST)
@@ -91,13 +93,18 @@ def in_unit(since: Bound | None, until: Bound | None, unit: str | None) -> tuple
 
 
 def portable(bound: Bound | None, unit: str | None) -> Bound | None:
-    """The bound as a moment where the unit is known: what it means does not depend on a table any more."""
+    """The bound as a moment where `unit` is known, so that its meaning no longer depends on a table."""
     if not isinstance(bound, int) or unit is None:
         return bound
     return moment(min(max(bound * NANOSECONDS[unit], _FIRST), _LAST))
 
 
 def _number(bound: Bound, unit: str | None) -> int:
+    """The bound as a number of `unit`, rounded up.
+
+    Raises:
+        ValueError: it is a moment, and `unit` is None.
+    """
     if isinstance(bound, int):
         return bound
     if unit is None:
@@ -108,6 +115,8 @@ def _number(bound: Bound, unit: str | None) -> int:
 
 
 def _nanoseconds(text: str) -> int:
+    """Nanoseconds since 1970 of ISO-8601 text. Raises ValueError where it is none."""
+    # Digits of a second are read apart: datetime keeps six of them, and a moment has up to nine.
     found = _FRACTION.fullmatch(text)
     whole, fraction, zone = (found[1], found[2], found[3] or "") if found else (text, "", "")
     try:
