@@ -34,6 +34,7 @@ TABLE: Sequence[tuple[str, Sequence[tuple[Callable[..., Any], str]]]] = (
         "Begin",
         (
             (commands.quickstart, "--output quickstart-output"),
+            (commands.config, "train.epochs"),
             (commands.doctor, "--config run.yaml"),
         ),
     ),

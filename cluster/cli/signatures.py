@@ -26,6 +26,17 @@ def quickstart(
     return run_quickstart(output, partitions=partitions, seed=seed, progress=open_progress())
 
 
+def config(
+    key: Annotated[str | None, typer.Argument(metavar="KEY", show_default=False)] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """What a key or a section of the configuration means, its default and what may stand there; without KEY all keys."""
+    from ..commands.config import explain_config
+
+    return explain_config(key)
+
+
 def ingest(
     overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
 ) -> dict[str, Any]:

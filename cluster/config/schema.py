@@ -54,6 +54,7 @@ class Storage(Section):
     """For stores other than AWS, such as MinIO: http://host:port. With a path after it only `output` can lie there: tables
     are read without one."""
     region: str | None = None
+    """The region of the bucket; null: as the provider's usual chain has it."""
     anonymous: bool = False
     """Read public buckets without credentials."""
 
@@ -72,6 +73,7 @@ class Cluster(Section):
     address: str | None = None
     """Of a running Ray; null starts one on this machine, "auto" finds the one that is there."""
     partitions: int = Field(2, ge=1, le=1024)
+    """How many parts the graph is cut into, each held by one worker. More than the CPUs there are only slow a run down."""
     cpus_per_worker: int = Field(1, ge=1)
     """What each worker asks Ray for."""
     gpus_per_worker: float = Field(0, ge=0)
@@ -97,6 +99,7 @@ class Partitioning(Section):
     """How nodes are dealt to partitions, and what travels between them."""
 
     strategy: Literal["metis", "hash", "file"] = "metis"
+    """How nodes are dealt out: `metis` cuts few edges, `hash` goes by the ids alone, `file` reads `assignment`."""
     halo: Literal["pull", "cover"] = "pull"
     """`pull` sends rows and is bit-equal for any number of partitions; `cover` sends fewer (a minimum vertex cover)."""
     assignment: str | None = None
@@ -118,8 +121,12 @@ class Backbone(Section):
     """The recommender itself."""
 
     name: BackboneName = "lightgcn"
+    """Which recommender: a linear graph convolution (lightgcn), one with weights (ngcf), or one with a contrastive loss
+    (sgl, simgcl)."""
     embedding_size: int = Field(64, ge=1, le=4096)
+    """Columns of each user's and item's embedding."""
     num_layers: int = Field(3, ge=1, le=16)
+    """How many hops of the graph a node's readout takes in."""
     length_power: float = Field(1.0, ge=0, le=1)
     """Readouts keep this power of their length. 1 suits bpr; about 0.5 suits softmax, which only trains directions and
     would leave the scores to popular items."""
@@ -135,21 +142,26 @@ class Backbone(Section):
     contrast_weight: float = Field(0.001, ge=0)
     """Of the contrastive loss of sgl and simgcl. Small enough for bpr with few steps; with softmax 0.1 is better."""
     contrast_temperature: float = Field(0.2, gt=0)
+    """Divides the similarities in the contrastive loss of sgl and simgcl."""
 
 
 class Train(Section):
     """How the backbone is trained."""
 
     epochs: int = Field(30, ge=1)
+    """Passes over all interactions."""
     batch_size: int = Field(16384, ge=1)
     """Interactions a step over all partitions. Every step costs a full propagation, so large batches pay."""
     learning_rate: float = Field(0.01, gt=0)
+    """Of Adam."""
     loss: Literal["bpr", "softmax"] = "bpr"
+    """`bpr` compares each interaction with one sampled item, `softmax` with `softmax_negatives` items."""
     initial_deviation: float = Field(0.1, gt=0)
     """Standard deviation of the embeddings before the first step."""
     l2: float = Field(1e-4, ge=0)
     """Weight of the squared norm of the batch's embeddings."""
     softmax_temperature: float = Field(0.2, gt=0)
+    """Divides the scores in the loss softmax."""
     softmax_negatives: int = Field(2048, ge=1)
     """Items sampled a step, the same for every interaction of the batch."""
     checkpoint_every: int = Field(5, ge=0)
@@ -162,7 +174,9 @@ class Influence(Section):
     """The Influence Encoder's shape."""
 
     num_layers: int = Field(3, ge=1, le=16)
+    """How many hops around a request the encoder takes in."""
     mlp_layers: int = Field(2, ge=1, le=16)
+    """Depth of the network that makes the change of a row."""
     around: bool | None = None
     """Change rows around the touched nodes beside their own (objective counterfactual, backbones without dense weights). A
     request then changes rows in all partitions. null: where a node's readout does not hold its own row, so that it could
@@ -173,7 +187,9 @@ class Pretrain(Section):
     """How the Influence Encoder is trained."""
 
     epochs: int = Field(30, ge=1)
+    """Passes over the simulated requests (counterfactual) or the interactions (published)."""
     learning_rate: float = Field(0.003, gt=0)
+    """Of Adam."""
     batch_size: int | None = Field(None, ge=1)
     """Interactions a step: forgotten ones (counterfactual; null means 16 to 256, for about 50 steps an epoch) or positive
     pairs (published; null 4,096)."""
