@@ -34,6 +34,7 @@ TABLE: Sequence[tuple[str, Sequence[tuple[Callable[..., Any], str]]]] = (
         "Begin",
         (
             (commands.quickstart, "--output quickstart-output"),
+            (commands.init, "interactions.parquet --to run.yaml"),
             (commands.config, "train.epochs"),
             (commands.doctor, "--config run.yaml"),
         ),
