@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -20,6 +20,7 @@ import typer
 from ...partitioning.errors import InputError
 from . import request_signatures as requests
 from . import signatures as commands
+from .help import EXAMPLE, CommandGroup, options
 from .output import BAD_INPUT, DONE, FAILED, exit_code, print_result
 
 # Newer typer carries its own copy of click, so `click.UsageError` would not be the class that is raised.
@@ -28,38 +29,78 @@ UsageError: type[Any] = typer.BadParameter.__mro__[1]
 INTERRUPTED = 130
 """What typer returns for Ctrl-C; our own exit code for it is FAILED."""
 
+TABLE: Sequence[tuple[str, Sequence[tuple[Callable[..., Any], str]]]] = (
+    (
+        "Begin",
+        (
+            (commands.quickstart, "--output quickstart-output"),
+            (commands.init, "interactions.parquet --to run.yaml"),
+            (commands.config, "train.epochs"),
+            (commands.doctor, "--config run.yaml"),
+        ),
+    ),
+    (
+        "Train a model",
+        (
+            (commands.ingest, "--config run.yaml"),
+            (commands.train, "--config run.yaml train.epochs=10"),
+            (commands.pretrain, "--config run.yaml"),
+            (commands.retrain, "--config run.yaml --resume"),
+            (commands.rollback, "--config run.yaml --to 3"),
+        ),
+    ),
+    (
+        "Use it",
+        (
+            (commands.evaluate, "--config run.yaml"),
+            (commands.export, "--config run.yaml --to exported --top-k 10"),
+            (commands.serve, "--config run.yaml --port 8080"),
+        ),
+    ),
+    (
+        "Forget on request",
+        (
+            (requests.forget, "--config run.yaml --users 17,23"),
+            (requests.status, "r1 --config run.yaml"),
+            (requests.approve, "r1 --by NAME --config run.yaml"),
+            (requests.cancel, "r1 --config run.yaml"),
+            (requests.watch, "--config run.yaml --once"),
+            (requests.drop, "--config run.yaml --in batch.zip --out codes.zip"),
+        ),
+    ),
+    (
+        "Keep deleted data away",
+        (
+            (commands.purge, "--config run.yaml"),
+            (commands.residue, "--config run.yaml"),
+            (commands.lift, "--config run.yaml --users 17"),
+        ),
+    ),
+    (
+        "Run on a cluster, measure",
+        (
+            (commands.submit, "--wait -- train --config run.yaml"),
+            (commands.bench, "training --help"),
+        ),
+    ),
+)
+"""The commands under their headings, in the order of `--help`; each with the arguments of its example."""
+
 app = typer.Typer(
     name="unlearnrec",
-    help="Distributed training of graph recommenders that can forget on request.",
+    cls=CommandGroup,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=False,  # typer's own options guess the shell; help.py has some that are told it
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (  # in the order of --help
-    commands.quickstart,
-    commands.ingest,
-    commands.train,
-    commands.pretrain,
-    commands.retrain,
-    requests.forget,
-    requests.drop,
-    requests.approve,
-    requests.cancel,
-    requests.status,
-    requests.watch,
-    commands.evaluate,
-    commands.export,
-    commands.purge,
-    commands.residue,
-    commands.lift,
-    commands.rollback,
-    commands.serve,
-    commands.doctor,
-    commands.submit,
-):
-    app.command()(command)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(commands.bench)
+app.callback()(options)
+for heading, members in TABLE:
+    for command, arguments in members:
+        # What stands behind the name of a benchmark is its own, `--help` too.
+        own = {"allow_extra_args": True, "allow_interspersed_args": False} if command is commands.bench else None
+        example = f"{EXAMPLE}unlearnrec {command.__name__} {arguments}"
+        app.command(rich_help_panel=heading, epilog=example, context_settings=own)(command)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -76,6 +117,10 @@ def run(arguments: Sequence[str]) -> int:
         return code
 
     command = typer.main.get_command(app)
+    if "_UNLEARNREC_COMPLETE" in os.environ:  # the shell asks, through the script of --show-completion
+        from typer.completion import completion_init
+
+        completion_init()
     # Ray prints its workers' lines on stdout, DGL greets there: with --json only our object may stand on it.
     quiet = contextlib.redirect_stdout(sys.stderr) if as_json and "--help" not in own else contextlib.nullcontext()
     try:

@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from .keys import print_keys
+
 DONE, FAILED, BAD_INPUT, GATE_FAILED = 0, 1, 2, 3
 
 
@@ -26,6 +28,9 @@ def print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> No
         return
     if result.get("matched") is False:
         print("nothing matched: none of the ids that were named is in this version. Check them", file=stdout)
+    if "sections" in result or "about" in result:  # of `config`
+        print_keys(result, stdout)
+        return
     if isinstance(result.get("checks"), list):
         for check in result["checks"]:
             print(f"{'ok  ' if check['ok'] else 'FAIL'}  {check['name']}: {check['detail']}", file=stdout)

@@ -26,6 +26,30 @@ def quickstart(
     return run_quickstart(output, partitions=partitions, seed=seed, progress=open_progress())
 
 
+def init(
+    table: Annotated[str, typer.Argument(metavar="TABLE", show_default=False)],
+    to: Annotated[Path, typer.Option("--to", metavar="FILE.yaml", help="The file to write; must not be there yet.")],
+    overrides: Overrides = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Write a commented configuration fit for a table: columns guessed, rows counted, a recipe for its size."""
+    from ..commands.init import init as run_init
+
+    return run_init(table, to, overrides or [], progress=open_progress())
+
+
+def config(
+    key: Annotated[str | None, typer.Argument(metavar="KEY", show_default=False)] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """What a key or a section of the configuration means, its default and what may stand there; without KEY all keys."""
+    from ..commands.config import explain_config
+
+    return explain_config(key)
+
+
 def ingest(
     overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
 ) -> dict[str, Any]:

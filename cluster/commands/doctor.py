@@ -11,7 +11,7 @@ from typing import Any
 
 from ...partitioning.storage import StorageOptions, Store
 from ..config.schema import Config
-from ..reporting.software import package_versions
+from ..reporting.software import package_versions, usable_cpus
 
 GIB = 2**30
 MIN_SHARED_MEMORY = 1 * GIB
@@ -58,7 +58,7 @@ def _versions() -> tuple[bool, str]:
 
 
 def _cores(config: Config | None) -> tuple[bool, str]:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cpus()
     if config is None or config.cluster.address is not None:
         return True, f"{usable} usable"
     wanted = config.cluster.partitions * config.cluster.cpus_per_worker

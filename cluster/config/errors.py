@@ -25,33 +25,33 @@ def _error_line(entry: dict[str, Any], schema: dict[str, Any]) -> str:
     if entry["type"] == "extra_forbidden":
         return _unknown_key(dotted, path, schema)
     if entry["type"] == "missing":
-        return f"{dotted}: missing; expected {_expected(node, schema)} ({node.get('description', '').strip()})"
+        return f"{dotted}: missing; expected {expected(node, schema)} ({node.get('description', '').strip()})"
     if entry["type"] == "value_error":
         return str(entry["ctx"]["error"])
     value = list(entry["input"]) if isinstance(entry["input"], tuple) else entry["input"]
     got = "null" if value is None else f"{value!r} ({type(value).__name__})"
-    return f"{dotted}: got {got}, expected {_expected(node, schema)}"
+    return f"{dotted}: got {got}, expected {expected(node, schema)}"
 
 
 def _unknown_key(dotted: str, path: Sequence[str | int], schema: dict[str, Any]) -> str:
     """The line for a key that does not exist, with the nearest name and all names of its section."""
     _, parent = _locate(path[:-1], schema)
-    known = list(_section(parent, schema).get("properties", {}))
+    known = list(section_of(parent, schema).get("properties", {}))
     close = difflib.get_close_matches(str(path[-1]), known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"{dotted}: unknown key{hint} (here: {', '.join(known)})"
 
 
-def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """The node itself, or the definition to which it refers."""
+def resolved(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The node, or the one that it refers to."""
     reference = node.get("$ref")
     return schema["$defs"][reference.rsplit("/", 1)[1]] if reference else node
 
 
-def _section(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """The node, or, if the node is a union of a section and null, the section."""
-    branches = [_resolve(branch, schema) for branch in node.get("anyOf", ())]
-    return next((branch for branch in branches if "properties" in branch), _resolve(node, schema))
+def section_of(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The node, or the section that may stand there beside null."""
+    branches = [resolved(branch, schema) for branch in node.get("anyOf", ())]
+    return next((branch for branch in branches if "properties" in branch), resolved(node, schema))
 
 
 def _locate(location: Sequence[str | int], schema: dict[str, Any]) -> tuple[list[str | int], dict[str, Any]]:
@@ -59,7 +59,7 @@ def _locate(location: Sequence[str | int], schema: dict[str, Any]) -> tuple[list
     path: list[str | int] = []
     node = schema
     for part in location:
-        node = _section(node, schema)
+        node = section_of(node, schema)
         if "properties" in node:
             path.append(part)
             node = node["properties"].get(part, {})
@@ -69,15 +69,16 @@ def _locate(location: Sequence[str | int], schema: dict[str, Any]) -> tuple[list
     return path, node
 
 
-def _expected(node: dict[str, Any], schema: dict[str, Any]) -> str:
-    """What a node of the JSON schema allows, in words."""
-    node = _resolve(node, schema)
+def expected(node: dict[str, Any], schema: dict[str, Any]) -> str:
+    """What may stand there, in words, from the JSON schema."""
+    node = resolved(node, schema)
     if "anyOf" in node:
-        return " or ".join(_expected(branch, schema) for branch in node["anyOf"])
+        return " or ".join(expected(branch, schema) for branch in node["anyOf"])
     if "enum" in node:
         return "one of " + ", ".join(map(str, node["enum"]))
     if node.get("type") == "array":
-        return f"a list of at least {node.get('minItems', 0)} values, each {_expected(node['items'], schema)}"
+        least = f"at least {node['minItems']} " if node.get("minItems") else ""
+        return f"a list of {least}values, each {expected(node['items'], schema)}"
     words = {"integer": "an integer", "number": "a number", "string": "a string", "boolean": "true or false"}
     words |= {"null": "null", "object": "a section with keys " + ", ".join(node.get("properties", {}))}
     bounds = [

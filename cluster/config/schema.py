@@ -54,7 +54,7 @@ class Storage(Section):
     """The address of a store other than AWS, such as MinIO: http://host:port. If it has a path, only `output` can be in
     that store, because tables are read without the path."""
     region: str | None = None
-    """The region of the buckets."""
+    """The region of the bucket; null: as the provider's usual chain has it."""
     anonymous: bool = False
     """Read public buckets without credentials."""
 
@@ -73,7 +73,7 @@ class Cluster(Section):
     address: str | None = None
     """The address of a running Ray. null: one is started on this machine. "auto": the one on this machine is used."""
     partitions: int = Field(2, ge=1, le=1024)
-    """The number of partitions of the graph, and so of workers."""
+    """How many parts the graph is cut into, each held by one worker. More than the CPUs there are only slow a run down."""
     cpus_per_worker: int = Field(1, ge=1)
     """The number of CPU cores that each worker asks Ray for."""
     gpus_per_worker: float = Field(0, ge=0)
@@ -100,7 +100,7 @@ class Partitioning(Section):
     """How nodes are assigned to partitions, and what the partitions send each other."""
 
     strategy: Literal["metis", "hash", "file"] = "metis"
-    """`metis` cuts few edges, `hash` assigns each node by a hash of its id, `file` reads the owners from `assignment`."""
+    """How nodes are dealt out: `metis` cuts few edges, `hash` goes by the ids alone, `file` reads `assignment`."""
     halo: Literal["pull", "cover"] = "pull"
     """`pull` sends rows, and gives the same bits for any number of partitions. `cover` sends fewer rows or sums, by a
     minimum vertex cover."""
@@ -123,11 +123,12 @@ class Backbone(Section):
     """The recommender model."""
 
     name: BackboneName = "lightgcn"
-    """The model's name."""
+    """Which recommender: a linear graph convolution (lightgcn), one with weights (ngcf), or one with a contrastive loss
+    (sgl, simgcl)."""
     embedding_size: int = Field(64, ge=1, le=4096)
-    """The number of columns of a node's embedding."""
+    """Columns of each user's and item's embedding."""
     num_layers: int = Field(3, ge=1, le=16)
-    """The number of layers of propagation."""
+    """How many hops of the graph a node's readout takes in."""
     length_power: float = Field(1.0, ge=0, le=1)
     """Each readout is scaled to this power of its length. 1 suits bpr. About 0.5 suits softmax, which trains only
     directions; with 1, popular items would then have the highest scores."""
@@ -144,27 +145,27 @@ class Backbone(Section):
     """The weight of the contrastive loss of sgl and simgcl. The default suits bpr with few steps; 0.1 is better for
     softmax."""
     contrast_temperature: float = Field(0.2, gt=0)
-    """The temperature of the contrastive loss of sgl and simgcl."""
+    """Divides the similarities in the contrastive loss of sgl and simgcl."""
 
 
 class Train(Section):
     """How the backbone is trained."""
 
     epochs: int = Field(30, ge=1)
-    """The number of epochs."""
+    """Passes over all interactions."""
     batch_size: int = Field(16384, ge=1)
     """The number of interactions in a step, over all partitions. Each step costs a full propagation, so large batches are
     efficient."""
     learning_rate: float = Field(0.01, gt=0)
-    """The learning rate of the optimizer."""
+    """Of Adam."""
     loss: Literal["bpr", "softmax"] = "bpr"
-    """The loss: bpr compares each interaction with one sampled item, softmax with many."""
+    """`bpr` compares each interaction with one sampled item, `softmax` with `softmax_negatives` items."""
     initial_deviation: float = Field(0.1, gt=0)
     """The standard deviation of the embeddings before the first step."""
     l2: float = Field(1e-4, ge=0)
     """The weight of the squared norm of the batch's embeddings."""
     softmax_temperature: float = Field(0.2, gt=0)
-    """The temperature of the loss softmax."""
+    """Divides the scores in the loss softmax."""
     softmax_negatives: int = Field(2048, ge=1)
     """The number of items that the loss softmax samples in a step. They are the same for all interactions of the batch."""
     checkpoint_every: int = Field(5, ge=0)
@@ -177,9 +178,9 @@ class Influence(Section):
     """The shape of the Influence Encoder."""
 
     num_layers: int = Field(3, ge=1, le=16)
-    """The number of layers of propagation, with pretrain.objective=published."""
+    """How many hops around a request the encoder takes in."""
     mlp_layers: int = Field(2, ge=1, le=16)
-    """The number of layers of the perceptrons."""
+    """Depth of the network that makes the change of a row."""
     around: bool | None = None
     """Whether a request also changes rows around the touched nodes, which may be in all partitions. It needs the objective
     counterfactual and a backbone without dense weights. null: only where a node's readout does not contain its own row and
@@ -190,9 +191,9 @@ class Pretrain(Section):
     """How the Influence Encoder is trained."""
 
     epochs: int = Field(30, ge=1)
-    """The number of epochs."""
+    """Passes over the simulated requests (counterfactual) or the interactions (published)."""
     learning_rate: float = Field(0.003, gt=0)
-    """The learning rate of the optimizer."""
+    """Of Adam."""
     batch_size: int | None = Field(None, ge=1)
     """With the objective counterfactual: the number of forgotten interactions in a step; null: 16 to 256, for about 50 steps
     in an epoch. With published: the number of positive pairs in a step; null: 4,096."""

@@ -1,8 +1,9 @@
-"""The versions of the installed packages and the git commit of this package, for reports."""
+"""What runs, and on what: versions of packages, the commit of a checkout, CPUs."""
 
 from __future__ import annotations
 
 import functools
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -45,3 +46,8 @@ def commit(short: bool = False) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return outputs[0].stdout.strip() + ("+" if outputs[1].stdout.strip() else "")
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
