@@ -200,11 +200,10 @@ def _due(session: Session, request_ids: Sequence[str]) -> list[str]:
 
 
 def _write_missing_evidence(session: Session, ledger: Ledger, names: Sequence[str], progress: Progress) -> None:
-    """Write the evidence of these requests where the log has none, as after a crash of who carried them out."""
+    """Write the reports of these requests that are missing, as after a crash of who carried them out, between a commit and
+    the last of its reports."""
     tickets = [ticket for name in names if (ticket := latest(ledger, name)) is not None]
-    left = [t.describe() for t in tickets if t.state is State.COMMITTED and t.request_id not in ledger.evidence]
-    if left:
-        add_evidence(session, left, progress=progress)
+    add_evidence(session, [t.describe() for t in tickets if t.state is State.COMMITTED], progress=progress)
 
 
 def _from_log(ledger: Ledger, items: Sequence[Item], names: Mapping[str, str], rules: Rules) -> dict[str, Decision]:

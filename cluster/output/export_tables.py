@@ -21,13 +21,15 @@ import pyarrow.parquet as pq
 
 from ...partitioning.errors import InputError
 from ...partitioning.lake.delta import storage_options
-from ...partitioning.storage import StorageOptions, split_uri
+from ...partitioning.storage import StorageOptions, filesystem_for, split_uri
 from .exports import PARTS, About
 
 CURRENT = "current"
 MADE_BY = "unlearnrec export"
 ROWS = 16384
 """The number of rows of a batch; one batch at a time is held in memory."""
+COMMITS = 100
+"""How many commits of others may come between a commit of an export and the search for it."""
 
 
 class TablesTarget(ABC):
@@ -109,7 +111,14 @@ class DeltaTarget(TablesTarget):
             raise InputError(f"--to {uri}: needs the package deltalake: pip install 'unlearnrec[delta]'") from error
         self._deltalake = deltalake
         scheme, path = split_uri(place)
-        self._root = f"s3://{path}" if scheme == "s3" else os.path.abspath(path)
+        # deltalake would take them for parts of a URL, and perhaps write another place.
+        if found := set("%#?" if scheme == "s3" else "%") & set(path):
+            raise InputError(
+                f"--to {uri}: a Delta table cannot lie below a name with a {found.pop()}. Choose another place"
+            )
+        self._folder = None if scheme == "s3" else Path(os.path.abspath(path))
+        self._root = f"s3://{path}" if self._folder is None else self._folder.as_uri()
+        self._filesystem, self._place = filesystem_for(place, options)
         self._storage = storage_options(options) if scheme == "s3" else None
 
     def _table(self, name: str) -> Any:
@@ -139,10 +148,15 @@ class DeltaTarget(TablesTarget):
             storage_options=self._storage,
             commit_properties=self._deltalake.CommitProperties(custom_metadata=about.properties()),
         )
-        # The version is looked up by the export's mark: the latest one may be of another export.
-        for commit in self._table(name).history(100):
-            if commit.get("unlearnrec.export") == about.unique:
-                return int(commit["version"])
+        # Not the latest version: another export may have committed meanwhile. And not `history`, which is empty where the
+        # path has signs that a URL quotes.
+        latest = self._table(name).version()
+        for version in range(latest, max(-1, latest - COMMITS), -1):
+            entry = f"{self._place}/{name}/_delta_log/{version:020}.json"
+            with self._filesystem.open_input_stream(entry) as stream:
+                actions = [json.loads(line) for line in stream.read().splitlines()]
+            if any(action.get("commitInfo", {}).get("unlearnrec.export") == about.unique for action in actions):
+                return version
         raise RuntimeError(f"{self._root}/{name}: the commit of this export is not in its log")
 
 
