@@ -11,6 +11,7 @@ import pyarrow as pa
 from ...distributed.partition.partition import Partition
 from ...partitioning.errors import InputError
 from ...partitioning.ingest import load_ids
+from ...partitioning.lake import table_holding
 from ...partitioning.lake.location import DELTA, ICEBERG
 from ...workers import WorkerGroup, calling
 from ..config.schema import Config
@@ -69,11 +70,13 @@ def _target(session: Session, to: str, format: str | None) -> Target:
     if format is not None and format != said:
         raise InputError(f"--to {to}: is of the format {said}, and --format says {format}. Leave one of them out")
     if said == PARQUET:
+        _refuse_tables(session, to, to)
         session.refuse_own("--to", to, FOLDERS)
         return FolderTarget(to, session.options)
     if said == DELTA:
         if not place.strip("/"):
             raise InputError(f"--to {to}: names no place. Write delta:///path or delta://s3://bucket/path")
+        _refuse_tables(session, to, place)
         session.refuse_own("--to", place)  # `purge` cannot remove single files of a table, so none lies in the output
         return DeltaTarget(to, place, session.options)
     catalog, _, namespace = place.partition("/")
@@ -84,6 +87,15 @@ def _target(session: Session, to: str, format: str | None) -> Target:
             else f"--format {format}: expected one of {PARQUET}, {DELTA}, {ICEBERG}"
         )
     return IcebergTarget(to, catalog, namespace, session.options)
+
+
+def _refuse_tables(session: Session, to: str, place: str) -> None:
+    """Raise InputError for a place in a table: its VACUUM, or its removal of orphan files, would take the export's files."""
+    if (found := table_holding(place, session.options)) is not None:
+        raise InputError(
+            f"--to {to}: {found[1]} is a table of the format {found[0]}, and what cleans it up would remove "
+            "an export in it. Name a place outside of it"
+        )
 
 
 def _export(

@@ -90,6 +90,8 @@ def forget(
         return _nothing_named(session, request, request_id, file)
     if dry_run:
         session.whole_version()
+        if request_id is not None:
+            final_answer(session, request)  # an id of another request is told here as well
         return _dry_run(session, able_version(session), request, file)
     answer = _forget(session, request, requester, progress, group, cut_only)
     if file is not None:

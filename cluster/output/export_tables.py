@@ -14,6 +14,7 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -131,7 +132,8 @@ class DeltaTarget(TablesTarget):
             if self._table(name).metadata().description != MADE_BY:
                 raise self._foreign(name)
         except TableNotFoundError:
-            if self._storage is None and os.path.isdir(f"{self._root}/{name}") and os.listdir(f"{self._root}/{name}"):
+            folder = self._folder and self._folder / name
+            if folder is not None and folder.is_dir() and any(folder.iterdir()):
                 raise self._foreign(name) from None
         except InputError:
             raise

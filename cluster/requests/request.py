@@ -213,7 +213,7 @@ def commitment(body: bytes, salt: str) -> str:
     return hmac.new(salt.encode(), body, hashlib.sha256).hexdigest()
 
 
-TABLES = (".parquet", ".csv")
+TABLES = (".parquet", ".pq", ".parq", ".csv")
 OTHER_FILES = (".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".gz", ".zip", ".xls", ".xlsx", ".avro", ".orc")
 """Values of `--users` and `--items` with these endings are meant as files, not as ids."""
 
@@ -222,7 +222,7 @@ def _ids(option: str, value: str, column: str, options: StorageOptions) -> list[
     """The ids of `--users` or `--items`, each exactly as it was written: " a" and "a" are two ids."""
     if not is_place(value):
         return [part for part in value.split(",") if part.strip()]
-    if "://" not in value and not os.path.exists(value):
+    if "://" not in value and not _exists(value):
         raise InputError(
             f"{option} {value}: no such file. Check the name; an id that looks like a file name can be given in a CSV or "
             f"Parquet file with the column {column}"
@@ -241,9 +241,14 @@ def is_place(value: str) -> bool:
 
     A mistyped file name must not be taken for an id: the request would name nobody, and seem to have been carried out.
     """
-    if "://" in value or os.path.exists(value) or value.lower().endswith(TABLES):
+    if "://" in value or _exists(value) or value.lower().endswith(TABLES):
         return True
     return "," not in value and (value.lower().endswith(OTHER_FILES) or os.path.isdir(os.path.dirname(value)))
+
+
+def _exists(value: str) -> bool:
+    """Whether there is such a file or folder; what follows a ? may select a state of the table there."""
+    return os.path.exists(value) or ("?" in value and os.path.exists(value.rpartition("?")[0] or "?"))
 
 
 def _canonical(value: Any) -> Any:

@@ -8,7 +8,7 @@ Shape legend: g = targets of this rank, one for each touched node of each counte
 seen from their ends that this rank owns, F = features, m = blocks of a readout, d = embedding size.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -142,7 +142,7 @@ def fit(
     ranks. `on_epoch` is called with (epoch, mean loss of a side). All ranks call it.
 
     Raises:
-        InputError: it diverged: a weight of the encoder is infinite or NaN.
+        InputError: it diverged: a weight of the encoder, or what it predicts for a target, is infinite or NaN.
     """
     held_out = [keyed_uniform(settings.seed, PAIRS, x.key) < _VALIDATION_SHARE for x in data]
     for side, x in zip((encoder.users, encoder.items), data, strict=True):
@@ -174,14 +174,23 @@ def fit(
         check_encoder(encoder, epoch, settings.learning_rate)
         if on_epoch is not None:
             on_epoch(epoch, float(total) / 2)
-    return _explained(comm, encoder, data, held_out)
+    sums = _squares(comm, encoder, data, held_out)
+    # Finite weights may still be so large that no prediction is a number.
+    _check([sums], "predictions of the encoder", settings.epochs - 1, settings.learning_rate)
+    r2 = 1 - sums[:, :, 0] / sums[:, :, 1]  # NaN where there are none
+    names = [("user_r2", 0, 0), ("item_r2", 1, 0), ("user_r2_held_out", 0, 1), ("item_r2_held_out", 1, 1)]
+    return {name: float(r2[side, part]) for name, side, part in names}
 
 
 def check_encoder(encoder: nn.Module, epoch: int, learning_rate: float) -> None:
     """Raise InputError if a weight of the encoder is infinite or NaN after an epoch, counted from 0."""
-    if not are_finite(encoder.parameters()):
+    _check(encoder.parameters(), "weights of the encoder", epoch, learning_rate)
+
+
+def _check(tensors: Iterable[Tensor], what: str, epoch: int, learning_rate: float) -> None:
+    if not are_finite(tensors):
         raise InputError(
-            f"the pre-training diverged in epoch {epoch + 1}: weights of the encoder are infinite or NaN. Lower "
+            f"the pre-training diverged in epoch {epoch + 1}: {what} are infinite or NaN. Lower "
             f"pretrain.learning_rate (it is {learning_rate:g})"
         )
 
@@ -215,6 +224,9 @@ def calibrate(
     scores, and that of the mean of these changes, each relative to what is needed. The attack depends on the mean.
     Least squares alone would deliver too little of it: the noisier the targets are, the less. All ranks call it, with
     the counterfactuals of the fit: (removal, E0 [N, d] of the run without it).
+
+    Raises:
+        InputError: scores are too large for gains that are numbers.
     """
     encoder.gain.fill_(1.0)
     probes = [_Probe.of(graph, backbone, nodes, encoder, *counterfactual) for counterfactual in counterfactuals]
@@ -238,6 +250,11 @@ def calibrate(
             right += sums[4:6] / squares + sums[6:8] * sums[8] / mean
         ridge = 1e-6 * normal.trace().clamp(min=1e-30) * torch.eye(2, dtype=torch.float64, device=gains.device)
         gains = (gains + torch.linalg.solve(normal + ridge, right)).clamp(*_GAINS)
+    if not are_finite([gains]):
+        raise InputError(
+            "the pre-training diverged: with the encoder's answers, scores of forgotten pairs are infinite or NaN. Lower "
+            "pretrain.learning_rate, or train again with a lower train.learning_rate"
+        )
     encoder.gain.copy_(gains)
     return float(gains[0]), float(gains[1])
 
@@ -323,9 +340,9 @@ def _standardise(comm: Comm, side: Side, values: Tensor) -> None:
 
 
 @torch.no_grad()
-def _explained(
-    comm: Comm, encoder: InfluenceEncoder, data: tuple[Examples, Examples], held_out: list[Tensor]
-) -> dict[str, float]:
+def _squares(comm: Comm, encoder: InfluenceEncoder, data: tuple[Examples, Examples], held_out: list[Tensor]) -> Tensor:
+    """Sums over all ranks, float64 [2, 2, 2]: by side, and by whether it was fitted on or held out, the squared error of
+    the predicted changes and the square of the needed ones."""
     sums = torch.zeros(2, 2, 2, dtype=torch.float64, device=comm.device)
     modules = (encoder.users, encoder.items)
     for side, (x, h) in enumerate(zip(data, held_out, strict=True)):
@@ -335,6 +352,4 @@ def _explained(
             sums[side, part, 0] = ((predicted - x.needed)[chosen] ** 2).sum()
             sums[side, part, 1] = (x.needed[chosen] ** 2).sum()
     comm.all_reduce(sums)
-    r2 = 1 - sums[:, :, 0] / sums[:, :, 1]  # NaN where there are none
-    names = [("user_r2", 0, 0), ("item_r2", 1, 0), ("user_r2_held_out", 0, 1), ("item_r2_held_out", 1, 1)]
-    return {name: float(r2[side, part]) for name, side, part in names}
+    return sums

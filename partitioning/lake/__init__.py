@@ -9,7 +9,7 @@ from .data_file import Table
 from .files import LakeFile
 from .id_files import read_ids
 from .read import columns_of, read_columns, read_table
-from .table import list_table, open_table
+from .table import list_table, open_table, table_holding
 
 __all__ = [
     "ID_COLUMNS",
@@ -24,4 +24,5 @@ __all__ = [
     "read_csv",
     "read_ids",
     "read_table",
+    "table_holding",
 ]

@@ -10,7 +10,7 @@ from ..storage import StorageOptions, filesystem_for
 from .csv import is_csv
 from .data_file import CSV, PARQUET, DataFile, Table
 from .files import LakeFile, list_files, refuse_table
-from .formats import formats_at
+from .formats import formats_at, table_around
 from .location import DELTA, ICEBERG, Location, parse_location
 
 _OTHER_ENDINGS = (
@@ -71,6 +71,19 @@ def open_table(uri: str, options: StorageOptions) -> Table:
     if location.selection:
         raise InputError(f"{uri}: is no Delta or Iceberg table, so it has no versions. Leave out what follows the ?")
     return _plain(location, options)
+
+
+def table_holding(uri: str, options: StorageOptions) -> tuple[str, str] | None:
+    """(format, root) of the table of a format that a place is, or lies in; None where there is none, or the place cannot be
+    looked at. The place need not be there.
+
+    Raises:
+        InputError: as `filesystem_for`.
+    """
+    filesystem, path = filesystem_for(uri, options)
+    with contextlib.suppress(OSError):
+        return table_around(filesystem, f"{path.rstrip('/')}/part")
+    return None
 
 
 def list_table(uri: str, options: StorageOptions) -> list[LakeFile]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 from small_output import SIZE, commit_train, small_config, user_name, write_interactions
 
 from unlearnrec.cluster import pipeline
@@ -218,11 +219,15 @@ def test_delta_on_s3(config, tmp_path, s3_server: StorageOptions):
         ("iceberg://no-such-catalog/serving", None, "the catalog 'no-such-catalog' cannot be opened"),
         ("delta://", None, "names no place"),
         ("delta://{}/50%/x", None, "cannot lie below a name with a %"),
+        ("delta://{}/lake", None, "lake is a table of the format delta"),
+        ("{}/lake/below", "delta", "lake is a table of the format delta"),
+        ("file://{}/lake", None, "lake is a table of the format delta"),
         ("delta://{}/output/tables", None, "is under `output`"),
         ("{}/output/tables", "delta", "is under `output`"),
     ],
 )
 def test_a_bad_target_is_told_before_the_work(config, tmp_path, to, format, message):
+    write_deltalake(str(tmp_path / "lake"), pa.table({"user_id": ["a"], "item_id": [1]}))
     with pytest.raises(InputError, match=message):
         pipeline.export(config, to=to.format(tmp_path), format=format, group=object())
 

@@ -246,6 +246,14 @@ def test_who_came_back_is_forgotten_again(small):
     assert pipeline.forget(small, users=back, dry_run=True)["request_id"] == f"{name}-2"
 
 
+def test_a_dry_run_tells_that_an_id_is_another_requests(small):
+    accept(small, user_name(3), "r")
+    commit_encoder(small)
+    assert pipeline.forget(small, users=user_name(3), request_id="r", dry_run=True)["status"] == "dry_run"
+    with pytest.raises(InputError, match="another request has this id"):
+        pipeline.forget(small, users=user_name(4), request_id="r", dry_run=True)
+
+
 def test_a_repeated_answer_has_all_that_answers_have(small):
     accept(small, user_name(3), "r")
     append_step(Session(small), "r", CANCELLED, {})

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from unlearnrec.cluster.requests.matching import IdMap, resolve
 from unlearnrec.cluster.requests.request import Request, commitment, parse_request
@@ -200,13 +201,26 @@ def test_an_id_is_taken_as_it_is_written(tmp_path: Path) -> None:
     assert resolve(parse(users=" 7"), id_map([7], [0]), items).removal.users.tolist() == [0]
 
 
-@pytest.mark.parametrize("name", ["missing.jsonl", "missing.csv", "missing.TXT", "folder/ann", "missing.parquet"])
+@pytest.mark.parametrize(
+    "name", ["missing.jsonl", "missing.csv", "missing.TXT", "folder/ann", "missing.pq", "a,missing.parquet"]
+)
 def test_a_mistyped_file_is_not_taken_for_an_id(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
     for option in ("users", "items"):
         with pytest.raises(InputError, match=f"--{option} {name}: no such file"):
             parse(**{option: name})
+
+
+def test_ids_may_be_those_of_a_state_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_deltalake("people", pa.table({"user_id": ["a", "b"]}))
+    DeltaTable("people").delete("user_id = 'b'")
+    assert parse(users="people").users == parse(users=f"{tmp_path}/people?version=1").users == ("a",)
+    assert parse(users="people?version=0").users == parse(requests="people?version=0").users == ("a", "b")
+    with pytest.raises(InputError, match=r"people\?version=7: there is no such version"):
+        parse(users="people?version=7")
+    assert parse(users="ann?version=0").users == ("ann?version=0",)  # no such table
 
 
 def test_a_file_of_another_format_is_named(tmp_path: Path) -> None:

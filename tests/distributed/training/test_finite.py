@@ -8,8 +8,8 @@ import spmd
 import torch
 
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.encoder.influence import InfluenceEncoder
-from unlearnrec.distributed.encoder.pretrain import check_encoder
+from unlearnrec.distributed.encoder.influence import NUM_FEATURES, InfluenceEncoder
+from unlearnrec.distributed.encoder.pretrain import Examples, PretrainSettings, check_encoder, fit
 from unlearnrec.distributed.training.checkpoint import Checkpoints
 from unlearnrec.distributed.training.finite import are_finite, scores_are_finite
 from unlearnrec.distributed.training.run import TrainRun, run_training
@@ -51,6 +51,16 @@ def test_an_encoder_that_diverges_is_named() -> None:
         next(encoder.parameters()).view(-1)[0] = math.inf
     with pytest.raises(InputError, match=r"diverged in epoch 5: .* Lower pretrain.learning_rate \(it is 0.003\)"):
         check_encoder(encoder, 4, 0.003)
+
+
+def test_an_encoder_whose_predictions_are_no_numbers_is_no_result() -> None:
+    encoder, n = InfluenceEncoder(blocks=1, seed=0), torch.arange(40)
+    side = Examples(torch.rand(40, NUM_FEATURES), torch.rand(40, 5, 4), n, torch.rand(40, 4), n)
+    fit(Comm(), encoder, (side, side), PretrainSettings(0, 1, 40, 0.003))
+    with pytest.raises(
+        InputError, match=r"diverged in epoch 1: predictions .* Lower pretrain.learning_rate \(it is 1e"
+    ):
+        fit(Comm(), encoder, (side, side), PretrainSettings(0, 1, 40, 1e20))
 
 
 def test_what_is_finite() -> None:
