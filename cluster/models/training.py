@@ -47,10 +47,20 @@ def at_intervals(look: Callable[[], None]) -> Callable[[], None]:
     return sometimes
 
 
+NOTHING_TO_RESUME = (
+    "--resume: there is no checkpoint of a run with this graph and these settings, so the training begins at its "
+    "first epoch. A changed setting of `train`, `backbone` or `seed` makes another run, and train.checkpoint_every says when "
+    "one is written"
+)
+
+
 def prepare_run(session: Session, graph: IngestedGraph, run: TrainRun, resume: bool, progress: Progress) -> None:
     """What comes before a training: earlier checkpoints of this run go, unless it goes on from them; its plan is told."""
+    checkpoints = Checkpoints(session.store, run.folder)
     if not resume:
-        Checkpoints(session.store, run.folder).clear()
+        checkpoints.clear()
+    elif checkpoints.read_manifest() is None:
+        progress.note(NOTHING_TO_RESUME)
     session.save_config()
     progress.note(plan_line(session.config, graph))
 
