@@ -49,8 +49,8 @@ def at_intervals(look: Callable[[], None]) -> Callable[[], None]:
 
 NOTHING_TO_RESUME = (
     "--resume: there is no checkpoint of a run with this graph and these settings, so the training begins at its "
-    "first epoch. A changed setting of `train`, `backbone` or `seed` makes another run, and train.checkpoint_every says when "
-    "one is written"
+    "first epoch. A changed setting of `train`, `backbone` or `seed` makes another run, and train.checkpoint_every says "
+    "when one is written"
 )
 
 
