@@ -92,7 +92,8 @@ class Store:
         scheme, path = split_uri(root_uri)
         self.root_uri = root_uri.rstrip("/") or "/"
         self.options = options
-        self._files: _Files = _S3Files(path, options) if scheme == "s3" else _LocalFiles(path)
+        self.is_local = scheme != "s3"
+        self._files: _Files = _LocalFiles(path) if self.is_local else _S3Files(path, options)
         if ENVIRONMENT in os.environ:
             self._files = FailingFiles(self._files)
 
@@ -155,11 +156,13 @@ class Store:
             finally:
                 self.remove(name)
         except Exception as error:
-            raise InputError(
-                f"output {self.root_uri} cannot be written: {error}. Name a place that you may write to, or mend "
-                f"the credentials, storage.endpoint_url ({self.options.endpoint_url}) and storage.region "
-                f"({self.options.region})"
-            ) from error
+            advice = "Name a place that you may write to"
+            if not self.is_local:
+                advice += (
+                    f", or mend the credentials, storage.endpoint_url ({self.options.endpoint_url}) and storage.region "
+                    f"({self.options.region})"
+                )
+            raise InputError(f"output {self.root_uri} cannot be written: {error}. {advice}") from error
         raise InputError(
             f"output {self.root_uri}: this service ignores the condition of an exclusive put (If-None-Match), so two "
             "writers could undo each other. Use AWS S3, MinIO 2024-09 or newer, or a local path"

@@ -21,6 +21,7 @@ from ...partitioning.errors import InputError
 from . import request_signatures as requests
 from . import signatures as commands
 from .help import EXAMPLE, CommandGroup, options
+from .next import interrupted, next_command
 from .output import BAD_INPUT, DONE, FAILED, exit_code, print_result
 
 # Newer typer carries its own copy of click, so `click.UsageError` would not be the class that is raised.
@@ -127,17 +128,20 @@ def run(arguments: Sequence[str]) -> int:
         with quiet:
             result = command.main(list(arguments), prog_name="unlearnrec", standalone_mode=False)
         if result == INTERRUPTED:
-            return fail(FAILED, "interrupted")
+            return fail(FAILED, interrupted(own))
         if isinstance(result, Mapping):
             print_result(result, as_json, stdout)
-            return exit_code(result)
+            code = exit_code(result)
+            if not as_json and (command_line := next_command(own, code)):
+                print(f"next: {command_line}", file=stdout)
+            return code
         return result or DONE
     except InputError as error:
         if debug:
             traceback.print_exc()
         return fail(BAD_INPUT, str(error))
     except (KeyboardInterrupt, typer.Abort):
-        return fail(FAILED, "interrupted")
+        return fail(FAILED, interrupted(own))
     except UsageError as error:
         if not own and not arguments:  # no command at all: click's message is the help text
             print(error.format_message(), file=sys.stderr)

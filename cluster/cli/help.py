@@ -17,8 +17,9 @@ class CommandGroup(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[Any]] = {}
-        for command in self.commands.values():
-            groups.setdefault(str(getattr(command, "rich_help_panel", "")), []).append(command)
+        known: dict[str, Any] = dict(self.commands)  # of typer, so each has its heading
+        for command in known.values():
+            groups.setdefault(str(command.rich_help_panel), []).append(command)
         width = max(map(len, self.commands))
         for heading, commands in groups.items():
             with formatter.section(heading):

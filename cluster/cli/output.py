@@ -34,7 +34,7 @@ def print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> No
     if isinstance(result.get("checks"), list):
         for check in result["checks"]:
             print(f"{'ok  ' if check['ok'] else 'FAIL'}  {check['name']}: {check['detail']}", file=stdout)
-        result = {key: value for key, value in result.items() if key != "checks"}
+        result = {key: value for key, value in result.items() if key not in ("checks", "ok")}
     if isinstance(result.get("residues"), list):
         for item in result["residues"]:
             size = f"{item['rows']} rows" if "rows" in item else f"{item['bytes']} bytes"

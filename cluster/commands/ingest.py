@@ -11,6 +11,7 @@ from ..lifecycle.suppression import row_filter
 from ..output.ingests import record_ingest
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
+from ..reporting.software import usable_cpus
 
 
 def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
@@ -21,6 +22,13 @@ def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
             carried out meanwhile. The graph that was there before stays.
     """
     session = Session(config)
+    wanted, there = config.cluster.partitions * config.cluster.cpus_per_worker, usable_cpus()
+    if config.cluster.address is None and wanted > there:  # on a cluster Ray knows how many there are
+        progress.note(
+            f"cluster.partitions = {config.cluster.partitions} with cluster.cpus_per_worker = "
+            f"{config.cluster.cpus_per_worker} want {wanted} CPUs, and this machine has {there}: workers beyond them cannot "
+            "start here. Another number of partitions needs another `ingest`"
+        )
     # This comes before any write: in a folder of this machine alone, workers on other machines would not find the graph.
     check_folder_on_cluster(config.output, config.cluster.address)
     # The head is read before the suppression list. A request that is carried out after this head may not be on the list

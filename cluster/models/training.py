@@ -51,11 +51,21 @@ def at_intervals(look: Callable[[], None]) -> Callable[[], None]:
     return sometimes
 
 
+NOTHING_TO_RESUME = (
+    "--resume: there is no checkpoint of a run with this graph and these settings, so the training begins at its "
+    "first epoch. A changed setting of `train`, `backbone` or `seed` makes another run, and train.checkpoint_every says "
+    "when one is written"
+)
+
+
 def prepare_run(session: Session, graph: IngestedGraph, run: TrainRun, resume: bool, progress: Progress) -> None:
     """Prepare a training: save the configuration, tell the plan, and remove earlier checkpoints of this run unless `resume`
     is set."""
+    checkpoints = Checkpoints(session.store, run.folder)
     if not resume:
-        Checkpoints(session.store, run.folder).clear()
+        checkpoints.clear()
+    elif checkpoints.read_manifest() is None:
+        progress.note(NOTHING_TO_RESUME)
     session.save_config()
     progress.note(plan_line(session.config, graph))
 

@@ -51,7 +51,9 @@ def list_files(uri: str, options: StorageOptions) -> list[LakeFile]:
     try:
         info = filesystem.get_file_info(path)
         if info.type == pafs.FileType.NotFound:
-            raise InputError(f"{uri}: no such file or folder. Check `interactions`, or the path you gave")
+            raise InputError(
+                f"{uri}: no such file or folder. Check the path; one that is relative is looked for in the working directory"
+            )
         for place in dict.fromkeys((path, os.path.realpath(path)) if local else (path,)):
             if (around := table_around(filesystem, place)) is not None:
                 raise refuse_part(uri, around[0], _shown(around[1], local))

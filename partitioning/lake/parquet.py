@@ -180,10 +180,14 @@ class _NoColumn:
 
 def unreadable(data: DataFile, error: Exception) -> InputError:
     """That the file is not a Parquet file, or damaged."""
-    advice = "mend the table"
+    advice = "Write it again, or mend the table"
     if data.plain:
-        advice = "take it out of the folder (files whose names start with _ or . are skipped)"
-    return InputError(f"{data.uri} is not a readable Parquet file: {error}. Write it again, or {advice}")
+        advice = "Write it again, or take it out of the folder (files whose names start with _ or . are skipped)"
+        if not data.file.path.lower().endswith((".parquet", ".parq", ".pq")):
+            advice = (
+                "If it is a CSV file, give it a name that ends with .csv; if it is not part of the table, take it away"
+            )
+    return InputError(f"{data.uri} is not a readable Parquet file: {error}. {advice}")
 
 
 def _field_id(field: pa.Field) -> int | None:

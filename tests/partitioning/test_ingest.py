@@ -186,7 +186,7 @@ def test_bad_input_writes_nothing(tmp_path: Path, mistake: str, again: bool) -> 
     if again:
         run(write_folder(here, make_events()), here)
     before = {name: store.read(name) for name in store.list()}
-    bad, words = tmp_path / "bad.parquet", "no such file or folder. Check `interactions`"
+    bad, words = tmp_path / "bad.parquet", "no such file or folder. Check the path"
     if mistake == "unreadable":
         bad.write_bytes(b"user,item\n1,2\n")
         words = "not a readable Parquet file"

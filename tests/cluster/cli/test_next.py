@@ -1,0 +1,55 @@
+"""What a command line is told at its end: the next command, and how to go on after Ctrl-C."""
+
+import pytest
+import typer
+
+from unlearnrec.cluster.cli.app import app, run
+from unlearnrec.cluster.cli.next import FLAGS, NEXT, interrupted, next_command
+
+COMMANDS = typer.main.get_command(app).commands
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "expected"),
+    [
+        ("init t.parquet --to my.yaml columns.user=u", 0, "unlearnrec ingest --config my.yaml"),
+        ("ingest --config my.yaml", 0, "unlearnrec train --config my.yaml"),
+        ("ingest -c my.yaml seed=3", 0, "unlearnrec train --config my.yaml seed=3"),
+        ("train --resume train.epochs=3 --config=my.yaml", 0, "unlearnrec pretrain train.epochs=3 --config my.yaml"),
+        ("train --without a.csv --config my.yaml", 0, None),
+        ("forget --users dt=1/u.csv --config my.yaml", 0, "unlearnrec purge --config my.yaml"),
+        ("forget --users 1 --config my.yaml", 3, "unlearnrec retrain --config my.yaml"),
+        ("forget --users 1 --dry-run --config my.yaml", 0, None),
+        ("train --config my.yaml", 1, None),
+        ("status --config my.yaml", 0, None),
+        ("", 0, None),
+    ],
+)
+def test_the_next_command_is_for_the_same_configuration(line, code, expected):
+    assert next_command(line.split(), code) == expected
+
+
+@pytest.mark.parametrize("follows", NEXT.values())
+def test_every_next_command_is_understood(follows):
+    name, *options = follows.split()
+    COMMANDS[name].make_context(name, [*options, "--config", "my.yaml"])
+
+
+def test_the_flags_are_options_without_a_value():
+    options = {name: o for command in COMMANDS.values() for o in command.params for name in o.opts}
+    assert all(options[flag].is_flag for flag in FLAGS)
+
+
+def test_it_stands_on_stdout_for_people_only(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("user_id,item_id\n1,2\n")
+    line = ["init", str(tmp_path / "t.csv"), "--to", str(tmp_path / "a.yaml")]
+    assert run(line) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: unlearnrec ingest --config {tmp_path / 'a.yaml'}"
+    assert run([*line[:-1], str(tmp_path / "b.yaml"), "--json"]) == 0
+    assert "next: " not in capsys.readouterr().out
+
+
+def test_ctrl_c_names_resume_where_there_is_one():
+    assert "`unlearnrec train --config my.yaml --resume` goes on" in interrupted(["train", "--config", "my.yaml"])
+    assert interrupted(["train", "--resume"]).count("--resume") == 1
+    assert interrupted(["forget"]) == "interrupted"
