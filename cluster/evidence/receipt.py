@@ -49,8 +49,9 @@ def add_first_receipt(session: Session, request_id: str, progress: Progress = SI
     Nothing is raised. If the receipt cannot be written, a note says why.
     """
     try:
+        ticket = session.ledger(look=False).tickets[request_id]
+        _remove_of_another_log(session, ticket)
         if not session.store.exists(receipt_name(request_id, 1)):
-            ticket = session.ledger(look=False).tickets[request_id]
             why = f"not looked at yet; run `unlearnrec residue --request {request_id}`"
             parts = {name: unseen(why) for name in LAKE_PARTS} | {"model": model_part(session, ticket, None)}
             _write(session, ticket, parts, signing_key(session.config), [])
@@ -71,6 +72,7 @@ def bring_up_to_date(session: Session, ticket: Ticket, lake: Mapping[str, Any], 
     Raises:
         OSError: the state cannot be written. The states before it stay as they are.
     """
+    _remove_of_another_log(session, ticket)
     parts = {**lake, "model": model_part(session, ticket, leftovers(session))}
     if not numbers(session, ticket.request_id):
         # There is no first state: it could not be written, or the request removed nothing. Every chain of states begins
@@ -94,6 +96,36 @@ def bring_up_to_date(session: Session, ticket: Ticket, lake: Mapping[str, Any], 
         "signed_by": signer["fingerprint"] if signer else None,
         "parts": document["parts"],
     }
+
+
+def _remove_of_another_log(session: Session, ticket: Ticket) -> None:
+    """Remove the states of a receipt that were written behind a commit which the log does not have.
+
+    So a backup is after it was restored, if its log was copied before the other files: it has receipts of commits that
+    came between. The request was then carried out again, by another record, and its receipt begins anew. States that a
+    record of this log fixes are never removed, nor any where the closing record was cut off, because then nothing can be
+    compared.
+    """
+    store, request_id = session.store, ticket.request_id
+    if request_id in session.ledger().receipts:
+        return
+    try:
+        named = json.loads(store.read(receipt_name(request_id, 1)))["closed_by"]
+        number, digest = int(named["number"]), named["sha256"]
+    except (
+        FileNotFoundError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # there is none, or `status --verify` says what is wrong
+        return
+    # This looks for new records: another process may have carried the request out after this one read the log.
+    record = _record(session, number, look=True)
+    if record.digest == digest if record else number <= session.log.head():
+        return
+    # The first state goes last: what makes these states another log's is there until all of them are gone.
+    for number in reversed(numbers(session, request_id)):
+        store.remove(receipt_name(request_id, number))
 
 
 def numbers(session: Session, request_id: str) -> list[int]:
@@ -214,9 +246,16 @@ def _write_page(store: Store, request_id: str, state: bytes) -> None:
 
 def _closed_by(session: Session, ticket: Ticket) -> dict[str, Any] | None:
     """The record that answered the request; None if it was removed from the log after a checkpoint."""
+    one = _record(session, ticket.closed_at, look=False)
+    if one is None:
+        return None
+    return {"number": one.number, "file": one.file, "kind": one.kind, "sha256": one.digest}
+
+
+def _record(session: Session, number: int, look: bool) -> Record | None:
+    """The record of the log with this number; None if it was removed after a checkpoint, or the log does not go so far."""
     with contextlib.suppress(InputError):
-        records: Sequence[Record] = session.log.since(ticket.closed_at - 1, look=False)
-        if records and records[0].number == ticket.closed_at:
-            one = records[0]
-            return {"number": one.number, "file": one.file, "kind": one.kind, "sha256": one.digest}
+        records: Sequence[Record] = session.log.since(number - 1, look)
+        if records and records[0].number == number:
+            return records[0]
     return None

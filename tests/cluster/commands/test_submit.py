@@ -184,12 +184,14 @@ def test_an_installed_package_ships_nothing_and_says_so(tmp_path, monkeypatch):
 # ---- a real job -------------------------------------------------------------------------------------------------------
 
 # ray.init has no setting for the port of the agent that takes jobs; with the default one the agent does not start beside
-# another Ray of this machine, such as that of the other tests.
+# another Ray of this machine, such as that of the other tests. And only `ray start` writes down where its cluster is: a
+# job's driver would connect to any Ray of this machine.
 SERVER = """
 import functools, sys, ray
-from ray._private import parameter
+from ray._private import parameter, utils
 parameter.RayParams = functools.partial(parameter.RayParams, dashboard_agent_listen_port=0)
 context = ray.init("local", num_cpus=2, include_dashboard=True, object_store_memory=10**8, _temp_dir=sys.argv[1])
+utils.write_ray_address(context.address_info["gcs_address"], sys.argv[1])
 print("http://" + context.dashboard_url, flush=True)
 sys.stdin.read()
 ray.shutdown()

@@ -324,6 +324,18 @@ def rewrite(config: Config, number: int, /, **parts: Any) -> None:
     (Path(config.output) / receipt_name("r", number)).write_bytes(receipt.canonical(changed))
 
 
+@pytest.mark.parametrize("number", [1, 900])
+def test_a_receipt_of_a_commit_that_the_log_does_not_have_begins_anew(config: Config, number: int) -> None:
+    """As in a backup whose log was copied before its reports: the request was carried out again, by another record."""
+    closed = document(config, 1)["closed_by"] | {"number": number, "sha256": "0" * 64}
+    rewrite(config, 1, closed_by=closed)
+    data = receipt.canonical(document(config, 1) | {"number": 2})
+    (Path(config.output) / receipt_name("r", 2)).write_bytes(data)
+    evidence(config)
+    assert check(config)[0] and document(config, 1)["closed_by"]["sha256"] != "0" * 64
+    assert not (Path(config.output) / receipt_name("r", 2)).exists()
+
+
 def test_a_changed_or_missing_state_is_noticed(config: Config, tmp_path: Path) -> None:
     for _ in range(2):
         pipeline.residue(config, "r")
