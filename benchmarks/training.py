@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ..cluster.config.schema import Section
+from ..cluster.config.section import Section
 from ..cluster.reporting.progress import open_progress
 from ..distributed.training.checkpoint import Checkpoints
 from ..distributed.training.run import Probe, TrainRun, run_training

@@ -314,7 +314,7 @@ def _fsync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _connection() -> Iterator[None]:
+def s3_connection() -> Iterator[None]:
     """Turn errors of the connection to S3 into OSError. s3fs does that only for errors that the service itself answers."""
     from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 
@@ -345,17 +345,17 @@ class _S3Files:
     def _key(self, path: str) -> str:
         return posixpath.join(self.root, path)
 
-    @_connection()
+    @s3_connection()
     def read(self, path: str) -> bytes:
         return bytes(self.fs.cat_file(self._key(path)))
 
-    @_connection()
+    @s3_connection()
     def write(self, path: str, data: bytes) -> None:
         self.fs.pipe_file(self._key(path), data)
 
     def create(self, path: str, data: bytes) -> None:
         try:
-            with _connection():
+            with s3_connection():
                 self.fs.pipe_file(self._key(path), data, mode="create")
         except OSError as error:
             # A refusal may come from our own put: s3fs repeats a put whose answer was lost. And an error may mean that only
@@ -368,7 +368,7 @@ class _S3Files:
             if there != data:
                 raise FileExistsError(f"s3://{self._key(path)} exists already") from error
 
-    @_connection()
+    @s3_connection()
     def exists(self, path: str) -> bool:
         # Not `isfile` of s3fs, which returns False when the service cannot be reached.
         try:
@@ -376,7 +376,7 @@ class _S3Files:
         except FileNotFoundError:
             return False
 
-    @_connection()
+    @s3_connection()
     def details(self, prefix: str) -> dict[str, Details]:
         folder = self._key(prefix).rstrip("/") + "/"
         # Left out are the folder itself, which s3fs lists when the first file is written into it at the same moment, and
@@ -391,13 +391,13 @@ class _S3Files:
         )
         return dict(sorted(files))
 
-    @_connection()
+    @s3_connection()
     def remove(self, path: str) -> None:
         # S3 reports no error for a file that is not there; the local store does, and both have to behave the same.
         if not self.exists(path):
             raise FileNotFoundError(f"s3://{self._key(path)} does not exist")
         self.fs.rm_file(self._key(path))
 
-    @_connection()
+    @s3_connection()
     def modified(self, path: str) -> float:
         return float(self.fs.info(self._key(path))["LastModified"].timestamp())

@@ -18,11 +18,12 @@ from typing import Any
 import typer
 
 from ...partitioning.errors import InputError
+from ..reporting.exit_codes import BAD_INPUT, DONE, FAILED
 from . import request_signatures as requests
 from . import signatures as commands
 from .help import EXAMPLE, CommandGroup, options
 from .next import interrupted, next_command
-from .output import BAD_INPUT, DONE, FAILED, exit_code, print_result
+from .output import exit_code, print_result
 
 # Newer typer carries its own copy of click, so `click.UsageError` would not be the class that is raised.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]

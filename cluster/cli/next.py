@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from .output import DONE, GATE_FAILED
+from ..reporting.exit_codes import DONE, GATE_FAILED
 
 NEXT = {
     "init": "ingest",

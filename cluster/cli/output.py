@@ -9,9 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from ..reporting.exit_codes import DONE, FAILED, GATE_FAILED
 from .keys import print_keys
-
-DONE, FAILED, BAD_INPUT, GATE_FAILED = 0, 1, 2, 3
 
 
 def exit_code(result: Mapping[str, Any]) -> int:

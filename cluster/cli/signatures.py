@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from ...partitioning.errors import InputError
+from ..reporting.exit_codes import DONE
 from ..reporting.progress import open_progress
 from .options import ConfigFile, Debug, Json, Overrides, load_configuration
-from .output import DONE
 
 
 def quickstart(

@@ -12,7 +12,8 @@ from ...distributed.partition.partition import Partition
 from ...partitioning.errors import InputError
 from ...partitioning.ingest import load_ids
 from ...partitioning.lake import table_holding
-from ...partitioning.lake.location import DELTA, ICEBERG
+from ...partitioning.lake.location import DELTA, ICEBERG, parse_location
+from ...partitioning.storage import canonical_uri
 from ...workers import WorkerGroup, calling
 from ..config.schema import Config
 from ..layout import FOLDERS
@@ -90,12 +91,21 @@ def _target(session: Session, to: str, format: str | None) -> Target:
 
 
 def _refuse_tables(session: Session, to: str, place: str) -> None:
-    """Raise InputError for a place in a table: its VACUUM, or its removal of orphan files, would take the export's files."""
+    """Raise InputError for a place in a table of a format, whose clean-up would take the export's files, or in a table that
+    the configuration reads, which the export's files would become rows of."""
     if (found := table_holding(place, session.options)) is not None:
         raise InputError(
             f"--to {to}: {found[1]} is a table of the format {found[0]}, and what cleans it up would remove "
             "an export in it. Name a place outside of it"
         )
+    config = session.config
+    for key, table in (("interactions", config.interactions), ("test_interactions", config.test_interactions)):
+        read = parse_location(table).place if table else ""
+        if read and f"{canonical_uri(place)}/".startswith(f"{canonical_uri(read).rstrip('/')}/"):
+            raise InputError(
+                f"--to {to}: lies in `{key}` ({table}), and the next `ingest` would read the export as interactions. "
+                "Name a place outside of it"
+            )
 
 
 def _export(

@@ -33,7 +33,7 @@ from ..output.leftovers import (
     SUPERSEDED,
     UNNAMED,
     Leftover,
-    _is_old,
+    is_old,
     leftovers,
 )
 from ..output.session import Session, missing_text
@@ -112,7 +112,7 @@ def purge(
             if item.kind == REQUEST:
                 # A content is replaced, not removed. Its name stays taken, so that the id keeps its meaning.
                 _empty(session, item.place)
-            elif item.kind != EXPORT or _is_old(session, ledger, item.place):  # a newer export may have the name by now
+            elif item.kind != EXPORT or is_old(session, ledger, item.place):  # a newer export may have the name by now
                 with contextlib.suppress(FileNotFoundError):
                     session.store.remove(item.place)
             task.advance()

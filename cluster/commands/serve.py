@@ -11,8 +11,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ...partitioning.errors import InputError
+from ..config.request_sections import Serve as Settings
 from ..config.schema import Config
-from ..config.schema import Serve as Settings
 from ..http.tokens import SHORTEST_TOKEN, load_tokens
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress

@@ -18,9 +18,9 @@ from typing import Any
 from ...partitioning.errors import InputError
 from ..config.schema import Config, load_config
 from ..jobs import job_server, wheel
+from ..reporting.exit_codes import GATE_FAILED
 from ..reporting.progress import SILENT, Progress
 
-GATE_FAILED = 3
 """The exit code of a command that did its work and did not pass, such as a `forget` that missed its gate."""
 NO_CONFIG_NEEDED = ("doctor",)
 """Commands that take a configuration and also work without one."""

@@ -1,4 +1,4 @@
-"""The keys of the configuration, as the models of schema.py have them: what may stand there, the default, what it means."""
+"""The keys of the configuration, as the models of the sections have them: their types, defaults and meanings."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ...partitioning.errors import InputError
 from ...partitioning.lake import columns_of, open_table, read_columns
 from ...partitioning.storage import StorageOptions
-from ..config.schema import DropList
+from ..config.request_sections import DropList
 from .standard import hashed
 
 _HASH = r"^(?:[A-Za-z0-9+/]{43}=|[0-9A-Fa-f]{64})$"

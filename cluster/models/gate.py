@@ -15,7 +15,7 @@ from ...distributed.measures.standing import Standing
 from ...distributed.partition.partition import Partition
 from ...partitioning.errors import InputError
 from ...workers import WorkerGroup, calling
-from ..config.schema import Forget
+from ..config.request_sections import Forget
 from ..output.manifest import Manifest
 from ..output.session import Session
 from .gate_measures import MIN_FORGOTTEN_PAIRS, Baseline, Pairs, gap_closed, missed_measures, recall_loss, verdict

@@ -121,11 +121,11 @@ def _exports(session: Session, ledger: Ledger, files: Iterable[str]) -> Iterator
             continue
         if UNFINISHED.fullmatch(name):
             yield name, UNNAMED, "of an export that did not end"
-        elif posixpath.basename(name) in FILES and _is_old(session, ledger, name):
+        elif posixpath.basename(name) in FILES and is_old(session, ledger, name):
             yield name, EXPORT, "from before a request was carried out"
 
 
-def _is_old(session: Session, ledger: Ledger, name: str) -> bool:
+def is_old(session: Session, ledger: Ledger, name: str) -> bool:
     """Whether this file is of an export that was begun before the last request was carried out."""
     head = log_head_of(session, name)
     return head is not None and head < ledger.carried_out_at

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from ...distributed.partition.partition import Partition
 from ...partitioning.storage import is_away
 from ...workers import WorkerGroup, calling
-from ..config.schema import Serve as Settings
+from ..config.request_sections import Serve as Settings
 from ..evidence.report import add_evidence
 from ..lifecycle.suppression import open_list
 from ..models.carry_out import carry_out

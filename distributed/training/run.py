@@ -103,10 +103,15 @@ def _check_converges(trainer: Trainer, loss: float, last: bool) -> None:
     fine = math.isfinite(loss) and are_finite([trainer.table.rows, *trainer.backbone.parameters()])
     if not fine or (last and not scores_are_finite(trainer.readouts())):
         settings = trainer.settings
+        softmax = (
+            f", or raise softmax_temperature (it is {settings.softmax_temperature:g})"
+            if settings.loss == "softmax"
+            else ""
+        )
         raise InputError(
             f"the training diverged in epoch {trainer.epoch}: rows, weights or scores are infinite or NaN. Lower "
             f"train.learning_rate (it is {settings.learning_rate:g}), or initial_deviation (it is "
-            f"{settings.initial_deviation:g})"
+            f"{settings.initial_deviation:g}){softmax}"
         )
 
 

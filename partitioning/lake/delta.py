@@ -106,7 +106,7 @@ def open_delta(location: Location, options: StorageOptions) -> Table:
     )
     files = []
     for action in actions.select([name for name in _COLUMNS if name in actions.column_names]).to_pylist():
-        path = _path(root, action["path"], s3, location.uri)
+        path = file_path(root, action["path"], s3, location.uri)
         values = (action.get("partition") or {}).items()
         files.append(
             replace(
@@ -197,7 +197,7 @@ def _path_of_uri(uri: str) -> str:
     return unquote(parts.path) if parts.scheme in ("", "file") else unquote(uri.partition("://")[2])
 
 
-def _path(root: str, path: str, s3: bool, uri: str) -> str:
+def file_path(root: str, path: str, s3: bool, uri: str) -> str:
     """Of an action's path, which is percent-encoded, and absolute in a shallow clone."""
     if "://" not in path and not path.startswith(("/", "file:")):
         return f"{root.rstrip('/')}/{unquote(path)}"

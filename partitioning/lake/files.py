@@ -69,7 +69,7 @@ def list_files(uri: str, options: StorageOptions) -> list[LakeFile]:
             "and storage.region"
         ) from error
     files = [
-        LakeFile(filesystem, full, _shown(full, local), _partition(entry.name), entry.bytes)
+        LakeFile(filesystem, full, _shown(full, local), hive_partition(entry.name), entry.bytes)
         for entry in _once(uri, entries)
         if not any(map(hidden, entry.name.split("/"))) and (full := f"{path.rstrip('/')}/{entry.name}")
     ]
@@ -124,7 +124,7 @@ def _once(uri: str, entries: Sequence[LinkedFile]) -> Iterator[LinkedFile]:
         if first is entry:
             yield entry
             continue
-        given, there = _partition(entry.name), _partition(first.name)
+        given, there = hive_partition(entry.name), hive_partition(first.name)
         if any(name not in there or there[name] != value for name, value in given.items()):
             raise InputError(
                 f"{uri}: the link {entry.link} leads to {first.name}, which the table has already, and its name gives other "
@@ -137,7 +137,7 @@ def _once(uri: str, entries: Sequence[LinkedFile]) -> Iterator[LinkedFile]:
             )
 
 
-def _partition(name: str) -> dict[str, str | None]:
+def hive_partition(name: str) -> dict[str, str | None]:
     partition: dict[str, str | None] = {}
     for key, equals, value in (folder.partition("=") for folder in name.split("/")[:-1]):
         if equals:

@@ -38,7 +38,7 @@ def open_iceberg(location: Location, options: StorageOptions) -> Table:
             f"{location.uri}: is an Iceberg table, and the package pyiceberg is not installed: "
             "pip install 'unlearnrec[iceberg]'"
         ) from error
-    table = _load(location, options)
+    table = load_iceberg(location, options)
     snapshot = _snapshot(location, table)
     schema = table.schema()
     if snapshot is not None and snapshot.schema_id is not None:
@@ -59,7 +59,7 @@ def open_iceberg(location: Location, options: StorageOptions) -> Table:
     return Table(location.uri, files, pinned, arrow_schema)
 
 
-def _load(location: Location, options: StorageOptions) -> Any:
+def load_iceberg(location: Location, options: StorageOptions) -> Any:
     """pyiceberg's table."""
     from pyiceberg.catalog import load_catalog
     from pyiceberg.table import StaticTable

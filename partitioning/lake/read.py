@@ -45,7 +45,7 @@ def read_table(
                 if value:
                     arrays.append(_value(rows, value, data, reader))
                 if time:
-                    arrays.append(_time(rows, time, data, reader, types.time))
+                    arrays.append(times_of(rows, time, data, reader, types.time))
                 yield pa.RecordBatch.from_arrays(arrays, names=wanted)
 
 
@@ -104,7 +104,7 @@ def _value(rows: Rows, name: str, data: DataFile, reader: Reader) -> pa.Array:
     )
 
 
-def _time(rows: Rows, name: str, data: DataFile, reader: Reader, target: pa.DataType) -> pa.Array:
+def times_of(rows: Rows, name: str, data: DataFile, reader: Reader, target: pa.DataType) -> pa.Array:
     column = rows.columns[name]
     if reader.is_untyped(name):
         if column.null_count:

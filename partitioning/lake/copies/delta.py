@@ -17,7 +17,7 @@ from ...errors import InputError
 from ...storage import StorageOptions, filesystem_for, split_uri
 from .. import delta
 from ..data_file import DataFile
-from ..files import LakeFile
+from ..files import LakeFile, hive_partition
 from ..location import Location, Selection
 from ..table import Table
 from .history import (
@@ -30,7 +30,6 @@ from .history import (
     Span,
     State,
     at,
-    hive,
     holds_rows,
     latest,
     listed,
@@ -183,17 +182,17 @@ def _read(filesystem: pafs.FileSystem, root: str, s3: bool, uri: str, current: i
                 added.append(action["add"])
             elif "cdc" in action:
                 cdc = action["cdc"]
-                log.feed[delta._path(root, cdc["path"], s3, uri)] = moment, cdc.get("partitionValues") or {}
+                log.feed[delta.file_path(root, cdc["path"], s3, uri)] = moment, cdc.get("partitionValues") or {}
             elif "commitInfo" in action:
                 moment = _moment(action["commitInfo"].get("inCommitTimestamp")) or moment
         log.times[number] = moment
         for entry in gone:
-            key = delta._path(root, entry["path"], s3, uri), _vector(entry)
+            key = delta.file_path(root, entry["path"], s3, uri), _vector(entry)
             when = _moment(entry.get("deletionTimestamp")) or moment
             first = log.alive.pop(key, 0)
             log.removed.append(_Removed(*key, first, number, when, entry.get("partitionValues") or {}))
         for entry in added:
-            log.alive[(delta._path(root, entry["path"], s3, uri), _vector(entry))] = number
+            log.alive[(delta.file_path(root, entry["path"], s3, uri), _vector(entry))] = number
     for one in log.removed:
         one.first = max(one.first, log.first)
     return log
@@ -257,7 +256,7 @@ def _others(
             continue
         below = one.path[len(root) :].strip("/")
         feed = below.startswith("_change_data/")
-        committed, constants = log.feed.get(one.path, (None, hive(below)))
+        committed, constants = log.feed.get(one.path, (None, hive_partition(below)))
         file = LakeFile(filesystem, one.path, f"s3://{one.path}" if s3 else one.path, {}, one.bytes)
         data = of_same_table(base, file, _logical(base, constants), False)
         history.copies.append(Copy(FEED if feed else OTHER, data, _later(committed or one.modified, kept)))

@@ -13,7 +13,6 @@ import pyarrow.fs as pafs
 
 from ...errors import InputError
 from ...storage import StorageOptions, filesystem_for
-from .. import files
 from ..data_file import DataFile
 from ..deleted import DeletedRows
 from ..files import LakeFile, hidden
@@ -152,8 +151,3 @@ def of_same_table(data: DataFile | None, file: LakeFile, constants: Mapping[str,
         return DataFile(file, constants=fixed, untyped=frozenset(fixed), plain=plain)
     # Its defaults may be values of its own partition; a file without a column that is asked for cannot be searched.
     return replace(data, file=file, constants=fixed, untyped=frozenset(fixed), defaults={}, deleted=None)
-
-
-def hive(path: str) -> dict[str, str | None]:
-    """Values of partition columns that folders of a path give."""
-    return files._partition(path)

@@ -9,7 +9,7 @@ from ...errors import InputError
 from ...storage import StorageOptions, filesystem_for, split_uri
 from .. import iceberg
 from ..data_file import DataFile
-from ..files import LakeFile
+from ..files import LakeFile, hive_partition
 from ..location import Location, Selection
 from ..table import Table
 from .history import (
@@ -21,7 +21,6 @@ from .history import (
     Span,
     State,
     at,
-    hive,
     holds_rows,
     latest,
     listed,
@@ -37,7 +36,7 @@ def iceberg_history(location: Location, table: Table, options: StorageOptions, l
     """Raises:
     InputError: as `iceberg.open_iceberg`.
     """
-    opened = iceberg._load(location, options)
+    opened = iceberg.load_iceberg(location, options)
     properties = opened.metadata.properties
     settings = DEFAULTS | {name: str(properties[name]) for name in DEFAULTS if name in properties}
     history = History(table, settings=settings)
@@ -114,7 +113,7 @@ def _others(
     for one in history.listing.files:
         if one.path not in alive and one.path not in files and holds_rows(one.path, root):
             file = LakeFile(filesystem, one.path, f"s3://{one.path}" if s3 else one.path, {}, one.bytes)
-            data = of_same_table(base, file, hive(one.path[len(root) :]), False)
+            data = of_same_table(base, file, hive_partition(one.path[len(root) :]), False)
             if data.field_ids is not None and not data.names:  # who wrote it perhaps gave its columns no ids
                 data = replace(data, names={name: [name] for name in data.field_ids})
             history.copies.append(Copy(OTHER, data))

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from ...storage import StorageOptions, filesystem_for, split_uri
 from ..data_file import CSV
-from ..files import LakeFile
+from ..files import LakeFile, hive_partition
 from ..location import DELTA, ICEBERG, parse_location
 from ..table import open_table
 from .delta import delta_history
-from .history import CURRENT, NONCURRENT, Copy, History, Limits, current_uri, hive, holds_rows, listed, of_same_table
+from .history import CURRENT, NONCURRENT, Copy, History, Limits, current_uri, holds_rows, listed, of_same_table
 from .iceberg import iceberg_history
 from .objects import Listing, Stored, versions_filesystem
 
@@ -57,7 +57,9 @@ def _noncurrent(history: History, options: StorageOptions) -> list[Copy]:
             continue
         file = LakeFile(filesystem, _versioned(one), f"s3://{one.path}", {}, one.bytes)
         known = by_path.get(one.path)
-        data = replace(known, file=file, deleted=None) if known else of_same_table(base, file, hive(name), plain)
+        data = (
+            replace(known, file=file, deleted=None) if known else of_same_table(base, file, hive_partition(name), plain)
+        )
         if plain and known is None:
             data = replace(data, format=CSV if history.table.pinned["format"] == "csv" else data.format)
         copies.append(Copy(NONCURRENT, data, one.until))

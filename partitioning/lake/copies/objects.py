@@ -68,7 +68,7 @@ def list_objects(place: str, options: StorageOptions, limit: int) -> Listing:
     scheme, path = split_uri(place)
     if scheme == "file":
         return _local(os.path.abspath(path), limit)
-    with storage._connection():
+    with storage.s3_connection():
         return _s3(path, options, limit)
 
 

@@ -53,7 +53,7 @@ def matching_rows(
         for rows in reader.batches([*ids, *([time] if time else [])]) if reader.num_rows != 0 else ():
             rows = _without_nulls(rows, ids)
             users, items = (to_ids(rows.columns[name], types.ids[name], name, data.uri, rows.positions) for name in ids)
-            times = read._time(rows, time, data, reader, types.time) if time else None
+            times = read.times_of(rows, time, data, reader, types.time) if time else None
             found.append(rows.positions[matches(users, items, times)])
     return np.concatenate(found)
 

@@ -13,7 +13,7 @@ import pyarrow.fs as pafs
 from ...errors import InputError
 from ...storage import StorageOptions, filesystem_for, split_uri
 from ..data_file import Table
-from ..delta import _path, open_delta, storage_options
+from ..delta import file_path, open_delta, storage_options
 from ..location import DELTA, Selection, parse_location
 from .history import BEFORE_ALL, Commit, MissedChanges, UnreadableFeed
 
@@ -97,7 +97,7 @@ class DeltaHistory:
         actions = self._actions(commit.position) or []
         own = [action["cdc"]["path"] for action in actions if "cdc" in action]
         removed = [action["remove"]["path"] for action in actions if _changes_data(action, "remove")]
-        paths = [_path(self._root, path, self._s3, self.uri) for path in own or removed]
+        paths = [file_path(self._root, path, self._s3, self.uri) for path in own or removed]
         infos: Any = self._filesystem.get_file_info(paths)
         return all(info.type == pafs.FileType.File for info in infos)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from ...errors import InputError
 from ...storage import StorageOptions
 from ..data_file import Table
-from ..iceberg import _load, open_iceberg
+from ..iceberg import load_iceberg, open_iceberg
 from ..location import ICEBERG, Selection, parse_location
 from .history import BEFORE_ALL, Commit, MissedChanges
 
@@ -23,7 +23,9 @@ class IcebergHistory:
         self.uri, self.table_id = table.uri, str(table.pinned["id"])
         self._location = replace(parse_location(table.uri), format=ICEBERG, selection=Selection())
         self._options = options
-        self._snapshots: dict[int, Any] = {one.snapshot_id: one for one in _load(self._location, options).snapshots()}
+        self._snapshots: dict[int, Any] = {
+            one.snapshot_id: one for one in load_iceberg(self._location, options).snapshots()
+        }
         current = table.pinned["snapshot"]
         self.newest = BEFORE_ALL if current is None else int(current)
 

@@ -14,6 +14,7 @@ from small_output import commit_train, small_config, write_interactions
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.commands.purge import purge
 from unlearnrec.cluster.commands.residue import residue
+from unlearnrec.cluster.config.schema import parse_config
 from unlearnrec.cluster.output.export_folder import CURRENT, FolderTarget
 from unlearnrec.cluster.output.exports import FILES, About, ExportWriter, about
 from unlearnrec.cluster.output.session import Session
@@ -160,6 +161,18 @@ def test_an_export_is_not_in_a_folder_of_the_outputs_own(tmp_path: Path, to: str
     with pytest.raises(InputError, match=r"--to .* is `(graph|versions|log)` under `output`"):
         pipeline.export(config, to=target, group=object())
     assert Store(config.output).list() == before
+
+
+@pytest.mark.parametrize("key", ["interactions", "test_interactions"])
+def test_an_export_is_not_in_a_table_that_ingest_reads(tmp_path: Path, key: str) -> None:
+    (tmp_path / "events").mkdir()
+    other = "test_interactions" if key == "interactions" else "interactions"
+    config = parse_config(
+        {key: str(tmp_path / "events"), other: str(tmp_path / "other"), "output": str(tmp_path / "run")}
+    )
+    with pytest.raises(InputError, match=f"lies in `{key}`"):
+        pipeline.export(config, to=f"{tmp_path}/events/../events/out")
+    assert not any((tmp_path / "events").iterdir())
 
 
 def test_purge_takes_exports_under_output_that_are_older_than_the_last_request(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import yaml
 from pydantic import ValidationError
 
 import unlearnrec
-from unlearnrec.cluster.config.schema import BACKBONES, Config, load_config, parse_config, to_yaml
+from unlearnrec.cluster.config.model_sections import BACKBONES
+from unlearnrec.cluster.config.schema import Config, load_config, parse_config, to_yaml
 from unlearnrec.partitioning.errors import InputError
 
 PLACES = ["interactions=in.parquet", "output=out"]

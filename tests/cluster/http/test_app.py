@@ -13,7 +13,7 @@ import httpx
 from fastapi.testclient import TestClient
 
 from unlearnrec.cluster.commands.serve import admission_rules, listen
-from unlearnrec.cluster.config.schema import Serve
+from unlearnrec.cluster.config.request_sections import Serve
 from unlearnrec.cluster.http import rate_limit as limits
 from unlearnrec.cluster.http.admission import AdmissionRules, is_loopback
 from unlearnrec.cluster.http.app import make_app

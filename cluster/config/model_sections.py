@@ -1,0 +1,123 @@
+"""The sections on the model: the backbone, its training, the Influence Encoder, its pre-training, and the measures."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import BeforeValidator, Field
+
+from .section import Section, as_tuple
+
+BackboneName = Literal["lightgcn", "ngcf", "sgl", "simgcl"]
+BACKBONES: tuple[str, ...] = get_args(BackboneName)
+"""The names of the backbones. The registry in `distributed/backbones` has the same names; a test checks that."""
+
+
+class Backbone(Section):
+    """The recommender model."""
+
+    name: BackboneName = "lightgcn"
+    """Which recommender: a linear graph convolution (lightgcn), one with weights (ngcf), or one with a contrastive loss
+    (sgl, simgcl)."""
+    embedding_size: int = Field(64, ge=1, le=4096)
+    """Columns of each user's and item's embedding."""
+    num_layers: int = Field(3, ge=1, le=16)
+    """How many hops of the graph a node's readout takes in."""
+    length_power: float = Field(1.0, ge=0, le=1)
+    """Each readout is scaled to this power of its length. 1 suits bpr. About 0.5 suits softmax, which trains only
+    directions; with 1, popular items would then have the highest scores."""
+    negative_slope: float = Field(0.2, ge=0, lt=1)
+    """The negative slope of the LeakyReLU in ngcf. The other backbones do not use it."""
+    edge_keep: float = Field(0.9, gt=0, le=1)
+    """The share of edges that each view of sgl keeps."""
+    noise: float = Field(0.1, ge=0)
+    """The length of the noise that the views of simgcl add to each layer's rows."""
+    ego: bool = False
+    """Whether the mean in the readout of simgcl includes E0, as in lightgcn. In the paper it does not. A model without E0
+    recommends better, and can be made to forget less well (docs/log.md)."""
+    contrast_weight: float = Field(0.001, ge=0)
+    """The weight of the contrastive loss of sgl and simgcl. The default suits bpr with few steps; 0.1 is better for
+    softmax."""
+    contrast_temperature: float = Field(0.2, gt=0)
+    """Divides the similarities in the contrastive loss of sgl and simgcl."""
+
+
+class Train(Section):
+    """How the backbone is trained."""
+
+    epochs: int = Field(30, ge=1)
+    """Passes over all interactions."""
+    batch_size: int = Field(16384, ge=1)
+    """The number of interactions in a step, over all partitions. Each step costs a full propagation, so large batches are
+    efficient."""
+    learning_rate: float = Field(0.01, gt=0)
+    """Of Adam."""
+    loss: Literal["bpr", "softmax"] = "bpr"
+    """`bpr` compares each interaction with one sampled item, `softmax` with `softmax_negatives` items."""
+    initial_deviation: float = Field(0.1, gt=0)
+    """The standard deviation of the embeddings before the first step."""
+    l2: float = Field(1e-4, ge=0)
+    """The weight of the squared norm of the batch's embeddings."""
+    softmax_temperature: float = Field(0.2, gt=0)
+    """Divides the scores in the loss softmax."""
+    softmax_negatives: int = Field(2048, ge=1)
+    """The number of items that the loss softmax samples in a step. They are the same for all interactions of the batch."""
+    checkpoint_every: int = Field(5, ge=0)
+    """The number of epochs between two checkpoints. 0: there are none, and after a failure the training starts again."""
+    kernel: Literal["auto", "torch", "dgl"] = "auto"
+    """The kernel that sums over neighbours. `auto` is torch, which was faster wherever it was measured."""
+
+
+class Influence(Section):
+    """The shape of the Influence Encoder."""
+
+    num_layers: int = Field(3, ge=1, le=16)
+    """How many hops around a request the encoder takes in."""
+    mlp_layers: int = Field(2, ge=1, le=16)
+    """Depth of the network that makes the change of a row."""
+    around: bool | None = None
+    """Whether a request also changes rows around the touched nodes, which may be in all partitions. It needs the objective
+    counterfactual and a backbone without dense weights. null: only where a node's readout does not contain its own row and
+    could not be changed otherwise, as in simgcl without backbone.ego (docs/encoder.md)."""
+
+
+class Pretrain(Section):
+    """How the Influence Encoder is trained."""
+
+    epochs: int = Field(30, ge=1)
+    """Passes over the simulated requests (counterfactual) or the interactions (published)."""
+    learning_rate: float = Field(0.003, gt=0)
+    """Of Adam."""
+    batch_size: int | None = Field(None, ge=1)
+    """With the objective counterfactual: the number of forgotten interactions in a step; null: 16 to 256, for about 50 steps
+    in an epoch. With published: the number of positive pairs in a step; null: 4,096."""
+    objective: Literal["counterfactual", "published"] = "counterfactual"
+    """`counterfactual` learns from retrains without simulated requests. `published` is the paper's loss. With the defaults
+    here it changes the scores too much; 1 epoch, a learning rate of 1.5e-4 and batches of 1,024 were best on MovieLens-1M
+    (docs/log.md)."""
+    counterfactuals: int = Field(3, ge=1, le=64)
+    """With the objective counterfactual: the number of retrains. 3 are one for each kind of simulated request."""
+    request_share: float = Field(0.05, gt=0, le=0.5)
+    """The share of all interactions that a simulated request leaves out; with the objective counterfactual, that of the
+    largest one."""
+    forget_weight: float = Field(1.0, ge=0)
+    """The weight `a` of the published objective, for low scores of forgotten pairs. The paper uses .1 to 1."""
+    preserve_weight: float = Field(0.05, ge=0)
+    """The weight `b` of the published objective, for unchanged scores of other pairs, summed over a batch. The paper uses
+    .001 to .05."""
+    contrast_weight: float = Field(1e-4, ge=0)
+    """The weight `c` of the published objective, for the same influence when a part of the request is dropped."""
+    edge_drop: float = Field(0.05, ge=0, lt=1)
+    """The share of the request's edges that is dropped for `contrast_weight`."""
+    drift_budget: float = Field(0.05, gt=0, le=1)
+    """If more than this share of the interactions was forgotten since the pre-training, `forget` calls the encoder stale."""
+
+
+class Evaluate(Section):
+    """How quality is measured."""
+
+    k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), BeforeValidator(as_tuple)] = (20,)
+    """The cut-offs K of Recall@K and NDCG@K."""
+    batch_users: int = Field(1024, ge=1)
+    """The number of users that are scored at once. The scores take memory for this number times the number of items, in
+    float32."""
