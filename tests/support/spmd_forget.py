@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,13 @@ from unlearnrec.distributed.graph.keyed import initial_rows
 from unlearnrec.distributed.graph.local_graph import LocalGraph
 from unlearnrec.distributed.graph.removal import Removal, Simulated, empty_nodes
 from unlearnrec.distributed.measures.ranking import evaluate, pair_scores, rank
-from unlearnrec.distributed.measures.standing import Standing, standing, trained_pairs
+from unlearnrec.distributed.measures.standing import (
+    Standing,
+    items_of,
+    standing,
+    standing_with_stand_in,
+    trained_pairs,
+)
 from unlearnrec.partitioning.assignment import Assignment
 from unlearnrec.partitioning.shard import build_shards
 
@@ -255,3 +262,19 @@ def standings(comm: Comm, users: np.ndarray, items: np.ndarray, never: np.ndarra
     again = standing(graph, flipped, *pairs, seed=5, references=torch.from_numpy(first.references))
     trained = [x.tolist() for x in trained_pairs(graph, pairs[0], seed=5)]
     return first, again, list(zip(*trained, strict=True))
+
+
+def stand_ins(comm: Comm, users: np.ndarray, items: np.ndarray) -> tuple[Standing, Standing, np.ndarray]:
+    """Of lists of deleted users, judged by the rank that their ids name: the standing of each pair without its own item, the
+    same with readouts twice as large and the same references; and the lists of these users in the graph."""
+    everything, owners = spmd.pairs(), spmd.assignment(comm.size)
+    shard = build_shards(*everything, np.ones_like(everything[0]), owners)[comm.rank]
+    graph = LocalGraph(shard.drop_nodes(*empty_nodes(shard)), owners, comm)
+    z = all_readouts()[node_ids(graph)]
+    here = np.flatnonzero(users % comm.size == comm.rank)
+    own = torch.from_numpy(users[here]), torch.from_numpy(items[here])
+    never = torch.empty(0, dtype=torch.int64)
+    first = standing_with_stand_in(graph, z, own, own, own[1], never, 5)
+    again = standing_with_stand_in(graph, z * 2, own, own, own[1], never, 5, torch.from_numpy(first.references))
+    lists = torch.stack(items_of(graph, torch.from_numpy(users)), 1)
+    return replace(first, positions=here), replace(again, positions=here), lists.numpy()
