@@ -72,14 +72,16 @@ class Comm:
         store: Store | None = None,
         timeout_seconds: float = 60.0,
         device: torch.device | str = "cpu",
+        row_dtype: torch.dtype = torch.float32,
     ) -> None:
-        """store: from `open_store` or `reach_store`; not needed for a world of one.
+        """store: from `open_store` or `reach_store`; not needed for a world of one. row_dtype: how `exchange_rows` sends.
 
         Raises:
             CollectiveError: not all ranks came within the time-out.
         """
         self.rank, self.size = rank, size
         self.device = torch.device(device)
+        self.row_dtype = row_dtype
         self.rows_sent: dict[str, int] = {}
         """Rows that left this rank in `all_to_all`, by purpose."""
         self.bytes_sent: dict[str, int] = {}
@@ -123,6 +125,21 @@ class Comm:
                 )
             )
         return received
+
+    def exchange_rows(
+        self,
+        rows: Tensor,
+        send_counts: Sequence[int],
+        recv_counts: Sequence[int],
+        purpose: str,
+        into: Tensor | None = None,
+    ) -> Tensor:
+        """As `all_to_all`, for rows float32 [S, D] of embeddings or gradients, which travel as `row_dtype`."""
+        if self.size == 1 or rows.dtype != torch.float32 or self.row_dtype == torch.float32:
+            return self.all_to_all(rows, send_counts, recv_counts, purpose, into)
+        small = rows.to(self.row_dtype).view(torch.uint8)  # which all backends know
+        received = self.all_to_all(small, send_counts, recv_counts, purpose).view(self.row_dtype)
+        return received.to(rows.dtype) if into is None else into.copy_(received)
 
     def _count(self, rows: Tensor, leaving: int, purpose: str) -> None:
         self.rows_sent[purpose] = self.rows_sent.get(purpose, 0) + leaving

@@ -68,6 +68,8 @@ def _folder_of_runs(config: Config, version: Manifest) -> str:
     graph, model, settings = version.graph, version.model, config.pretrain
     halo = chosen(config.partitioning.halo, graph.rows_per_layer)
     trained = {"seed": model.seed, "train": model.train, "backbone": model.backbone, "halo": halo}
+    if config.cluster.exchange_dtype != "float32":
+        trained["exchange_dtype"] = config.cluster.exchange_dtype
     key = json.dumps([graph.document(), trained, settings.counterfactuals, settings.request_share], sort_keys=True)
     return pretraining_folder(graph_key(graph), hashlib.sha256(key.encode()).hexdigest()[:16])
 

@@ -161,6 +161,8 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
     hashed = hashlib.sha256(
         json.dumps([train.model_dump(), backbone, config.seed, halo, graph.document()], sort_keys=True).encode()
     )
+    if config.cluster.exchange_dtype != "float32":
+        hashed.update(config.cluster.exchange_dtype.encode())
     for ids in (removal.users, removal.items, removal.pair_users, removal.pair_items):
         hashed.update(np.ascontiguousarray(ids).tobytes() + b"|")
     hashed.update(repr(tuple(removal.simulated)).encode())

@@ -265,6 +265,7 @@ def worker_settings(cluster: Cluster) -> WorkerSettings:
         gpus_per_worker=cluster.gpus_per_worker,
         threads_per_worker=cluster.threads_per_worker,
         collective_timeout_seconds=cluster.collective_timeout_seconds,
+        exchange_dtype=cluster.exchange_dtype,
     )
 
 

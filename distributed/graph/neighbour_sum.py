@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 KERNELS = ("torch", "dgl")
-TILE_ROWS = 2**14
+TILE_ROWS = 2**15
 """Rows that a CPU sums at a time. They are still in its cache when the caller goes on with them, and their memory is
 used again for the next ones."""
 

@@ -77,12 +77,13 @@ class Trainer:
             sides = ((0, graph.user_ids), (1, graph.item_ids))
             start = torch.cat([initial_rows(settings.seed, side, ids, size, deviation) for side, ids in sides])
         self.table = Table(start, settings.learning_rate)
-        self._layer = graph.propagation.keeping_buffers()
         self._gradient: Tensor | None = None
         weights = [x for x in backbone.parameters() if x.requires_grad]
         passes = _Passes(backbone)
         self._module = graph.comm.replicate(passes) if weights else passes
         self._views = Views(graph, settings.seed) if backbone.contrast_weight else None
+        # Without weights and views a step is one mean of layers and its gradient.
+        self._layer = graph.propagation.keeping_buffers(results=not weights and self._views is None)
         self._dense = torch.optim.Adam(weights, lr=settings.learning_rate) if weights else None
 
     def run_epoch(self, on_step: Progress | None = None) -> float:
@@ -104,7 +105,7 @@ class Trainer:
     @torch.no_grad()
     def readouts(self) -> Tensor:
         """The readouts [N, readout_size] of the current parameters."""
-        return self.backbone.readout(self.table.rows, self._layer)
+        return self.backbone.readout(self.table.rows, self.graph.propagation)
 
     def step(self, batch: Batch, number: int, free: Tensor | None = None) -> int:
         """Take one step on this rank's pairs of the batch, which may be none. Returns their loss, times FIXED_POINT.
@@ -138,8 +139,11 @@ class Trainer:
             weights = self.backbone.contrast_temperature, self.backbone.contrast_weight
             first, second = (z.detach() for z in readouts[1:])
             gradients += contrast_gradients(self.graph, self._views, first, second, *weights)
-        with self.graph.comm.dense_step():
-            torch.autograd.backward(readouts, gradients)
+        if self._dense is None:
+            e0.grad = torch.autograd.grad(readouts, e0, gradients)[0]
+        else:
+            with self.graph.comm.dense_step():
+                torch.autograd.backward(readouts, gradients)
         assert e0.grad is not None
         if self.settings.l2:
             # Of l2 / 2 times the squared norm of each row, as often as it occurs in the batch.
