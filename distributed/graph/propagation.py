@@ -93,7 +93,7 @@ class Propagation:
         buffers of rows that are already scaled by D^-1/2, and works on a tile of its result while that is in the cache.
         """
         scale = self._scale64 if x.dtype == torch.float64 else self._scale
-        scaled, other = self._buffer(0, x), self._buffer(1, x) if last > 1 else None
+        scaled, other = self._buffer("layer", x), self._buffer("next layer", x) if last > 1 else None
         torch.mul(x, scale, out=scaled[: self._own])
         for depth in range(last - 1, 0, -1):
             assert other is not None
@@ -103,7 +103,7 @@ class Propagation:
                     z += x[rows]
                 torch.mul(z, scale[rows], out=other[rows])
             scaled, other = other, scaled
-        mean = self._buffer(result, x)[: self._own] if self._keeps_results else x.new_empty(x.shape)
+        mean = self._buffer(result, x, self._own) if self._keeps_results else x.new_empty(x.shape)
         for rows, sums in self._sums(scaled):
             z = sums.mul_(scale[rows])
             if first == 0:
@@ -113,8 +113,8 @@ class Propagation:
 
     def neighbour_sum(self, x: Tensor) -> Tensor:
         """A x [N, D]: the sum over the neighbours of each node, without a gradient."""
-        buffer = self._buffer(0, x)
-        buffer[: self._own] = x
+        buffer = self._buffer("layer", x)
+        buffer[: self._own] = x.detach()
         y = x.new_empty(x.shape)
         for rows, sums in self._sums(buffer):
             y[rows] = sums
@@ -123,7 +123,11 @@ class Propagation:
     def _sums(self, buffer: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """A x in pieces, as `NeighbourSum.tiles`, where x are the first N rows of the buffer [N + R, D]. The others are
         received first."""
-        sent = buffer.index_select(0, self._send_columns) if self._partial is None else self._partial(buffer)
+        if self._partial is None:
+            sent = self._buffer("sent", buffer, len(self._send_columns))
+            torch.index_select(buffer, 0, self._send_columns, out=sent)
+        else:
+            sent = self._partial(buffer)
         self._exchange(sent, self._send_counts, self._recv_counts, "halo", buffer[self._own :])
         yield from self.local_sums(buffer)
 
@@ -133,9 +137,9 @@ class Propagation:
         for rows, sums in self._items.tiles(buffer):
             yield slice(rows.start + self._first_item, rows.stop + self._first_item), sums
 
-    def _buffer(self, name: int | str, like: Tensor) -> Tensor:
-        """An uninitialised buffer [N + R, D]."""
-        shape = (self._total, like.shape[1])
+    def _buffer(self, name: str, like: Tensor, rows: int | None = None) -> Tensor:
+        """An uninitialised buffer of so many rows [rows, D]; by default [N + R, D]."""
+        shape = (self._total if rows is None else rows, like.shape[1])
         if self._kept is None:
             return like.new_empty(shape)
         key = (name, shape, like.dtype)
