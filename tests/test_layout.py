@@ -18,7 +18,7 @@ from unlearnrec.cluster.jobs import wheel
 ROOT = Path(unlearnrec.__file__).resolve().parent
 FOLDERS = ("partitioning", "distributed", "workers", "cluster", "benchmarks")  # each may import those before it
 ORDER = {
-    "distributed": "comm processes graph backbones measures training encoder partition",
+    "distributed": "environment comm processes graph backbones measures training encoder partition",
     "cluster": "layout reporting config log requests jobs output lifecycle models evidence drop serving http commands "
     "pipeline cli",
 }
