@@ -13,13 +13,14 @@ import threading
 import traceback
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import ray
 
 from .calls import Call
 from .failures import Cause, Kind, Outcome, StaleGeneration, classify
+from .memory import WorkerMemory, forget_peak, machine_memory, own_bytes, own_peak_bytes
 
 CONTROL = "control"
 CONTROL_THREADS = 4
@@ -99,6 +100,11 @@ class ShardWorker:
             return {"error": repr(error)}
 
     @ray.method(concurrency_group=CONTROL)
+    def pulse(self) -> tuple[dict[str, Any], WorkerMemory]:
+        """The progress, and the memory of this process and of its machine."""
+        return self.progress(), worker_memory()
+
+    @ray.method(concurrency_group=CONTROL)
     def abort(self, generation: int) -> None:
         """End `generation`: blocked collectives return with an error. A later generation is not touched."""
         with self._state:
@@ -149,7 +155,8 @@ class ShardWorker:
                 raise StaleGeneration(f"generation {generation} is over")
             return call.on(self._the_host())
 
-        outcome = self._guarded(run, generation)
+        forget_peak()
+        outcome = replace(self._guarded(run, generation), peak_bytes=own_peak_bytes())
         if generation == self._generation:
             self._last = ((generation, sequence), outcome)
         return outcome
@@ -177,6 +184,15 @@ class ShardWorker:
                 with contextlib.suppress(Exception):
                     self._host.abort()
             return Outcome(cause=cause)
+
+
+def worker_memory() -> WorkerMemory:
+    """The memory of this process, as `why_memory` wants it."""
+    node = process = ""
+    if ray.is_initialized():
+        context = ray.get_runtime_context()
+        node, process = context.get_node_id(), context.get_worker_id()
+    return WorkerMemory(node, process, own_bytes(), machine_memory())
 
 
 def cause_of(error: Exception, aborted: bool) -> Cause:

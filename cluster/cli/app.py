@@ -152,7 +152,9 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        return fail(FAILED, f"{type(error).__name__}: {error}{'' if debug else ' (--debug shows where)'}")
+        # A worker that had too little memory: a setting is to be changed, and the same command would fail again.
+        code = BAD_INPUT if getattr(error, "for_memory", False) else FAILED
+        return fail(code, f"{type(error).__name__}: {error}{'' if debug else ' (--debug shows where)'}")
 
 
 def main() -> None:
