@@ -94,15 +94,12 @@ class ShardWorker:
     def progress(self) -> dict[str, Any]:
         """The progress that the host reports; {} before there is a host. If reporting fails, the answer is {"error":
         text}: that must not end a run."""
-        try:
-            return self._host.progress() if self._host is not None else {}
-        except Exception as error:
-            return {"error": repr(error)}
+        return self._progress()
 
     @ray.method(concurrency_group=CONTROL)
     def pulse(self) -> tuple[dict[str, Any], WorkerMemory]:
         """The progress, and the memory of this process and of its machine."""
-        return self.progress(), worker_memory()
+        return self._progress(), worker_memory()
 
     @ray.method(concurrency_group=CONTROL)
     def abort(self, generation: int) -> None:
@@ -164,6 +161,12 @@ class ShardWorker:
     def _make_host(self) -> None:
         if self._host is None:
             self._host = self._factory(self._partition, self._num_partitions)
+
+    def _progress(self) -> dict[str, Any]:
+        try:
+            return self._host.progress() if self._host is not None else {}
+        except Exception as error:
+            return {"error": repr(error)}
 
     def _the_host(self) -> PartitionHost:
         if self._host is None:

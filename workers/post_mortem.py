@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import ray
+from ray.core.generated import common_pb2, gcs_pb2
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -33,9 +34,8 @@ def ended_for_memory(seen: WorkerMemory | None) -> str | None:
         if record is None:
             return None
         if not record.is_alive:
-            from ray.core.generated.common_pb2 import WorkerExitType
-
-            out = record.exit_type == WorkerExitType.Value("NODE_OUT_OF_MEMORY")
+            exit_types: Any = common_pb2
+            out = record.exit_type == exit_types.WorkerExitType.Value("NODE_OUT_OF_MEMORY")
             return " ".join(str(record.exit_detail).split())[:300] if out else None
         if time.monotonic() > deadline:
             return None
@@ -45,10 +45,10 @@ def ended_for_memory(seen: WorkerMemory | None) -> str | None:
 def _record(process: str) -> Any:
     """Ray's record of a process, by its id in hexadecimal; None where there is none."""
     from ray._private.state import state
-    from ray.core.generated.gcs_pb2 import WorkerTableData
 
+    messages: Any = gcs_pb2  # generated: mypy does not see what it holds
     table: Any = state._connect_and_get_accessor().get_worker_table()
-    records = (WorkerTableData.FromString(row) for row in table)
+    records = (messages.WorkerTableData.FromString(row) for row in table)
     return next((record for record in records if record.worker_address.worker_id.hex() == process), None)
 
 
