@@ -131,6 +131,15 @@ class WorkerGroup:
         """Whether the workers share a working generation. False before `form` and after any failure."""
         return self._formed
 
+    def identities(self) -> list[Identity]:
+        """The process of each worker, in order of partition.
+
+        Raises:
+            WorkerFailure: one does not answer.
+        """
+        found = self._await_workers(time.monotonic() + RESTART_SECONDS)
+        return [found[k] for k in range(self.num_partitions)]
+
     # ---- formation ----------------------------------------------------------------------------------------------
 
     def form(self) -> None:

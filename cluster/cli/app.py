@@ -45,6 +45,7 @@ TABLE: Sequence[tuple[str, Sequence[tuple[Callable[..., Any], str]]]] = (
         "Train a model",
         (
             (commands.ingest, "--config run.yaml"),
+            (commands.plan, "--config run.yaml --for train"),
             (commands.train, "--config run.yaml train.epochs=10"),
             (commands.pretrain, "--config run.yaml"),
             (commands.retrain, "--config run.yaml --resume"),
