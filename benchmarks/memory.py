@@ -8,6 +8,7 @@ with a checkpoint after the first.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import subprocess
@@ -149,8 +150,10 @@ def with_workers(config: Config, work: str, run: Callable[[Any], dict[str, Any]]
         peaks = dict(group.peak_bytes)
         workers = {worker.pid for worker in group.identities()}
         # Ray starts its processes from this one; an idle worker that Ray holds ready is one of them.
-        others = [p for p in psutil.Process().children(recursive=True) if p.pid not in workers]
-        ray = sum(p.memory_full_info().pss for p in others)
+        ray = 0
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                ray += 0 if process.pid in workers else process.memory_full_info().pss
     measured, total = max(peaks.values()), sum(peaks.values()) + own_peak_bytes() + ray
     step = plan.step_seconds if "step_seconds" in result else None
     return _row(plan.peak, measured, plan.total, total) | {
