@@ -22,6 +22,7 @@ from ...distributed.partition.version import Model
 from ...distributed.training.checkpoint import Checkpoints
 from ...distributed.training.run import Probe, TrainRun
 from ...distributed.training.trainer import TrainSettings
+from ...partitioning.halo import chosen
 from ...partitioning.manifest import IngestedGraph
 from ...workers import WorkerGroup, calling
 from ..config.schema import Config
@@ -161,10 +162,9 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
         softmax_negatives=train.softmax_negatives,
         total_pairs=graph.ingested_interactions,
     )
+    halo = chosen(config.partitioning.halo, graph.rows_per_layer)
     hashed = hashlib.sha256(
-        json.dumps(
-            [train.model_dump(), backbone, config.seed, config.partitioning.halo, graph.document()], sort_keys=True
-        ).encode()
+        json.dumps([train.model_dump(), backbone, config.seed, halo, graph.document()], sort_keys=True).encode()
     )
     for ids in (removal.users, removal.items, removal.pair_users, removal.pair_items):
         hashed.update(np.ascontiguousarray(ids).tobytes() + b"|")
@@ -176,7 +176,7 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
         folder=training_folder(graph_key(graph), hashed.hexdigest()[:16]),
         removal=removal,
         checkpoint_every=train.checkpoint_every,
-        halo=config.partitioning.halo,
+        halo=halo,
         kernel="torch" if train.kernel == "auto" else train.kernel,
         probe=probe,
     )

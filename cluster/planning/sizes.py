@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...partitioning.halo import chosen
 from ...partitioning.ingest import load_assignment
 from ...partitioning.manifest import Graph
 from ...partitioning.storage import Store
@@ -58,7 +59,7 @@ def sizes_of_graph(store: Store, graph: Graph, halo: str) -> Sizes:
     users, items = (
         np.bincount(owner, minlength=graph.partitions) for owner in (owners.owner_of_user, owners.owner_of_item)
     )
-    rows = graph.rows_per_layer.get(halo, max(graph.rows_per_layer.values(), default=0))
+    rows = graph.rows_per_layer[chosen(halo, graph.rows_per_layer)]
     parts = []
     for k, name in enumerate(graph.shard_files):
         nodes = int(users[k] + items[k])

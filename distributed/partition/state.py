@@ -171,7 +171,7 @@ def fingerprint(version: Version, halo: str, kernel: str) -> str:
 @torch.no_grad()
 def node_rows(graph: LocalGraph, backbone: Backbone, e0: Tensor) -> NodeRows:
     """The readouts, neighbour means and degrees of the local rows, computed from E0 [N, d]. All ranks call it."""
-    z = backbone.readout(e0, graph.propagation.layer)
+    z = backbone.readout(e0, graph.propagation)
     return NodeRows(e0, z, graph.neighbour_means(z), graph.degrees)
 
 
