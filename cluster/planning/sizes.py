@@ -17,7 +17,7 @@ SHARD_NODE, SHARD_ENTRY = 16, 8
 """Bytes of a shard's file for each of its nodes and for each entry of its rows."""
 METIS_ROWS = 0.6
 """Of the rows that a partition by hash exchanges, the share that METIS leaves, where nothing was ingested yet. On Gowalla it
-leaves a quarter, on dense graphs nine tenths (docs/log.md)."""
+leaves a quarter, on dense graphs nine tenths (benchmarks/results/partitioning-*.md)."""
 
 
 @dataclass(frozen=True)
