@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import spmd
 import torch
+from safetensors.torch import save
 from spawned import run_by_value
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -13,6 +14,7 @@ from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.graph.keyed import initial_rows, keyed, keyed_uniform
 from unlearnrec.distributed.graph.neighbour_sum import NeighbourSum, has_dgl
 from unlearnrec.distributed.processes import run_processes
+from unlearnrec.distributed.training.checkpoint import from_bytes, to_bytes
 from unlearnrec.distributed.training.losses import bpr, sampled_softmax
 from unlearnrec.distributed.training.table import Table
 
@@ -148,6 +150,23 @@ def test_bpr_does_not_depend_on_a_pairs_place():
     for start, end in ((0, 1), (5, 38), (17, 1003), (1000, 1003)):
         part = bpr(*(x[start:end].clone() for x in scores), 0.1)
         assert all(torch.equal(x, y[start:end]) for x, y in zip(part, whole, strict=True))
+
+
+def test_tensors_are_written_as_the_library_writes_them():
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        "table.rows": torch.randn(5, 3, generator=generator),
+        "epoch": torch.tensor([7]),
+        "adam.0.step": torch.tensor(3.0),
+        "curve": torch.ones(2, 3, dtype=torch.float64),
+        "empty": torch.empty(0, 4),
+        "odd": torch.ones(3, dtype=torch.uint8),
+        'a name "with" é': torch.arange(3, dtype=torch.int32),
+    }
+    assert to_bytes(tensors) == save(tensors)
+    assert to_bytes({}) == save({})
+    sliced = torch.randn(4, 6, generator=generator)[:, ::2]
+    assert torch.equal(from_bytes(to_bytes({"x": sliced.requires_grad_()}))["x"], sliced)
 
 
 def test_a_table_is_adam_and_resumes():
