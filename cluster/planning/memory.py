@@ -10,6 +10,7 @@ of the readout.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ...distributed.training.losses import SOFTMAX_CELLS
@@ -26,25 +27,27 @@ RAY = 550e6
 MANY_RANKS = 15e6
 """The process groups, once there are several workers."""
 
-GRAPH_ENTRY, GRAPH_NODE, ANY_NODE, PAIR = 12, 60, 34, 16
-"""What a loaded graph holds: a shard's neighbours and counts with the plan's columns, for each entry; offsets, degrees and
-scales, for each own node; owners and local rows, for each node of the whole graph; global ids, for each interaction of own
-users."""
+GRAPH_ENTRY, GRAPH_NODE, ANY_NODE, PAIR = 14, 64, 34, 16
+"""What a loaded graph holds: a shard's neighbours and counts, the plan's columns and their blocks, for each entry; offsets,
+degrees and scales, for each own node; owners and local rows, for each node of the whole graph; global ids, for each
+interaction of own users."""
 LOAD_ENTRY = 30
 """While a graph is made, for each entry."""
-DEAL_PAIR, EPOCH_PAIR = 60, 24
+DEAL_PAIR, EPOCH_PAIR = 36, 12
 """The batches of an epoch, for each interaction of own users: while they are dealt out, and as long as the epoch runs."""
 
-TABLE_COPIES = 4
-"""The rows of E0, their gradient and Adam's two moments."""
-WRITE_COPIES, CHECKPOINT_COPIES = 3, 9
-"""Tables that are copied when the result, and when a checkpoint, is written."""
+TABLE_COPIES = 3
+"""The rows of E0 and Adam's two moments."""
+BUFFERS = 2
+"""Tables with the received rows behind them that a propagation keeps from step to step."""
+WRITE_COPIES, CHECKPOINT_COPIES = 2, 3
+"""Tables that are copied when the result, and when a checkpoint with its moments, is written."""
 
 
 @dataclass(frozen=True)
 class StepTables:
-    """Tables that a step holds besides TABLE_COPIES at its peaks: while it propagates, and while it works on pairs. `each`
-    and `pairs_each` are added for each layer."""
+    """Tables that a step holds at its peaks besides those that it keeps: while it propagates, and while it works on pairs.
+    `each` and `pairs_each` are added for each layer."""
 
     fixed: float
     each: float
@@ -53,17 +56,20 @@ class StepTables:
 
 
 STEP_TABLES = {
-    "lightgcn": StepTables(6, 0, 2),
-    "sgl": StepTables(10, 0.3, 4),
-    "simgcl": StepTables(10, 0.3, 4),
-    "ngcf": StepTables(6, 7, 2, 6),
+    "lightgcn": StepTables(2, 0, 1),
+    "sgl": StepTables(9, 0, 3),
+    "simgcl": StepTables(7, 0.3, 3),
+    "ngcf": StepTables(1, 7, 1, 6),
 }
-THINNED_KEPT, THINNED_MADE = 8, 40
+THINNED_KEPT, THINNED_MADE = 12, 40
 """The two thinned graphs of sgl, for each entry: as long as the epoch runs, and while the second is made."""
 
-PAIR_ROWS = {"bpr": (9.3, 11.0), "softmax": (4.0, 5.5)}
-"""Rows of pairs that a loss holds at its peak: with one worker, and with several, between which rows are exchanged."""
-PAIR_IDS = 100
+NODE_ROWS = (4.0, 6.0)
+"""bpr: rows of the different users and items of a batch that are held at the peak: with one worker, and with several,
+between which rows are exchanged."""
+PAIR_ROWS = (4.0, 5.5)
+"""softmax: rows of pairs that are held at the peak, likewise."""
+PAIR_IDS = {"bpr": 340, "softmax": 100}
 """Ids, keys and orders of a batch, for each of its interactions."""
 
 READOUT_COPIES = 4.0
@@ -111,40 +117,52 @@ def load_bytes(sizes: Sizes, part: PartSizes, removes: bool = False) -> float:
 
 
 def exchange_bytes(config: Config, part: PartSizes) -> float:
-    """Rows that are sent and received in a layer: the message, the answer, and their place behind the own rows."""
-    return 3 * 4.0 * part.received * config.backbone.embedding_size
+    """Rows that are sent and received in a layer: the message, and their places behind the own rows in the buffers."""
+    return (1 + BUFFERS) * 4.0 * part.received * config.backbone.embedding_size
 
 
 def pair_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
     """What the loss of a worker's part of a batch holds at its peak."""
     batch = min(config.train.batch_size, sizes.interactions) * part.pairs / max(1, sizes.interactions)
-    several = len(sizes.parts) > 1
-    rows = PAIR_ROWS[config.train.loss][several]
-    chunk = 4.0 * max(SOFTMAX_CELLS, config.train.softmax_negatives) if config.train.loss == "softmax" else 0.0
-    return batch * (rows * 4 * readout_columns(config.backbone) + PAIR_IDS) + chunk
+    several, row = len(sizes.parts) > 1, 4.0 * readout_columns(config.backbone)
+    ids = PAIR_IDS[config.train.loss] * batch
+    if config.train.loss == "softmax":
+        chunk = 4.0 * max(SOFTMAX_CELLS, config.train.softmax_negatives)
+        return PAIR_ROWS[several] * row * batch + ids + chunk
+    different = _different(batch, part.nodes - part.items) + _different(2 * batch, sizes.items)
+    return NODE_ROWS[several] * row * different + ids
+
+
+def _different(draws: float, number: int) -> float:
+    """How many of a number of nodes are among so many draws, if all are equally likely."""
+    return number * -math.expm1(-draws / max(1, number))
+
+
+def kept_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
+    """What a worker holds between two steps besides its graph: tables, buffers, and the gradient of the readouts."""
+    table, columns = table_bytes(config, part), readout_columns(config.backbone)
+    buffer = table + 4.0 * part.received * config.backbone.embedding_size
+    return TABLE_COPIES * table + BUFFERS * buffer + 4.0 * part.nodes * columns
 
 
 def train_bytes(config: Config, sizes: Sizes, part: PartSizes, removes: bool = False) -> float:
     """A worker's peak in a training. removes: as for a counterfactual, which leaves out a simulated request."""
     backbone, table = config.backbone, table_bytes(config, part)
     tables, layers = STEP_TABLES[backbone.name], backbone.num_layers
-    exchange = exchange_bytes(config, part)
-    steady = graph_bytes(sizes, part) + TABLE_COPIES * table + EPOCH_PAIR * part.pairs
+    sent = 4.0 * part.received * backbone.embedding_size
+    graph = graph_bytes(sizes, part)
+    steady = graph + kept_bytes(config, sizes, part)
     thinned = backbone.name == "sgl" and backbone.contrast_weight > 0
-    if thinned:
-        steady += THINNED_KEPT * part.entries
-    propagating = (tables.fixed + tables.each * layers) * table + exchange
-    on_pairs = (tables.pairs_fixed + tables.pairs_each * layers) * table + pair_bytes(config, sizes, part)
-    writing = WRITE_COPIES * table + 2 * SHARD_ENTRY * part.entries
+    dealt = EPOCH_PAIR * part.pairs + (THINNED_KEPT * part.entries if thinned else 0.0)
     saves = 0 < config.train.checkpoint_every < config.train.epochs
     phases = [
         load_bytes(sizes, part, removes),
-        graph_bytes(sizes, part) + DEAL_PAIR * part.pairs + TABLE_COPIES * table,
-        steady + propagating,
-        steady + on_pairs,
-        steady - EPOCH_PAIR * part.pairs + writing,
+        steady + DEAL_PAIR * part.pairs,
+        steady + dealt + (tables.fixed + tables.each * layers) * table + sent,
+        steady + dealt + (tables.pairs_fixed + tables.pairs_each * layers) * table + pair_bytes(config, sizes, part),
+        steady + WRITE_COPIES * table + 2 * SHARD_ENTRY * part.entries,
+        steady + CHECKPOINT_COPIES * table if saves else 0.0,
         steady + THINNED_MADE * part.entries + 3 * table if thinned else 0.0,
-        steady - EPOCH_PAIR * part.pairs + CHECKPOINT_COPIES * table if saves else 0.0,
     ]
     return base_bytes(sizes) + max(phases)
 

@@ -19,6 +19,7 @@ from unlearnrec.cluster.planning.room import check_room, remedy, smaller
 from unlearnrec.cluster.planning.sizes import estimated_sizes, sizes_of_graph
 from unlearnrec.cluster.planning.speed import Speed, calibrate, evaluate_seconds, step_seconds
 from unlearnrec.cluster.reporting.progress import SILENT
+from unlearnrec.distributed.training.losses import SOFTMAX_CELLS
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.ingest import load_shard
 from unlearnrec.workers.memory import MachineMemory
@@ -48,16 +49,18 @@ def test_a_training_is_planned_term_by_term():
     graph = sizes(1000, 200, 10_000, partitions=1)
     [part] = graph.parts
     table = 4 * 1200 * 64
-    steady = memory.graph_bytes(graph, part) + 4 * table + 24 * 10_000
-    on_pairs = 2 * table + 10_000 * (9.3 * 4 * 64 + 100)
-    assert memory.train_bytes(config(), graph, part) == pytest.approx(memory.WORKER + steady + on_pairs)
+    kept = 3 * table + 2 * table + table  # rows and moments, buffers, the gradient
+    softmax = config(train={"loss": "softmax"})
+    on_pairs = 12 * 10_000 + table + 10_000 * (4 * 4 * 64 + 100) + 4 * SOFTMAX_CELLS
+    expected = memory.WORKER + memory.graph_bytes(graph, part) + kept + on_pairs
+    assert memory.train_bytes(softmax, graph, part) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     ("less", "more"),
     [
         ({}, {"train": {"batch_size": 4_000_000}}),
-        ({"train": {"batch_size": 2_000_000, "loss": "softmax"}}, {"train": {"batch_size": 2_000_000}}),
+        ({"train": {"batch_size": 2_000_000}}, {"train": {"batch_size": 2_000_000, "loss": "softmax"}}),
         ({}, {"backbone": {"name": "sgl"}}),
         ({}, {"backbone": {"name": "simgcl"}}),
         ({"backbone": {"name": "simgcl"}}, {"backbone": {"name": "ngcf"}}),
@@ -283,7 +286,9 @@ def test_the_remedy_of_a_death_fits_into_less_than_the_plan(monkeypatch):
     group = SimpleNamespace(planned=None, peak_bytes={})
     settings = config(train={"batch_size": 16_000_000, "checkpoint_every": 0})
     announce(settings, sizes(), "train", SILENT, group).placed(group)
-    assert group.planned.remedy == "Set train.batch_size=8388608."
+    assert group.planned.remedy.startswith("Set train.batch_size=")
+    batch = int(group.planned.remedy.removeprefix("Set train.batch_size=").rstrip("."))
+    assert peak(train={"batch_size": batch, "checkpoint_every": 0}) <= announcing.TIGHT * group.planned.worker
 
 
 def test_a_remedy_is_none_that_does_not_fit():
