@@ -45,6 +45,10 @@ def print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> No
         for name, part in result["parts"].items():
             print(f"{HEADINGS[name]}: {verdict(name, part)}", file=stdout)
         result = {key: value for key, value in result.items() if key != "parts"}
+    if isinstance(result.get("plans"), list):  # their lines were told already
+        for one in result["plans"]:
+            print(f"{one['work']}: {one.get('why_not', 'fits on this machine')}", file=stdout)
+        result = {key: value for key, value in result.items() if key not in ("plans", "why_not", "fits")}
     for name in ("models", "requests"):
         if isinstance(result.get(name), list):
             _print_table(result[name], stdout)

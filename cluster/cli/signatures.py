@@ -60,6 +60,27 @@ def ingest(
     return pipeline.ingest(loaded, progress=open_progress())
 
 
+def plan(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    works: Annotated[
+        list[str] | None,
+        typer.Option("--for", metavar="COMMAND", help="ingest, train, pretrain, forget or evaluate; repeatable."),
+    ] = None,
+    users: Annotated[int | None, typer.Option(min=1, help="Of a graph that is not there; all three or none.")] = None,
+    items: Annotated[int | None, typer.Option(min=1)] = None,
+    interactions: Annotated[int | None, typer.Option(min=1)] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Memory, time and disk that commands will need; starts nothing."""
+    loaded = load_configuration(config, overrides)
+    from .. import pipeline
+
+    sizes = {"users": users, "items": items, "interactions": interactions}
+    return pipeline.plan(loaded, works or [], **sizes, progress=open_progress())
+
+
 def train(
     overrides: Overrides = None,
     config: ConfigFile = None,

@@ -9,8 +9,11 @@ from ...partitioning.errors import InputError
 from ...workers import WorkerGroup, calling
 from ..config.schema import Config
 from ..models.held_out import held_out_pairs
+from ..models.training import as_trained
 from ..output.leases import leased
 from ..output.session import Session
+from ..planning.announce import announce
+from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
 from .evaluate_reference import evaluate_against
 
@@ -46,6 +49,11 @@ def evaluate(
     with leased(session) as version:
         test_users, test_items, unknown = held_out_pairs(session, version.graph)
         call = calling(Partition.evaluate, test_users, test_items, config.evaluate.k, config.evaluate.batch_users)
+        sizes = sizes_of_graph(session.store, version.graph, config.partitioning.halo)
+        trained = as_trained(config, version.model)
+        planned = announce(trained, sizes, "evaluate", progress, group, test_rows=len(test_users))
         with session.workers(group) as workers:
+            planned.placed(workers)
             metrics = session.call(workers, version, call)[0]
-    return {"version": version.version, **metrics, "users": int(metrics["users"]), "unknown_test_rows": unknown}
+    found = {"version": version.version, **metrics, "users": int(metrics["users"]), "unknown_test_rows": unknown}
+    return found | planned.measured(workers)

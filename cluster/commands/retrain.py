@@ -22,6 +22,8 @@ from ..models.training import at_intervals, make_run, prepare_run, trained_versi
 from ..output.ingests import graph_key, lake_graph
 from ..output.leases import Lease
 from ..output.session import Session
+from ..planning.announce import announce
+from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
 
 
@@ -54,11 +56,15 @@ def retrain(
     with Lease(session, session.versions.next_number(), [f"{REQUESTS}/*", f"{LOG}/*"]) as lease:
         head, graph = _lease_graph(session, lease)
         run = make_run(config, graph, Removal(), probe)
-        prepare_run(session, graph, run, resume, progress)
+        sizes = sizes_of_graph(session.store, graph, run.halo)
+        announce(config, sizes, "train", progress, group)
+        planned = announce(config, sizes, "pretrain", progress, group)  # which holds more than the training
+        prepare_run(session, run, resume, progress)
         # A training takes long. It ends early if a record since `head` already makes its result useless.
         look = at_intervals(lambda: check_still_valid(session.log.since(head), (), lease))
         try:
             with session.workers(group) as workers:
+                planned.placed(workers)
                 trained, curve = trained_version(session, workers, graph, run, progress, look)
                 # No version names the new files yet, so the lease has to hold them, those of each step before the next.
                 lease.add(trained.files)
@@ -73,7 +79,8 @@ def retrain(
     # Only now: until the commit, `retrain --resume` needs the checkpoints and the runs.
     Checkpoints(session.store, run.folder).clear()
     clear_runs(session, trained)
-    return training_result(committed, curve) | {
+    return training_result(committed, curve, run.settings.num_batches) | {
+        **planned.measured(workers),
         "seconds": time.perf_counter() - started,
         "replayed_requests": len(committed.replayed or ()),
         "replayed_interactions": graph.interactions - committed.graph.interactions,

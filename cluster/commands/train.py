@@ -21,6 +21,8 @@ from ..models.training import at_intervals, make_run, prepare_run, trained_versi
 from ..output.conflicts import voids_training
 from ..output.ingests import lake_graph
 from ..output.session import Session
+from ..planning.announce import announce
+from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
 from ..requests.matching import effect, resolve
 from ..requests.request import Request, make_request
@@ -64,7 +66,8 @@ def train(
     graph = lake_graph(session)
     removal, unknown = _left_out(session, graph, without)
     run = make_run(config, graph, removal, probe)
-    prepare_run(session, graph, run, resume, progress)
+    planned = announce(config, sizes_of_graph(session.store, graph, run.halo), "train", progress, group)
+    prepare_run(session, run, resume, progress)
     overtaken = voids_training(graph, session.versions.current())
 
     def look() -> None:
@@ -74,6 +77,7 @@ def train(
 
     try:
         with session.workers(group) as workers:
+            planned.placed(workers)
             manifest, curve = trained_version(session, workers, graph, run, progress, at_intervals(look))
     except (InputError, FileNotFoundError, WorkerFailure):
         look()  # if a purge removed the graph after another commit, this raises an error that says so
@@ -86,7 +90,8 @@ def train(
     # Only now: until the commit, `train --resume` needs the checkpoints.
     Checkpoints(session.store, run.folder).clear()
     removed = graph.interactions - committed.graph.interactions
-    return training_result(committed, curve) | {"removed_interactions": removed, "unknown_ids": unknown}
+    told = training_result(committed, curve, run.settings.num_batches) | planned.measured(workers)
+    return told | {"removed_interactions": removed, "unknown_ids": unknown}
 
 
 def _left_out(session: Session, graph: Graph, files: Sequence[str]) -> tuple[Removal, int]:

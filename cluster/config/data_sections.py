@@ -68,6 +68,10 @@ class Cluster(Section):
     max_rebuilds: int = Field(3, ge=0)
     """How often a run rebuilds its group of workers after failures before it gives up."""
 
+    check_memory: bool = True
+    """Whether work is refused whose planned memory the machines do not have. false: it begins all the same, with a
+    warning."""
+
     @model_validator(mode="after")
     def _workers_share_no_gpu(self) -> Cluster:
         if self.partitions > 1 and 0 < self.gpus_per_worker < 1:

@@ -59,22 +59,27 @@ NOTHING_TO_RESUME = (
 )
 
 
-def prepare_run(session: Session, graph: IngestedGraph, run: TrainRun, resume: bool, progress: Progress) -> None:
-    """Prepare a training: save the configuration, tell the plan, and remove earlier checkpoints of this run unless `resume`
-    is set."""
+def prepare_run(session: Session, run: TrainRun, resume: bool, progress: Progress) -> None:
+    """Prepare a training: save the configuration, and remove earlier checkpoints of this run unless `resume` is set."""
     checkpoints = Checkpoints(session.store, run.folder)
     if not resume:
         checkpoints.clear()
     elif checkpoints.read_manifest() is None:
         progress.note(NOTHING_TO_RESUME)
     session.save_config()
-    progress.note(plan_line(session.config, graph))
 
 
-def training_result(committed: Manifest, curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the commands return of a training. curve: {"seconds", "loss", ...} of each epoch."""
+def training_result(committed: Manifest, curve: Sequence[dict[str, Any]], steps: int) -> dict[str, Any]:
+    """What the commands return of a training. curve: {"seconds", "loss", ...} of each epoch. steps: of an epoch."""
     seconds, loss = curve[-1]["seconds"], curve[-1]["loss"]
-    return {"epochs": len(curve), "seconds": seconds, "loss": loss, "version": committed.version, "curve": curve}
+    return {
+        "epochs": len(curve),
+        "seconds": seconds,
+        "step_seconds": seconds / (len(curve) * steps),
+        "loss": loss,
+        "version": committed.version,
+        "curve": curve,
+    }
 
 
 def trained_version(
@@ -209,18 +214,4 @@ def run_training(
         restore=lambda: None,
         max_rebuilds=session.config.cluster.max_rebuilds,
         on_progress=on_progress,
-    )
-
-
-def plan_line(config: Config, graph: IngestedGraph) -> str:
-    """One line about a training before it starts: its steps, the memory of its tables, and the halo rows of each step."""
-    nodes, size = graph.users + graph.items, config.backbone.embedding_size
-    steps = -(-graph.ingested_interactions // config.train.batch_size)
-    table = nodes * size * 4
-    layers = config.backbone.num_layers
-    rows = graph.rows_per_layer[chosen(config.partitioning.halo, graph.rows_per_layer)]
-    return (
-        f"plan: {config.train.epochs} epochs of {steps} steps; tables {3 * table / 2**20:.0f} MiB with moments, about "
-        f"{(layers + 6) * table / 2**20:.0f} MiB at work over {graph.partitions} workers; each step exchanges "
-        f"{2 * layers * rows * size * 4 / 2**20:.1f} MiB of halo rows"
     )

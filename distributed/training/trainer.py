@@ -193,12 +193,15 @@ class Trainer:
         return self._gradient.zero_()
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next epoch depends on, as tensors by name. The dense part is the same on every rank."""
+        """All that the next epoch depends on, as tensors by name. The dense part is the same on every rank.
+
+        They share memory with the trainer, and change with its steps.
+        """
         state = {f"table.{name}": x for name, x in self.table.state().items()}
-        state |= {f"dense.{name}": x.clone() for name, x in self.backbone.state_dict().items()}
+        state |= {f"dense.{name}": x for name, x in self.backbone.state_dict().items()}
         if self._dense is not None:
             for position, moments in self._dense.state_dict()["state"].items():
-                state |= {f"adam.{position}.{name}": x.clone().reshape(-1) for name, x in moments.items()}
+                state |= {f"adam.{position}.{name}": x.reshape(-1) for name, x in moments.items()}
         return state | {"epoch": torch.tensor([self.epoch])}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
