@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from ..graph.removal import Ids
-from ..measures.ranking import evaluate, pair_scores, rank
+from ..measures.quality import evaluate
+from ..measures.ranking import pair_scores, rank
 from .forgetting import PartitionForgetting
 from .results import Rows
 from .training import PartitionTraining

@@ -16,7 +16,7 @@ from ...partitioning.errors import InputError
 from ..backbones import BACKBONES, Backbone
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Removal
-from ..measures.ranking import evaluate
+from ..measures.quality import evaluate
 from .checkpoint import Checkpoints
 from .finite import are_finite, scores_are_finite
 from .trainer import Trainer, TrainSettings

@@ -9,7 +9,7 @@ import yaml
 from unlearnrec.benchmarks import affected, partitioning, requests, results_file, training, unlearning
 from unlearnrec.benchmarks.lab import Lab
 from unlearnrec.cluster.jobs import wheel
-from unlearnrec.distributed.measures.ranking import evaluate
+from unlearnrec.distributed.measures.quality import evaluate
 from unlearnrec.partitioning.assignment import assign, balance, edge_cut
 from unlearnrec.partitioning.graph import read_interactions
 from unlearnrec.partitioning.halo import HALOS, rows_per_layer

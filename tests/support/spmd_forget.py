@@ -18,7 +18,8 @@ from unlearnrec.distributed.encoder.pretrain import PretrainSettings, calibrate,
 from unlearnrec.distributed.graph.keyed import initial_rows
 from unlearnrec.distributed.graph.local_graph import LocalGraph
 from unlearnrec.distributed.graph.removal import Removal, Simulated, empty_nodes
-from unlearnrec.distributed.measures.ranking import evaluate, pair_scores, rank
+from unlearnrec.distributed.measures.quality import evaluate
+from unlearnrec.distributed.measures.ranking import pair_scores, rank
 from unlearnrec.distributed.measures.standing import Standing, standing, trained_pairs
 from unlearnrec.partitioning.assignment import Assignment
 from unlearnrec.partitioning.shard import build_shards
