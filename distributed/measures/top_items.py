@@ -44,8 +44,8 @@ class TopItems:
         self._groups = -(-groups // tiles)  # of a tile; all tiles have the same number
         missing = -self._columns % (self._groups * self._group)
         padded_ID = torch.cat([items_ID, items_ID.new_zeros(missing, items_ID.shape[1])])
-        self._tiles = padded_ID.split(self._groups * self._group)
-        self._scores = items_ID.new_empty(self.block_users * self._groups * self._group)
+        self.tiles = padded_ID.split(self._groups * self._group)
+        self.scores = items_ID.new_empty(self.block_users * self._groups * self._group)
         self._maxima = items_ID.new_empty(self.block_users * self._groups)
         self._kept = items_ID.new_empty(2 * self.block_users * k, self._group)
 
@@ -58,14 +58,14 @@ class TopItems:
         """
         size, groups, g = len(users_BD), self._groups, self._group
         width = groups * g
-        scores = self._scores[: size * width]
+        scores = self.scores[: size * width]
         maxima_BG = self._maxima[: size * groups].view(size, groups)
         left_out = self._by_tile(line, seen)
         best = users_BD.new_full((size, self._k), -torch.inf)
         bound_B1 = best[:, -1:]
         places: list[Tensor] = []
         kept = next_bound = 0
-        for number, tile_CD in enumerate(self._tiles):
+        for number, tile_CD in enumerate(self.tiles):
             torch.mm(users_BD, tile_CD.T, out=scores.view(size, width))
             scores.index_fill_(0, left_out[number], -torch.inf)
             if (number + 1) * width > self._columns:
@@ -98,7 +98,7 @@ class TopItems:
         width = self._groups * self._group
         tile = seen // width
         order = torch.argsort(tile, stable=True)
-        counts = torch.bincount(tile, minlength=len(self._tiles)).tolist()
+        counts = torch.bincount(tile, minlength=len(self.tiles)).tolist()
         return (line * width + seen - tile * width)[order].split(counts)
 
     def _select(self, size: int, bound_B: Tensor, places_n: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,6 +118,12 @@ class TopItems:
         keys = _padded(user_n[rows[chosen // g]], _keys(scores_ng.view(-1)[chosen], column_m), size, k)
         top = keys.topk(k, dim=1).values
         return _columns(top).clamp_(max=self._columns - 1), _scores(top)
+
+
+def best_of_scores(scores_BI: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(columns int64 [B, k], scores [B, k]) of the k best of scores float32 that are there, ordered as by `TopItems.of`."""
+    keys = _keys(scores_BI, torch.arange(scores_BI.shape[1], device=scores_BI.device)).topk(k, dim=1).values
+    return _columns(keys), _scores(keys)
 
 
 def _padded(user_n: Tensor, values_n: Tensor, size: int, at_least: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from unlearnrec.distributed.encoder.pretrain import PretrainSettings, calibrate,
 from unlearnrec.distributed.graph.keyed import initial_rows
 from unlearnrec.distributed.graph.local_graph import LocalGraph
 from unlearnrec.distributed.graph.removal import Removal, Simulated, empty_nodes
+from unlearnrec.distributed.measures.baselines import item_neighbours
+from unlearnrec.distributed.measures.evaluation import Evaluation, evaluate_in_detail
 from unlearnrec.distributed.measures.quality import evaluate
 from unlearnrec.distributed.measures.ranking import pair_scores, rank
 from unlearnrec.distributed.measures.standing import Standing, standing, trained_pairs
@@ -244,6 +246,18 @@ def ranking(comm: Comm, cutoffs: tuple[int, ...], users: np.ndarray, items: np.n
     return results
 
 
+def evaluations(
+    comm: Comm, users: np.ndarray, items: np.ndarray, settings: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The whole evaluation of the graph without its empty nodes, under each of these settings."""
+    everything, owners = spmd.pairs(), spmd.assignment(comm.size)
+    shard = build_shards(*everything, np.ones_like(everything[0]), owners)[comm.rank]
+    graph = LocalGraph(shard.drop_nodes(*empty_nodes(shard)), owners, comm)
+    z = all_readouts()[node_ids(graph)]
+    test = (torch.from_numpy(users), torch.from_numpy(items))
+    return [evaluate_in_detail(graph, z, *test, Evaluation(**one)) for one in settings]
+
+
 def standings(comm: Comm, users: np.ndarray, items: np.ndarray, never: np.ndarray) -> tuple[Standing, Standing, Any]:
     """Of pairs; of the same with opposite scores and the same references; and trained pairs of these users."""
     everything, owners = spmd.pairs(), spmd.assignment(comm.size)
@@ -256,3 +270,9 @@ def standings(comm: Comm, users: np.ndarray, items: np.ndarray, never: np.ndarra
     again = standing(graph, flipped, *pairs, seed=5, references=torch.from_numpy(first.references))
     trained = [x.tolist() for x in trained_pairs(graph, pairs[0], seed=5)]
     return first, again, list(zip(*trained, strict=True))
+
+
+def neighbours(comm: Comm) -> Any:
+    """The neighbours of the items, for item-kNN."""
+    graph = spmd.local_graph(comm)
+    return item_neighbours(graph, graph.degrees[graph.num_local_users :])
