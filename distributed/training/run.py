@@ -41,7 +41,7 @@ class Probe:
     def is_over(self, curve: Sequence[dict[str, float]]) -> bool:
         """Whether `patience` ends a run with this curve."""
         values = [entry[self.metric] for entry in curve if self.metric in entry]
-        return self.patience is not None and len(values) - first_best(values) > self.patience
+        return self.patience is not None and len(values) - first_best(values) >= self.patience
 
 
 def first_best(values: Sequence[float]) -> int:

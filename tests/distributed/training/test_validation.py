@@ -57,5 +57,5 @@ def test_patience_counts_evaluations_without_a_better_one():
     for value in (0.1, 0.3, 0.2, 0.3, 0.25):
         curve += [{"epoch": 0.0}, {"epoch": 0.0, "ndcg@20": value}]
         over.append(probe.is_over(curve))
-    assert over == [False, False, False, False, True]
+    assert over == [False, False, False, True, True]
     assert first_best([0.1, 0.3, 0.2, 0.3]) == 2
