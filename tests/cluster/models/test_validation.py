@@ -95,13 +95,13 @@ def test_an_interrupted_training_takes_the_choice_that_it_had(interactions: str,
 
 
 def test_a_counterfactual_chooses_nothing(chosen: tuple[Config, dict[str, Any]]) -> None:
-    with pytest.raises(InputError, match="validation.share=0"):
+    with pytest.raises(InputError, match=r"validation\.share=0"):
         pipeline.train(chosen[0], without=["users.csv"])
 
 
 def test_too_small_a_share_is_refused(chosen: tuple[Config, dict[str, Any]]) -> None:
     config = chosen[0].model_copy(update={"validation": chosen[0].validation.model_copy(update={"share": 1e-9})})
-    with pytest.raises(InputError, match="validation.share=1e-09"):
+    with pytest.raises(InputError, match=r"validation\.share=1e-09"):
         pipeline.train(config, group=InProcess())
 
 
