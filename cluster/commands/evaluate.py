@@ -46,7 +46,9 @@ def evaluate(
             "evaluate: --reference needs what was forgotten (--users, --items or --interactions), and these need --reference"
         )
     if reference is not None and baselines:
-        raise InputError("evaluate: --baselines and --reference do not go together. Run `evaluate --baselines` by itself")
+        raise InputError(
+            "evaluate: --baselines and --reference do not go together. Run `evaluate --baselines` by itself"
+        )
     if reference is not None:
         return evaluate_against(config, reference, **named, progress=progress, group=group)
     session = Session(config)

@@ -16,8 +16,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-GROUP = 64
-"""The number of columns of a group. Fewer where k groups of this size would be much of all columns."""
+GROUP = 256
+"""The number of columns of a group. torch finds the maximum of so many neighbours much faster than that of fewer. They are
+fewer where k groups of this size would be much of all columns."""
+PART = 32
+"""The number of columns of the parts into which the best groups are divided at the end."""
 TILE_SCORES = 2**21
 """The number of scores in a tile, for each thread: 8 MiB. Fewer fit into nearer caches, but each tile costs a few calls."""
 TILE_SCORES_CUDA = 2**26
@@ -103,21 +106,35 @@ class TopItems:
 
     def _select(self, size: int, bound_B: Tensor, places_n: Tensor) -> tuple[Tensor, Tensor]:
         """The k best columns among the kept groups. places_n: (tile, user, group of the tile) of each, as one number."""
-        k, g = self._k, self._group
+        k = self._k
         user_n = places_n // self._groups % size
         maxima_n = self._kept[: len(places_n)].amax(1)
         # First the groups that a later bound excludes: these are most.
         rows = torch.nonzero(maxima_n >= bound_B[user_n])[:, 0]
+        # The k-th largest of the maxima bounds the k-th best score.
         bound_B = _padded(user_n[rows], maxima_n[rows], size, k).topk(k, dim=1).values[:, -1]
         rows = rows[maxima_n[rows] >= bound_B[user_n[rows]]]
-        # Then the columns: the k-th largest of the maxima bounds the k-th best score.
-        scores_ng = self._kept.index_select(0, rows)
-        chosen = torch.nonzero((scores_ng >= bound_B[user_n[rows]][:, None]).view(-1))[:, 0]
-        place_m = places_n[rows[chosen // g]]
-        column_m = (place_m // (self._groups * size) * self._groups + place_m % self._groups) * g + chosen % g
-        keys = _padded(user_n[rows[chosen // g]], _keys(scores_ng.view(-1)[chosen], column_m), size, k)
-        top = keys.topk(k, dim=1).values
+        place_n = places_n[rows]
+        group_n = place_n // (self._groups * size) * self._groups + place_n % self._groups
+        user_n, column_n, scores_ng = user_n[rows], group_n * self._group, self._kept.index_select(0, rows)
+        for size_of_part in (PART, 1):
+            if scores_ng.shape[1] > size_of_part:
+                user_n, column_n, scores_ng = _parts(user_n, column_n, scores_ng, bound_B, size_of_part)
+        top = _padded(user_n, _keys(scores_ng[:, 0], column_n), size, k).topk(k, dim=1).values
         return _columns(top).clamp_(max=self._columns - 1), _scores(top)
+
+
+def _parts(
+    user_n: Tensor, column_n: Tensor, scores_ng: Tensor, bound_B: Tensor, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same (users, first columns, scores) of the parts of these groups, of `size` columns each, that reach the user's
+    bound."""
+    parts = scores_ng.shape[1] // size
+    scores = scores_ng.view(-1, size)
+    maxima = scores.amax(1).view(-1, parts) if size > 1 else scores_ng
+    left = torch.nonzero((maxima >= bound_B[user_n][:, None]).view(-1))[:, 0]
+    row = left // parts
+    return user_n[row], column_n[row] + left % parts * size, scores.index_select(0, left)
 
 
 def best_of_scores(scores_BI: Tensor, k: int) -> tuple[Tensor, Tensor]:

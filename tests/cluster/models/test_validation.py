@@ -88,8 +88,9 @@ def test_an_interrupted_training_takes_the_choice_that_it_had(interactions: str,
     again, anew = InProcess(), InProcess()
     answer = pipeline.train(config, resume=True, group=again)
     assert "validate" not in again.called and "train" in again.called
-    assert pipeline.train(config, group=anew)["validation"]["curve"][-1]["ndcg@20"] == (
-        answer["validation"]["curve"][-1]["ndcg@20"]
+    assert (
+        pipeline.train(config, group=anew)["validation"]["curve"][-1]["ndcg@20"]
+        == (answer["validation"]["curve"][-1]["ndcg@20"])
     )
     assert "validate" in anew.called
 
