@@ -19,6 +19,7 @@ from ..layout import LOG, REQUESTS, pretraining_folder, training_folder
 from ..models.pretraining import clear_runs, fit_encoder, wants_around, with_encoder
 from ..models.retraining import check_still_valid, commit_replayed
 from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
+from ..models.validation import clear_choice, with_chosen_epochs
 from ..output.ingests import graph_key, lake_graph
 from ..output.leases import Lease
 from ..output.session import Session
@@ -47,10 +48,12 @@ def retrain(
         RuntimeError: another training or a rollback was committed meanwhile, or a purge removed files that are needed.
         WorkerFailure: as `WorkerGroup.run`.
     """
-    session = Session(config)
     wants_around(config, config.backbone.model_dump())  # raises for an impossible setting, before any work is done
-    lake_graph(session)  # raises if there is no graph, before anything is written
+    lake_graph(Session(config))  # raises if there is no graph, before anything is written
     started = time.perf_counter()
+    configured = config
+    config, choice = with_chosen_epochs(config, progress, group, resume)
+    session = Session(config)
     # The lease (Lt) comes before everything else. It holds the contents of requests and the log, because requests that are
     # carried out from now on have to be read at the end, when a purge might have removed them.
     with Lease(session, session.versions.next_number(), [f"{REQUESTS}/*", f"{LOG}/*"]) as lease:
@@ -79,12 +82,15 @@ def retrain(
     # Only now: until the commit, `retrain --resume` needs the checkpoints and the runs.
     Checkpoints(session.store, run.folder).clear()
     clear_runs(session, trained)
+    if choice is not None:
+        clear_choice(configured)
     return training_result(committed, curve, run.settings.num_batches) | {
         **planned.measured(workers),
         "seconds": time.perf_counter() - started,
         "replayed_requests": len(committed.replayed or ()),
         "replayed_interactions": graph.interactions - committed.graph.interactions,
         "pretrain": pretrained,
+        **({"validation": choice.document()} if choice is not None else {}),
     }
 
 

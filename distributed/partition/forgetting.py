@@ -18,7 +18,7 @@ from ..encoder.changes import around_influence, influence, shrink
 from ..encoder.influence import AroundEncoder
 from ..encoder.published import Published, published_influence
 from ..graph.removal import Found, Ids, Pairs, Removal
-from ..measures.ranking import quality_by_user
+from ..measures.quality import quality_by_user
 from ..measures.standing import Standing, items_of, standing, standing_with_stand_in, trained_pairs
 from ..training.checkpoint import from_bytes, to_bytes
 from ..training.fine_tune import fine_tune

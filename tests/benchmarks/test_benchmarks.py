@@ -10,7 +10,7 @@ import yaml
 from unlearnrec.benchmarks import affected, partitioning, requests, results_file, step, training, unlearning
 from unlearnrec.benchmarks.lab import Lab
 from unlearnrec.cluster.jobs import wheel
-from unlearnrec.distributed.measures.ranking import evaluate
+from unlearnrec.distributed.measures.quality import evaluate
 from unlearnrec.partitioning.assignment import Assignment, assign, balance, edge_cut
 from unlearnrec.partitioning.graph import read_interactions
 from unlearnrec.partitioning.halo import HALOS, rows_per_layer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,10 @@ from unlearnrec.distributed.encoder.pretrain import PretrainSettings, calibrate,
 from unlearnrec.distributed.graph.keyed import initial_rows
 from unlearnrec.distributed.graph.local_graph import LocalGraph
 from unlearnrec.distributed.graph.removal import Removal, Simulated, empty_nodes
-from unlearnrec.distributed.measures.ranking import evaluate, pair_scores, rank
+from unlearnrec.distributed.measures.baselines import item_neighbours
+from unlearnrec.distributed.measures.evaluation import Evaluation, evaluate_in_detail
+from unlearnrec.distributed.measures.quality import evaluate
+from unlearnrec.distributed.measures.ranking import pair_scores, rank
 from unlearnrec.distributed.measures.standing import (
     Standing,
     items_of,
@@ -250,6 +253,18 @@ def ranking(comm: Comm, cutoffs: tuple[int, ...], users: np.ndarray, items: np.n
     return results
 
 
+def evaluations(
+    comm: Comm, users: np.ndarray, items: np.ndarray, settings: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The whole evaluation of the graph without its empty nodes, under each of these settings."""
+    everything, owners = spmd.pairs(), spmd.assignment(comm.size)
+    shard = build_shards(*everything, np.ones_like(everything[0]), owners)[comm.rank]
+    graph = LocalGraph(shard.drop_nodes(*empty_nodes(shard)), owners, comm)
+    z = all_readouts()[node_ids(graph)]
+    test = (torch.from_numpy(users), torch.from_numpy(items))
+    return [evaluate_in_detail(graph, z, *test, Evaluation(**one)) for one in settings]
+
+
 def standings(comm: Comm, users: np.ndarray, items: np.ndarray, never: np.ndarray) -> tuple[Standing, Standing, Any]:
     """Of pairs; of the same with opposite scores and the same references; and trained pairs of these users."""
     everything, owners = spmd.pairs(), spmd.assignment(comm.size)
@@ -278,3 +293,9 @@ def stand_ins(comm: Comm, users: np.ndarray, items: np.ndarray) -> tuple[Standin
     again = standing_with_stand_in(graph, z * 2, own, own, own[1], never, 5, torch.from_numpy(first.references))
     lists = torch.stack(items_of(graph, torch.from_numpy(users)), 1)
     return replace(first, positions=here), replace(again, positions=here), lists.numpy()
+
+
+def neighbours(comm: Comm) -> Any:
+    """The neighbours of the items, for item-kNN."""
+    graph = spmd.local_graph(comm)
+    return item_neighbours(graph, graph.degrees[graph.num_local_users :])
