@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cluster.api.handle import ForgetRequest
-    from .cluster.api.session import Session, SessionClosed
+    from .cluster.api.lifetime import SessionClosed
+    from .cluster.api.session import Session
     from .distributed.backbones import Backbone
     from .partitioning.errors import InputError
 
@@ -25,7 +26,7 @@ _HOMES = {
     "ForgetRequest": "cluster.api.handle",
     "InputError": "partitioning.errors",
     "Session": "cluster.api.session",
-    "SessionClosed": "cluster.api.session",
+    "SessionClosed": "cluster.api.lifetime",
 }
 """The module of each public name."""
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from .results import ForgetResult
-
-if TYPE_CHECKING:
-    from .session import Session
 
 
 class ForgetRequest:
@@ -17,8 +15,12 @@ class ForgetRequest:
     for are carried out at the end of the session's `with` block.
     """
 
-    def __init__(self, session: Session, request_id: str) -> None:
-        self._session, self._request_id = session, request_id
+    def __init__(
+        self, request_id: str, status: Callable[[], str], settle: Callable[[float | None], dict[str, Any]]
+    ) -> None:
+        """status: asks the log. settle: carries the request out within so many seconds of waiting, and returns its
+        answer."""
+        self._request_id, self._status, self._settle = request_id, status, settle
 
     @property
     def request_id(self) -> str:
@@ -29,7 +31,7 @@ class ForgetRequest:
     def status(self) -> str:
         """Where the request is, as the log says now: "accepted" and not carried out, "held" until somebody approves it,
         "failed", "committed", "completed" (there was nothing to forget) or "cancelled"."""
-        return self._session.status(self._request_id).phase
+        return self._status()
 
     @property
     def done(self) -> bool:
@@ -52,7 +54,7 @@ class ForgetRequest:
             SessionClosed: the session was closed, and the request has no answer yet. It stays accepted.
             WorkerFailure: workers failed again and again. The request stays accepted.
         """
-        return ForgetResult.of(self._session._settle(self._request_id, timeout))
+        return ForgetResult.of(self._settle(timeout))
 
     def __repr__(self) -> str:
         about = {"accepted": "accepted and durable, not carried out yet", "held": "held until somebody approves it"}
