@@ -76,18 +76,25 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     Raises:
         InputError: the file is missing or is not a mapping, an override has no `=`, or as `parse_config`.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"configuration {str(path)!r}: {error.strerror or error}") from None
-        except UnicodeDecodeError:
-            raise InputError(f"configuration {str(path)!r}: not a text file in UTF-8") from None
-        values = parse_yaml(text, str(path))
+    values = {} if path is None else read_values(path)
     for override in overrides:
         _set_override(values, override)
     return parse_config(values)
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """The nested values of a YAML file, not checked yet.
+
+    Raises:
+        InputError: the file is missing, or is not a mapping in YAML.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"configuration {str(path)!r}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"configuration {str(path)!r}: not a text file in UTF-8") from None
+    return parse_yaml(text, str(path))
 
 
 def _set_override(values: dict[str, Any], override: str) -> None:
