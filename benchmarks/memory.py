@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,11 @@ def evaluate_case(arguments: argparse.Namespace, batch_users: int) -> dict[str, 
     return with_workers(config, "evaluate", lambda group: pipeline.evaluate(config, group=group), TEST_USERS)
 
 
+def one_step_case(arguments: argparse.Namespace, loss: str) -> dict[str, Any]:
+    """Train with batches of all interactions."""
+    return train_case(arguments, 1, "lightgcn", loss, arguments.interactions)
+
+
 def pretrain_case(arguments: argparse.Namespace) -> dict[str, Any]:
     """Pre-train the encoder of the trained model."""
     config = configuration(arguments, 2)
@@ -226,16 +232,16 @@ CASES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "evaluate blocks of 1024, 2 workers": lambda a: evaluate_case(a, 1024),
     "evaluate blocks of 8192, 2 workers": lambda a: evaluate_case(a, 8192),
 } | {
-    f"train {backbone} {loss}, 2 workers": (lambda a, b=backbone, x=loss: train_case(a, 2, b, x))
+    f"train {backbone} {loss}, 2 workers": partial(train_case, partitions=2, backbone=backbone, loss=loss)
     for backbone in BACKBONES
     for loss in LOSSES
     if (backbone, loss) != ("lightgcn", "bpr")
 }
-CASES |= {f"train lightgcn {loss}, 1 worker": (lambda a, x=loss: train_case(a, 1, "lightgcn", x)) for loss in LOSSES}
 CASES |= {
-    f"train lightgcn {loss}, 1 worker, one step": (lambda a, x=loss: train_case(a, 1, "lightgcn", x, a.interactions))
+    f"train lightgcn {loss}, 1 worker": partial(train_case, partitions=1, backbone="lightgcn", loss=loss)
     for loss in LOSSES
 }
+CASES |= {f"train lightgcn {loss}, 1 worker, one step": partial(one_step_case, loss=loss) for loss in LOSSES}
 
 if __name__ == "__main__":
     main()

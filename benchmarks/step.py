@@ -107,6 +107,10 @@ def _origin(arguments: argparse.Namespace) -> str:
     )
 
 
+def _owners(communities: npt.NDArray[np.int64], partitions: int) -> npt.NDArray[np.int16]:
+    return (communities * partitions // COMMUNITIES).astype(np.int16)
+
+
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row of the table for each number of partitions and each plan."""
     if arguments.train is not None:
@@ -117,10 +121,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         users, items, of_user, of_item = generate(
             arguments.users, arguments.items, arguments.interactions, arguments.seed
         )
-        owners = {
-            n: Assignment(*((x * n // COMMUNITIES).astype(np.int16) for x in (of_user, of_item)), n)
-            for n in arguments.partitions
-        }
+        owners = {n: Assignment(_owners(of_user, n), _owners(of_item, n), n) for n in arguments.partitions}
     rows = []
     for count, assignment in owners.items():
         with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ No deletion depends on it. A version that misses a bound is committed too, and i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -149,14 +149,14 @@ class Gate:
     def _gaps(self, base: Baseline, after: Sequence[RecallAndStanding]) -> dict[str, dict[str, Any]]:
         """The measures of the forgotten pairs. There is none of a kind that neither this batch nor an earlier one has."""
         found = {}
-        names: tuple[Literal["kept"], Literal["deleted"]] = ("kept", "deleted")
-        kinds = zip(GAPS, names, (self._kept, self._deleted), (ROWS, STAND_INS), strict=True)
-        for name, kind, pairs, groups in kinds:
+        kept = ([part["kept"] for part in parts] for parts in (self._before, after))
+        deleted = ([part["deleted"] for part in parts] for parts in (self._before, after))
+        users = len(np.unique(self._deleted[0]))
+        kinds = ((self._kept, kept, ROWS, None), (self._deleted, deleted, STAND_INS, users))
+        for name, (pairs, (before, now), groups, of_users) in zip(GAPS, kinds, strict=True):
             earlier = _earlier(self._version, name)
             if len(pairs[0]):
-                before, now = ([part[kind] for part in parts] for parts in (self._before, after))
-                users = len(np.unique(pairs[0])) if kind == "deleted" else None
-                found[name] = gap_closed(base, before, now, len(pairs[0]), groups, earlier, users)
+                found[name] = gap_closed(base, before, now, len(pairs[0]), groups, earlier, of_users)
             elif earlier:
                 found[name] = pooled(earlier, None)
         return found or {name: {"left_out": "no forgotten pair has an item that stays"} for name in GAPS}

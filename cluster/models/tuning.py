@@ -97,10 +97,10 @@ def tuned_config(config: Config, progress: Progress) -> tuple[Config, dict[str, 
             class Counting(tune.Callback):
                 """Counts the trials that ended. Tune pickles its callbacks: this one is then empty."""
 
-                def on_trial_complete(self, **_: Any) -> None:
+                def on_trial_complete(self, *_: Any, **__: Any) -> None:
                     task.advance()
 
-                def on_trial_error(self, **_: Any) -> None:
+                def on_trial_error(self, *_: Any, **__: Any) -> None:
                     task.advance()
 
                 def __reduce__(self) -> Any:
@@ -118,7 +118,7 @@ def tuned_config(config: Config, progress: Progress) -> tuple[Config, dict[str, 
         if owns_ray:
             ray.shutdown()
     trials = []
-    for settings, result in zip(tried, results, strict=True):
+    for settings, result in zip(tried, (results[n] for n in range(len(results))), strict=True):
         row: dict[str, Any] = {"settings": settings}
         if result.error is not None:
             row["error"] = str(result.error).strip().splitlines()[-1]

@@ -37,7 +37,7 @@ def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
         header[name] = {"dtype": _DTYPES[arrays[name].dtype], "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *(memoryview(arrays[name].numpy()) for name in names)])
+    return b"".join([len(text).to_bytes(8, "little"), text, *(arrays[name].numpy().data for name in names)])
 
 
 def from_bytes(data: bytes) -> dict[str, Tensor]:
