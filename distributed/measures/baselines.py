@@ -35,7 +35,7 @@ def popularity_ranking(
     place = torch.full((graph.num_items,), len(order), device=degrees.device)
     place[order] = torch.arange(len(order), device=degrees.device)
     done = 0
-    for block in users.split(BLOCK):
+    for block in users.split(BLOCK) if len(users) else ():
         line, seen = seen_items(graph, graph.user_rows(block))
         most = int(torch.bincount(line, minlength=1).max())
         width = min(len(order), k + most)  # nobody needs more of the most popular items
@@ -84,7 +84,7 @@ def neighbour_ranking(
 ) -> Iterator[Ranked]:
     """The items that are most similar to the user's own, by the sum of the similarities, for each of `users`."""
     done = 0
-    for block in users.split(BLOCK):
+    for block in users.split(BLOCK) if len(users) else ():
         line, seen = seen_items(graph, graph.user_rows(block))
         lines, columns = line.cpu().numpy(), seen.cpu().numpy()
         own = sp.csr_matrix((np.ones(len(lines), np.float32), (lines, columns)), shape=(len(block), graph.num_items))

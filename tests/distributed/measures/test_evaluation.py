@@ -161,3 +161,11 @@ def test_only_the_nearest_neighbours_count_and_too_much_work_is_skipped(monkeypa
         assert np.array_equal(np.sort(few[few > 0])[::-1], np.sort(all_[all_ > 0])[::-1][: (few > 0).sum()])
     monkeypatch.setattr(baselines, "LARGEST_WORK", 10)
     assert "the limits are" in spmd_forget.neighbours(Comm())
+
+
+def test_without_test_interactions_there_is_nothing_to_measure():
+    nothing = np.empty(0, dtype=np.int64)
+    answer = spmd_forget.evaluations(Comm(), nothing, nothing, [EVERYTHING])[0]
+    assert answer["users"] == answer["recall@3"] == answer["coverage@3"] == 0
+    assert answer["by_user_activity"] == []
+    assert answer["baselines"]["item_knn"]["recall@3"] == answer["baselines"]["popularity"]["hit_rate@10"] == 0
