@@ -59,10 +59,12 @@ def _versions() -> tuple[bool, str]:
 
 def _cores(config: Config | None) -> tuple[bool, str]:
     usable = usable_cpus()
-    if config is None or config.cluster.address is not None:
+    from ...workers.shared_folder import runs_on_a_cluster
+
+    if config is None or runs_on_a_cluster(config.cluster.address):
         return True, f"{usable} usable"
     wanted = config.cluster.partitions * config.cluster.cpus_per_worker
-    detail = f"{usable} usable, {wanted} wanted by cluster.partitions x cluster.cpus_per_worker"
+    detail = f"{usable} usable, {wanted:g} wanted by cluster.partitions x cluster.cpus_per_worker"
     return usable >= wanted, detail
 
 

@@ -261,6 +261,9 @@ def worker_settings(cluster: Cluster) -> WorkerSettings:
         gpus_per_worker=cluster.gpus_per_worker,
         threads_per_worker=cluster.threads_per_worker,
         collective_timeout_seconds=cluster.collective_timeout_seconds,
+        network_interface=cluster.network_interface,
+        start_seconds=cluster.start_seconds,
+        spread=cluster.spread,
     )
 
 

@@ -73,8 +73,10 @@ class PartitionState:
         self._store_server = communication.open_store(host, self._size, 60.0)
         return host, self._store_server.port
 
-    def join(self, address: str, port: int, generation: int, timeout_seconds: float) -> None:
+    def join(self, address: str, port: int, own_address: str, generation: int, timeout_seconds: float) -> None:
         """Form the process groups of a generation. The loaded version is dropped.
+
+        address, port: of the store. own_address: where this rank listens for the others.
 
         Raises:
             CollectiveError: not all ranks came within the time-out.
@@ -87,7 +89,7 @@ class PartitionState:
             else communication.reach_store(address, port, self._size, timeout_seconds)
         )
         self._model, self._generation = None, generation
-        self._comm = Comm(self._rank, self._size, store, timeout_seconds, self._device)
+        self._comm = Comm(self._rank, self._size, store, timeout_seconds, self._device, own_address)
         self._say(phase="idle", generation=generation)
 
     def abort(self) -> None:
