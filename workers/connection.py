@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import select
 import socket
 import ssl
@@ -12,12 +13,13 @@ import sys
 import time
 
 import ray
+from ray.util.client import ray as ray_client
 
 from ..partitioning.errors import InputError
 from .network import machine_addresses
 
 REACH_SECONDS = 5.0
-ANSWER_SECONDS = 12.0
+ANSWER_SECONDS = 10.0
 """How long Ray's head may take for one answer. Ray itself tries 20 times for 40 s each."""
 IMPORT_SECONDS = 60.0  # of Ray in the process that asks; measured .6 s, 6 s on a machine with much to do
 ASK = """
@@ -27,11 +29,13 @@ from ray._private.services import canonicalize_bootstrap_address
 print("imported", flush=True)
 address = canonicalize_bootstrap_address(sys.argv[1])
 if address is not None:  # None: "auto" found nothing, which ray.init says itself
-    print(address, flush=True)
-    ray._raylet.GcsClient(address=address).internal_kv_get(b"session_name", b"session", timeout=10)
+    print("asks", address, flush=True)
+    ray._raylet.GcsClient(address=address).internal_kv_get(b"session_name", b"session", timeout=8)
 print("answers", flush=True)
 """
 """Asks the head of a cluster for anything. In a process of its own, because a call of Ray that waits cannot be ended."""
+REFUSALS = ("Unauthenticated", "InvalidAuthToken")
+"""What Ray prints where the head refuses the token; it tries again for long."""
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """How an HTTP/2 connection begins, with an empty SETTINGS frame. A server that lives answers with its own."""
 SETTINGS = 4
@@ -60,7 +64,24 @@ def connect_to_ray(address: str | None) -> bool:
         ray.init(address=target, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(_no_cluster(target, str(error) or type(error).__name__)) from None
+    try:
+        _check_own_node(target)
+    except BaseException:
+        ray.shutdown()
+        raise
     return True
+
+
+def _check_own_node(target: str) -> None:
+    """Raise InputError unless this machine is a node of the connected cluster. Ray attaches a driver to the node of another
+    machine too, but the workers then never reach it."""
+    node, addresses = ray.util.get_node_ip_address(), [address for _, address in machine_addresses()]
+    if not ray_client.is_connected() and node not in addresses:
+        raise InputError(
+            f"cluster.address: the Ray cluster at {target!r} answers, but this machine ({', '.join(addresses)}) is no node "
+            "of it. Run the command on one of its nodes, make this machine one (`ray start --address=HOST:PORT "
+            "--num-cpus=0`), or send the command there with `unlearnrec submit`"
+        )
 
 
 def is_own_ray() -> bool:
@@ -149,19 +170,26 @@ def _speaks_http2(connection: socket.socket, host: str) -> bool:
 
 def _silent(target: str) -> str | None:
     """Why nothing answers at this address of a cluster's head; None if it answers."""
-    process = subprocess.Popen([sys.executable, "-c", ASK, target], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", ASK, target], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
-    said, end = b"", time.monotonic() + IMPORT_SECONDS
+    said, end = "", time.monotonic() + IMPORT_SECONDS
     with process, process.stdout as pipe:
         try:
-            while select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0] and (
-                part := os.read(pipe.fileno(), 4096)
-            ):
+            while select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
+                part = os.read(pipe.fileno(), 4096).decode(errors="replace")
                 said += part
-                end = time.monotonic() + ANSWER_SECONDS
+                if not part or any(word in said for word in ("answers", *REFUSALS)):
+                    break
+                if part.startswith(("imported", "asks")):
+                    end = time.monotonic() + ANSWER_SECONDS
         finally:
             process.kill()
-    lines = said.decode(errors="replace").split()
-    if "answers" in lines:
+    if "answers" in said:
         return None
-    return f"no answer from a head of Ray{f' at {lines[1]}' if len(lines) > 1 else ''}"
+    if any(word in said for word in REFUSALS):
+        return (
+            f"it wants a token, and the one of this machine is not it or was not sent: set RAY_AUTH_MODE=token, and the "
+            f"cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token; RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE')!r}"
+        )
+    asked = re.search(r"^asks (\S+)$", said, re.MULTILINE)
+    return f"no answer from a head of Ray{f' at {asked[1]}' if asked else ''}"

@@ -61,6 +61,7 @@ class WorkerGroup:
         self._settings = settings
         self._timeout = settings.collective_timeout_seconds
         self._owns_ray = owns_ray
+        self._addresses: list[str] = []
         self._met = False  # whether a generation was ever formed
         self._generation = 0
         self._formed = False
@@ -126,6 +127,11 @@ class WorkerGroup:
         """Whether the workers share a working generation. False before `form` and after any failure."""
         return self._formed
 
+    @property
+    def addresses(self) -> list[str]:
+        """Where the workers listen, by partition; empty before `form`."""
+        return list(self._addresses)
+
     # ---- formation ----------------------------------------------------------------------------------------------
 
     def form(self) -> None:
@@ -161,6 +167,7 @@ class WorkerGroup:
         interface = self._settings.network_interface
         listening = {k: self._actors[k].listen.remote(interface) for k in everyone}
         doors = dict(zip(everyone, self._collect("listen", listening, self._timeout), strict=True))
+        self._addresses = [door.address for door in doors.values()]
         if len({door.node for door in doors.values()}) == 1:
             return
         # A network that was cut may come back; one that never carried anything is set up wrongly.

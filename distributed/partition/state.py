@@ -106,6 +106,15 @@ class PartitionState:
         with self._lock:
             self._progress = fields
 
+    def check_exchange(self) -> None:
+        """Exchange some rows with all other ranks, over the group that training uses.
+
+        Raises:
+            CollectiveError, RuntimeError: they do not arrive, or not as they were sent.
+        """
+        assert self._comm is not None, "called before join"
+        communication.check_exchange(self._comm)
+
     # ---- versions ------------------------------------------------------------------------------------------------
 
     def load(self, location: Location, version: Version, halo: str, kernel: str) -> None:
