@@ -16,8 +16,10 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryEr
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from ..partitioning.errors import InputError
 from .actor import CONTROL, CONTROL_THREADS, Factory, Identity, ShardWorker, default_factory
 from .calls import Call
+from .connection import connect_to_ray
 from .failures import (
     TIMEOUT_SETTING,
     Cause,
@@ -31,7 +33,8 @@ from .failures import (
     worker_failure,
 )
 from .memory import PlannedMemory, WorkerMemory, why_memory
-from .placement import WorkerSettings, connect_to_ray, make_placement_group
+from .network import KNOCK_SECONDS, unreached_text
+from .placement import WorkerSettings, make_placement_group
 from .post_mortem import ended_for_memory, oom_kills_of
 
 POLL_SECONDS = 0.5
@@ -56,12 +59,15 @@ class WorkerGroup:
     """
 
     def __init__(
-        self, actors: Sequence[Any], placement: PlacementGroup, collective_timeout_seconds: float, owns_ray: bool
+        self, actors: Sequence[Any], placement: PlacementGroup, settings: WorkerSettings, owns_ray: bool
     ) -> None:
         self._actors = list(actors)
         self._placement = placement
-        self._timeout = collective_timeout_seconds
+        self._settings = settings
+        self._timeout = settings.collective_timeout_seconds
         self._owns_ray = owns_ray
+        self._addresses: list[str] = []
+        self._met = False  # whether a generation was ever formed
         self._generation = 0
         self._formed = False
         self._sequence = 0
@@ -84,7 +90,7 @@ class WorkerGroup:
         existing ray.init is used as it is).
 
         Raises:
-            InputError: the cluster cannot hold so many workers (at once), or is occupied (after a grace period).
+            InputError: no cluster answers at the address; or the workers do not fit (`make_placement_group`).
         """
         owns_ray = connect_to_ray(address)
         try:
@@ -108,7 +114,7 @@ class WorkerGroup:
             ).remote(k, settings.num_partitions, factory)
             for k in range(settings.num_partitions)
         ]
-        return cls(actors, placement, settings.collective_timeout_seconds, owns_ray)
+        return cls(actors, placement, settings, owns_ray)
 
     def __enter__(self) -> WorkerGroup:
         return self
@@ -140,6 +146,11 @@ class WorkerGroup:
         found = self._await_workers(time.monotonic() + RESTART_SECONDS)
         return [found[k] for k in range(self.num_partitions)]
 
+    @property
+    def addresses(self) -> list[str]:
+        """Where the workers listen, by partition; empty before `form`."""
+        return list(self._addresses)
+
     # ---- formation ----------------------------------------------------------------------------------------------
 
     def form(self) -> None:
@@ -147,21 +158,47 @@ class WorkerGroup:
 
         Raises:
             WorkerFailure: a worker did not come up, or the ranks did not find each other in time.
-            InputError: a host raised it.
+            InputError: a host raised it, or workers on different nodes never reached each other.
         """
         self._formed = False
         self._generation += 1
         everyone = range(self.num_partitions)
-        for k, identity in self._await_workers(time.monotonic() + RESTART_SECONDS).items():
+        for k, identity in self._await_workers(max(RESTART_SECONDS, self._settings.start_seconds)).items():
             self._incarnations[k] = identity.incarnation
         # Each step waits for all workers before the next begins: a host must exist before it opens a store, and the store
         # must be bound before the others look for it.
         self._collect("prepare", {k: self._actors[k].prepare.remote() for k in everyone}, RESTART_SECONDS)
+        self._meet()
         store = self._collect("open_store", {0: self._actors[0].open_store.remote()}, self._timeout)[0]
         join = {k: self._actors[k].join.remote(*store, self._generation, self._timeout) for k in everyone}
         self._collect("join", join, self._timeout + ABORT_SECONDS)
         self._restarting.clear()
-        self._formed = True
+        self._formed = self._met = True
+
+    def _meet(self) -> None:
+        """Let every worker choose its address, and knock at one worker's door on every other node.
+
+        Raises:
+            InputError: workers do not reach each other, and never did; or as `network.own_address`.
+            WorkerFailure: they do not any more.
+        """
+        everyone = range(self.num_partitions)
+        interface = self._settings.network_interface
+        listening = {k: self._actors[k].listen.remote(interface) for k in everyone}
+        doors = dict(zip(everyone, self._collect("listen", listening, self._timeout), strict=True))
+        self._addresses = [door.address for door in doors.values()]
+        if len({door.node for door in doors.values()}) == 1:
+            return
+        # A network that was cut may come back; one that never carried anything is set up wrongly.
+        seconds = self._timeout if self._met else min(KNOCK_SECONDS, self._timeout)
+        knocking = {k: self._actors[k].knock.remote(doors, seconds) for k in everyone}
+        answers = self._collect("knock", knocking, seconds + KNOCK_SECONDS + ABORT_SECONDS)
+        found = {k: answer for k, answer in zip(everyone, answers, strict=True) if answer}
+        if found and not self._met:
+            raise InputError(unreached_text(doors, found))
+        if found:
+            causes = {k: Cause(Kind.TRANSIENT, unreached_text(doors, {k: found[k]})) for k in found}
+            raise worker_failure("knock", causes, self._timeout)
 
     def rebuild(self) -> None:
         """After a failure: end the old generation everywhere, replace workers that cannot go on, form the next one.
@@ -183,12 +220,13 @@ class WorkerGroup:
         self._unfinished.clear()
         self.form()
 
-    def _await_workers(self, deadline: float) -> dict[int, Identity]:
+    def _await_workers(self, limit_seconds: float) -> dict[int, Identity]:
         """Ping all workers until each has answered, and return their identities by partition. A ping of an actor that
         is about to restart may fail, and is then repeated.
 
         Raises:
-            WorkerFailure: a worker has not answered before `deadline` (time.monotonic)."""
+            WorkerFailure: a worker has not answered within so many seconds."""
+        deadline = time.monotonic() + limit_seconds
         identities: dict[int, Identity] = {}
         pings = {k: actor.ping.remote() for k, actor in enumerate(self._actors)}
         while pings:
@@ -204,7 +242,8 @@ class WorkerGroup:
                     pings[k] = self._actors[k].ping.remote()
             if pings and time.monotonic() > deadline:
                 text = (
-                    f"did not start within {RESTART_SECONDS:g} s; is a machine with enough free CPUs and memory there?"
+                    f"did not start within {limit_seconds:g} s; is a machine with enough free CPUs and memory there"
+                    f"{' that has no other worker (cluster.spread)' if self._settings.spread else ''}?"
                 )
                 raise worker_failure("start", {k: Cause(Kind.UNRESPONSIVE, text) for k in pings}, self._timeout)
         return identities

@@ -272,13 +272,20 @@ def serve(
 
 
 def doctor(
-    overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    cluster: Annotated[
+        bool,
+        typer.Option("--cluster", help="Also the Ray cluster at cluster.address or RAY_ADDRESS, over all its nodes."),
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
 ) -> dict[str, Any]:
-    """Is this machine fit? With a configuration, also its output location."""
+    """Is this machine fit? With a configuration, also its output location; with --cluster, all nodes of a cluster."""
     loaded = load_configuration(config, overrides) if config or overrides else None
     from ..commands.doctor import doctor as run_doctor
 
-    return run_doctor(loaded)
+    return run_doctor(loaded, cluster=cluster)
 
 
 def submit(

@@ -53,13 +53,21 @@ class Cluster(Section):
     """The address of a running Ray. null: one is started on this machine. "auto": the one on this machine is used."""
     partitions: int = Field(2, ge=1, le=1024)
     """How many parts the graph is cut into, each held by one worker. More than the CPUs there are only slow a run down."""
-    cpus_per_worker: int = Field(1, ge=1)
-    """The number of CPU cores that each worker asks Ray for."""
+    cpus_per_worker: float = Field(1, gt=0)
+    """The number of CPU cores that each worker asks Ray for. Parts are allowed: with 0.5, two workers share a core."""
     gpus_per_worker: float = Field(0, ge=0)
     """The number of GPUs that each worker asks Ray for. 0: workers use no GPU. No worker uses more than one. A fraction is
     allowed only with one partition."""
     threads_per_worker: int | None = Field(None, ge=1)
-    """The number of Torch threads in each worker. null: as many as `cpus_per_worker`."""
+    """The number of Torch threads in each worker. null: as many as `cpus_per_worker`, at least one."""
+    spread: bool = False
+    """Put each worker on another machine. false: on as few machines as possible."""
+    start_seconds: float = Field(20, ge=0)
+    """How long to wait for room on a cluster: for other jobs to let go of theirs, or for machines that an autoscaler
+    starts. Give minutes where machines take minutes to start."""
+    network_interface: str | None = Field(None, min_length=1)
+    """How workers on several machines reach each other: the name of a network interface that all of them have, or a network
+    such as 10.0.0.0/16. null: at the address by which Ray knows each machine."""
     collective_timeout_seconds: float = Field(60, gt=0)
     """How long a worker waits for the others in one exchange. After that it takes the group for broken."""
     exchange_dtype: Literal["float32", "bfloat16"] = "float32"

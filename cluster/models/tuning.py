@@ -9,7 +9,7 @@ from typing import Any
 
 from ...distributed.graph.removal import Removal
 from ...partitioning.errors import InputError
-from ...workers.placement import connect_to_ray
+from ...workers.connection import connect_to_ray
 from ..config.schema import Config, parse_config
 from ..output.ingests import lake_graph
 from ..output.session import Session, absolute
@@ -123,7 +123,7 @@ def tuned_config(config: Config, progress: Progress) -> tuple[Config, dict[str, 
         if result.error is not None:
             row["error"] = str(result.error).strip().splitlines()[-1]
         else:
-            row |= {name: result.metrics[name] for name in (metric, "epochs", "seconds")}
+            row |= {name: (result.metrics or {})[name] for name in (metric, "epochs", "seconds")}
         trials.append(row)
     done = [trial for trial in trials if metric in trial]
     if not done:

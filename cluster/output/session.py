@@ -266,6 +266,9 @@ def worker_settings(cluster: Cluster) -> WorkerSettings:
         threads_per_worker=cluster.threads_per_worker,
         collective_timeout_seconds=cluster.collective_timeout_seconds,
         exchange_dtype=cluster.exchange_dtype,
+        network_interface=cluster.network_interface,
+        start_seconds=cluster.start_seconds,
+        spread=cluster.spread,
     )
 
 

@@ -75,8 +75,10 @@ class PartitionState:
         self._store_server = communication.open_store(host, self._size, 60.0)
         return host, self._store_server.port
 
-    def join(self, address: str, port: int, generation: int, timeout_seconds: float) -> None:
+    def join(self, address: str, port: int, own_address: str, generation: int, timeout_seconds: float) -> None:
         """Form the process groups of a generation. The loaded version is dropped.
+
+        address, port: of the store. own_address: where this rank listens for the others.
 
         Raises:
             CollectiveError: not all ranks came within the time-out.
@@ -89,7 +91,7 @@ class PartitionState:
             else communication.reach_store(address, port, self._size, timeout_seconds)
         )
         self._model, self._generation = None, generation
-        self._comm = Comm(self._rank, self._size, store, timeout_seconds, self._device, self._row_dtype)
+        self._comm = Comm(self._rank, self._size, store, timeout_seconds, self._device, own_address, self._row_dtype)
         self._say(phase="idle", generation=generation)
 
     def abort(self) -> None:
@@ -105,6 +107,15 @@ class PartitionState:
     def _say(self, **fields: Any) -> None:
         with self._lock:
             self._progress = fields
+
+    def check_exchange(self) -> None:
+        """Exchange some rows with all other ranks, over the group that training uses.
+
+        Raises:
+            CollectiveError, RuntimeError: they do not arrive, or not as they were sent.
+        """
+        assert self._comm is not None, "called before join"
+        communication.check_exchange(self._comm)
 
     # ---- versions ------------------------------------------------------------------------------------------------
 

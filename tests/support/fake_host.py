@@ -34,7 +34,7 @@ class FakeHost:
     def open_store(self, host: str) -> tuple[str, int]:
         return host, 1
 
-    def join(self, address: str, port: int, generation: int, timeout_seconds: float) -> None:
+    def join(self, address: str, port: int, own_address: str, generation: int, timeout_seconds: float) -> None:
         self.stop.clear()
         self.joined.append(generation)
         self.timeout = timeout_seconds

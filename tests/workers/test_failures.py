@@ -126,6 +126,17 @@ def test_misfit_names_the_settings():
     assert "cluster.gpus_per_worker" in placement_problem(two, WorkerSettings(1, gpus_per_worker=1))
 
 
+def test_parts_of_a_cpu_and_one_worker_a_machine():
+    two = [{"CPU": 1.0}, {"CPU": 1.0}]
+    assert placement_problem(two, WorkerSettings(4, cpus_per_worker=0.5)) is None
+    assert "only 2 workers" in placement_problem(two, WorkerSettings(3, cpus_per_worker=0.6))
+    assert placement_problem([{"CPU": 1.0}], WorkerSettings(10, cpus_per_worker=0.1)) is None
+    assert placement_problem(two, WorkerSettings(2, spread=True)) is None
+    four = [{"CPU": 4.0}, {"CPU": 4.0}, {"GPU": 1.0}]  # the last has no CPU for a worker
+    assert "as many machines" in placement_problem(four, WorkerSettings(3, spread=True))
+    assert WorkerSettings(1, cpus_per_worker=0.5).environment["OMP_NUM_THREADS"] == "1"
+
+
 class LateWork:
     """A collective that is done just after a wait for it has ended."""
 

@@ -252,7 +252,6 @@ def test_more_workers_than_cpus_fail_at_once(ray_session):
     assert time.monotonic() - started < 2
 
 
-def test_occupied_cpus_are_reported_after_a_grace(group, monkeypatch):
-    monkeypatch.setattr("unlearnrec.workers.placement.FREE_GRACE_SECONDS", 1.0)
+def test_occupied_cpus_are_reported_after_a_grace(group):
     with pytest.raises(InputError, match=r"cluster\.partitions = 3 .* free are 2 of 4 CPUs"):
-        WorkerGroup.start(settings(3), FakeHost)
+        WorkerGroup.start(WorkerSettings(3, start_seconds=1.0), FakeHost)
