@@ -19,6 +19,8 @@ TITLES = {
     "standard_errors": "standard errors of the means:",
     "validation": "chosen on validation interactions:",
     "tune": "settings that were tried:",
+    "rows": "rows of the request:",
+    "phases": "seconds of each phase:",
 }
 """The keys of an answer that people see as a table, each with the line above it."""
 
@@ -63,15 +65,37 @@ def print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> No
         if isinstance(result.get(name), list):
             _print_table(result[name], stdout)
             result = {key: value for key, value in result.items() if key != name}
+    if isinstance(result.get("gate"), dict) and "measures" in result["gate"]:
+        print(f"gate: {result['gate']['status'].replace('_', ' ')}", file=stdout)
+        _print_table(gate_rows(result["gate"]), stdout)
+        result = {key: value for key, value in result.items() if key != "gate"}
+    elif isinstance(result.get("gate"), dict):  # of `quickstart`: the verdict on each model
+        result = {key: value for key, value in result.items() if key != "gate"}
     for name, title in TITLES.items():
-        if name in result:
+        if result.get(name):
             print(title, file=stdout)
             _print_table(_rows(result[name]), stdout)
             result = {key: value for key, value in result.items() if key != name}
     result = {key: value for key, value in result.items() if key != "curve"}
+    verdict = result.pop("verdict", None)  # of `quickstart`; a copy was made above
     width = max(map(len, result), default=0)
     for key, value in result.items():
         print(f"{key:<{width}}  {value:.6g}" if isinstance(value, float) else f"{key:<{width}}  {value}", file=stdout)
+    if verdict is not None:
+        print(verdict, file=stdout)
+
+
+def gate_rows(gate: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each measure of the gate, and for those of all requests since the last training."""
+    rows = []
+    for name, measure in gate["measures"].items():
+        bound = gate["bounds"].get(name, "")
+        for shown, found in ((name, measure), (f"{name}, pooled", measure.get("pooled"))):
+            if found is not None:
+                row = {"measure": shown, "value": found.get("value", "not measured"), "bound": bound}
+                row |= {key: found[key] for key in ("error", "pairs", "requests", "users", "left_out") if key in found}
+                rows.append(row)
+    return rows
 
 
 def _rows(value: Any) -> Sequence[Mapping[str, Any]]:
