@@ -118,7 +118,9 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             arguments.users, arguments.items, arguments.interactions, arguments.seed
         )
         owners = {
-            n: Assignment(*((x * n // COMMUNITIES).astype(np.int16) for x in (of_user, of_item)), n)
+            n: Assignment(
+                (of_user * n // COMMUNITIES).astype(np.int16), (of_item * n // COMMUNITIES).astype(np.int16), n
+            )
             for n in arguments.partitions
         }
     rows = []

@@ -164,7 +164,8 @@ class Trainer:
         keys = [pair_key(batch.users, batch.items, graph.num_items, role) for role in (0, 1)]
         if settings.loss == "bpr":
             scored = ScoredPairs(graph, z, _both(users, users), _both(batch.items, batch.negatives), _both(*keys))
-            loss_B, weight_B = bpr(*scored.scores().view(-1, 2).unbind(1), scale)
+            scores = scored.scores().view(-1, 2)
+            loss_B, weight_B = bpr(scores[:, 0], scores[:, 1], scale)
             scored.gradient(_both(-weight_B, weight_B), gradient)
             item_rows = scored.rows
         else:
@@ -181,7 +182,8 @@ class Trainer:
             gradient.index_add_(0, mine[here], pairs.negative[here])
             add_by_row(users, pairs.user_BD, gradient)
             loss_B, item_rows = pairs.loss_B, lookup.rows
-        occurrences = sum(torch.bincount(rows, minlength=graph.num_rows) for rows in (users, item_rows))
+        occurrences = torch.bincount(users, minlength=graph.num_rows)
+        occurrences += torch.bincount(item_rows, minlength=graph.num_rows)
         units_B = (loss_B * FIXED_POINT).round()
         fits = bool(units_B.sum() < DIVERGED)  # also false for NaN
         return gradient, occurrences, int(units_B.to(torch.int64).sum()) if fits else DIVERGED
