@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import statistics
 import sys
 import tempfile
 import time
@@ -41,7 +40,7 @@ COMMUNITIES = 64
 INSIDE = 0.9
 """The share of a generated user's interactions that are with items of the user's community."""
 
-NOTES = """Seconds: the median over the rounds of the slowest rank. `bare sums`: the sums over neighbours of a step's layers,
+NOTES = """Seconds: the fastest round, of the slowest rank in it; other work on the machine only adds to them. `bare sums`: the sums over neighbours of a step's layers,
 forward and backward, by the kernel of the training. `one call a side`: the same sums with one `embedding_bag` for the
 users and one for the items, as a plain program would do them. `step`: what `train` does for a step, with the drawing of its
 batch. `ratio`: step / bare sums. `deal`: at the beginning of an epoch, the interactions are dealt to its steps.
@@ -261,7 +260,7 @@ def _row(count: int, halo: str, plan: Plan, found: list[dict[str, Any]]) -> dict
     """The row of the table from what the ranks found."""
     width = 4 * plan.embedding_size
     seconds = {
-        name: statistics.median(max(rank[name][k] for rank in found) for k in range(len(found[0][name])))
+        name: min(max(rank[name][k] for rank in found) for k in range(len(found[0][name])))
         for name in ("bare", "plain", "step", "copy", "deal")
     }
     entries, rows = (sum(rank[name] for rank in found) for name in ("entries", "rows"))
