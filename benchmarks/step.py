@@ -40,13 +40,14 @@ COMMUNITIES = 64
 INSIDE = 0.9
 """The share of a generated user's interactions that are with items of the user's community."""
 
-NOTES = """Seconds: the fastest round, of the slowest rank in it; other work on the machine only adds to them. `bare sums`: the sums over neighbours of a step's layers,
-forward and backward, by the kernel of the training. `one call a side`: the same sums with one `embedding_bag` for the
-users and one for the items, as a plain program would do them. `step`: what `train` does for a step, with the drawing of its
-batch. `ratio`: step / bare sums. `deal`: at the beginning of an epoch, the interactions are dealt to its steps.
-`gathered`: bytes of the rows that the bare sums read, over their seconds. `copy`: bytes read and written, of all ranks at
-once, when a tensor of the size of the embeddings is copied. `halo`: rows and bytes that leave all ranks in the layers of a
-step. `lookup`: bytes for the readouts of its pairs and their gradients. `peak`: the largest resident memory of a worker."""
+NOTES = """Seconds: the fastest round, of the slowest rank in it; other work on the machine only adds to them. `bare
+sums`: the sums over neighbours of a step's layers, forward and backward, by the kernel of the training. `one call a
+side`: the same sums with one `embedding_bag` for the users and one for the items, as a plain program would do them.
+`step`: what `train` does for a step, with the drawing of its batch. `ratio`: step / bare sums. `deal`: at the beginning
+of an epoch, the interactions are dealt to its steps. `gathered`: bytes of the rows that the bare sums read, over their
+seconds. `copy`: bytes read and written, of all ranks at once, when a tensor of the size of the embeddings is copied.
+`halo`: rows and bytes that leave all ranks in the layers of a step. `lookup`: bytes for the readouts of its pairs and
+their gradients. `peak`: the largest resident memory of a worker."""
 
 
 @dataclass(frozen=True)
