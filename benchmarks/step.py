@@ -130,7 +130,6 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 Path(folder, f"{shard.partition}").write_bytes(shard.to_bytes())
             np.savez(Path(folder, "owners.npz"), users=assignment.owner_of_user, items=assignment.owner_of_item)
             for halo in arguments.halo if count > 1 else arguments.halo[:1]:
-                print(f"{count} partitions, {halo}", file=sys.stderr)
                 plan = Plan(
                     folder,
                     halo,
@@ -144,6 +143,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 found = run_processes(count, measure_rank, plan, timeout_seconds=600.0, threads=threads)
                 sizes = {"users": len(assignment.owner_of_user), "items": len(assignment.owner_of_item)}
                 rows.append(sizes | {"interactions": len(users)} | _row(count, halo, plan, found))
+                print(", ".join(f"{key}: {x}" for key, x in rows[-1].items()), file=sys.stderr)
     return rows
 
 
