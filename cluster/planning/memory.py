@@ -18,12 +18,14 @@ from ..config.model_sections import Backbone
 from ..config.schema import Config
 from .sizes import SHARD_ENTRY, SHARD_NODE, PartSizes, Sizes
 
-WORKER = 430e6
-"""A worker's process with torch and Ray, before it holds anything."""
-COMMAND = 480e6
+WORKER, LEARNING = 365e6, 80e6
+"""A worker's process with torch and Ray, before it holds anything; and what an optimizer's modules add."""
+HEAP = 60e6
+"""Freed arrays below 32 MiB that the C library keeps for the next ones of a process."""
+COMMAND = 400e6
 """The process of the command, with torch and Ray."""
-RAY = 550e6
-"""Ray's own processes on a machine: raylet, control store, agents, monitors."""
+RAY = 450e6
+"""Ray's own processes on a machine: raylet, control store, agents, monitors, an idle worker or two."""
 MANY_RANKS = 15e6
 """The process groups, once there are several workers."""
 
@@ -102,7 +104,7 @@ def readout_columns(backbone: Backbone) -> int:
 
 def base_bytes(sizes: Sizes) -> float:
     """A worker's process that holds nothing yet."""
-    return WORKER + (MANY_RANKS if len(sizes.parts) > 1 else 0)
+    return WORKER + HEAP + (MANY_RANKS if len(sizes.parts) > 1 else 0)
 
 
 def graph_bytes(sizes: Sizes, part: PartSizes) -> float:
@@ -172,7 +174,7 @@ def train_bytes(config: Config, sizes: Sizes, part: PartSizes, removes: bool = F
         steady + CHECKPOINT_COPIES * table if saves else 0.0,
         steady + THINNED_MADE * part.entries + 3 * table if thinned else 0.0,
     ]
-    return base_bytes(sizes) + max(phases)
+    return base_bytes(sizes) + LEARNING + max(phases)
 
 
 def loaded_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
@@ -219,7 +221,7 @@ def fit_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
     ends = left_out(config, sizes) * part.entries / max(1, sizes.interactions)
     examples = EXAMPLE_COPIES * 4 * (3 * blocks + 2) * size * ends
     targets = (config.pretrain.counterfactuals + 1) * table
-    return base_bytes(sizes) + loaded_bytes(config, sizes, part) + targets + examples
+    return base_bytes(sizes) + LEARNING + loaded_bytes(config, sizes, part) + targets + examples
 
 
 def pretrain_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:

@@ -52,7 +52,7 @@ def test_a_training_is_planned_term_by_term():
     kept = 3 * table + 2 * table + 2 * table + table  # rows and moments, buffers, results, the gradient
     softmax = config(train={"loss": "softmax"})
     on_pairs = 12 * 10_000 + 10_000 * (4 * 4 * 64 + 220) + 4 * SOFTMAX_CELLS
-    expected = memory.WORKER + memory.graph_bytes(graph, part) + kept + on_pairs
+    expected = memory.WORKER + memory.HEAP + memory.LEARNING + memory.graph_bytes(graph, part) + kept + on_pairs
     assert memory.train_bytes(softmax, graph, part) == pytest.approx(expected)
 
 
