@@ -197,9 +197,9 @@ def train_case(
     return with_workers(config, "train", lambda group: pipeline.train(config, group=group))
 
 
-def evaluate_case(arguments: argparse.Namespace, batch_users: int) -> dict[str, Any]:
+def evaluate_case(arguments: argparse.Namespace) -> dict[str, Any]:
     """Evaluate the trained model."""
-    config = configuration(arguments, 2, evaluate={"batch_users": batch_users})
+    config = configuration(arguments, 2)
     return with_workers(config, "evaluate", lambda group: pipeline.evaluate(config, group=group), TEST_USERS)
 
 
@@ -229,8 +229,7 @@ CASES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "train lightgcn bpr, 2 workers": lambda a: train_case(a, 2, "lightgcn", "bpr"),
     "pretrain lightgcn, 2 workers": pretrain_case,
     "forget 3 users, 2 workers": forget_case,
-    "evaluate blocks of 1024, 2 workers": lambda a: evaluate_case(a, 1024),
-    "evaluate blocks of 8192, 2 workers": lambda a: evaluate_case(a, 8192),
+    "evaluate, 2 workers": evaluate_case,
 } | {
     f"train {backbone} {loss}, 2 workers": partial(train_case, partitions=2, backbone=backbone, loss=loss)
     for backbone in BACKBONES

@@ -59,7 +59,7 @@ def print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> No
         result = {key: value for key, value in result.items() if key != "parts"}
     if isinstance(result.get("plans"), list):  # their lines were told already
         for one in result["plans"]:
-            print(f"{one['work']}: {one.get('why_not', 'fits on this machine')}", file=stdout)
+            print(f"{one['work']}: {one.get('why_not', 'there is enough memory')}", file=stdout)
         result = {key: value for key, value in result.items() if key not in ("plans", "why_not", "fits")}
     for name in ("models", "requests"):
         if isinstance(result.get(name), list):

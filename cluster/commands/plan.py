@@ -9,12 +9,13 @@ from ...partitioning.errors import InputError
 from ...partitioning.lake import open_table
 from ...partitioning.lake.guess import count
 from ...partitioning.manifest import MANIFEST
+from ...workers.shared_folder import runs_on_a_cluster
 from ..config.schema import Config
 from ..models.training import as_trained
 from ..output.ingests import lake_graph
 from ..output.session import Session
 from ..planning.announce import Announced
-from ..planning.machines import this_machine
+from ..planning.machines import machines_of
 from ..planning.plan import WORKS, machine_speed, make_plan
 from ..planning.sizes import Sizes, estimated_sizes, sizes_of_graph
 from ..reporting.progress import SILENT, Progress
@@ -38,11 +39,11 @@ def plan(
         users, items, interactions: all or none of them.
 
     Returns:
-        The result of `train`, or of the first of `works`, with `plans`: one for each work. `fits` says whether this machine
-        has the memory, with what is missing and the setting to change where it has not.
+        The result of `train`, or of the first of `works`, with `plans`: one for each work. `fits` says whether this machine,
+        or the cluster that commands connect to, has the memory; `why_not` what is missing and the setting to change.
 
     Raises:
-        InputError: an unknown work; some sizes are missing or not positive; or the table cannot be read.
+        InputError: an unknown work; no cluster answers; some sizes are missing or not positive; or the table cannot be read.
     """
     for work in works:
         if work not in WORKS:
@@ -52,6 +53,7 @@ def plan(
     sizes, trained = _sizes(session, users, items, interactions, progress), config
     if sizes.exact and (version := session.versions.current()) is not None:
         trained = as_trained(config, version.model)
+    machines, local = machines_of(config.cluster.address), not runs_on_a_cluster(config.cluster.address)
     speed = machine_speed(config)
     # Nobody has read the test interactions yet: a tenth of all is common.
     tests = sizes.interactions // 10 if config.test_interactions else 0
@@ -62,7 +64,7 @@ def plan(
         progress.note(found.line())
         checked = Announced(used.model_copy(update={"cluster": _checking(used)}), sizes, found, progress, tests)
         try:
-            checked.check([this_machine()], starts_ray=True)
+            checked.check(machines, starts_ray=local)
             why = ""
         except InputError as error:
             why = str(error)

@@ -45,7 +45,7 @@ def pretrain(config: Config, *, progress: Progress = SILENT, group: WorkerGroup 
         committed = _commit(session, head, version, encoder, files)
     # Only now: a command that was interrupted before its commit still needs the runs.
     clear_runs(session, version)
-    return told | planned.measured(workers) | {"step_seconds": None, "version": committed.version}
+    return {"step_seconds": None} | told | planned.measured(workers) | {"version": committed.version}
 
 
 def _commit(session: Session, head: int, version: Manifest, encoder: Encoder, files: dict[str, File]) -> Manifest:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,7 @@ def _fit_counterfactual(
         results[0]["fit"]["around"] = around
     if not explains_unseen_nodes(results[0]["fit"]):
         progress.note(EXPLAINS_NOTHING.format(**results[0]["fit"]))
+    results[0]["fit"]["step_seconds"] = float(np.mean(made.step_seconds)) if made.step_seconds else math.nan
     largest = max(result["largest_shift"] for result in results)
     entry = _entry("counterfactual", name, None, shape, graph)
     return entry.replaced(around=around, largest_shift=largest), results
@@ -260,6 +262,8 @@ class _Runs:
     graph: IngestedGraph
     progress: Progress
     look: Callable[[], None]
+    step_seconds: list[float] = field(default_factory=list)
+    """Of each run that was made and not found: the seconds of a step."""
 
     def finished(self, removal: Removal, place: str, title: str, dense: str | None = None) -> list[str]:
         """Make the run without `removal`, unless it is finished already; returns the names of its files of E0, one a rank.
@@ -272,7 +276,8 @@ class _Runs:
             run = make_run(self.trained, self.graph, removal)
             with self.progress.task(title, run.epochs) as task:
                 on_progress = with_callback(epoch_callback(task, "train"), self.look)
-                run_training(self.session, self.group, self.graph, run, RunFiles(names, dense), on_progress)
+                trained = run_training(self.session, self.group, self.graph, run, RunFiles(names, dense), on_progress)
+            self.step_seconds.append(trained[0]["curve"][-1]["seconds"] / (run.epochs * run.settings.num_batches))
             # This file is written after the rows, so whoever finds it finds all of them. The checkpoints are removed last:
             # a crash before `done` still needs them.
             store.write(done, json.dumps({"files": names}).encode())

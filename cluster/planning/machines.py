@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
+from ray.util.client import ray as ray_client
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ...workers.connection import connect_to_ray
 from ...workers.memory import MachineMemory, machine_memory
+from ...workers.shared_folder import runs_on_a_cluster
 from ..reporting.software import usable_cpus
 
 ANSWER_SECONDS = 30.0
@@ -34,7 +37,7 @@ def this_machine() -> Machine:
 def ray_machines() -> list[Machine]:
     """The nodes of the Ray cluster that this process is connected to. A node that does not answer is left out."""
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-    own = ray.get_runtime_context().get_node_id()
+    own = None if ray_client.is_connected() else ray.get_runtime_context().get_node_id()
     task = ray.remote(num_cpus=0, max_retries=0)(machine_memory)
     refs = {
         node: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
@@ -52,6 +55,22 @@ def ray_machines() -> list[Machine]:
     return found
 
 
+def machines_of(address: str | None) -> list[Machine]:
+    """The machines of the cluster at an address, to which this process connects for the while; without one this machine.
+
+    Raises:
+        InputError: no cluster answers.
+    """
+    if not runs_on_a_cluster(address):
+        return [this_machine()]
+    owns_ray = connect_to_ray(address)
+    try:
+        return ray_machines()
+    finally:
+        if owns_ray:
+            ray.shutdown()
+
+
 def missing_bytes(
     machines: Sequence[Machine], workers: Sequence[float], cpus_per_worker: float, overhead: Mapping[bool, float]
 ) -> tuple[float, Machine | None]:
@@ -62,7 +81,7 @@ def missing_bytes(
     not look at memory when it places them, and may place them worse: then this says too little, and never too much.
     """
     left = [machine.memory.usable - overhead[machine.runs_command] for machine in machines]
-    slots = [int(machine.cpus // cpus_per_worker) if cpus_per_worker else len(workers) for machine in machines]
+    slots = [int(machine.cpus / cpus_per_worker + 1e-4) if cpus_per_worker else len(workers) for machine in machines]
     if sum(slots) < len(workers):
         slots = [len(workers)] * len(machines)  # too few CPUs are another error, which placement tells
     for size in sorted(workers, reverse=True):

@@ -18,12 +18,14 @@ from ..config.model_sections import Backbone
 from ..config.schema import Config
 from .sizes import SHARD_ENTRY, SHARD_NODE, PartSizes, Sizes
 
-WORKER = 430e6
-"""A worker's process with torch and Ray, before it holds anything."""
-COMMAND = 480e6
+WORKER, LEARNING = 365e6, 80e6
+"""A worker's process with torch and Ray, before it holds anything; and what an optimizer's modules add."""
+HEAP = 60e6
+"""Freed arrays below 32 MiB that the C library keeps for the next ones of a process."""
+COMMAND = 400e6
 """The process of the command, with torch and Ray."""
-RAY = 550e6
-"""Ray's own processes on a machine: raylet, control store, agents, monitors."""
+RAY = 450e6
+"""Ray's own processes on a machine: raylet, control store, agents, monitors, an idle worker or two."""
 MANY_RANKS = 15e6
 """The process groups, once there are several workers."""
 
@@ -38,17 +40,17 @@ DEAL_PAIR, EPOCH_PAIR = 36, 12
 
 TABLE_COPIES = 3
 """The rows of E0 and Adam's two moments."""
-BUFFERS = 2
-"""Tables with the received rows behind them that a propagation keeps from step to step."""
 WRITE_COPIES, CHECKPOINT_COPIES = 2, 3
 """Tables that are copied when the result, and when a checkpoint with its moments, is written."""
 
 
 @dataclass(frozen=True)
 class StepTables:
-    """Tables that a step holds at its peaks besides those that it keeps: while it propagates, and while it works on pairs.
-    `each` and `pairs_each` are added for each layer."""
+    """Tables that a backbone holds: `kept` from step to step, besides TABLE_COPIES, buffers and the gradient of the
+    readouts; and at the peaks of a step, while it propagates and while it works on pairs. `each` and `pairs_each` are added
+    for each layer."""
 
+    kept: float
     fixed: float
     each: float
     pairs_fixed: float
@@ -56,10 +58,10 @@ class StepTables:
 
 
 STEP_TABLES = {
-    "lightgcn": StepTables(2, 0, 1),
-    "sgl": StepTables(9, 0, 3),
-    "simgcl": StepTables(7, 0.3, 3),
-    "ngcf": StepTables(1, 7, 1, 6),
+    "lightgcn": StepTables(2, 0, 0, 0),
+    "sgl": StepTables(0, 9, 0, 3),
+    "simgcl": StepTables(0, 7.5, 0.25, 3),
+    "ngcf": StepTables(0, 5, 6, 1, 5),
 }
 THINNED_KEPT, THINNED_MADE = 12, 40
 """The two thinned graphs of sgl, for each entry: as long as the epoch runs, and while the second is made."""
@@ -69,13 +71,13 @@ NODE_ROWS = (4.0, 6.0)
 between which rows are exchanged."""
 PAIR_ROWS = (4.0, 5.5)
 """softmax: rows of pairs that are held at the peak, likewise."""
-PAIR_IDS = {"bpr": 340, "softmax": 100}
+PAIR_IDS = {"bpr": 300, "softmax": 220}
 """Ids, keys and orders of a batch, for each of its interactions."""
 
-READOUT_COPIES = 4.0
-"""Tables while readouts are made without a gradient, the readout itself among them."""
-SCORES = 1.3
-"""The matrix of scores of a block of users, with what finding the best of it takes."""
+READOUT_COPIES = {"lightgcn": (1, 0), "sgl": (1, 0), "simgcl": (1, 0), "ngcf": (2, 2)}
+"""Tables besides buffers while readouts are made without a gradient, the readout itself among them, and for each layer."""
+RANKING = 45e6
+"""Tiles of scores and the best of them, while a block of users is ranked, for each thread."""
 TEST_ROW = 90
 """Test interactions, for each."""
 
@@ -102,7 +104,7 @@ def readout_columns(backbone: Backbone) -> int:
 
 def base_bytes(sizes: Sizes) -> float:
     """A worker's process that holds nothing yet."""
-    return WORKER + (MANY_RANKS if len(sizes.parts) > 1 else 0)
+    return WORKER + HEAP + (MANY_RANKS if len(sizes.parts) > 1 else 0)
 
 
 def graph_bytes(sizes: Sizes, part: PartSizes) -> float:
@@ -116,9 +118,18 @@ def load_bytes(sizes: Sizes, part: PartSizes, removes: bool = False) -> float:
     return entry * part.entries + SHARD_NODE * part.nodes + ANY_NODE * sizes.nodes
 
 
-def exchange_bytes(config: Config, part: PartSizes) -> float:
-    """Rows that are sent and received in a layer: the message, and their places behind the own rows in the buffers."""
-    return (1 + BUFFERS) * 4.0 * part.received * config.backbone.embedding_size
+def buffers_bytes(config: Config, part: PartSizes) -> float:
+    """The buffers of a propagation: rows with the received ones behind them, two where a layer follows another, and the rows
+    that are sent."""
+    backbone = config.backbone
+    buffers = 1 if backbone.name == "ngcf" or backbone.num_layers == 1 else 2
+    return buffers * table_bytes(config, part) + (1 + buffers) * 4.0 * part.received * backbone.embedding_size
+
+
+def readout_bytes(config: Config, part: PartSizes) -> float:
+    """Making readouts without a gradient."""
+    fixed, each = READOUT_COPIES[config.backbone.name]
+    return buffers_bytes(config, part) + (fixed + each * config.backbone.num_layers) * table_bytes(config, part)
 
 
 def pair_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
@@ -138,33 +149,32 @@ def _different(draws: float, number: int) -> float:
     return number * -math.expm1(-draws / max(1, number))
 
 
-def kept_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
+def kept_bytes(config: Config, part: PartSizes) -> float:
     """What a worker holds between two steps besides its graph: tables, buffers, and the gradient of the readouts."""
-    table, columns = table_bytes(config, part), readout_columns(config.backbone)
-    buffer = table + 4.0 * part.received * config.backbone.embedding_size
-    return TABLE_COPIES * table + BUFFERS * buffer + 4.0 * part.nodes * columns
+    tables = TABLE_COPIES + STEP_TABLES[config.backbone.name].kept
+    gradient = 4.0 * part.nodes * readout_columns(config.backbone)
+    return tables * table_bytes(config, part) + buffers_bytes(config, part) + gradient
 
 
 def train_bytes(config: Config, sizes: Sizes, part: PartSizes, removes: bool = False) -> float:
     """A worker's peak in a training. removes: as for a counterfactual, which leaves out a simulated request."""
     backbone, table = config.backbone, table_bytes(config, part)
     tables, layers = STEP_TABLES[backbone.name], backbone.num_layers
-    sent = 4.0 * part.received * backbone.embedding_size
-    graph = graph_bytes(sizes, part)
-    steady = graph + kept_bytes(config, sizes, part)
+    steady = graph_bytes(sizes, part) + kept_bytes(config, part)
     thinned = backbone.name == "sgl" and backbone.contrast_weight > 0
     dealt = EPOCH_PAIR * part.pairs + (THINNED_KEPT * part.entries if thinned else 0.0)
     saves = 0 < config.train.checkpoint_every < config.train.epochs
     phases = [
         load_bytes(sizes, part, removes),
         steady + DEAL_PAIR * part.pairs,
-        steady + dealt + (tables.fixed + tables.each * layers) * table + sent,
+        steady + dealt + (tables.fixed + tables.each * layers) * table,
         steady + dealt + (tables.pairs_fixed + tables.pairs_each * layers) * table + pair_bytes(config, sizes, part),
+        steady + readout_bytes(config, part),  # when the last epoch is checked for finite scores
         steady + WRITE_COPIES * table + 2 * SHARD_ENTRY * part.entries,
         steady + CHECKPOINT_COPIES * table if saves else 0.0,
         steady + THINNED_MADE * part.entries + 3 * table if thinned else 0.0,
     ]
-    return base_bytes(sizes) + max(phases)
+    return base_bytes(sizes) + LEARNING + max(phases)
 
 
 def loaded_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
@@ -174,19 +184,18 @@ def loaded_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
 
 
 def loading_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
-    """The peak while a version is loaded."""
-    table, columns = table_bytes(config, part), readout_columns(config.backbone) / config.backbone.embedding_size
-    making = (READOUT_COPIES + 2 * (columns - 1)) * table + exchange_bytes(config, part)
+    """The peak while a version is loaded. The means of neighbours are made while there are readouts already."""
+    table, readout = table_bytes(config, part), 4.0 * part.nodes * readout_columns(config.backbone)
+    making = max(readout_bytes(config, part), 4 * readout)
     return max(load_bytes(sizes, part), graph_bytes(sizes, part) + table + making)
 
 
 def evaluate_bytes(config: Config, sizes: Sizes, part: PartSizes, test_rows: int) -> float:
     """A worker's peak in an evaluation. test_rows: the interactions of the test table."""
-    columns = readout_columns(config.backbone)
-    several = len(sizes.parts) > 1
-    items = 4.0 * columns * (sizes.items * (3 if several else 1) + part.items)
-    scores = SCORES * 4.0 * config.evaluate.batch_users * sizes.items
-    ranking = loaded_bytes(config, sizes, part) + items + scores + TEST_ROW * test_rows
+    row = 4.0 * readout_columns(config.backbone)
+    items = row * (sizes.items * (3 if len(sizes.parts) > 1 else 2) + part.items)
+    threads = config.cluster.threads_per_worker or max(1, int(config.cluster.cpus_per_worker))
+    ranking = loaded_bytes(config, sizes, part) + items + RANKING * threads + TEST_ROW * test_rows
     return base_bytes(sizes) + max(loading_bytes(config, sizes, part), ranking)
 
 
@@ -212,7 +221,7 @@ def fit_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
     ends = left_out(config, sizes) * part.entries / max(1, sizes.interactions)
     examples = EXAMPLE_COPIES * 4 * (3 * blocks + 2) * size * ends
     targets = (config.pretrain.counterfactuals + 1) * table
-    return base_bytes(sizes) + loaded_bytes(config, sizes, part) + targets + examples
+    return base_bytes(sizes) + LEARNING + loaded_bytes(config, sizes, part) + targets + examples
 
 
 def pretrain_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:

@@ -85,20 +85,17 @@ def smaller(config: Config, work: str) -> Iterator[tuple[Config, str]]:
         if config.partitioning.strategy == "metis" and config.cluster.partitions > 1:
             yield changed("partitioning", strategy="hash")
         return
-    if work == "evaluate":
-        for value in _halves(config.evaluate.batch_users, 16):
-            yield changed("evaluate", batch_users=value)
-    if work in ("train", "pretrain"):
+    if work == "train":
         if 0 < config.train.checkpoint_every < config.train.epochs:
             yield changed("train", checkpoint_every=0)
         for value in _halves(config.train.batch_size, 1024):
             yield changed("train", batch_size=value)
-    if work == "pretrain":
+        for value in _halves(config.backbone.embedding_size, 8):
+            yield changed("backbone", embedding_size=value)
+    if work == "pretrain":  # the training that it repeats, and the model, are what they are
         for share in (0.02, 0.01, 0.005):
             if share < config.pretrain.request_share:
                 yield changed("pretrain", request_share=share)
-    for value in _halves(config.backbone.embedding_size, 8):
-        yield changed("backbone", embedding_size=value)
 
 
 def _halves(value: int, least: int) -> Iterator[int]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ...distributed.measures.top_items import TopItems
 from ...distributed.training.losses import sampled_softmax
 from ..config.schema import Config
 from .memory import TABLE_COPIES, readout_columns
@@ -20,6 +21,8 @@ from .sizes import Sizes
 
 COPY_BYTES = 2**26
 """Bytes of the array that is copied to measure the bandwidth: more than caches hold."""
+RANKED_ITEMS = 20_000
+"""Items of the ranking that is timed."""
 PASSES = {"lightgcn": 1, "sgl": 3, "simgcl": 3, "ngcf": 1}
 """Propagations of a step, each forward and backward: the readouts, and two views."""
 TABLE_PASSES = {"lightgcn": 9, "sgl": 9, "simgcl": 14, "ngcf": 40}
@@ -52,12 +55,13 @@ def calibrate(threads: int, size: int, columns: int) -> Speed:
         copy = _seconds(lambda: target.copy_(source))
         # Products grow with the threads. On one they are timed truly even while others use the machine.
         torch.set_num_threads(1)
-        users, items = torch.randn(512, size), torch.randn(1000, size)
-        softmax = _seconds(lambda: sampled_softmax(users, users, items, 0.2, 1.0))
-        best = _seconds(lambda: (users @ items.T).topk(min(columns, 1000), dim=1))
+        users, items = torch.randn(512, size), torch.randn(RANKED_ITEMS, size)
+        softmax = _seconds(lambda: sampled_softmax(users, users, items[:1000], 0.2, 1.0))
+        best, nothing = TopItems(items, min(columns, RANKED_ITEMS), 64), torch.empty(0, dtype=torch.int64)
+        ranking = _seconds(lambda: best.of(users[:64], nothing, nothing))
     finally:
         torch.set_num_threads(before)
-    return Speed(2 * COPY_BYTES / copy, softmax / 512 / threads, best / 512 / threads)
+    return Speed(2 * COPY_BYTES / copy, softmax / 512 / threads, ranking / 64 / (RANKED_ITEMS / 1000) / threads)
 
 
 def _seconds(action: Callable[[], object]) -> float:
@@ -91,5 +95,6 @@ def step_seconds(config: Config, sizes: Sizes, speed: Speed) -> float:
 
 def evaluate_seconds(config: Config, sizes: Sizes, speed: Speed) -> float:
     """The seconds to rank all items for every user, who are at most those with test interactions."""
-    scores = 6 * 4.0 * sizes.users * sizes.items / speed.bytes_a_second
-    return scores + sizes.users * sizes.items / 1000 * speed.ranking_seconds
+    users = config.evaluate.users
+    ranked = sizes.users if users is None else sizes.users * users if users < 1 else min(users, sizes.users)
+    return ranked * sizes.items / 1000 * speed.ranking_seconds
