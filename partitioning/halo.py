@@ -164,6 +164,14 @@ def rows_per_layer(shards: Sequence[GraphShard], assignment: Assignment, halo: s
     return total
 
 
+def rows_between(low: Ints, high: Ints, halo: str, num_nodes: int) -> int:
+    """The number of rows that two partitions send each other in one layer, both ways.
+
+    low, high: [c] the ends of the edges that are cut between them, global node ids, each at one of the two.
+    """
+    return sum(map(len, _messages(_Cut(-1, np.empty(0, dtype=np.int64), low, high, True), halo, num_nodes)))
+
+
 def check_plans(plans: Sequence[HaloPlan]) -> None:
     """Check that the plans of partitions 0, 1, ... fit together.
 
