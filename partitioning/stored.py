@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 
 BLOCK_ROWS = 1 << 22
 """About so many rows are sorted at a time, if no single user or item has more."""
-MOST_RANGES = 256
+MOST_RANGES = 128
 """So many ranges at most, since each has open files."""
 
 
@@ -118,18 +118,19 @@ class Rows:
         if parts:
             range_of_rank = np.repeat(np.arange(len(bounds), dtype=np.int16), [high - low for low, high in bounds])
         found = _Sorted(self.spool, self.timed, len(rank_of_user), len(rank_of_item))
-        total = len(self.users)
-        for first in range(0, total, BLOCK_ROWS):
-            part = slice(first, min(first + BLOCK_ROWS, total))
-            users = rank_of_user[self.users.read(part.start, part.stop)].astype(np.int32)
-            items = rank_of_item[self.items.read(part.start, part.stop)].astype(np.int32)
-            times = None if self.times is None else self.times.read(part.start, part.stop)
-            if not parts:
+        # With one range the rows are sorted as they are.
+        size = BLOCK_ROWS if parts else max(1, len(self.users))
+        for first in range(0, len(self.users), size):
+            end = min(first + size, len(self.users))
+            users = rank_of_user[self.users.read(first, end)].astype(np.int32)
+            items = rank_of_item[self.items.read(first, end)].astype(np.int32)
+            times = None if self.times is None else self.times.read(first, end)
+            if parts:
+                _deal(range_of_rank[users], parts, (users, items, times))
+            else:
                 found.add(bounds[0], users, items, times)
-                break
-            _deal(range_of_rank[users], parts, (users, items, times))
         self._close()
-        for bound, columns in zip(bounds, parts, strict=bool(parts)):
+        for bound, columns in zip(bounds if parts else [], parts, strict=True):
             users, items, *rest = (column.read() for column in columns)
             found.add(bound, users, items, rest[0] if rest else None)
             for column in columns:

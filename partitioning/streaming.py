@@ -46,7 +46,7 @@ def by_stream(
         users.append(block.users[chosen])
         neighbours.append(block.items[chosen])
     user, item = np.concatenate(users), np.concatenate(neighbours)
-    user_ids, item_ids = np.flatnonzero(in_sample), np.unique(item)
+    user_ids, item_ids = np.flatnonzero(in_sample), np.flatnonzero(np.bincount(item, minlength=num_items))
     rows, columns = np.searchsorted(user_ids, user), np.searchsorted(item_ids, item)
     shape = (len(user_ids), len(item_ids))
     owners = metis(csr_array((np.ones(len(user), np.int8), (rows, columns)), shape), num_partitions, seed)
@@ -78,8 +78,8 @@ def _move(
 ) -> None:
     """Give the nodes of a block to new owners, in place. nodes [n]: ascending, with their neighbours others [n]."""
     count = len(load)
-    distinct = np.unique(nodes)
-    starts = np.searchsorted(nodes, distinct)
+    starts = np.flatnonzero(np.r_[True, nodes[1:] != nodes[:-1]][: len(nodes)])
+    distinct = nodes[starts]
     size = max(1, min(NODES_AT_ONCE, CELLS_AT_ONCE // count))
     for first in range(0, len(distinct), size):
         some = distinct[first : first + size]

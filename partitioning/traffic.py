@@ -13,9 +13,9 @@ from .halo import rows_between
 from .spool import Spool
 from .stored import StoredGraph
 
-COVER_EDGES = 1 << 25
+COVER_EDGES = 1 << 24
 """The largest cut between two partitions, in interactions, of which the plan `cover` is counted without being asked for: a
-vertex cover takes some 60 bytes for each of them."""
+vertex cover takes 50 bytes and more than a microsecond for each of them."""
 _FILES = 64
 
 

@@ -90,7 +90,9 @@ def test_metis_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_failure_of_metis_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assignment, "_METIS", "import os, sys; print('no room', file=sys.stderr); os._exit(3)")
-    with pytest.raises(RuntimeError, match=r"exit status 3.*200 nodes.*no room.*partitioning\.strategy=stream") as error:
+    with pytest.raises(
+        RuntimeError, match=r"exit status 3.*200 nodes.*no room.*partitioning\.strategy=stream"
+    ) as error:
         assign(communities(), "metis", 2, seed=0)
     assert not isinstance(error.value, InputError)
 

@@ -110,6 +110,16 @@ def test_the_sum_of_events_of_a_sorted_table_in_blocks(tmp_path: Path, small_blo
     assert held.on_disk == 0 < most
 
 
+@pytest.mark.parametrize("users", [1, 2])
+def test_a_table_of_one_user_or_two(tmp_path: Path, small_blocks: None, users: int) -> None:
+    """More rows than a block, and no way to cut them into ranges of users."""
+    uri = write(tmp_path, 300, communities=2, users=users)
+    with Spool() as held:
+        graph = read_stored(uri, Columns(), AWS, held)
+        assert sum(int(block.counts.sum()) for block in graph.blocks()) == graph.events == 300
+        assert len(graph.user_ids) == users == len(graph.ranges)
+
+
 def test_the_frame_is_that_of_the_library() -> None:
     shard = GraphShard(1, 2, 9, 9, *[np.arange(n) for n in (3, 4)], *[np.arange(5, dtype=np.int32)] * 2,
                        *[np.arange(n) for n in (2, 3)], *[np.arange(6, dtype=np.int32)] * 2, np.arange(7))  # fmt: skip
