@@ -53,10 +53,13 @@ def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
                 seed=config.seed,
                 halo=config.partitioning.halo,
                 assignment_file=config.partitioning.assignment,
+                metis_limit=int(config.partitioning.metis_gib * 2**30),
+                spool=config.partitioning.spool,
             ),
             session.store,
             progress=read,
             suppress=suppress,
+            note=progress.note,
             # The record comes before the manifest of the graph, so no graph is published of which the log does not know.
             before_publishing=lambda manifest: record_ingest(session, manifest, head),
         )

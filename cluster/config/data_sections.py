@@ -93,8 +93,14 @@ class Cluster(Section):
 class Partitioning(Section):
     """How nodes are assigned to partitions, and what the partitions send each other."""
 
-    strategy: Literal["metis", "hash", "file"] = "metis"
-    """How nodes are dealt out: `metis` cuts few edges, `hash` goes by the ids alone, `file` reads `assignment`."""
+    strategy: Literal["metis", "hash", "stream", "file"] = "metis"
+    """How nodes are dealt out: `metis` cuts few edges, `stream` nearly as few in far less memory (METIS on a sample, the
+    rest by streams over the interactions), `hash` goes by the ids alone, `file` reads `assignment`."""
+    metis_gib: float = Field(4, ge=0)
+    """Where METIS would need more memory than this, in GiB and by estimate, `stream` takes the place of `metis`."""
+    spool: str | None = None
+    """The folder of the temporary files of `ingest`; null: the system's, which the environment variable TMPDIR names. A
+    table with 100 million rows needs some 4 GB there (docs/ingest.md)."""
     halo: Literal["pull", "cover", "auto"] = "pull"
     """`pull` sends rows, and gives the same bits for any number of partitions. `cover` sends fewer rows or sums, by a
     minimum vertex cover. `auto` takes the one that sends fewer, which gives the same bits only with `pull`."""

@@ -59,7 +59,8 @@ def sizes_of_graph(store: Store, graph: Graph, halo: str) -> Sizes:
     users, items = (
         np.bincount(owner, minlength=graph.partitions) for owner in (owners.owner_of_user, owners.owner_of_item)
     )
-    rows = graph.rows_per_layer[chosen(halo, graph.rows_per_layer)]
+    # A plan that `ingest` did not count sends no more rows than `pull`.
+    rows = graph.rows_per_layer.get(chosen(halo, graph.rows_per_layer), graph.rows_per_layer["pull"])
     parts = []
     for k, name in enumerate(graph.shard_files):
         nodes = int(users[k] + items[k])

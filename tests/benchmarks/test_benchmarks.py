@@ -63,8 +63,10 @@ def test_partitioning_writes_what_ingest_would_say(tmp_path: Path, capsys: pytes
     assert [(row["partitions"], row["strategy"]) for row in rows] == [
         ("2", "metis"),
         ("2", "hash"),
+        ("2", "stream"),
         ("3", "metis"),
         ("3", "hash"),
+        ("3", "stream"),
     ]
     graph = read_interactions(train, Columns(), AWS)
     for row in rows:
