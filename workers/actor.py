@@ -13,13 +13,14 @@ import threading
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import ray
 
 from .calls import Call
 from .failures import Cause, Kind, Outcome, StaleGeneration, classify
+from .memory import WorkerMemory, forget_peak, machine_memory, own_bytes, own_peak_bytes
 from .network import Door, OpenDoor, own_address, unreached
 
 CONTROL = "control"
@@ -97,10 +98,12 @@ class ShardWorker:
     def progress(self) -> dict[str, Any]:
         """The progress that the host reports; {} before there is a host. If reporting fails, the answer is {"error":
         text}: that must not end a run."""
-        try:
-            return self._host.progress() if self._host is not None else {}
-        except Exception as error:
-            return {"error": repr(error)}
+        return self._progress()
+
+    @ray.method(concurrency_group=CONTROL)
+    def pulse(self) -> tuple[dict[str, Any], WorkerMemory]:
+        """The progress, and the memory of this process and of its machine."""
+        return self._progress(), worker_memory()
 
     @ray.method(concurrency_group=CONTROL)
     def abort(self, generation: int) -> None:
@@ -172,7 +175,8 @@ class ShardWorker:
                 raise StaleGeneration(f"generation {generation} is over")
             return call.on(self._the_host())
 
-        outcome = self._guarded(run, generation)
+        forget_peak()
+        outcome = replace(self._guarded(run, generation), peak_bytes=own_peak_bytes())
         if generation == self._generation:
             self._last = ((generation, sequence), outcome)
         return outcome
@@ -185,6 +189,12 @@ class ShardWorker:
     def _make_host(self) -> None:
         if self._host is None:
             self._host = self._factory(self._partition, self._num_partitions)
+
+    def _progress(self) -> dict[str, Any]:
+        try:
+            return self._host.progress() if self._host is not None else {}
+        except Exception as error:
+            return {"error": repr(error)}
 
     def _the_host(self) -> PartitionHost:
         if self._host is None:
@@ -205,6 +215,15 @@ class ShardWorker:
                 with contextlib.suppress(Exception):
                     self._host.abort()
             return Outcome(cause=cause)
+
+
+def worker_memory() -> WorkerMemory:
+    """The memory of this process, as `why_memory` wants it."""
+    node = process = ""
+    if ray.is_initialized():
+        context = ray.get_runtime_context()
+        node, process = context.get_node_id(), context.get_worker_id()
+    return WorkerMemory(node, process, own_bytes(), machine_memory())
 
 
 def cause_of(error: Exception, aborted: bool) -> Cause:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryError, RayActorError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -32,13 +32,18 @@ from .failures import (
     raise_failure,
     worker_failure,
 )
+from .memory import PlannedMemory, WorkerMemory, why_memory
 from .network import KNOCK_SECONDS, unreached_text
 from .placement import WorkerSettings, make_placement_group
+from .post_mortem import ended_for_memory, oom_kills_of
 
 POLL_SECONDS = 0.5
 PING_SECONDS = 3.0  # a control method answers in a millisecond; this is for a machine under load
 ABORT_SECONDS = 5.0  # an aborted collective returns in milliseconds; a worker inside a long kernel is not waited for
 RESTART_SECONDS = 180.0  # a new process on a new machine, with torch imported; measured 4 s on a free one
+
+LOST_ERRORS = (RayActorError, OutOfMemoryError)
+"""What Ray raises where a worker's process ended. The second: its monitor of the memory ended it, and none is started."""
 
 R = TypeVar("R")
 Progress = Callable[[list[dict[str, Any]]], None]
@@ -69,6 +74,11 @@ class WorkerGroup:
         self._incarnations: dict[int, str] = {}
         self._restarting: set[int] = set()  # workers whose process ended since the last formation
         self._unfinished: dict[int, Any] = {}  # calls that a failure left running on the workers' SPMD threads
+        self._seen: dict[int, WorkerMemory] = {}  # the last that each worker told of its memory
+        self.planned: PlannedMemory | None = None
+        """What the present work was planned to need; messages name it where a worker has too little memory."""
+        self.peak_bytes: dict[int, int] = {}
+        """By partition, the most memory that its process held during a call. Whoever measures empties it before."""
 
     @classmethod
     def start(
@@ -126,6 +136,15 @@ class WorkerGroup:
     def formed(self) -> bool:
         """Whether the workers share a working generation. False before `form` and after any failure."""
         return self._formed
+
+    def identities(self) -> list[Identity]:
+        """The process of each worker, in order of partition.
+
+        Raises:
+            WorkerFailure: one does not answer.
+        """
+        found = self._await_workers(time.monotonic() + RESTART_SECONDS)
+        return [found[k] for k in range(self.num_partitions)]
 
     @property
     def addresses(self) -> list[str]:
@@ -218,7 +237,7 @@ class WorkerGroup:
                 try:
                     identities[k] = ray.get(ref)
                     del pings[k]
-                except RayActorError:
+                except LOST_ERRORS:
                     time.sleep(0.1)
                     pings[k] = self._actors[k].ping.remote()
             if pings and time.monotonic() > deadline:
@@ -303,7 +322,7 @@ class WorkerGroup:
 
         `request`: the arguments of the call, with which it may be sent again if only the connection was lost."""
         started = time.monotonic()
-        pulse = Pulse(self._actors, list(refs))
+        pulse = Pulse(self._actors, list(refs), self._seen)
         pending, outcomes = dict(refs), dict[int, Outcome]()
         while pending:
             ready, _ = ray.wait(list(pending.values()), num_returns=1, timeout=POLL_SECONDS)
@@ -346,7 +365,7 @@ class WorkerGroup:
             # Nobody failed, but the limit passed: those that had not finished by then are the late ones.
             text = f"`{method}` did not finish within {limit_seconds:g} s (see {TIMEOUT_SETTING})"
             causes = {k: Cause(Kind.COLLECTIVE, f"{text}; {c.text}", missing=(k,)) for k, c in causes.items()}
-        raise_failure(worker_failure(method, causes, self._timeout))
+        raise_failure(worker_failure(method, causes, self._timeout, self.planned))
 
     def _take(
         self, pending: dict[int, Any], ready: list[Any], outcomes: dict[int, Outcome], request: tuple[Any, ...] | None
@@ -355,7 +374,8 @@ class WorkerGroup:
         for k in [k for k, ref in pending.items() if ref in ready]:
             try:
                 outcomes[k] = ray.get(pending.pop(k))
-            except RayActorError as error:
+                self.peak_bytes[k] = max(self.peak_bytes.get(k, 0), outcomes[k].peak_bytes)
+            except LOST_ERRORS as error:
                 # Either the process died, or only the connection did and the call may have run: the same process can
                 # be asked again, because the same (generation, sequence) runs only once.
                 unavailable = isinstance(error, ActorUnavailableError)
@@ -363,13 +383,22 @@ class WorkerGroup:
                     pending[k] = self._actors[k].call.remote(*request)
                 else:
                     self._restarting.add(k)
-                    outcomes[k] = Outcome(cause=Cause(Kind.DIED, f"its process ended ({first_line(error)})"))
+                    outcomes[k] = Outcome(cause=self._cause_of_death(k, error))
+
+    def _cause_of_death(self, k: int, error: Exception) -> Cause:
+        """Why the process of worker k ended: whether for want of memory, after which another would end the same way."""
+        seen = self._seen.pop(k, None)
+        ray_says = first_line(error) if isinstance(error, OutOfMemoryError) else ended_for_memory(seen)
+        reason = why_memory(seen, None if ray_says else oom_kills_of(seen), ray_says, self.planned)
+        if reason is not None:
+            return Cause(Kind.MEMORY, f"its process ended: {reason}")
+        return Cause(Kind.DIED, f"its process ended ({first_line(error)})")
 
     def _same_process(self, k: int) -> bool:
         """Whether worker k still is the process that joined this generation."""
         try:
             identity: Identity = ray.get(self._actors[k].ping.remote(), timeout=PING_SECONDS)
-        except (RayActorError, GetTimeoutError):
+        except (*LOST_ERRORS, GetTimeoutError):
             return False
         return identity.incarnation == self._incarnations.get(k)
 
@@ -404,9 +433,11 @@ class Pulse:
     """Asks the workers of a call for their progress, which also shows that they are alive. Each worker has at most one
     unanswered question."""
 
-    def __init__(self, actors: Sequence[Any], partitions: list[int]) -> None:
+    def __init__(self, actors: Sequence[Any], partitions: list[int], memory: dict[int, WorkerMemory]) -> None:
+        """memory: where the last report of each worker's memory is put."""
         self._actors = actors
         self._partitions = partitions
+        self._memory = memory
         self._asked: dict[int, tuple[Any, float]] = {}
         self._last: dict[int, dict[str, Any]] = {k: {} for k in partitions}
 
@@ -427,12 +458,12 @@ class Pulse:
             if ray.wait([ref], timeout=0)[0]:
                 del self._asked[k]
                 try:
-                    self._last[k] = ray.get(ref)
-                except RayActorError:
+                    self._last[k], self._memory[k] = ray.get(ref)
+                except LOST_ERRORS:
                     continue  # its call fails too, and that is where it is reported
         for k in pending:
             if k not in self._asked:
-                self._asked[k] = (self._actors[k].progress.remote(), now)
+                self._asked[k] = (self._actors[k].pulse.remote(), now)
         return [k for k in pending if now - self._asked[k][1] > limit_seconds]
 
 

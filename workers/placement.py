@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from ..distributed.environment import EXCHANGE_DTYPE, HUGE_PAGES
 from ..partitioning.errors import InputError
 from .connection import is_own_ray
 
@@ -25,6 +26,8 @@ class WorkerSettings:
     """OMP_NUM_THREADS of a worker; None: as many as it has CPUs, at least one."""
     collective_timeout_seconds: float = 60.0
     """A collective that does not end within this time fails, and so does a worker whose control methods stay silent."""
+    exchange_dtype: str = "float32"
+    """How rows of embeddings travel: "float32" or "bfloat16"."""
     network_interface: str | None = None
     """The interface, or the network, over which workers talk to each other; None: the address by which Ray knows a node."""
     start_seconds: float = 20.0
@@ -42,7 +45,7 @@ class WorkerSettings:
     def environment(self) -> dict[str, str]:
         """Environment variables of a worker."""
         threads = self.threads_per_worker or max(1, int(self.cpus_per_worker))
-        variables = {"OMP_NUM_THREADS": str(threads)}
+        variables = {"OMP_NUM_THREADS": str(threads), EXCHANGE_DTYPE: self.exchange_dtype, **HUGE_PAGES}
         if not self.gpus_per_worker:
             # Ray hides no GPU from an actor that asked for none, and NCCL refuses two ranks on one.
             variables["CUDA_VISIBLE_DEVICES"] = ""

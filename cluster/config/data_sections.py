@@ -70,8 +70,15 @@ class Cluster(Section):
     such as 10.0.0.0/16. null: at the address by which Ray knows each machine."""
     collective_timeout_seconds: float = Field(60, gt=0)
     """How long a worker waits for the others in one exchange. After that it takes the group for broken."""
+    exchange_dtype: Literal["float32", "bfloat16"] = "float32"
+    """How rows of embeddings travel between workers. `bfloat16` sends half as many bytes, and rounds each number to 8
+    significant bits (docs/halo.md)."""
     max_rebuilds: int = Field(3, ge=0)
     """How often a run rebuilds its group of workers after failures before it gives up."""
+
+    check_memory: bool = True
+    """Whether work is refused whose planned memory the machines do not have. false: it begins all the same, with a
+    warning."""
 
     @model_validator(mode="after")
     def _workers_share_no_gpu(self) -> Cluster:
@@ -88,9 +95,9 @@ class Partitioning(Section):
 
     strategy: Literal["metis", "hash", "file"] = "metis"
     """How nodes are dealt out: `metis` cuts few edges, `hash` goes by the ids alone, `file` reads `assignment`."""
-    halo: Literal["pull", "cover"] = "pull"
+    halo: Literal["pull", "cover", "auto"] = "pull"
     """`pull` sends rows, and gives the same bits for any number of partitions. `cover` sends fewer rows or sums, by a
-    minimum vertex cover."""
+    minimum vertex cover. `auto` takes the one that sends fewer, which gives the same bits only with `pull`."""
     assignment: str | None = None
     """With strategy `file`: a Parquet file with the columns side ("user" or "item"), id and partition."""
 

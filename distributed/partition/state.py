@@ -18,6 +18,7 @@ from ..backbones import Backbone
 from ..comm import Comm
 from ..encoder.influence import AroundEncoder, InfluenceEncoder, NodeRows
 from ..encoder.published import Published, PublishedEncoder
+from ..environment import EXCHANGE_DTYPE
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Pairs, Removal, with_empty_rows
 from ..training.checkpoint import from_bytes
@@ -59,6 +60,7 @@ class PartitionState:
         if threads := os.environ.get("OMP_NUM_THREADS"):
             torch.set_num_threads(int(threads))
         self._store_server: Any = None
+        self._row_dtype = getattr(torch, os.environ.get(EXCHANGE_DTYPE, "float32"))
         self._comm = Comm(device=self._device) if num_partitions == 1 else None
         self._generation = 0
         self._progress: dict[str, Any] = {}
@@ -89,7 +91,7 @@ class PartitionState:
             else communication.reach_store(address, port, self._size, timeout_seconds)
         )
         self._model, self._generation = None, generation
-        self._comm = Comm(self._rank, self._size, store, timeout_seconds, self._device, own_address)
+        self._comm = Comm(self._rank, self._size, store, timeout_seconds, self._device, own_address, self._row_dtype)
         self._say(phase="idle", generation=generation)
 
     def abort(self) -> None:
@@ -182,7 +184,7 @@ def fingerprint(version: Version, halo: str, kernel: str) -> str:
 @torch.no_grad()
 def node_rows(graph: LocalGraph, backbone: Backbone, e0: Tensor) -> NodeRows:
     """The readouts, neighbour means and degrees of the local rows, computed from E0 [N, d]. All ranks call it."""
-    z = backbone.readout(e0, graph.propagation.layer)
+    z = backbone.readout(e0, graph.propagation)
     return NodeRows(e0, z, graph.neighbour_means(z), graph.degrees)
 
 

@@ -1,16 +1,17 @@
 """The benchmarks run, and their tables say what the code under them says."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from unlearnrec.benchmarks import affected, partitioning, requests, results_file, training, unlearning
+from unlearnrec.benchmarks import affected, partitioning, requests, results_file, step, training, unlearning
 from unlearnrec.benchmarks.lab import Lab
 from unlearnrec.cluster.jobs import wheel
-from unlearnrec.distributed.measures.ranking import evaluate
-from unlearnrec.partitioning.assignment import assign, balance, edge_cut
+from unlearnrec.distributed.measures.quality import evaluate
+from unlearnrec.partitioning.assignment import Assignment, assign, balance, edge_cut
 from unlearnrec.partitioning.graph import read_interactions
 from unlearnrec.partitioning.halo import HALOS, rows_per_layer
 from unlearnrec.partitioning.lake import Columns
@@ -30,6 +31,23 @@ def test_results_go_to_the_source_tree_or_the_working_directory(
     assert results_file.folder() == Path(results_file.__file__).parent / "results"
     monkeypatch.setattr(wheel, "ROOT", tmp_path)  # as in site-packages
     assert results_file.folder() == Path("benchmark-results")
+
+
+def test_a_step_is_measured_against_its_sums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--users", "300", "--items", "90", "--interactions", "3000", "--batch", "1000", "--embedding-size", "8"]
+    output = tmp_path / "step.md"
+    step.main([*sizes, "--partitions", "2", "--rounds", "1", "--output", str(output), "--json"])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    rows = table_of(output.read_text(encoding="utf-8"))
+    assert [row["halo"] for row in rows] == ["pull", "cover"] == [run["halo"] for run in found["runs"]]
+    assert found["ratio"] == max(run["ratio"] for run in found["runs"])
+    users, items, of_user, of_item = step.generate(300, 90, 3000, 0)
+    owners = Assignment(*((x * 2 // step.COMMUNITIES).astype("int16") for x in (of_user, of_item)), 2)
+    shards = build_shards(users, items, [1] * len(users), owners)
+    for run in found["runs"]:
+        assert run["halo rows"] == 4 * rows_per_layer(shards, owners, run["halo"])
+        assert run["halo, MB"] == pytest.approx(run["halo rows"] * 8 * 4 / 1e6)
+        assert run["step, s"] > 0 < run["bare sums, s"]
 
 
 def test_partitioning_writes_what_ingest_would_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from typing import Any
@@ -80,6 +81,15 @@ class FakeHost:
         if self.partition == partition:
             raise InputError("users.csv: no column user_id")
         self.collective(60)
+
+    def claim_and_die_on(self, partition: int, claimed: int, seconds: float) -> str:
+        """Claims memory and is ended as the kernel does it, the first time: a restarted one answers."""
+        if self.partition != partition or self.loaded:
+            return "alive" if self.loaded else self.collective(60)
+        self.held = bytearray(b"x") * claimed
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return "never"
 
     def defect_on(self, partition: int) -> None:
         if self.partition == partition:

@@ -1,4 +1,4 @@
-"""`doctor --cluster` on one node, on a cluster that is not there, and on none (several: tests/workers/test_machines.py)."""
+"""`doctor --cluster` on one node, on a cluster that is not there, and on none. On several nodes: test_machines.py."""
 
 import socket
 from pathlib import Path
