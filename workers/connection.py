@@ -13,6 +13,7 @@ import sys
 import time
 
 import ray
+from ray.exceptions import RayError
 from ray.util.client import ray as ray_client
 
 from ..partitioning.errors import InputError
@@ -62,7 +63,7 @@ def connect_to_ray(address: str | None) -> bool:
     _check_reachable(target)
     try:
         ray.init(address=target, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         raise InputError(_no_cluster(target, str(error) or type(error).__name__)) from None
     try:
         _check_own_node(target)
@@ -162,29 +163,33 @@ def _speaks_http2(connection: socket.socket, host: str) -> bool:
             connection = context.wrap_socket(connection, server_hostname=host)
         connection.settimeout(ANSWER_SECONDS)
         connection.sendall(PREFACE)
-        frame = connection.recv(9, socket.MSG_WAITALL)
+        frame = b""
+        while len(frame) < 4 and (part := connection.recv(9)):
+            frame += part
     except OSError:
         return False
-    return len(frame) == 9 and frame[3] == SETTINGS
+    return frame[3:4] == bytes([SETTINGS])
 
 
 def _silent(target: str) -> str | None:
     """Why nothing answers at this address of a cluster's head; None if it answers."""
-    process = subprocess.Popen([sys.executable, "-c", ASK, target], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    # -P: a folder of the working directory that is called ray is not Ray.
+    command = [sys.executable, "-P", "-c", ASK, target]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
-    said, end = "", time.monotonic() + IMPORT_SECONDS
+    said, end, imported = "", time.monotonic() + IMPORT_SECONDS, False
     with process, process.stdout as pipe:
         try:
             while select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
                 part = os.read(pipe.fileno(), 4096).decode(errors="replace")
                 said += part
-                if not part or any(word in said for word in ("answers", *REFUSALS)):
+                if not part or any(word in said for word in REFUSALS):
                     break
-                if part.startswith(("imported", "asks")):
-                    end = time.monotonic() + ANSWER_SECONDS
+                if not imported and "imported\n" in said:
+                    imported, end = True, time.monotonic() + ANSWER_SECONDS
         finally:
             process.kill()
-    if "answers" in said:
+    if re.search("^answers$", said, re.MULTILINE):
         return None
     if any(word in said for word in REFUSALS):
         return (

@@ -49,6 +49,14 @@ def test_a_refused_token_is_told_as_that(silent, monkeypatch):
         connect_to_ray(f"127.0.0.1:{silent}")
 
 
+def test_a_head_that_answers_is_not_waited_for(silent, monkeypatch):
+    answer = "print('imported', flush=True); print('a warning'); print('asks 10.0.0.1:6379'); print('answers')"
+    monkeypatch.setattr(connection, "ASK", answer)
+    assert connection._silent(f"127.0.0.1:{silent}") is None
+    monkeypatch.setattr(connection, "ASK", answer.replace("'answers'", "'no more answers'"))
+    assert connection._silent(f"127.0.0.1:{silent}") == "no answer from a head of Ray at 10.0.0.1:6379"
+
+
 def test_a_start_that_times_out_is_tried_once_more(monkeypatch, caplog):
     tries = []
 
