@@ -97,18 +97,18 @@ def tuned_config(config: Config, progress: Progress) -> tuple[Config, dict[str, 
             class Counting(tune.Callback):
                 """Counts the trials that ended. Tune pickles its callbacks: this one is then empty."""
 
-                def on_trial_complete(self, **_: Any) -> None:
+                def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
                     task.advance()
 
-                def on_trial_error(self, **_: Any) -> None:
+                def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
                     task.advance()
 
                 def __reduce__(self) -> Any:
                     return (tune.Callback, ())
 
             tuner = tune.Tuner(
-                # The trial itself only waits for its workers, which have CPUs of their own.
-                tune.with_resources(tune.with_parameters(_trial, document=document), {"CPU": 0}),
+                # The trial itself only waits for its workers, which have CPUs of their own. Tune wants it to need something.
+                tune.with_resources(tune.with_parameters(_trial, document=document), {"memory": 1}),
                 param_space={"settings": tune.grid_search(tried)},
                 tune_config=tune.TuneConfig(metric=metric, mode="max", max_concurrent_trials=at_once),
                 run_config=tune.RunConfig(storage_path=folder, verbose=0, callbacks=[Counting()]),
@@ -118,12 +118,13 @@ def tuned_config(config: Config, progress: Progress) -> tuple[Config, dict[str, 
         if owns_ray:
             ray.shutdown()
     trials = []
-    for settings, result in zip(tried, results, strict=True):
+    for settings, result in zip(tried, (results[n] for n in range(len(results))), strict=True):
         row: dict[str, Any] = {"settings": settings}
         if result.error is not None:
             row["error"] = str(result.error).strip().splitlines()[-1]
         else:
-            row |= {name: result.metrics[name] for name in (metric, "epochs", "seconds")}
+            measured = result.metrics or {}
+            row |= {name: measured[name] for name in (metric, "epochs", "seconds")}
         trials.append(row)
     done = [trial for trial in trials if metric in trial]
     if not done:

@@ -67,9 +67,8 @@ class PartitionTraining(PartitionState):
         if removal:
             shard = shard.without(*removal.pairs(shard))
         of_users, items, _ = shard.interactions()
-        pairs = (torch.from_numpy(x.astype(np.int64)) for x in (of_users, items))
-        chosen = validation_users(shard.num_users, seed, users)
-        held = validation_pairs(*pairs, seed, share, chosen)
+        left, right = (torch.from_numpy(x.astype(np.int64)) for x in (of_users, items))
+        held = validation_pairs(left, right, seed, share, validation_users(shard.num_users, seed, users))
         return held[0].numpy(), held[1].numpy()
 
     def validate(self, location: Location, manifest: Graph, run: TrainRun) -> list[dict[str, float]]:
