@@ -77,7 +77,8 @@ def measure_version(
     A pair with a deleted user or item has the score NaN.
     """
     settings = session.config.evaluate
-    evaluation = Evaluation(settings.k, settings.batch_users, settings.users, session.config.seed)
+    # All users: a sample is drawn by dense id, and another output may have others.
+    evaluation = Evaluation(settings.k, settings.batch_users)
     metrics = session.call(group, version, calling(Partition.evaluate, *tests, evaluation))[0]
     found = []
     for pairs in (probe.forgotten, probe.held_out, probe.random):

@@ -107,8 +107,8 @@ def tuned_config(config: Config, progress: Progress) -> tuple[Config, dict[str, 
                     return (tune.Callback, ())
 
             tuner = tune.Tuner(
-                # The trial itself only waits for its workers, which have CPUs of their own.
-                tune.with_resources(tune.with_parameters(_trial, document=document), {"CPU": 0}),
+                # The trial itself only waits for its workers, which have CPUs of their own. Tune wants it to need something.
+                tune.with_resources(tune.with_parameters(_trial, document=document), {"memory": 1}),
                 param_space={"settings": tune.grid_search(tried)},
                 tune_config=tune.TuneConfig(metric=metric, mode="max", max_concurrent_trials=at_once),
                 run_config=tune.RunConfig(storage_path=folder, verbose=0, callbacks=[Counting()]),

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 from trained_output import small_sample
 
 from unlearnrec.cluster import pipeline
@@ -50,6 +51,7 @@ def test_without_ray_tune_it_says_what_to_install(tmp_path: Path, monkeypatch: p
         | {"cluster": {"partitions": 1}}
     )
     pipeline.ingest(config)
+    monkeypatch.delattr(ray, "tune", raising=False)
     monkeypatch.setitem(sys.modules, "ray.tune", None)
     with pytest.raises(InputError, match=r"pip install 'unlearnrec\[tune\]'"):
         tuned_config(config, SILENT)
