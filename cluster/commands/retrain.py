@@ -46,7 +46,7 @@ def retrain(
         WorkerFailure: as `WorkerGroup.run`.
     """
     session = Session(config)
-    wants_around(config, config.backbone.model_dump())  # raises for an impossible setting, before any work is done
+    wants_around(config, config.backbone.specification())  # raises for an impossible setting, before any work is done
     lake_graph(session)  # raises if there is no graph, before anything is written
     started = time.perf_counter()
     # The lease (Lt) comes before everything else. It holds the contents of requests and the log, because requests that are
