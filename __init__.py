@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from .cluster.api.lifetime import SessionClosed
     from .cluster.api.session import Session
     from .distributed.backbones import Backbone
+    from .distributed.graph.propagation import Layer
     from .partitioning.errors import InputError
 
 __version__ = "0.1.0"
 
-__all__ = ["Backbone", "ForgetRequest", "InputError", "Session", "SessionClosed", "__version__"]
+__all__ = ["Backbone", "ForgetRequest", "InputError", "Layer", "Session", "SessionClosed", "__version__"]
 
 _HOMES = {
     "Backbone": "distributed.backbones",
     "ForgetRequest": "cluster.api.handle",
     "InputError": "partitioning.errors",
+    "Layer": "distributed.graph.propagation",
     "Session": "cluster.api.session",
     "SessionClosed": "cluster.api.lifetime",
 }

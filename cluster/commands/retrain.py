@@ -48,8 +48,9 @@ def retrain(
         RuntimeError: another training or a rollback was committed meanwhile, or a purge removed files that are needed.
         WorkerFailure: as `WorkerGroup.run`.
     """
-    wants_around(config, config.backbone.model_dump())  # raises for an impossible setting, before any work is done
-    lake_graph(Session(config))  # raises if there is no graph, before anything is written
+    session = Session(config)
+    wants_around(config, config.backbone.specification())  # raises for an impossible setting, before any work is done
+    lake_graph(session)  # raises if there is no graph, before anything is written
     started = time.perf_counter()
     configured = config
     config, choice = with_chosen_epochs(config, progress, group, resume)

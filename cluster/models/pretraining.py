@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ...distributed.backbones.registry import make_backbone
 from ...distributed.encoder.influence import FORMATS
 from ...distributed.encoder.pretrain import (
     POPULAR_SHARE,
@@ -30,7 +31,6 @@ from ...distributed.partition.results import Fitted, FittedPublished
 from ...distributed.partition.training import FinishedRuns
 from ...distributed.partition.version import Encoder
 from ...distributed.training.checkpoint import Checkpoints
-from ...distributed.training.run import make_backbone
 from ...partitioning.errors import InputError
 from ...partitioning.halo import chosen
 from ...partitioning.manifest import File, Graph, IngestedGraph

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ...distributed.backbones.registry import make_backbone
 from ...distributed.graph.removal import Removal
 from ...distributed.partition.partition import Partition
 from ...distributed.partition.results import Trained, WithFiles
@@ -150,7 +151,8 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
     The name of its folder depends on the graph and on everything else that the result depends on. So a run never goes on
     from a checkpoint of another run.
     """
-    train, backbone = config.train, config.backbone.model_dump()
+    train, backbone = config.train, config.backbone.specification()
+    make_backbone(backbone, 0)  # raises where it cannot be made, before workers are started for it
     settings = TrainSettings(
         seed=config.seed,
         batch_size=train.batch_size,

@@ -136,6 +136,7 @@ class Session:
         if current is None:
             raise InputError(f"{self.config.output} holds no trained model. Run `unlearnrec train` first")
         self.check_partitions(current.graph)
+        self.check_backbone(current)
         return current
 
     def whole_version(self) -> Manifest:
@@ -165,6 +166,16 @@ class Session:
             raise InputError(
                 f"cluster.partitions is {self.config.cluster.partitions}, but the graph in {self.config.output} has "
                 f"{graph.partitions} partitions. Set cluster.partitions={graph.partitions}, or ingest again"
+            )
+
+    def check_backbone(self, version: Manifest) -> None:
+        """Raise InputError if a version is of a backbone outside this package that the configuration does not name. So no
+        code is imported because a file of the output names it."""
+        name, wanted = version.model.backbone["name"], self.config.backbone.name
+        if ":" in name and name != wanted:
+            raise InputError(
+                f"version {version.version} in {self.config.output} was trained with the backbone {name}, and backbone.name "
+                f"is {wanted}. Set backbone.name={name}, so that its code is imported"
             )
 
     @contextmanager
@@ -218,6 +229,7 @@ class Session:
         return fingerprint(version, self._halo(version), self.kernel)
 
     def _load_call(self, version: Manifest) -> Call[None]:
+        self.check_backbone(version)
         return calling(PartitionState.load, self.location, version, self._halo(version), self.kernel)
 
     def _halo(self, version: Manifest) -> str:

@@ -15,6 +15,7 @@ from ...partitioning.manifest import Graph
 from ...partitioning.storage import StorageOptions, Store
 from .. import comm as communication
 from ..backbones import Backbone
+from ..backbones.registry import make_backbone
 from ..comm import Comm
 from ..encoder.influence import AroundEncoder, InfluenceEncoder, NodeRows
 from ..encoder.published import Published, PublishedEncoder
@@ -22,7 +23,6 @@ from ..environment import EXCHANGE_DTYPE
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Pairs, Removal, with_empty_rows
 from ..training.checkpoint import from_bytes
-from ..training.run import make_backbone
 from .results import Written
 from .version import Encoder, Version
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...partitioning.errors import InputError
-from ..backbones import BACKBONES, Backbone
+from ..backbones.registry import make_backbone
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Removal
 from ..measures.quality import evaluate
@@ -65,12 +65,6 @@ class TrainRun:
     halo: str = "pull"
     kernel: str = "torch"
     probe: Probe | None = None
-
-
-def make_backbone(spec: dict[str, Any], seed: int) -> Backbone:
-    """Make the backbone of a specification such as `TrainRun.backbone`, with weights initialised from the seed."""
-    spec = dict(spec)
-    return BACKBONES[spec.pop("name")](seed=seed, **spec)
 
 
 def run_training(
