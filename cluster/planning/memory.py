@@ -22,7 +22,7 @@ WORKER, LEARNING = 365e6, 80e6
 """A worker's process with torch and Ray, before it holds anything; and what an optimizer's modules add."""
 HEAP = 60e6
 """Freed arrays below 32 MiB that the C library keeps for the next ones of a process."""
-COMMAND = 400e6
+COMMAND = 440e6
 """The process of the command, with torch and Ray."""
 RAY = 450e6
 """Ray's own processes on a machine: raylet, control store, agents, monitors, an idle worker or two."""
