@@ -161,7 +161,12 @@ def show_fields(fields: dict[str, object]) -> str:
 
 
 def open_progress() -> Progress:
-    """A `Progress` with bars if stderr is a terminal, otherwise one with plain lines."""
+    """A `Progress` with bars if stderr is a terminal, or the cell of a notebook; otherwise one with plain lines."""
+    if "IPython" in sys.modules:
+        from .notebook import NotebookProgress, in_notebook
+
+        if in_notebook():
+            return NotebookProgress()
     return BarProgress() if sys.stderr.isatty() else PlainProgress(sys.stderr)
 
 
