@@ -10,7 +10,7 @@ import ray
 
 from ...partitioning.errors import InputError
 from ...workers import WorkerGroup
-from ...workers.placement import connect_to_ray
+from ...workers.connection import connect_to_ray
 from ...workers.shared_folder import check_folder
 from ..config.schema import Config
 from ..log.log import LogConflict

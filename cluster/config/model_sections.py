@@ -108,6 +108,31 @@ class Train(Section):
     """The kernel that sums over neighbours. `auto` is torch, which was faster wherever it was measured."""
 
 
+class Validation(Section):
+    """How `train` and `retrain` choose the number of epochs, and `train --tune` settings, without the test interactions
+    (docs/evaluation.md)."""
+
+    share: float = Field(0.0, ge=0, lt=1)
+    """The share of each chosen user's interactions that is held out while choosing; .1 is usual. The model is then trained
+    on all interactions. 0: nothing is chosen, and train.epochs holds."""
+    users: float = Field(10_000, gt=0)
+    """Of how many users: below 1 their share, from 1 their number, about."""
+    every: int = Field(1, ge=1)
+    """The number of epochs between two evaluations."""
+    patience: int = Field(3, ge=1)
+    """After so many evaluations in a row that are no better than an earlier one, a run ends before train.epochs."""
+    metric: Literal["ndcg", "recall"] = "ndcg"
+    """The measure that decides, at the first cut-off of evaluate.k."""
+
+
+class Tune(Section):
+    """What `train --tune` tries."""
+
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    """Values by key of the sections `train` and `backbone`, such as {train.learning_rate: [0.001, 0.003]}. Each combination
+    is tried. Empty: half, once and twice the configured train.learning_rate."""
+
+
 class Influence(Section):
     """The shape of the Influence Encoder."""
 
@@ -158,6 +183,8 @@ class Evaluate(Section):
 
     k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), BeforeValidator(as_tuple)] = (20,)
     """The cut-offs K of Recall@K and NDCG@K."""
+    users: float | None = Field(None, gt=0)
+    """Evaluate only a sample of the users with test items: below 1 their share, from 1 their number. The sample depends on
+    `seed` alone, and the answer then has standard errors. null: all of them."""
     batch_users: int = Field(1024, ge=1)
-    """The number of users that are scored at once. The scores take memory for this number times the number of items, in
-    float32."""
+    """The largest number of users that are ranked at once. On a CPU at most 256 for each thread are."""

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from ...partitioning.errors import InputError
 from .data_sections import Cluster, Columns, Partitioning, Storage
 from .errors import explain
-from .model_sections import Backbone, Evaluate, Influence, Pretrain, Train
+from .model_sections import Backbone, Evaluate, Influence, Pretrain, Train, Tune, Validation
 from .request_sections import Drop, Evidence, Forget, Serve, Watch
 from .section import Section
 from .yaml import parse_yaml, parse_yaml_value
@@ -42,6 +42,8 @@ class Config(Section):
     partitioning: Partitioning = Partitioning()
     backbone: Backbone = Backbone()
     train: Train = Train()
+    validation: Validation = Validation()
+    tune: Tune = Tune()
     influence: Influence = Influence()
     pretrain: Pretrain = Pretrain()
     forget: Forget = Forget()

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from ...distributed.partition.state import Location, PartitionState, fingerprint
 from ...partitioning.errors import InputError
+from ...partitioning.halo import chosen
 from ...partitioning.lake import Columns
 from ...partitioning.manifest import Graph
 from ...partitioning.storage import StorageOptions, Store, canonical_uri, split_uri
@@ -225,11 +226,14 @@ class Session:
 
     def fingerprint(self, version: Manifest) -> str:
         """The text that workers return for the version that they hold, if it is this one; it need not be committed."""
-        return fingerprint(version, self.config.partitioning.halo, self.kernel)
+        return fingerprint(version, self._halo(version), self.kernel)
 
     def _load_call(self, version: Manifest) -> Call[None]:
         self.check_backbone(version)
-        return calling(PartitionState.load, self.location, version, self.config.partitioning.halo, self.kernel)
+        return calling(PartitionState.load, self.location, version, self._halo(version), self.kernel)
+
+    def _halo(self, version: Manifest) -> str:
+        return chosen(self.config.partitioning.halo, version.graph.rows_per_layer)
 
     def _run(
         self,
@@ -273,6 +277,10 @@ def worker_settings(cluster: Cluster) -> WorkerSettings:
         gpus_per_worker=cluster.gpus_per_worker,
         threads_per_worker=cluster.threads_per_worker,
         collective_timeout_seconds=cluster.collective_timeout_seconds,
+        exchange_dtype=cluster.exchange_dtype,
+        network_interface=cluster.network_interface,
+        start_seconds=cluster.start_seconds,
+        spread=cluster.spread,
     )
 
 
