@@ -86,8 +86,8 @@ class _Probe:
     graph: LocalGraph
     backbone: Backbone
     e0: Tensor
-    changes: tuple[Tensor, Tensor]
-    """The changes of users' and of items' rows [N, d], without the gain."""
+    change: Tensor
+    """The change of the rows [N, d], users first, without the gain."""
     pairs: tuple[Tensor, Tensor]
     before: Tensor
     needed: Tensor
@@ -105,20 +105,18 @@ class _Probe:
         pairs = removal.pairs(graph.shard)
         users, items = (torch.from_numpy(x).to(graph.comm.device) for x in pairs)
         rest = graph.without(*pairs)
-        sides = _whole_change(graph, nodes, encoder, users, items)
-        changes = (sides.clone(), sides)
-        changes[0][graph.num_local_users :] = 0
-        changes[1][: graph.num_local_users] = 0
+        change = _whole_change(graph, nodes, encoder, users, items)
         here = graph.user_rows(users) >= 0
         own = (users[here], items[here])
         before = pair_scores(graph, nodes.readout, *own)[1].double()
-        probe = cls(rest, backbone, nodes.e0, changes, own, before, before)
+        probe = cls(rest, backbone, nodes.e0, change, own, before, before)
         return replace(probe, needed=probe._scores(target) - before)
 
     def delivered(self, gains: Tensor) -> Tensor:
         """The change of the scores [n] with these gains [2]."""
-        users, items = (gain * change for gain, change in zip(gains.to(self.e0.dtype), self.changes, strict=True))
-        return self._scores(self.e0 + users + items) - self.before
+        first_item, (user, item) = self.graph.num_local_users, gains.to(self.e0.dtype)
+        scaled = torch.cat([user * self.change[:first_item], item * self.change[first_item:]])
+        return self._scores(self.e0 + scaled) - self.before
 
     def _scores(self, e0: Tensor) -> Tensor:
         readout = self.backbone.readout(e0, self.graph.propagation.layer)
