@@ -194,7 +194,7 @@ class Case:
             named = ",".join(str(user) for user in users)
             return measured_with_workers(config, lambda group: pipeline.forget(config, users=named, group=group))
         command = {"train": pipeline.train, "pretrain": pipeline.pretrain, "evaluate": pipeline.evaluate}[self.work]
-        return measured_with_workers(config, lambda group: command(config, group=group))  # type: ignore[operator]
+        return measured_with_workers(config, lambda group: command(config, group=group))
 
     def row(self, arguments: argparse.Namespace, measured: dict[str, Any]) -> dict[str, Any]:
         """The plan beside what was measured."""
