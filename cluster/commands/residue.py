@@ -18,6 +18,7 @@ from ..evidence.signing import signing_key
 from ..layout import REQUESTS, SUPPRESSION
 from ..lifecycle.refusals import unknown_request
 from ..lifecycle.suppression import ENVIRONMENT, SuppressionList, open_list
+from ..output.compaction import covered_files
 from ..output.ingests import id_types, times
 from ..output.ledger import State, Ticket
 from ..output.leftovers import final_contents, leftovers
@@ -27,6 +28,10 @@ from ..requests.digests import KINDS, Digests, digests_of, no_digests
 from ..requests.request import is_purged, read_request
 from ..requests.row_filter import RowFilter
 
+COVERED = "file under deltas"
+COVERED_DETAIL = (
+    "of the current version; it holds what deltas take away, or is such a delta. A purge writes it anew first"
+)
 LAKE, STATE, STORED = "lake rows", "older state of a table", "stored in the lake"
 
 
@@ -55,6 +60,12 @@ def residue(config: Config, request_id: str | None = None, *, progress: Progress
     not_read: list[dict[str, str]] = []
     left = leftovers(session)
     found += [{"place": item.place, "kind": item.kind, "detail": item.detail, "bytes": item.bytes} for item in left]
+    if (current := session.ledger().current) is not None:
+        known = current.files | current.lake_graph.files
+        found += [
+            {"place": name, "kind": COVERED, "detail": COVERED_DETAIL, "bytes": known[name].bytes}
+            for name in covered_files(current)
+        ]
     tickets = final_contents(session.ledger())
     carried_out = {name: ticket for name, ticket in tickets.items() if ticket.state is not State.CANCELLED}
     contents = {item.place: carried_out[item.place] for item in left if item.place in carried_out}

@@ -19,6 +19,7 @@ from ..layout import LOG, REQUESTS, pretraining_folder, training_folder
 from ..models.pretraining import clear_runs, fit_encoder, wants_around, with_encoder
 from ..models.retraining import check_still_valid, commit_replayed
 from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
+from ..output.compaction import compact
 from ..output.ingests import graph_key, lake_graph
 from ..output.leases import Lease
 from ..output.session import Session
@@ -48,6 +49,8 @@ def retrain(
     session = Session(config)
     wants_around(config, config.backbone.model_dump())  # raises for an impossible setting, before any work is done
     lake_graph(session)  # raises if there is no graph, before anything is written
+    # The training is on the graph in whole files: a purge beside it then has no reason to write that graph anew.
+    compact(session)
     started = time.perf_counter()
     # The lease (Lt) comes before everything else. It holds the contents of requests and the log, because requests that are
     # carried out from now on have to be read at the end, when a purge might have removed them.

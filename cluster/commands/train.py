@@ -18,6 +18,7 @@ from ..config.schema import Config
 from ..lifecycle.finding import find_stored
 from ..log.log import LogConflict
 from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
+from ..output.compaction import compact
 from ..output.conflicts import voids_training
 from ..output.ingests import lake_graph
 from ..output.session import Session
@@ -59,6 +60,8 @@ def train(
         WorkerFailure: as `WorkerGroup.run`.
     """
     session = Session(config)
+    # The training is on the graph in whole files: a purge beside it then has no reason to write that graph anew.
+    compact(session)
     # The head is read before the graph. A commit after this head is then a conflict, and no version overwrites another.
     head = session.log.head()
     graph = lake_graph(session)

@@ -24,6 +24,7 @@ from ..layout import CONFIG, REQUEST_KEY
 from ..log.checkpoints import put_checkpoint
 from ..log.log import Log
 from ..log.records import CHECKPOINT
+from .id_maps import IdMaps
 from .ledger import Ledger
 from .manifest import Manifest
 from .versions import Versions
@@ -50,6 +51,7 @@ class Session:
         self.location = Location(absolute(config.output), self.options)
         self.log = Log(self.store)
         self.versions = Versions(self.store, self.log)
+        self.id_maps = IdMaps(self.store)
         self._ledger: Ledger | None = None
         self._folding = Lock()
 
@@ -216,7 +218,7 @@ class Session:
         """The text that workers return for the version that they hold, if it is this one; it need not be committed."""
         return fingerprint(version, self.config.partitioning.halo, self.kernel)
 
-    def _load_call(self, version: Manifest) -> Call[None]:
+    def _load_call(self, version: Manifest) -> Call[dict[str, float]]:
         return calling(PartitionState.load, self.location, version, self.config.partitioning.halo, self.kernel)
 
     def _run(

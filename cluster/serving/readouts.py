@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from ...partitioning.ingest import load_ids, load_shard
+from ...partitioning.ingest import load_gone, load_ids, load_shard
+from ...partitioning.manifest import Graph
+from ..output.id_maps import SIDES
 from ..output.manifest import Manifest
 from ..output.session import Session
 from ..requests.request import Id
@@ -42,6 +45,8 @@ class Readouts:
     seen_indptr: npt.NDArray[np.int64]
     seen: npt.NDArray[np.int32]
     item_there: npt.NDArray[np.bool_]
+    hidden: frozenset[Id] = frozenset()
+    """External ids of users that are not served any more."""
 
     def recommend(self, user: str, k: int) -> list[dict[str, Any]] | None:
         """The k best items for a user, without those of the user's interactions; None where there is no such user."""
@@ -66,17 +71,42 @@ class Readouts:
         there = self.item_there & np.fromiter((name in items for name in self.items), np.bool_, len(self.items))
         return replace(self, users=kept, item_there=there)
 
+    def less(self, users: set[Id], items: set[Id]) -> Readouts:
+        """The same rows of the same version, but not for these users and items, which a newer version does not have."""
+        there = self.item_there
+        if items:
+            there = there & np.fromiter((name not in items for name in self.items), np.bool_, len(self.items))
+        return replace(self, hidden=self.hidden | users, item_there=there)
+
     def _position(self, user: str) -> int | None:
-        found = self.users.get(user)
+        name: Id = user
+        found = self.users.get(name)
         if found is None and _INTEGER.fullmatch(user):
-            found = self.users.get(int(user))
-        return found
+            name = int(user)
+            found = self.users.get(name)
+        return None if name in self.hidden else found
 
 
 def living_ids(session: Session, version: Manifest) -> tuple[set[Id], set[Id]]:
     """The external ids of the users and items of a version."""
     users, items = (set(load_ids(session.store, version.graph, side)[0].to_pylist()) for side in ("user", "item"))
     return users, items
+
+
+def gone_since(session: Session, before: Graph, after: Graph) -> tuple[set[Id], set[Id]] | None:
+    """The external ids of the users and items that the first graph has and the second has not; None where their id maps are
+    not in the same files, so that all ids would have to be compared."""
+    if any(before.id_file(side) != after.id_file(side) for side in SIDES):
+        return None
+    old, new = (load_gone(session.store, graph) for graph in (before, after))
+    found = []
+    for side in SIDES:
+        nodes = np.setdiff1d(new.of(side), old.of(side), assume_unique=True)
+        ids, node, _ = session.id_maps.file_of(after, side)
+        place = np.searchsorted(node, nodes)
+        assert np.array_equal(node[place], nodes), "dense ids ascend with the external ones"
+        found.append(set(ids.take(pa.array(place)).to_pylist()))
+    return found[0], found[1]
 
 
 def make_readouts(session: Session, version: Manifest, embeddings: Sequence[tuple[Any, ...]]) -> Readouts:

@@ -105,7 +105,7 @@ def _references(graph: LocalGraph, degrees: Tensor, users: Tensor, items: Tensor
         first[:, None] + keyed_below(width, seed, MEMBERSHIP, _codes(graph, users, items)[:, None], slot)
     ]
     codes = _codes(graph, users[:, None], found)
-    met = _contains(_codes(graph, graph.pair_users, graph.pair_items), codes) | _contains(never, codes)
+    met = graph.has(users[:, None].expand_as(found), found) | _contains(never, codes)
     return torch.where(met | (found == items[:, None]), -1, found)
 
 

@@ -106,6 +106,9 @@ class Copy:
     def without(self, users: set[Any], items: set[Any]) -> Copy:
         return Copy(self.version, self.users & users)
 
+    def less(self, users: set[Any], items: set[Any]) -> Copy:
+        return Copy(self.version, self.users - users)
+
 
 class Engine:
     """As `serving.start.WorkerEngine`."""
