@@ -107,7 +107,7 @@ class Model:
     def readout(self) -> Tensor:
         """The readouts of all nodes, [N, readout_size]."""
         with torch.no_grad():
-            return self.backbone.readout(self.e0, self.graph.propagation.layer)
+            return self.backbone.readout(self.e0, self.graph.propagation)
 
     def scores(self, pairs: Pairs) -> npt.NDArray[np.float64]:
         """The scores of these pairs, [n]."""

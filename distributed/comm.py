@@ -82,6 +82,8 @@ class Comm:
         self.device = torch.device(device)
         self.rows_sent: dict[str, int] = {}
         """Rows that left this rank in `all_to_all`, by purpose."""
+        self.bytes_sent: dict[str, int] = {}
+        """Their bytes."""
         self._store: Any = store
         self._timeout = timeout_seconds
         self._ended = threading.Event()
@@ -97,15 +99,23 @@ class Comm:
                 self._rows = dist.new_group(list(range(size)), timeout=limit)
                 self._dense = dist.new_group(list(range(size)), timeout=limit)
 
-    def all_to_all(self, rows: Tensor, send_counts: Sequence[int], recv_counts: Sequence[int], purpose: str) -> Tensor:
-        """Exchange rows: of rows [S, ...], grouped by destination, send_counts [K] go to each rank. Returns [R, ...].
+    def all_to_all(
+        self,
+        rows: Tensor,
+        send_counts: Sequence[int],
+        recv_counts: Sequence[int],
+        purpose: str,
+        into: Tensor | None = None,
+    ) -> Tensor:
+        """Exchange rows: of rows [S, ...], grouped by destination, send_counts [K] go to each rank. Returns [R, ...],
+        which is `into` if it is given.
 
         recv_counts [K] must be what the others send; both sides derive them from the same plan.
         """
-        self.rows_sent[purpose] = self.rows_sent.get(purpose, 0) + sum(send_counts) - send_counts[self.rank]
+        self._count(rows, sum(send_counts) - send_counts[self.rank], purpose)
         if self.size == 1:
-            return rows
-        received = rows.new_empty((sum(recv_counts), *rows.shape[1:]))
+            return rows if into is None else into.copy_(rows)
+        received = rows.new_empty((sum(recv_counts), *rows.shape[1:])) if into is None else into
         with self._watched(f"all-to-all ({purpose})"):
             self._wait(
                 dist.all_to_all_single(
@@ -113,6 +123,11 @@ class Comm:
                 )
             )
         return received
+
+    def _count(self, rows: Tensor, leaving: int, purpose: str) -> None:
+        self.rows_sent[purpose] = self.rows_sent.get(purpose, 0) + leaving
+        size = leaving * rows[0].numel() * rows.element_size() if leaving else 0
+        self.bytes_sent[purpose] = self.bytes_sent.get(purpose, 0) + size
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Replace x by its sum over the ranks, in place, and return it."""
@@ -147,15 +162,21 @@ class Comm:
                     work.wait()
 
     def sparse_all_to_all(
-        self, rows: Tensor, send_counts: Sequence[int], recv_counts: Sequence[int], purpose: str
+        self,
+        rows: Tensor,
+        send_counts: Sequence[int],
+        recv_counts: Sequence[int],
+        purpose: str,
+        into: Tensor | None = None,
     ) -> Tensor:
         """As `all_to_all`, but only the ranks that have rows to send or to receive take part."""
-        self.rows_sent[purpose] = self.rows_sent.get(purpose, 0) + sum(send_counts) - send_counts[self.rank]
-        received = [rows.new_empty((n, *rows.shape[1:])) for n in recv_counts]
-        received[self.rank] = rows.split(list(send_counts))[self.rank]
+        self._count(rows, sum(send_counts) - send_counts[self.rank], purpose)
+        every = rows.new_empty((sum(recv_counts), *rows.shape[1:])) if into is None else into
+        received = every.split(list(recv_counts))
+        received[self.rank].copy_(rows.split(list(send_counts))[self.rank])
         outgoing = {k: x for k, x in enumerate(rows.split(list(send_counts))) if len(x) and k != self.rank}
         self.exchange(outgoing, {k: x for k, x in enumerate(received) if len(x) and k != self.rank})
-        return torch.cat(received)
+        return every
 
     def replicate(self, module: nn.Module) -> nn.Module:
         """Wrap a module in DDP: all ranks have the same weights, and gradients are AVERAGED over the ranks, not

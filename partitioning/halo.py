@@ -17,7 +17,7 @@ K = partitions, S = sent rows.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,8 @@ from .errors import InputError
 from .shard import GraphShard
 
 HALOS = ("pull", "cover")
+AUTO = "auto"
+"""The setting that takes one of HALOS."""
 
 Ints = npt.NDArray[np.integer]
 
@@ -55,6 +57,11 @@ class HaloPlan:
     recv_counts: npt.NDArray[np.int64]
     indptr: Ints
     columns: Ints
+    nodes: Ints
+    """[n + received] The global node id of each row of the buffer. Of a received sum it is the node whose sum it is a part
+    of."""
+    num_own_users: int
+    """How many of the own rows are users'. They are the first."""
     cut_digests: tuple[str, ...]
     """[K] For each other partition, the `CutDigest` of the halo and of the edges cut between the two; "" if there are none.
     The plan of partition q must have at [p] what the plan of p has at [q]. If one of the two has a shard of another version,
@@ -106,6 +113,7 @@ def plan(shard: GraphShard, assignment: Assignment, halo: str) -> HaloPlan:
     send_counts, recv_counts = np.zeros((2, shard.num_partitions), dtype=np.int64)
     cut_digests = [""] * shard.num_partitions
     buffer_rows = len(own_nodes)
+    nodes: list[Ints] = [own_nodes]
     for cut in _cuts(shard, here_e, there_e, owner_e):
         sent, received = _messages(cut, halo, len(mine))
         send_counts[cut.other], recv_counts[cut.other] = len(sent), len(received)
@@ -114,6 +122,7 @@ def plan(shard: GraphShard, assignment: Assignment, halo: str) -> HaloPlan:
         here, there = here_e[cut.entries], there_e[cut.entries]
         columns = buffer_rows + np.arange(len(received))
         buffer_rows += len(received)
+        nodes.append(received)
         # Received rows of own nodes are sums that the sender has made; the others are rows of nodes of the sender.
         summed_there = mine[received]
         partial_rows.append(place[received[summed_there]])
@@ -145,6 +154,8 @@ def plan(shard: GraphShard, assignment: Assignment, halo: str) -> HaloPlan:
         recv_counts=recv_counts,
         indptr=indptr,
         columns=local_columns,
+        nodes=np.concatenate(nodes).astype(place.dtype, copy=False),
+        num_own_users=len(shard.user_ids),
         cut_digests=tuple(cut_digests),
     )
 
@@ -162,6 +173,15 @@ def rows_per_layer(shards: Sequence[GraphShard], assignment: Assignment, halo: s
             if shard.partition < cut.other:
                 total += sum(map(len, _messages(cut, halo, shard.num_users + shard.num_items)))
     return total
+
+
+def chosen(halo: str, rows_per_layer: Mapping[str, int]) -> str:
+    """The plan that the setting `partitioning.halo` stands for. `auto` is the one that sends fewer rows in a layer, `pull`
+    where both send as many.
+
+    rows_per_layer: by plan, as the manifest of a graph has it.
+    """
+    return min(HALOS, key=rows_per_layer.__getitem__) if halo == AUTO else halo
 
 
 def check_plans(plans: Sequence[HaloPlan]) -> None:

@@ -19,7 +19,7 @@ from .assignment import Assignment, assign, balance, edge_cut
 from .delta import GoneNodes, ShardDelta, joined
 from .errors import InputError
 from .graph import Progress, Suppress, read_interactions
-from .halo import HALOS, rows_per_layer
+from .halo import AUTO, HALOS, rows_per_layer
 from .lake import Columns
 from .manifest import FORMAT, MANIFEST, EventTimes, File, Graph
 from .shard import GraphShard, build_shards
@@ -42,8 +42,8 @@ class InteractionTable:
 class PartitioningSettings:
     """How a graph is partitioned. With the same settings and interactions every node gets the same owner.
 
-    strategy: one of `assignment.STRATEGIES`, or "file", which reads `assignment_file`. halo: the plan of training, "pull" or
-    "cover".
+    strategy: one of `assignment.STRATEGIES`, or "file", which reads `assignment_file`. halo: the plan of training, "pull",
+    "cover" or "auto".
     """
 
     num_partitions: int
@@ -71,8 +71,8 @@ def ingest(
     Raises:
         InputError: bad input, settings or output. Nothing has been written then.
     """
-    if settings.halo not in HALOS:
-        raise InputError(f"partitioning.halo is '{settings.halo}'; it must be one of {', '.join(HALOS)}")
+    if settings.halo not in (*HALOS, AUTO):
+        raise InputError(f"partitioning.halo is '{settings.halo}'; it must be one of {', '.join((*HALOS, AUTO))}")
     graph = read_interactions(table.uri, table.columns, table.options, progress, suppress)
     # The store is tried out before METIS, which may take minutes.
     store.check()

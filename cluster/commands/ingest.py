@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...partitioning import ingest as ingestion
+from ...partitioning.halo import chosen
 from ...workers.shared_folder import check_folder_on_cluster
 from ..config.schema import Config
 from ..lifecycle.suppression import row_filter
@@ -64,6 +65,6 @@ def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
     keys = ("users", "items", "interactions", "events", "skipped", "suppressed", "partitions", "edge_cut", "balance")
     rows = manifest.rows_per_layer
     return {key: getattr(manifest, key) for key in keys} | {
-        "rows_per_layer": rows[config.partitioning.halo],
+        "rows_per_layer": rows[chosen(config.partitioning.halo, rows)],
         "rows_per_layer_by_halo": rows,
     }

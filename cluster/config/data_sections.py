@@ -80,9 +80,9 @@ class Partitioning(Section):
 
     strategy: Literal["metis", "hash", "file"] = "metis"
     """How nodes are dealt out: `metis` cuts few edges, `hash` goes by the ids alone, `file` reads `assignment`."""
-    halo: Literal["pull", "cover"] = "pull"
+    halo: Literal["pull", "cover", "auto"] = "pull"
     """`pull` sends rows, and gives the same bits for any number of partitions. `cover` sends fewer rows or sums, by a
-    minimum vertex cover."""
+    minimum vertex cover. `auto` takes the one that sends fewer, which gives the same bits only with `pull`."""
     assignment: str | None = None
     """With strategy `file`: a Parquet file with the columns side ("user" or "item"), id and partition."""
 

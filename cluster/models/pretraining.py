@@ -31,6 +31,7 @@ from ...distributed.partition.version import Encoder
 from ...distributed.training.checkpoint import Checkpoints
 from ...distributed.training.run import make_backbone
 from ...partitioning.errors import InputError
+from ...partitioning.halo import chosen
 from ...partitioning.manifest import File, Graph, IngestedGraph
 from ...workers import WorkerGroup, calling
 from ..config.schema import Config
@@ -65,7 +66,8 @@ def _folder_of_runs(config: Config, version: Manifest) -> str:
     on, so runs of other settings are never taken for these. It depends on nothing else: a setting of `serve` that is
     changed, or new in a later release, does not begin the runs anew."""
     graph, model, settings = version.graph, version.model, config.pretrain
-    trained = {"seed": model.seed, "train": model.train, "backbone": model.backbone, "halo": config.partitioning.halo}
+    halo = chosen(config.partitioning.halo, graph.rows_per_layer)
+    trained = {"seed": model.seed, "train": model.train, "backbone": model.backbone, "halo": halo}
     key = json.dumps([graph.document(), trained, settings.counterfactuals, settings.request_share], sort_keys=True)
     return pretraining_folder(graph_key(graph), hashlib.sha256(key.encode()).hexdigest()[:16])
 

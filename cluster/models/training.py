@@ -22,6 +22,7 @@ from ...distributed.partition.version import Model
 from ...distributed.training.checkpoint import Checkpoints
 from ...distributed.training.run import Probe, TrainRun
 from ...distributed.training.trainer import TrainSettings
+from ...partitioning.halo import chosen
 from ...partitioning.manifest import IngestedGraph
 from ...workers import WorkerGroup, calling
 from ..config.schema import Config
@@ -156,10 +157,9 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
         softmax_negatives=train.softmax_negatives,
         total_pairs=graph.ingested_interactions,
     )
+    halo = chosen(config.partitioning.halo, graph.rows_per_layer)
     hashed = hashlib.sha256(
-        json.dumps(
-            [train.model_dump(), backbone, config.seed, config.partitioning.halo, graph.document()], sort_keys=True
-        ).encode()
+        json.dumps([train.model_dump(), backbone, config.seed, halo, graph.document()], sort_keys=True).encode()
     )
     for ids in (removal.users, removal.items, removal.pair_users, removal.pair_items):
         hashed.update(np.ascontiguousarray(ids).tobytes() + b"|")
@@ -171,7 +171,7 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
         folder=training_folder(graph_key(graph), hashed.hexdigest()[:16]),
         removal=removal,
         checkpoint_every=train.checkpoint_every,
-        halo=config.partitioning.halo,
+        halo=halo,
         kernel="torch" if train.kernel == "auto" else train.kernel,
         probe=probe,
     )
@@ -216,7 +216,7 @@ def plan_line(config: Config, graph: IngestedGraph) -> str:
     steps = -(-graph.ingested_interactions // config.train.batch_size)
     table = nodes * size * 4
     layers = config.backbone.num_layers
-    rows = graph.rows_per_layer[config.partitioning.halo]
+    rows = graph.rows_per_layer[chosen(config.partitioning.halo, graph.rows_per_layer)]
     return (
         f"plan: {config.train.epochs} epochs of {steps} steps; tables {3 * table / 2**20:.0f} MiB with moments, about "
         f"{(layers + 6) * table / 2**20:.0f} MiB at work over {graph.partitions} workers; each step exchanges "

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from ...distributed.partition.state import Location, PartitionState, fingerprint
 from ...partitioning.errors import InputError
+from ...partitioning.halo import chosen
 from ...partitioning.lake import Columns
 from ...partitioning.manifest import Graph
 from ...partitioning.storage import StorageOptions, Store, canonical_uri, split_uri
@@ -216,10 +217,13 @@ class Session:
 
     def fingerprint(self, version: Manifest) -> str:
         """The text that workers return for the version that they hold, if it is this one; it need not be committed."""
-        return fingerprint(version, self.config.partitioning.halo, self.kernel)
+        return fingerprint(version, self._halo(version), self.kernel)
 
     def _load_call(self, version: Manifest) -> Call[dict[str, float]]:
-        return calling(PartitionState.load, self.location, version, self.config.partitioning.halo, self.kernel)
+        return calling(PartitionState.load, self.location, version, self._halo(version), self.kernel)
+
+    def _halo(self, version: Manifest) -> str:
+        return chosen(self.config.partitioning.halo, version.graph.rows_per_layer)
 
     def _run(
         self,

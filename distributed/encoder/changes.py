@@ -100,7 +100,7 @@ def around_influence(
     _, wanted = influence(graph, nodes, encoder.readouts, users, items)
     rest = graph.without(users.cpu().numpy(), items.cpu().numpy())
     whole = torch.zeros_like(nodes.e0).index_copy_(0, rows, change)
-    left = wanted - backbone(whole, rest.propagation.layer)[rows]
+    left = wanted - backbone(whole, rest.propagation)[rows]
     return rows, whole + solve_for_readouts(rest, backbone, rows, left)
 
 

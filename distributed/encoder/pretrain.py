@@ -104,7 +104,7 @@ def make_examples(
         moved = e0 - nodes.e0
         if of_readouts:
             with torch.no_grad():
-                moved = backbone(moved, graph.without(*pairs).propagation.layer)
+                moved = backbone(moved, graph.without(*pairs).propagation)
         for side, view in enumerate(ends_by_side(graph, nodes, users, items)):
             rows, target = torch.unique_consecutive(view.rows, return_inverse=True)
             needed = moved[rows]
@@ -303,7 +303,7 @@ class _Probe:
         return self._scores(self.e0 + users + items) - self.before
 
     def _scores(self, e0: Tensor) -> Tensor:
-        readout = self.backbone.readout(e0, self.graph.propagation.layer)
+        readout = self.backbone.readout(e0, self.graph.propagation)
         return pair_scores(self.graph, readout, *self.pairs)[1].double()
 
 

@@ -21,9 +21,9 @@ _M2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
 
 def _finish(x: Tensor) -> Tensor:
     """The finisher of splitmix64 (Steele et al. 2014) on int64, which wraps around as uint64 does."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _M1
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _M2
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+    for shift, mask, factor in ((30, 0x3FFFFFFFF, _M1), (27, 0x1FFFFFFFFF, _M2)):
+        x = ((x >> shift).bitwise_and_(mask)).bitwise_xor_(x).mul_(factor)
+    return (x >> 31).bitwise_and_(0x1FFFFFFFF).bitwise_xor_(x)
 
 
 def keyed(*keys: Key) -> Tensor:

@@ -13,6 +13,7 @@ from ...partitioning.assignment import Assignment
 from ...partitioning.halo import HaloPlan, plan
 from ...partitioning.shard import GraphShard
 from ..comm import Comm
+from .neighbour_sum import NeighbourSum
 from .propagation import Propagation
 
 Ids = npt.NDArray[np.int64]
@@ -41,8 +42,10 @@ class LocalGraph:
         """How often each row of the buffer is summed; None until it is first needed (`shrinking`)."""
         self.refresh()
 
-    def refresh(self) -> None:
+    def refresh(self, items: NeighbourSum | None = None) -> None:
         """Make anew what follows from the shard and the plan, after they were set. All ranks call it.
+
+        items: as for `Propagation`.
 
         Raises:
             RuntimeError: as the constructor.
@@ -53,7 +56,7 @@ class LocalGraph:
         self.degrees = torch.from_numpy(shard.degrees()).to(device)
         self._row_of_user = _rows(self.user_ids, shard.num_users, 0)
         self._row_of_item = _rows(self.item_ids, shard.num_items, len(self.user_ids))
-        self.propagation = Propagation(self.halo, self.degrees, self.comm, self.kernel)
+        self.propagation = Propagation(self.halo, self.degrees, self.comm, self.kernel, items=items)
         self._check_cuts()
 
     def without(self, users: Ids, items: Ids) -> "LocalGraph":

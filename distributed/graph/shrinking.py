@@ -8,52 +8,20 @@ Shape legend: E = interactions of owned users, n = removed interactions with an 
 """
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from ...partitioning.delta import GoneNodes, ShardDelta
 from ...partitioning.halo import CutDigest, HaloPlan
 from ...partitioning.shard import GraphShard, places_of
+from .gaps import close_gaps
 from .local_graph import LocalGraph
+from .neighbour_sum import Lost, NeighbourSum
+from .propagation import BLOCK_NODES
 
 Ids = npt.NDArray[np.int64]
-A = TypeVar("A", bound=np.generic)
-
-MOST_MOVES = 4096
-"""With more gaps than this, one copy of the entries that stay is faster than a move for each gap."""
-
-
-def close_gaps(array: npt.NDArray[A], gone: Ids) -> npt.NDArray[A]:
-    """`array` [k, ...] without the entries at the places `gone` (ascending, each once); in the same memory if they are
-    few."""
-    if not len(gone):
-        return array
-    if len(gone) > MOST_MOVES:
-        keep = np.ones(len(array), dtype=bool)
-        keep[gone] = False
-        return array[keep]
-    # Moves towards the front within one contiguous array of one dimension, which NumPy does without a copy.
-    width = array.size // len(array)
-    flat, bounds = array.reshape(-1), [*(gone * width).tolist(), array.size]
-    for shift, (place, end) in enumerate(pairwise(bounds)):
-        flat[place - shift * width : end - (shift + 1) * width] = flat[place + width : end]
-    return array[: len(array) - len(gone)]
-
-
-def close_row_gaps(rows: Tensor, gone: Ids) -> Tensor:
-    """As `close_gaps`, for the rows of a tensor [N, D]."""
-    if not len(gone):
-        return rows
-    if rows.device.type != "cpu" or not rows.is_contiguous():
-        keep = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-        keep[torch.from_numpy(gone).to(rows.device)] = False
-        return rows[keep]
-    return torch.from_numpy(close_gaps(rows.numpy(), gone))
 
 
 def writable(shard: GraphShard) -> GraphShard:
@@ -77,7 +45,7 @@ def shrink(graph: LocalGraph, delta: ShardDelta, gone: GoneNodes) -> Ids:
     smaller = _without(shard, lost.of_users, lost.of_items)
     own = np.concatenate([shard.user_ids, shard.item_ids + graph.num_users])
     gone_rows = np.flatnonzero(np.isin(own, np.concatenate([delta.gone_users, delta.gone_items + graph.num_users])))
-    graph.halo = _shrunk_plan(graph, smaller, lost, gone_rows)
+    items = _shrunk_plan(graph, smaller, lost, gone_rows)
     graph.shard = smaller.drop_nodes(delta.gone_users, delta.gone_items)
     graph.pair_users, graph.pair_items = (
         torch.from_numpy(close_gaps(pairs.numpy(), lost.of_users)) for pairs in (graph.pair_users, graph.pair_items)
@@ -86,7 +54,7 @@ def shrink(graph: LocalGraph, delta: ShardDelta, gone: GoneNodes) -> Ids:
         # As where the graph is loaded: nodes that are in no id map count as those of partition 0.
         getattr(graph.assignment, f"owner_of_{side}")[nodes] = 0
         getattr(graph, f"owner_of_{side}")[torch.from_numpy(nodes)] = 0
-    graph.refresh()
+    graph.refresh(items)
     return gone_rows
 
 
@@ -144,10 +112,17 @@ def _thinned(shard: GraphShard, delta: ShardDelta) -> GraphShard:
     return shard.thinned(*delta.thinned)
 
 
-def _shrunk_plan(graph: LocalGraph, smaller: GraphShard, lost: _Lost, gone_rows: Ids) -> HaloPlan:
-    """The plan of the smaller shard, made from that of the graph. `smaller` still has the rows that are gone, empty."""
-    halo, me = graph.halo, graph.comm.rank
+def _shrunk_plan(graph: LocalGraph, smaller: GraphShard, lost: _Lost, gone_rows: Ids) -> NeighbourSum:
+    """Give the graph the plan of the smaller shard, made from the one that it has; returns the sums of the rows of items.
+
+    `smaller` still has the rows that are gone, empty.
+    """
+    halo, me, users = graph.halo, graph.comm.rank, graph.halo.num_own_users
     entries = np.concatenate([lost.of_users, lost.of_items + (len(graph.shard.user_neighbours))])
+    of_items = entries[len(lost.of_users) :]
+    item_rows = lost.rows[len(lost.of_users) :] - users
+    in_row = lost.of_items - graph.shard.item_indptr[item_rows]
+    blocks = halo.nodes[halo.columns[of_items]] // BLOCK_NODES
     unsent = _unsent(graph, smaller, lost)
     unused: Ids = np.empty(0, dtype=np.int64)
     if halo.num_received:
@@ -158,10 +133,10 @@ def _shrunk_plan(graph: LocalGraph, smaller: GraphShard, lost: _Lost, gone_rows:
         unused = seen[graph.uses[seen] == 0]
     indptr = halo.indptr - np.searchsorted(np.sort(entries), halo.indptr).astype(halo.indptr.dtype)
     columns, send_columns = close_gaps(halo.columns, entries), close_gaps(halo.send_columns, unsent)
-    rows = np.concatenate([gone_rows, unused])
-    if len(rows):
-        kept = np.ones(halo.num_own + halo.num_received, dtype=bool)
-        kept[rows] = False
+    kept = np.ones(halo.num_own + halo.num_received, dtype=bool)
+    kept[gone_rows] = kept[unused] = False
+    place = None
+    if not kept.all():
         place = torch.from_numpy((np.cumsum(kept) - 1).astype(columns.dtype))
         columns = place.index_select(0, torch.from_numpy(columns)).numpy()
         send_columns = place.index_select(0, torch.from_numpy(send_columns)).numpy()
@@ -177,8 +152,12 @@ def _shrunk_plan(graph: LocalGraph, smaller: GraphShard, lost: _Lost, gone_rows:
         mine = lost.owners == k
         left = CutDigest(digests[k], graph.num_items).with_edges(lost.users[mine], lost.items[mine], -1).text
         digests[k] = left if send_counts[k] else ""
-    return replace(
-        halo,
+    num_own_users = users - int(np.searchsorted(gone_rows, users))
+    graph.halo = HaloPlan(
+        halo=halo.halo,
+        partition=halo.partition,
+        nodes=halo.nodes[kept] if place is not None else halo.nodes,
+        num_own_users=num_own_users,
         send_indptr=halo.send_indptr[: len(send_columns) + 1],
         send_columns=send_columns,
         send_counts=send_counts,
@@ -186,6 +165,14 @@ def _shrunk_plan(graph: LocalGraph, smaller: GraphShard, lost: _Lost, gone_rows:
         indptr=indptr,
         columns=columns,
         cut_digests=tuple(digests),
+    )
+    known = (item_rows, in_row, blocks.astype(np.int64), kept[users : halo.num_own])
+    first = int(indptr[num_own_users])
+    return graph.propagation.items.shrunk(
+        torch.from_numpy(indptr[num_own_users:] - indptr.dtype.type(first)),
+        torch.from_numpy(columns[first:]),
+        int(kept.sum()),
+        Lost(*map(torch.from_numpy, known), place),
     )
 
 

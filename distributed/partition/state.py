@@ -20,9 +20,10 @@ from ..backbones import Backbone
 from ..comm import Comm
 from ..encoder.influence import AroundEncoder, InfluenceEncoder, NodeRows
 from ..encoder.published import Published, PublishedEncoder
+from ..graph.gaps import close_row_gaps
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Pairs, Removal, with_empty_rows
-from ..graph.shrinking import close_row_gaps, shrink, writable
+from ..graph.shrinking import shrink, writable
 from ..training.checkpoint import from_bytes
 from ..training.run import make_backbone
 from .files import read_file, read_row_deltas, read_rows
@@ -194,7 +195,7 @@ class PartitionState:
                 f"the deltas leave {len(e0)} rows of E0 for {graph.num_rows} nodes ({len(gone_rows)} gone)"
             )
         self._ended("edges")
-        readout = model.backbone.readout(e0, graph.propagation.layer)
+        readout = model.backbone.readout(e0, graph.propagation)
         self._ended("readouts")
         nodes = NodeRows(e0, readout, readout[:0], graph.degrees)
         return Model(graph, e0, model.backbone, nodes, model.encoder, version, complete=False)
@@ -248,7 +249,7 @@ def fingerprint(version: Version, halo: str, kernel: str) -> str:
 @torch.no_grad()
 def node_rows(graph: LocalGraph, backbone: Backbone, e0: Tensor) -> NodeRows:
     """The readouts, neighbour means and degrees of the local rows, computed from E0 [N, d]. All ranks call it."""
-    z = backbone.readout(e0, graph.propagation.layer)
+    z = backbone.readout(e0, graph.propagation)
     return NodeRows(e0, z, graph.neighbour_means(z), graph.degrees)
 
 

@@ -13,10 +13,8 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class PairGradients:
-    """The loss of each pair, float64 [B], and the gradients of `scale` times their sum with respect to the readouts.
-
-    `negative` is [B, D] if each pair has a negative of its own, and [M, D] if the batch shares M negatives.
-    """
+    """The loss of each pair, float64 [B], and the gradients of `scale` times their sum with respect to the readouts: of
+    the users and positives [B, D], and of the M negatives [M, D] that the batch shares."""
 
     loss_B: Tensor
     user_BD: Tensor
@@ -24,20 +22,20 @@ class PairGradients:
     negative: Tensor
 
 
-def bpr(user_BD: Tensor, positive_BD: Tensor, negative_BD: Tensor, scale: float) -> PairGradients:
-    """-log sigmoid(s_positive - s_negative) (Rendle et al., UAI 2009).
+def bpr(positive_B: Tensor, negative_B: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """-log sigmoid(s_positive - s_negative) (Rendle et al., UAI 2009) of the scores [B] of pairs.
+
+    Returns (the loss of each pair, float64 [B]; the derivative of `scale` times their sum by the score of each negative
+    [B], whose opposite is that by the score of the positive).
 
     A pair gets the same bits wherever it stands in the batch. torch's exp has this property. Its float32 sigmoid and
     softplus do not: they round the last elements of an array differently.
     """
-    difference_BD = negative_BD - positive_BD
-    margin_B = (user_BD * difference_BD).sum(1).to(torch.float64)
+    margin_B = (negative_B - positive_B).to(torch.float64)
     small_B = torch.exp(-margin_B.abs())
     loss_B = margin_B.clamp(min=0) + torch.log1p(small_B)
     sigmoid_B = torch.where(margin_B >= 0, torch.ones_like(small_B), small_B) / (small_B + 1)
-    weight_B1 = (sigmoid_B * scale).to(user_BD.dtype)[:, None]
-    negative_grad_BD = weight_B1 * user_BD
-    return PairGradients(loss_B, weight_B1 * difference_BD, -negative_grad_BD, negative_grad_BD)
+    return loss_B, (sigmoid_B * scale).to(positive_B.dtype)
 
 
 def sampled_softmax(

@@ -40,7 +40,7 @@ def start(graph: LocalGraph) -> torch.Tensor:
 
 @torch.no_grad()
 def node_rows(graph: LocalGraph, e0: torch.Tensor, backbone: str) -> NodeRows:
-    z = BACKBONES[backbone](SIZE, 2, seed=3)(e0, graph.propagation.layer)
+    z = BACKBONES[backbone](SIZE, 2, seed=3)(e0, graph.propagation)
     return NodeRows(e0, z, graph.neighbour_means(z), graph.degrees)
 
 
@@ -190,7 +190,7 @@ def of_equal_degrees() -> tuple[float, float]:
     encoder = InfluenceEncoder(blocks=1, seed=1)
 
     def nodes_of(graph: LocalGraph, e0: torch.Tensor) -> NodeRows:
-        z = backbone.readout(e0, graph.propagation.layer)
+        z = backbone.readout(e0, graph.propagation)
         return NodeRows(e0, z, graph.neighbour_means(z), graph.degrees)
 
     retrained = e0 + 0.1 * torch.randn(80, SIZE, generator=torch.Generator().manual_seed(5))

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from unlearnrec.distributed.graph import propagation, shrinking
+from unlearnrec.distributed.graph.gaps import MOST_MOVES, close_gaps
 from unlearnrec.distributed.graph.local_graph import LocalGraph
-from unlearnrec.distributed.graph.shrinking import MOST_MOVES, close_gaps, shrink, writable
+from unlearnrec.distributed.graph.shrinking import shrink, writable
 from unlearnrec.distributed.partition.written import emptied
 from unlearnrec.partitioning.assignment import Assignment
 from unlearnrec.partitioning.delta import GoneNodes, RowsDelta, ShardDelta, joined, joined_rows, with_rows
@@ -64,7 +66,12 @@ def same(one: Any, other: Any) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("times", [False, True])
-def test_a_graph_that_shrank_is_the_one_of_the_smaller_shard(size: int, times: bool) -> None:
+@pytest.mark.parametrize("block", [propagation.BLOCK_NODES, 16])
+def test_a_graph_that_shrank_is_the_one_of_the_smaller_shard(
+    size: int, times: bool, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (propagation, shrinking):
+        monkeypatch.setattr(module, "BLOCK_NODES", block)
     users, items = interactions()
     draw = np.random.default_rng(7)
     left = draw.permutation(len(users))
@@ -103,6 +110,10 @@ def test_a_graph_that_shrank_is_the_one_of_the_smaller_shard(size: int, times: b
                 "owner_of_item",
             ):
                 assert torch.equal(getattr(graph, name), getattr(expected, name)), name
+            # Sums of integers are exact, and so the same only if the same rows are summed.
+            buffer = torch.arange(graph.halo.num_own + graph.halo.num_received, dtype=torch.float32)[:, None] + 1
+            sums = [torch.cat([part for _, part in one.propagation.local_sums(buffer)]) for one in (graph, expected)]
+            assert torch.equal(*sums)
             ids = torch.arange(USERS)
             assert torch.equal(graph.user_rows(ids), expected.user_rows(ids))
         check_plans([graph.halo for graph in graphs])
