@@ -84,8 +84,11 @@ def ingest(
     # In all names: the files of the graph that is there, which versions may need, are never overwritten.
     attempt = uuid.uuid4().hex[:8]
     files: dict[str, bytes] = {
-        f"graph/users-{attempt}.parquet": _id_map("user_id", graph.user_ids, assignment.owner_of_user),
-        f"graph/items-{attempt}.parquet": _id_map("item_id", graph.item_ids, assignment.owner_of_item),
+        f"graph/{side}s-{attempt}.parquet": id_map_bytes(side, (ids, np.arange(len(ids)), owner))
+        for side, ids, owner in (
+            ("user", graph.user_ids, assignment.owner_of_user),
+            ("item", graph.item_ids, assignment.owner_of_item),
+        )
     }
     sizes = {}
     shard_names = [f"graph/shard-{k:03d}-{attempt}.safetensors" for k in range(num_partitions)]
@@ -194,9 +197,9 @@ def load_assignment(store: Store, manifest: Graph) -> Assignment:
     return Assignment(owners[0], owners[1], manifest.partitions)
 
 
-def _id_map(name: str, ids: pa.Array, owner: npt.NDArray[np.int16]) -> bytes:
-    """The Parquet file of an id map. name: that of the column of external ids. The dense id of ids[j] is j."""
-    table = pa.table({name: ids, "node": pa.array(np.arange(len(ids))), "owner": pa.array(owner)})
+def id_map_bytes(side: str, ids: IdMap) -> bytes:
+    """The Parquet file of the id map of a side ("user" or "item")."""
+    table = pa.table({f"{side}_id": ids[0], "node": pa.array(ids[1]), "owner": pa.array(ids[2])})
     sink = io.BytesIO()
     pq.write_table(table, sink)
     return sink.getvalue()

@@ -12,13 +12,16 @@ from ...distributed.graph.removal import Removal
 from ...distributed.partition.partition import Partition
 from ...distributed.partition.results import Deleted, Reduced
 from ...partitioning.delta import GoneNodes
-from ...partitioning.ingest import load_gone
+from ...partitioning.ingest import id_map_bytes, left_of, load_gone, load_ids
 from ...partitioning.manifest import File, IngestedGraph
 from ...workers import WorkerGroup, calling
 from ..output.manifest import file_entries
 from ..output.session import Session
 
 Ids = npt.NDArray[np.int64]
+
+SMALL_MAP_BYTES = 2**20
+"""A file of an id map below this size is written anew when it loses nodes."""
 
 
 def new_graph(
@@ -32,8 +35,8 @@ def new_graph(
 ) -> IngestedGraph:
     """The graph's part of a manifest with some shards changed and some nodes deleted.
 
-    The id maps stay the same files; a small new file names all nodes that were deleted since these were written. `users` and
-    `items` stay the same: they are the ranges of the dense ids, and a dense id is never used again. `live_users` and
+    Large id maps stay the same files; a small new file names all nodes that were deleted since these were written. `users`
+    and `items` stay the same: they are the ranges of the dense ids, and a dense id is never used again. `live_users` and
     `live_items` count the nodes that are left.
 
     Args:
@@ -50,9 +53,18 @@ def new_graph(
     changed: dict[str, Any] = {
         f"live_{side}s": graph.live(side) - len(nodes) for side, nodes in zip(("user", "item"), gone, strict=True)
     }
-    if len(gone[0]) or len(gone[1]):
-        before = load_gone(session.store, graph)
-        ends = (np.union1d(before.of(side), nodes) for side, nodes in zip(("user", "item"), gone, strict=True))
+    later: dict[str, Ids] = {}
+    for side, nodes in zip(("user", "item"), gone, strict=True):
+        if len(nodes) and graph.files[graph.id_file(side)].bytes < SMALL_MAP_BYTES:
+            name = session.versions.new_name(number, f"{side}s", "parquet")
+            ids = left_of(load_ids(session.store, graph, side), nodes, graph.nodes(side))
+            known[name] = session.versions.put(name, id_map_bytes(side, ids))
+            changed[f"{side}_file"] = name
+        elif len(nodes):
+            later[side] = nodes
+    if later:
+        before, nobody = load_gone(session.store, graph), np.empty(0, dtype=np.int64)
+        ends = (np.union1d(before.of(side), later.get(side, nobody)) for side in ("user", "item"))
         name = session.versions.new_name(number, "gone", "safetensors")
         known[name] = session.versions.put(name, GoneNodes(*ends).to_bytes())
         changed["gone_file"] = name

@@ -6,18 +6,15 @@ this one too, and load nothing (`Manifest.follows`). docs/commit.md has this und
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from ...distributed.partition.files import read_rows
 from ...distributed.partition.version import Follows
-from ...partitioning.ingest import load_ids, load_shard
+from ...partitioning.ingest import id_map_bytes, load_ids, load_shard
 from ...partitioning.manifest import File, IngestedGraph
 from ..log.log import LogConflict
 from .id_maps import SIDES
@@ -127,10 +124,7 @@ class _Compaction:
             return name
 
         def ids() -> bytes:
-            external, node, owner = load_ids(self._session.store, graph, side)
-            sink = io.BytesIO()
-            pq.write_table(pa.table({f"{side}_id": external, "node": node, "owner": owner}), sink)
-            return sink.getvalue()
+            return id_map_bytes(side, load_ids(self._session.store, graph, side))
 
         return self._once((name, graph.gone_file), f"{side}s.parquet", ids)
 
