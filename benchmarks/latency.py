@@ -84,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--partitions", type=int, default=2)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=2, help="steps of a training to be measured; 0 measures none")
-    parser.add_argument("--evidence", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--threads", type=int, help="of each worker; one by default")
+    parser.add_argument(
+        "--evidence", type=int, default=2, help="requests of each size whose evidence is written and timed"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=results_file.FOLDER / "latency.md")
     arguments = parser.parse_args(argv)
@@ -112,8 +115,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     nodes = f"{graph.users:,} users, {graph.items:,} items, {graph.interactions:,} interactions"
     head = (
         f"{nodes}; LightGCN, d = {config.backbone.embedding_size}, {arguments.layers} layers; {arguments.partitions} "
-        f"partitions, a worker each. Processes were there after {formed - started:.1f} s, the version in memory after "
-        f"{loaded - formed:.1f} s more; neither is in the tables. Copying memory: {bandwidth / 1e9:.1f} GB/s on one core."
+        f"partitions, a worker each, with {arguments.threads or 1} threads. The workers were there after "
+        f"{formed - started:.1f} s, and held the version after {loaded - formed:.1f} s more; neither is in the tables. "
+        f"Copying memory: {bandwidth / 1e9:.1f} GB/s on one core."
     )
     parts = [head, "Seconds from the acknowledgement of a request to its commit:", results_file.table(rows)]
     parts += ["Where they go, and what comes after the commit:", results_file.table(splits), NOTES]
@@ -140,7 +144,7 @@ class Recorder:
 
 def _row(size: int, found: Sequence[dict[str, float]]) -> dict[str, Any]:
     seconds = [one["committed"] for one in found]
-    cycle = statistics.median(one["committed"] + one["prepare"] + one.get("evidence", 0.0) for one in found)
+    cycle = _median(found, ("committed",)) + _median(found, ("prepare",)) + _median(found, ("evidence",))
     quantiles = {f"p{q}": float(np.quantile(seconds, q / 100)) for q in (50, 95, 99)}
     return {
         "users": size,
@@ -152,7 +156,7 @@ def _row(size: int, found: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 
 def _median(found: Sequence[dict[str, float]], phases: Sequence[str]) -> float:
-    return statistics.median(sum(one.get(phase, 0.0) for phase in phases) for one in found)
+    return sum(statistics.median([one[phase] for one in found if phase in one] or [0.0]) for phase in phases)
 
 
 def copy_bandwidth() -> float:
@@ -167,7 +171,7 @@ def copy_bandwidth() -> float:
 
 
 def traffic_seconds(session: Session, bandwidth: float) -> dict[str, float]:
-    """The least seconds of some parts, if memory is all that they wait for and every partition has a core.
+    """The least seconds of some parts, if memory is all that they wait for and every thread has a core.
 
     Readouts: each layer reads a row for each entry and writes one for each node. Edges: the arrays of the graph and the
     tables are moved once, read and written, which is the case if the first user goes. Means: one more sum.
@@ -178,7 +182,7 @@ def traffic_seconds(session: Session, bandwidth: float) -> dict[str, float]:
     nodes, entries = graph.users + graph.items, 2 * graph.interactions
     layer = row * (entries + nodes)
     arrays = entries * 3 * 4 + graph.interactions * 2 * 8 + nodes * row
-    cores = bandwidth * graph.partitions
+    cores = bandwidth * graph.partitions * (config.cluster.threads_per_worker or 1)
     layers = config.backbone.num_layers
     return {"readouts": layers * layer / cores, "edges": 2 * arrays / cores, "next: means": layer / cores}
 
@@ -218,7 +222,7 @@ def prepared(arguments: argparse.Namespace) -> Config:
             "test_interactions": str(test),
             "output": str(work / f"run-{arguments.partitions}"),
             "seed": arguments.seed,
-            "cluster": {"partitions": arguments.partitions},
+            "cluster": {"partitions": arguments.partitions, "threads_per_worker": arguments.threads},
             "partitioning": {"strategy": "hash"},
             "backbone": {"embedding_size": 64, "num_layers": arguments.layers},
         }
@@ -321,7 +325,7 @@ def measured(
     phases |= {"encoder": encoder, "unlearn": phases["unlearn"] - encoder}
     phases |= {"edges": edges, "refresh": phases.get("refresh", 0.0) - edges}
     phases |= {"committed": done - phases["prepare"], "removed": answer["removed_interactions"]}
-    if arguments.evidence:
+    if number < arguments.evidence:
         started = time.perf_counter()
         add_evidence(session, list(answers.values()), group, SILENT)
         phases["evidence"] = time.perf_counter() - started

@@ -116,8 +116,11 @@ def forgotten(tmp_path_factory, group):
         config, interactions=str(folder / "pairs.parquet"), request_id="pairs", group=group
     )
     before = [places_of(store, x) for x in wanted], pairs_under(store)
-    current = session.version()
+    last = session.version()
     answers["purge"] = pipeline.purge(config, now=True)
+    current = session.version()
+    # The same graph and rows, in files that were written anew without what deltas took away.
+    assert last.has_deltas and (current.base, current.reason, current.has_deltas) == (last.version, "compact", False)
     after = [places_of(store, x) for x in wanted], pairs_under(store)
     return types.SimpleNamespace(
         config=config, answers=answers, user=user, gone=gone, before=before, after=after, current=current, events=events
