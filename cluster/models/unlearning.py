@@ -156,7 +156,7 @@ def make_candidate(
     number, graph = session.versions.next_number(), version.graph
     whole, affected = change.effect, change.partitions
     names = {
-        k: tuple(session.versions.new_name(number, f"{kind}-{k:03d}", "safetensors") for kind in FileNames._fields)
+        k: tuple(session.versions.new_name(number, stem, "safetensors") for stem in FileNames.stems(k))
         for k in affected
     }
     pairs = (whole.users, whole.items)

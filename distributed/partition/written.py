@@ -37,6 +37,13 @@ class FileNames(NamedTuple):
     rows_delta: str
     rows_deltas: str
 
+    @staticmethod
+    def stems(partition: int) -> "FileNames":
+        """The beginnings of these names for a partition."""
+        shard, rows = f"shard-{partition:03d}", f"embeddings-{partition:03d}"
+        encoder, deltas = f"encoder-{partition:03d}", ("delta", "deltas")
+        return FileNames(shard, rows, encoder, *(f"{one}-{kind}" for one in (shard, rows) for kind in deltas))
+
 
 @dataclass
 class Writer:
