@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,9 +48,9 @@ class Readouts:
     seen_indptr: npt.NDArray[np.int64]
     seen: npt.NDArray[np.int32]
     item_there: npt.NDArray[np.bool_]
-    user_nodes: npt.NDArray[np.int64] = _NOBODY
+    user_nodes: npt.NDArray[np.int64] = field(default_factory=lambda: _NOBODY)
     """[U] Dense ids by position."""
-    item_nodes: npt.NDArray[np.int64] = _NOBODY
+    item_nodes: npt.NDArray[np.int64] = field(default_factory=lambda: _NOBODY)
     """[I] Dense ids by position."""
     hidden: frozenset[Id] = frozenset()
     """External ids of users that are not served any more."""
