@@ -33,11 +33,11 @@ from ..cluster.output.manifest import FORMAT, Manifest, needed_files
 from ..cluster.output.session import Session
 from ..cluster.reporting.progress import SILENT
 from ..cluster.requests.request import parse_request
+from ..distributed.backbones.registry import make_backbone
 from ..distributed.encoder.influence import FORMATS, InfluenceEncoder
 from ..distributed.graph.removal import Removal
 from ..distributed.partition.version import Encoder, Model
 from ..distributed.training.checkpoint import to_bytes
-from ..distributed.training.run import make_backbone
 from ..partitioning.ingest import load_ids, load_shard
 from ..workers import WorkerGroup
 from . import results_file

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import statistics
 import sys
 import tempfile
 import time
@@ -41,13 +40,14 @@ COMMUNITIES = 64
 INSIDE = 0.9
 """The share of a generated user's interactions that are with items of the user's community."""
 
-NOTES = """Seconds: the median over the rounds of the slowest rank. `bare sums`: the sums over neighbours of a step's layers,
-forward and backward, by the kernel of the training. `one call a side`: the same sums with one `embedding_bag` for the
-users and one for the items, as a plain program would do them. `step`: what `train` does for a step, with the drawing of its
-batch. `ratio`: step / bare sums. `deal`: at the beginning of an epoch, the interactions are dealt to its steps.
-`gathered`: bytes of the rows that the bare sums read, over their seconds. `copy`: bytes read and written, of all ranks at
-once, when a tensor of the size of the embeddings is copied. `halo`: rows and bytes that leave all ranks in the layers of a
-step. `lookup`: bytes for the readouts of its pairs and their gradients. `peak`: the largest resident memory of a worker."""
+NOTES = """Seconds: the fastest round, of the slowest rank in it; other work on the machine only adds to them. `bare
+sums`: the sums over neighbours of a step's layers, forward and backward, by the kernel of the training. `one call a
+side`: the same sums with one `embedding_bag` for the users and one for the items, as a plain program would do them.
+`step`: what `train` does for a step, with the drawing of its batch. `ratio`: step / bare sums. `deal`: at the beginning
+of an epoch, the interactions are dealt to its steps. `gathered`: bytes of the rows that the bare sums read, over their
+seconds. `copy`: bytes read and written, of all ranks at once, when a tensor of the size of the embeddings is copied.
+`halo`: rows and bytes that leave all ranks in the layers of a step. `lookup`: bytes for the readouts of its pairs and
+their gradients. `peak`: the largest resident memory of a worker."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,10 @@ def _origin(arguments: argparse.Namespace) -> str:
     )
 
 
+def _owners(communities: npt.NDArray[np.int64], partitions: int) -> npt.NDArray[np.int16]:
+    return (communities * partitions // COMMUNITIES).astype(np.int16)
+
+
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row of the table for each number of partitions and each plan."""
     if arguments.train is not None:
@@ -117,10 +121,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         users, items, of_user, of_item = generate(
             arguments.users, arguments.items, arguments.interactions, arguments.seed
         )
-        owners = {
-            n: Assignment(*((x * n // COMMUNITIES).astype(np.int16) for x in (of_user, of_item)), n)
-            for n in arguments.partitions
-        }
+        owners = {n: Assignment(_owners(of_user, n), _owners(of_item, n), n) for n in arguments.partitions}
     rows = []
     for count, assignment in owners.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +129,6 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 Path(folder, f"{shard.partition}").write_bytes(shard.to_bytes())
             np.savez(Path(folder, "owners.npz"), users=assignment.owner_of_user, items=assignment.owner_of_item)
             for halo in arguments.halo if count > 1 else arguments.halo[:1]:
-                print(f"{count} partitions, {halo}", file=sys.stderr)
                 plan = Plan(
                     folder,
                     halo,
@@ -142,6 +142,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 found = run_processes(count, measure_rank, plan, timeout_seconds=600.0, threads=threads)
                 sizes = {"users": len(assignment.owner_of_user), "items": len(assignment.owner_of_item)}
                 rows.append(sizes | {"interactions": len(users)} | _row(count, halo, plan, found))
+                print(", ".join(f"{key}: {x}" for key, x in rows[-1].items()), file=sys.stderr)
     return rows
 
 
@@ -259,7 +260,7 @@ def _row(count: int, halo: str, plan: Plan, found: list[dict[str, Any]]) -> dict
     """The row of the table from what the ranks found."""
     width = 4 * plan.embedding_size
     seconds = {
-        name: statistics.median(max(rank[name][k] for rank in found) for k in range(len(found[0][name])))
+        name: min(max(rank[name][k] for rank in found) for k in range(len(found[0][name])))
         for name in ("bare", "plain", "step", "copy", "deal")
     }
     entries, rows = (sum(rank[name] for rank in found) for name in ("entries", "rows"))

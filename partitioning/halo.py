@@ -179,9 +179,21 @@ def chosen(halo: str, rows_per_layer: Mapping[str, int]) -> str:
     """The plan that the setting `partitioning.halo` stands for. `auto` is the one that sends fewer rows in a layer, `pull`
     where both send as many.
 
-    rows_per_layer: by plan, as the manifest of a graph has it.
+    rows_per_layer: by plan, as the manifest of a graph has it; a plan that was not counted is not chosen.
     """
-    return min(HALOS, key=rows_per_layer.__getitem__) if halo == AUTO else halo
+    return (
+        min((plan for plan in HALOS if plan in rows_per_layer), key=rows_per_layer.__getitem__)
+        if halo == AUTO
+        else halo
+    )
+
+
+def rows_between(low: Ints, high: Ints, halo: str, num_nodes: int) -> int:
+    """The number of rows that two partitions send each other in one layer, both ways.
+
+    low, high: [c] the ends of the edges that are cut between them, global node ids, each at one of the two.
+    """
+    return sum(map(len, _messages(_Cut(-1, np.empty(0, dtype=np.int64), low, high, True), halo, num_nodes)))
 
 
 def check_plans(plans: Sequence[HaloPlan]) -> None:

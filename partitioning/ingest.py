@@ -18,12 +18,17 @@ import pyarrow.parquet as pq
 from .assignment import Assignment, assign, balance, edge_cut
 from .delta import GoneNodes, ShardDelta, joined
 from .errors import InputError
-from .graph import Progress, Suppress, read_interactions
-from .halo import AUTO, HALOS, rows_per_layer
+from .estimate import metis_bytes
+from .graph import Progress, Suppress, read_stored
+from .halo import AUTO, HALOS
 from .lake import Columns
 from .manifest import FORMAT, MANIFEST, EventTimes, File, Graph
-from .shard import GraphShard, build_shards
+from .shard import GraphShard
+from .shard_file import write_shards
+from .spool import Spool
 from .storage import StorageOptions, Store
+from .stored import ByItem, StoredGraph
+from .traffic import rows_per_layer
 
 IdMap = tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int16]]
 """(external ids [N], ascending; dense ids [N]; owners [N]) of one side."""
@@ -43,7 +48,8 @@ class PartitioningSettings:
     """How a graph is partitioned. With the same settings and interactions every node gets the same owner.
 
     strategy: one of `assignment.STRATEGIES`, or "file", which reads `assignment_file`. halo: the plan of training, "pull",
-    "cover" or "auto".
+    "cover" or "auto". metis_limit: in bytes; where METIS would need more, by estimate, "stream" takes the place of "metis".
+    spool: the folder of temporary files; None: the system's.
     """
 
     num_partitions: int
@@ -51,6 +57,8 @@ class PartitioningSettings:
     seed: int
     halo: str
     assignment_file: str | None = None
+    metis_limit: int = 4 << 30
+    spool: str | None = None
 
 
 def ingest(
@@ -60,59 +68,81 @@ def ingest(
     *,
     progress: Progress | None = None,
     suppress: Suppress | None = None,
+    note: Callable[[str], None] = lambda text: None,
     before_publishing: Callable[[Graph], None] = lambda manifest: None,
 ) -> Graph:
     """Read a table, partition its graph and write the result. Returns the manifest.
 
-    progress: called with the number of rows read so far. suppress: tells which rows are left out; they are counted.
-    before_publishing: called with the manifest when all files but the manifest are written. If it raises an exception, the
-    manifest is not written, and the graph that was there before stays.
+    progress: called with the number of rows read so far. suppress: tells which rows are left out; they are counted. note:
+    called with what the user should know, in a sentence. before_publishing: called with the manifest when all files but the
+    manifest are written. If it raises an exception, the manifest is not written, and the graph that was there before stays.
 
     Raises:
         InputError: bad input, settings or output. Nothing has been written then.
     """
     if settings.halo not in (*HALOS, AUTO):
         raise InputError(f"partitioning.halo is '{settings.halo}'; it must be one of {', '.join((*HALOS, AUTO))}")
-    graph = read_interactions(table.uri, table.columns, table.options, progress, suppress)
-    # The store is tried out before METIS, which may take minutes.
-    store.check()
+    with Spool(settings.spool) as spool:
+        graph = read_stored(table.uri, table.columns, table.options, spool, progress, suppress)
+        # The store is tried out before METIS, which may take minutes.
+        store.check()
+        manifest = _write(graph, table, settings, store, spool, note)
+    # The manifest comes last: from then on readers rely on every file that it names. What has to be known of this ingest by
+    # whoever reads the manifest (its record in the log) comes before it.
+    before_publishing(manifest)
+    store.write(MANIFEST, json.dumps(manifest.document(), indent=1).encode())
+    return manifest
+
+
+def _write(
+    graph: StoredGraph,
+    table: InteractionTable,
+    settings: PartitioningSettings,
+    store: Store,
+    spool: Spool,
+    note: Callable[[str], None],
+) -> Graph:
+    """Partition the graph and write all its files but the manifest, which is returned."""
     num_partitions = settings.num_partitions
-    assignment = assign(
-        graph, settings.strategy, num_partitions, settings.seed, settings.assignment_file, table.options
-    )
-    shards = build_shards(graph.users, graph.items, graph.counts, assignment, graph.times)
+    items = ByItem(graph, spool)
+    strategy = settings.strategy
+    needed = metis_bytes(len(graph), len(graph.user_ids) + len(graph.item_ids))
+    if strategy == "metis" and num_partitions > 1 and needed > settings.metis_limit:
+        strategy = "stream"
+        note(
+            f"METIS would need about {needed / 2**30:.1f} GiB for {len(graph):,} interactions, and "
+            f"partitioning.metis_gib allows {settings.metis_limit / 2**30:g}: partitioning.strategy=stream is used instead"
+        )
+    assignment = assign(graph, strategy, num_partitions, settings.seed, settings.assignment_file, table.options, items)
+    traffic = rows_per_layer(graph, assignment, HALOS, settings.halo, spool)
     # In all names: the files of the graph that is there, which versions may need, are never overwritten.
     attempt = uuid.uuid4().hex[:8]
-    files: dict[str, bytes] = {
-        f"graph/{side}s-{attempt}.parquet": id_map_bytes(side, (ids, np.arange(len(ids)), owner))
-        for side, ids, owner in (
-            ("user", graph.user_ids, assignment.owner_of_user),
-            ("item", graph.item_ids, assignment.owner_of_item),
+    users_file, items_file = f"graph/users-{attempt}.parquet", f"graph/items-{attempt}.parquet"
+    sizes = {
+        name: _put(store, name, id_map_bytes(side, (ids, np.arange(len(ids)), owner)))
+        for name, side, ids, owner in (
+            (users_file, "user", graph.user_ids, assignment.owner_of_user),
+            (items_file, "item", graph.item_ids, assignment.owner_of_item),
         )
     }
-    sizes = {}
     shard_names = [f"graph/shard-{k:03d}-{attempt}.safetensors" for k in range(num_partitions)]
-    for name, content in files.items():
-        sizes[name] = _put(store, name, content)
-    for name, shard in zip(shard_names, shards, strict=True):
-        sizes[name] = _put(store, name, shard.to_bytes())
-    users_file, items_file = files
-    manifest = Graph(
+    sizes |= write_shards(graph, items, assignment, store, shard_names, spool)
+    return Graph(
         format=FORMAT,
         users=len(graph.user_ids),
         items=len(graph.item_ids),
-        interactions=len(graph.users),
+        interactions=len(graph),
         events=graph.events,
         skipped=graph.skipped,
         suppressed=graph.suppressed,
         time=None if graph.times is None else EventTimes(unit=graph.time_unit),
         partitions=num_partitions,
-        strategy=settings.strategy,
+        strategy=strategy,
         seed=settings.seed,
         halo=settings.halo,
         edge_cut=edge_cut(graph, assignment),
         balance=balance(graph, assignment),
-        rows_per_layer={name: rows_per_layer(shards, assignment, name) for name in HALOS},
+        rows_per_layer=traffic,
         id_type={"user": str(graph.user_ids.type), "item": str(graph.item_ids.type)},
         source=table.uri,
         table=dict(graph.table),
@@ -121,11 +151,6 @@ def ingest(
         shard_files=tuple(shard_names),
         files=sizes,
     )
-    # The manifest comes last: from then on readers rely on every file that it names. What has to be known of this ingest by
-    # whoever reads the manifest (its record in the log) comes before it.
-    before_publishing(manifest)
-    store.write(MANIFEST, json.dumps(manifest.document(), indent=1).encode())
-    return manifest
 
 
 def load_shard(store: Store, manifest: Graph, k: int) -> GraphShard:

@@ -24,7 +24,7 @@ FORMAT, FORMAT_WITH_TIMES = 1, 2
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """(users [n], items [n]) by global dense id. A pair need not be an interaction; `graph` explains these words."""
 
-_ARRAYS = (
+ARRAYS = (
     "user_ids",
     "user_indptr",
     "user_neighbours",
@@ -174,7 +174,7 @@ class GraphShard:
         header = np.array(
             [version, self.partition, self.num_partitions, self.num_users, self.num_items], dtype=np.int64
         )
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays = {name: getattr(self, name) for name in ARRAYS}
         if self.user_times is not None:
             arrays["user_times"] = self.user_times
         return bytes(save({"header": header, **arrays}))

@@ -35,8 +35,8 @@ class Ascent(Method):
             leaf = e0.clone().requires_grad_()
             z = backbone.readout(leaf, graph.propagation)
             rows = z.detach()
-            scores = ((rows[first] * rows[other]).sum(1) for other in (second, third))
-            weight = bpr(*scores, 1.0)[1][:, None]
+            positive, negative = ((rows[first] * rows[other]).sum(1) for other in (second, third))
+            weight = bpr(positive, negative, 1.0)[1][:, None]
             gradient = torch.zeros_like(rows).index_add_(0, first, weight * (rows[third] - rows[second]))
             gradient.index_add_(0, second, -weight * rows[first]).index_add_(0, third, weight * rows[first])
             z.backward(gradient)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ...distributed.backbones.registry import make_backbone
 from ...distributed.encoder.influence import FORMATS
 from ...distributed.encoder.pretrain import (
     POPULAR_SHARE,
@@ -29,7 +31,6 @@ from ...distributed.partition.results import Fitted, FittedPublished
 from ...distributed.partition.training import FinishedRuns
 from ...distributed.partition.version import Encoder
 from ...distributed.training.checkpoint import Checkpoints
-from ...distributed.training.run import make_backbone
 from ...partitioning.errors import InputError
 from ...partitioning.halo import chosen
 from ...partitioning.manifest import File, Graph, IngestedGraph
@@ -68,6 +69,8 @@ def _folder_of_runs(config: Config, version: Manifest) -> str:
     graph, model, settings = version.graph, version.model, config.pretrain
     halo = chosen(config.partitioning.halo, graph.rows_per_layer)
     trained = {"seed": model.seed, "train": model.train, "backbone": model.backbone, "halo": halo}
+    if config.cluster.exchange_dtype != "float32":
+        trained["exchange_dtype"] = config.cluster.exchange_dtype
     key = json.dumps([graph.document(), trained, settings.counterfactuals, settings.request_share], sort_keys=True)
     return pretraining_folder(graph_key(graph), hashlib.sha256(key.encode()).hexdigest()[:16])
 
@@ -185,6 +188,7 @@ def _fit_counterfactual(
         results[0]["fit"]["around"] = around
     if not explains_unseen_nodes(results[0]["fit"]):
         progress.note(EXPLAINS_NOTHING.format(**results[0]["fit"]))
+    results[0]["fit"]["step_seconds"] = float(np.mean(made.step_seconds)) if made.step_seconds else math.nan
     largest = max(result["largest_shift"] for result in results)
     entry = _entry("counterfactual", name, None, shape, graph)
     return entry.replaced(around=around, largest_shift=largest), results
@@ -258,6 +262,8 @@ class _Runs:
     graph: IngestedGraph
     progress: Progress
     look: Callable[[], None]
+    step_seconds: list[float] = field(default_factory=list)
+    """Of each run that was made and not found: the seconds of a step."""
 
     def finished(self, removal: Removal, place: str, title: str, dense: str | None = None) -> list[str]:
         """Make the run without `removal`, unless it is finished already; returns the names of its files of E0, one a rank.
@@ -270,7 +276,8 @@ class _Runs:
             run = make_run(self.trained, self.graph, removal)
             with self.progress.task(title, run.epochs) as task:
                 on_progress = with_callback(epoch_callback(task, "train"), self.look)
-                run_training(self.session, self.group, self.graph, run, RunFiles(names, dense), on_progress)
+                trained = run_training(self.session, self.group, self.graph, run, RunFiles(names, dense), on_progress)
+            self.step_seconds.append(trained[0]["curve"][-1]["seconds"] / (run.epochs * run.settings.num_batches))
             # This file is written after the rows, so whoever finds it finds all of them. The checkpoints are removed last:
             # a crash before `done` still needs them.
             store.write(done, json.dumps({"files": names}).encode())

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ...distributed.backbones.registry import make_backbone
 from ...distributed.graph.removal import Removal
 from ...distributed.partition.partition import Partition
 from ...distributed.partition.results import Trained, WithFiles
@@ -59,22 +60,27 @@ NOTHING_TO_RESUME = (
 )
 
 
-def prepare_run(session: Session, graph: IngestedGraph, run: TrainRun, resume: bool, progress: Progress) -> None:
-    """Prepare a training: save the configuration, tell the plan, and remove earlier checkpoints of this run unless `resume`
-    is set."""
+def prepare_run(session: Session, run: TrainRun, resume: bool, progress: Progress) -> None:
+    """Prepare a training: save the configuration, and remove earlier checkpoints of this run unless `resume` is set."""
     checkpoints = Checkpoints(session.store, run.folder)
     if not resume:
         checkpoints.clear()
     elif checkpoints.read_manifest() is None:
         progress.note(NOTHING_TO_RESUME)
     session.save_config()
-    progress.note(plan_line(session.config, graph))
 
 
-def training_result(committed: Manifest, curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the commands return of a training. curve: {"seconds", "loss", ...} of each epoch."""
+def training_result(committed: Manifest, curve: Sequence[dict[str, Any]], steps: int) -> dict[str, Any]:
+    """What the commands return of a training. curve: {"seconds", "loss", ...} of each epoch. steps: of an epoch."""
     seconds, loss = curve[-1]["seconds"], curve[-1]["loss"]
-    return {"epochs": len(curve), "seconds": seconds, "loss": loss, "version": committed.version, "curve": curve}
+    return {
+        "epochs": len(curve),
+        "seconds": seconds,
+        "step_seconds": seconds / (len(curve) * steps),
+        "loss": loss,
+        "version": committed.version,
+        "curve": curve,
+    }
 
 
 def trained_version(
@@ -145,7 +151,8 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
     The name of its folder depends on the graph and on everything else that the result depends on. So a run never goes on
     from a checkpoint of another run.
     """
-    train, backbone = config.train, config.backbone.model_dump()
+    train, backbone = config.train, config.backbone.specification()
+    make_backbone(backbone, 0)  # raises where it cannot be made, before workers are started for it
     settings = TrainSettings(
         seed=config.seed,
         batch_size=train.batch_size,
@@ -161,6 +168,8 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
     hashed = hashlib.sha256(
         json.dumps([train.model_dump(), backbone, config.seed, halo, graph.document()], sort_keys=True).encode()
     )
+    if config.cluster.exchange_dtype != "float32":
+        hashed.update(config.cluster.exchange_dtype.encode())
     for ids in (removal.users, removal.items, removal.pair_users, removal.pair_items):
         hashed.update(np.ascontiguousarray(ids).tobytes() + b"|")
     hashed.update(repr(tuple(removal.simulated)).encode())
@@ -207,18 +216,4 @@ def run_training(
         restore=lambda: None,
         max_rebuilds=session.config.cluster.max_rebuilds,
         on_progress=on_progress,
-    )
-
-
-def plan_line(config: Config, graph: IngestedGraph) -> str:
-    """One line about a training before it starts: its steps, the memory of its tables, and the halo rows of each step."""
-    nodes, size = graph.users + graph.items, config.backbone.embedding_size
-    steps = -(-graph.ingested_interactions // config.train.batch_size)
-    table = nodes * size * 4
-    layers = config.backbone.num_layers
-    rows = graph.rows_per_layer[chosen(config.partitioning.halo, graph.rows_per_layer)]
-    return (
-        f"plan: {config.train.epochs} epochs of {steps} steps; tables {3 * table / 2**20:.0f} MiB with moments, about "
-        f"{(layers + 6) * table / 2**20:.0f} MiB at work over {graph.partitions} workers; each step exchanges "
-        f"{2 * layers * rows * size * 4 / 2**20:.1f} MiB of halo rows"
     )

@@ -138,6 +138,7 @@ class Session:
         if current is None:
             raise InputError(f"{self.config.output} holds no trained model. Run `unlearnrec train` first")
         self.check_partitions(current.graph)
+        self.check_backbone(current)
         return current
 
     def whole_version(self) -> Manifest:
@@ -167,6 +168,16 @@ class Session:
             raise InputError(
                 f"cluster.partitions is {self.config.cluster.partitions}, but the graph in {self.config.output} has "
                 f"{graph.partitions} partitions. Set cluster.partitions={graph.partitions}, or ingest again"
+            )
+
+    def check_backbone(self, version: Manifest) -> None:
+        """Raise InputError if a version is of a backbone outside this package that the configuration does not name. So no
+        code is imported because a file of the output names it."""
+        name, wanted = version.model.backbone["name"], self.config.backbone.name
+        if ":" in name and name != wanted:
+            raise InputError(
+                f"version {version.version} in {self.config.output} was trained with the backbone {name}, and backbone.name "
+                f"is {wanted}. Set backbone.name={name}, so that its code is imported"
             )
 
     @contextmanager
@@ -220,6 +231,7 @@ class Session:
         return fingerprint(version, self._halo(version), self.kernel)
 
     def _load_call(self, version: Manifest) -> Call[dict[str, float]]:
+        self.check_backbone(version)
         return calling(PartitionState.load, self.location, version, self._halo(version), self.kernel)
 
     def _halo(self, version: Manifest) -> str:
@@ -267,6 +279,10 @@ def worker_settings(cluster: Cluster) -> WorkerSettings:
         gpus_per_worker=cluster.gpus_per_worker,
         threads_per_worker=cluster.threads_per_worker,
         collective_timeout_seconds=cluster.collective_timeout_seconds,
+        exchange_dtype=cluster.exchange_dtype,
+        network_interface=cluster.network_interface,
+        start_seconds=cluster.start_seconds,
+        spread=cluster.spread,
     )
 
 

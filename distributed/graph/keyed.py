@@ -13,6 +13,10 @@ Key = Tensor | int
 # Distinct streams of draws under one seed.
 INIT, BATCH, NEGATIVE, SHARED_NEGATIVE, REQUEST, EDGE_DROP, PAIRS, VIEW_EDGE, NOISE, NOISE_POOL, ANCHOR = range(1, 12)
 REQUEST_USER, MEMBERSHIP = 12, 13
+SAMPLE_USER, VALIDATION = 14, 15
+
+CHUNK = 2**16
+"""Draws that are made at a time where they are many, so that what comes up on the way stays in the cache."""
 
 _GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as int64
 _M1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
@@ -52,7 +56,11 @@ def initial_rows(seed: int, side: int, ids: Tensor, size: int, deviation: float)
     standard deviation."""
     columns = torch.arange(size, device=ids.device)
     width = 2 * math.sqrt(3.0) * deviation
-    return (keyed_uniform(seed, INIT, side, ids[:, None], columns) - 0.5) * width
+    rows = torch.empty(len(ids), size, device=ids.device)
+    count = max(1, CHUNK // size)
+    for part, some in zip(rows.split(count), ids.split(count), strict=True):
+        torch.mul(keyed_uniform(seed, INIT, side, some[:, None], columns) - 0.5, width, out=part)
+    return rows
 
 
 def _wrap(key: int) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 from .gaps import close_gaps
 
 KERNELS = ("torch", "dgl")
-TILE_ROWS = 2**14
+TILE_ROWS = 2**15
 """Rows that a CPU sums at a time. They are still in its cache when the caller goes on with them, and their memory is
 used again for the next ones."""
 

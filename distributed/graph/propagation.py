@@ -49,7 +49,7 @@ class Propagation:
     ) -> None:
         """everybody: whether all ranks take part in each layer, or only those that have rows to exchange. items: the sums
         of the rows of items, where they are known; to make them costs as much as some layers."""
-        self._exchange = comm.all_to_all if everybody else comm.sparse_all_to_all
+        self._exchange = comm.exchange_rows if everybody else comm.sparse_all_to_all
         self._send_counts = [int(n) for n in halo.send_counts]
         self._recv_counts = [int(n) for n in halo.recv_counts]
         self._own, received = halo.num_own, halo.num_received
@@ -75,12 +75,17 @@ class Propagation:
         self._scale = exact.to(torch.float32)[:, None]
         self._scale64 = exact[:, None]
         self._kept: dict[Any, Tensor] | None = None
+        self._keeps_results = False
 
-    def keeping_buffers(self) -> "Propagation":
+    def keeping_buffers(self, results: bool = False) -> "Propagation":
         """The same layer with buffers that it keeps from call to call, for a training: to get fresh memory costs about
-        as much as the arithmetic on it."""
+        as much as the arithmetic on it.
+
+        results: whether it keeps the memory of results too. A result, and the gradient that autograd finds, is then
+        overwritten by the next one.
+        """
         other = copy.copy(self)
-        other._kept = {}
+        other._kept, other._keeps_results = {}, results
         return other
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -91,14 +96,14 @@ class Propagation:
         """The mean of M^l x [N, D] over l = first .. last, where last >= 1."""
         return _Mean.apply(x, self, first, last)
 
-    def mean_of_layers(self, x: Tensor, first: int, last: int) -> Tensor:
-        """As `mean`, without a gradient.
+    def mean_of_layers(self, x: Tensor, first: int, last: int, result: str = "forward") -> Tensor:
+        """As `mean`, without a gradient. result: which of the kept results it overwrites.
 
         By Horner's rule: the sum of M^l x is x + M(x + M(x + ...)), with x only where l >= first. Each step sums over
         buffers of rows that are already scaled by D^-1/2, and works on a tile of its result while that is in the cache.
         """
         scale = self._scale64 if x.dtype == torch.float64 else self._scale
-        scaled, other = self._buffer(0, x), self._buffer(1, x) if last > 1 else None
+        scaled, other = self._buffer("layer", x), self._buffer("next layer", x) if last > 1 else None
         torch.mul(x, scale, out=scaled[: self._own])
         for depth in range(last - 1, 0, -1):
             assert other is not None
@@ -108,7 +113,7 @@ class Propagation:
                     z += x[rows]
                 torch.mul(z, scale[rows], out=other[rows])
             scaled, other = other, scaled
-        mean = torch.empty_like(x, memory_format=torch.contiguous_format)
+        mean = self._buffer(result, x, self._own) if self._keeps_results else x.new_empty(x.shape)
         for rows, sums in self._sums(scaled):
             z = sums.mul_(scale[rows])
             if first == 0:
@@ -118,9 +123,9 @@ class Propagation:
 
     def neighbour_sum(self, x: Tensor) -> Tensor:
         """A x [N, D]: the sum over the neighbours of each node, without a gradient."""
-        buffer = self._buffer(0, x)
-        buffer[: self._own] = x
-        y = torch.empty_like(x, memory_format=torch.contiguous_format)
+        buffer = self._buffer("layer", x)
+        buffer[: self._own] = x.detach()
+        y = x.new_empty(x.shape)
         for rows, sums in self._sums(buffer):
             y[rows] = sums
         return y
@@ -128,7 +133,11 @@ class Propagation:
     def _sums(self, buffer: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """A x in pieces, as `NeighbourSum.tiles`, where x are the first N rows of the buffer [N + R, D]. The others are
         received first."""
-        sent = buffer.index_select(0, self._send_columns) if self._partial is None else self._partial(buffer)
+        if self._partial is None:
+            sent = self._buffer("sent", buffer, len(self._send_columns))
+            torch.index_select(buffer, 0, self._send_columns, out=sent)
+        else:
+            sent = self._partial(buffer)
         self._exchange(sent, self._send_counts, self._recv_counts, "halo", buffer[self._own :])
         yield from self.local_sums(buffer)
 
@@ -138,12 +147,12 @@ class Propagation:
         for rows, sums in self.items.tiles(buffer):
             yield slice(rows.start + self._first_item, rows.stop + self._first_item), sums
 
-    def _buffer(self, number: int, like: Tensor) -> Tensor:
-        """An uninitialised buffer [N + R, D]."""
-        shape = (self._total, like.shape[1])
+    def _buffer(self, name: str, like: Tensor, rows: int | None = None) -> Tensor:
+        """An uninitialised buffer of so many rows [rows, D]; by default [N + R, D]."""
+        shape = (self._total if rows is None else rows, like.shape[1])
         if self._kept is None:
             return like.new_empty(shape)
-        key = (number, shape, like.dtype)
+        key = (name, shape, like.dtype)
         if key not in self._kept:
             self._kept[key] = like.new_empty(shape)
         return self._kept[key]
@@ -157,7 +166,7 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        return ctx.propagation.mean_of_layers(gradients[0], *ctx.layers), None, None, None
+        return ctx.propagation.mean_of_layers(gradients[0], *ctx.layers, "backward"), None, None, None
 
 
 def _tensor(array: np.ndarray[Any, Any], comm: Comm) -> Tensor:

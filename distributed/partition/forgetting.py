@@ -4,6 +4,7 @@ measures."""
 import posixpath
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,14 +17,22 @@ from ..encoder.changes import around_influence, influence, shrink
 from ..encoder.influence import AroundEncoder
 from ..encoder.published import Published, published_influence
 from ..graph.removal import Found, Ids, Pairs, Removal
-from ..measures.ranking import quality_by_user
-from ..measures.standing import Standing, standing, trained_pairs
+from ..measures.quality import quality_by_user
+from ..measures.standing import Standing, items_of, standing, standing_with_stand_in, trained_pairs
 from ..training.checkpoint import from_bytes, to_bytes
 from ..training.fine_tune import fine_tune
 from ..training.finite import are_finite
 from ..training.run import TrainRun
 from .files import write_file
-from .results import BaselineStanding, Forgotten, Recall, RecallAndStanding, Reduced, WithFiles
+from .results import (
+    BaselineStanding,
+    Forgotten,
+    ForgottenStanding,
+    Recall,
+    RecallAndStanding,
+    Reduced,
+    WithFiles,
+)
 from .state import Location, PartitionState
 from .written import FileNames, Writer, emptied, rows_after
 
@@ -175,41 +184,71 @@ class PartitionForgetting(PartitionState):
 
     # ---- the gate ------------------------------------------------------------------------------------------------
 
-    def baseline(self, held_out: Pairs, seed: int, cutoff: int, batch_users: int) -> BaselineStanding:
+    def baseline(self, held_out: Pairs, larger: Pairs, seed: int, cutoff: int, batch_users: int) -> BaselineStanding:
         """What the gate compares a candidate with: Recall@cutoff of each user of this partition on the held-out pairs,
-        the standing of the held-out pairs, and the standing of one trained pair of the same user for each of them."""
+        the standing of the held-out pairs, and the standing of one trained pair of the same user for each of them. The
+        same standings with stand-ins are of the sample `larger`."""
         graph, z = self._loaded_model().graph, self._loaded_model().nodes.readout
         users, items = self._tensors(held_out)
         never = (users * graph.num_items + items).sort().values
+        trained = trained_pairs(graph, users, seed)
+        # The stand-in of a user is the same for a held-out pair and a trained one: both leave out the trained item.
+        more_users, more_items = self._tensors(larger)
+        more = trained_pairs(graph, more_users, seed)
+        known = torch.isin(more_users, more[0])
+        held = more_users[known], more_items[known]
+        never_more = (more_users * graph.num_items + more_items).sort().values
+        lists = items_of(graph, held[0])
         return {
             "recall": self._recall((users, items), cutoff, batch_users),
             "held_out": standing(graph, z, users, items, never, seed),
-            "trained": standing(graph, z, *trained_pairs(graph, users, seed), never, seed),
+            "trained": standing(graph, z, *trained, never, seed),
+            "stand_in_held_out": standing_with_stand_in(graph, z, lists, held, more[1], never_more, seed),
+            "stand_in_trained": standing_with_stand_in(graph, z, lists, more, more[1], never_more, seed),
         }
 
     def standing(
-        self, pairs: Pairs, held_out: Pairs, seed: int, references: Sequence[Standing] | None = None
-    ) -> Standing:
-        """How high the pairs score among comparable pairs (`measures.standing`). Neither `pairs` nor `held_out` are
-        taken as comparable pairs.
+        self,
+        kept: Pairs,
+        deleted: Pairs,
+        held_out: Pairs,
+        seed: int,
+        references: Sequence[ForgottenStanding] | None = None,
+    ) -> ForgottenStanding:
+        """How high forgotten pairs score among comparable pairs (`measures.standing`). None of the pairs that are named
+        here is taken as a comparable pair.
 
-        references: the results, by rank, of an earlier call with the same pairs, whose comparable pairs are used again;
-        None draws new ones.
+        Args:
+            kept: pairs whose users stay.
+            deleted: whole lists of interactions of deleted users, sorted by user, then item. Each rank judges the users
+                whose id modulo the number of ranks is its own, as nobody owns them any more.
+            references: the results, by rank, of an earlier call with the same pairs, whose comparable pairs are used
+                again; None draws new ones.
         """
-        graph = self._loaded_model().graph
-        mine, test = self._tensors(pairs), self._tensors(held_out)
-        never = torch.cat([users * graph.num_items + items for users, items in (mine, test)]).sort().values
-        known = (
-            None if references is None else torch.from_numpy(references[self._rank].references.copy()).to(self._device)
+        graph, z = self._loaded_model().graph, self._loaded_model().nodes.readout
+        known = None if references is None else references[self._rank]
+        mine, gone, test = (self._tensors(pairs) for pairs in (kept, deleted, held_out))
+        never = torch.cat([users * graph.num_items + items for users, items in (mine, gone, test)]).sort().values
+        here = torch.nonzero(gone[0] % graph.comm.size == graph.comm.rank)[:, 0]
+        own = gone[0][here], gone[1][here]
+        by_stand_in = standing_with_stand_in(
+            graph, z, own, own, own[1], never, seed, self._references(known and known["deleted"])
         )
-        return standing(graph, self._loaded_model().nodes.readout, *mine, never, seed, known)
+        return {
+            "kept": standing(graph, z, *mine, never, seed, self._references(known and known["kept"])),
+            "deleted": replace(by_stand_in, positions=here.cpu().numpy()),
+        }
+
+    def _references(self, known: Standing | None) -> Tensor | None:
+        return None if known is None else torch.from_numpy(known.references.copy()).to(self._device)
 
     def recall_and_standing(
         self,
-        pairs: Pairs,
+        kept: Pairs,
+        deleted: Pairs,
         held_out: Pairs,
         seed: int,
-        references: Sequence[Standing] | None,
+        references: Sequence[ForgottenStanding] | None,
         cutoff: int,
         batch_users: int,
     ) -> RecallAndStanding:
@@ -217,7 +256,7 @@ class PartitionForgetting(PartitionState):
         its time is the way to the workers."""
         return {
             "recall": self._recall(self._tensors(held_out), cutoff, batch_users),
-            "standing": self.standing(pairs, held_out, seed, references),
+            **self.standing(kept, deleted, held_out, seed, references),
         }
 
     def _recall(self, held_out: tuple[Tensor, Tensor], cutoff: int, batch_users: int) -> Recall:

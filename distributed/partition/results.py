@@ -80,15 +80,24 @@ class Forgotten(WithFiles, Deleted):
 
 
 class BaselineStanding(TypedDict):
-    """Recall on the held-out pairs, and the standing of held-out and of trained pairs."""
+    """Recall on the held-out pairs, and the standing of held-out and of trained pairs, with the users' rows and with
+    stand-ins for them."""
 
     recall: Recall
     held_out: Standing
     trained: Standing
+    stand_in_held_out: Standing
+    stand_in_trained: Standing
 
 
-class RecallAndStanding(TypedDict):
+class ForgottenStanding(TypedDict):
+    """The standing of forgotten pairs: `kept` of users that stay, `deleted` of deleted users, by stand-ins."""
+
+    kept: Standing
+    deleted: Standing
+
+
+class RecallAndStanding(ForgottenStanding):
     """Recall on the held-out pairs, and the standing of forgotten pairs."""
 
     recall: Recall
-    standing: Standing

@@ -17,15 +17,16 @@ from ...partitioning.manifest import Graph
 from ...partitioning.storage import StorageOptions, Store
 from .. import comm as communication
 from ..backbones import Backbone
+from ..backbones.registry import make_backbone
 from ..comm import Comm
 from ..encoder.influence import AroundEncoder, InfluenceEncoder, NodeRows
 from ..encoder.published import Published, PublishedEncoder
+from ..environment import EXCHANGE_DTYPE
 from ..graph.gaps import close_row_gaps
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Pairs, Removal, with_empty_rows
 from ..graph.shrinking import shrink, writable
 from ..training.checkpoint import from_bytes
-from ..training.run import make_backbone
 from .files import read_file, read_row_deltas, read_rows
 from .version import Encoder, Version
 
@@ -66,6 +67,7 @@ class PartitionState:
         if threads := os.environ.get("OMP_NUM_THREADS"):
             torch.set_num_threads(int(threads))
         self._store_server: Any = None
+        self._row_dtype = getattr(torch, os.environ.get(EXCHANGE_DTYPE, "float32"))
         self._comm = Comm(device=self._device) if num_partitions == 1 else None
         self._generation = 0
         self._progress: dict[str, Any] = {}
@@ -82,8 +84,10 @@ class PartitionState:
         self._store_server = communication.open_store(host, self._size, 60.0)
         return host, self._store_server.port
 
-    def join(self, address: str, port: int, generation: int, timeout_seconds: float) -> None:
+    def join(self, address: str, port: int, own_address: str, generation: int, timeout_seconds: float) -> None:
         """Form the process groups of a generation. The loaded version is dropped.
+
+        address, port: of the store. own_address: where this rank listens for the others.
 
         Raises:
             CollectiveError: not all ranks came within the time-out.
@@ -96,7 +100,7 @@ class PartitionState:
             else communication.reach_store(address, port, self._size, timeout_seconds)
         )
         self._model, self._generation = None, generation
-        self._comm = Comm(self._rank, self._size, store, timeout_seconds, self._device)
+        self._comm = Comm(self._rank, self._size, store, timeout_seconds, self._device, own_address, self._row_dtype)
         self._say(phase="idle", generation=generation)
 
     def abort(self) -> None:
@@ -112,6 +116,15 @@ class PartitionState:
     def _say(self, **fields: Any) -> None:
         with self._lock:
             self._progress = fields
+
+    def check_exchange(self) -> None:
+        """Exchange some rows with all other ranks, over the group that training uses.
+
+        Raises:
+            CollectiveError, RuntimeError: they do not arrive, or not as they were sent.
+        """
+        assert self._comm is not None, "called before join"
+        communication.check_exchange(self._comm)
 
     # ---- versions ------------------------------------------------------------------------------------------------
 

@@ -12,11 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..graph.keyed import BATCH, NEGATIVE, SHARED_NEGATIVE, keyed, keyed_below
+from ..graph.keyed import BATCH, CHUNK, NEGATIVE, SHARED_NEGATIVE, keyed, keyed_below
 from ..graph.local_graph import LocalGraph
-
-_CHUNK = 2**16
-"""Interactions that are hashed at a time, so that what comes up on the way stays in the cache."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,8 @@ def batches(graph: LocalGraph, seed: int, epoch: int, num_batches: int) -> Itera
     would depend on other interactions, some of which a counterfactual lacks.
     """
     step = torch.empty(len(graph.pair_users), dtype=torch.int32, device=graph.pair_users.device)
-    for start in range(0, len(step), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
+    for start in range(0, len(step), CHUNK):
+        chunk = slice(start, start + CHUNK)
         step[chunk] = keyed_below(num_batches, seed, BATCH, epoch, graph.pair_users[chunk], graph.pair_items[chunk])
     sizes = torch.bincount(step, minlength=num_batches).tolist()
     for members in torch.argsort(step, stable=True).split(sizes):

@@ -38,15 +38,15 @@ class Table:
         return flat if len(flat) == self._size else torch.nn.functional.pad(flat, (0, self._size - len(flat)))
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of the rows, the moments and the step count, by name."""
+        """The rows, the moments and the step count, by name. They share memory with the table, and change with its steps."""
         moments = self._adam.state.get(self._flat, {})
         zeros = torch.zeros(())
         first, second = (
             moments[name][: self._shape.numel()].view(self._shape) if moments else torch.zeros_like(self.rows)
             for name in ("exp_avg", "exp_avg_sq")
         )
-        state = {"rows": self.rows, "first_moment": first, "second_moment": second}
-        return {name: x.clone() for name, x in state.items()} | {"step": moments.get("step", zeros).clone().reshape(1)}
+        step = moments.get("step", zeros).reshape(1)
+        return {"rows": self.rows, "first_moment": first, "second_moment": second, "step": step}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` returned."""

@@ -77,12 +77,13 @@ class Trainer:
             sides = ((0, graph.user_ids), (1, graph.item_ids))
             start = torch.cat([initial_rows(settings.seed, side, ids, size, deviation) for side, ids in sides])
         self.table = Table(start, settings.learning_rate)
-        self._layer = graph.propagation.keeping_buffers()
         self._gradient: Tensor | None = None
         weights = [x for x in backbone.parameters() if x.requires_grad]
         passes = _Passes(backbone)
         self._module = graph.comm.replicate(passes) if weights else passes
         self._views = Views(graph, settings.seed) if backbone.contrast_weight else None
+        # Without weights and views a step is one mean of layers and its gradient.
+        self._layer = graph.propagation.keeping_buffers(results=not weights and self._views is None)
         self._dense = torch.optim.Adam(weights, lr=settings.learning_rate) if weights else None
 
     def run_epoch(self, on_step: Progress | None = None) -> float:
@@ -104,7 +105,7 @@ class Trainer:
     @torch.no_grad()
     def readouts(self) -> Tensor:
         """The readouts [N, readout_size] of the current parameters."""
-        return self.backbone.readout(self.table.rows, self._layer)
+        return self.backbone.readout(self.table.rows, self.graph.propagation)
 
     def step(self, batch: Batch, number: int, free: Tensor | None = None) -> int:
         """Take one step on this rank's pairs of the batch, which may be none. Returns their loss, times FIXED_POINT.
@@ -138,8 +139,11 @@ class Trainer:
             weights = self.backbone.contrast_temperature, self.backbone.contrast_weight
             first, second = (z.detach() for z in readouts[1:])
             gradients += contrast_gradients(self.graph, self._views, first, second, *weights)
-        with self.graph.comm.dense_step():
-            torch.autograd.backward(readouts, gradients)
+        if self._dense is None:
+            e0.grad = torch.autograd.grad(readouts, e0, gradients)[0]
+        else:
+            with self.graph.comm.dense_step():
+                torch.autograd.backward(readouts, gradients)
         assert e0.grad is not None
         if self.settings.l2:
             # Of l2 / 2 times the squared norm of each row, as often as it occurs in the batch.
@@ -160,7 +164,8 @@ class Trainer:
         keys = [pair_key(batch.users, batch.items, graph.num_items, role) for role in (0, 1)]
         if settings.loss == "bpr":
             scored = ScoredPairs(graph, z, _both(users, users), _both(batch.items, batch.negatives), _both(*keys))
-            loss_B, weight_B = bpr(*scored.scores().view(-1, 2).unbind(1), scale)
+            scores = scored.scores().view(-1, 2)
+            loss_B, weight_B = bpr(scores[:, 0], scores[:, 1], scale)
             scored.gradient(_both(-weight_B, weight_B), gradient)
             item_rows = scored.rows
         else:
@@ -177,7 +182,8 @@ class Trainer:
             gradient.index_add_(0, mine[here], pairs.negative[here])
             add_by_row(users, pairs.user_BD, gradient)
             loss_B, item_rows = pairs.loss_B, lookup.rows
-        occurrences = sum(torch.bincount(rows, minlength=graph.num_rows) for rows in (users, item_rows))
+        occurrences = torch.bincount(users, minlength=graph.num_rows)
+        occurrences += torch.bincount(item_rows, minlength=graph.num_rows)
         units_B = (loss_B * FIXED_POINT).round()
         fits = bool(units_B.sum() < DIVERGED)  # also false for NaN
         return gradient, occurrences, int(units_B.to(torch.int64).sum()) if fits else DIVERGED
@@ -189,12 +195,15 @@ class Trainer:
         return self._gradient.zero_()
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next epoch depends on, as tensors by name. The dense part is the same on every rank."""
+        """All that the next epoch depends on, as tensors by name. The dense part is the same on every rank.
+
+        They share memory with the trainer, and change with its steps.
+        """
         state = {f"table.{name}": x for name, x in self.table.state().items()}
-        state |= {f"dense.{name}": x.clone() for name, x in self.backbone.state_dict().items()}
+        state |= {f"dense.{name}": x for name, x in self.backbone.state_dict().items()}
         if self._dense is not None:
             for position, moments in self._dense.state_dict()["state"].items():
-                state |= {f"adam.{position}.{name}": x.clone().reshape(-1) for name, x in moments.items()}
+                state |= {f"adam.{position}.{name}": x.reshape(-1) for name, x in moments.items()}
         return state | {"epoch": torch.tensor([self.epoch])}
 
     def load_state(self, state: dict[str, Tensor]) -> None:

@@ -49,7 +49,7 @@ def trained_in_blocks(comm: Comm, kernel: str) -> dict[str, Any]:
     try:
         return spmd.train(comm, "lightgcn", "pull", kernel, 2)
     finally:
-        propagation.BLOCK_NODES, neighbour_sum.TILE_ROWS = 2**16, 2**14
+        propagation.BLOCK_NODES, neighbour_sum.TILE_ROWS = 2**16, 2**15
 
 
 def test_sums_in_blocks_are_bit_equal_for_any_number_of_partitions_and_both_kernels() -> None:
@@ -100,3 +100,23 @@ def test_scores_and_their_gradient_are_autograds_and_do_not_depend_on_partitions
     (scores * torch.sin((users * spmd.ITEMS + items).float())).sum().backward()
     assert torch.allclose(scores.double(), expected[:, 1], atol=1e-5)
     assert torch.allclose(z.grad, spmd.whole(alone, "gradient"), atol=1e-5)
+
+
+def layers_in_bfloat16(comm: Comm) -> dict[str, Any]:
+    """A layer whose received rows are rounded, without rounding, and of the absolute values; bytes of each row sent."""
+    graph = spmd.local_graph(comm)
+    x = torch.randn(graph.num_rows, 6, generator=torch.Generator().manual_seed(comm.rank))
+    exact, size = graph.propagation(x), graph.propagation(x.abs())
+    before = comm.rows_sent["halo"], comm.bytes_sent["halo"]
+    comm.row_dtype = torch.bfloat16
+    rounded = graph.propagation(x)
+    rows, sent = (now["halo"] - then for now, then in zip((comm.rows_sent, comm.bytes_sent), before, strict=True))
+    losses = spmd.train(comm)["losses"]
+    return {"error": (rounded - exact).abs(), "bound": 2**-8 * size, "bytes": sent / rows, "losses": losses}
+
+
+def test_rows_that_travel_as_bfloat16_are_rounded_to_eight_bits() -> None:
+    for result in run_by_value(2, layers_in_bfloat16):
+        assert result["bytes"] == 2 * 6
+        assert (result["error"] <= result["bound"]).all() and result["error"].max() > 0
+        assert result["losses"] == pytest.approx(spmd.train(Comm())["losses"], rel=1e-4)

@@ -12,7 +12,7 @@ from unlearnrec.benchmarks.unlearning import read_data, recipe_of
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.backbones.views import MAX_ANCHORS, Views, contrast_gradients, info_nce
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.measures.ranking import evaluate
+from unlearnrec.distributed.measures.quality import evaluate
 from unlearnrec.partitioning.sample import make_sample
 from unlearnrec.partitioning.storage import Store
 

@@ -25,7 +25,12 @@ NONE = np.empty(0, dtype=np.int64)
 def comm(rank: int, size: int) -> Any:
     """A world in which every rank has what this one has."""
     return SimpleNamespace(
-        rank=rank, size=size, device=torch.device("cpu"), all_to_all=lambda rows, *_: rows, sparse_all_to_all=None
+        rank=rank,
+        size=size,
+        device=torch.device("cpu"),
+        all_to_all=lambda rows, *_: rows,
+        sparse_all_to_all=None,
+        exchange_rows=None,
     )
 
 
