@@ -206,10 +206,15 @@ def dense_ids(ids: pa.Array, node: npt.NDArray[np.int64], wanted: pa.Array | Seq
         wanted = pa.array([str(x) for x in wanted], pa.string())
     if pa.types.is_integer(ids.type) and not pa.types.is_integer(wanted.type):
         wanted = parse_integers(wanted.cast(pa.string()))
-    position = pc.index_in(wanted.cast(ids.type), value_set=ids)
-    known = position.is_valid().to_numpy(zero_copy_only=False)
     found = np.full(len(wanted), -1, dtype=np.int64)
-    found[known] = np.asarray(node)[position.drop_null().to_numpy()]
+    wanted, node = wanted.cast(ids.type), np.asarray(node)
+    if len(wanted) < len(ids) // 8:
+        # A table of all ids, to look up a few, costs far more than one pass over them: only those that are wanted stay.
+        hits = pc.indices_nonzero(pc.is_in(ids, value_set=wanted.unique()))
+        ids, node = ids.take(hits), node[hits.to_numpy()]
+    position = pc.index_in(wanted, value_set=ids)
+    known = position.is_valid().to_numpy(zero_copy_only=False)
+    found[known] = node[position.drop_null().to_numpy()]
     return found
 
 

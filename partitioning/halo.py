@@ -63,7 +63,7 @@ class HaloPlan:
     num_own_users: int
     """How many of the own rows are users'. They are the first."""
     cut_digests: tuple[str, ...]
-    """[K] For each other partition, the SHA-256 of the halo and of the edges cut between the two; "" where there are none.
+    """[K] For each other partition, the `CutDigest` of the halo and of the edges cut between the two; "" if there are none.
     The plan of partition q must have at [p] what the plan of p has at [q]. If one of the two has a shard of another version,
     these differ."""
 
@@ -231,10 +231,48 @@ class _Cut:
     here_is_low: bool
 
     def digest(self, shard: GraphShard, halo: str) -> str:
-        """The SHA-256 of the halo and the edges, in hexadecimal. Both partitions get the same."""
-        ends = np.minimum(self.low, self.high), np.maximum(self.low, self.high)  # user, item
-        keys = np.sort(ends[0].astype(np.int64) * shard.num_items + (ends[1] - shard.num_users))
-        return hashlib.sha256(f"{halo} {shard.num_users} {shard.num_items} ".encode() + keys.tobytes()).hexdigest()
+        """The `CutDigest` of the halo and the edges. Both partitions get the same."""
+        users, items = np.minimum(self.low, self.high), np.maximum(self.low, self.high)
+        return CutDigest.of(halo, shard.num_users, shard.num_items).with_edges(users, items - shard.num_users, 1).text
+
+
+@dataclass(frozen=True)
+class CutDigest:
+    """A digest of a set of edges that costs as little to change as there are edges that change: the sum of a hash of each.
+
+    It tells shards of different versions apart. It is no protection against somebody who looks for edges with the same sum:
+    files are protected by their SHA-256.
+    """
+
+    text: str
+    """128 bits in hexadecimal."""
+    num_items: int
+
+    @classmethod
+    def of(cls, halo: str, num_users: int, num_items: int) -> "CutDigest":
+        """That of no edges."""
+        return cls(hashlib.sha256(f"{halo} {num_users} {num_items}".encode()).hexdigest()[:32], num_items)
+
+    def with_edges(self, users: Ints, items: Ints, times: int) -> "CutDigest":
+        """With these edges (users[j], items[j]) added (times=1) or taken out (times=-1)."""
+        lanes = [int(self.text[:16], 16), int(self.text[16:], 16)]
+        for start in range(0, len(users), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            keys = users[part].astype(np.uint64) * np.uint64(self.num_items) + items[part].astype(np.uint64)
+            for lane, salt in enumerate(_SALTS):
+                lanes[lane] = (lanes[lane] + times * int(_mixed(keys + salt).sum(dtype=np.uint64))) % 2**64
+        return CutDigest(f"{lanes[0]:016x}{lanes[1]:016x}", self.num_items)
+
+
+_BLOCK = 1 << 16
+_SALTS = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03))
+
+
+def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The last step of splitmix64 (Steele et al. 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def _own_nodes(shard: GraphShard) -> npt.NDArray[np.int64]:

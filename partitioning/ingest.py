@@ -7,7 +7,7 @@ attempt that dies therefore leaves the graph that was there as it was, and new f
 import io
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .assignment import Assignment, assign, balance, edge_cut
+from .delta import GoneNodes, ShardDelta, joined
 from .errors import InputError
 from .estimate import metis_bytes
 from .graph import Progress, Suppress, read_stored
@@ -28,6 +29,9 @@ from .spool import Spool
 from .storage import StorageOptions, Store
 from .stored import ByItem, StoredGraph
 from .traffic import rows_per_layer
+
+IdMap = tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int16]]
+"""(external ids [N], ascending; dense ids [N]; owners [N]) of one side."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,11 @@ def _write(
     attempt = uuid.uuid4().hex[:8]
     users_file, items_file = f"graph/users-{attempt}.parquet", f"graph/items-{attempt}.parquet"
     sizes = {
-        users_file: _put(store, users_file, _id_map("user_id", graph.user_ids, assignment.owner_of_user)),
-        items_file: _put(store, items_file, _id_map("item_id", graph.item_ids, assignment.owner_of_item)),
+        name: _put(store, name, id_map_bytes(side, (ids, np.arange(len(ids)), owner)))
+        for name, side, ids, owner in (
+            (users_file, "user", graph.user_ids, assignment.owner_of_user),
+            (items_file, "item", graph.item_ids, assignment.owner_of_item),
+        )
     }
     shard_names = [f"graph/shard-{k:03d}-{attempt}.safetensors" for k in range(num_partitions)]
     sizes |= write_shards(graph, items, assignment, store, shard_names, spool)
@@ -147,24 +154,57 @@ def _write(
 
 
 def load_shard(store: Store, manifest: Graph, k: int) -> GraphShard:
-    """Load the shard of partition k, and verify its checksum.
+    """Load the shard of partition k, with what was removed from it since, and verify the checksums.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    return shard_of([_get(store, manifest, name) for name in manifest.shard_chain(k)])
+
+
+def shard_of(chain: Sequence[bytes]) -> GraphShard:
+    """The shard that a base and its deltas, as the contents of their files, are together."""
+    shard = GraphShard.from_bytes(chain[0])
+    deltas = [ShardDelta.from_bytes(data) for data in chain[1:]]
+    return joined(deltas, shard.num_items).applied_to(shard) if deltas else shard
+
+
+def load_gone(store: Store, manifest: Graph) -> GoneNodes:
+    """The nodes that are deleted though the files of the id maps still have them; their file's checksum is verified.
 
     Raises:
         InputError: the file is missing or damaged.
     """
-    return GraphShard.from_bytes(_get(store, manifest, manifest.shard_files[k]))
+    if manifest.gone_file is None:
+        return GoneNodes(*np.empty((2, 0), dtype=np.int64))
+    return GoneNodes.from_bytes(_get(store, manifest, manifest.gone_file))
 
 
-def load_ids(store: Store, manifest: Graph, side: str) -> tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int16]]:
-    """Load the id map of a side ("user" or "item"), and verify its checksum.
+def load_ids(store: Store, manifest: Graph, side: str) -> IdMap:
+    """Load the id map of a side ("user" or "item"), without the nodes that were deleted, and verify its checksum.
 
     Returns (external ids [N], ascending; dense ids int64 [N]; owners int16 [N]).
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: a file is missing or damaged.
     """
+    return left_of(load_id_file(store, manifest, side), load_gone(store, manifest).of(side), manifest.nodes(side))
+
+
+def load_id_file(store: Store, manifest: Graph, side: str) -> IdMap:
+    """As `load_ids`, but with the nodes that were deleted since the file of the id map was written."""
     table = pq.read_table(io.BytesIO(_get(store, manifest, manifest.id_file(side))))
     return table[f"{side}_id"].combine_chunks(), table["node"].to_numpy(), table["owner"].to_numpy()
+
+
+def left_of(ids: IdMap, gone: npt.NDArray[np.int64], total: int) -> IdMap:
+    """An id map without the nodes `gone` [g]. total: the number of dense ids of the side."""
+    if not len(gone):
+        return ids
+    stays = np.ones(total, dtype=bool)
+    stays[gone] = False
+    kept = stays[ids[1]]
+    return ids[0].filter(pa.array(kept)), ids[1][kept], ids[2][kept]
 
 
 def load_assignment(store: Store, manifest: Graph) -> Assignment:
@@ -182,9 +222,9 @@ def load_assignment(store: Store, manifest: Graph) -> Assignment:
     return Assignment(owners[0], owners[1], manifest.partitions)
 
 
-def _id_map(name: str, ids: pa.Array, owner: npt.NDArray[np.int16]) -> bytes:
-    """The Parquet file of an id map. name: that of the column of external ids. The dense id of ids[j] is j."""
-    table = pa.table({name: ids, "node": pa.array(np.arange(len(ids))), "owner": pa.array(owner)})
+def id_map_bytes(side: str, ids: IdMap) -> bytes:
+    """The Parquet file of the id map of a side ("user" or "item")."""
+    table = pa.table({f"{side}_id": ids[0], "node": pa.array(ids[1]), "owner": pa.array(ids[2])})
     sink = io.BytesIO()
     pq.write_table(table, sink)
     return sink.getvalue()

@@ -11,6 +11,7 @@ from ..config.schema import Config
 from ..log.log import LogConflict
 from ..models.pretraining import clear_runs_of_others, fit_encoder, wants_around, with_encoder
 from ..models.training import as_trained
+from ..output.compaction import compact
 from ..output.conflicts import newer_after_requests
 from ..output.manifest import Manifest
 from ..output.session import Session
@@ -31,6 +32,8 @@ def pretrain(config: Config, *, progress: Progress = SILENT, group: WorkerGroup 
         WorkerFailure: as `WorkerGroup.run`.
     """
     session = Session(config)
+    # The runs are made on the graph in whole files: a purge beside them then has no reason to write that graph anew.
+    compact(session)
     # The head is read before the version. A commit after this head is then a conflict, and no version overwrites another.
     head = session.log.head()
     version = session.version()

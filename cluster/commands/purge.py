@@ -23,6 +23,7 @@ from ..lifecycle.suppression import open_list
 from ..log.cuts import announce_cut
 from ..log.log import LogConflict
 from ..log.records import PURGED, PURGING
+from ..output.compaction import compact
 from ..output.conflicts import voids_purge
 from ..output.handed import remove_rows
 from ..output.leases import covered_places, read_leases
@@ -83,6 +84,12 @@ def purge(
     while True:
         # What to remove is decided on this state of the log, and decided again if a later record contradicts it.
         ledger = session.ledger()
+        if ledger.current is not None and ledger.current.has_deltas:
+            # Files of the current version hold what deltas take away (Wk). A version in new files comes first, and the old
+            # ones are then those of an older version, which nobody needs.
+            _check_whole(session, ledger)
+            compact(session)
+            ledger = session.ledger()
         head = ledger.seen
         found = leftovers(session)
         found += _log_files(session) if truncate_log else []

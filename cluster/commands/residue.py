@@ -16,6 +16,7 @@ from ..evidence.signing import signing_key
 from ..layout import REQUESTS, SUPPRESSION, TABLES
 from ..lifecycle.refusals import unknown_request
 from ..lifecycle.suppression import ENVIRONMENT, open_list
+from ..output.compaction import covered_files
 from ..output.handed import is_handed, rows_named
 from ..output.ledger import State
 from ..output.leftovers import carried_out_contents, leftovers
@@ -23,6 +24,10 @@ from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
 from ..requests.row_filter import RowFilter
 
+COVERED = "file under deltas"
+COVERED_DETAIL = (
+    "of the current version; it holds what deltas take away, or is such a delta. A purge writes it anew first"
+)
 LAKE, STATE, STORED = "lake rows", "older state of a table", "stored in the lake"
 HANDED = "rows of a handed table"
 
@@ -52,6 +57,12 @@ def residue(config: Config, request_id: str | None = None, *, progress: Progress
     not_read: list[dict[str, str]] = []
     left = leftovers(session)
     found += [{"place": item.place, "kind": item.kind, "detail": item.detail, "bytes": item.bytes} for item in left]
+    if (current := session.ledger().current) is not None:
+        known = current.files | current.lake_graph.files
+        found += [
+            {"place": name, "kind": COVERED, "detail": COVERED_DETAIL, "bytes": known[name].bytes}
+            for name in covered_files(current)
+        ]
     carried_out = carried_out_contents(session.ledger())
     contents = {item.place: carried_out[item.place] for item in left if item.place in carried_out}
     suppression = open_list(session.store)

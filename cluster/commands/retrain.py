@@ -20,6 +20,7 @@ from ..models.pretraining import clear_runs_of_others, fit_encoder, wants_around
 from ..models.retraining import check_still_valid, commit_replayed
 from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
 from ..models.validation import clear_choice, with_chosen_epochs
+from ..output.compaction import compact
 from ..output.ingests import graph_key, lake_graph
 from ..output.leases import Lease
 from ..output.session import Session
@@ -51,6 +52,8 @@ def retrain(
     session = Session(config)
     wants_around(config, config.backbone.specification())  # raises for an impossible setting, before any work is done
     lake_graph(session)  # raises if there is no graph, before anything is written
+    # The training is on the graph in whole files: a purge beside it then has no reason to write that graph anew.
+    compact(session)
     started = time.perf_counter()
     configured = config
     config, choice = with_chosen_epochs(config, progress, group, resume)

@@ -20,6 +20,7 @@ from ..log.log import LogConflict
 from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
 from ..models.tuning import tuned_config
 from ..models.validation import clear_choice, with_chosen_epochs
+from ..output.compaction import compact
 from ..output.conflicts import voids_training
 from ..output.ingests import lake_graph
 from ..output.session import Session
@@ -74,6 +75,8 @@ def train(
         config, tuned = tuned_config(config, progress)
     config, choice = with_chosen_epochs(config, progress, group, resume)
     session = Session(config)
+    # The training is on the graph in whole files: a purge beside it then has no reason to write that graph anew.
+    compact(session)
     # The head is read before the graph. A commit after this head is then a conflict, and no version overwrites another.
     head = session.log.head()
     graph = lake_graph(session)

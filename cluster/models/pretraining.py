@@ -177,7 +177,7 @@ def _fit_counterfactual(
         names = made.finished(removal, _place_of_run(config, version, removal), title)
         runs.append((removal, names))
     original = None
-    if model.trained_on != graph.shard_files:
+    if not model.was_trained_on(graph):
         # Requests have changed the graph and the rows since the training. The counterfactual runs are compared with a
         # training on the present graph, so that one is made too.
         title = "original on the present graph"

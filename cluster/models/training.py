@@ -117,7 +117,7 @@ def trained_version(
         dense=dense if results[0]["has_dense"] else None,
         encoder=None,
         train=session.config.train.model_dump(mode="json"),
-        trained_on=new_graph.shard_files,
+        trained_on=tuple(name for chain in new_graph.shard_chains for name in chain),
     )
     if not results[0]["has_dense"]:
         session.store.remove(dense)

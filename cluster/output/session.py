@@ -25,6 +25,7 @@ from ..layout import CONFIG, REQUEST_KEY
 from ..log.checkpoints import put_checkpoint
 from ..log.log import Log
 from ..log.records import CHECKPOINT
+from .id_maps import IdMaps
 from .ledger import Ledger
 from .manifest import Manifest
 from .versions import Versions
@@ -51,6 +52,7 @@ class Session:
         self.location = Location(absolute(config.output), self.options)
         self.log = Log(self.store)
         self.versions = Versions(self.store, self.log)
+        self.id_maps = IdMaps(self.store)
         self._ledger: Ledger | None = None
         self._folding = Lock()
 
@@ -228,7 +230,7 @@ class Session:
         """The text that workers return for the version that they hold, if it is this one; it need not be committed."""
         return fingerprint(version, self._halo(version), self.kernel)
 
-    def _load_call(self, version: Manifest) -> Call[None]:
+    def _load_call(self, version: Manifest) -> Call[dict[str, float]]:
         self.check_backbone(version)
         return calling(PartitionState.load, self.location, version, self._halo(version), self.kernel)
 

@@ -5,6 +5,7 @@ on the machines measured so far (docs/log.md); `dgl` is the check on it. On CPU 
 which they are stored, so their results are bit-equal.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from .gaps import close_gaps
 
 KERNELS = ("torch", "dgl")
 TILE_ROWS = 2**15
@@ -38,7 +41,8 @@ class NeighbourSum:
         if kernel not in KERNELS:
             raise ValueError(f"kernel {kernel!r}: expected one of {', '.join(KERNELS)}")
         self._rows = rows = len(indptr) - 1
-        parts = [(indptr, columns)] if blocks is None else _split(indptr, columns, blocks)
+        self._kernel = kernel
+        parts, self._blocks = ([(indptr, columns)], [0]) if blocks is None else _split(indptr, columns, blocks)
         self._tiles: list[tuple[slice, list[_Part]]]
         if len(parts) == 1:
             step = TILE_ROWS if columns.device.type == "cpu" else max(1, rows)
@@ -60,6 +64,32 @@ class NeighbourSum:
         for rows, sums in self.tiles(x):
             y[rows] = sums
         return y
+
+    def shrunk(self, indptr: Tensor, columns: Tensor, num_columns: int, lost: "Lost") -> "NeighbourSum":
+        """The sums of the same matrix without some entries, rows and columns, in the same memory. This one is of no use
+        then.
+
+        indptr, columns, num_columns: of the smaller matrix.
+        """
+        if len(self._blocks) == 1:
+            return NeighbourSum(indptr, columns, num_columns, self._kernel)
+        ((_, old),) = self._tiles
+        parts = []
+        # In a row the entries of a block stand together, behind those of the blocks before it.
+        before = torch.zeros_like(lost.places)
+        for block, part in zip(self._blocks, old, strict=True):
+            starts, counts = part.indptr[lost.rows], part.indptr[lost.rows + 1] - part.indptr[lost.rows]
+            gone = (starts + lost.places - before)[lost.blocks == block].sort().values
+            before += counts
+            left = part.indptr - torch.searchsorted(gone, part.indptr.long()).to(part.indptr.dtype)
+            kept = torch.from_numpy(close_gaps(part.columns.numpy(), gone.numpy()))
+            if lost.place is not None:
+                kept = lost.place.index_select(0, kept)
+            parts.append(_Part(torch.cat([left[:1], left[1:][lost.kept_rows]]), kept, num_columns, self._kernel))
+        other = copy.copy(self)
+        other._rows = len(indptr) - 1
+        other._tiles = [(slice(0, other._rows), parts)]
+        return other
 
     def tiles(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """A x in pieces: ranges of rows in ascending order, each with its sums [n, D], which the caller may change."""
@@ -108,21 +138,37 @@ def sum_rows(x: Tensor, indptr: Tensor, columns: Tensor, weights: Tensor | None 
     )
 
 
-def _split(indptr: Tensor, columns: Tensor, blocks: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The CSR arrays of each block that has entries; at least one."""
+@dataclass(frozen=True, eq=False)
+class Lost:
+    """What a matrix loses, as `NeighbourSum.shrunk` takes it.
+
+    Shapes: rows, places, blocks int64 [n]: of each entry that goes, its row, its place in this row, and the block of its
+    column. kept_rows bool [rows]. place [columns before]: where each column that is left stands now; None where all stay.
+    """
+
+    rows: Tensor
+    places: Tensor
+    blocks: Tensor
+    kept_rows: Tensor
+    place: Tensor | None
+
+
+def _split(indptr: Tensor, columns: Tensor, blocks: Tensor) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
+    """The CSR arrays of each block that has entries, at least one, and the numbers of these blocks."""
     rows = len(indptr) - 1
     block = blocks[columns.long()].to(torch.int16)
     sizes = torch.bincount(block.int()).tolist()
     if len(sizes) < 2:
-        return [(indptr, columns)]
+        return [(indptr, columns)], [0]
     order = torch.argsort(block, stable=True)
     row = torch.repeat_interleave(torch.arange(rows, device=columns.device, dtype=torch.int32), indptr.diff())
-    parts = []
-    for entries in order.split(sizes):
+    parts, numbers = [], []
+    for number, entries in enumerate(order.split(sizes)):
         if len(entries):
             counts = torch.bincount(row[entries], minlength=rows)
             parts.append((_indptr(counts).to(indptr.dtype), columns[entries]))
-    return parts
+            numbers.append(number)
+    return parts, numbers
 
 
 def _indptr(counts: Tensor) -> Tensor:

@@ -39,9 +39,16 @@ class Propagation:
     """The layer of one partition, a `Layer`. Autograd follows all but `neighbour_sum`."""
 
     def __init__(
-        self, halo: HaloPlan, degrees: Tensor, comm: Comm, kernel: str = "torch", everybody: bool = True
+        self,
+        halo: HaloPlan,
+        degrees: Tensor,
+        comm: Comm,
+        kernel: str = "torch",
+        everybody: bool = True,
+        items: NeighbourSum | None = None,
     ) -> None:
-        """everybody: whether all ranks take part in each layer, or only those that have rows to exchange."""
+        """everybody: whether all ranks take part in each layer, or only those that have rows to exchange. items: the sums
+        of the rows of items, where they are known; to make them costs as much as some layers."""
         self._exchange = comm.exchange_rows if everybody else comm.sparse_all_to_all
         self._send_counts = [int(n) for n in halo.send_counts]
         self._recv_counts = [int(n) for n in halo.recv_counts]
@@ -49,10 +56,13 @@ class Propagation:
         self._total = total = self._own + received
         users = halo.num_own_users
         first = int(halo.indptr[users])  # entry of an item's row
-        blocks = _tensor(halo.nodes // BLOCK_NODES, comm)
         columns = _tensor(halo.columns, comm)
         self._users = NeighbourSum(_tensor(halo.indptr[: users + 1], comm), columns[:first], total, kernel)
-        self._items = NeighbourSum(_tensor(halo.indptr[users:] - first, comm), columns[first:], total, kernel, blocks)
+        if items is None:
+            blocks = _tensor(halo.nodes // BLOCK_NODES, comm)
+            items = NeighbourSum(_tensor(halo.indptr[users:] - first, comm), columns[first:], total, kernel, blocks)
+        self.items = items
+        """The sums of the rows of items."""
         self._first_item = users
         self._send_columns = _tensor(halo.send_columns, comm)
         self._partial = (
@@ -134,7 +144,7 @@ class Propagation:
     def local_sums(self, buffer: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """As `_sums`, of a buffer [N + R, D] that has the received rows."""
         yield from self._users.tiles(buffer)
-        for rows, sums in self._items.tiles(buffer):
+        for rows, sums in self.items.tiles(buffer):
             yield slice(rows.start + self._first_item, rows.stop + self._first_item), sums
 
     def _buffer(self, name: str, like: Tensor, rows: int | None = None) -> Tensor:

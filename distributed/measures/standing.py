@@ -87,8 +87,7 @@ def standing(
     mine = torch.nonzero(graph.user_rows(users) >= 0)[:, 0]
     users, items = users[mine], items[mine]
     if references is None:
-        met = _codes(graph, graph.pair_users, graph.pair_items)
-        references = _references(graph, degrees, users, items, met, never, seed, REFERENCES)
+        references = _references(graph, degrees, users, items, None, never, seed, REFERENCES)
     wanted = torch.cat([items[:, None], references], dim=1)
     there = _still_there(degrees, wanted)
     line = torch.nonzero(there)[:, 0]
@@ -173,9 +172,17 @@ def _percentiles(scores: Tensor) -> Tensor:
 
 
 def _references(
-    graph: LocalGraph, degrees: Tensor, users: Tensor, items: Tensor, met: Tensor, never: Tensor, seed: int, count: int
+    graph: LocalGraph,
+    degrees: Tensor,
+    users: Tensor,
+    items: Tensor,
+    met: Tensor | None,
+    never: Tensor,
+    seed: int,
+    count: int,
 ) -> Tensor:
-    """References [n, count] of pairs. met, never: codes of pairs that are none, ascending."""
+    """References [n, count] of pairs. met, never: codes of pairs that are none, ascending; without `met` the
+    interactions of the graph."""
     by_popularity = torch.argsort(degrees, stable=True)
     by_popularity = by_popularity[degrees[by_popularity] > 0]
     # The middle of the items that are exactly as popular.
@@ -187,7 +194,8 @@ def _references(
         first[:, None] + keyed_below(width, seed, MEMBERSHIP, _codes(graph, users, items)[:, None], slot)
     ]
     codes = _codes(graph, users[:, None], found)
-    excluded = _contains(met, codes) | _contains(never, codes)
+    known = graph.has(users[:, None].expand_as(found), found) if met is None else _contains(met, codes)
+    excluded = known | _contains(never, codes)
     return torch.where(excluded | (found == items[:, None]), -1, found)
 
 

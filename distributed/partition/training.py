@@ -22,8 +22,9 @@ from ..training.checkpoint import Checkpoints, from_bytes, to_bytes
 from ..training.run import TrainRun, run_training
 from ..training.trainer import TrainSettings
 from ..training.validation import validation_pairs, validation_users
+from .files import write_file
 from .results import Fitted, FittedPublished, Trained
-from .state import Location, PartitionState, node_rows, write_file
+from .state import Location, PartitionState, node_rows
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class PartitionTraining(PartitionState):
         """Train an `InfluenceEncoder`, or with `around` an `AroundEncoder`, on runs that left something out.
 
         shape: arguments of the encoder's class. Rank 0 writes the trained encoder to `name`."""
+        self.complete()
         self._say(phase="encoder")
         model, store = self._loaded_model(), location.store()
 

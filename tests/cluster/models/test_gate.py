@@ -6,7 +6,6 @@ import pytest
 import spmd
 import spmd_forget
 from fake_workers import FakeWorkers
-from safetensors.numpy import save
 from small_output import commit_train, small_config, write_interactions
 
 from unlearnrec.cluster import pipeline
@@ -27,7 +26,9 @@ from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.measures import standing as membership
 from unlearnrec.distributed.measures.standing import REFERENCES, Standing
+from unlearnrec.distributed.partition.files import read_rows
 from unlearnrec.distributed.processes import run_processes
+from unlearnrec.partitioning.delta import RowsDelta
 
 # ---- standing -------------------------------------------------------------------------------------------------------
 
@@ -274,7 +275,9 @@ class TuningWorkers(FakeWorkers):
     """Fine-tuning doubles the rows of partition 0, which alone has any of the request's."""
 
     def _fine_tune(self, k, location, users, items, run, steps, names):
-        return {"files": [] if k else [self._written(names[k], save({"e0": 2 * self._rows(k)}))]}
+        rows = self._rows(k)
+        delta = RowsDelta(np.arange(len(rows)), 2 * rows, np.empty(0, dtype=np.int64))
+        return {"files": [] if k else [self._written(names[k], delta.to_bytes())]}
 
 
 def scripted(*answers):
@@ -325,9 +328,9 @@ def test_fine_tuned_rows_are_kept_if_they_miss_nothing(answers, status, kept, tm
     assert not left and len(tuned) == tried == ("fine_tune" in marks)
     assert answer["gate"]["status"] == status and answer["needs_retrain"] == (status == MISSED)
     manifest = made.manifest
-    rows = manifest.model.embeddings
-    assert list(rows) == [*(tuned if kept else before.model.embeddings[:1]), before.model.embeddings[1]]
-    assert set(rows) <= manifest.files.keys() and len(manifest.files) == len(before.files)
+    rows = [manifest.model.embedding_chain(k) for k in range(2)]
+    assert rows == [(before.model.embeddings[0], *(tuned if kept else ())), (before.model.embeddings[1],)]
+    assert manifest.files.keys() == {*before.files, *(tuned if kept else ())}
     # Of both attempts it is said what was measured.
     assert answer["gate"]["missed"] == (answers[-1] or [] if kept else answers[0])
     assert answer["gate"]["measures"]["gap_closed"]["value"] == (0 if kept or not tried else 1)
@@ -340,5 +343,8 @@ def test_fine_tuned_rows_are_kept_if_they_miss_nothing(answers, status, kept, tm
     committed = session.versions.commit(manifest, after=head)
     session.ensure_loaded(workers, committed)
     assert not loads
+    rows = read_rows(session.store, before, 0)
     pipeline.purge(config, now=True)
-    assert [name for name in tuned if session.store.exists(name)] == (tuned if kept else [])
+    # Rows that were kept are in the files that the purge wrote anew.
+    assert not any(map(session.store.exists, tuned))
+    np.testing.assert_array_equal(read_rows(session.store, session.version(), 0), 2 * rows if kept else rows)
