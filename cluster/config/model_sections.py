@@ -75,6 +75,12 @@ class Backbone(Section):
             raise ValueError(f"backbone.options.{twice[0]}: is a key of `backbone` itself. Set backbone.{twice[0]}")
         return self
 
+    @property
+    def planned_as(self) -> str:
+        """The backbone of this package whose needs `plan` takes for those of this one. What one of your own needs is not
+        known: it is planned as ngcf, which needs most."""
+        return self.name if self.name in BACKBONES else "ngcf"
+
     def specification(self) -> dict[str, Any]:
         """The section as `TrainRun.backbone` and manifests have it: without `options` where there are none, so that those of
         this package are named as they were before the key."""

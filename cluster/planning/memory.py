@@ -131,7 +131,7 @@ def buffers_bytes(config: Config, part: PartSizes) -> float:
 
 def readout_bytes(config: Config, part: PartSizes) -> float:
     """Making readouts without a gradient."""
-    fixed, each = READOUT_COPIES[config.backbone.name]
+    fixed, each = READOUT_COPIES[config.backbone.planned_as]
     return buffers_bytes(config, part) + (fixed + each * config.backbone.num_layers) * table_bytes(config, part)
 
 
@@ -154,7 +154,7 @@ def _different(draws: float, number: int) -> float:
 
 def kept_bytes(config: Config, part: PartSizes) -> float:
     """What a worker holds between two steps besides its graph: tables, buffers, and the gradient of the readouts."""
-    tables = TABLE_COPIES + STEP_TABLES[config.backbone.name].kept
+    tables = TABLE_COPIES + STEP_TABLES[config.backbone.planned_as].kept
     gradient = 4.0 * part.nodes * readout_columns(config.backbone)
     return tables * table_bytes(config, part) + buffers_bytes(config, part) + gradient
 
@@ -162,7 +162,7 @@ def kept_bytes(config: Config, part: PartSizes) -> float:
 def train_bytes(config: Config, sizes: Sizes, part: PartSizes, removes: bool = False) -> float:
     """A worker's peak in a training. removes: as for a counterfactual, which leaves out a simulated request."""
     backbone, table = config.backbone, table_bytes(config, part)
-    tables, layers = STEP_TABLES[backbone.name], backbone.num_layers
+    tables, layers = STEP_TABLES[backbone.planned_as], backbone.num_layers
     steady = graph_bytes(sizes, part) + kept_bytes(config, part)
     thinned = backbone.name == "sgl" and backbone.contrast_weight > 0
     dealt = EPOCH_PAIR * part.pairs + (THINNED_KEPT * part.entries if thinned else 0.0)
