@@ -139,7 +139,7 @@ class Recorder:
             self.results.setdefault(call.method, []).extend(results)
             return results
 
-        group.call = record  # type: ignore[assignment, method-assign]
+        group.call = record  # type: ignore[method-assign]
 
 
 def _row(size: int, found: Sequence[dict[str, float]]) -> dict[str, Any]:
