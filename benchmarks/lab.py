@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -24,14 +24,14 @@ from torch import Tensor
 from ..distributed.backbones import Backbone
 from ..distributed.backbones.registry import make_backbone
 from ..distributed.comm import Comm
-from ..distributed.encoder.influence import AroundEncoder, InfluenceEncoder, NodeRows
+from ..distributed.encoder.examples import make_examples
+from ..distributed.encoder.gains import calibrate
+from ..distributed.encoder.influence import HUB_DEGREE, AroundEncoder, InfluenceEncoder, NodeRows
 from ..distributed.encoder.pretrain import (
     POPULAR_SHARE,
     PretrainSettings,
-    calibrate,
     explains_unseen_nodes,
     fit,
-    make_examples,
     simulated_requests,
 )
 from ..distributed.graph.local_graph import LocalGraph
@@ -231,15 +231,14 @@ class Lab:
             (Removal(simulated=(request,)), model.e0)
             for request, (_, model) in zip(self._requests(), self.counterfactuals(), strict=True)
         ]
-        shape = {"blocks": original.readout.shape[1] // size, "seed": self.seed}
+        shape = {"blocks": original.readout.shape[1] // size, "seed": self.seed, "hub_degree": HUB_DEGREE}
         model = (original.graph, original.backbone, original.nodes)
-        data = make_examples(*model, targets)
+        examples = partial(make_examples, *model, targets, seed=self.seed, hub_degree=HUB_DEGREE)
+        data = examples()
         if recipe.around:
             both = AroundEncoder(**shape).to(self.device)
             fit(self._comm, both.rows, data, settings)
-            if explains_unseen_nodes(
-                fit(self._comm, both.readouts, make_examples(*model, targets, of_readouts=True), settings)
-            ):
+            if explains_unseen_nodes(fit(self._comm, both.readouts, examples(of_readouts=True), settings)):
                 return both
         encoder = InfluenceEncoder(**shape).to(self.device)
         fit(self._comm, encoder, data, settings)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..cluster.output.ingests import lake_graph
 from ..cluster.output.session import Session
 from ..cluster.planning.plan import machine_speed, make_plan
 from ..cluster.planning.sizes import estimated_sizes, sizes_of_graph
+from ..workers import WorkerGroup
 from ..workers.memory import own_bytes, own_peak_bytes
 from . import results_file
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.case:
-        print(json.dumps(CASES[arguments.case](arguments)))
+        print(json.dumps(CASES[arguments.case].measure(arguments)))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
@@ -79,9 +80,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each case. What is measured stays in the folder, so a run that was interrupted goes on."""
+    arguments.folder = folder
     make_table(folder, arguments)
     rows = []
-    for name in CASES:
+    for name, case in CASES.items():
         if arguments.only not in name:
             continue
         kept = folder / f"{name.replace(' ', '-').replace(',', '')}.json"
@@ -102,7 +104,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]
                 raise RuntimeError(f"{name}: exit code {done.returncode}: {done.stderr[-3000:]}")
             kept.write_text(done.stdout.splitlines()[-1])
             print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-        rows.append({"case": name} | json.loads(kept.read_text()))
+        rows.append({"case": name} | case.row(arguments, json.loads(kept.read_text())))
     return rows
 
 
@@ -123,30 +125,28 @@ def configuration(arguments: argparse.Namespace, partitions: int, **sections: An
     """The configuration of a case. sections: what differs from the rest."""
     folder = arguments.folder
     batch, size = arguments.batch, arguments.size
+    strategy = {"strategy": "hash"} | sections.get("partitioning", {})
     return parse_config(
         {
             "interactions": str(folder / "events.parquet"),
             "test_interactions": str(folder / "test.parquet"),
             "output": str(folder / f"output-{partitions}"),
             "cluster": {"partitions": partitions, "check_memory": False, "threads_per_worker": 1},
-            "partitioning": {"strategy": "hash"},
+            "partitioning": strategy,
             "train": {"epochs": 2, "checkpoint_every": 1, "batch_size": batch} | sections.get("train", {}),
             "backbone": {"embedding_size": size, "num_layers": arguments.layers} | sections.get("backbone", {}),
             "pretrain": {"counterfactuals": 1, "epochs": 1},
             "forget": {"gate_gap_closed": None, "gate_recall_loss": None, "gate_change": None},
         }
-        | {name: keys for name, keys in sections.items() if name in ("partitioning", "evaluate")}
     )
 
 
-def with_workers(config: Config, work: str, run: Callable[[Any], dict[str, Any]], test_rows: int = 0) -> dict[str, Any]:
-    """Run a command with its own workers and return the row of its case."""
+def measured_with_workers(config: Config, run: Callable[[WorkerGroup], dict[str, Any]]) -> dict[str, Any]:
+    """Run a command with its own workers: bytes of the largest worker, of this process, of Ray's and of all of them, and the
+    seconds of a training step."""
     import psutil
 
-    session = Session(config)
-    sizes = sizes_of_graph(session.store, lake_graph(session), config.partitioning.halo)
-    plan = make_plan(config, sizes, work, test_rows, machine_speed(config))
-    with session.workers() as group:
+    with Session(config).workers() as group:
         result = run(group)
         peaks = dict(group.peak_bytes)
         workers = {worker.pid for worker in group.identities()}
@@ -155,92 +155,96 @@ def with_workers(config: Config, work: str, run: Callable[[Any], dict[str, Any]]
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 ray += 0 if process.pid in workers else process.memory_full_info().pss
-    measured, total = max(peaks.values()), sum(peaks.values()) + own_peak_bytes() + ray
-    step = plan.step_seconds if "step_seconds" in result else None
-    return _row(plan.peak, measured, plan.total, total) | {
-        "command, MB": round(own_peak_bytes() / 1e6),
-        "Ray, MB": round(ray / 1e6),
-        "planned step, s": "" if step is None else round(step, 3),
-        "measured step, s": round(result["step_seconds"], 3) if result.get("step_seconds") else "",
-    }
+    own = own_peak_bytes()
+    found = {"worker": max(peaks.values()), "all": sum(peaks.values()) + own + ray, "command": own, "ray": ray}
+    return found | {"step_seconds": result.get("step_seconds")}
 
 
-def _row(planned: float, measured: float, planned_total: float, total: float) -> dict[str, Any]:
-    return {
-        "planned, MB": round(planned / 1e6),
-        "measured, MB": round(measured / 1e6),
-        "planned / measured": f"{planned / measured:.2f}",
-        "in all planned, MB": round(planned_total / 1e6),
-        "in all measured, MB": round(total / 1e6),
-    }
-
-
-def ingest_case(arguments: argparse.Namespace, partitions: int, strategy: str) -> dict[str, Any]:
+def measured_ingest(config: Config) -> dict[str, Any]:
     """Ingest the table in this process; METIS has one of its own."""
-    config = configuration(arguments, partitions, partitioning={"strategy": strategy})
-    sizes = estimated_sizes(arguments.users, arguments.items, arguments.interactions, partitions, strategy)
-    plan = make_plan(config, sizes, "ingest")
     pipeline.ingest(config)
     held, child = own_peak_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    # METIS runs while the process holds about what it holds at the end.
-    measured = max(held, child + own_bytes()) if strategy == "metis" and partitions > 1 else held
-    row = _row(plan.total, measured, plan.total, measured)
-    return row | {"command, MB": round(held / 1e6), "Ray, MB": 0, "planned step, s": "", "measured step, s": ""}
+    # METIS runs while this process holds about what it holds at the end.
+    several = config.partitioning.strategy == "metis" and config.cluster.partitions > 1
+    most = max(held, child + own_bytes()) if several else held
+    return {"worker": most, "all": most, "command": held, "ray": 0, "step_seconds": None}
 
 
-def train_case(
-    arguments: argparse.Namespace, partitions: int, backbone: str, loss: str, batch: int = 0
-) -> dict[str, Any]:
-    """Train a model, which the cases after it may use."""
-    train = {"loss": loss} | ({"batch_size": batch} if batch else {})
-    config = configuration(arguments, partitions, train=train, backbone={"name": backbone})
-    return with_workers(config, "train", lambda group: pipeline.train(config, group=group))
+@dataclass(frozen=True)
+class Case:
+    """What is measured: a command, one of the works of a plan, and the sections of its configuration."""
+
+    work: str
+    partitions: int
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def config(self, arguments: argparse.Namespace) -> Config:
+        """Its configuration. A batch of 0 interactions is one of all."""
+        train = self.sections.get("train", {})
+        whole = {"train": train | {"batch_size": arguments.interactions}} if train.get("batch_size") == 0 else {}
+        return configuration(arguments, self.partitions, **(self.sections | whole))
+
+    def measure(self, arguments: argparse.Namespace) -> dict[str, Any]:
+        """Run it in this process."""
+        config = self.config(arguments)
+        if self.work == "ingest":
+            return measured_ingest(config)
+        if self.work == "forget":
+            users = pq.read_table(arguments.folder / "events.parquet")["user_id"][:3].to_pylist()
+            named = ",".join(str(user) for user in users)
+            return measured_with_workers(config, lambda group: pipeline.forget(config, users=named, group=group))
+        command = {"train": pipeline.train, "pretrain": pipeline.pretrain, "evaluate": pipeline.evaluate}[self.work]
+        return measured_with_workers(config, lambda group: command(config, group=group))
+
+    def row(self, arguments: argparse.Namespace, measured: dict[str, Any]) -> dict[str, Any]:
+        """The plan beside what was measured."""
+        config = self.config(arguments)
+        graph = (arguments.users, arguments.items, arguments.interactions, self.partitions, "hash")
+        if self.work == "ingest":
+            plan = make_plan(config, estimated_sizes(*graph), self.work)
+        else:
+            session = Session(config)
+            sizes = sizes_of_graph(session.store, lake_graph(session), config.partitioning.halo)
+            plan = make_plan(config, sizes, self.work, TEST_USERS, machine_speed(config))
+        seconds = measured["step_seconds"]
+        return {
+            "planned, MB": round(plan.peak / 1e6),
+            "measured, MB": round(measured["worker"] / 1e6),
+            "planned / measured": f"{plan.peak / measured['worker']:.2f}",
+            "in all planned, MB": round(plan.total / 1e6),
+            "in all measured, MB": round(measured["all"] / 1e6),
+            "command, MB": round(measured["command"] / 1e6),
+            "Ray, MB": round(measured["ray"] / 1e6),
+            "step planned, s": round(plan.step_seconds, 2) if seconds and plan.step_seconds else "",
+            "step measured, s": round(seconds, 2) if seconds else "",
+        }
 
 
-def evaluate_case(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Evaluate the trained model."""
-    config = configuration(arguments, 2)
-    return with_workers(config, "evaluate", lambda group: pipeline.evaluate(config, group=group), TEST_USERS)
+def _training(backbone: str, loss: str, partitions: int, **train: Any) -> Case:
+    return Case("train", partitions, {"backbone": {"name": backbone}, "train": {"loss": loss} | train})
 
 
-def one_step_case(arguments: argparse.Namespace, loss: str) -> dict[str, Any]:
-    """Train with batches of all interactions."""
-    return train_case(arguments, 1, "lightgcn", loss, arguments.interactions)
-
-
-def pretrain_case(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Pre-train the encoder of the trained model."""
-    config = configuration(arguments, 2)
-    return with_workers(config, "pretrain", lambda group: pipeline.pretrain(config, group=group))
-
-
-def forget_case(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Forget three users, with the encoder of the case before."""
-    config = configuration(arguments, 2)
-    users = pq.read_table(arguments.folder / "events.parquet")["user_id"][:3].to_pylist()
-    named = ",".join(str(user) for user in users)
-    return with_workers(config, "forget", lambda group: pipeline.forget(config, users=named, group=group))
-
-
-CASES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    "ingest, metis 2": lambda a: ingest_case(a, 2, "metis"),
-    "ingest, hash 2": lambda a: ingest_case(a, 2, "hash"),
-    "ingest, 1 partition": lambda a: ingest_case(a, 1, "hash"),
-    "train lightgcn bpr, 2 workers": lambda a: train_case(a, 2, "lightgcn", "bpr"),
-    "pretrain lightgcn, 2 workers": pretrain_case,
-    "forget 3 users, 2 workers": forget_case,
-    "evaluate, 2 workers": evaluate_case,
-} | {
-    f"train {backbone} {loss}, 2 workers": partial(train_case, partitions=2, backbone=backbone, loss=loss)
-    for backbone in BACKBONES
-    for loss in LOSSES
-    if (backbone, loss) != ("lightgcn", "bpr")
+CASES = {
+    "ingest, metis, 2 partitions": Case("ingest", 2, {"partitioning": {"strategy": "metis"}}),
+    "ingest, hash, 2 partitions": Case("ingest", 2),
+    "ingest, 1 partition": Case("ingest", 1),
+    # The cases after the first training use its model.
+    "train lightgcn bpr, 2 workers": _training("lightgcn", "bpr", 2),
+    "pretrain lightgcn, 2 workers": Case("pretrain", 2),
+    "forget 3 users, 2 workers": Case("forget", 2),
+    "evaluate, 2 workers": Case("evaluate", 2),
+    "train lightgcn softmax, 2 workers": _training("lightgcn", "softmax", 2),
+    "train sgl bpr, 2 workers": _training("sgl", "bpr", 2),
+    "train sgl softmax, 2 workers": _training("sgl", "softmax", 2),
+    "train simgcl bpr, 2 workers": _training("simgcl", "bpr", 2),
+    "train simgcl softmax, 2 workers": _training("simgcl", "softmax", 2),
+    "train ngcf bpr, 2 workers": _training("ngcf", "bpr", 2),
+    "train ngcf softmax, 2 workers": _training("ngcf", "softmax", 2),
+    "train lightgcn bpr, 1 worker": _training("lightgcn", "bpr", 1),
+    "train lightgcn softmax, 1 worker": _training("lightgcn", "softmax", 1),
+    "train lightgcn bpr, 1 worker, all in one batch": _training("lightgcn", "bpr", 1, batch_size=0),
+    "train lightgcn softmax, 1 worker, all in one batch": _training("lightgcn", "softmax", 1, batch_size=0),
 }
-CASES |= {
-    f"train lightgcn {loss}, 1 worker": partial(train_case, partitions=1, backbone="lightgcn", loss=loss)
-    for loss in LOSSES
-}
-CASES |= {f"train lightgcn {loss}, 1 worker, one step": partial(one_step_case, loss=loss) for loss in LOSSES}
 
 if __name__ == "__main__":
     main()

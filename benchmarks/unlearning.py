@@ -22,7 +22,7 @@ import yaml
 from pydantic import Field
 
 from ..cluster.config.schema import Section, parse_config
-from ..cluster.reporting.progress import open_progress
+from ..cluster.reporting.screen import open_progress
 from ..distributed.backbones.registry import make_backbone
 from ..distributed.encoder.pretrain import tries_around_encoder
 from ..distributed.measures import scores as measures

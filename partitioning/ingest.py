@@ -114,7 +114,7 @@ def _write(
             f"partitioning.metis_gib allows {settings.metis_limit / 2**30:g}: partitioning.strategy=stream is used instead"
         )
     assignment = assign(graph, strategy, num_partitions, settings.seed, settings.assignment_file, table.options, items)
-    traffic = rows_per_layer(graph, assignment, HALOS, settings.halo, spool)
+    traffic = rows_per_layer(graph, items, assignment, settings.halo, spool)
     # In all names: the files of the graph that is there, which versions may need, are never overwritten.
     attempt = uuid.uuid4().hex[:8]
     users_file, items_file = f"graph/users-{attempt}.parquet", f"graph/items-{attempt}.parquet"

@@ -42,7 +42,7 @@ def with_change(model: Model, change: Tensor) -> Model:
 def calibrate(lab: Lab, original: Model, apply: Callable[[float, Pairs], Model], candidates: Sequence[float]) -> float:
     """The candidate with which `apply(candidate, request)` explains most of the changes of scores that a retrain without a
     simulated request makes."""
-    request, target = lab.counterfactuals()[1]  # the second request is a small one
+    request, target = lab.counterfactuals()[:2][-1]  # where there are several, the second request is a small one
     before = original.scores(request)
     needed = target.scores(request) - before
     found = [measures.explained(needed, apply(c, request).scores(request) - before) for c in candidates]

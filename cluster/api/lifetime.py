@@ -10,7 +10,8 @@ from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..reporting.progress import SILENT, Progress, open_progress
+from ..reporting.progress import SILENT, Progress
+from ..reporting.screen import open_progress
 from .configuration import ConfigLike, nested_values, split_tables
 
 if TYPE_CHECKING:

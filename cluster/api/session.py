@@ -61,12 +61,13 @@ class Session(OpenSession):
 
         return IngestResult.of(self._do(lambda: pipeline.ingest(self.config, progress=self._progress)))
 
-    def train(self, *, resume: bool = False, without: str | Sequence[str] = ()) -> TrainResult:
+    def train(self, *, resume: bool = False, without: str | Sequence[str] = (), tune: bool = False) -> TrainResult:
         """Train the backbone and commit it as the current version.
 
         Args:
             resume: go on from the last checkpoint, if there is one of the same settings.
             without: files of what to leave out: a counterfactual, from which nothing can be forgotten.
+            tune: try a grid of settings first (docs/evaluation.md).
 
         Raises:
             InputError: nothing was ingested, or the training diverged.
@@ -75,6 +76,12 @@ class Session(OpenSession):
         from .. import pipeline
 
         files = [without] if isinstance(without, str) else list(without)
+        if tune:  # its trials have workers of their own, which need the room
+            self.stop_workers()
+            tuned = self._do(
+                lambda: pipeline.train(self.config, progress=self._progress, resume=resume, without=files, tune=True)
+            )
+            return TrainResult.of(tuned)
         return TrainResult.of(self._with_workers(pipeline.train, resume=resume, without=files))
 
     def pretrain(self) -> PretrainResult:
@@ -93,7 +100,8 @@ class Session(OpenSession):
         """Measure the current version on `test_interactions`.
 
         Args:
-            options: those of the command: `reference` with `users`, `items` or `interactions` (files or "ID,ID").
+            options: those of the command: `baselines=True`; `reference` with `users`, `items` or `interactions` (files or
+                "ID,ID").
 
         Raises:
             InputError: `test_interactions` is not set, or nothing has been trained yet.
@@ -157,7 +165,7 @@ class Session(OpenSession):
 
         def run() -> dict[str, Any]:
             with self._workers() as group:
-                return export(self.config, to=to, top_k=top_k, format=format, group=group)
+                return export(self.config, to=to, top_k=top_k, format=format, progress=self._progress, group=group)
 
         return ExportResult.of(self._do(run))
 

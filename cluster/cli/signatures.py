@@ -9,7 +9,7 @@ import typer
 
 from ...partitioning.errors import InputError
 from ..reporting.exit_codes import DONE
-from ..reporting.progress import open_progress
+from ..reporting.screen import open_progress
 from .options import ConfigFile, Debug, Json, Overrides, load_configuration
 
 

@@ -9,7 +9,7 @@ from ...partitioning.manifest import File
 from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..log.log import LogConflict
-from ..models.pretraining import clear_runs, fit_encoder, wants_around, with_encoder
+from ..models.pretraining import clear_runs_of_others, fit_encoder, wants_around, with_encoder
 from ..models.training import as_trained
 from ..output.compaction import compact
 from ..output.conflicts import newer_after_requests
@@ -23,7 +23,8 @@ from ..reporting.progress import SILENT, Progress
 def pretrain(config: Config, *, progress: Progress = SILENT, group: WorkerGroup | None = None) -> dict[str, Any]:
     """Fit the encoder and commit it with the current version's model.
 
-    Finished counterfactual runs are kept until the encoder is committed. So an interrupted command goes on where it was.
+    Finished counterfactual runs are kept as long as their graph and model are current. So an interrupted command goes on
+    where it was, and another one with other settings of the fit repeats no run.
 
     Raises:
         InputError: nothing has been trained yet, or `influence.around` is set and impossible for this model.
@@ -46,8 +47,7 @@ def pretrain(config: Config, *, progress: Progress = SILENT, group: WorkerGroup 
         planned.placed(workers)
         encoder, files, told = fit_encoder(session, version, workers, progress)
         committed = _commit(session, head, version, encoder, files)
-    # Only now: a command that was interrupted before its commit still needs the runs.
-    clear_runs(session, version)
+    clear_runs_of_others(session, version)
     return {"step_seconds": None} | told | planned.measured(workers) | {"version": committed.version}
 
 

@@ -16,7 +16,7 @@ from ...partitioning.manifest import IngestedGraph
 from ...workers import WorkerFailure, WorkerGroup
 from ..config.schema import Config
 from ..layout import LOG, REQUESTS, pretraining_folder, training_folder
-from ..models.pretraining import clear_runs, fit_encoder, wants_around, with_encoder
+from ..models.pretraining import clear_runs_of_others, fit_encoder, wants_around, with_encoder
 from ..models.retraining import check_still_valid, commit_replayed
 from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
 from ..models.validation import clear_choice, with_chosen_epochs
@@ -83,9 +83,9 @@ def retrain(
             # The cause may be a purge that removed the files. This check then raises an error that says so.
             check_still_valid(session.log.since(head), (), lease)
             raise
-    # Only now: until the commit, `retrain --resume` needs the checkpoints and the runs.
+    # Only now: until the commit, `retrain --resume` needs the checkpoints.
     Checkpoints(session.store, run.folder).clear()
-    clear_runs(session, trained)
+    clear_runs_of_others(session, trained)
     if choice is not None:
         clear_choice(configured)
     return training_result(committed, curve, run.settings.num_batches) | {

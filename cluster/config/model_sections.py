@@ -75,6 +75,12 @@ class Backbone(Section):
             raise ValueError(f"backbone.options.{twice[0]}: is a key of `backbone` itself. Set backbone.{twice[0]}")
         return self
 
+    @property
+    def planned_as(self) -> str:
+        """The backbone of this package whose needs `plan` takes for those of this one. What one of your own needs is not
+        known: it is planned as ngcf, which needs most."""
+        return self.name if self.name in BACKBONES else "ngcf"
+
     def specification(self) -> dict[str, Any]:
         """The section as `TrainRun.backbone` and manifests have it: without `options` where there are none, so that those of
         this package are named as they were before the key."""
@@ -162,6 +168,10 @@ class Pretrain(Section):
     (docs/log.md)."""
     counterfactuals: int = Field(3, ge=1, le=64)
     """With the objective counterfactual: the number of retrains. 3 are one for each kind of simulated request."""
+    examples: int = Field(131_072, ge=1)
+    """With the objective counterfactual: about how many left-out interactions of each side the encoder is fitted on. If
+    there are more, a random sample of the nodes is used, each with all of its interactions. One takes 1.3 kB with embeddings
+    of 64 columns."""
     request_share: float = Field(0.05, gt=0, le=0.5)
     """The share of all interactions that a simulated request leaves out; with the objective counterfactual, that of the
     largest one."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...distributed.encoder.influence import readable_format
+from ...distributed.encoder.influence import readable_formats
 from ...distributed.graph.removal import Found
 from ...distributed.partition.partition import Partition
 from ...partitioning.errors import InputError
@@ -54,7 +54,7 @@ def able_version(session: Session) -> Manifest:
     if not encoder.readable:
         raise InputError(
             f"version {version.version} has an Influence Encoder of format {encoder.format}, and this release "
-            f"uses {readable_format(encoder.objective)}. Run `unlearnrec pretrain` again"
+            f"uses {max(readable_formats(encoder.objective))}. Run `unlearnrec pretrain` again"
         )
     return version
 

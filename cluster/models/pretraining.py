@@ -10,13 +10,14 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ...distributed.backbones.registry import make_backbone
-from ...distributed.encoder.influence import FORMATS
+from ...distributed.encoder.influence import FORMATS, HUB_DEGREE
 from ...distributed.encoder.pretrain import (
     POPULAR_SHARE,
     PretrainSettings,
@@ -36,8 +37,9 @@ from ...partitioning.halo import chosen
 from ...partitioning.manifest import File, Graph, IngestedGraph
 from ...workers import WorkerGroup, calling
 from ..config.schema import Config
-from ..layout import pretraining_folder
+from ..layout import PRETRAIN, pretraining_folder
 from ..output.ingests import graph_key
+from ..output.leases import leased_places
 from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
 from ..reporting.progress import Progress, epoch_callback, with_callback
@@ -56,23 +58,44 @@ EXPLAINS_NOTHING = (
 )
 
 
-def clear_runs(session: Session, version: Manifest) -> None:
-    """Remove the counterfactual runs of this version's model. It is called when the encoder that needs them is committed."""
-    for name in session.store.list(_folder_of_runs(session.config, version)):
-        session.store.remove(name)
+def clear_runs_of_others(session: Session, version: Manifest) -> None:
+    """Remove the finished runs of other models on this version's graph. Those of its own model stay, so that a pre-training
+    with other settings of the fit finds them. Runs on another graph are left to `purge`.
+
+    It is called when an encoder is committed. Runs on which another command has a lease stay, such as those of a `retrain`
+    that is under way.
+    """
+    own = _folder_of_runs(session.config, version)
+    of_graph = pretraining_folder(graph_key(version.graph), "")
+    others = [name for name in session.store.list(PRETRAIN) if name.startswith(of_graph)]
+    others = [name for name in others if not name.startswith(f"{own}/")]
+    if others:
+        held = leased_places(session, others)
+        # The marks of finished runs go first: whoever finds a mark finds the rows as well.
+        for name in sorted(set(others) - held, key=lambda name: not name.endswith("/done.json")):
+            with suppress(FileNotFoundError):
+                session.store.remove(name)
 
 
 def _folder_of_runs(config: Config, version: Manifest) -> str:
-    """The folder of a version's counterfactual runs. Its name depends on the graph and on every setting that the runs depend
-    on, so runs of other settings are never taken for these. It depends on nothing else: a setting of `serve` that is
-    changed, or new in a later release, does not begin the runs anew."""
-    graph, model, settings = version.graph, version.model, config.pretrain
+    """The folder of the runs on which encoders of a version's model are fitted. Its name depends on the graph and on every
+    setting of the training. It depends on nothing else: a setting of the fit or of `serve` that is changed, or is new in a
+    later release, does not begin the runs anew."""
+    graph, model = version.graph, version.model
     halo = chosen(config.partitioning.halo, graph.rows_per_layer)
     trained = {"seed": model.seed, "train": model.train, "backbone": model.backbone, "halo": halo}
     if config.cluster.exchange_dtype != "float32":
         trained["exchange_dtype"] = config.cluster.exchange_dtype
-    key = json.dumps([graph.document(), trained, settings.counterfactuals, settings.request_share], sort_keys=True)
+    key = json.dumps([graph.document(), trained], sort_keys=True)
     return pretraining_folder(graph_key(graph), hashlib.sha256(key.encode()).hexdigest()[:16])
+
+
+def _place_of_run(config: Config, version: Manifest, removal: Removal) -> str:
+    """The folder of the run without the simulated requests of `removal`, or of the original on the present graph."""
+    if not removal:
+        return f"{_folder_of_runs(config, version)}/original"
+    left_out = hashlib.sha256(repr(tuple(removal.simulated)).encode()).hexdigest()[:16]
+    return f"{_folder_of_runs(config, version)}/{left_out}"
 
 
 def wants_around(config: Config, backbone: dict[str, Any]) -> bool:
@@ -140,8 +163,9 @@ def _fit_counterfactual(
         (the encoder's entry in a manifest, the workers' results).
     """
     config, graph, model = session.config, version.graph, version.model
-    made = _Runs(session, group, as_trained(config, model), graph, progress, look)
-    settings, folder = config.pretrain, _folder_of_runs(config, version)
+    began, cost = time.perf_counter(), _Cost()
+    made = _Runs(session, group, as_trained(config, model), graph, progress, look, cost)
+    settings = config.pretrain
     popular = _popular_items(session, version, group)
     requests = simulated_requests(config.seed, settings.counterfactuals, settings.request_share, popular)
     removals = [Removal(simulated=(request,)) for request in requests]
@@ -150,20 +174,25 @@ def _fit_counterfactual(
     runs = []
     for number, removal in enumerate(removals):
         title = f"counterfactual {number + 1}/{len(removals)}"
-        names = made.finished(removal, f"{folder}/{number}", title)
+        names = made.finished(removal, _place_of_run(config, version, removal), title)
         runs.append((removal, names))
     original = None
     if not model.was_trained_on(graph):
         # Requests have changed the graph and the rows since the training. The counterfactual runs are compared with a
         # training on the present graph, so that one is made too.
         title = "original on the present graph"
-        place = f"{folder}/original"
+        place = _place_of_run(config, version, Removal())
         dense = f"{place}/dense.safetensors"
         names = made.finished(Removal(), place, title, dense)
         original = (names, dense)
     blocks = make_backbone(model.backbone, 0).readout_size // model.backbone["embedding_size"]
-    shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
-    fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate)
+    shape = {
+        "blocks": blocks,
+        "mlp_layers": config.influence.mlp_layers,
+        "seed": config.seed,
+        "hub_degree": HUB_DEGREE,
+    }
+    fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate, settings.examples)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
     finished = FinishedRuns(runs, original)
 
@@ -189,6 +218,7 @@ def _fit_counterfactual(
     if not explains_unseen_nodes(results[0]["fit"]):
         progress.note(EXPLAINS_NOTHING.format(**results[0]["fit"]))
     results[0]["fit"]["step_seconds"] = float(np.mean(made.step_seconds)) if made.step_seconds else math.nan
+    results[0]["fit"] |= cost.told(time.perf_counter() - began)
     largest = max(result["largest_shift"] for result in results)
     entry = _entry("counterfactual", name, None, shape, graph)
     return entry.replaced(around=around, largest_shift=largest), results
@@ -262,6 +292,7 @@ class _Runs:
     graph: IngestedGraph
     progress: Progress
     look: Callable[[], None]
+    cost: _Cost
     step_seconds: list[float] = field(default_factory=list)
     """Of each run that was made and not found: the seconds of a step."""
 
@@ -276,10 +307,35 @@ class _Runs:
             run = make_run(self.trained, self.graph, removal)
             with self.progress.task(title, run.epochs) as task:
                 on_progress = with_callback(epoch_callback(task, "train"), self.look)
-                trained = run_training(self.session, self.group, self.graph, run, RunFiles(names, dense), on_progress)
-            self.step_seconds.append(trained[0]["curve"][-1]["seconds"] / (run.epochs * run.settings.num_batches))
+                began = time.perf_counter()
+                results = run_training(self.session, self.group, self.graph, run, RunFiles(names, dense), on_progress)
+                self.cost.made_now += time.perf_counter() - began
+            self.step_seconds.append(results[0]["curve"][-1]["seconds"] / (run.epochs * run.settings.num_batches))
             # This file is written after the rows, so whoever finds it finds all of them. The checkpoints are removed last:
             # a crash before `done` still needs them.
-            store.write(done, json.dumps({"files": names}).encode())
+            seconds = results[0]["curve"][-1]["seconds"]
+            store.write(done, json.dumps({"files": names, "seconds": seconds}).encode())
             Checkpoints(store, run.folder).clear()
+        self.cost.runs.append(json.loads(store.read(done)).get("seconds"))
         return names
+
+
+@dataclass
+class _Cost:
+    """What the runs of a pre-training cost."""
+
+    runs: list[float | None] = field(default_factory=list)
+    """The seconds of training of each run, over all attempts; None of a run that an earlier state of this release made."""
+    made_now: float = 0.0
+    """The seconds that this command waited for runs."""
+
+    def told(self, elapsed: float) -> dict[str, float]:
+        """What `pretrain` says of them. elapsed: the seconds of the whole command.
+
+        `retrains` is the cost of the encoder as a multiple of a training, since each run is a training: the runs, also those
+        that were found finished, and the fit.
+        """
+        if (known := [x for x in self.runs if x]) != self.runs or not known:
+            return {}
+        fit = max(0.0, elapsed - self.made_now)
+        return {"run_seconds": sum(known), "fit_seconds": fit, "retrains": (sum(known) + fit) * len(known) / sum(known)}

@@ -114,6 +114,15 @@ def covered_places(places: Iterable[str], files: Collection[str]) -> set[str]:
     return {place for place in places if place in files or place.startswith(beginnings)}
 
 
+def leased_places(session: Session, places: Collection[str]) -> set[str]:
+    """Those of the `places` that a command holds now. A lease that cannot be read holds all of them."""
+    now, held = time.time(), set[str]()
+    for until, files in read_leases(session).values():
+        if until > now:
+            held |= set(places) if files is None else covered_places(places, files)
+    return held
+
+
 def read_leases(session: Session) -> dict[str, tuple[float, set[str] | None]]:
     """All leases that are in the store, by name: (end in seconds since the epoch, names of files).
 

@@ -18,12 +18,12 @@ from ..config.model_sections import Backbone
 from ..config.schema import Config
 from .sizes import SHARD_ENTRY, SHARD_NODE, PartSizes, Sizes
 
-WORKER, LEARNING = 365e6, 80e6
-"""A worker's process with torch and Ray, before it holds anything; and what an optimizer's modules add."""
+WORKER, LEARNING = 365e6, 160e6
+"""A worker's process with torch and Ray, before it holds anything; and what an optimizer's modules and small arrays add."""
 HEAP = 60e6
 """Freed arrays below 32 MiB that the C library keeps for the next ones of a process."""
-COMMAND = 400e6
-"""The process of the command, with torch and Ray."""
+COMMAND, INGEST = 640e6, 560e6
+"""The process of a command with torch and Ray, and that of an ingest."""
 RAY = 450e6
 """Ray's own processes on a machine: raylet, control store, agents, monitors, an idle worker or two."""
 MANY_RANKS = 15e6
@@ -63,6 +63,8 @@ STEP_TABLES = {
     "simgcl": StepTables(0, 7.5, 0.25, 3),
     "ngcf": StepTables(0, 5, 6, 1, 5),
 }
+MESSAGES = 2
+"""Rows of a layer's exchange that are on their way, for each row received. Fitted to what two workers held."""
 THINNED_KEPT, THINNED_MADE = 12, 40
 """The two thinned graphs of sgl, for each entry: as long as the epoch runs, and while the second is made."""
 
@@ -86,8 +88,8 @@ REMOVED_ENTRY = 60
 EXAMPLE_COPIES = 3.3
 """Copies of the directions of each left-out interaction, seen from both of its ends, while an encoder is fitted."""
 
-READ_ROW, METIS_EDGE, SHARD_EDGE = 60, 210, 90
-"""Ingest, for each interaction: while the table is read; with METIS, and its process; while shards are made."""
+SHARD_EDGE, METIS_EDGE, METIS_NODE, METIS = 75, 150, 680, 60e6
+"""Ingest: for each interaction, while shards are made; and with METIS, for each interaction and node, and its process."""
 ID = 60
 """External ids of nodes and what encodes them, for each node."""
 
@@ -123,12 +125,13 @@ def buffers_bytes(config: Config, part: PartSizes) -> float:
     that are sent."""
     backbone = config.backbone
     buffers = 1 if backbone.name == "ngcf" or backbone.num_layers == 1 else 2
-    return buffers * table_bytes(config, part) + (1 + buffers) * 4.0 * part.received * backbone.embedding_size
+    rows = 4.0 * part.received * backbone.embedding_size
+    return buffers * table_bytes(config, part) + (1 + MESSAGES + buffers) * rows
 
 
 def readout_bytes(config: Config, part: PartSizes) -> float:
     """Making readouts without a gradient."""
-    fixed, each = READOUT_COPIES[config.backbone.name]
+    fixed, each = READOUT_COPIES[config.backbone.planned_as]
     return buffers_bytes(config, part) + (fixed + each * config.backbone.num_layers) * table_bytes(config, part)
 
 
@@ -151,7 +154,7 @@ def _different(draws: float, number: int) -> float:
 
 def kept_bytes(config: Config, part: PartSizes) -> float:
     """What a worker holds between two steps besides its graph: tables, buffers, and the gradient of the readouts."""
-    tables = TABLE_COPIES + STEP_TABLES[config.backbone.name].kept
+    tables = TABLE_COPIES + STEP_TABLES[config.backbone.planned_as].kept
     gradient = 4.0 * part.nodes * readout_columns(config.backbone)
     return tables * table_bytes(config, part) + buffers_bytes(config, part) + gradient
 
@@ -159,7 +162,7 @@ def kept_bytes(config: Config, part: PartSizes) -> float:
 def train_bytes(config: Config, sizes: Sizes, part: PartSizes, removes: bool = False) -> float:
     """A worker's peak in a training. removes: as for a counterfactual, which leaves out a simulated request."""
     backbone, table = config.backbone, table_bytes(config, part)
-    tables, layers = STEP_TABLES[backbone.name], backbone.num_layers
+    tables, layers = STEP_TABLES[backbone.planned_as], backbone.num_layers
     steady = graph_bytes(sizes, part) + kept_bytes(config, part)
     thinned = backbone.name == "sgl" and backbone.contrast_weight > 0
     dealt = EPOCH_PAIR * part.pairs + (THINNED_KEPT * part.entries if thinned else 0.0)
@@ -240,8 +243,9 @@ def pretrain_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
 def ingest_bytes(config: Config, sizes: Sizes) -> float:
     """The peak of an ingest, which has no workers, with the process that METIS runs in."""
     metis = config.partitioning.strategy == "metis" and config.cluster.partitions > 1
-    edges = max(READ_ROW, SHARD_EDGE, METIS_EDGE if metis else 0)
-    return COMMAND + edges * sizes.interactions + ID * sizes.nodes
+    held = INGEST + ID * sizes.nodes
+    with_metis = METIS + METIS_EDGE * sizes.interactions + METIS_NODE * sizes.nodes if metis else 0.0
+    return held + max(SHARD_EDGE * sizes.interactions, with_metis)
 
 
 def command_bytes(work: str, sizes: Sizes, test_rows: int = 0) -> float:

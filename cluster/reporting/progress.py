@@ -1,11 +1,10 @@
 """Show on stderr how far a long command is: bars with rate and remaining time on a terminal, otherwise a few plain lines.
 
-Commands take a `Progress`. `open_progress()` chooses the right kind; `SILENT` shows nothing.
+Commands take a `Progress`. `screen.open_progress()` chooses the right kind; `SILENT` shows nothing.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -171,11 +170,6 @@ def show_fields(fields: dict[str, object]) -> str:
     return "".join(
         f", {key}={value:.4g}" if isinstance(value, float) else f", {key}={value}" for key, value in fields.items()
     )
-
-
-def open_progress() -> Progress:
-    """A `Progress` with bars if stderr is a terminal, otherwise one with plain lines."""
-    return BarProgress() if sys.stderr.isatty() else PlainProgress(sys.stderr)
 
 
 def epoch_callback(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], None]:

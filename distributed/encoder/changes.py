@@ -32,10 +32,25 @@ class Ends:
     other: NodeRows
     removed_share: Tensor
 
+    def select(self, chosen: Tensor) -> "Ends":
+        """Those of the ends at these places."""
+        own, other = self.own.select(chosen), self.other.select(chosen)
+        return Ends(self.rows[chosen], own, other, self.removed_share[chosen])
 
-def ends_by_side(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tensor) -> tuple[Ends, Ends]:
+
+def removed_counts(graph: LocalGraph, users: Tensor, items: Tensor) -> Tensor:
+    """How many of the interactions users, items [n] (global ids) each local node has, int64 [N]."""
+    rows = torch.cat([graph.user_rows(users), graph.item_rows(items)])
+    return torch.bincount(rows[rows >= 0], minlength=graph.num_rows)
+
+
+def ends_by_side(
+    graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tensor, counts: Tensor | None = None
+) -> tuple[Ends, Ends]:
     """(users' ends, items' ends) of the interactions users, items [n], global ids sorted by (user, item), each of which
     has an end in this partition.
+
+    counts: the `removed_counts` of the whole request, if these interactions are only a part of it.
 
     Two ranks that own the two ends of an interaction send each other what they know about their ends. Both find the
     same interactions in the same order, so no other rank takes part.
@@ -46,8 +61,9 @@ def ends_by_side(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tenso
     peer = torch.where(owners[0] == me, owners[1], owners[0])
     size = nodes.e0.shape[1]
     # Whoever owns a node has all its interactions of the request.
-    count = torch.bincount(torch.cat([r[o == me] for r, o in zip(rows, owners, strict=True)]), minlength=len(nodes.e0))
-    share = removed_share(count, nodes.degree).to(nodes.e0.dtype)
+    if counts is None:
+        counts = removed_counts(graph, users, items)
+    share = removed_share(counts, nodes.degree).to(nodes.e0.dtype)
     outgoing, incoming, places = {}, {}, {}
     for k in torch.unique(peer[peer != me]).tolist():
         places[k] = torch.nonzero(peer == k)[:, 0]
@@ -73,14 +89,19 @@ def ends_by_side(graph: LocalGraph, nodes: NodeRows, users: Tensor, items: Tenso
 
 @torch.no_grad()
 def influence(
-    graph: LocalGraph, nodes: NodeRows, encoder: InfluenceEncoder, users: Tensor, items: Tensor
+    graph: LocalGraph,
+    nodes: NodeRows,
+    encoder: InfluenceEncoder,
+    users: Tensor,
+    items: Tensor,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(touched local rows int64 [t] ascending, their changes of E0 [t, d]) if the interactions users, items [n] are
     forgotten, each of which has an end in this partition.
 
-    nodes: all local nodes in the current version, with the degrees from BEFORE the deletion.
+    nodes: all local nodes in the current version, with the degrees from BEFORE the deletion. counts: as `ends_by_side`.
     """
-    views = ends_by_side(graph, nodes, users, items)
+    views = ends_by_side(graph, nodes, users, items, counts)
     touched = torch.unique(torch.cat([view.rows for view in views]))
     change = nodes.e0.new_zeros((len(touched), nodes.e0.shape[1]))
     for side, view in enumerate(views):

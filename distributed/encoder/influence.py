@@ -17,9 +17,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-FORMATS = {"counterfactual": 2, "published": 3}
+FORMATS = {"counterfactual": 3, "published": 3}
 """The format of a stored encoder, by objective. Format 1 had no feature for what else of a node is removed. In format 2
-the published encoder normalised a request by the degrees of the graph."""
+the published encoder normalised a request by the degrees of the graph, and the counterfactual one had no `hub_degree`."""
+READABLE = {"counterfactual": (2, 3), "published": (3,)}
+"""The formats that this release reads. A counterfactual encoder of format 2 is one without a `hub_degree`."""
+HUB_DEGREE = 3_000
+"""The degree above which a removed interaction changes a node less in proportion to its degree, and no longer to the root
+of it. MovieLens-1M and Gowalla have no node above it."""
 NUM_FEATURES = 13
 MOST_REMOVED = 0.1
 """Upper limit of `removed_share`. The encoder was trained on few requests that remove a larger share of a node."""
@@ -30,9 +35,9 @@ _TYPICAL_DEGREE = 20
 """The degree at which a direction is not scaled. Only the size of an untrained encoder's answer depends on it."""
 
 
-def readable_format(objective: str) -> int:
-    """The format that this release reads for an encoder of this objective."""
-    return FORMATS[objective]
+def readable_formats(objective: str) -> tuple[int, ...]:
+    """The formats that this release reads for an encoder of this objective."""
+    return READABLE[objective]
 
 
 @dataclass(frozen=True)
@@ -93,16 +98,21 @@ def features(own: NodeRows, other: NodeRows, removed_share_n2: Tensor) -> Tensor
     return torch.cat([torch.stack(columns, dim=1), removed_share_n2], dim=1)
 
 
-def directions(own: NodeRows, other: NodeRows) -> Tensor:
+def directions(own: NodeRows, other: NodeRows, hub_degree: int | None = None) -> Tensor:
     """The directions [n, 3 m + 2, d] in which a forgotten interaction may change a: the blocks of b's readout, of the
     mean of a's neighbours, and of a's readout; then the rows of E0 of b and of a.
 
     They are scaled by sqrt(20 / degree of a). One interaction of many changes a node little, and the sum over hundreds
-    of interactions of a popular node stays bounded.
+    of interactions of a popular node stays bounded. Above `hub_degree` they are scaled by one over the degree instead, from
+    the same value on. Then the sum over a given share of a node's interactions no longer grows with its degree, of which
+    the largest may be many thousands.
     """
     size = own.e0.shape[1]
     blocks = [x.unflatten(1, (-1, size)) for x in (other.readout, own.mean, own.readout, other.e0, own.e0)]
-    scale = (_TYPICAL_DEGREE / own.degree.to(own.e0.dtype).clamp(min=1)).sqrt()
+    degree = own.degree.to(own.e0.dtype).clamp(min=1)
+    scale = (_TYPICAL_DEGREE / degree).sqrt()
+    if hub_degree is not None:
+        scale = scale * (hub_degree / degree).clamp(max=1).sqrt()
     return torch.cat(blocks, dim=1) * scale[:, None, None]
 
 
@@ -142,8 +152,12 @@ class InfluenceEncoder(nn.Module):
 
     gain: Tensor
 
-    def __init__(self, blocks: int, hidden: int = 64, mlp_layers: int = 2, seed: int = 0) -> None:
+    def __init__(
+        self, blocks: int, hidden: int = 64, mlp_layers: int = 2, seed: int = 0, hub_degree: int | None = None
+    ) -> None:
+        """hub_degree: as `directions`. None: no node is a hub, as in encoders of format 2."""
         super().__init__()
+        self.hub_degree = hub_degree
         generator = torch.Generator().manual_seed(seed % 2**63)
         self.users, self.items = (Side(3 * blocks + 2, hidden, mlp_layers, generator) for _ in range(2))
         self.register_buffer("gain", torch.ones(2))
@@ -155,7 +169,7 @@ class InfluenceEncoder(nn.Module):
 
     def change(self, side: int, own: NodeRows, other: NodeRows, removed_share_n2: Tensor) -> Tensor:
         """The change [n, d] that each interaction makes to its end `own` on a side (0 user, 1 item), with the gain."""
-        inputs = (features(own, other, removed_share_n2), directions(own, other))
+        inputs = (features(own, other, removed_share_n2), directions(own, other, self.hub_degree))
         return self.gain[side] * self._side((self.users, self.items)[side], inputs)
 
     @staticmethod
@@ -169,6 +183,9 @@ class AroundEncoder(nn.Module):
     Where the changed rows do not change the readouts as predicted, the rows of nodes around them are changed as well
     (`changes.around_influence`). So neither encoder needs a gain."""
 
-    def __init__(self, blocks: int, hidden: int = 64, mlp_layers: int = 2, seed: int = 0) -> None:
+    def __init__(
+        self, blocks: int, hidden: int = 64, mlp_layers: int = 2, seed: int = 0, hub_degree: int | None = None
+    ) -> None:
         super().__init__()
-        self.rows, self.readouts = (InfluenceEncoder(blocks, hidden, mlp_layers, seed) for _ in range(2))
+        shape = (blocks, hidden, mlp_layers, seed, hub_degree)
+        self.rows, self.readouts = (InfluenceEncoder(*shape) for _ in range(2))

@@ -14,9 +14,11 @@ Key = Tensor | int
 INIT, BATCH, NEGATIVE, SHARED_NEGATIVE, REQUEST, EDGE_DROP, PAIRS, VIEW_EDGE, NOISE, NOISE_POOL, ANCHOR = range(1, 12)
 REQUEST_USER, MEMBERSHIP = 12, 13
 SAMPLE_USER, VALIDATION = 14, 15
+EXAMPLE, EXAMPLE_CHUNK = 16, 17
 
-CHUNK = 2**16
-"""Draws that are made at a time where they are many, so that what comes up on the way stays in the cache."""
+CHUNK = 2**14
+"""Draws that are made at a time where they are many, so that what comes up on the way stays in the cache. They are too few
+for torch to start its threads on, which would wait for each other in every operation where others use the cores."""
 
 _GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as int64
 _M1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9

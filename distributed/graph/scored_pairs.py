@@ -12,10 +12,7 @@ import torch
 from torch import Tensor
 
 from .local_graph import LocalGraph
-from .neighbour_sum import sum_rows
-
-_CHUNK = 2**13
-"""Pairs that are scored at a time, so that their rows stay in the cache."""
+from .neighbour_sum import TILE_ROWS, sum_rows
 
 
 class ScoredPairs:
@@ -85,8 +82,8 @@ class ScoredPairs:
         """The score [C] of each pair."""
         users, items = self._user_rows, self._item_rows
         scores = users.new_empty(len(self._user))
-        for start in range(0, len(scores), _CHUNK):
-            chunk = slice(start, start + _CHUNK)
+        for start in range(0, len(scores), TILE_ROWS):
+            chunk = slice(start, start + TILE_ROWS)
             rows = users.index_select(0, self._user[chunk])
             torch.sum(rows.mul_(items.index_select(0, self._item[chunk])), 1, out=scores[chunk])
         return scores

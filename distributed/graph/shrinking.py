@@ -166,14 +166,13 @@ def _shrunk_plan(graph: LocalGraph, smaller: GraphShard, lost: _Lost, gone_rows:
         columns=columns,
         cut_digests=tuple(digests),
     )
-    known = (item_rows, in_row, blocks.astype(np.int64), kept[users : halo.num_own])
-    rows_n, places_n, blocks_n, kept_rows = map(torch.from_numpy, known)
+    known = [torch.from_numpy(x) for x in (item_rows, in_row, blocks.astype(np.int64), kept[users : halo.num_own])]
     first = int(indptr[num_own_users])
     return graph.propagation.items.shrunk(
         torch.from_numpy(indptr[num_own_users:] - indptr.dtype.type(first)),
         torch.from_numpy(columns[first:]),
         int(kept.sum()),
-        Lost(rows_n, places_n, blocks_n, kept_rows, place),
+        Lost(known[0], known[1], known[2], known[3], place),
     )
 
 

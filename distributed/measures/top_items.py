@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-GROUP = 256
+GROUP = 128
 """The number of columns of a group. torch finds the maximum of so many neighbours much faster than that of fewer. They are
 fewer where k groups of this size would be much of all columns."""
 PART = 32

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from ...partitioning.ingest import load_shard
 from ...partitioning.manifest import Graph
+from ..encoder.examples import Examples, make_examples
+from ..encoder.gains import calibrate
 from ..encoder.influence import AroundEncoder, InfluenceEncoder
-from ..encoder.pretrain import Examples, PretrainSettings, calibrate, fit, make_examples
+from ..encoder.pretrain import PretrainSettings, fit
 from ..encoder.published import PublishedEncoder, PublishedSettings, TrainedModel, pretrain_published
 from ..graph.removal import Ids, Pairs, Removal
 from ..training.checkpoint import Checkpoints, from_bytes, to_bytes
@@ -111,13 +114,23 @@ class PartitionTraining(PartitionState):
             backbone.load_state_dict(from_bytes(store.read(dense)))
             nodes = node_rows(model.graph, backbone, rows(names))
         targets = [(removal, rows(names)) for removal, names in runs.counterfactuals]
-        data = make_examples(model.graph, backbone, nodes, targets)
+        examples = partial(
+            make_examples,
+            model.graph,
+            backbone,
+            nodes,
+            targets,
+            seed=settings.seed,
+            most=settings.examples,
+            hub_degree=shape.get("hub_degree"),
+        )
+        data = examples()
         largest = max((float(x.needed.norm(dim=1).max()) for x in data if len(x.needed)), default=0.0)
         encoder: InfluenceEncoder | AroundEncoder
         if around:
             encoder = AroundEncoder(**shape).to(self._device)
             fitted = self._fit(encoder.rows, data, settings)
-            readouts = make_examples(model.graph, backbone, nodes, targets, of_readouts=True)
+            readouts = examples(of_readouts=True)
             more = self._fit(encoder.readouts, readouts, settings)
             fitted |= {f"readout_{key}": value for key, value in more.items()}
         else:

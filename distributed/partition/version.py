@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import SerializeAsAny
 
 from ...partitioning.manifest import Chains, Document, File, Graph, Names
-from ..encoder.influence import readable_format
+from ..encoder.influence import readable_formats
 
 
 class Encoder(Document):
@@ -30,7 +30,7 @@ class Encoder(Document):
     @property
     def readable(self) -> bool:
         """Whether this release can use it."""
-        return self.format == readable_format(self.objective)
+        return self.format in readable_formats(self.objective)
 
 
 class Model(Document):

@@ -25,7 +25,7 @@ from small_output import copied
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.config.schema import parse_config, to_yaml
-from unlearnrec.cluster.models import gate
+from unlearnrec.cluster.models import gate, pretraining
 from unlearnrec.cluster.output.ingests import lake_graph
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import Progress
@@ -193,6 +193,7 @@ def test_results_have_the_keys_that_scripts_rely_on(finished, config, group, tmp
         assert set(keys.split()) <= set(answers[command]), command
         json.dumps(answers[command])  # plain values only
     assert (answers["train"]["version"], answers["pretrain"]["version"]) == (1, 2)
+    assert answers["pretrain"]["retrains"] > 1
     assert answers["train"]["epochs"] == EPOCHS and len(answers["train"]["curve"]) == EPOCHS
     assert answers["status"]["status"] == "committed" and answers["status"]["version"] == 3
     assert 0 < answers["evaluate"]["recall@20"] <= 1 and 0 < answers["evaluate"]["ndcg@20"] <= 1
@@ -594,7 +595,7 @@ def test_a_request_has_its_answer_after_a_retrain_too(finished, config, group):
     assert again["version"] == first["version"] and again["status"] == "committed"
 
 
-def test_training_again_does_not_bring_the_forgotten_back(finished, config, group):
+def test_training_again_does_not_bring_the_forgotten_back(finished, config, group, monkeypatch):
     user, items = busy_user(finished, config)
     before = Session(config).version().graph.interactions
     pipeline.forget(config, users=str(user), group=group)
@@ -602,6 +603,21 @@ def test_training_again_does_not_bring_the_forgotten_back(finished, config, grou
     assert Session(config).version().graph.interactions == before - len(items)
     pretrained = pipeline.pretrain(config, group=group)
     assert pretrained["version"] == Session(config).version().version
+
+    # With another setting of the fit, the finished runs are taken as they are: nothing is trained.
+    monkeypatch.setattr(pretraining, "run_training", None)
+    longer = config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"epochs": 3})})
+    encoders = [Session(config).version().model.encoder.file]
+    pipeline.pretrain(longer, group=group)
+    encoders.append(Session(config).version().model.encoder.file)
+    first, second = (Session(config).store.read(name) for name in encoders)
+    assert first != second
+    # After a request they are runs on another graph, which a purge removes.
+    pipeline.forget(config, users=str(busy_user(finished, config, avoid=user)[0]), group=group)
+    store = Session(config).store
+    assert any(name.endswith("/done.json") for name in store.list("pretrain"))
+    pipeline.purge(config, now=True)
+    assert not store.list("pretrain")
 
 
 @pytest.mark.parametrize("objective", ["published", "counterfactual"])

@@ -14,8 +14,10 @@ import torch
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.encoder.changes import ends_by_side, influence
+from unlearnrec.distributed.encoder.examples import Examples, make_examples
+from unlearnrec.distributed.encoder.gains import calibrate
 from unlearnrec.distributed.encoder.influence import InfluenceEncoder, NodeRows, directions
-from unlearnrec.distributed.encoder.pretrain import PretrainSettings, calibrate, fit, make_examples
+from unlearnrec.distributed.encoder.pretrain import PretrainSettings, fit
 from unlearnrec.distributed.graph.keyed import initial_rows
 from unlearnrec.distributed.graph.local_graph import LocalGraph
 from unlearnrec.distributed.graph.removal import Removal, Simulated, empty_nodes
@@ -186,6 +188,14 @@ def fitted(comm: Comm, epochs: int = 30) -> dict[str, Any]:
         "targets": [len(x.needed) for x in data],
         "interactions": [len(x.target) for x in data],
     }
+
+
+def examples(comm: Comm, removals: list[Removal], most: int) -> tuple[Examples, Examples]:
+    """The examples of counterfactuals in which each row moved by a different part of itself."""
+    graph = spmd.local_graph(comm)
+    nodes = node_rows(graph, start(graph), "lightgcn")
+    moved = [(removal, nodes.e0 * (1.1 + number)) for number, removal in enumerate(removals)]
+    return make_examples(graph, BACKBONES["lightgcn"](SIZE, 2, seed=1), nodes, moved, seed=3, most=most)
 
 
 def of_equal_degrees() -> tuple[float, float]:

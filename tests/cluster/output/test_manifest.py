@@ -17,11 +17,11 @@ from pydantic import ValidationError
 
 from unlearnrec.cluster.config.schema import parse_config
 from unlearnrec.cluster.log.records import Record
-from unlearnrec.cluster.models.pretraining import _folder_of_runs
+from unlearnrec.cluster.models.pretraining import _place_of_run
 from unlearnrec.cluster.models.training import make_run
 from unlearnrec.cluster.output.ingests import digest, graph_key
 from unlearnrec.cluster.output.manifest import manifest_of, needed_files, read_manifest
-from unlearnrec.distributed.graph.removal import Removal
+from unlearnrec.distributed.graph.removal import Removal, Simulated
 from unlearnrec.distributed.partition.state import fingerprint
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.manifest import MANIFEST, load_manifest
@@ -47,10 +47,18 @@ def test_a_graph_is_written_again_as_it_was(tmp_path: Path) -> None:
 
 def test_the_runs_of_pretrain_are_named_after_what_they_depend_on() -> None:
     version = read_manifest(OLD["versions"][0]["manifest"], "here")
-    folder = _folder_of_runs(parse_config(CONFIG), version)
-    assert folder == _folder_of_runs(parse_config(CONFIG | {"serve": {"port": 9000}}), version)
-    more = {"epochs": 1, "counterfactuals": 2}
-    assert folder != _folder_of_runs(parse_config(CONFIG | {"pretrain": more}), version)
+    removal = Removal(simulated=(Simulated(0, 0, share=0.05),))
+
+    def place(removal: Removal = removal, **changes: dict[str, Any]) -> str:
+        return _place_of_run(parse_config(CONFIG | changes), version, removal)
+
+    # Settings of the fit, the number of runs, and what has nothing to do with them leave a finished run where it is.
+    fit = {"epochs": 9, "batch_size": 7, "learning_rate": 0.5, "examples": 10, "counterfactuals": 2}
+    assert place() == place(serve={"port": 9000}) == place(pretrain=fit) == place(influence={"mlp_layers": 3})
+    other = Removal(simulated=(Simulated(0, 0, share=0.01),))
+    assert len({place(), place(other), place(Removal()), place(partitioning={"halo": "cover"})}) == 4
+    retrained = version.replaced(model=version.model.replaced(seed=1))
+    assert _place_of_run(parse_config(CONFIG), retrained, removal) != place()
 
 
 @pytest.mark.parametrize("number", range(3))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from unlearnrec.cluster.config.schema import load_config, parse_config
+from unlearnrec.cluster.planning import memory, speed
 from unlearnrec.distributed.backbones import BACKBONES, registry
 from unlearnrec.distributed.backbones.registry import find_backbone, make_backbone
 from unlearnrec.partitioning.errors import InputError
@@ -113,3 +114,9 @@ def test_an_entry_point_gives_a_class_a_short_name(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("unlearnrec.cluster.config.model_sections.entry_points", installed)
     assert find_backbone("plain").__name__ == "Plain"
     assert make_backbone(spec("plain", slope=2.0), 0).slope == 2.0
+
+
+def test_plans_know_what_to_take_it_for():
+    mine = parse_config({"interactions": "a", "output": "b", "backbone": {"name": "my_models:Plain"}}).backbone
+    for needs in (memory.STEP_TABLES, memory.READOUT_COPIES, speed.PASSES, speed.TABLE_PASSES):
+        assert mine.planned_as in needs and set(needs) == set(BACKBONES)

@@ -23,8 +23,9 @@ from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.encoder import around as spreading
 from unlearnrec.distributed.encoder.around import solve_for_readouts
 from unlearnrec.distributed.encoder.changes import around_influence, influence
+from unlearnrec.distributed.encoder.examples import make_examples
 from unlearnrec.distributed.encoder.influence import AroundEncoder
-from unlearnrec.distributed.encoder.pretrain import explains_unseen_nodes, make_examples
+from unlearnrec.distributed.encoder.pretrain import explains_unseen_nodes
 from unlearnrec.distributed.graph.removal import Removal, Simulated
 from unlearnrec.distributed.partition.state import node_rows
 from unlearnrec.partitioning.errors import InputError

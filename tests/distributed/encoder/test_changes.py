@@ -11,13 +11,9 @@ import torch
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.encoder.changes import shrink
-from unlearnrec.distributed.encoder.pretrain import (
-    PretrainSettings,
-    calibrate,
-    explains_unseen_nodes,
-    fit,
-    make_examples,
-)
+from unlearnrec.distributed.encoder.examples import make_examples
+from unlearnrec.distributed.encoder.gains import calibrate
+from unlearnrec.distributed.encoder.pretrain import PretrainSettings, explains_unseen_nodes, fit
 from unlearnrec.distributed.graph.keyed import REQUEST, REQUEST_USER, keyed_uniform
 from unlearnrec.distributed.graph.removal import Removal, Simulated, empty_nodes, restricted_to, with_empty_rows
 from unlearnrec.distributed.processes import run_processes

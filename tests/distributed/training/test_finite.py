@@ -8,8 +8,9 @@ import spmd
 import torch
 
 from unlearnrec.distributed.comm import Comm
+from unlearnrec.distributed.encoder.examples import Examples
 from unlearnrec.distributed.encoder.influence import NUM_FEATURES, InfluenceEncoder
-from unlearnrec.distributed.encoder.pretrain import Examples, PretrainSettings, check_encoder, fit
+from unlearnrec.distributed.encoder.pretrain import PretrainSettings, check_encoder, fit
 from unlearnrec.distributed.training.checkpoint import Checkpoints
 from unlearnrec.distributed.training.finite import are_finite, scores_are_finite
 from unlearnrec.distributed.training.run import TrainRun, run_training

@@ -1,0 +1,142 @@
+"""The gains of an Influence Encoder: how much the changes of users' and of items' rows are scaled (docs/encoder.md).
+
+In a retrain the rows of a node's neighbours change as well. A request changes only the rows of its own nodes, which
+therefore have to change a little more.
+
+Shape legend: n = forgotten interactions, N = local rows, d = embedding size.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...partitioning.errors import InputError
+from ..backbones import Backbone
+from ..graph.keyed import EXAMPLE_CHUNK, keyed_below
+from ..graph.local_graph import LocalGraph
+from ..graph.removal import Removal
+from ..measures.ranking import pair_scores
+from ..training.finite import are_finite
+from .changes import influence, removed_counts
+from .influence import InfluenceEncoder, NodeRows
+
+_GAIN_ROUNDS, _GAIN_STEP = 3, 0.05
+_GAINS = (0.25, 3.0)
+"""Lower and upper limit of the gains. On tiny graphs calibration is unreliable; the lower limit ensures that the rows
+of neither side stay as they are."""
+CHUNK_INTERACTIONS = 65_536
+"""The number of interactions whose directions are in memory at once (about 4 kB each while they are added up)."""
+
+
+@torch.no_grad()
+def calibrate(
+    graph: LocalGraph,
+    backbone: Backbone,
+    nodes: NodeRows,
+    encoder: InfluenceEncoder,
+    counterfactuals: list[tuple[Removal, Tensor]],
+) -> tuple[float, float]:
+    """Set the encoder's gains for users and items, and return them.
+
+    Gauss-Newton steps minimise, over the counterfactuals, the squared error of the changes of the forgotten pairs'
+    scores, and that of the mean of these changes, each relative to what is needed. The attack depends on the mean.
+    Least squares alone would deliver too little of it: the noisier the targets are, the less. All ranks call it, with
+    the counterfactuals of the fit: (removal, E0 [N, d] of the run without it).
+
+    Raises:
+        InputError: scores are too large for gains that are numbers.
+    """
+    encoder.gain.fill_(1.0)
+    probes = [_Probe.of(graph, backbone, nodes, encoder, *counterfactual) for counterfactual in counterfactuals]
+    gains = torch.ones(2, dtype=torch.float64, device=nodes.e0.device)
+    for _ in range(_GAIN_ROUNDS):
+        normal, right = gains.new_zeros(2, 2), gains.new_zeros(2)
+        for probe in probes:
+            error = probe.needed - probe.delivered(gains)
+            moved = torch.stack(
+                [probe.delivered(gains + step) for step in _GAIN_STEP * torch.eye(2, device=gains.device)]
+            )
+            slope = (moved - (probe.needed - error)) / _GAIN_STEP
+            # Every rank sees the same sums, and so takes the same steps.
+            parts = [slope @ slope.T, slope @ error, slope.sum(1), error.sum(), (probe.needed**2).sum()]
+            parts += [probe.needed.sum(), torch.tensor(len(error), device=error.device)]
+            sums = graph.comm.all_reduce(torch.cat([part.reshape(-1).double() for part in parts]))
+            squares, mean = sums[9].clamp(min=1e-30), sums[10] ** 2
+            # Where the pairs' mean hardly needs to move, its relative error says nothing.
+            mean = torch.maximum(mean, 0.01 * sums[11].clamp(min=1) * squares)
+            normal += sums[:4].view(2, 2) / squares + sums[6:8].outer(sums[6:8]) / mean
+            right += sums[4:6] / squares + sums[6:8] * sums[8] / mean
+        ridge = 1e-6 * normal.trace().clamp(min=1e-30) * torch.eye(2, dtype=torch.float64, device=gains.device)
+        gains = (gains + torch.linalg.solve(normal + ridge, right)).clamp(*_GAINS)
+    if not are_finite([gains]):
+        raise InputError(
+            "the pre-training diverged: with the encoder's answers, scores of forgotten pairs are infinite or NaN. Lower "
+            "pretrain.learning_rate, or train again with a lower train.learning_rate"
+        )
+    encoder.gain.copy_(gains)
+    return float(gains[0]), float(gains[1])
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """The removed interactions of a counterfactual whose user this rank owns. `before` [n]: their scores in the model;
+    `needed` [n]: how much they change in the run without them."""
+
+    graph: LocalGraph
+    backbone: Backbone
+    e0: Tensor
+    change: Tensor
+    """The change of the rows [N, d], users first, without the gain."""
+    pairs: tuple[Tensor, Tensor]
+    before: Tensor
+    needed: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        graph: LocalGraph,
+        backbone: Backbone,
+        nodes: NodeRows,
+        encoder: InfluenceEncoder,
+        removal: Removal,
+        target: Tensor,
+    ) -> "_Probe":
+        pairs = removal.pairs(graph.shard)
+        users, items = (torch.from_numpy(x).to(graph.comm.device) for x in pairs)
+        rest = graph.without(*pairs)
+        change = _whole_change(graph, nodes, encoder, users, items)
+        here = graph.user_rows(users) >= 0
+        own = (users[here], items[here])
+        before = pair_scores(graph, nodes.readout, *own)[1].double()
+        probe = cls(rest, backbone, nodes.e0, change, own, before, before)
+        return replace(probe, needed=probe._scores(target) - before)
+
+    def delivered(self, gains: Tensor) -> Tensor:
+        """The change of the scores [n] with these gains [2]."""
+        first_item, (user, item) = self.graph.num_local_users, gains.to(self.e0.dtype)
+        scaled = torch.cat([user * self.change[:first_item], item * self.change[first_item:]])
+        return self._scores(self.e0 + scaled) - self.before
+
+    def _scores(self, e0: Tensor) -> Tensor:
+        readout = self.backbone.readout(e0, self.graph.propagation)
+        return pair_scores(self.graph, readout, *self.pairs)[1].double()
+
+
+def _whole_change(
+    graph: LocalGraph, nodes: NodeRows, encoder: InfluenceEncoder, users: Tensor, items: Tensor
+) -> Tensor:
+    """The change of E0 [N, d] if the interactions users, items [n] are forgotten, each of which has an end in this
+    partition. It is computed in chunks, since a simulated request of a large graph has millions of interactions. All ranks
+    call it."""
+    counts = removed_counts(graph, users, items)
+    largest = torch.tensor([len(users)], device=graph.comm.device)
+    number = max(1, -(-int(graph.comm.all_reduce(largest)) // (graph.comm.size * CHUNK_INTERACTIONS)))
+    # Both ranks that own an end of an interaction take it in the same chunk, because the draw is keyed.
+    chunk = keyed_below(number, EXAMPLE_CHUNK, users, items)
+    whole = torch.zeros_like(nodes.e0)
+    for k in range(number):
+        mine = chunk == k
+        rows, change = influence(graph, nodes, encoder, users[mine], items[mine], counts)
+        whole[rows] += change
+    return whole
