@@ -24,7 +24,7 @@ from ..cluster.models.comparison import Probe, compare, copy_output, measure
 from ..cluster.models.held_out import held_out_pairs
 from ..cluster.output.ingests import lake_graph
 from ..cluster.output.session import Session
-from ..cluster.reporting.progress import open_progress
+from ..cluster.reporting.screen import open_progress
 from ..distributed.training.run import Probe as TrainProbe
 from ..partitioning.graph import dense_ids
 from ..partitioning.ingest import load_ids

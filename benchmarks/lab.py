@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..distributed.backbones import Backbone
+from ..distributed.backbones.registry import make_backbone
 from ..distributed.comm import Comm
 from ..distributed.encoder.examples import make_examples
 from ..distributed.encoder.gains import calibrate
@@ -37,7 +38,7 @@ from ..distributed.graph.local_graph import LocalGraph
 from ..distributed.graph.removal import Removal, Simulated
 from ..distributed.measures.ranking import pair_scores
 from ..distributed.training.checkpoint import Checkpoints, from_bytes, to_bytes
-from ..distributed.training.run import TrainRun, make_backbone, run_training
+from ..distributed.training.run import TrainRun, run_training
 from ..distributed.training.trainer import TrainSettings
 from ..partitioning.assignment import Assignment
 from ..partitioning.shard import build_shards
@@ -107,7 +108,7 @@ class Model:
     def readout(self) -> Tensor:
         """The readouts of all nodes, [N, readout_size]."""
         with torch.no_grad():
-            return self.backbone.readout(self.e0, self.graph.propagation.layer)
+            return self.backbone.readout(self.e0, self.graph.propagation)
 
     def scores(self, pairs: Pairs) -> npt.NDArray[np.float64]:
         """The scores of these pairs, [n]."""

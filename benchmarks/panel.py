@@ -15,7 +15,8 @@ import torch
 from ..distributed.encoder.influence import NodeRows
 from ..distributed.graph.local_graph import LocalGraph
 from ..distributed.measures import scores as measures
-from ..distributed.measures.ranking import UserQuality, quality_by_user, rank
+from ..distributed.measures.quality import UserQuality, quality_by_user
+from ..distributed.measures.ranking import rank
 from . import attacks
 from .lab import Ids, Model, Pairs
 from .scenarios import Scenario

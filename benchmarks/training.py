@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from ..cluster.config.section import Section
-from ..cluster.reporting.progress import open_progress
+from ..cluster.reporting.screen import open_progress
 from ..distributed.training.checkpoint import Checkpoints
 from ..distributed.training.run import Probe, TrainRun, run_training
 from ..distributed.training.trainer import TrainSettings

@@ -22,10 +22,10 @@ import yaml
 from pydantic import Field
 
 from ..cluster.config.schema import Section, parse_config
-from ..cluster.reporting.progress import open_progress
+from ..cluster.reporting.screen import open_progress
+from ..distributed.backbones.registry import make_backbone
 from ..distributed.encoder.pretrain import tries_around_encoder
 from ..distributed.measures import scores as measures
-from ..distributed.training.run import make_backbone
 from ..partitioning.errors import InputError
 from ..partitioning.storage import Store
 from . import results_file
@@ -171,7 +171,7 @@ def recipe_of(epochs: int, overrides: dict[str, Any]) -> Recipe:
     if "epochs" in sections["train"]:
         epochs = config.train.epochs
     pretrain = config.pretrain.model_dump(include=FITTED)
-    backbone = config.backbone.model_dump()
+    backbone = config.backbone.specification()
     around = tries_around_encoder(config.influence.around, make_backbone(backbone, 0))
     return Recipe(backbone, train, epochs, pretrain, around)
 

@@ -16,6 +16,7 @@ reports/receipt-ID@1-SHA256.sig      a signature of one
 reports/lineage-ID.json              the same in short, as an event of OpenLineage
 checkpoints/GRAPH-RUN/               a training that is under way
 pretrain/GRAPH-RUN/                  counterfactual runs of a pre-training that is under way
+tables/KEY-NAME/part-00000.parquet   a table that Python handed over (output/handed.py names these files)
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ WATCH_CURSOR = f"{WATCH}/cursor.json"
 REPORTS = "reports"
 CHECKPOINTS = "checkpoints"
 PRETRAIN = "pretrain"
+TABLES = "tables"
 
-SEARCHED = (VERSIONS, GRAPH, CHECKPOINTS, PRETRAIN, REQUESTS, OUTCOMES, CALLBACKS)
+SEARCHED = (VERSIONS, GRAPH, CHECKPOINTS, PRETRAIN, REQUESTS, OUTCOMES, CALLBACKS, TABLES)
 """The folders in which a purge looks for files that hold deleted data."""
 FOLDERS = (*SEARCHED, LEASES, LOG, REPORTS, SUPPRESSION, WATCH)
 """All folders that an output may have."""

@@ -10,6 +10,7 @@ from .commands.export import export
 from .commands.forget import forget
 from .commands.ingest import ingest
 from .commands.lift import lift
+from .commands.plan import plan
 from .commands.pretrain import pretrain
 from .commands.purge import purge
 from .commands.residue import residue
@@ -29,6 +30,7 @@ __all__ = [
     "forget",
     "ingest",
     "lift",
+    "plan",
     "pretrain",
     "purge",
     "residue",

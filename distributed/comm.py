@@ -13,6 +13,7 @@ Shape legend: S = rows sent, R = rows received, K = ranks, D = columns.
 """
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 _SLICE = timedelta(seconds=0.25)
 """Between two looks for an abort. A collective that completes ends the wait at once."""
+_BOUND_GLOO = "gloo_at_address"
 _ROLL_CALL_SECONDS = 1.0
 """How long a rank waits for the others to report a failed collective before it calls them missing."""
 
@@ -45,9 +47,20 @@ class CollectiveError(RuntimeError):
 
 
 def open_store(host: str, size: int, timeout_seconds: float) -> Store:
-    """Open the store at which the ranks meet, on rank 0. It is bound to a free port, `.port`, when this returns."""
+    """Open the store at which the ranks meet, on rank 0. It is bound to a free port, `.port`, when this returns.
+
+    host: an address of this machine. The store listens there and nowhere else."""
+    listener = socket.create_server(
+        (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=size + 16
+    )
     return dist.TCPStore(
-        host, 0, size, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_seconds)
+        host,
+        listener.getsockname()[1],
+        size,
+        is_master=True,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=timeout_seconds),
+        master_listen_fd=listener.detach(),  # the store closes it
     )
 
 
@@ -56,6 +69,23 @@ def reach_store(host: str, port: int, size: int, timeout_seconds: float) -> Stor
     return dist.TCPStore(
         host, port, size, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_seconds)
     )
+
+
+def _register_bound_gloo() -> None:
+    """Make gloo known under a name of its own, with the address at which it listens as its options.
+
+    Under its usual name it listens where this machine's host name leads, which is a loopback address on Debian, and
+    Torch has no setting for an address, only GLOO_SOCKET_IFNAME for an interface."""
+    if not hasattr(dist.Backend, _BOUND_GLOO.upper()):
+        dist.Backend.register_backend(_BOUND_GLOO, _bound_gloo, extended_api=True, devices=["cpu"])
+
+
+def _bound_gloo(group: Any, address: str) -> Any:
+    """The gloo group that listens at this address of this machine. group: Torch's description of it."""
+    gloo: Any = dist.ProcessGroupGloo
+    options = gloo._Options()
+    options._devices, options._timeout = [gloo.create_device(hostname=address)], group.timeout
+    return gloo(group.store, group.group_rank, group.group_size, options)
 
 
 class Comm:
@@ -72,16 +102,22 @@ class Comm:
         store: Store | None = None,
         timeout_seconds: float = 60.0,
         device: torch.device | str = "cpu",
+        address: str = "127.0.0.1",
+        row_dtype: torch.dtype = torch.float32,
     ) -> None:
-        """store: from `open_store` or `reach_store`; not needed for a world of one.
+        """store: from `open_store` or `reach_store`; not needed for a world of one. address: the one of this machine at
+        which the other ranks find this one. row_dtype: how `exchange_rows` sends.
 
         Raises:
             CollectiveError: not all ranks came within the time-out.
         """
         self.rank, self.size = rank, size
         self.device = torch.device(device)
+        self.row_dtype = row_dtype
         self.rows_sent: dict[str, int] = {}
         """Rows that left this rank in `all_to_all`, by purpose."""
+        self.bytes_sent: dict[str, int] = {}
+        """Their bytes."""
         self._store: Any = store
         self._timeout = timeout_seconds
         self._ended = threading.Event()
@@ -90,22 +126,32 @@ class Comm:
         self._dense: Any = None
         if size > 1:
             assert store is not None
-            backend = "nccl" if self.device.type == "cuda" else "gloo"
-            limit = timedelta(seconds=timeout_seconds)
+            settings: dict[str, Any] = {"timeout": timedelta(seconds=timeout_seconds)}
+            if self.device.type != "cuda":
+                settings |= {"backend": _BOUND_GLOO, "pg_options": address}
+                _register_bound_gloo()
             with self._watched("forming the process group"):
-                dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
-                self._rows = dist.new_group(list(range(size)), timeout=limit)
-                self._dense = dist.new_group(list(range(size)), timeout=limit)
+                dist.init_process_group(**{"backend": "nccl"} | settings, store=store, rank=rank, world_size=size)
+                self._rows = dist.new_group(list(range(size)), **settings)
+                self._dense = dist.new_group(list(range(size)), **settings)
 
-    def all_to_all(self, rows: Tensor, send_counts: Sequence[int], recv_counts: Sequence[int], purpose: str) -> Tensor:
-        """Exchange rows: of rows [S, ...], grouped by destination, send_counts [K] go to each rank. Returns [R, ...].
+    def all_to_all(
+        self,
+        rows: Tensor,
+        send_counts: Sequence[int],
+        recv_counts: Sequence[int],
+        purpose: str,
+        into: Tensor | None = None,
+    ) -> Tensor:
+        """Exchange rows: of rows [S, ...], grouped by destination, send_counts [K] go to each rank. Returns [R, ...],
+        which is `into` if it is given.
 
         recv_counts [K] must be what the others send; both sides derive them from the same plan.
         """
-        self.rows_sent[purpose] = self.rows_sent.get(purpose, 0) + sum(send_counts) - send_counts[self.rank]
+        self._count(rows, sum(send_counts) - send_counts[self.rank], purpose)
         if self.size == 1:
-            return rows
-        received = rows.new_empty((sum(recv_counts), *rows.shape[1:]))
+            return rows if into is None else into.copy_(rows)
+        received = rows.new_empty((sum(recv_counts), *rows.shape[1:])) if into is None else into
         with self._watched(f"all-to-all ({purpose})"):
             self._wait(
                 dist.all_to_all_single(
@@ -113,6 +159,26 @@ class Comm:
                 )
             )
         return received
+
+    def exchange_rows(
+        self,
+        rows: Tensor,
+        send_counts: Sequence[int],
+        recv_counts: Sequence[int],
+        purpose: str,
+        into: Tensor | None = None,
+    ) -> Tensor:
+        """As `all_to_all`, for rows float32 [S, D] of embeddings or gradients, which travel as `row_dtype`."""
+        if self.size == 1 or rows.dtype != torch.float32 or self.row_dtype == torch.float32:
+            return self.all_to_all(rows, send_counts, recv_counts, purpose, into)
+        small = rows.to(self.row_dtype).view(torch.uint8)  # which all backends know
+        received = self.all_to_all(small, send_counts, recv_counts, purpose).view(self.row_dtype)
+        return received.to(rows.dtype) if into is None else into.copy_(received)
+
+    def _count(self, rows: Tensor, leaving: int, purpose: str) -> None:
+        self.rows_sent[purpose] = self.rows_sent.get(purpose, 0) + leaving
+        size = leaving * rows[0].numel() * rows.element_size() if leaving else 0
+        self.bytes_sent[purpose] = self.bytes_sent.get(purpose, 0) + size
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Replace x by its sum over the ranks, in place, and return it."""
@@ -147,15 +213,21 @@ class Comm:
                     work.wait()
 
     def sparse_all_to_all(
-        self, rows: Tensor, send_counts: Sequence[int], recv_counts: Sequence[int], purpose: str
+        self,
+        rows: Tensor,
+        send_counts: Sequence[int],
+        recv_counts: Sequence[int],
+        purpose: str,
+        into: Tensor | None = None,
     ) -> Tensor:
         """As `all_to_all`, but only the ranks that have rows to send or to receive take part."""
-        self.rows_sent[purpose] = self.rows_sent.get(purpose, 0) + sum(send_counts) - send_counts[self.rank]
-        received = [rows.new_empty((n, *rows.shape[1:])) for n in recv_counts]
-        received[self.rank] = rows.split(list(send_counts))[self.rank]
+        self._count(rows, sum(send_counts) - send_counts[self.rank], purpose)
+        every = rows.new_empty((sum(recv_counts), *rows.shape[1:])) if into is None else into
+        received = every.split(list(recv_counts))
+        received[self.rank].copy_(rows.split(list(send_counts))[self.rank])
         outgoing = {k: x for k, x in enumerate(rows.split(list(send_counts))) if len(x) and k != self.rank}
         self.exchange(outgoing, {k: x for k, x in enumerate(received) if len(x) and k != self.rank})
-        return torch.cat(received)
+        return every
 
     def replicate(self, module: nn.Module) -> nn.Module:
         """Wrap a module in DDP: all ranks have the same weights, and gradients are AVERAGED over the ranks, not
@@ -189,7 +261,8 @@ class Comm:
             self._closed = True
             groups = [self._rows, self._dense, dist.group.WORLD]
             self._rows = self._dense = None
-            dist.destroy_process_group()
+            if dist.is_initialized():  # else forming it failed
+                dist.destroy_process_group()
             # Destruction waits for operations that are still under way, and closes the connections: peers that wait for
             # this rank hear of it then. A frozen peer would make it wait for the time-out, so not on this thread.
             threading.Thread(target=groups.clear).start()

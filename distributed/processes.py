@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .comm import Comm, open_store, reach_store
+from .environment import HUGE_PAGES
 
 
 def run_processes(
@@ -70,6 +71,7 @@ def _rank_main(rank: int, world: _World, ports: Any, results: Any) -> None:
     size, timeout_seconds = world.size, world.timeout_seconds
     torch.set_num_threads(world.threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(world.threads))
+    os.environ.update(HUGE_PAGES)
     device = f"cuda:{rank}" if torch.cuda.is_available() and torch.cuda.device_count() >= size else "cpu"
     try:
         store = None

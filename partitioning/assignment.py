@@ -11,12 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 
 from .errors import InputError
-from .graph import InteractionGraph, dense_ids
+from .graph import AnyGraph, dense_ids
 from .lake import read_table
+from .spool import Spool
 from .storage import AWS, StorageOptions
+from .stored import ByItem
+from .streaming import SAMPLE_INTERACTIONS, by_stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,16 +35,18 @@ class Assignment:
 
 
 def assign(
-    graph: InteractionGraph,
+    graph: AnyGraph,
     strategy: str,
     num_partitions: int,
     seed: int,
     assignment_file: str | None = None,
     options: StorageOptions = AWS,
+    items: ByItem | None = None,
 ) -> Assignment:
     """Choose the owners of all nodes by a strategy of `STRATEGIES`, or read them from a file (strategy "file").
 
-    seed: the same seed gives the same owners. options: how to reach the file, where it is on S3.
+    seed: the same seed gives the same owners. options: how to reach the file, where it is on S3. items: the graph's
+    interactions by item, if they are there already.
 
     Raises:
         InputError: unknown strategy, a number of partitions outside 1 .. 32767, or a bad assignment file.
@@ -54,7 +59,7 @@ def assign(
         return _from_file(graph, num_partitions, assignment_file, options)
     if strategy not in STRATEGIES:
         raise InputError(f"partitioning.strategy is '{strategy}'; it must be one of {', '.join([*STRATEGIES, 'file'])}")
-    return STRATEGIES[strategy](graph, num_partitions, seed)
+    return STRATEGIES[strategy](graph, num_partitions, seed, items)
 
 
 def hash_owner(nodes: npt.ArrayLike, side: str, num_partitions: int, seed: int) -> npt.NDArray[np.int16]:
@@ -70,23 +75,28 @@ def hash_owner(nodes: npt.ArrayLike, side: str, num_partitions: int, seed: int) 
     return ((x ^ (x >> np.uint64(31))) % np.uint64(num_partitions)).astype(np.int16)
 
 
-def edge_cut(graph: InteractionGraph, assignment: Assignment) -> float:
+def edge_cut(graph: AnyGraph, assignment: Assignment) -> float:
     """The share of the interactions whose user and item have different owners, from 0 to 1."""
-    return float(np.mean(assignment.owner_of_user[graph.users] != assignment.owner_of_item[graph.items]))
+    cut = sum(
+        int(np.count_nonzero(assignment.owner_of_user[block.users] != assignment.owner_of_item[block.items]))
+        for block in graph.blocks()
+    )
+    return cut / len(graph)
 
 
-def balance(graph: InteractionGraph, assignment: Assignment) -> float:
+def balance(graph: AnyGraph, assignment: Assignment) -> float:
     """The heaviest partition's sum of degrees divided by the mean partition's. 1 is perfect, num_partitions is the worst."""
-    ends = [assignment.owner_of_user[graph.users], assignment.owner_of_item[graph.items]]
-    load = sum(np.bincount(owners, minlength=assignment.num_partitions) for owners in ends)
+    sides = ((assignment.owner_of_user, graph.user_degrees), (assignment.owner_of_item, graph.item_degrees))
+    load = sum(np.bincount(owners, degrees, minlength=assignment.num_partitions) for owners, degrees in sides)
     return float(np.max(load) / np.mean(load))
 
 
-def _by_hash(graph: InteractionGraph, num_partitions: int, seed: int) -> Assignment:
-    users, items = (np.arange(len(ids)) for ids in (graph.user_ids, graph.item_ids))
-    return Assignment(
-        hash_owner(users, "user", num_partitions, seed), hash_owner(items, "item", num_partitions, seed), num_partitions
-    )
+def _by_hash(graph: AnyGraph, num_partitions: int, seed: int, items: ByItem | None = None) -> Assignment:
+    owners = [
+        hash_owner(np.arange(len(ids)), side, num_partitions, seed)
+        for side, ids in (("user", graph.user_ids), ("item", graph.item_ids))
+    ]
+    return Assignment(owners[0], owners[1], num_partitions)
 
 
 # METIS writes scratch files to its working directory, takes gigabytes of memory, and ends the process if it gets none. It
@@ -100,24 +110,62 @@ numpy.save("parts.npy", numpy.asarray(parts, dtype=numpy.int16))
 """
 
 
-def _by_metis(graph: InteractionGraph, num_partitions: int, seed: int) -> Assignment:
+def _by_metis(graph: AnyGraph, num_partitions: int, seed: int, items: ByItem | None = None) -> Assignment:
     """Owners by METIS (Karypis & Kumar 1998): few interactions between partitions, with balanced sums of degrees.
 
     Nodes without interactions take no part, and are placed by hash. They weigh nothing to METIS, which might put all of them
     into one partition.
     """
-    num_users, num_items = len(graph.user_ids), len(graph.item_ids)
-    total = num_users + num_items
-    items = graph.items + np.int32(num_users)
-    ends = (np.concatenate([graph.users, items]), np.concatenate([items, graph.users]))
-    adjacency = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(total, total)).tocsr()
-    degrees = np.diff(adjacency.indptr)
-    connected = np.flatnonzero(degrees)
+    num_users = len(graph.user_ids)
     hashed = _by_hash(graph, num_partitions, seed)
     owner = np.concatenate([hashed.owner_of_user, hashed.owner_of_item])
     if num_partitions == 1:
         owner[:] = 0
-    elif len(connected) < 2 * num_partitions:
+    else:
+        found, connected = _metis_owners(_matrix(graph), num_partitions, seed)
+        owner[connected] = found[connected]
+    return Assignment(owner[:num_users], owner[num_users:], num_partitions)
+
+
+def _by_stream(graph: AnyGraph, num_partitions: int, seed: int, items: ByItem | None = None) -> Assignment:
+    """Owners by `streaming.by_stream`; those of METIS where the whole graph is as small as its sample."""
+    if num_partitions == 1 or len(graph) <= SAMPLE_INTERACTIONS:
+        return _by_metis(graph, num_partitions, seed)
+    # The order of the sample has nothing to do with the owners that the hash gives.
+    order = np.argsort(hash_owner(np.arange(len(graph.user_ids)), "user", 32_767, seed + 1), kind="stable")
+
+    def metis(matrix: csr_array, count: int, seed: int) -> npt.NDArray[np.int16]:
+        return _metis_owners(matrix, count, seed)[0]
+
+    with Spool() as spool:
+        there = items or ByItem(graph, spool)
+        return Assignment(*by_stream(graph, there, num_partitions, seed, order, metis), num_partitions)
+
+
+def _matrix(graph: AnyGraph) -> csr_array:
+    """The interactions as a matrix of users and items with ones."""
+    blocks = list(graph.blocks())
+    items = np.concatenate([block.items for block in blocks])
+    indptr = np.concatenate([[0], np.cumsum(graph.user_degrees)])
+    shape = (len(graph.user_ids), len(graph.item_ids))
+    return csr_array((np.ones(len(items), dtype=np.int8), items, indptr), shape=shape)
+
+
+def _metis_owners(
+    matrix: csr_array, num_partitions: int, seed: int
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
+    """(METIS's owners of the users and then the items of a matrix of ones [U, I], the nodes with interactions, which alone
+    have one)."""
+    num_users, num_items = matrix.shape
+    total = num_users + num_items
+    entries = matrix.tocoo()
+    users, items = entries.row.astype(np.int32), entries.col.astype(np.int32) + np.int32(num_users)
+    ends = (np.concatenate([users, items]), np.concatenate([items, users]))
+    adjacency = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(total, total)).tocsr()
+    degrees = np.diff(adjacency.indptr)
+    connected = np.flatnonzero(degrees)
+    owner = np.zeros(total, dtype=np.int16)
+    if len(connected) < 2 * num_partitions:
         # Too few nodes to optimise anything, and METIS refuses more parts than nodes: they are dealt out in turn.
         owner[connected] = np.arange(len(connected)) % num_partitions
     else:
@@ -129,7 +177,7 @@ def _by_metis(graph: InteractionGraph, num_partitions: int, seed: int) -> Assign
             num_partitions,
             seed,
         )
-    return Assignment(owner[:num_users], owner[num_users:], num_partitions)
+    return owner, connected
 
 
 def _run_metis(
@@ -151,14 +199,14 @@ def _run_metis(
         if done.returncode:
             raise RuntimeError(
                 f"METIS failed (exit status {done.returncode}; -9 means out of memory) on {len(weights)} nodes and "
-                f"{len(indices) // 2} interactions: {done.stderr.strip()[-2000:]}. partitioning.strategy=hash needs "
-                "next to no memory"
+                f"{len(indices) // 2} interactions: {done.stderr.strip()[-2000:]}. partitioning.strategy=stream needs "
+                "far less memory, partitioning.strategy=hash next to none"
             )
         parts: npt.NDArray[np.int16] = np.load(Path(folder) / "parts.npy")
         return parts
 
 
-def _from_file(graph: InteractionGraph, num_partitions: int, uri: str, options: StorageOptions) -> Assignment:
+def _from_file(graph: AnyGraph, num_partitions: int, uri: str, options: StorageOptions) -> Assignment:
     """Owners from a Parquet file with the columns side ("user" or "item"), id and partition. Ids that the graph lacks are
     ignored.
 
@@ -198,4 +246,8 @@ def _from_file(graph: InteractionGraph, num_partitions: int, uri: str, options: 
     return Assignment(owners[0], owners[1], num_partitions)
 
 
-STRATEGIES: dict[str, Callable[[InteractionGraph, int, int], Assignment]] = {"metis": _by_metis, "hash": _by_hash}
+STRATEGIES: dict[str, Callable[[AnyGraph, int, int, ByItem | None], Assignment]] = {
+    "metis": _by_metis,
+    "hash": _by_hash,
+    "stream": _by_stream,
+}

@@ -85,6 +85,10 @@ class FailingFiles:
         """As `Store.write`."""
         self._around(path, self._files.write, path, data)
 
+    def write_file(self, path: str, file: Any) -> None:
+        """As `Store.write_file`."""
+        self._around(path, self._files.write_file, path, file)
+
     def create(self, path: str, data: bytes) -> None:
         """As `Store.create`."""
         self._around(path, self._files.create, path, data)

@@ -1,15 +1,17 @@
-"""The interaction graph in memory: sorted external ids, and the interactions with their events.
+"""The interaction graph: sorted external ids, and the interactions with their events.
 
 Three words have different meanings everywhere. An event is one row of the table. An interaction is one edge of the graph: a
 user and an item with one or more events. A pair is any user with any item, given as two arrays of dense ids; it need not be
 an interaction.
 
-The table is read as a stream. Memory grows with the number of ids and of interactions, and not with the rows of the table. A
-table with times is different: each event takes 16 bytes, and 40 bytes while the events are sorted.
+The table is read as a stream. `read_stored` needs memory for the ids only, and puts the interactions into a spool;
+`read_interactions` returns them in memory.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,9 @@ import pyarrow.compute as pc
 
 from .errors import InputError
 from .lake import Columns, interactions_of, open_table, read_table
+from .spool import Spool
 from .storage import StorageOptions
+from .stored import BLOCK_ROWS, Block, Rows, StoredGraph
 
 Progress = Callable[[int], None]
 """A function that is called with the number of rows read so far."""
@@ -28,10 +32,7 @@ Suppress = Callable[[pa.Array, pa.Array, pa.Array | None], npt.NDArray[np.bool_]
 """A function that tells which rows are to be left out, bool [n]. It gets the users [n] and items [n] of the rows (external
 ids, int64 or string), and their times [n], as `lake.read_table` gives them, or None."""
 
-Ranks = npt.NDArray[np.int64]
-
 _CHUNK_ROWS = 1 << 20
-_MERGE_PAIRS = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,33 @@ class InteractionGraph:
         """The number of events: rows of the table that were not left out."""
         return int(self.counts.sum(dtype=np.int64))
 
+    @cached_property
+    def user_degrees(self) -> npt.NDArray[np.int64]:
+        """The number of interactions of each user, int64 [U]."""
+        return np.bincount(self.users, minlength=len(self.user_ids))
+
+    @cached_property
+    def item_degrees(self) -> npt.NDArray[np.int64]:
+        """The number of interactions of each item, int64 [I]."""
+        return np.bincount(self.items, minlength=len(self.item_ids))
+
+    def __len__(self) -> int:
+        """The number of interactions."""
+        return len(self.users)
+
+    def blocks(self) -> Iterator[Block]:
+        """The interactions, block after block; all those of a user are in one block."""
+        first = 0
+        while first < len(self.users):
+            end = min(first + BLOCK_ROWS, len(self.users))
+            end = int(np.searchsorted(self.users, self.users[end - 1], side="right"))
+            yield Block(self.users[first:end], self.items[first:end], self.counts[first:end], None)
+            first = end
+
+
+AnyGraph = InteractionGraph | StoredGraph
+"""What is partitioned: in memory, or in a spool."""
+
 
 def read_interactions(
     uri: str,
@@ -74,38 +102,66 @@ def read_interactions(
     progress: Progress | None = None,
     suppress: Suppress | None = None,
 ) -> InteractionGraph:
-    """Read a table of interactions, in which each row is an event.
+    """Read a table of interactions, in which each row is an event, into memory. Arguments and errors as of `read_stored`."""
+    with Spool() as spool:
+        stored = read_stored(uri, columns, options, spool, progress, suppress)
+        return InteractionGraph(
+            stored.user_ids,
+            stored.item_ids,
+            np.repeat(np.arange(len(stored.user_ids), dtype=np.int32), stored.user_degrees),
+            stored.items.read(),
+            stored.counts.read(),
+            stored.skipped,
+            stored.suppressed,
+            None if stored.times is None else stored.times.read(),
+            stored.time_unit,
+            stored.table,
+        )
+
+
+def read_stored(
+    uri: str,
+    columns: Columns,
+    options: StorageOptions,
+    spool: Spool,
+    progress: Progress | None = None,
+    suppress: Suppress | None = None,
+) -> StoredGraph:
+    """Read a table of interactions, in which each row is an event, into columns of a spool.
 
     progress: called after each chunk with the number of rows read so far. suppress: tells which rows are left out, as if the
     table did not have them.
 
     Raises:
-        InputError: as `lake.open_table` and `lake.read_table`; or the table has no interaction.
+        InputError: as `lake.open_table` and `lake.read_table`; the table has no interaction; or the spool's disk is full.
     """
     if columns.user == columns.item:
         raise InputError(f"columns.user and columns.item are both '{columns.user}'. They must be two columns")
     users, items = Encoder(), Encoder()
-    pairs: _PairCounts | _PairEvents = _PairEvents() if columns.time else _PairCounts()
+    read = Rows(spool, timed=columns.time is not None)
     rows = skipped = suppressed = 0
     time_unit = None
     table = open_table(uri, options)
-    for chunk in _chunks(read_table(table, (columns.user, columns.item), options, columns.value, columns.time), users):
-        rows += chunk.num_rows
-        if columns.value:
-            whole, chunk = chunk.num_rows, interactions_of(chunk)
-            skipped += whole - chunk.num_rows
-        if suppress is not None and chunk.num_rows:
-            left = pa.array(~suppress(*_columns(chunk, columns)))
-            whole, chunk = chunk.num_rows, chunk.filter(left)
-            suppressed += whole - chunk.num_rows
-        user_column, item_column, times = _columns(chunk, columns)
-        if times is not None:
-            time_unit = times.type.unit if pa.types.is_timestamp(times.type) else columns.time_unit
-        if len(user_column):
-            pairs.add((users.encode(user_column) << 32) | items.encode(item_column), times)
-        if progress:
-            progress(rows)
-    if not pairs.keys:
+    batches = read_table(table, (columns.user, columns.item), options, columns.value, columns.time)
+    with ThreadPoolExecutor(1) as beside:
+        for chunk in _chunks(batches, users, items):
+            rows += chunk.num_rows
+            if columns.value:
+                whole, chunk = chunk.num_rows, interactions_of(chunk)
+                skipped += whole - chunk.num_rows
+            if suppress is not None and chunk.num_rows:
+                left = pa.array(~suppress(*_columns(chunk, columns)))
+                whole, chunk = chunk.num_rows, chunk.filter(left)
+                suppressed += whole - chunk.num_rows
+            user_column, item_column, times = _columns(chunk, columns)
+            if times is not None:
+                time_unit = times.type.unit if pa.types.is_timestamp(times.type) else columns.time_unit
+            if len(user_column):
+                item_codes = beside.submit(items.encode, item_column)
+                read.add(users.encode(user_column), item_codes.result(), times)
+            if progress:
+                progress(rows)
+    if not len(read.users):
         why = "it has no rows"
         if suppressed:
             why = f"{suppressed} of {rows} rows are on the suppression list, and no other counts"
@@ -114,18 +170,21 @@ def read_interactions(
         raise InputError(f"{uri}: no interactions, {why}. Name a table with at least one interaction")
     user_ids, rank_of_user = users.sorted()
     item_ids, rank_of_item = items.sorted()
-    keys, counts, sorted_times = pairs.ranked(rank_of_user, rank_of_item)
-    return InteractionGraph(
-        user_ids,
-        item_ids,
-        (keys >> 32).astype(np.int32),
-        (keys & 0xFFFFFFFF).astype(np.int32),
-        counts.astype(np.int32),
-        skipped,
-        suppressed,
-        sorted_times,
-        time_unit,
-        table.pinned,
+    found = read.sorted(rank_of_user, rank_of_item)
+    return StoredGraph(
+        user_ids=user_ids,
+        item_ids=item_ids,
+        user_degrees=found.user_degrees,
+        item_degrees=found.item_degrees,
+        events=found.events,
+        skipped=skipped,
+        suppressed=suppressed,
+        time_unit=time_unit,
+        table=table.pinned,
+        items=found.items,
+        counts=found.counts,
+        times=found.times,
+        ranges=tuple(found.ranges),
     )
 
 
@@ -147,10 +206,15 @@ def dense_ids(ids: pa.Array, node: npt.NDArray[np.int64], wanted: pa.Array | Seq
         wanted = pa.array([str(x) for x in wanted], pa.string())
     if pa.types.is_integer(ids.type) and not pa.types.is_integer(wanted.type):
         wanted = parse_integers(wanted.cast(pa.string()))
-    position = pc.index_in(wanted.cast(ids.type), value_set=ids)
-    known = position.is_valid().to_numpy(zero_copy_only=False)
     found = np.full(len(wanted), -1, dtype=np.int64)
-    found[known] = np.asarray(node)[position.drop_null().to_numpy()]
+    wanted, node = wanted.cast(ids.type), np.asarray(node)
+    if len(wanted) < len(ids) // 8:
+        # A table of all ids, to look up a few, costs far more than one pass over them: only those that are wanted stay.
+        hits = pc.indices_nonzero(pc.is_in(ids, value_set=wanted.unique()))
+        ids, node = ids.take(hits), node[hits.to_numpy()]
+    position = pc.index_in(wanted, value_set=ids)
+    known = position.is_valid().to_numpy(zero_copy_only=False)
+    found[known] = node[position.drop_null().to_numpy()]
     return found
 
 
@@ -170,14 +234,14 @@ def parse_integers(texts: pa.Array) -> pa.Array:
         return pa.array([x if x is not None and -(2**63) <= x < 2**63 else None for x in values], pa.int64())
 
 
-def _chunks(batches: Iterator[pa.RecordBatch], users: "Encoder") -> Iterator[pa.Table]:
+def _chunks(batches: Iterator[pa.RecordBatch], users: "Encoder", items: "Encoder") -> Iterator[pa.Table]:
     """Join batches into chunks. Encoding a chunk costs a hash table of all known ids, so chunks grow with their number."""
     held: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
         held.append(batch)
         rows += batch.num_rows
-        if rows >= max(_CHUNK_ROWS, len(users.known) // 2):
+        if rows >= max(_CHUNK_ROWS, (len(users.known) + len(items.known)) // 2):
             yield pa.Table.from_batches(held)
             held, rows = [], 0
     if rows:
@@ -210,71 +274,3 @@ class Encoder:
         rank = np.empty(len(order), dtype=np.int64)
         rank[order] = np.arange(len(order))
         return self.known.take(pa.array(order)), rank
-
-
-class _PairCounts:
-    """Counts how often each int64 key was added. A key is a pair: the code of the user << 32 | the code of the item.
-
-    New keys are kept apart as pending. They are merged with the rest when there are half as many of them as of the rest, and
-    at least _MERGE_PAIRS.
-    """
-
-    def __init__(self) -> None:
-        self.keys: list[npt.NDArray[np.int64]] = []
-        self.counts: list[npt.NDArray[np.int64]] = []
-        self.pending = 0
-
-    def add(self, keys: npt.NDArray[np.int64], times: pa.Array | None = None) -> None:
-        unique, counts = np.unique(keys, return_counts=True)
-        self.keys.append(unique)
-        self.counts.append(counts)
-        self.pending += len(unique)
-        if len(self.keys) > 1 and self.pending >= max(_MERGE_PAIRS, len(self.keys[0]) // 2):
-            self.merged()
-
-    def merged(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(distinct keys ascending, counts)."""
-        keys = np.concatenate([*self.keys, np.empty(0, dtype=np.int64)])
-        counts = np.concatenate([*self.counts, np.empty(0, dtype=np.int64)])
-        # Stable, because numpy's stable sort of int64 merges the ascending runs that are there already.
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]][: len(keys)])
-        keys = keys[starts]
-        counts = np.add.reduceat(counts[order], starts) if len(starts) else counts
-        self.keys, self.counts, self.pending = [keys], [counts], 0
-        return keys, counts
-
-    def ranked(self, rank_of_user: Ranks, rank_of_item: Ranks) -> tuple[Ranks, Ranks, None]:
-        """(distinct keys of ranks instead of codes, ascending; counts; no times)."""
-        codes, counts = self.merged()
-        keys = _ranked(codes, rank_of_user, rank_of_item)
-        order = np.argsort(keys)
-        return keys[order], counts[order], None
-
-
-class _PairEvents:
-    """Keeps the key, as in `_PairCounts`, and the time of every event."""
-
-    def __init__(self) -> None:
-        self.keys: list[npt.NDArray[np.int64]] = []
-        self.times: list[npt.NDArray[np.int64]] = []
-
-    def add(self, keys: npt.NDArray[np.int64], times: pa.Array) -> None:
-        self.keys.append(keys)
-        self.times.append(times.cast(pa.int64()).to_numpy())
-
-    def ranked(self, rank_of_user: Ranks, rank_of_item: Ranks) -> tuple[Ranks, Ranks, Ranks]:
-        """(distinct keys of ranks instead of codes, ascending; counts; times, ascending in each pair)."""
-        keys = _ranked(np.concatenate(self.keys), rank_of_user, rank_of_item)
-        times = np.concatenate(self.times)
-        self.keys, self.times = [], []
-        order = np.lexsort((times, keys))
-        keys = keys[order]
-        starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
-        return keys[starts], np.diff(np.append(starts, len(keys))), times[order]
-
-
-def _ranked(codes: Ranks, rank_of_user: Ranks, rank_of_item: Ranks) -> Ranks:
-    """The keys with ranks in the place of codes. A rank is a dense id, since dense ids are given in the order of ids."""
-    return (rank_of_user[codes >> 32] << 32) | rank_of_item[codes & 0xFFFFFFFF]

@@ -17,7 +17,7 @@ K = partitions, S = sent rows.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,8 @@ from .errors import InputError
 from .shard import GraphShard
 
 HALOS = ("pull", "cover")
+AUTO = "auto"
+"""The setting that takes one of HALOS."""
 
 Ints = npt.NDArray[np.integer]
 
@@ -55,8 +57,13 @@ class HaloPlan:
     recv_counts: npt.NDArray[np.int64]
     indptr: Ints
     columns: Ints
+    nodes: Ints
+    """[n + received] The global node id of each row of the buffer. Of a received sum it is the node whose sum it is a part
+    of."""
+    num_own_users: int
+    """How many of the own rows are users'. They are the first."""
     cut_digests: tuple[str, ...]
-    """[K] For each other partition, the SHA-256 of the halo and of the edges cut between the two; "" where there are none.
+    """[K] For each other partition, the `CutDigest` of the halo and of the edges cut between the two; "" if there are none.
     The plan of partition q must have at [p] what the plan of p has at [q]. If one of the two has a shard of another version,
     these differ."""
 
@@ -106,6 +113,7 @@ def plan(shard: GraphShard, assignment: Assignment, halo: str) -> HaloPlan:
     send_counts, recv_counts = np.zeros((2, shard.num_partitions), dtype=np.int64)
     cut_digests = [""] * shard.num_partitions
     buffer_rows = len(own_nodes)
+    nodes: list[Ints] = [own_nodes]
     for cut in _cuts(shard, here_e, there_e, owner_e):
         sent, received = _messages(cut, halo, len(mine))
         send_counts[cut.other], recv_counts[cut.other] = len(sent), len(received)
@@ -114,6 +122,7 @@ def plan(shard: GraphShard, assignment: Assignment, halo: str) -> HaloPlan:
         here, there = here_e[cut.entries], there_e[cut.entries]
         columns = buffer_rows + np.arange(len(received))
         buffer_rows += len(received)
+        nodes.append(received)
         # Received rows of own nodes are sums that the sender has made; the others are rows of nodes of the sender.
         summed_there = mine[received]
         partial_rows.append(place[received[summed_there]])
@@ -145,6 +154,8 @@ def plan(shard: GraphShard, assignment: Assignment, halo: str) -> HaloPlan:
         recv_counts=recv_counts,
         indptr=indptr,
         columns=local_columns,
+        nodes=np.concatenate(nodes).astype(place.dtype, copy=False),
+        num_own_users=len(shard.user_ids),
         cut_digests=tuple(cut_digests),
     )
 
@@ -162,6 +173,27 @@ def rows_per_layer(shards: Sequence[GraphShard], assignment: Assignment, halo: s
             if shard.partition < cut.other:
                 total += sum(map(len, _messages(cut, halo, shard.num_users + shard.num_items)))
     return total
+
+
+def chosen(halo: str, rows_per_layer: Mapping[str, int]) -> str:
+    """The plan that the setting `partitioning.halo` stands for. `auto` is the one that sends fewer rows in a layer, `pull`
+    where both send as many.
+
+    rows_per_layer: by plan, as the manifest of a graph has it; a plan that was not counted is not chosen.
+    """
+    return (
+        min((plan for plan in HALOS if plan in rows_per_layer), key=rows_per_layer.__getitem__)
+        if halo == AUTO
+        else halo
+    )
+
+
+def rows_between(low: Ints, high: Ints, halo: str, num_nodes: int) -> int:
+    """The number of rows that two partitions send each other in one layer, both ways.
+
+    low, high: [c] the ends of the edges that are cut between them, global node ids, each at one of the two.
+    """
+    return sum(map(len, _messages(_Cut(-1, np.empty(0, dtype=np.int64), low, high, True), halo, num_nodes)))
 
 
 def check_plans(plans: Sequence[HaloPlan]) -> None:
@@ -199,10 +231,48 @@ class _Cut:
     here_is_low: bool
 
     def digest(self, shard: GraphShard, halo: str) -> str:
-        """The SHA-256 of the halo and the edges, in hexadecimal. Both partitions get the same."""
-        ends = np.minimum(self.low, self.high), np.maximum(self.low, self.high)  # user, item
-        keys = np.sort(ends[0].astype(np.int64) * shard.num_items + (ends[1] - shard.num_users))
-        return hashlib.sha256(f"{halo} {shard.num_users} {shard.num_items} ".encode() + keys.tobytes()).hexdigest()
+        """The `CutDigest` of the halo and the edges. Both partitions get the same."""
+        users, items = np.minimum(self.low, self.high), np.maximum(self.low, self.high)
+        return CutDigest.of(halo, shard.num_users, shard.num_items).with_edges(users, items - shard.num_users, 1).text
+
+
+@dataclass(frozen=True)
+class CutDigest:
+    """A digest of a set of edges that costs as little to change as there are edges that change: the sum of a hash of each.
+
+    It tells shards of different versions apart. It is no protection against somebody who looks for edges with the same sum:
+    files are protected by their SHA-256.
+    """
+
+    text: str
+    """128 bits in hexadecimal."""
+    num_items: int
+
+    @classmethod
+    def of(cls, halo: str, num_users: int, num_items: int) -> "CutDigest":
+        """That of no edges."""
+        return cls(hashlib.sha256(f"{halo} {num_users} {num_items}".encode()).hexdigest()[:32], num_items)
+
+    def with_edges(self, users: Ints, items: Ints, times: int) -> "CutDigest":
+        """With these edges (users[j], items[j]) added (times=1) or taken out (times=-1)."""
+        lanes = [int(self.text[:16], 16), int(self.text[16:], 16)]
+        for start in range(0, len(users), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            keys = users[part].astype(np.uint64) * np.uint64(self.num_items) + items[part].astype(np.uint64)
+            for lane, salt in enumerate(_SALTS):
+                lanes[lane] = (lanes[lane] + times * int(_mixed(keys + salt).sum(dtype=np.uint64))) % 2**64
+        return CutDigest(f"{lanes[0]:016x}{lanes[1]:016x}", self.num_items)
+
+
+_BLOCK = 1 << 16
+_SALTS = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03))
+
+
+def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The last step of splitmix64 (Steele et al. 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def _own_nodes(shard: GraphShard) -> npt.NDArray[np.int64]:

@@ -7,7 +7,7 @@ attempt that dies therefore leaves the graph that was there as it was, and new f
 import io
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +16,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .assignment import Assignment, assign, balance, edge_cut
+from .delta import GoneNodes, ShardDelta, joined
 from .errors import InputError
-from .graph import Progress, Suppress, read_interactions
-from .halo import HALOS, rows_per_layer
+from .estimate import metis_bytes
+from .graph import Progress, Suppress, read_stored
+from .halo import AUTO, HALOS
 from .lake import Columns
 from .manifest import FORMAT, MANIFEST, EventTimes, File, Graph
-from .shard import GraphShard, build_shards
+from .shard import GraphShard
+from .shard_file import write_shards
+from .spool import Spool
 from .storage import StorageOptions, Store
+from .stored import ByItem, StoredGraph
+from .traffic import rows_per_layer
+
+IdMap = tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int16]]
+"""(external ids [N], ascending; dense ids [N]; owners [N]) of one side."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,9 @@ class InteractionTable:
 class PartitioningSettings:
     """How a graph is partitioned. With the same settings and interactions every node gets the same owner.
 
-    strategy: one of `assignment.STRATEGIES`, or "file", which reads `assignment_file`. halo: the plan of training, "pull" or
-    "cover".
+    strategy: one of `assignment.STRATEGIES`, or "file", which reads `assignment_file`. halo: the plan of training, "pull",
+    "cover" or "auto". metis_limit: in bytes; where METIS would need more, by estimate, "stream" takes the place of "metis".
+    spool: the folder of temporary files; None: the system's.
     """
 
     num_partitions: int
@@ -47,6 +57,8 @@ class PartitioningSettings:
     seed: int
     halo: str
     assignment_file: str | None = None
+    metis_limit: int = 4 << 30
+    spool: str | None = None
 
 
 def ingest(
@@ -56,56 +68,81 @@ def ingest(
     *,
     progress: Progress | None = None,
     suppress: Suppress | None = None,
+    note: Callable[[str], None] = lambda text: None,
     before_publishing: Callable[[Graph], None] = lambda manifest: None,
 ) -> Graph:
     """Read a table, partition its graph and write the result. Returns the manifest.
 
-    progress: called with the number of rows read so far. suppress: tells which rows are left out; they are counted.
-    before_publishing: called with the manifest when all files but the manifest are written. If it raises an exception, the
-    manifest is not written, and the graph that was there before stays.
+    progress: called with the number of rows read so far. suppress: tells which rows are left out; they are counted. note:
+    called with what the user should know, in a sentence. before_publishing: called with the manifest when all files but the
+    manifest are written. If it raises an exception, the manifest is not written, and the graph that was there before stays.
 
     Raises:
         InputError: bad input, settings or output. Nothing has been written then.
     """
-    if settings.halo not in HALOS:
-        raise InputError(f"partitioning.halo is '{settings.halo}'; it must be one of {', '.join(HALOS)}")
-    graph = read_interactions(table.uri, table.columns, table.options, progress, suppress)
-    # The store is tried out before METIS, which may take minutes.
-    store.check()
+    if settings.halo not in (*HALOS, AUTO):
+        raise InputError(f"partitioning.halo is '{settings.halo}'; it must be one of {', '.join((*HALOS, AUTO))}")
+    with Spool(settings.spool) as spool:
+        graph = read_stored(table.uri, table.columns, table.options, spool, progress, suppress)
+        # The store is tried out before METIS, which may take minutes.
+        store.check()
+        manifest = _write(graph, table, settings, store, spool, note)
+    # The manifest comes last: from then on readers rely on every file that it names. What has to be known of this ingest by
+    # whoever reads the manifest (its record in the log) comes before it.
+    before_publishing(manifest)
+    store.write(MANIFEST, json.dumps(manifest.document(), indent=1).encode())
+    return manifest
+
+
+def _write(
+    graph: StoredGraph,
+    table: InteractionTable,
+    settings: PartitioningSettings,
+    store: Store,
+    spool: Spool,
+    note: Callable[[str], None],
+) -> Graph:
+    """Partition the graph and write all its files but the manifest, which is returned."""
     num_partitions = settings.num_partitions
-    assignment = assign(
-        graph, settings.strategy, num_partitions, settings.seed, settings.assignment_file, table.options
-    )
-    shards = build_shards(graph.users, graph.items, graph.counts, assignment, graph.times)
+    items = ByItem(graph, spool)
+    strategy = settings.strategy
+    needed = metis_bytes(len(graph), len(graph.user_ids) + len(graph.item_ids))
+    if strategy == "metis" and num_partitions > 1 and needed > settings.metis_limit:
+        strategy = "stream"
+        note(
+            f"METIS would need about {needed / 2**30:.1f} GiB for {len(graph):,} interactions, and "
+            f"partitioning.metis_gib allows {settings.metis_limit / 2**30:g}: partitioning.strategy=stream is used instead"
+        )
+    assignment = assign(graph, strategy, num_partitions, settings.seed, settings.assignment_file, table.options, items)
+    traffic = rows_per_layer(graph, items, assignment, settings.halo, spool)
     # In all names: the files of the graph that is there, which versions may need, are never overwritten.
     attempt = uuid.uuid4().hex[:8]
-    files: dict[str, bytes] = {
-        f"graph/users-{attempt}.parquet": _id_map("user_id", graph.user_ids, assignment.owner_of_user),
-        f"graph/items-{attempt}.parquet": _id_map("item_id", graph.item_ids, assignment.owner_of_item),
+    users_file, items_file = f"graph/users-{attempt}.parquet", f"graph/items-{attempt}.parquet"
+    sizes = {
+        name: _put(store, name, id_map_bytes(side, (ids, np.arange(len(ids)), owner)))
+        for name, side, ids, owner in (
+            (users_file, "user", graph.user_ids, assignment.owner_of_user),
+            (items_file, "item", graph.item_ids, assignment.owner_of_item),
+        )
     }
-    sizes = {}
     shard_names = [f"graph/shard-{k:03d}-{attempt}.safetensors" for k in range(num_partitions)]
-    for name, content in files.items():
-        sizes[name] = _put(store, name, content)
-    for name, shard in zip(shard_names, shards, strict=True):
-        sizes[name] = _put(store, name, shard.to_bytes())
-    users_file, items_file = files
-    manifest = Graph(
+    sizes |= write_shards(graph, items, assignment, store, shard_names, spool)
+    return Graph(
         format=FORMAT,
         users=len(graph.user_ids),
         items=len(graph.item_ids),
-        interactions=len(graph.users),
+        interactions=len(graph),
         events=graph.events,
         skipped=graph.skipped,
         suppressed=graph.suppressed,
         time=None if graph.times is None else EventTimes(unit=graph.time_unit),
         partitions=num_partitions,
-        strategy=settings.strategy,
+        strategy=strategy,
         seed=settings.seed,
         halo=settings.halo,
         edge_cut=edge_cut(graph, assignment),
         balance=balance(graph, assignment),
-        rows_per_layer={name: rows_per_layer(shards, assignment, name) for name in HALOS},
+        rows_per_layer=traffic,
         id_type={"user": str(graph.user_ids.type), "item": str(graph.item_ids.type)},
         source=table.uri,
         table=dict(graph.table),
@@ -114,32 +151,60 @@ def ingest(
         shard_files=tuple(shard_names),
         files=sizes,
     )
-    # The manifest comes last: from then on readers rely on every file that it names. What has to be known of this ingest by
-    # whoever reads the manifest (its record in the log) comes before it.
-    before_publishing(manifest)
-    store.write(MANIFEST, json.dumps(manifest.document(), indent=1).encode())
-    return manifest
 
 
 def load_shard(store: Store, manifest: Graph, k: int) -> GraphShard:
-    """Load the shard of partition k, and verify its checksum.
+    """Load the shard of partition k, with what was removed from it since, and verify the checksums.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    return shard_of([_get(store, manifest, name) for name in manifest.shard_chain(k)])
+
+
+def shard_of(chain: Sequence[bytes]) -> GraphShard:
+    """The shard that a base and its deltas, as the contents of their files, are together."""
+    shard = GraphShard.from_bytes(chain[0])
+    deltas = [ShardDelta.from_bytes(data) for data in chain[1:]]
+    return joined(deltas, shard.num_items).applied_to(shard) if deltas else shard
+
+
+def load_gone(store: Store, manifest: Graph) -> GoneNodes:
+    """The nodes that are deleted though the files of the id maps still have them; their file's checksum is verified.
 
     Raises:
         InputError: the file is missing or damaged.
     """
-    return GraphShard.from_bytes(_get(store, manifest, manifest.shard_files[k]))
+    if manifest.gone_file is None:
+        return GoneNodes(*np.empty((2, 0), dtype=np.int64))
+    return GoneNodes.from_bytes(_get(store, manifest, manifest.gone_file))
 
 
-def load_ids(store: Store, manifest: Graph, side: str) -> tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int16]]:
-    """Load the id map of a side ("user" or "item"), and verify its checksum.
+def load_ids(store: Store, manifest: Graph, side: str) -> IdMap:
+    """Load the id map of a side ("user" or "item"), without the nodes that were deleted, and verify its checksum.
 
     Returns (external ids [N], ascending; dense ids int64 [N]; owners int16 [N]).
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: a file is missing or damaged.
     """
+    return left_of(load_id_file(store, manifest, side), load_gone(store, manifest).of(side), manifest.nodes(side))
+
+
+def load_id_file(store: Store, manifest: Graph, side: str) -> IdMap:
+    """As `load_ids`, but with the nodes that were deleted since the file of the id map was written."""
     table = pq.read_table(io.BytesIO(_get(store, manifest, manifest.id_file(side))))
     return table[f"{side}_id"].combine_chunks(), table["node"].to_numpy(), table["owner"].to_numpy()
+
+
+def left_of(ids: IdMap, gone: npt.NDArray[np.int64], total: int) -> IdMap:
+    """An id map without the nodes `gone` [g]. total: the number of dense ids of the side."""
+    if not len(gone):
+        return ids
+    stays = np.ones(total, dtype=bool)
+    stays[gone] = False
+    kept = stays[ids[1]]
+    return ids[0].filter(pa.array(kept)), ids[1][kept], ids[2][kept]
 
 
 def load_assignment(store: Store, manifest: Graph) -> Assignment:
@@ -157,9 +222,9 @@ def load_assignment(store: Store, manifest: Graph) -> Assignment:
     return Assignment(owners[0], owners[1], manifest.partitions)
 
 
-def _id_map(name: str, ids: pa.Array, owner: npt.NDArray[np.int16]) -> bytes:
-    """The Parquet file of an id map. name: that of the column of external ids. The dense id of ids[j] is j."""
-    table = pa.table({name: ids, "node": pa.array(np.arange(len(ids))), "owner": pa.array(owner)})
+def id_map_bytes(side: str, ids: IdMap) -> bytes:
+    """The Parquet file of the id map of a side ("user" or "item")."""
+    table = pa.table({f"{side}_id": ids[0], "node": pa.array(ids[1]), "owner": pa.array(ids[2])})
     sink = io.BytesIO()
     pq.write_table(table, sink)
     return sink.getvalue()

@@ -21,6 +21,8 @@ MANIFEST = "graph/manifest.json"
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 """Names of files. In JSON they are a list."""
+Chains = Annotated[tuple[Names, ...], Field(strict=False)]
+"""Names of files, by partition."""
 
 
 class Document(BaseModel):
@@ -46,21 +48,25 @@ class Document(BaseModel):
 Read = TypeVar("Read", bound=Document)
 
 
-def read_document(kind: type[Read], document: Any, place: str, what: str, readable: int, remedy: str) -> Read:
+def read_document(
+    kind: type[Read], document: Any, place: str, what: str, readable: int | tuple[int, ...], remedy: str
+) -> Read:
     """Read a document that has the key `format`.
 
     kind: the class of the document. document: the JSON object. place: where it stands, for messages. what: what it is, for
-    example "the manifest of a graph". readable: the format that this release reads. remedy: a sentence that says what to do
-    if the document is damaged or has another format.
+    example "the manifest of a graph". readable: the format, or formats, that this release reads. remedy: a sentence that
+    says what to do if the document is damaged or has another format.
 
     Raises:
         InputError: it has another format, or is no such document; names the place, the key and the value.
     """
     if not isinstance(document, dict):
         raise InputError(f"{place}: got {_kind(document)} where {what} should be, an object. {remedy}")
-    if document.get("format") != readable:
+    formats = readable if isinstance(readable, tuple) else (readable,)
+    if document.get("format") not in formats:
+        known = " and ".join(map(str, formats))
         raise InputError(
-            f"{place} has format {document.get('format')}, this version of unlearnrec reads format {readable} of {what}. "
+            f"{place} has format {document.get('format')}, this version of unlearnrec reads format {known} of {what}. "
             f"{remedy}"
         )
     try:
@@ -148,6 +154,29 @@ class Graph(Document):
     shard_files: Names
     """The file of the shard of each partition, in order of partition."""
     files: dict[str, File]
+    shard_deltas: Chains | None = None
+    """By partition: the files with what was removed from its shard since, in order (`delta.ShardDelta`)."""
+    gone_file: str | None = None
+    """The file with the nodes that were deleted since the id maps were written (`delta.GoneNodes`)."""
+
+    def shard_chain(self, k: int) -> tuple[str, ...]:
+        """The files that together are the shard of partition k: its base, then its deltas."""
+        return (self.shard_files[k], *(self.shard_deltas[k] if self.shard_deltas else ()))
+
+    @property
+    def shard_chains(self) -> tuple[tuple[str, ...], ...]:
+        """`shard_chain` of each partition. Two graphs of one output have the same interactions if these are the same."""
+        return tuple(map(self.shard_chain, range(self.partitions)))
+
+    @property
+    def has_deltas(self) -> bool:
+        """Whether some of its files still hold what was deleted since they were written."""
+        return self.gone_file is not None or any(self.shard_deltas or ())
+
+    def named_files(self) -> list[str]:
+        """The names of all files that the graph needs."""
+        more = [] if self.gone_file is None else [self.gone_file]
+        return [self.user_file, self.item_file, *more, *(name for chain in self.shard_chains for name in chain)]
 
     def id_file(self, side: str) -> str:
         """The file with the id map of a side ("user" or "item")."""

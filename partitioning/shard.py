@@ -24,7 +24,7 @@ FORMAT, FORMAT_WITH_TIMES = 1, 2
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """(users [n], items [n]) by global dense id. A pair need not be an interaction; `graph` explains these words."""
 
-_ARRAYS = (
+ARRAYS = (
     "user_ids",
     "user_indptr",
     "user_neighbours",
@@ -103,8 +103,8 @@ class GraphShard:
         shard.
         """
         users_n, items_n = np.asarray(users, dtype=np.int64), np.asarray(items, dtype=np.int64)
-        gone_users = _find(self.user_ids, self.user_indptr, self.user_neighbours, users_n, items_n)
-        gone_items = _find(self.item_ids, self.item_indptr, self.item_neighbours, items_n, users_n)
+        gone_users = places_of(self.user_ids, self.user_indptr, self.user_neighbours, users_n, items_n)
+        gone_items = places_of(self.item_ids, self.item_indptr, self.item_neighbours, items_n, users_n)
         user_rows = _drop(self.user_indptr, self.user_neighbours, self.user_counts, gone_users)
         item_rows = _drop(self.item_indptr, self.item_neighbours, self.item_counts, gone_items)
         kept = np.ones(len(self.user_neighbours), dtype=bool)
@@ -137,10 +137,10 @@ class GraphShard:
         by_item = np.lexsort((users_n, items_n))
         of_items = by_item[np.isin(items_n[by_item], self.item_ids)]
         item_counts[
-            _find(self.item_ids, self.item_indptr, self.item_neighbours, items_n[of_items], users_n[of_items])
+            places_of(self.item_ids, self.item_indptr, self.item_neighbours, items_n[of_items], users_n[of_items])
         ] = counts_n[of_items]
         here = np.isin(users_n, self.user_ids)
-        places = _find(self.user_ids, self.user_indptr, self.user_neighbours, users_n[here], items_n[here])
+        places = places_of(self.user_ids, self.user_indptr, self.user_neighbours, users_n[here], items_n[here])
         user_counts[places] = counts_n[here]
         kept = np.ones(len(user_counts), dtype=bool)
         kept[places] = False
@@ -174,7 +174,7 @@ class GraphShard:
         header = np.array(
             [version, self.partition, self.num_partitions, self.num_users, self.num_items], dtype=np.int64
         )
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays = {name: getattr(self, name) for name in ARRAYS}
         if self.user_times is not None:
             arrays["user_times"] = self.user_times
         return bytes(save({"header": header, **arrays}))
@@ -251,7 +251,7 @@ def _rows(matrix: csr_array, ids: npt.NDArray[np.int64]) -> _Rows:
     return rows.indptr.astype(np.int64), rows.indices.astype(np.int32, copy=False), rows.data
 
 
-def _find(
+def places_of(
     ids: npt.NDArray[np.int64],
     indptr: npt.NDArray[np.int64],
     neighbours: npt.NDArray[np.int32],

@@ -10,11 +10,12 @@ import errno
 import hashlib
 import os
 import posixpath
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs as pafs
@@ -23,6 +24,7 @@ from .errors import InputError
 from .failpoints import ENVIRONMENT, FailingFiles
 
 _TEMPORARY = ".tmp-"
+_PIECE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Details(NamedTuple):
 class _Files(Protocol):
     def read(self, path: str) -> bytes: ...
     def write(self, path: str, data: bytes) -> None: ...
+    def write_file(self, path: str, file: BinaryIO) -> None: ...
     def create(self, path: str, data: bytes) -> None: ...
     def exists(self, path: str) -> bool: ...
     def details(self, prefix: str) -> dict[str, Details]: ...
@@ -104,6 +107,10 @@ class Store:
     def write(self, path: str, data: bytes) -> None:
         """Replace or make a file, atomically and durably: a reader sees the old content or the new one, and never a part."""
         self._files.write(path, data)
+
+    def write_file(self, path: str, file: BinaryIO) -> None:
+        """As `write`, with the rest of an open file as data. Memory is that of a piece of it."""
+        self._files.write_file(path, file)
 
     def create(self, path: str, data: bytes) -> None:
         """Make a file that must not exist yet, atomically and durably. Of several writers of one name exactly one succeeds.
@@ -253,6 +260,11 @@ class _LocalFiles:
         os.replace(temporary, target)
         _fsync_folder(target.parent)  # the new name survives a power cut only once its folder is on the disk
 
+    def write_file(self, path: str, file: BinaryIO) -> None:
+        target = self.root / path
+        os.replace(self._temporary(target, file), target)
+        _fsync_folder(target.parent)
+
     def create(self, path: str, data: bytes) -> None:
         target = self.root / path
         temporary = self._temporary(target, data)
@@ -281,13 +293,16 @@ class _LocalFiles:
     def modified(self, path: str) -> float:
         return (self.root / path).stat().st_mtime
 
-    def _temporary(self, target: Path, data: bytes) -> Path:
+    def _temporary(self, target: Path, data: bytes | BinaryIO) -> Path:
         """Write a complete, fsynced temporary file in the folder of the target; returns its path."""
         _make_folder(target.parent)
         temporary = target.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
         try:
             with open(temporary, "xb") as file:
-                file.write(data)
+                if isinstance(data, bytes):
+                    file.write(data)
+                else:
+                    shutil.copyfileobj(data, file, _PIECE)
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException:
@@ -352,6 +367,17 @@ class _S3Files:
     @s3_connection()
     def write(self, path: str, data: bytes) -> None:
         self.fs.pipe_file(self._key(path), data)
+
+    @s3_connection()
+    def write_file(self, path: str, file: BinaryIO) -> None:
+        # In parts: the object appears when the last of them is complete.
+        target = self.fs.open(self._key(path), "wb", block_size=_PIECE)
+        try:
+            shutil.copyfileobj(file, target, _PIECE)
+        except BaseException:
+            target.discard()
+            raise
+        target.close()
 
     def create(self, path: str, data: bytes) -> None:
         try:

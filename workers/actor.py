@@ -12,14 +12,16 @@ import pickle
 import threading
 import traceback
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import ray
 
 from .calls import Call
 from .failures import Cause, Kind, Outcome, StaleGeneration, classify
+from .memory import WorkerMemory, forget_peak, machine_memory, own_bytes, own_peak_bytes
+from .network import Door, OpenDoor, own_address, unreached
 
 CONTROL = "control"
 CONTROL_THREADS = 4
@@ -36,8 +38,9 @@ class PartitionHost(Protocol):
     def open_store(self, host: str) -> tuple[str, int]:
         """Rank 0 only: bind a TCPStore to port 0 on address `host` and return (address, port) for the next `join`."""
 
-    def join(self, address: str, port: int, generation: int, timeout_seconds: float) -> None:
-        """Make the process groups of `generation`; collectives fail after `timeout_seconds`."""
+    def join(self, address: str, port: int, own_address: str, generation: int, timeout_seconds: float) -> None:
+        """Make the process groups of `generation`, whose store is at address:port; this rank listens at `own_address`.
+        Collectives fail after `timeout_seconds`."""
 
     def abort(self) -> None:
         """Destroy the process groups at once, if there are any. Blocked collectives then end here, and fail on the
@@ -81,6 +84,8 @@ class ShardWorker:
         self._aborted = 0  # generations up to this one are over
         self._state = threading.Lock()
         self._last: tuple[tuple[int, int], Outcome] | None = None
+        self._address = "127.0.0.1"  # until `listen` has found another
+        self._door: OpenDoor | None = None
 
     # ---- control methods: pass a blocked call -------------------------------------------------------------------
 
@@ -93,10 +98,12 @@ class ShardWorker:
     def progress(self) -> dict[str, Any]:
         """The progress that the host reports; {} before there is a host. If reporting fails, the answer is {"error":
         text}: that must not end a run."""
-        try:
-            return self._host.progress() if self._host is not None else {}
-        except Exception as error:
-            return {"error": repr(error)}
+        return self._progress()
+
+    @ray.method(concurrency_group=CONTROL)
+    def pulse(self) -> tuple[dict[str, Any], WorkerMemory]:
+        """The progress, and the memory of this process and of its machine."""
+        return self._progress(), worker_memory()
 
     @ray.method(concurrency_group=CONTROL)
     def abort(self, generation: int) -> None:
@@ -114,9 +121,27 @@ class ShardWorker:
         good."""
         return self._guarded(self._make_host, generation=None)
 
+    def listen(self, interface: str | None) -> Outcome:
+        """Choose the address at which this worker listens, and open a door there. The value is the Door.
+
+        interface: `cluster.network_interface`."""
+
+        def listen() -> Door:
+            self._close_door()
+            node_address = ray.util.get_node_ip_address()
+            self._address = own_address(interface, node_address)
+            self._door = OpenDoor(self._address, ray.get_runtime_context().get_node_id(), node_address)
+            return self._door.door
+
+        return self._guarded(listen, generation=None)
+
+    def knock(self, doors: Mapping[int, Door], seconds: float) -> Outcome:
+        """Which doors on other nodes do not open within so many seconds: the value is {partition: reason}."""
+        return self._guarded(lambda: unreached(doors[self._partition], doors, seconds), generation=None)
+
     def open_store(self) -> Outcome:
         """Open a new store, on rank 0 only. The value is its (address, port), which is bound when this returns."""
-        return self._guarded(lambda: self._the_host().open_store(ray.util.get_node_ip_address()), generation=None)
+        return self._guarded(lambda: self._the_host().open_store(self._address), generation=None)
 
     def join(self, address: str, port: int, generation: int, timeout_seconds: float) -> Outcome:
         """Leave the old generation and join `generation`."""
@@ -127,8 +152,9 @@ class ShardWorker:
                     raise StaleGeneration(f"asked to join generation {generation} after {self._generation}")
                 self._generation = generation
             self._last = None
+            self._close_door()  # all have knocked
             self._the_host().abort()
-            self._the_host().join(address, port, generation, timeout_seconds)
+            self._the_host().join(address, port, self._address, generation, timeout_seconds)
 
         return self._guarded(join, generation)
 
@@ -149,14 +175,26 @@ class ShardWorker:
                 raise StaleGeneration(f"generation {generation} is over")
             return call.on(self._the_host())
 
-        outcome = self._guarded(run, generation)
+        forget_peak()
+        outcome = replace(self._guarded(run, generation), peak_bytes=own_peak_bytes())
         if generation == self._generation:
             self._last = ((generation, sequence), outcome)
         return outcome
 
+    def _close_door(self) -> None:
+        if self._door is not None:
+            self._door.close()
+            self._door = None
+
     def _make_host(self) -> None:
         if self._host is None:
             self._host = self._factory(self._partition, self._num_partitions)
+
+    def _progress(self) -> dict[str, Any]:
+        try:
+            return self._host.progress() if self._host is not None else {}
+        except Exception as error:
+            return {"error": repr(error)}
 
     def _the_host(self) -> PartitionHost:
         if self._host is None:
@@ -177,6 +215,15 @@ class ShardWorker:
                 with contextlib.suppress(Exception):
                     self._host.abort()
             return Outcome(cause=cause)
+
+
+def worker_memory() -> WorkerMemory:
+    """The memory of this process, as `why_memory` wants it."""
+    node = process = ""
+    if ray.is_initialized():
+        context = ray.get_runtime_context()
+        node, process = context.get_node_id(), context.get_worker_id()
+    return WorkerMemory(node, process, own_bytes(), machine_memory())
 
 
 def cause_of(error: Exception, aborted: bool) -> Cause:

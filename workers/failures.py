@@ -5,13 +5,16 @@ Ranks and partitions are the same numbers: worker k hosts partition k and is ran
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NoReturn
 
 from ..partitioning.errors import InputError
+from .memory import PlannedMemory, in_gib
 
+NO_PLAN = "`unlearnrec plan` says what the commands need, and which setting makes it less"
 TIMEOUT_SETTING = "cluster.collective_timeout_seconds"
 
 
@@ -24,7 +27,8 @@ class Kind(Enum):
 
     INPUT = "input"  # the host raised InputError: the user can mend it
     ERROR = "error"  # any other exception: a defect, the same again on every attempt
-    TRANSIENT = "transient"  # storage, network or memory said no: another attempt may go through
+    TRANSIENT = "transient"  # storage or network said no: another attempt may go through
+    MEMORY = "memory"  # it died, or could not go on, for want of memory: the same again on every attempt
     COLLECTIVE = "collective"  # other ranks did not take part in time, or hung up
     STALE = "stale"  # the worker process is a new one and holds no state of this generation
     DIED = "died"  # the worker process ended during the call
@@ -33,7 +37,10 @@ class Kind(Enum):
 
 
 # Kinds that say that a worker's process and all its state are gone, or will be once it is replaced.
-LOST = frozenset({Kind.DIED, Kind.UNRESPONSIVE, Kind.STALE})
+LOST = frozenset({Kind.DIED, Kind.UNRESPONSIVE, Kind.STALE, Kind.MEMORY})
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""What torch says, in an ordinary RuntimeError, where it gets no memory."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +60,12 @@ class Cause:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a worker returns for a call: its value, or the cause of its failure. Errors travel as data."""
+    """What a worker returns for a call: its value, or the cause of its failure. Errors travel as data. `peak_bytes` is the
+    most memory that its process held during the call; 0 where the system does not tell."""
 
     value: Any = None
     cause: Cause | None = None
+    peak_bytes: int = 0
 
 
 class WorkerFailure(RuntimeError):
@@ -76,6 +85,11 @@ class WorkerFailure(RuntimeError):
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def for_memory(self) -> bool:
+        """Whether a worker had too little memory: a setting has to be changed, and another attempt would fail too."""
+        return any(cause.kind is Kind.MEMORY for cause in self.causes.values())
+
 
 def classify(error: BaseException, aborted: bool) -> Kind:
     """The kind of an exception that a host raised. `aborted`: whether the driver had already told this worker to stop.
@@ -90,22 +104,33 @@ def classify(error: BaseException, aborted: bool) -> Kind:
         return Kind.STALE
     if isinstance(getattr(error, "missing", None), list):
         return Kind.COLLECTIVE
-    if isinstance(error, OSError | MemoryError):
-        return Kind.TRANSIENT
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _tells_of_memory(str(error))):
+        return Kind.MEMORY
+    if isinstance(error, OSError):
+        return Kind.MEMORY if error.errno == errno.ENOMEM else Kind.TRANSIENT
     return Kind.ERROR
 
 
-def worker_failure(method: str, causes: Mapping[int, Cause], timeout_seconds: float) -> WorkerFailure:
+def _tells_of_memory(text: str) -> bool:
+    return any(words in text.lower() for words in _NO_MEMORY)
+
+
+def worker_failure(
+    method: str, causes: Mapping[int, Cause], timeout_seconds: float, planned: PlannedMemory | None = None
+) -> WorkerFailure:
     """The WorkerFailure for a failed call of `method`: which workers are dead, which are missing, and what the user can
     do.
+
+    planned: the memory that the run was planned to need, for the message where a worker had too little.
 
     A rank counts as missing if it does not answer. It also counts as missing if another rank waited for it in vain and
     it reported no cause of its own that explains this.
     """
+    short = sorted(k for k, c in causes.items() if c.kind is Kind.MEMORY)
     dead = sorted(k for k, c in causes.items() if c.kind in (Kind.DIED, Kind.STALE))
     silent = {k for k, c in causes.items() if c.kind is Kind.UNRESPONSIVE}
     named = {rank for c in causes.values() if c.kind is Kind.COLLECTIVE for rank in c.missing}
-    explained = {k for k, c in causes.items() if c.kind in (Kind.INPUT, Kind.ERROR, Kind.TRANSIENT)} | set(dead)
+    explained = {k for k, c in causes.items() if c.kind in (Kind.INPUT, Kind.ERROR, Kind.TRANSIENT)} | set(dead + short)
     missing = sorted(silent | (named - explained))
 
     lines = [f"`{method}` failed."]
@@ -120,9 +145,12 @@ def worker_failure(method: str, causes: Mapping[int, Cause], timeout_seconds: fl
         )
     if dead:
         lines.append(
-            f"Dead: worker {', '.join(map(str, dead))}. Likely out of memory (see the machine's kernel log) or a lost "
-            "machine; more cluster.partitions make each worker's share smaller."
+            f"Dead: worker {', '.join(map(str, dead))}. A lost machine, or a process that was killed or crashed; nothing "
+            "says that it had too little memory (see the machine's kernel log)."
         )
+    if short:
+        what = f"planned were {in_gib(planned.worker)} a worker. {planned.remedy}" if planned else NO_PLAN
+        lines.append(f"Too little memory: worker {', '.join(map(str, short))}; {what}")
     return WorkerFailure("\n".join(lines), causes, dead, missing)
 
 
@@ -164,6 +192,8 @@ def decide(causes: Mapping[int, Cause], rebuilds: int, max_rebuilds: int) -> Dec
     """
     if error := input_error(causes):
         return RaiseInput(error)
+    if short := [k for k, c in sorted(causes.items()) if c.kind is Kind.MEMORY]:
+        return GiveUp(f"worker {short[0]} had too little memory, and would have again")
     lost = any(c.kind in LOST for c in causes.values())
     defects = [k for k, c in sorted(causes.items()) if c.kind is Kind.ERROR]
     if defects and not lost:

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryError, RayActorError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from ..partitioning.errors import InputError
 from .actor import CONTROL, CONTROL_THREADS, Factory, Identity, ShardWorker, default_factory
 from .calls import Call
+from .connection import connect_to_ray
 from .failures import (
     TIMEOUT_SETTING,
     Cause,
@@ -30,12 +32,18 @@ from .failures import (
     raise_failure,
     worker_failure,
 )
-from .placement import WorkerSettings, connect_to_ray, make_placement_group
+from .memory import PlannedMemory, WorkerMemory, why_memory
+from .network import KNOCK_SECONDS, unreached_text
+from .placement import WorkerSettings, make_placement_group
+from .post_mortem import ended_for_memory, oom_kills_of
 
 POLL_SECONDS = 0.5
 PING_SECONDS = 3.0  # a control method answers in a millisecond; this is for a machine under load
 ABORT_SECONDS = 5.0  # an aborted collective returns in milliseconds; a worker inside a long kernel is not waited for
 RESTART_SECONDS = 180.0  # a new process on a new machine, with torch imported; measured 4 s on a free one
+
+LOST_ERRORS = (RayActorError, OutOfMemoryError)
+"""What Ray raises where a worker's process ended. The second: its monitor of the memory ended it, and none is started."""
 
 R = TypeVar("R")
 Progress = Callable[[list[dict[str, Any]]], None]
@@ -51,18 +59,26 @@ class WorkerGroup:
     """
 
     def __init__(
-        self, actors: Sequence[Any], placement: PlacementGroup, collective_timeout_seconds: float, owns_ray: bool
+        self, actors: Sequence[Any], placement: PlacementGroup, settings: WorkerSettings, owns_ray: bool
     ) -> None:
         self._actors = list(actors)
         self._placement = placement
-        self._timeout = collective_timeout_seconds
+        self._settings = settings
+        self._timeout = settings.collective_timeout_seconds
         self._owns_ray = owns_ray
+        self._addresses: list[str] = []
+        self._met = False  # whether a generation was ever formed
         self._generation = 0
         self._formed = False
         self._sequence = 0
         self._incarnations: dict[int, str] = {}
         self._restarting: set[int] = set()  # workers whose process ended since the last formation
         self._unfinished: dict[int, Any] = {}  # calls that a failure left running on the workers' SPMD threads
+        self._seen: dict[int, WorkerMemory] = {}  # the last that each worker told of its memory
+        self.planned: PlannedMemory | None = None
+        """What the present work was planned to need; messages name it where a worker has too little memory."""
+        self.peak_bytes: dict[int, int] = {}
+        """By partition, the most memory that its process held during a call. Whoever measures empties it before."""
 
     @classmethod
     def start(
@@ -74,7 +90,7 @@ class WorkerGroup:
         existing ray.init is used as it is).
 
         Raises:
-            InputError: the cluster cannot hold so many workers (at once), or is occupied (after a grace period).
+            InputError: no cluster answers at the address; or the workers do not fit (`make_placement_group`).
         """
         owns_ray = connect_to_ray(address)
         try:
@@ -98,7 +114,7 @@ class WorkerGroup:
             ).remote(k, settings.num_partitions, factory)
             for k in range(settings.num_partitions)
         ]
-        return cls(actors, placement, settings.collective_timeout_seconds, owns_ray)
+        return cls(actors, placement, settings, owns_ray)
 
     def __enter__(self) -> WorkerGroup:
         return self
@@ -121,6 +137,20 @@ class WorkerGroup:
         """Whether the workers share a working generation. False before `form` and after any failure."""
         return self._formed
 
+    def identities(self) -> list[Identity]:
+        """The process of each worker, in order of partition.
+
+        Raises:
+            WorkerFailure: one does not answer.
+        """
+        found = self._await_workers(time.monotonic() + RESTART_SECONDS)
+        return [found[k] for k in range(self.num_partitions)]
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where the workers listen, by partition; empty before `form`."""
+        return list(self._addresses)
+
     # ---- formation ----------------------------------------------------------------------------------------------
 
     def form(self) -> None:
@@ -128,21 +158,47 @@ class WorkerGroup:
 
         Raises:
             WorkerFailure: a worker did not come up, or the ranks did not find each other in time.
-            InputError: a host raised it.
+            InputError: a host raised it, or workers on different nodes never reached each other.
         """
         self._formed = False
         self._generation += 1
         everyone = range(self.num_partitions)
-        for k, identity in self._await_workers(time.monotonic() + RESTART_SECONDS).items():
+        for k, identity in self._await_workers(max(RESTART_SECONDS, self._settings.start_seconds)).items():
             self._incarnations[k] = identity.incarnation
         # Each step waits for all workers before the next begins: a host must exist before it opens a store, and the store
         # must be bound before the others look for it.
         self._collect("prepare", {k: self._actors[k].prepare.remote() for k in everyone}, RESTART_SECONDS)
+        self._meet()
         store = self._collect("open_store", {0: self._actors[0].open_store.remote()}, self._timeout)[0]
         join = {k: self._actors[k].join.remote(*store, self._generation, self._timeout) for k in everyone}
         self._collect("join", join, self._timeout + ABORT_SECONDS)
         self._restarting.clear()
-        self._formed = True
+        self._formed = self._met = True
+
+    def _meet(self) -> None:
+        """Let every worker choose its address, and knock at one worker's door on every other node.
+
+        Raises:
+            InputError: workers do not reach each other, and never did; or as `network.own_address`.
+            WorkerFailure: they do not any more.
+        """
+        everyone = range(self.num_partitions)
+        interface = self._settings.network_interface
+        listening = {k: self._actors[k].listen.remote(interface) for k in everyone}
+        doors = dict(zip(everyone, self._collect("listen", listening, self._timeout), strict=True))
+        self._addresses = [door.address for door in doors.values()]
+        if len({door.node for door in doors.values()}) == 1:
+            return
+        # A network that was cut may come back; one that never carried anything is set up wrongly.
+        seconds = self._timeout if self._met else min(KNOCK_SECONDS, self._timeout)
+        knocking = {k: self._actors[k].knock.remote(doors, seconds) for k in everyone}
+        answers = self._collect("knock", knocking, seconds + KNOCK_SECONDS + ABORT_SECONDS)
+        found = {k: answer for k, answer in zip(everyone, answers, strict=True) if answer}
+        if found and not self._met:
+            raise InputError(unreached_text(doors, found))
+        if found:
+            causes = {k: Cause(Kind.TRANSIENT, unreached_text(doors, {k: found[k]})) for k in found}
+            raise worker_failure("knock", causes, self._timeout)
 
     def rebuild(self) -> None:
         """After a failure: end the old generation everywhere, replace workers that cannot go on, form the next one.
@@ -164,12 +220,13 @@ class WorkerGroup:
         self._unfinished.clear()
         self.form()
 
-    def _await_workers(self, deadline: float) -> dict[int, Identity]:
+    def _await_workers(self, limit_seconds: float) -> dict[int, Identity]:
         """Ping all workers until each has answered, and return their identities by partition. A ping of an actor that
         is about to restart may fail, and is then repeated.
 
         Raises:
-            WorkerFailure: a worker has not answered before `deadline` (time.monotonic)."""
+            WorkerFailure: a worker has not answered within so many seconds."""
+        deadline = time.monotonic() + limit_seconds
         identities: dict[int, Identity] = {}
         pings = {k: actor.ping.remote() for k, actor in enumerate(self._actors)}
         while pings:
@@ -180,12 +237,13 @@ class WorkerGroup:
                 try:
                     identities[k] = ray.get(ref)
                     del pings[k]
-                except RayActorError:
+                except LOST_ERRORS:
                     time.sleep(0.1)
                     pings[k] = self._actors[k].ping.remote()
             if pings and time.monotonic() > deadline:
                 text = (
-                    f"did not start within {RESTART_SECONDS:g} s; is a machine with enough free CPUs and memory there?"
+                    f"did not start within {limit_seconds:g} s; is a machine with enough free CPUs and memory there"
+                    f"{' that has no other worker (cluster.spread)' if self._settings.spread else ''}?"
                 )
                 raise worker_failure("start", {k: Cause(Kind.UNRESPONSIVE, text) for k in pings}, self._timeout)
         return identities
@@ -264,7 +322,7 @@ class WorkerGroup:
 
         `request`: the arguments of the call, with which it may be sent again if only the connection was lost."""
         started = time.monotonic()
-        pulse = Pulse(self._actors, list(refs))
+        pulse = Pulse(self._actors, list(refs), self._seen)
         pending, outcomes = dict(refs), dict[int, Outcome]()
         while pending:
             ready, _ = ray.wait(list(pending.values()), num_returns=1, timeout=POLL_SECONDS)
@@ -307,7 +365,7 @@ class WorkerGroup:
             # Nobody failed, but the limit passed: those that had not finished by then are the late ones.
             text = f"`{method}` did not finish within {limit_seconds:g} s (see {TIMEOUT_SETTING})"
             causes = {k: Cause(Kind.COLLECTIVE, f"{text}; {c.text}", missing=(k,)) for k, c in causes.items()}
-        raise_failure(worker_failure(method, causes, self._timeout))
+        raise_failure(worker_failure(method, causes, self._timeout, self.planned))
 
     def _take(
         self, pending: dict[int, Any], ready: list[Any], outcomes: dict[int, Outcome], request: tuple[Any, ...] | None
@@ -316,7 +374,8 @@ class WorkerGroup:
         for k in [k for k, ref in pending.items() if ref in ready]:
             try:
                 outcomes[k] = ray.get(pending.pop(k))
-            except RayActorError as error:
+                self.peak_bytes[k] = max(self.peak_bytes.get(k, 0), outcomes[k].peak_bytes)
+            except LOST_ERRORS as error:
                 # Either the process died, or only the connection did and the call may have run: the same process can
                 # be asked again, because the same (generation, sequence) runs only once.
                 unavailable = isinstance(error, ActorUnavailableError)
@@ -324,13 +383,22 @@ class WorkerGroup:
                     pending[k] = self._actors[k].call.remote(*request)
                 else:
                     self._restarting.add(k)
-                    outcomes[k] = Outcome(cause=Cause(Kind.DIED, f"its process ended ({first_line(error)})"))
+                    outcomes[k] = Outcome(cause=self._cause_of_death(k, error))
+
+    def _cause_of_death(self, k: int, error: Exception) -> Cause:
+        """Why the process of worker k ended: whether for want of memory, after which another would end the same way."""
+        seen = self._seen.pop(k, None)
+        ray_says = first_line(error) if isinstance(error, OutOfMemoryError) else ended_for_memory(seen)
+        reason = why_memory(seen, None if ray_says else oom_kills_of(seen), ray_says, self.planned)
+        if reason is not None:
+            return Cause(Kind.MEMORY, f"its process ended: {reason}")
+        return Cause(Kind.DIED, f"its process ended ({first_line(error)})")
 
     def _same_process(self, k: int) -> bool:
         """Whether worker k still is the process that joined this generation."""
         try:
             identity: Identity = ray.get(self._actors[k].ping.remote(), timeout=PING_SECONDS)
-        except (RayActorError, GetTimeoutError):
+        except (*LOST_ERRORS, GetTimeoutError):
             return False
         return identity.incarnation == self._incarnations.get(k)
 
@@ -365,9 +433,11 @@ class Pulse:
     """Asks the workers of a call for their progress, which also shows that they are alive. Each worker has at most one
     unanswered question."""
 
-    def __init__(self, actors: Sequence[Any], partitions: list[int]) -> None:
+    def __init__(self, actors: Sequence[Any], partitions: list[int], memory: dict[int, WorkerMemory]) -> None:
+        """memory: where the last report of each worker's memory is put."""
         self._actors = actors
         self._partitions = partitions
+        self._memory = memory
         self._asked: dict[int, tuple[Any, float]] = {}
         self._last: dict[int, dict[str, Any]] = {k: {} for k in partitions}
 
@@ -388,12 +458,12 @@ class Pulse:
             if ray.wait([ref], timeout=0)[0]:
                 del self._asked[k]
                 try:
-                    self._last[k] = ray.get(ref)
-                except RayActorError:
+                    self._last[k], self._memory[k] = ray.get(ref)
+                except LOST_ERRORS:
                     continue  # its call fails too, and that is where it is reported
         for k in pending:
             if k not in self._asked:
-                self._asked[k] = (self._actors[k].progress.remote(), now)
+                self._asked[k] = (self._actors[k].pulse.remote(), now)
         return [k for k in pending if now - self._asked[k][1] > limit_seconds]
 
 

@@ -1,21 +1,16 @@
-"""Where the workers run: the connection to Ray, the check that the workers fit, and their placement group."""
+"""Where the workers run: the check that they fit, and their placement group."""
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from ..distributed.environment import EXCHANGE_DTYPE, HUGE_PAGES
 from ..partitioning.errors import InputError
-
-REACH_SECONDS = 5.0
-FREE_GRACE_SECONDS = 20.0  # an earlier run on the same cluster may need this long to let go of its CPUs
+from .connection import is_own_ray
 
 
 @dataclass(frozen=True)
@@ -31,6 +26,14 @@ class WorkerSettings:
     """OMP_NUM_THREADS of a worker; None: as many as it has CPUs, at least one."""
     collective_timeout_seconds: float = 60.0
     """A collective that does not end within this time fails, and so does a worker whose control methods stay silent."""
+    exchange_dtype: str = "float32"
+    """How rows of embeddings travel: "float32" or "bfloat16"."""
+    network_interface: str | None = None
+    """The interface, or the network, over which workers talk to each other; None: the address by which Ray knows a node."""
+    start_seconds: float = 20.0
+    """How long to wait for room: for earlier runs to let go of theirs, or for nodes that an autoscaler starts."""
+    spread: bool = False
+    """One worker a node, instead of as few nodes as possible."""
 
     @property
     def resources(self) -> dict[str, float]:
@@ -42,48 +45,15 @@ class WorkerSettings:
     def environment(self) -> dict[str, str]:
         """Environment variables of a worker."""
         threads = self.threads_per_worker or max(1, int(self.cpus_per_worker))
-        variables = {"OMP_NUM_THREADS": str(threads)}
+        variables = {"OMP_NUM_THREADS": str(threads), EXCHANGE_DTYPE: self.exchange_dtype, **HUGE_PAGES}
         if not self.gpus_per_worker:
             # Ray hides no GPU from an actor that asked for none, and NCCL refuses two ranks on one.
             variables["CUDA_VISIBLE_DEVICES"] = ""
+        elif self.network_interface and "/" not in self.network_interface:
+            variables["NCCL_SOCKET_IFNAME"] = (
+                f"={self.network_interface}"  # NCCL chooses by itself; "=": this very name
+            )
         return variables
-
-
-def connect_to_ray(address: str | None) -> bool:
-    """Connect to Ray, unless this process is connected. Returns whether it connected: the caller must then disconnect.
-
-    The cluster is the one at `address`, else at the environment variable RAY_ADDRESS (set inside `ray job submit` and
-    on KubeRay), else a new local one. A cluster that happens to run on this machine is never taken.
-
-    Raises:
-        InputError: nothing answers at the address.
-    """
-    if ray.is_initialized():
-        return False
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
-    local: dict[str, Any] = {"include_dashboard": False} if target == "local" else {}
-    _check_reachable(target)
-    try:
-        ray.init(address=target, log_to_driver=False, logging_level=logging.WARNING, **local)
-    except ConnectionError as error:
-        raise InputError(
-            f"cluster.address: no Ray cluster answers at {target!r} ({error}); null starts a local one"
-        ) from None
-    return True
-
-
-def _check_reachable(target: str) -> None:
-    """Raise InputError where nothing listens at HOST:PORT or ray://HOST:PORT: Ray itself would wait for many minutes."""
-    host, colon, port = target.removeprefix("ray://").rpartition(":")
-    if "://" in host or not colon or not port.isdecimal():
-        return  # "auto" and "local", which Ray looks up itself
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
-    except OSError as error:
-        raise InputError(
-            f"cluster.address: no Ray cluster answers at {target!r} ({error.strerror or error}; also RAY_ADDRESS in the "
-            "environment). Start it, name another one, or leave both out for Ray on this machine"
-        ) from None
 
 
 def placement_problem(nodes: Sequence[Mapping[str, float]], settings: WorkerSettings) -> str | None:
@@ -102,32 +72,52 @@ def placement_problem(nodes: Sequence[Mapping[str, float]], settings: WorkerSett
             )
         if each > largest:
             return f"{setting[name]} = {each:g}, but no machine has more than {largest:g} {name}s"
-    room = sum(min(int(n.get(name, 0) // each) for name, each in wanted.items() if each > 0) for n in nodes)
-    if room < num_partitions:
+    # Ray counts in 1/10000: of .1 CPUs ten make one, which .1 * 10 does not quite.
+    rooms = [min(int(n.get(name, 0) / each + 1e-4) for name, each in wanted.items() if each > 0) for n in nodes]
+    holds = " and ".join(f"{setting[name]} = {each:g}" for name, each in wanted.items())
+    if settings.spread and (machines := sum(map(bool, rooms))) < num_partitions:
         return (
-            f"cluster.partitions = {num_partitions}, but only {room} workers with cluster.cpus_per_worker = "
-            f"{settings.cpus_per_worker:g} and cluster.gpus_per_worker = {settings.gpus_per_worker:g} fit on whole machines"
+            f"cluster.partitions = {num_partitions} with cluster.spread needs as many machines that each hold a worker with "
+            f"{holds}, the Ray cluster has {machines}: lower cluster.partitions, or set cluster.spread=false"
+        )
+    if sum(rooms) < num_partitions:
+        return (
+            f"cluster.partitions = {num_partitions}, but only {sum(rooms)} workers with {holds} fit on whole machines"
         )
     return None
 
 
 def make_placement_group(settings: WorkerSettings) -> PlacementGroup:
-    """Reserve one bundle of resources per worker, on as few machines as possible.
+    """Reserve one bundle of resources per worker, on as few machines as possible, or each on another with `spread`.
+
+    On a cluster, where nodes may still come, the group waits for them; an autoscaler sees what it waits for.
 
     Raises:
-        InputError: at once when the cluster is too small; after FREE_GRACE_SECONDS when other jobs hold what is needed.
+        InputError: a Ray that this process started is too small; after `start_seconds` where a cluster is still too small,
+            or where other jobs hold what is needed.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if problem := placement_problem(nodes, settings):
+    if is_own_ray() and (problem := _present_problem(settings)):
         raise InputError(problem)
-    group = placement_group([settings.resources] * settings.num_partitions, strategy="PACK")
-    if group.wait(FREE_GRACE_SECONDS):
+    strategy = "STRICT_SPREAD" if settings.spread else "PACK"
+    group = placement_group([settings.resources] * settings.num_partitions, strategy=strategy)
+    if group.wait(settings.start_seconds):
         return group
     remove_placement_group(group)
+    if problem := _present_problem(settings):
+        raise InputError(
+            f"{problem}. Waited {settings.start_seconds:g} s for more machines; where they take longer to start, raise "
+            "cluster.start_seconds"
+        )
     free, total = ray.available_resources(), ray.cluster_resources()
     raise InputError(
         f"cluster.partitions = {settings.num_partitions} with cluster.cpus_per_worker = {settings.cpus_per_worker:g} and "
         f"cluster.gpus_per_worker = {settings.gpus_per_worker:g}: other jobs held too much of the Ray cluster for "
-        f"{FREE_GRACE_SECONDS:g} s; free are {free.get('CPU', 0):g} of {total.get('CPU', 0):g} CPUs and "
-        f"{free.get('GPU', 0):g} of {total.get('GPU', 0):g} GPUs. Wait, or lower cluster.partitions"
+        f"{settings.start_seconds:g} s; free are {free.get('CPU', 0):g} of {total.get('CPU', 0):g} CPUs and "
+        f"{free.get('GPU', 0):g} of {total.get('GPU', 0):g} GPUs. Wait (longer with cluster.start_seconds), or lower "
+        "cluster.partitions"
     )
+
+
+def _present_problem(settings: WorkerSettings) -> str | None:
+    """`placement_problem` with the nodes that are there now."""
+    return placement_problem([node["Resources"] for node in ray.nodes() if node["Alive"]], settings)

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..partitioning.errors import InputError
 from ..partitioning.storage import split_uri
-from .placement import connect_to_ray
+from .connection import connect_to_ray
 
 ANSWER_SECONDS = 60.0
 

@@ -35,9 +35,10 @@ class Ascent(Method):
             leaf = e0.clone().requires_grad_()
             z = backbone.readout(leaf, graph.propagation)
             rows = z.detach()
-            loss = bpr(rows[first], rows[second], rows[third], 1.0)
-            gradient = torch.zeros_like(rows).index_add_(0, first, loss.user_BD)
-            gradient.index_add_(0, second, loss.positive_BD).index_add_(0, third, loss.negative)
+            positive, negative = ((rows[first] * rows[other]).sum(1) for other in (second, third))
+            weight = bpr(positive, negative, 1.0)[1][:, None]
+            gradient = torch.zeros_like(rows).index_add_(0, first, weight * (rows[third] - rows[second]))
+            gradient.index_add_(0, second, -weight * rows[first]).index_add_(0, third, weight * rows[first])
             z.backward(gradient)
             assert leaf.grad is not None
             # In each step, the longest change of a row is rate / STEPS times the root mean square of the rows' lengths.

@@ -45,6 +45,7 @@ TABLE: Sequence[tuple[str, Sequence[tuple[Callable[..., Any], str]]]] = (
         "Train a model",
         (
             (commands.ingest, "--config run.yaml"),
+            (commands.plan, "--config run.yaml --for train"),
             (commands.train, "--config run.yaml train.epochs=10"),
             (commands.pretrain, "--config run.yaml"),
             (commands.retrain, "--config run.yaml --resume"),
@@ -152,7 +153,9 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        return fail(FAILED, f"{type(error).__name__}: {error}{'' if debug else ' (--debug shows where)'}")
+        # A worker that had too little memory: a setting is to be changed, and the same command would fail again.
+        code = BAD_INPUT if getattr(error, "for_memory", False) else FAILED
+        return fail(code, f"{type(error).__name__}: {error}{'' if debug else ' (--debug shows where)'}")
 
 
 def main() -> None:

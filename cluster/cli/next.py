@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ..reporting.exit_codes import DONE, GATE_FAILED
 
 NEXT = {
+    "quickstart": "init your-table.parquet --to run.yaml",
     "init": "ingest",
     "ingest": "train",
     "train": "pretrain",

@@ -12,6 +12,18 @@ from typing import Any, TextIO
 from ..reporting.exit_codes import DONE, FAILED, GATE_FAILED
 from .keys import print_keys
 
+TITLES = {
+    "by_user_activity": "users by the number of their interactions in training (least, most):",
+    "by_item_popularity": "items by the number of their interactions in training (least, most):",
+    "baselines": "without a model:",
+    "standard_errors": "standard errors of the means:",
+    "validation": "chosen on validation interactions:",
+    "tune": "settings that were tried:",
+    "rows": "rows of the request:",
+    "phases": "seconds of each phase:",
+}
+"""The keys of an answer that people see as a table, each with the line above it."""
+
 
 def exit_code(result: Mapping[str, Any]) -> int:
     """The exit code of a command that returned this result."""
@@ -45,22 +57,75 @@ def print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> No
         for name, part in result["parts"].items():
             print(f"{HEADINGS[name]}: {verdict(name, part)}", file=stdout)
         result = {key: value for key, value in result.items() if key != "parts"}
+    if isinstance(result.get("plans"), list):  # their lines were told already
+        for one in result["plans"]:
+            print(f"{one['work']}: {one.get('why_not', 'there is enough memory')}", file=stdout)
+        result = {key: value for key, value in result.items() if key not in ("plans", "why_not", "fits")}
     for name in ("models", "requests"):
         if isinstance(result.get(name), list):
             _print_table(result[name], stdout)
             result = {key: value for key, value in result.items() if key != name}
+    if isinstance(result.get("gate"), dict) and "measures" in result["gate"]:
+        print(f"gate: {result['gate']['status'].replace('_', ' ')}", file=stdout)
+        _print_table(gate_rows(result["gate"]), stdout)
+        result = {key: value for key, value in result.items() if key != "gate"}
+    elif isinstance(result.get("gate"), dict):  # of `quickstart`: the verdict on each model
+        result = {key: value for key, value in result.items() if key != "gate"}
+    for name, title in TITLES.items():
+        if result.get(name):
+            print(title, file=stdout)
+            _print_table(_rows(result[name]), stdout)
+            result = {key: value for key, value in result.items() if key != name}
     result = {key: value for key, value in result.items() if key != "curve"}
+    verdict = result.pop("verdict", None)  # of `quickstart`; a copy was made above
     width = max(map(len, result), default=0)
     for key, value in result.items():
         print(f"{key:<{width}}  {value:.6g}" if isinstance(value, float) else f"{key:<{width}}  {value}", file=stdout)
+    if verdict is not None:
+        print(verdict, file=stdout)
+
+
+def gate_rows(gate: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each measure of the gate, and for those of all requests since the last training."""
+    rows = []
+    for name, measure in gate["measures"].items():
+        bound = gate["bounds"].get(name, "")
+        for shown, found in ((name, measure), (f"{name}, pooled", measure.get("pooled"))):
+            if found is not None:
+                row = {"measure": shown, "value": found.get("value", "not measured"), "bound": bound}
+                row |= {key: found[key] for key in ("error", "pairs", "requests", "users", "left_out") if key in found}
+                rows.append(row)
+    return rows
+
+
+def _rows(value: Any) -> Sequence[Mapping[str, Any]]:
+    """The rows of the table of a key of `TITLES`: of a list, of one mapping, or of a mapping of mappings by name."""
+    if isinstance(value, list):
+        return value
+    if "trials" in value:
+        return [
+            {**trial["settings"], **{k: v for k, v in trial.items() if k != "settings"}} for trial in value["trials"]
+        ]
+    plain = {key: inner for key, inner in value.items() if key != "curve"}
+    if all(isinstance(inner, Mapping) for inner in plain.values()):
+        keys = list(dict.fromkeys(key for inner in plain.values() for key in inner))
+        return [{"": name} | {key: inner.get(key, "") for key in keys} for name, inner in plain.items()]
+    return [plain]
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]], stdout: TextIO) -> None:
     if not rows:
         return
-    lines = [list(rows[0]), *([f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [keys, *([_cell(row.get(key, "")) for key in keys] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
         print(
             "  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip(), file=stdout
         )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

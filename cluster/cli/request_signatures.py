@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ...partitioning.errors import InputError
-from ..reporting.progress import open_progress
+from ..reporting.screen import open_progress
 from .options import ConfigFile, Debug, Json, Overrides, load_configuration
 
 

@@ -9,7 +9,7 @@ import typer
 
 from ...partitioning.errors import InputError
 from ..reporting.exit_codes import DONE
-from ..reporting.progress import open_progress
+from ..reporting.screen import open_progress
 from .options import ConfigFile, Debug, Json, Overrides, load_configuration
 
 
@@ -60,6 +60,27 @@ def ingest(
     return pipeline.ingest(loaded, progress=open_progress())
 
 
+def plan(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    works: Annotated[
+        list[str] | None,
+        typer.Option("--for", metavar="COMMAND", help="ingest, train, pretrain, forget or evaluate; repeatable."),
+    ] = None,
+    users: Annotated[int | None, typer.Option(min=1, help="Of a graph that is not there; all three or none.")] = None,
+    items: Annotated[int | None, typer.Option(min=1)] = None,
+    interactions: Annotated[int | None, typer.Option(min=1)] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Memory, time and disk that commands will need; starts nothing."""
+    loaded = load_configuration(config, overrides)
+    from .. import pipeline
+
+    sizes = {"users": users, "items": items, "interactions": interactions}
+    return pipeline.plan(loaded, works or [], **sizes, progress=open_progress())
+
+
 def train(
     overrides: Overrides = None,
     config: ConfigFile = None,
@@ -68,6 +89,10 @@ def train(
         list[str] | None,
         typer.Option(metavar="FILE", help="Train the same run minus these users, items or interactions; repeatable."),
     ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="First choose settings from the grid of the section `tune`, on validation data."),
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
@@ -75,7 +100,7 @@ def train(
     loaded = load_configuration(config, overrides)
     from .. import pipeline
 
-    return pipeline.train(loaded, resume=resume, without=without or [], progress=open_progress())
+    return pipeline.train(loaded, resume=resume, without=without or [], tune=tune, progress=open_progress())
 
 
 def pretrain(
@@ -114,10 +139,13 @@ def evaluate(
     interactions: Annotated[
         str | None, typer.Option(metavar="FILE", help="Interactions that were forgotten: user_id and item_id.")
     ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Evaluate popularity and item-kNN too, for comparison.")
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
-    """Recall and NDCG on the test interactions; with --reference also forgetting, against a retrained model."""
+    """Recall, NDCG and more on the test interactions; with --reference also forgetting, against a retrained model."""
     loaded = load_configuration(config, overrides)
     from .. import pipeline
 
@@ -127,6 +155,7 @@ def evaluate(
         users=users,
         items=items,
         interactions=interactions,
+        baselines=baselines,
         progress=open_progress(),
     )
 
@@ -149,7 +178,7 @@ def export(
     loaded = load_configuration(config, overrides)
     from .. import pipeline
 
-    return pipeline.export(loaded, to=to, top_k=top_k, format=format)
+    return pipeline.export(loaded, to=to, top_k=top_k, format=format, progress=open_progress())
 
 
 def purge(
@@ -243,13 +272,20 @@ def serve(
 
 
 def doctor(
-    overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    cluster: Annotated[
+        bool,
+        typer.Option("--cluster", help="Also the Ray cluster at cluster.address or RAY_ADDRESS, over all its nodes."),
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
 ) -> dict[str, Any]:
-    """Is this machine fit? With a configuration, also its output location."""
+    """Is this machine fit? With a configuration, also its output location; with --cluster, all nodes of a cluster."""
     loaded = load_configuration(config, overrides) if config or overrides else None
     from ..commands.doctor import doctor as run_doctor
 
-    return run_doctor(loaded)
+    return run_doctor(loaded, cluster=cluster)
 
 
 def submit(

@@ -19,10 +19,11 @@ MIN_SHARED_MEMORY = 1 * GIB
 slower."""
 
 
-def doctor(config: Config | None) -> dict[str, Any]:
+def doctor(config: Config | None, *, cluster: bool = False) -> dict[str, Any]:
     """Run all checks. A check that raises has failed, and its detail says why.
 
-    config: if given, the number of workers and the place of the output are checked too.
+    config: if given, the number of workers and the place of the output are checked too. cluster: check the Ray cluster that
+    is named by it, or by RAY_ADDRESS, as well.
 
     Returns:
         `ok` (whether all checks passed) and `checks`, a list of {"name", "ok", "detail"}.
@@ -40,6 +41,11 @@ def doctor(config: Config | None) -> dict[str, Any]:
     if config is not None:
         checks.append(("output store", lambda: _output(config)))
     results = [_run(name, check) for name, check in checks]
+    if cluster:
+        from .doctor_cluster import cluster_checks
+
+        with cluster_checks(config) as found:
+            results += [_run(name, check) for name, check in found]
     return {"ok": all(result["ok"] for result in results), "checks": results}
 
 
@@ -59,10 +65,12 @@ def _versions() -> tuple[bool, str]:
 
 def _cores(config: Config | None) -> tuple[bool, str]:
     usable = usable_cpus()
-    if config is None or config.cluster.address is not None:
+    from ...workers.shared_folder import runs_on_a_cluster
+
+    if config is None or runs_on_a_cluster(config.cluster.address):
         return True, f"{usable} usable"
     wanted = config.cluster.partitions * config.cluster.cpus_per_worker
-    detail = f"{usable} usable, {wanted} wanted by cluster.partitions x cluster.cpus_per_worker"
+    detail = f"{usable} usable, {wanted:g} wanted by cluster.partitions x cluster.cpus_per_worker"
     return usable >= wanted, detail
 
 

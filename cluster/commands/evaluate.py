@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...distributed.measures.evaluation import Evaluation
 from ...distributed.partition.partition import Partition
 from ...partitioning.errors import InputError
 from ...workers import WorkerGroup, calling
 from ..config.schema import Config
 from ..models.held_out import held_out_pairs
+from ..models.training import as_trained
 from ..output.leases import leased
 from ..output.session import Session
+from ..planning.announce import announce
+from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
+from ..reporting.ranking import ranking_progress
 from .evaluate_reference import evaluate_against
 
 
@@ -22,12 +27,15 @@ def evaluate(
     users: str | None = None,
     items: str | None = None,
     interactions: str | None = None,
+    baselines: bool = False,
     progress: Progress = SILENT,
     group: WorkerGroup | None = None,
 ) -> dict[str, Any]:
-    """Recall@K and NDCG@K of the current version on `test_interactions`; with a reference also measures of forgetting.
+    """The quality of the current version on `test_interactions` (docs/evaluation.md); with a reference instead Recall and
+    NDCG, and measures of forgetting.
 
     Args:
+        baselines: evaluate popularity and item-kNN too.
         reference, users, items, interactions: as for `evaluate_against`. Either all are None, or the reference and at least
             one of the others are given.
 
@@ -40,12 +48,22 @@ def evaluate(
         raise InputError(
             "evaluate: --reference needs what was forgotten (--users, --items or --interactions), and these need --reference"
         )
+    if reference is not None and baselines:
+        raise InputError(
+            "evaluate: --baselines and --reference do not go together. Run `evaluate --baselines` by itself"
+        )
     if reference is not None:
         return evaluate_against(config, reference, **named, progress=progress, group=group)
     session = Session(config)
     with leased(session) as version:
         test_users, test_items, unknown = held_out_pairs(session, version.graph)
-        call = calling(Partition.evaluate, test_users, test_items, config.evaluate.k, config.evaluate.batch_users)
-        with session.workers(group) as workers:
-            metrics = session.call(workers, version, call)[0]
-    return {"version": version.version, **metrics, "users": int(metrics["users"]), "unknown_test_rows": unknown}
+        section = config.evaluate
+        evaluation = Evaluation(section.k, section.batch_users, section.users, config.seed, baselines)
+        call = calling(Partition.evaluate, test_users, test_items, evaluation)
+        sizes = sizes_of_graph(session.store, version.graph, config.partitioning.halo)
+        trained = as_trained(config, version.model)
+        planned = announce(trained, sizes, "evaluate", progress, group, test_rows=len(test_users))
+        with session.workers(group) as workers, ranking_progress(progress) as on_progress:
+            planned.placed(workers)
+            measured = session.call(workers, version, call, on_progress=on_progress)[0]
+    return {"version": version.version, **measured, "unknown_test_rows": unknown, **planned.measured(workers)}

@@ -145,7 +145,7 @@ def _recipe(config: Config, version: Manifest) -> dict[str, Any]:
 
 def _check_recipe(config: Config, version: Manifest, retrained: Manifest, reference: str) -> None:
     """Raise InputError unless the reference was trained with the same configuration, and has forgotten nothing since."""
-    if retrained.model.trained_on != retrained.graph.shard_files:
+    if not retrained.model.was_trained_on(retrained.graph):
         raise InputError(
             f"--reference {reference}: its version {retrained.version} forgot something after its training, so it is no "
             "retrained model. Run `unlearnrec train --without` there"
@@ -227,7 +227,7 @@ def _before(session: Session, version: Manifest, retrained: Manifest, request: R
         for record in session.log.records()
         if record.kind == COMMITTED and (one := manifest_of(record)).version < version.version
         if one.graph.ingest == version.graph.ingest
-        and one.graph.shard_files == one.lake_graph.shard_files  # a counterfactual has two graphs
+        and one.graph.shard_chains == one.lake_graph.shard_chains  # a counterfactual has two graphs
         and _recipe(session.config, one) == _recipe(session.config, retrained)
         and all(session.store.exists(name) for name in one.files)
     ]

@@ -23,13 +23,21 @@ from ..output.exports import ExportWriter, Target, about
 from ..output.leases import leased
 from ..output.manifest import Manifest
 from ..output.session import Session
+from ..reporting.progress import SILENT, Progress
+from ..reporting.ranking import ranking_progress
 
 Ids = npt.NDArray[np.int64]
 PARQUET = "parquet"
 
 
 def export(
-    config: Config, *, to: str, top_k: int = 20, format: str | None = None, group: WorkerGroup | None = None
+    config: Config,
+    *,
+    to: str,
+    top_k: int = 20,
+    format: str | None = None,
+    progress: Progress = SILENT,
+    group: WorkerGroup | None = None,
 ) -> dict[str, Any]:
     """Write the current version's readouts and recommendations. Forgotten users and items are not in them.
 
@@ -54,7 +62,7 @@ def export(
         made = about(session, head, version.version, version.graph)
         with ExportWriter(target, maps["user"][0].type, maps["item"][0].type, made) as writer:
             with session.workers(group) as workers:
-                _export(session, version, workers, writer, maps, top_k)
+                _export(session, version, workers, writer, maps, top_k, progress)
             written = writer.close()
     return {"version": version.version, **written}
 
@@ -109,7 +117,13 @@ def _refuse_tables(session: Session, to: str, place: str) -> None:
 
 
 def _export(
-    session: Session, version: Manifest, group: WorkerGroup, writer: ExportWriter, maps: dict[str, Any], top_k: int
+    session: Session,
+    version: Manifest,
+    group: WorkerGroup,
+    writer: ExportWriter,
+    maps: dict[str, Any],
+    top_k: int,
+    progress: Progress,
 ) -> None:
     """Write the tables, with external ids in the place of dense ids. maps: the id map of each side."""
     places = {side: _by_node(node, version.graph.nodes(side)) for side, (_, node, _) in maps.items()}
@@ -121,7 +135,9 @@ def _export(
         writer.embeddings("user", external("user", users), user_rows)
         writer.embeddings("item", external("item", items), item_rows)
     recommend = calling(Partition.recommend, top_k, session.config.evaluate.batch_users)
-    for users, items, scores in session.call(group, version, recommend):
+    with ranking_progress(progress) as on_progress:
+        recommended = session.call(group, version, recommend, on_progress=on_progress)
+    for users, items, scores in recommended:
         k = items.shape[1]
         writer.recommendations(
             external("user", np.repeat(users, k)), external("item", items.reshape(-1)), scores.reshape(-1), k

@@ -92,7 +92,7 @@ def forget(
         session.whole_version()
         if request_id is not None:
             final_answer(session, request)  # an id of another request is told here as well
-        return _dry_run(session, able_version(session), request, file)
+        return preview(session, able_version(session), request, file)
     answer = _forget(session, request, requester, progress, group, cut_only)
     if file is not None:
         answer = {**answer, "results": _write_results(session, request, answer, file, progress)}
@@ -177,7 +177,7 @@ def _in_grace(session: Session, request: Request) -> dict[str, Any] | None:
     return {"request_id": request.request_id, "status": "accepted", "version": None, "due": iso(due), **NOTHING}
 
 
-def _dry_run(
+def preview(
     session: Session, version: Manifest, request: Request, results: ResultsFile | None = None
 ) -> dict[str, Any]:
     """What the request would change. It needs no workers, and writes nothing under the output."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...partitioning import ingest as ingestion
-from ...workers.shared_folder import check_folder_on_cluster
+from ...partitioning.halo import chosen
+from ...workers.shared_folder import check_folder_on_cluster, runs_on_a_cluster
 from ..config.schema import Config
 from ..lifecycle.suppression import row_filter
 from ..output.ingests import record_ingest
@@ -23,11 +24,11 @@ def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
     """
     session = Session(config)
     wanted, there = config.cluster.partitions * config.cluster.cpus_per_worker, usable_cpus()
-    if config.cluster.address is None and wanted > there:  # on a cluster Ray knows how many there are
+    if not runs_on_a_cluster(config.cluster.address) and wanted > there:  # on a cluster Ray knows how many there are
         progress.note(
             f"cluster.partitions = {config.cluster.partitions} with cluster.cpus_per_worker = "
-            f"{config.cluster.cpus_per_worker} want {wanted} CPUs, and this machine has {there}: workers beyond them cannot "
-            "start here. Another number of partitions needs another `ingest`"
+            f"{config.cluster.cpus_per_worker:g} want {wanted:g} CPUs, and this machine has {there}: workers beyond them "
+            "cannot start here. Another number of partitions needs another `ingest`"
         )
     # This comes before any write: in a folder of this machine alone, workers on other machines would not find the graph.
     check_folder_on_cluster(config.output, config.cluster.address)
@@ -52,10 +53,13 @@ def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
                 seed=config.seed,
                 halo=config.partitioning.halo,
                 assignment_file=config.partitioning.assignment,
+                metis_limit=int(config.partitioning.metis_gib * 2**30),
+                spool=config.partitioning.spool,
             ),
             session.store,
             progress=read,
             suppress=suppress,
+            note=progress.note,
             # The record comes before the manifest of the graph, so no graph is published of which the log does not know.
             before_publishing=lambda manifest: record_ingest(session, manifest, head),
         )
@@ -64,6 +68,6 @@ def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
     keys = ("users", "items", "interactions", "events", "skipped", "suppressed", "partitions", "edge_cut", "balance")
     rows = manifest.rows_per_layer
     return {key: getattr(manifest, key) for key in keys} | {
-        "rows_per_layer": rows[config.partitioning.halo],
+        "rows_per_layer": rows[chosen(config.partitioning.halo, rows)],
         "rows_per_layer_by_halo": rows,
     }

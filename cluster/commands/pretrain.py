@@ -10,9 +10,13 @@ from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..log.log import LogConflict
 from ..models.pretraining import clear_runs_of_others, fit_encoder, wants_around, with_encoder
+from ..models.training import as_trained
+from ..output.compaction import compact
 from ..output.conflicts import newer_after_requests
 from ..output.manifest import Manifest
 from ..output.session import Session
+from ..planning.announce import announce
+from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
 
 
@@ -28,15 +32,23 @@ def pretrain(config: Config, *, progress: Progress = SILENT, group: WorkerGroup 
         WorkerFailure: as `WorkerGroup.run`.
     """
     session = Session(config)
+    # The runs are made on the graph in whole files: a purge beside them then has no reason to write that graph anew.
+    compact(session)
     # The head is read before the version. A commit after this head is then a conflict, and no version overwrites another.
     head = session.log.head()
     version = session.version()
     wants_around(config, version.model.backbone)  # raises for an impossible setting, before any work is done
+    trained, sizes = (
+        as_trained(config, version.model),
+        sizes_of_graph(session.store, version.graph, config.partitioning.halo),
+    )
+    planned = announce(trained, sizes, "pretrain", progress, group)
     with session.workers(group) as workers:
+        planned.placed(workers)
         encoder, files, told = fit_encoder(session, version, workers, progress)
         committed = _commit(session, head, version, encoder, files)
     clear_runs_of_others(session, version)
-    return told | {"version": committed.version}
+    return {"step_seconds": None} | told | planned.measured(workers) | {"version": committed.version}
 
 
 def _commit(session: Session, head: int, version: Manifest, encoder: Encoder, files: dict[str, File]) -> Manifest:

@@ -16,12 +16,16 @@ from typing import Any
 
 from ...partitioning.errors import InputError
 from ..config.schema import Config
+from ..evidence.named import all_forgotten
 from ..evidence.report import add_evidence
-from ..layout import LOG, checkpoint_number, segment_id
+from ..layout import LOG, TABLES, checkpoint_number, segment_id
+from ..lifecycle.suppression import open_list
 from ..log.cuts import announce_cut
 from ..log.log import LogConflict
 from ..log.records import PURGED, PURGING
+from ..output.compaction import compact
 from ..output.conflicts import voids_purge
+from ..output.handed import remove_rows
 from ..output.leases import covered_places, read_leases
 from ..output.ledger import Ledger
 from ..output.leftovers import (
@@ -33,12 +37,14 @@ from ..output.leftovers import (
     SUPERSEDED,
     UNNAMED,
     Leftover,
+    carried_out_contents,
     is_old,
     leftovers,
 )
 from ..output.session import Session, missing_text
 from ..reporting.progress import SILENT, Progress
 from ..requests.request import is_purged, tombstone
+from ..requests.row_filter import RowFilter
 
 ROLLBACKS = (OLDER, SUPERSEDED, CHECKPOINT)
 """The kinds of files that a rollback could need again."""
@@ -52,7 +58,8 @@ younger file may belong to a command that is under way, or a process may not hav
 def purge(
     config: Config, *, now: bool = False, truncate_log: bool = False, progress: Progress = SILENT
 ) -> dict[str, Any]:
-    """Remove the files under `output` that still hold deleted data, if they are older than `forget.retention_hours`.
+    """Remove the files under `output` that still hold deleted data, if they are older than `forget.retention_hours`, and the
+    rows of tables that Python handed over which name something that was forgotten.
 
     Files on which a command has a lease (`leases`) stay for the next purge. A purge that was interrupted is finished by the
     next one. The lake, and exports and copies elsewhere, are not touched. Evidence that cannot be written does not stop the
@@ -73,9 +80,16 @@ def purge(
         # The checkpoint (C1, C2) comes first: only files of the log that it replaces may be removed.
         session.checkpoint()
     reported: dict[str, bool] = {}
+    cleaned = _Cleaned(session)
     while True:
         # What to remove is decided on this state of the log, and decided again if a later record contradicts it.
         ledger = session.ledger()
+        if ledger.current is not None and ledger.current.has_deltas:
+            # Files of the current version hold what deltas take away (Wk). A version in new files comes first, and the old
+            # ones are then those of an older version, which nobody needs.
+            _check_whole(session, ledger)
+            compact(session)
+            ledger = session.ledger()
         head = ledger.seen
         found = leftovers(session)
         found += _log_files(session) if truncate_log else []
@@ -85,12 +99,14 @@ def purge(
         due = [
             x for x in found if now or (x.place not in held and _is_due(x, config.forget.retention_hours, time.time()))
         ]
+        # Tables that were handed over lose their rows before the contents are emptied, because the contents name these rows.
+        cleaned.of({x.place for x in due if x.kind == REQUEST})
         # Earlier purges that did not end forbid rollbacks. If this purge leaves no file that a rollback could need, they can
         # take nothing from one any more, and this purge ends them.
         left = {x.place for x in found if x.kind in ROLLBACKS}.difference(x.place for x in due)
         over = [] if left else list(ledger.purging)
         if not due and not over:
-            return _answer(due, len(found), ledger, sum(reported.values()))
+            return _answer(due, len(found), ledger, sum(reported.values()), cleaned.rows)
         _check_whole(session, ledger)
         if due:
             # The evidence (W8 to W10) is read from files that may be removed below, so it is written first.
@@ -117,7 +133,7 @@ def purge(
                     session.store.remove(item.place)
             task.advance()
     # The record `purged` (P3) comes after all removals. If the purge dies before it, the next purge finds what is left.
-    answer = _answer(due, len(found) - len(due), ledger, sum(reported.values()))
+    answer = _answer(due, len(found) - len(due), ledger, sum(reported.values()), cleaned.rows)
     session.log.append(PURGED, answer | {"ends": [*over, began.number]})
     session.checkpoint_if_due()
     return answer
@@ -204,11 +220,41 @@ def _is_due(item: Leftover, retention_hours: float, clock: float) -> bool:
     return not limit or clock - item.modified >= limit
 
 
-def _answer(removed: Sequence[Leftover], kept: int, ledger: Ledger, reported: int) -> dict[str, Any]:
-    """What the command returns. kept: how many leftovers stay. reported: how many reports were written."""
+class _Cleaned:
+    """Takes what was forgotten out of the tables that Python handed over, and counts the rows."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._seen: set[str] | None = None
+        self.rows = 0
+
+    def of(self, contents: set[str]) -> None:
+        """Remove the rows that these contents of requests name, and those that the suppression list names.
+
+        Nothing is done a second time for the same contents. A purge that dies behind this leaves the contents, so the next
+        one does it again.
+
+        Raises:
+            InputError: a table cannot be read, or its times not compared with a range that was forgotten; or the suppression
+                list was made with another key. No content was emptied.
+        """
+        if (self._seen is not None and contents <= self._seen) or not self._session.store.list(TABLES):
+            return
+        self._seen = contents | (self._seen or set())
+        tickets = carried_out_contents(self._session.ledger())
+        named = {place: tickets[place] for place in contents if place in tickets}
+        key, digests = all_forgotten(self._session, open_list(self._session.store), named)
+        if any(digests.values()):
+            self.rows += remove_rows(self._session, RowFilter(key, digests, self._session.columns.time_unit))
+
+
+def _answer(removed: Sequence[Leftover], kept: int, ledger: Ledger, reported: int, removed_rows: int) -> dict[str, Any]:
+    """What the command returns. kept: how many leftovers stay. reported: how many reports were written. removed_rows: of
+    tables that were handed over."""
     return {
         "removed_files": sum(x.kind != REQUEST for x in removed),
         "removed_bytes": sum(x.bytes for x in removed),
+        "removed_rows": removed_rows,
         "purged_requests": sum(x.kind == REQUEST for x in removed),
         "kept_files": kept,
         "reports_written": reported,

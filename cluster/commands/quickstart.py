@@ -67,11 +67,13 @@ def quickstart(
         if not data.is_dir():
             raise InputError(f"--output {folder}: exists and is no earlier quickstart. Name a new folder")
         _clear(folder)
+    begin = _Stages(progress)
+    begin("making data and partitioning the graph", 3)
     sample = make_sample(data, seed=seed)
     config = _config(folder, sample, partitions, seed)
     progress.note(
-        f"made {sample['train_interactions']:,} training interactions of {sample['users']:,} users and "
-        f"{sample['items']:,} items in {data}"
+        f"{sample['train_interactions']:,} interactions of {sample['users']:,} users and {sample['items']:,} items, "
+        f"in {data}"
     )
     request, users_file = data / "forget.parquet", data / "forget-users.csv"
     _write_requests(sample["train"], request, users_file, seed)
@@ -80,23 +82,29 @@ def quickstart(
     ingested = ingest(config, progress=progress)
     copy_output(config.output, other["retrained"].output)
     session = Session(config)
+    begin(f"starting Ray and {partitions} workers", 8)
     with session.workers() as group:
         users, items, _ = held_out_pairs(session, lake_graph(session))
         probe = _make_probe(session, request, users, items, seed)
-        watch = TrainProbe(10, users, items, config.evaluate.k, config.evaluate.batch_users)
+        begin("training the model", 8)
+        watch = TrainProbe(2, users, items, config.evaluate.k, config.evaluate.batch_users)
         trained = train(config, progress=progress, probe=watch, group=group)
+        begin("pre-training the encoder, once for all requests", 30)
         pretrained = pretrain(config, progress=progress, group=group)
+        begin(f"forgetting {FORGOTTEN_SHARE:.0%} of the interactions", 2)
         copy_output(config.output, other["cut"].output)
         models = {"original": measure(config, group, probe)}
-        models["edges cut"], cut = _measure_cut(other["cut"], request, group, probe, progress)
+        models["edges cut"], cut = _measure_cut(other["cut"], request, group, probe)
         forgotten = forget(
             config, interactions=str(request), request_id="quickstart-interactions", progress=progress, group=group
         )
         models["unlearned"] = measure(config, group, probe)
+        begin("retraining without them, to compare", 8)
         started = time.perf_counter()
         train(other["retrained"], without=[str(request)], progress=progress, group=group)
         retrain_seconds = time.perf_counter() - started
         models["retrained"] = measure(other["retrained"], group, probe)
+        begin(f"forgetting {FORGOTTEN_USERS} whole users, and writing the report", 3)
         of_users = forget(config, users=str(users_file), request_id="quickstart-users", progress=progress, group=group)
         evaluated = evaluate(config, group=group)
 
@@ -107,16 +115,42 @@ def quickstart(
         "ndcg@20": by_name["unlearned"]["ndcg@20"],
         "forget_seconds": forgotten["seconds"],
         "retrain_seconds": retrain_seconds,
-        "speedup": retrain_seconds / forgotten["seconds"],
         "pretrain_seconds": pretrained["seconds"],
         "report": str(folder / "reports" / "report.html"),
         "models": table,
         "gate": {"edges cut": cut["gate"], "unlearned": forgotten["gate"]},
         "passed": passed(by_name),
     }
+    result["verdict"] = _verdict(result, by_name)
     steps = Steps(ingested, trained, pretrained, forgotten, of_users, evaluated)
     report.write_report(result["report"], "unlearnrec quickstart", _sections(steps, result, models))
     return result
+
+
+class _Stages:
+    """Says which stage begins, and about how long it takes (on two free cores, without the first start of Python)."""
+
+    TOTAL = 7
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._number = progress, 0
+
+    def __call__(self, name: str, seconds: int) -> None:
+        self._number += 1
+        self._progress.note(f"{self._number}/{self.TOTAL} {name} (about {seconds} s)")
+
+
+def _verdict(result: dict[str, Any], rows: dict[str, dict[str, Any]]) -> str:
+    """Two sentences: how well the request was forgotten, and what it took."""
+    before, after, target = (rows[name]["attack AUC"] for name in ("original", "unlearned", "retrained"))
+    recall = rows["unlearned"]["recall@20"] / rows["retrained"]["recall@20"]
+    failed = "" if result["passed"] else ": NOT forgotten well"
+    return (
+        f"An attacker tells forgotten from never seen interactions with an AUC of {after:.3f}, against {target:.3f} for a "
+        f"model that was retrained without them and {before:.3f} before{failed}. "
+        f"Forgetting took {result['forget_seconds']:.2f} s and the retrain {result['retrain_seconds']:.1f} s on this "
+        f"machine; Recall@20 is {recall:.1%} of the retrained model's."
+    )
 
 
 def passed(rows: dict[str, dict[str, Any]]) -> bool:
@@ -140,7 +174,8 @@ def _config(output: Path, sample: dict[str, Any], partitions: int, seed: int) ->
             "output": str(output),
             "seed": seed,
             "cluster": {"partitions": partitions},
-            "train": {"epochs": 40, "batch_size": 4096},
+            # More epochs make it worse: Recall@20 is .403 after 12 and .384 after 40.
+            "train": {"epochs": 12, "batch_size": 4096},
             "pretrain": {"epochs": 30, "learning_rate": 0.003},
         }
     )
@@ -178,11 +213,12 @@ def _make_probe(session: Session, request: Path, test_users: Any, test_items: An
     return Probe((forgotten[0], forgotten[1]), (test_users, test_items), random)
 
 
-def _measure_cut(
-    config: Config, request: Path, group: Any, probe: Probe, progress: Progress
-) -> tuple[Measured, dict[str, Any]]:
-    """Remove the edges from the graph and change nothing else; returns (what is measured then, the answer of `forget`)."""
-    answer = forget(config, interactions=str(request), progress=progress, group=group, cut_only=True)
+def _measure_cut(config: Config, request: Path, group: Any, probe: Probe) -> tuple[Measured, dict[str, Any]]:
+    """Remove the edges from the graph and change nothing else; returns (what is measured then, the answer of `forget`).
+
+    It is silent: that this version misses its gate is what the comparison is to show, and no alarm.
+    """
+    answer = forget(config, interactions=str(request), group=group, cut_only=True)
     return measure(config, group, probe), answer
 
 
@@ -200,7 +236,7 @@ def _sections(steps: Steps, result: dict[str, Any], models: dict[str, Measured])
         report.Section(
             "What was forgotten",
             f"{forgotten['removed_interactions']:,} interactions in {forgotten['seconds']:.2f} s, where a retrain takes "
-            f"{result['retrain_seconds']:.1f} s ({result['speedup']:.0f} times as long). Then {of_users['deleted_users']} "
+            f"{result['retrain_seconds']:.1f} s on this machine and load. Then {of_users['deleted_users']} "
             f"whole users with {of_users['removed_interactions']:,} interactions in {of_users['seconds']:.2f} s; after "
             f"that Recall@20 is {steps.evaluated['recall@20']:.4f}. Pre-training the encoder took "
             f"{steps.pretrained['seconds']:.0f} s, once.",

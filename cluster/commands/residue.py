@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,22 +10,26 @@ from ...partitioning.lake import read_table
 from ...partitioning.lake.copies.history import current_uri
 from ..config.schema import Config
 from ..evidence.lake import look_at_lake
-from ..evidence.named import Named, named_by, valid_entries
+from ..evidence.named import Named, all_forgotten, named_by
 from ..evidence.receipt import bring_up_to_date
 from ..evidence.signing import signing_key
-from ..layout import REQUESTS, SUPPRESSION
+from ..layout import REQUESTS, SUPPRESSION, TABLES
 from ..lifecycle.refusals import unknown_request
-from ..lifecycle.suppression import ENVIRONMENT, SuppressionList, open_list
-from ..output.ingests import id_types, times
-from ..output.ledger import State, Ticket
-from ..output.leftovers import final_contents, leftovers
+from ..lifecycle.suppression import ENVIRONMENT, open_list
+from ..output.compaction import covered_files
+from ..output.handed import is_handed, rows_named
+from ..output.ledger import State
+from ..output.leftovers import carried_out_contents, leftovers
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
-from ..requests.digests import KINDS, Digests, digests_of, no_digests
-from ..requests.request import is_purged, read_request
 from ..requests.row_filter import RowFilter
 
+COVERED = "file under deltas"
+COVERED_DETAIL = (
+    "of the current version; it holds what deltas take away, or is such a delta. A purge writes it anew first"
+)
 LAKE, STATE, STORED = "lake rows", "older state of a table", "stored in the lake"
+HANDED = "rows of a handed table"
 
 
 def residue(config: Config, request_id: str | None = None, *, progress: Progress = SILENT) -> dict[str, Any]:
@@ -55,8 +57,13 @@ def residue(config: Config, request_id: str | None = None, *, progress: Progress
     not_read: list[dict[str, str]] = []
     left = leftovers(session)
     found += [{"place": item.place, "kind": item.kind, "detail": item.detail, "bytes": item.bytes} for item in left]
-    tickets = final_contents(session.ledger())
-    carried_out = {name: ticket for name, ticket in tickets.items() if ticket.state is not State.CANCELLED}
+    if (current := session.ledger().current) is not None:
+        known = current.files | current.lake_graph.files
+        found += [
+            {"place": name, "kind": COVERED, "detail": COVERED_DETAIL, "bytes": known[name].bytes}
+            for name in covered_files(current)
+        ]
+    carried_out = carried_out_contents(session.ledger())
     contents = {item.place: carried_out[item.place] for item in left if item.place in carried_out}
     suppression = open_list(session.store)
     if suppression is None and session.store.list(SUPPRESSION):
@@ -64,9 +71,17 @@ def residue(config: Config, request_id: str | None = None, *, progress: Progress
     if suppression is None and (purged := len(carried_out) - len(contents)):
         why = f"{purged} purged: what they named is known to no one, and its rows in the lake are not counted"
         not_read.append({"place": REQUESTS, "why": why})
-    key, named = _forgotten(session, suppression, contents)
+    key, named = all_forgotten(session, suppression, contents)
     if any(named.values()):
-        for table in dict.fromkeys(x for x in (config.interactions, config.test_interactions) if x):
+        try:
+            for part, rows in rows_named(session, RowFilter(key, named, session.columns.time_unit)).items():
+                detail = "name something that was forgotten, in the copy of a table that Python handed over"
+                found.append({"place": part, "kind": HANDED, "detail": detail, "rows": rows})
+        except InputError:
+            why = "cannot be read, or its times not compared with ranges that were forgotten"
+            not_read.append({"place": TABLES, "why": why})
+        tables = (x for x in (config.interactions, config.test_interactions) if x and not is_handed(session, x))
+        for table in dict.fromkeys(tables):
             try:
                 table = current_uri(table, session.options)
                 rows = _count_rows(session, table, RowFilter(key, named, session.columns.time_unit), progress)
@@ -80,9 +95,9 @@ def residue(config: Config, request_id: str | None = None, *, progress: Progress
         known_by = "requests and the suppression list"
         parts = look_at_lake(session, Named(key, named, None, known_by), stored_only=True, progress=progress)
         found += _residues(parts)
-        tables = {one["place"] for one in not_read}
+        unread_tables = {one["place"] for one in not_read}
         missing = [one for name in ("older", "files") for one in parts[name]["not_looked_at"]]
-        unread = [{"place": one["what"], "why": _counted(one)} for one in missing if one["what"] not in tables]
+        unread = [{"place": one["what"], "why": _counted(one)} for one in missing if one["what"] not in unread_tables]
         not_read += [one for n, one in enumerate(unread) if one not in unread[:n]]
     return {"residues": found, "not_read": not_read}
 
@@ -119,27 +134,6 @@ def _receipt(session: Session, request_id: str, progress: Progress) -> dict[str,
     live = "name what the request named"
     found = [{"place": x["place"], "kind": LAKE, "detail": live, "rows": x["rows"]} for x in parts["current"]["places"]]
     return {**bring_up_to_date(session, ticket, parts, key), "residues": [*found, *_residues(parts)]}
-
-
-def _forgotten(
-    session: Session, suppression: SuppressionList | None, contents: Mapping[str, Ticket]
-) -> tuple[bytes, Digests]:
-    """(a key, the digests with this key of all that is known to be forgotten and was not lifted from the suppression
-    list)."""
-    key = suppression.key if suppression else secrets.token_bytes(32)
-    named = no_digests()
-    types, time = id_types(session), times(session)
-    for place, ticket in contents.items():
-        content = json.loads(session.store.read(place))
-        if is_purged(content):  # a purge was faster
-            continue
-        request = read_request(ticket.request_id, content["body"].encode())
-        digests = digests_of(key, valid_entries(session, request, ticket), types, time.unit if time else None)
-        named = {kind: named[kind] | digests[kind] for kind in KINDS}
-    if suppression is not None:
-        listed, lifted = suppression.state()
-        named = {kind: (named[kind] - lifted[kind]) | listed[kind] for kind in KINDS}
-    return key, named
 
 
 def _count_rows(session: Session, table: str, names: RowFilter, progress: Progress) -> int:

@@ -19,9 +19,13 @@ from ..layout import LOG, REQUESTS, pretraining_folder, training_folder
 from ..models.pretraining import clear_runs_of_others, fit_encoder, wants_around, with_encoder
 from ..models.retraining import check_still_valid, commit_replayed
 from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
+from ..models.validation import clear_choice, with_chosen_epochs
+from ..output.compaction import compact
 from ..output.ingests import graph_key, lake_graph
 from ..output.leases import Lease
 from ..output.session import Session
+from ..planning.announce import announce
+from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
 
 
@@ -46,19 +50,28 @@ def retrain(
         WorkerFailure: as `WorkerGroup.run`.
     """
     session = Session(config)
-    wants_around(config, config.backbone.model_dump())  # raises for an impossible setting, before any work is done
+    wants_around(config, config.backbone.specification())  # raises for an impossible setting, before any work is done
     lake_graph(session)  # raises if there is no graph, before anything is written
+    # The training is on the graph in whole files: a purge beside it then has no reason to write that graph anew.
+    compact(session)
     started = time.perf_counter()
+    configured = config
+    config, choice = with_chosen_epochs(config, progress, group, resume)
+    session = Session(config)
     # The lease (Lt) comes before everything else. It holds the contents of requests and the log, because requests that are
     # carried out from now on have to be read at the end, when a purge might have removed them.
     with Lease(session, session.versions.next_number(), [f"{REQUESTS}/*", f"{LOG}/*"]) as lease:
         head, graph = _lease_graph(session, lease)
         run = make_run(config, graph, Removal(), probe)
-        prepare_run(session, graph, run, resume, progress)
+        sizes = sizes_of_graph(session.store, graph, run.halo)
+        announce(config, sizes, "train", progress, group)
+        planned = announce(config, sizes, "pretrain", progress, group)  # which holds more than the training
+        prepare_run(session, run, resume, progress)
         # A training takes long. It ends early if a record since `head` already makes its result useless.
         look = at_intervals(lambda: check_still_valid(session.log.since(head), (), lease))
         try:
             with session.workers(group) as workers:
+                planned.placed(workers)
                 trained, curve = trained_version(session, workers, graph, run, progress, look)
                 # No version names the new files yet, so the lease has to hold them, those of each step before the next.
                 lease.add(trained.files)
@@ -73,11 +86,15 @@ def retrain(
     # Only now: until the commit, `retrain --resume` needs the checkpoints.
     Checkpoints(session.store, run.folder).clear()
     clear_runs_of_others(session, trained)
-    return training_result(committed, curve) | {
+    if choice is not None:
+        clear_choice(configured)
+    return training_result(committed, curve, run.settings.num_batches) | {
+        **planned.measured(workers),
         "seconds": time.perf_counter() - started,
         "replayed_requests": len(committed.replayed or ()),
         "replayed_interactions": graph.interactions - committed.graph.interactions,
         "pretrain": pretrained,
+        **({"validation": choice.document()} if choice is not None else {}),
     }
 
 

@@ -11,7 +11,7 @@ from ..output.conflicts import deletions_after
 from ..output.manifest import Manifest, manifest_of
 from ..output.session import Session
 
-OWN = ("version", "base", "answers", "rolled_back_to")
+OWN = ("version", "base", "answers", "rolled_back_to", "follows")
 """The keys of a manifest that belong to its own commit, and are not taken over."""
 
 

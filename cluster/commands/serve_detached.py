@@ -14,9 +14,11 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util.placement_group import remove_placement_group
 
 from ...partitioning.errors import InputError
-from ...workers.placement import connect_to_ray, placement_problem
+from ...workers.connection import connect_to_ray
+from ...workers.placement import make_placement_group
 from ..config.schema import Config
 from ..output.session import Session, absolute, worker_settings
 from ..reporting.progress import SILENT, Progress
@@ -197,10 +199,8 @@ def _refuse_taken(prefix: str, name: str) -> None:
 
 
 def _refuse_without_room(config: Config) -> None:
-    """Raise InputError if the cluster has too few cores, GPUs or nodes for the workers."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if problem := placement_problem(nodes, worker_settings(config.cluster)):
-        raise InputError(problem)
+    """Raise InputError if the cluster has no room for the workers, also not after `cluster.start_seconds`."""
+    remove_placement_group(make_placement_group(worker_settings(config.cluster)))
 
 
 def _start_actor(config: Config, name: str) -> Any:

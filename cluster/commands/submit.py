@@ -90,6 +90,7 @@ def refuse_local_places(config: Config) -> None:
         "test_interactions": config.test_interactions,
         "output": config.output,
         "partitioning.assignment": config.partitioning.assignment,
+        "partitioning.spool": config.partitioning.spool,
         "serve.tokens_file": config.serve.tokens_file,
     }
     for key, path in places.items():

@@ -18,9 +18,14 @@ from ..config.schema import Config
 from ..lifecycle.finding import find_stored
 from ..log.log import LogConflict
 from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
+from ..models.tuning import tuned_config
+from ..models.validation import clear_choice, with_chosen_epochs
+from ..output.compaction import compact
 from ..output.conflicts import voids_training
 from ..output.ingests import lake_graph
 from ..output.session import Session
+from ..planning.announce import announce
+from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
 from ..requests.matching import effect, resolve
 from ..requests.request import Request, make_request
@@ -39,6 +44,7 @@ def train(
     *,
     resume: bool = False,
     without: Sequence[str] = (),
+    tune: bool = False,
     progress: Progress = SILENT,
     probe: Probe | None = None,
     group: WorkerGroup | None = None,
@@ -49,22 +55,35 @@ def train(
         resume: continue from the last checkpoint of the same run, if there is one.
         without: files that name what to leave out, in the form of `forget --requests`; other columns are ignored. The
             result is a counterfactual.
+        tune: first choose settings among those of the section `tune`, on validation interactions (`models.tuning`).
         probe: measure the quality during training.
         group: workers that run already; None: workers are started and ended here.
 
     Raises:
-        InputError: as `lake_graph`; or a file of `without` is bad.
+        InputError: as `lake_graph`; a file of `without` is bad; or validation cannot choose (`models.validation`).
         RuntimeError: another version was committed meanwhile by a request or a command. The training ends a few seconds
             after that commit.
         WorkerFailure: as `WorkerGroup.run`.
     """
+    if without and (tune or config.validation.share):
+        raise InputError(
+            "--without trains the same run minus some interactions, so nothing is chosen in it: set validation.share=0, and "
+            "train.epochs and other settings as they are in the run to compare with (`epochs` in its answer)"
+        )
+    tuned, configured = None, config
+    if tune:
+        config, tuned = tuned_config(config, progress)
+    config, choice = with_chosen_epochs(config, progress, group, resume)
     session = Session(config)
+    # The training is on the graph in whole files: a purge beside it then has no reason to write that graph anew.
+    compact(session)
     # The head is read before the graph. A commit after this head is then a conflict, and no version overwrites another.
     head = session.log.head()
     graph = lake_graph(session)
     removal, unknown = _left_out(session, graph, without)
     run = make_run(config, graph, removal, probe)
-    prepare_run(session, graph, run, resume, progress)
+    planned = announce(config, sizes_of_graph(session.store, graph, run.halo), "train", progress, group)
+    prepare_run(session, run, resume, progress)
     overtaken = voids_training(graph, session.versions.current())
 
     def look() -> None:
@@ -74,6 +93,7 @@ def train(
 
     try:
         with session.workers(group) as workers:
+            planned.placed(workers)
             manifest, curve = trained_version(session, workers, graph, run, progress, at_intervals(look))
     except (InputError, FileNotFoundError, WorkerFailure):
         look()  # if a purge removed the graph after another commit, this raises an error that says so
@@ -86,7 +106,13 @@ def train(
     # Only now: until the commit, `train --resume` needs the checkpoints.
     Checkpoints(session.store, run.folder).clear()
     removed = graph.interactions - committed.graph.interactions
-    return training_result(committed, curve) | {"removed_interactions": removed, "unknown_ids": unknown}
+    chosen = {"validation": choice.document()} if choice is not None else {}
+    if choice is not None:
+        clear_choice(configured)
+    if tuned is not None:
+        chosen["tune"] = tuned
+    told = training_result(committed, curve, run.settings.num_batches) | planned.measured(workers)
+    return told | {"removed_interactions": removed, "unknown_ids": unknown} | chosen
 
 
 def _left_out(session: Session, graph: Graph, files: Sequence[str]) -> tuple[Removal, int]:

@@ -53,17 +53,32 @@ class Cluster(Section):
     """The address of a running Ray. null: one is started on this machine. "auto": the one on this machine is used."""
     partitions: int = Field(2, ge=1, le=1024)
     """How many parts the graph is cut into, each held by one worker. More than the CPUs there are only slow a run down."""
-    cpus_per_worker: int = Field(1, ge=1)
-    """The number of CPU cores that each worker asks Ray for."""
+    cpus_per_worker: float = Field(1, gt=0)
+    """The number of CPU cores that each worker asks Ray for. Parts are allowed: with 0.5, two workers share a core."""
     gpus_per_worker: float = Field(0, ge=0)
     """The number of GPUs that each worker asks Ray for. 0: workers use no GPU. No worker uses more than one. A fraction is
     allowed only with one partition."""
     threads_per_worker: int | None = Field(None, ge=1)
-    """The number of Torch threads in each worker. null: as many as `cpus_per_worker`."""
+    """The number of Torch threads in each worker. null: as many as `cpus_per_worker`, at least one."""
+    spread: bool = False
+    """Put each worker on another machine. false: on as few machines as possible."""
+    start_seconds: float = Field(20, ge=0)
+    """How long to wait for room on a cluster: for other jobs to let go of theirs, or for machines that an autoscaler
+    starts. Give minutes where machines take minutes to start."""
+    network_interface: str | None = Field(None, min_length=1)
+    """How workers on several machines reach each other: the name of a network interface that all of them have, or a network
+    such as 10.0.0.0/16. null: at the address by which Ray knows each machine."""
     collective_timeout_seconds: float = Field(60, gt=0)
     """How long a worker waits for the others in one exchange. After that it takes the group for broken."""
+    exchange_dtype: Literal["float32", "bfloat16"] = "float32"
+    """How rows of embeddings travel between workers. `bfloat16` sends half as many bytes, and rounds each number to 8
+    significant bits (docs/halo.md)."""
     max_rebuilds: int = Field(3, ge=0)
     """How often a run rebuilds its group of workers after failures before it gives up."""
+
+    check_memory: bool = True
+    """Whether work is refused whose planned memory the machines do not have. false: it begins all the same, with a
+    warning."""
 
     @model_validator(mode="after")
     def _workers_share_no_gpu(self) -> Cluster:
@@ -78,11 +93,17 @@ class Cluster(Section):
 class Partitioning(Section):
     """How nodes are assigned to partitions, and what the partitions send each other."""
 
-    strategy: Literal["metis", "hash", "file"] = "metis"
-    """How nodes are dealt out: `metis` cuts few edges, `hash` goes by the ids alone, `file` reads `assignment`."""
-    halo: Literal["pull", "cover"] = "pull"
+    strategy: Literal["metis", "hash", "stream", "file"] = "metis"
+    """How nodes are dealt out: `metis` cuts few edges, `stream` nearly as few in far less memory (METIS on a sample, the
+    rest by streams over the interactions), `hash` goes by the ids alone, `file` reads `assignment`."""
+    metis_gib: float = Field(4, ge=0)
+    """Where METIS would need more memory than this, in GiB and by estimate, `stream` takes the place of `metis`."""
+    spool: str | None = None
+    """The folder of the temporary files of `ingest`; null: the system's, which the environment variable TMPDIR names. A
+    table with 100 million rows needs some 4 GB there (docs/ingest.md)."""
+    halo: Literal["pull", "cover", "auto"] = "pull"
     """`pull` sends rows, and gives the same bits for any number of partitions. `cover` sends fewer rows or sums, by a
-    minimum vertex cover."""
+    minimum vertex cover. `auto` takes the one that sends fewer, which gives the same bits only with `pull`."""
     assignment: str | None = None
     """With strategy `file`: a Parquet file with the columns side ("user" or "item"), id and partition."""
 

@@ -80,7 +80,8 @@ def expected(node: dict[str, Any], schema: dict[str, Any]) -> str:
         least = f"at least {node['minItems']} " if node.get("minItems") else ""
         return f"a list of {least}values, each {expected(node['items'], schema)}"
     words = {"integer": "an integer", "number": "a number", "string": "a string", "boolean": "true or false"}
-    words |= {"null": "null", "object": "a section with keys " + ", ".join(node.get("properties", {}))}
+    keys = ", ".join(node.get("properties", {}))
+    words |= {"null": "null", "object": f"a section with keys {keys}" if keys else "keys with values"}
     bounds = [
         f"{sign} {node[key]}"
         for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))

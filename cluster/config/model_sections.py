@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+import re
+from importlib.metadata import entry_points
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from .section import Section, as_tuple
 
-BackboneName = Literal["lightgcn", "ngcf", "sgl", "simgcl"]
-BACKBONES: tuple[str, ...] = get_args(BackboneName)
-"""The names of the backbones. The registry in `distributed/backbones` has the same names; a test checks that."""
+BACKBONES = ("lightgcn", "ngcf", "sgl", "simgcl")
+"""The names of the backbones of this package. The registry in `distributed/backbones` has the same names; a test checks
+that."""
+BACKBONE_PLACE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+"""Where a class of a backbone is: package.module:Class."""
+BACKBONE_GROUP = "unlearnrec.backbones"
+"""The group of entry points in which an installed package gives names to its backbones."""
+
+
+def _known_backbone(name: str) -> str:
+    """The name, unless it can be none of a backbone. Nothing is imported: the class itself is looked at where it is used."""
+    if name in BACKBONES or BACKBONE_PLACE.fullmatch(name) or entry_points(group=BACKBONE_GROUP, name=name):
+        return name
+    raise ValueError(
+        f"backbone.name: got {name!r} (str), expected one of {', '.join(BACKBONES)}, the place of a class of your own, such "
+        "as package.module:Class, or a name that an installed package gives one (docs/python.md)"
+    )
+
+
+BackboneName = Annotated[
+    str, AfterValidator(_known_backbone), WithJsonSchema({"anyOf": [{"enum": list(BACKBONES)}, {"type": "string"}]})
+]
 
 
 class Backbone(Section):
     """The recommender model."""
 
     name: BackboneName = "lightgcn"
-    """Which recommender: a linear graph convolution (lightgcn), one with weights (ngcf), or one with a contrastive loss
-    (sgl, simgcl)."""
+    """Which recommender: a linear graph convolution (lightgcn), one with weights (ngcf), one with a contrastive loss
+    (sgl, simgcl), or one of your own: package.module:Class (docs/python.md)."""
     embedding_size: int = Field(64, ge=1, le=4096)
     """Columns of each user's and item's embedding."""
     num_layers: int = Field(3, ge=1, le=16)
@@ -40,6 +61,31 @@ class Backbone(Section):
     softmax."""
     contrast_temperature: float = Field(0.2, gt=0)
     """Divides the similarities in the contrastive loss of sgl and simgcl."""
+    options: dict[str, bool | int | float | str] = Field({})
+    """Of a backbone of your own: further arguments of its class, by name."""
+
+    @model_validator(mode="after")
+    def _options_are_of_another_class(self) -> Backbone:
+        if self.options and self.name in BACKBONES:
+            raise ValueError(
+                f"backbone.options: got {self.options!r}, expected nothing for {self.name}; only a backbone of your own "
+                "reads them"
+            )
+        if twice := sorted(self.options.keys() & type(self).model_fields.keys()):
+            raise ValueError(f"backbone.options.{twice[0]}: is a key of `backbone` itself. Set backbone.{twice[0]}")
+        return self
+
+    @property
+    def planned_as(self) -> str:
+        """The backbone of this package whose needs `plan` takes for those of this one. What one of your own needs is not
+        known: it is planned as ngcf, which needs most."""
+        return self.name if self.name in BACKBONES else "ngcf"
+
+    def specification(self) -> dict[str, Any]:
+        """The section as `TrainRun.backbone` and manifests have it: without `options` where there are none, so that those of
+        this package are named as they were before the key."""
+        found = self.model_dump()
+        return found if self.options else {key: value for key, value in found.items() if key != "options"}
 
 
 class Train(Section):
@@ -66,6 +112,31 @@ class Train(Section):
     """The number of epochs between two checkpoints. 0: there are none, and after a failure the training starts again."""
     kernel: Literal["auto", "torch", "dgl"] = "auto"
     """The kernel that sums over neighbours. `auto` is torch, which was faster wherever it was measured."""
+
+
+class Validation(Section):
+    """How `train` and `retrain` choose the number of epochs, and `train --tune` settings, without the test interactions
+    (docs/evaluation.md)."""
+
+    share: float = Field(0.0, ge=0, lt=1)
+    """The share of each chosen user's interactions that is held out while choosing; .1 is usual. The model is then trained
+    on all interactions. 0: nothing is chosen, and train.epochs holds."""
+    users: float = Field(10_000, gt=0)
+    """Of how many users: below 1 their share, from 1 their number, about."""
+    every: int = Field(1, ge=1)
+    """The number of epochs between two evaluations."""
+    patience: int = Field(3, ge=1)
+    """After so many evaluations in a row that are no better than an earlier one, a run ends before train.epochs."""
+    metric: Literal["ndcg", "recall"] = "ndcg"
+    """The measure that decides, at the first cut-off of evaluate.k."""
+
+
+class Tune(Section):
+    """What `train --tune` tries."""
+
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    """Values by key of the sections `train` and `backbone`, such as {train.learning_rate: [0.001, 0.003]}. Each combination
+    is tried. Empty: half, once and twice the configured train.learning_rate."""
 
 
 class Influence(Section):
@@ -122,6 +193,8 @@ class Evaluate(Section):
 
     k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), BeforeValidator(as_tuple)] = (20,)
     """The cut-offs K of Recall@K and NDCG@K."""
+    users: float | None = Field(None, gt=0)
+    """Evaluate only a sample of the users with test items: below 1 their share, from 1 their number. The sample depends on
+    `seed` alone, and the answer then has standard errors. null: all of them."""
     batch_users: int = Field(1024, ge=1)
-    """The number of users that are scored at once. The scores take memory for this number times the number of items, in
-    float32."""
+    """The largest number of users that are ranked at once. On a CPU at most 256 for each thread are."""

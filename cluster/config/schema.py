@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from ...partitioning.errors import InputError
 from .data_sections import Cluster, Columns, Partitioning, Storage
 from .errors import explain
-from .model_sections import Backbone, Evaluate, Influence, Pretrain, Train
+from .model_sections import Backbone, Evaluate, Influence, Pretrain, Train, Tune, Validation
 from .request_sections import Drop, Evidence, Forget, Serve, Watch
 from .section import Section
 from .yaml import parse_yaml, parse_yaml_value
@@ -42,6 +42,8 @@ class Config(Section):
     partitioning: Partitioning = Partitioning()
     backbone: Backbone = Backbone()
     train: Train = Train()
+    validation: Validation = Validation()
+    tune: Tune = Tune()
     influence: Influence = Influence()
     pretrain: Pretrain = Pretrain()
     forget: Forget = Forget()
@@ -74,18 +76,25 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     Raises:
         InputError: the file is missing or is not a mapping, an override has no `=`, or as `parse_config`.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"configuration {str(path)!r}: {error.strerror or error}") from None
-        except UnicodeDecodeError:
-            raise InputError(f"configuration {str(path)!r}: not a text file in UTF-8") from None
-        values = parse_yaml(text, str(path))
+    values = {} if path is None else read_values(path)
     for override in overrides:
         _set_override(values, override)
     return parse_config(values)
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """The nested values of a YAML file, not checked yet.
+
+    Raises:
+        InputError: the file is missing, or is not a mapping in YAML.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"configuration {str(path)!r}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"configuration {str(path)!r}: not a text file in UTF-8") from None
+    return parse_yaml(text, str(path))
 
 
 def _set_override(values: dict[str, Any], override: str) -> None:

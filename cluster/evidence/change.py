@@ -18,7 +18,8 @@ import numpy.typing as npt
 from safetensors.numpy import load
 
 from ...distributed.graph.removal import merged
-from ...partitioning.ingest import load_ids
+from ...partitioning.delta import RowsDelta, with_rows
+from ...partitioning.ingest import load_ids, shard_of
 from ...partitioning.shard import GraphShard
 from ...partitioning.storage import Store
 from ..output.manifest import Manifest
@@ -80,16 +81,33 @@ class Change:
             found[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
             return data
 
-        def partition(names: Mapping[str, str]) -> tuple[GraphShard, Rows] | None:
-            """A partition's shard and rows of E0; None if one of the two files is missing."""
-            shard, rows = get(names["shard"]), get(names["embeddings"])
-            return None if shard is None or rows is None else (GraphShard.from_bytes(shard), load(rows)["e0"])
+        bases: dict[str, bytes | None] = {}
+
+        def chain(names: Sequence[str]) -> list[bytes] | None:
+            """The bytes of a base and of its deltas; None if one of them is missing. The bases of a partition are kept for
+            the other version, which often has the same."""
+            if names[0] not in bases:
+                bases[names[0]] = get(names[0])
+            data = [bases[names[0]], *map(get, names[1:])]
+            known = [one for one in data if one is not None]
+            return known if len(known) == len(data) else None
+
+        def partition(names: Mapping[str, Sequence[str]]) -> tuple[GraphShard, Rows] | None:
+            """A partition's shard and rows of E0; None if one of their files is missing."""
+            shard, rows = chain(names["shard"]), chain(names["embeddings"])
+            if shard is None or rows is None:
+                return None
+            e0 = load(rows[0])["e0"]
+            return shard_of(shard), with_rows(e0.copy(), [RowsDelta.from_bytes(x) for x in rows[1:]]) if rows[
+                1:
+            ] else e0
 
         old: dict[int, tuple[GraphShard, int] | None] = {}
         new: dict[int, tuple[GraphShard, int] | None] = {}
         rows = []
         # One partition after the other: of the rows of E0 only their number and the comparison are kept.
         for k, (was, now) in enumerate(pairs):
+            bases.clear()
             if k in affected:
                 first, second = partition(was), partition(now)
                 old[k] = first and (first[0], len(first[1]))
@@ -99,8 +117,10 @@ class Change:
                 second = partition(now)
             new[k] = second and (second[0], len(second[1]))
         compared, moved = ((_joined(x[n] for x in rows), _joined(x[n + 1] for x in rows)) for n in (0, 2))
+        bases.clear()
         maps = {graph.id_file(side) for graph in (before.graph, after.graph) for side in ("user", "item")}
-        for name in sorted((maps | (before.files.keys() ^ after.files.keys())) - found.keys()):
+        changed = before.files.keys() ^ after.files.keys()
+        for name in sorted((maps | changed) - found.keys()):
             get(name)
         old_read = {k: read for k, read in old.items() if read is not None and _there(before, found)}
         new_read = [read for read in new.values() if read is not None and _there(after, found)]
@@ -192,10 +212,16 @@ class Change:
                 line[name] = _both(*(None if shard is None else _count(shard, name) for shard in shards))
             line["embedding_rows"] = _both(self.rows[0].get(k), self.rows[1][k] if self.new else None)
             for name, kind in (("shard_bytes", "shard"), ("embedding_bytes", "embeddings")):
-                names = (files_of_partition(version, k)[kind] for version in (self.before, self.after))
-                line[name] = _both(*((self.found.get(name) or {}).get("bytes") for name in names))
+                chains = (files_of_partition(version, k)[kind] for version in (self.before, self.after))
+                line[name] = _both(*(self._bytes(chain) for chain in chains))
             lines.append(line)
         return lines
+
+    def _bytes(self, names: Sequence[str]) -> int | None:
+        """The size of these files together; None if one of them is missing."""
+        sizes = [(self.found.get(name) or {}).get("bytes") for name in names]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
 
     def changed_files(self) -> list[dict[str, Any]]:
         """Each file that only one of the versions names, with its hash and size in the store; those of the manifest if the
@@ -217,9 +243,9 @@ def _there(version: Manifest, found: Mapping[str, dict[str, Any] | None]) -> boo
     return all(found[name] is not None for name in version.files.keys() & found.keys())
 
 
-def files_of_partition(version: Manifest, k: int) -> dict[str, str]:
-    """The names of a partition's files in a version, as {"shard", "embeddings"}."""
-    return {"shard": version.graph.shard_files[k], "embeddings": version.model.embeddings[k]}
+def files_of_partition(version: Manifest, k: int) -> dict[str, tuple[str, ...]]:
+    """The names of a partition's files in a version, bases before their deltas, as {"shard", "embeddings"}."""
+    return {"shard": version.graph.shard_chain(k), "embeddings": version.model.embedding_chain(k)}
 
 
 def _compared(old: GraphShard, old_rows: Rows, new: GraphShard, new_rows: Rows) -> tuple[Ids, Ids, Ids, Ids]:

@@ -155,7 +155,7 @@ def _untouched_check(change: Change) -> dict[str, Any]:
     untouched = [k for k in range(len(change.new)) if k not in named and not change.around]
     for k in untouched:
         names = files_of_partition(change.after, k)
-        for name in (names[kind] for kind in kinds):
+        for name in (name for kind in kinds for name in names[kind]):
             count += 1
             if not _entry(change.before, name) == _entry(change.after, name) == change.found[name]:
                 wrong.append(name)

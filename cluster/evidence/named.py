@@ -5,6 +5,7 @@ Its content says it. After a purge of the content, the suppression list has keye
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from ..output.ledger import State, Ticket
 from ..output.session import Session
 from ..requests.digests import KINDS, Digests, digests_of, no_digests
 from ..requests.outcome import INVALID
-from ..requests.request import Request
+from ..requests.request import Request, is_purged, read_request
 
 Wanted = Mapping[str, list[str]]
 """Ids as text, by side ("user" and "item"). A row that is named has at least one of them."""
@@ -58,6 +59,27 @@ def named_by(session: Session, ticket: Ticket, suppression: SuppressionList | No
     if suppression is None and session.store.list(SUPPRESSION):
         known_by += f"; {ENVIRONMENT} is not set, so what was lifted since is looked for too"
     return Named(key, _without(digests, lifted), _wanted(request), known_by)
+
+
+def all_forgotten(
+    session: Session, suppression: SuppressionList | None, contents: Mapping[str, Ticket]
+) -> tuple[bytes, Digests]:
+    """(a key, the digests with this key of all that is known to be forgotten and was not lifted from the suppression
+    list). contents: files with the contents of requests that were carried out, each with its ticket."""
+    key = suppression.key if suppression else secrets.token_bytes(32)
+    named = no_digests()
+    types, time = id_types(session), times(session)
+    for place, ticket in contents.items():
+        content = json.loads(session.store.read(place))
+        if is_purged(content):  # a purge was faster
+            continue
+        request = read_request(ticket.request_id, content["body"].encode())
+        digests = digests_of(key, valid_entries(session, request, ticket), types, time.unit if time else None)
+        named = {kind: named[kind] | digests[kind] for kind in KINDS}
+    if suppression is not None:
+        listed, lifted = suppression.state()
+        named = {kind: (named[kind] - lifted[kind]) | listed[kind] for kind in KINDS}
+    return key, named
 
 
 def valid_entries(session: Session, request: Request, ticket: Ticket) -> Request:

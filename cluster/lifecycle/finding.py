@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from ...distributed.graph.removal import Found, Ids, Removal, merged
 from ...distributed.partition.partition import Partition
 from ...partitioning.assignment import Assignment
-from ...partitioning.ingest import load_assignment, load_ids, load_shard
+from ...partitioning.ingest import load_shard
 from ...partitioning.manifest import Graph
 from ...partitioning.storage import Store
 from ...workers import WorkerGroup, calling
+from ..output.id_maps import SIDES, IdMaps
 from ..output.manifest import Manifest
 from ..output.session import Session
 from ..requests.matching import Resolved, partitions_to_ask, resolve, union
@@ -33,15 +34,15 @@ class Route:
     """The partitions to ask: those that own something that is named. Together they know all that the requests remove."""
 
 
-def route(store: Store, graph: Graph, requests: Sequence[Request]) -> Route:
+def route(id_maps: IdMaps, graph: Graph, requests: Sequence[Request]) -> Route:
     """Look up the dense ids of what these requests name, and which partitions to ask.
 
     Raises:
         InputError: a file of the graph is missing or damaged.
     """
-    maps = [load_ids(store, graph, side) for side in ("user", "item")]
+    maps = [id_maps.of(graph, side) for side in SIDES]
     named = {request.request_id: resolve(request, maps[0], maps[1], graph.time) for request in requests}
-    owners = load_assignment(store, graph)
+    owners = id_maps.owners(graph)
     removal, timed = union(named.values())
     return Route(named, removal, timed, owners, partitions_to_ask(owners, removal, timed))
 
@@ -67,6 +68,6 @@ def find_stored(store: Store, graph: Graph, requests: Sequence[Request]) -> tupl
     Raises:
         InputError: a file of the graph is missing or damaged.
     """
-    way = route(store, graph, requests)
+    way = route(IdMaps(store), graph, requests)
     found = [way.removal.find(load_shard(store, graph, k), way.timed) for k in way.partitions]
     return list(way.named.values()), merged(found)

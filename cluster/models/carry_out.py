@@ -14,8 +14,9 @@ import numpy as np
 
 from ...distributed.encoder.influence import readable_formats
 from ...distributed.graph.removal import Found
+from ...distributed.partition.partition import Partition
 from ...partitioning.errors import InputError
-from ...workers import WorkerGroup
+from ...workers import WorkerGroup, calling
 from ..lifecycle.acceptance import append_step
 from ..lifecycle.decisions import within_limit
 from ..lifecycle.finding import Route, find_by_workers, route
@@ -42,7 +43,7 @@ def able_version(session: Session) -> Manifest:
             counterfactual.
     """
     version = session.version()
-    if version.graph.shard_files != version.lake_graph.shard_files:
+    if version.graph.shard_chains != version.lake_graph.shard_chains:
         raise InputError(
             f"version {version.version} was trained --without some data that the lake still has: a counterfactual, "
             "from which nothing is forgotten. Run `unlearnrec train` and `pretrain` first"
@@ -163,6 +164,8 @@ def carry_out(
     # The commit stands without this. It prepares the workers for the evidence and for the next batch.
     session.ensure_loaded(group, committed)
     watch.mark("refresh")
+    _prepare(session, group, committed)
+    watch.mark("prepare")
     finished = {"seconds": watch.seconds, "phases": watch.phases}
     return answers | {request_id: answer | finished for request_id, answer in done.items()}
 
@@ -186,15 +189,21 @@ def _load(session: Session, group: WorkerGroup, version: Manifest) -> float:
     that this took."""
     start = time.perf_counter()
     session.ensure_loaded(group, version)
-    measured_baseline(session, group, version)
+    _prepare(session, group, version)
     return time.perf_counter() - start
+
+
+def _prepare(session: Session, group: WorkerGroup, version: Manifest) -> None:
+    """Do beforehand what the next batch on this version needs: the means that the encoder reads, and the gate's baseline."""
+    session.call(group, version, calling(Partition.complete))
+    measured_baseline(session, group, version)
 
 
 def _find(
     session: Session, group: WorkerGroup, version: Manifest, requests: Sequence[Request], watch: Stopwatch
 ) -> _Batch:
     """Look up what the requests name: their dense ids in the id maps, their interactions in the workers' shards."""
-    way = route(session.store, version.graph, requests)
+    way = route(session.id_maps, version.graph, requests)
     watch.mark("route")
     found, items = find_by_workers(session, group, version, way), version.graph.items
     effects = {request_id: effect(found, [named], items) for request_id, named in way.named.items()}

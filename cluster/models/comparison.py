@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...distributed.measures import scores as measures
+from ...distributed.measures.evaluation import Evaluation
 from ...distributed.partition.partition import Partition
 from ...workers import WorkerGroup, calling
 from ..config.schema import Config
@@ -46,7 +47,7 @@ class Measured:
     forgotten: Scores
     held_out: Scores
     random: Scores
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, Any]
 
 
 def copy_output(source: str | Path, target: str | Path) -> None:
@@ -76,8 +77,9 @@ def measure_version(
     A pair with a deleted user or item has the score NaN.
     """
     settings = session.config.evaluate
-    evaluate = calling(Partition.evaluate, *tests, settings.k, settings.batch_users)
-    metrics = session.call(group, version, evaluate)[0]
+    # All users: a sample is drawn by dense id, and another output may have others.
+    evaluation = Evaluation(settings.k, settings.batch_users)
+    metrics = session.call(group, version, calling(Partition.evaluate, *tests, evaluation))[0]
     found = []
     for pairs in (probe.forgotten, probe.held_out, probe.random):
         scores = np.full(len(pairs[0]), np.nan)

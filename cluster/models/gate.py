@@ -6,26 +6,41 @@ No deletion depends on it. A version that misses a bound is committed too, and i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 
-from ...distributed.measures.standing import Standing
 from ...distributed.partition.partition import Partition
+from ...distributed.partition.results import ForgottenStanding, RecallAndStanding
 from ...partitioning.errors import InputError
 from ...workers import WorkerGroup, calling
 from ..config.request_sections import Forget
 from ..output.manifest import Manifest
 from ..output.session import Session
-from .gate_measures import MIN_FORGOTTEN_PAIRS, Baseline, Pairs, gap_closed, missed_measures, recall_loss, verdict
-from .held_out import held_out_sample
+from .gate_measures import (
+    GAPS,
+    ROWS,
+    STAND_INS,
+    Baseline,
+    Pairs,
+    gap_closed,
+    missed_measures,
+    pooled,
+    recall_loss,
+    verdict,
+)
+from .held_out import held_out_samples
 
+Ids = npt.NDArray[np.int64]
 NO_PAIRS: Pairs = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
-MAX_FORGOTTEN_PAIRS, HELD_OUT_PAIRS = 500, 1000
-"""The largest number of forgotten pairs that the gate looks at, and the approximate number of held-out pairs."""
-CHANGED_BY_FINE_TUNING = frozenset({"gap_closed", "recall_loss"})
+MAX_FORGOTTEN_PAIRS, HELD_OUT_PAIRS, STAND_IN_PAIRS = 500, 1000, 5000
+"""The largest number of forgotten pairs that the gate looks at, and the approximate numbers of held-out pairs: of those that
+are judged by their user's row, and of those with a stand-in, whose gap is smaller and needs more of them."""
+CHANGED_BY_FINE_TUNING = frozenset({*GAPS, "recall_loss"})
 """Measures that fine-tuning the touched rows can change."""
 
 _baselines: WeakKeyDictionary[Session, tuple[str, Baseline]] = WeakKeyDictionary()
@@ -35,7 +50,7 @@ _baselines: WeakKeyDictionary[Session, tuple[str, Baseline]] = WeakKeyDictionary
 def active_bounds(settings: Forget) -> dict[str, float]:
     """The bounds that the configuration sets, by measure."""
     bounds = {
-        "gap_closed": settings.gate_gap_closed,
+        **dict.fromkeys(GAPS, settings.gate_gap_closed),
         "recall_loss": settings.gate_recall_loss,
         "largest_change": settings.gate_change,
     }
@@ -57,16 +72,17 @@ def measured_baseline(
     if session.config.test_interactions is None:
         return "test_interactions is not set: no held-out pairs"
     try:
-        users, items = held_out_sample(session, version, HELD_OUT_PAIRS)
+        samples = held_out_samples(session, version, HELD_OUT_PAIRS, STAND_IN_PAIRS)
     except (InputError, OSError) as error:
         return f"test_interactions cannot be read ({type(error).__name__})"
-    stay = ~np.isin(users, gone[0]) & ~np.isin(items, gone[1])
+    stay = [~np.isin(users, gone[0]) & ~np.isin(items, gone[1]) for users, items in samples]
     key = session.fingerprint(version)
     known = _baselines.get(session)
-    if known is None or known[0] != key or not stay.all():
+    if known is None or known[0] != key or not all(x.all() for x in stay):
         config = session.config
-        held_out = (users[stay], items[stay])
-        call = calling(Partition.baseline, held_out, config.seed, config.evaluate.k[0], config.evaluate.batch_users)
+        held_out, larger = ((users[x], items[x]) for x, (users, items) in zip(stay, samples, strict=True))
+        settings = config.evaluate
+        call = calling(Partition.baseline, held_out, larger, config.seed, settings.k[0], settings.batch_users)
         found = Baseline(held_out, session.call(group, version, call))
         known = _baselines[session] = key, found
     return known[1]
@@ -84,15 +100,16 @@ class Gate:
         pairs: (users, items) of the interactions that the batch removes. gone: (users, items) that it deletes. All are
         dense ids.
         """
-        self._session, self._group = session, group
+        self._session, self._group, self._version = session, group, version
         self.bounds = active_bounds(session.config.forget)
         self._base = measured_baseline(session, group, version, gone)
         draw = np.random.default_rng(session.config.seed)
-        stay = np.flatnonzero(~np.isin(pairs[0], gone[0]) & ~np.isin(pairs[1], gone[1]))
-        chosen = np.sort(draw.permutation(stay)[:MAX_FORGOTTEN_PAIRS])
-        self._forgotten = (pairs[0][chosen], pairs[1][chosen])
-        self._before: list[Standing] = []
-        if not isinstance(self._base, str) and len(chosen) >= MIN_FORGOTTEN_PAIRS:
+        items_stay, users_stay = ~np.isin(pairs[1], gone[1]), ~np.isin(pairs[0], gone[0])
+        chosen = np.sort(draw.permutation(np.flatnonzero(items_stay & users_stay))[:MAX_FORGOTTEN_PAIRS])
+        self._kept = (pairs[0][chosen], pairs[1][chosen])
+        self._deleted = _lists(pairs, np.flatnonzero(items_stay & ~users_stay), draw)
+        self._before: list[ForgottenStanding] = []
+        if not isinstance(self._base, str) and (len(self._kept[0]) or len(self._deleted[0])):
             self._before = session.call(group, version, calling(Partition.standing, *self._compared_pairs(self._base)))
 
     def judge(self, candidate: Manifest, largest_change: float) -> dict[str, Any]:
@@ -112,24 +129,68 @@ class Gate:
         }
         if isinstance(base, str):
             measures |= {name: {"left_out": base} for name in CHANGED_BY_FINE_TUNING}
+            measures |= {name: {"left_out": base} | pooled(_earlier(self._version, name), None) for name in GAPS}
         else:
             settings = self._session.config.evaluate
             compared, before = self._compared_pairs(base), self._before or None
             call = calling(Partition.recall_and_standing, *compared, before, settings.k[0], settings.batch_users)
             after = self._session.call(self._group, candidate, call)
-            standings = [part["standing"] for part in after]
-            measures["gap_closed"] = gap_closed(base, self._before, standings, len(self._forgotten[0]))
+            measures |= self._gaps(base, after)
             measures["recall_loss"] = recall_loss(
                 *([part["recall"] for part in parts] for parts in (base.parts, after))
             )
         return {
             "status": verdict(measures, bounds),
-            "measures": {name: measures[name] for name in bounds},
-            "bounds": bounds,
+            "measures": {name: measures[name] for name in bounds if name in measures},
+            "bounds": {name: bound for name, bound in bounds.items() if name in measures},
             "missed": missed_measures(measures, bounds),
         }
 
-    def _compared_pairs(self, base: Baseline) -> tuple[Pairs, Pairs, int]:
+    def _gaps(self, base: Baseline, after: Sequence[RecallAndStanding]) -> dict[str, dict[str, Any]]:
+        """The measures of the forgotten pairs. There is none of a kind that neither this batch nor an earlier one has."""
+        found = {}
+        kept = ([part["kept"] for part in parts] for parts in (self._before, after))
+        deleted = ([part["deleted"] for part in parts] for parts in (self._before, after))
+        users = len(np.unique(self._deleted[0]))
+        kinds = ((self._kept, kept, ROWS, None), (self._deleted, deleted, STAND_INS, users))
+        for name, (pairs, (before, now), groups, of_users) in zip(GAPS, kinds, strict=True):
+            earlier = _earlier(self._version, name)
+            if len(pairs[0]):
+                found[name] = gap_closed(base, before, now, len(pairs[0]), groups, earlier, of_users)
+            elif earlier:
+                found[name] = pooled(earlier, None)
+        return found or {name: {"left_out": "no forgotten pair has an item that stays"} for name in GAPS}
+
+    def _compared_pairs(self, base: Baseline) -> tuple[Pairs, Pairs, Pairs, int]:
         """The first arguments of `Partition.standing`: forgotten pairs, held-out pairs and the seed. They are the same
         before and after, so that both measure the same pairs."""
-        return self._forgotten, base.held_out, self._session.config.seed
+        return self._kept, self._deleted, base.held_out, self._session.config.seed
+
+
+def _lists(pairs: Pairs, places: Ids, draw: np.random.Generator) -> Pairs:
+    """The lists of interactions of some of the deleted users, sorted by user, then item: about MAX_FORGOTTEN_PAIRS of the
+    pairs at `places`. A list is whole, but for a user with more than that many."""
+    users = draw.permutation(np.unique(pairs[0][places]))
+    chosen: list[Ids] = []
+    left = MAX_FORGOTTEN_PAIRS
+    for user in users[:MAX_FORGOTTEN_PAIRS]:
+        own = draw.permutation(places[pairs[0][places] == user])[:MAX_FORGOTTEN_PAIRS]
+        chosen.append(own)
+        left -= len(own)
+        if left <= 0:
+            break
+    at = np.concatenate(chosen) if chosen else places[:0]
+    at = at[np.lexsort((pairs[1][at], pairs[0][at]))]
+    return pairs[0][at], pairs[1][at]
+
+
+def _earlier(version: Manifest, name: str) -> dict[str, Any] | None:
+    """What the requests that led to this version pooled of a measure, as its answers say; None if nothing.
+
+    A version that `train` or `pretrain` made has no answers, so a pool begins anew with a model and with an encoder.
+    """
+    for answer in version.answers.values():
+        found = answer.get("gate", {}).get("measures", {}).get(name, {})
+        if "pooled" in found:
+            return dict(found["pooled"])
+    return None

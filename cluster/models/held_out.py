@@ -17,9 +17,9 @@ from ..output.session import Session
 
 Ids = npt.NDArray[np.int64]
 
-_samples: WeakKeyDictionary[Session, dict[str, tuple[Ids, Ids]]] = WeakKeyDictionary()
-"""The samples of `held_out_sample` by session and ingest. They are kept because a service needs one at every batch, and the
-table is large."""
+_samples: WeakKeyDictionary[Session, dict[tuple[str, int], tuple[Ids, Ids]]] = WeakKeyDictionary()
+"""The samples of `held_out_samples` by session, ingest and count. They are kept because a service needs them at every batch,
+and the table is large."""
 
 
 def held_out_pairs(session: Session, graph: Graph) -> tuple[Ids, Ids, int]:
@@ -65,21 +65,23 @@ def held_out_pairs(session: Session, graph: Graph) -> tuple[Ids, Ids, int]:
     return all_users[known], all_items[known], int((~known).sum())
 
 
-def held_out_sample(session: Session, version: Manifest, count: int) -> tuple[Ids, Ids]:
-    """(users [n], items [n]) of about `count` test interactions: all those of randomly chosen users.
+def held_out_samples(session: Session, version: Manifest, *counts: int) -> list[tuple[Ids, Ids]]:
+    """(users [n], items [n]) of about so many test interactions, for each of `counts`: all those of randomly chosen users.
+    A smaller sample is a part of a larger one.
 
     The table is read once for each ingest.
 
     Raises:
         InputError: as `held_out_pairs`.
     """
-    ingest = version.graph.ingest
-    samples = _samples.setdefault(session, {})
-    if (known := samples.get(ingest)) is not None:
-        return known
-    users, items, _ = held_out_pairs(session, version.graph)
-    order = np.random.default_rng(session.config.seed).permutation(version.graph.users)
-    place = order[users]  # the place of each pair's user in a random order of all users
-    chosen = place <= np.sort(place)[min(count, len(place)) - 1]
-    samples[ingest] = users[chosen], items[chosen]
-    return samples[ingest]
+    known = _samples.setdefault(session, {})
+    missing = [count for count in counts if (version.graph.ingest, count) not in known]
+    if missing:
+        users, items, _ = held_out_pairs(session, version.graph)
+        order = np.random.default_rng(session.config.seed).permutation(version.graph.users)
+        place = order[users]  # the place of each pair's user in a random order of all users
+        ranked = np.sort(place)
+        for count in missing:
+            chosen = place <= ranked[min(count, len(place)) - 1]
+            known[version.graph.ingest, count] = users[chosen], items[chosen]
+    return [known[version.graph.ingest, count] for count in counts]

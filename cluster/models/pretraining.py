@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ...distributed.backbones.registry import make_backbone
 from ...distributed.encoder.influence import FORMATS, HUB_DEGREE
 from ...distributed.encoder.pretrain import (
     POPULAR_SHARE,
@@ -30,8 +32,8 @@ from ...distributed.partition.results import Fitted, FittedPublished
 from ...distributed.partition.training import FinishedRuns
 from ...distributed.partition.version import Encoder
 from ...distributed.training.checkpoint import Checkpoints
-from ...distributed.training.run import make_backbone
 from ...partitioning.errors import InputError
+from ...partitioning.halo import chosen
 from ...partitioning.manifest import File, Graph, IngestedGraph
 from ...workers import WorkerGroup, calling
 from ..config.schema import Config
@@ -80,7 +82,10 @@ def _folder_of_runs(config: Config, version: Manifest) -> str:
     setting of the training. It depends on nothing else: a setting of the fit or of `serve` that is changed, or is new in a
     later release, does not begin the runs anew."""
     graph, model = version.graph, version.model
-    trained = {"seed": model.seed, "train": model.train, "backbone": model.backbone, "halo": config.partitioning.halo}
+    halo = chosen(config.partitioning.halo, graph.rows_per_layer)
+    trained = {"seed": model.seed, "train": model.train, "backbone": model.backbone, "halo": halo}
+    if config.cluster.exchange_dtype != "float32":
+        trained["exchange_dtype"] = config.cluster.exchange_dtype
     key = json.dumps([graph.document(), trained], sort_keys=True)
     return pretraining_folder(graph_key(graph), hashlib.sha256(key.encode()).hexdigest()[:16])
 
@@ -172,7 +177,7 @@ def _fit_counterfactual(
         names = made.finished(removal, _place_of_run(config, version, removal), title)
         runs.append((removal, names))
     original = None
-    if model.trained_on != graph.shard_files:
+    if not model.was_trained_on(graph):
         # Requests have changed the graph and the rows since the training. The counterfactual runs are compared with a
         # training on the present graph, so that one is made too.
         title = "original on the present graph"
@@ -212,6 +217,7 @@ def _fit_counterfactual(
         results[0]["fit"]["around"] = around
     if not explains_unseen_nodes(results[0]["fit"]):
         progress.note(EXPLAINS_NOTHING.format(**results[0]["fit"]))
+    results[0]["fit"]["step_seconds"] = float(np.mean(made.step_seconds)) if made.step_seconds else math.nan
     results[0]["fit"] |= cost.told(time.perf_counter() - began)
     largest = max(result["largest_shift"] for result in results)
     entry = _entry("counterfactual", name, None, shape, graph)
@@ -287,6 +293,8 @@ class _Runs:
     progress: Progress
     look: Callable[[], None]
     cost: _Cost
+    step_seconds: list[float] = field(default_factory=list)
+    """Of each run that was made and not found: the seconds of a step."""
 
     def finished(self, removal: Removal, place: str, title: str, dense: str | None = None) -> list[str]:
         """Make the run without `removal`, unless it is finished already; returns the names of its files of E0, one a rank.
@@ -302,6 +310,7 @@ class _Runs:
                 began = time.perf_counter()
                 results = run_training(self.session, self.group, self.graph, run, RunFiles(names, dense), on_progress)
                 self.cost.made_now += time.perf_counter() - began
+            self.step_seconds.append(results[0]["curve"][-1]["seconds"] / (run.epochs * run.settings.num_batches))
             # This file is written after the rows, so whoever finds it finds all of them. The checkpoints are removed last:
             # a crash before `done` still needs them.
             seconds = results[0]["curve"][-1]["seconds"]

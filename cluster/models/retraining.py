@@ -119,7 +119,7 @@ def _carry_out_on(
     if not requests:
         return manifest
     graph = version.graph
-    way = route(session.store, graph, requests)
+    way = route(session.id_maps, graph, requests)
     found = find_by_workers(session, group, version, way)
     named = list(way.named.values())
     before = session.version().lake_graph

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ...distributed.backbones.registry import make_backbone
 from ...distributed.graph.removal import Removal
 from ...distributed.partition.partition import Partition
 from ...distributed.partition.results import Trained, WithFiles
@@ -22,6 +23,7 @@ from ...distributed.partition.version import Model
 from ...distributed.training.checkpoint import Checkpoints
 from ...distributed.training.run import Probe, TrainRun
 from ...distributed.training.trainer import TrainSettings
+from ...partitioning.halo import chosen
 from ...partitioning.manifest import IngestedGraph
 from ...workers import WorkerGroup, calling
 from ..config.schema import Config
@@ -58,22 +60,27 @@ NOTHING_TO_RESUME = (
 )
 
 
-def prepare_run(session: Session, graph: IngestedGraph, run: TrainRun, resume: bool, progress: Progress) -> None:
-    """Prepare a training: save the configuration, tell the plan, and remove earlier checkpoints of this run unless `resume`
-    is set."""
+def prepare_run(session: Session, run: TrainRun, resume: bool, progress: Progress) -> None:
+    """Prepare a training: save the configuration, and remove earlier checkpoints of this run unless `resume` is set."""
     checkpoints = Checkpoints(session.store, run.folder)
     if not resume:
         checkpoints.clear()
     elif checkpoints.read_manifest() is None:
         progress.note(NOTHING_TO_RESUME)
     session.save_config()
-    progress.note(plan_line(session.config, graph))
 
 
-def training_result(committed: Manifest, curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the commands return of a training. curve: {"seconds", "loss", ...} of each epoch."""
+def training_result(committed: Manifest, curve: Sequence[dict[str, Any]], steps: int) -> dict[str, Any]:
+    """What the commands return of a training. curve: {"seconds", "loss", ...} of each epoch. steps: of an epoch."""
     seconds, loss = curve[-1]["seconds"], curve[-1]["loss"]
-    return {"epochs": len(curve), "seconds": seconds, "loss": loss, "version": committed.version, "curve": curve}
+    return {
+        "epochs": len(curve),
+        "seconds": seconds,
+        "step_seconds": seconds / (len(curve) * steps),
+        "loss": loss,
+        "version": committed.version,
+        "curve": curve,
+    }
 
 
 def trained_version(
@@ -110,7 +117,7 @@ def trained_version(
         dense=dense if results[0]["has_dense"] else None,
         encoder=None,
         train=session.config.train.model_dump(mode="json"),
-        trained_on=new_graph.shard_files,
+        trained_on=tuple(name for chain in new_graph.shard_chains for name in chain),
     )
     if not results[0]["has_dense"]:
         session.store.remove(dense)
@@ -144,7 +151,8 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
     The name of its folder depends on the graph and on everything else that the result depends on. So a run never goes on
     from a checkpoint of another run.
     """
-    train, backbone = config.train, config.backbone.model_dump()
+    train, backbone = config.train, config.backbone.specification()
+    make_backbone(backbone, 0)  # raises where it cannot be made, before workers are started for it
     settings = TrainSettings(
         seed=config.seed,
         batch_size=train.batch_size,
@@ -156,11 +164,12 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
         softmax_negatives=train.softmax_negatives,
         total_pairs=graph.ingested_interactions,
     )
+    halo = chosen(config.partitioning.halo, graph.rows_per_layer)
     hashed = hashlib.sha256(
-        json.dumps(
-            [train.model_dump(), backbone, config.seed, config.partitioning.halo, graph.document()], sort_keys=True
-        ).encode()
+        json.dumps([train.model_dump(), backbone, config.seed, halo, graph.document()], sort_keys=True).encode()
     )
+    if config.cluster.exchange_dtype != "float32":
+        hashed.update(config.cluster.exchange_dtype.encode())
     for ids in (removal.users, removal.items, removal.pair_users, removal.pair_items):
         hashed.update(np.ascontiguousarray(ids).tobytes() + b"|")
     hashed.update(repr(tuple(removal.simulated)).encode())
@@ -171,7 +180,7 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
         folder=training_folder(graph_key(graph), hashed.hexdigest()[:16]),
         removal=removal,
         checkpoint_every=train.checkpoint_every,
-        halo=config.partitioning.halo,
+        halo=halo,
         kernel="torch" if train.kernel == "auto" else train.kernel,
         probe=probe,
     )
@@ -207,18 +216,4 @@ def run_training(
         restore=lambda: None,
         max_rebuilds=session.config.cluster.max_rebuilds,
         on_progress=on_progress,
-    )
-
-
-def plan_line(config: Config, graph: IngestedGraph) -> str:
-    """One line about a training before it starts: its steps, the memory of its tables, and the halo rows of each step."""
-    nodes, size = graph.users + graph.items, config.backbone.embedding_size
-    steps = -(-graph.ingested_interactions // config.train.batch_size)
-    table = nodes * size * 4
-    layers = config.backbone.num_layers
-    rows = graph.rows_per_layer[config.partitioning.halo]
-    return (
-        f"plan: {config.train.epochs} epochs of {steps} steps; tables {3 * table / 2**20:.0f} MiB with moments, about "
-        f"{(layers + 6) * table / 2**20:.0f} MiB at work over {graph.partitions} workers; each step exchanges "
-        f"{2 * layers * rows * size * 4 / 2**20:.1f} MiB of halo rows"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,9 @@ import numpy as np
 
 from ...distributed.graph.removal import Removal
 from ...distributed.partition.partition import Partition
-from ...partitioning.manifest import File
+from ...distributed.partition.results import Forgotten
+from ...distributed.partition.version import Follows
+from ...distributed.partition.written import FileNames
 from ...workers import WorkerGroup, calling
 from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
@@ -110,13 +112,15 @@ class Candidate:
         users, items = (np.unique(ends) for ends in self.pairs)
         call = calling(Partition.fine_tune, session.location, users, items, run, steps, names)
         results = session.call(self.group, self.manifest, call)
-        embeddings, files = list(model.embeddings), dict(self.manifest.files)
-        for k, result in enumerate(results):
-            for file in result["files"]:
-                del files[embeddings[k]]
-                embeddings[k] = file["name"]
-                files[file["name"]] = File(sha256=file["sha256"], bytes=file["bytes"])
-        return self.manifest.replaced(model=model.replaced(embeddings=tuple(embeddings)), files=files)
+        # The tuned rows stand behind those of the encoder, as one more delta of each partition that has touched rows.
+        tuned = [tuple(file["name"] for file in result["files"]) for result in results]
+        deltas = model.embedding_deltas or ((),) * graph.partitions
+        model = model.replaced(embedding_deltas=tuple(old + new for old, new in zip(deltas, tuned, strict=True)))
+        nothing: tuple[tuple[str, ...], ...] = ((),) * graph.partitions
+        follows = Follows(fingerprint=session.fingerprint(self.manifest), shards=nothing, embeddings=tuple(tuned))
+        known = self.manifest.files | files_of(results)
+        files = {name: known[name] for name in needed_files(graph, model, follows)}
+        return self.manifest.replaced(model=model, files=files, follows=follows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,13 +155,14 @@ def make_candidate(
     """
     number, graph = session.versions.next_number(), version.graph
     whole, affected = change.effect, change.partitions
-    kinds = ("shard", "embeddings", "encoder")
     names = {
-        k: tuple(session.versions.new_name(number, f"{kind}-{k:03d}", "safetensors") for kind in kinds)
+        k: tuple(session.versions.new_name(number, stem, "safetensors") for stem in FileNames.stems(k))
         for k in affected
     }
     pairs = (whole.users, whole.items)
     thinned = whole.thinned if whole.partial else None
+    # All workers together make what the encoder reads, unless they have it; those that are affected then work by themselves.
+    session.call(group, version, calling(Partition.complete))
     # Only workers write shards and rows (W4), each its own. The others keep the files of the version before.
     call = calling(Partition.forget, session.location, *pairs, names, cut_only=change.cut_only, thinned=thinned)
     with progress.task("forget", len(affected)) as task:
@@ -167,22 +172,25 @@ def make_candidate(
     by_partition = dict(zip(affected, results, strict=True))
     # The id maps (W5) come after the shards, because the workers find out which nodes lost their last interaction.
     gone = merged_gone(results)
-    shards = {k: result["shard"] for k, result in by_partition.items()}
+    written = files_of(results)
+    shards = {k: (result["shard_chain"], written) for k, result in by_partition.items()}
     changed = new_graph(session, graph, number, shards, gone, len(whole.users), whole.events)
     encoder = version.model.encoder
     assert encoder is not None
-    embeddings, tables = list(version.model.embeddings), list(encoder.tables or ())
+    chains = [version.model.embedding_chain(k) for k in range(graph.partitions)]
+    tables = list(encoder.tables or ())
     for k, result in by_partition.items():
-        if not result["files"]:  # its interactions only lost some of their events
-            continue
-        embeddings[k] = result["files"][0]["name"]
-        if tables:
-            tables[k] = result["files"][1]["name"]
+        chains[k] = result["embedding_chain"]
+        if result["tables"] is not None:
+            tables[k] = result["tables"]
     if tables:
         encoder = encoder.replaced(tables=tuple(tables))
-    model = version.model.replaced(embeddings=tuple(embeddings), encoder=encoder)
+    model = version.model.replaced(embeddings=tuple(chain[0] for chain in chains), encoder=encoder)
+    if any(chain[1:] for chain in chains) or model.embedding_deltas is not None:
+        model = model.replaced(embedding_deltas=tuple(chain[1:] for chain in chains))
+    follows = _follows(session, version, by_partition)
     # The new version shares the unchanged files with the version before.
-    files = version.files | changed.files | files_of(results)
+    files = version.files | changed.files | written
     manifest = Manifest(
         format=FORMAT,
         reason="forget",
@@ -190,8 +198,19 @@ def make_candidate(
         graph=changed,
         lake_graph=changed,
         model=model,
-        files={name: files[name] for name in needed_files(changed, model)},
+        files={name: files[name] for name in needed_files(changed, model, follows)},
+        follows=follows,
     )
     mark("write")
     largest_change = max(result["largest_change"] for result in results)
     return Candidate(session, group, version, manifest, pairs, gone), largest_change
+
+
+def _follows(session: Session, version: Manifest, results: Mapping[int, Forgotten]) -> Follows | None:
+    """How the new version follows from `version`; None where a partition wrote no deltas. results: by partition."""
+    shards, embeddings = [list[tuple[str, ...]]([()] * version.graph.partitions) for _ in range(2)]
+    for k, result in results.items():
+        if result["follow"] is None:
+            return None
+        shards[k], embeddings[k] = result["follow"]
+    return Follows(fingerprint=session.fingerprint(version), shards=tuple(shards), embeddings=tuple(embeddings))

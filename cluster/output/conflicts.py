@@ -17,7 +17,7 @@ The beginning of a purge (P1) is void when a later record
     names a file that would go.
 `train` is given up as soon as a later record voids its commit.
 `pretrain` is given up when a later record
-    commits anything but a deletion; is of a purge that takes a file its result names.
+    commits anything but a deletion or a compaction; is of a purge that takes a file its result names.
 `retrain` is given up when a later record
     commits another training or a rollback; is of a purge that takes a file it names, or that ignores its lease.
 `rollback` is refused when a record after its target
@@ -36,8 +36,10 @@ from .manifest import Manifest, manifest_of
 Rule = Callable[[Record], bool]
 """Whether this record makes a decision void that was made without it."""
 
-BESIDE_RETRAIN = frozenset({"forget", "pretrain"})
-"""The reasons (`Manifest.reason`) of versions that may be committed while a retrain runs, without making it void."""
+BESIDE_PRETRAIN = frozenset({"forget", "compact"})
+BESIDE_RETRAIN = BESIDE_PRETRAIN | {"pretrain"}
+"""The reasons (`Manifest.reason`) of versions that may be committed while a pretrain or a retrain runs, without making it
+void."""
 
 
 # ---- commits ---------------------------------------------------------------------------------------------------------
@@ -150,12 +152,12 @@ def voids_training(graph: IngestedGraph, current: Manifest | None) -> Rule:
 def newer_after_requests(records: Sequence[Record], manifest: Manifest) -> Manifest | None:
     """The newest version, to which the encoder of a finished pre-training may be put; None where the pre-training is void.
 
-    It is void unless all versions that were committed since it began are of deletions, and no purge removes a file of
-    `manifest`, its result. records: all since it began.
+    It is void unless all versions that were committed since it began are of deletions, or the same in other files, and no
+    purge removes a file of `manifest`, its result. records: all since it began.
     """
     newer = [manifest_of(record) for record in records if record.kind == COMMITTED]
     lost = any(purge_takes(record, manifest.reason, manifest.files) for record in records)
-    if lost or not newer or any(one.reason != "forget" for one in newer):
+    if lost or not newer or any(one.reason not in BESIDE_PRETRAIN for one in newer):
         return None
     return newer[-1]
 

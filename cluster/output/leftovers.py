@@ -19,6 +19,7 @@ from ..layout import (
     REQUEST_KEY,
     REQUESTS,
     SEARCHED,
+    TABLES,
     VERSIONS,
     callbacks_name,
     graph_of_folder,
@@ -26,6 +27,7 @@ from ..layout import (
 )
 from ..requests.request import tombstone_sizes
 from .exports import FILES, UNFINISHED, log_head_of
+from .handed import kept_tables, table_of
 from .ingests import graph_key, ingested
 from .ledger import Ledger, State, Ticket
 from .session import Session
@@ -77,6 +79,11 @@ def final_contents(ledger: Ledger) -> dict[str, Ticket]:
     return {ledger.content_name(request_id): ticket for request_id, ticket in ledger.tickets.items() if ticket.final}
 
 
+def carried_out_contents(ledger: Ledger) -> dict[str, Ticket]:
+    """Those of `final_contents` whose requests were not cancelled."""
+    return {name: ticket for name, ticket in final_contents(ledger).items() if ticket.state is not State.CANCELLED}
+
+
 def _places(session: Session, ledger: Ledger, files: Mapping[str, Details]) -> Iterator[tuple[str, str, str]]:
     """(place, kind, detail) of each leftover among `files`."""
     current = ledger.current
@@ -101,6 +108,11 @@ def _places(session: Session, ledger: Ledger, files: Mapping[str, Details]) -> I
         for name in _in(folder, files):
             if graph_of_folder(name) not in keys:
                 yield name, CHECKPOINT, "of a run on a graph that is no longer current"
+    handed = list(_in(TABLES, files))
+    if handed and (in_use := kept_tables(session)) is not None:
+        for name in handed:
+            if table_of(name) not in in_use:
+                yield name, UNNAMED, "of a table that was handed over, and that no configuration names any more"
     yield from _requests(session, ledger, files)
     for name in filter(is_temporary, files):
         if name.split("/")[0] in SEARCHED:

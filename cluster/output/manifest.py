@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from ...distributed.partition.version import Model, Version
+from ...distributed.partition.version import Follows, Model, Version
 from ...partitioning.manifest import File, Graph, IngestedGraph, read_document
 from ..log.records import Record
 
 if TYPE_CHECKING:
-    from ...distributed.partition.results import WithFiles
+    from ...distributed.partition.results import WithFiles, Written
 
-FORMAT = 1
+FORMAT, FORMAT_WITH_DELTAS = 1, 2
+"""The formats of a manifest. A reader of the first would take a base file for the whole, and so see what was deleted."""
 
 
 class Manifest(Version):
@@ -41,7 +42,19 @@ class Manifest(Version):
 
     def loaded(self) -> Version:
         """The part of the manifest that workers need to load the version."""
-        return Version(version=self.version, graph=self.graph, model=self.model, files=self.files)
+        return Version(version=self.version, graph=self.graph, model=self.model, files=self.files, follows=self.follows)
+
+    @property
+    def has_deltas(self) -> bool:
+        """Whether files that it names still hold what was deleted, and deltas take it away (docs/commit.md, "Deltas")."""
+        graphs = self.graph.has_deltas or self.lake_graph.has_deltas
+        led_here = self.follows is not None and bool(self.follows.named_files())
+        return graphs or led_here or any(self.model.embedding_deltas or ())
+
+    def as_committed(self, number: int, base: int | None) -> Manifest:
+        """The manifest with the number of its version, that of the version before, and the format that it needs."""
+        kind = FORMAT_WITH_DELTAS if self.has_deltas else FORMAT
+        return self.replaced(format=kind, version=number, base=base)
 
 
 def read_manifest(document: Any, place: str) -> Manifest:
@@ -53,7 +66,7 @@ def read_manifest(document: Any, place: str) -> Manifest:
         InputError: another version of unlearnrec wrote it, or it is damaged; names the place, the key and the value.
     """
     remedy = "Use the release that wrote this output, or restore it from a backup"
-    return read_document(Manifest, document, place, "the manifest of a version", FORMAT, remedy)
+    return read_document(Manifest, document, place, "the manifest of a version", (FORMAT, FORMAT_WITH_DELTAS), remedy)
 
 
 def manifest_of(record: Record) -> Manifest:
@@ -90,16 +103,15 @@ def _read(source: _Source) -> Manifest:
 
 def files_of(results: Iterable[WithFiles]) -> dict[str, File]:
     """The files that workers wrote, by name, as a manifest has them in `files`."""
-    return {
-        file["name"]: File(sha256=file["sha256"], bytes=file["bytes"]) for result in results for file in result["files"]
-    }
+    return file_entries(file for result in results for file in result["files"])
 
 
-def needed_files(graph: Graph, model: Model) -> list[str]:
+def file_entries(files: Iterable[Written]) -> dict[str, File]:
+    """As `files_of`, for files by themselves."""
+    return {file["name"]: File(sha256=file["sha256"], bytes=file["bytes"]) for file in files}
+
+
+def needed_files(graph: Graph, model: Model, follows: Follows | None = None) -> list[str]:
     """The names of the files that a version of this graph and model needs."""
-    names = [graph.user_file, graph.item_file, *graph.shard_files, *model.embeddings]
-    if model.dense:
-        names.append(model.dense)
-    if model.encoder:
-        names += [model.encoder.file, *(model.encoder.tables or ())]
-    return names
+    names = [*graph.named_files(), *model.named_files(), *(follows.named_files() if follows else ())]
+    return list(dict.fromkeys(names))

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from ...distributed.partition.state import Location, PartitionState, fingerprint
 from ...partitioning.errors import InputError
+from ...partitioning.halo import chosen
 from ...partitioning.lake import Columns
 from ...partitioning.manifest import Graph
 from ...partitioning.storage import StorageOptions, Store, canonical_uri, split_uri
@@ -24,6 +25,7 @@ from ..layout import CONFIG, REQUEST_KEY
 from ..log.checkpoints import put_checkpoint
 from ..log.log import Log
 from ..log.records import CHECKPOINT
+from .id_maps import IdMaps
 from .ledger import Ledger
 from .manifest import Manifest
 from .versions import Versions
@@ -50,6 +52,7 @@ class Session:
         self.location = Location(absolute(config.output), self.options)
         self.log = Log(self.store)
         self.versions = Versions(self.store, self.log)
+        self.id_maps = IdMaps(self.store)
         self._ledger: Ledger | None = None
         self._folding = Lock()
 
@@ -135,6 +138,7 @@ class Session:
         if current is None:
             raise InputError(f"{self.config.output} holds no trained model. Run `unlearnrec train` first")
         self.check_partitions(current.graph)
+        self.check_backbone(current)
         return current
 
     def whole_version(self) -> Manifest:
@@ -164,6 +168,16 @@ class Session:
             raise InputError(
                 f"cluster.partitions is {self.config.cluster.partitions}, but the graph in {self.config.output} has "
                 f"{graph.partitions} partitions. Set cluster.partitions={graph.partitions}, or ingest again"
+            )
+
+    def check_backbone(self, version: Manifest) -> None:
+        """Raise InputError if a version is of a backbone outside this package that the configuration does not name. So no
+        code is imported because a file of the output names it."""
+        name, wanted = version.model.backbone["name"], self.config.backbone.name
+        if ":" in name and name != wanted:
+            raise InputError(
+                f"version {version.version} in {self.config.output} was trained with the backbone {name}, and backbone.name "
+                f"is {wanted}. Set backbone.name={name}, so that its code is imported"
             )
 
     @contextmanager
@@ -214,10 +228,14 @@ class Session:
 
     def fingerprint(self, version: Manifest) -> str:
         """The text that workers return for the version that they hold, if it is this one; it need not be committed."""
-        return fingerprint(version, self.config.partitioning.halo, self.kernel)
+        return fingerprint(version, self._halo(version), self.kernel)
 
-    def _load_call(self, version: Manifest) -> Call[None]:
-        return calling(PartitionState.load, self.location, version, self.config.partitioning.halo, self.kernel)
+    def _load_call(self, version: Manifest) -> Call[dict[str, float]]:
+        self.check_backbone(version)
+        return calling(PartitionState.load, self.location, version, self._halo(version), self.kernel)
+
+    def _halo(self, version: Manifest) -> str:
+        return chosen(self.config.partitioning.halo, version.graph.rows_per_layer)
 
     def _run(
         self,
@@ -261,6 +279,10 @@ def worker_settings(cluster: Cluster) -> WorkerSettings:
         gpus_per_worker=cluster.gpus_per_worker,
         threads_per_worker=cluster.threads_per_worker,
         collective_timeout_seconds=cluster.collective_timeout_seconds,
+        exchange_dtype=cluster.exchange_dtype,
+        network_interface=cluster.network_interface,
+        start_seconds=cluster.start_seconds,
+        spread=cluster.spread,
     )
 
 

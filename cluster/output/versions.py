@@ -72,7 +72,7 @@ class Versions:
         self.repair()
         current = self.current()
         number = current.version + 1 if current else 1
-        manifest = manifest.replaced(version=number, base=current.version if current else None)
+        manifest = manifest.as_committed(number, current.version if current else None)
         # Before the record: from the record on, readers rely on every file that it names.
         if missing := [name for name in manifest.files if not self._store.exists(name)]:
             raise RuntimeError(

@@ -1,11 +1,10 @@
 """Show on stderr how far a long command is: bars with rate and remaining time on a terminal, otherwise a few plain lines.
 
-Commands take a `Progress`. `open_progress()` chooses the right kind; `SILENT` shows nothing.
+Commands take a `Progress`. `screen.open_progress()` chooses the right kind; `SILENT` shows nothing.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,9 @@ class Task:
     def advance(self, n: int = 1, **fields: object) -> None:
         """Count `n` more units as done. fields: the latest numbers to show, such as loss=0.31."""
 
+    def complete(self) -> None:
+        """Count all units as done."""
+
     def finish(self) -> None:
         """End the task, whether all of its units are done or not."""
 
@@ -36,11 +38,13 @@ class Progress:
     def task(self, name: str, total: int | None = None) -> Iterator[Task]:
         """A task for a `with` block: `with progress.task("train", 30) as task: task.advance(1)`.
 
-        total: the number of units; None: it is not known.
+        total: the number of units; None: it is not known. A block that ends without an error has done all of them, also
+            those that nobody counted: the workers' last state is often seen only by its result.
         """
         task = self._start(name, total)
         try:
             yield task
+            task.complete()
         finally:
             task.finish()
 
@@ -86,6 +90,9 @@ class _PlainTask(Task):
             rate = self.done / (now - self.started)
             eta = f", ETA {(self.total - self.done) / rate:.0f} s" if self.total and rate > 0 else ""
             self.progress.note(f"{self._count()}, {rate:.3g}/s{eta}{show_fields(self.fields)}")
+
+    def complete(self) -> None:
+        self.done = self.done if self.total is None else max(self.done, self.total)
 
     def finish(self) -> None:
         seconds = time.monotonic() - self.started
@@ -148,6 +155,11 @@ class _BarTask(Task):
         rate = self.done / max(time.monotonic() - self.started, 1e-9)
         self.bars.update(self.task_id, advance=n, rate=f"{rate:.3g}/s", shown=show_fields(self.fields).lstrip(", "))
 
+    def complete(self) -> None:
+        total = self.bars.tasks[self.bars.task_ids.index(self.task_id)].total
+        if total is not None:
+            self.bars.update(self.task_id, completed=max(total, self.done), refresh=True)
+
     def finish(self) -> None:
         self.bars.stop_task(self.task_id)
         self.progress.task_ended()
@@ -158,11 +170,6 @@ def show_fields(fields: dict[str, object]) -> str:
     return "".join(
         f", {key}={value:.4g}" if isinstance(value, float) else f", {key}={value}" for key, value in fields.items()
     )
-
-
-def open_progress() -> Progress:
-    """A `Progress` with bars if stderr is a terminal, otherwise one with plain lines."""
-    return BarProgress() if sys.stderr.isatty() else PlainProgress(sys.stderr)
 
 
 def epoch_callback(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], None]:

@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from ...partitioning.ingest import load_ids, load_shard
+from ...distributed.partition.files import read_file
+from ...partitioning.delta import ShardDelta
+from ...partitioning.ingest import load_gone, load_ids, load_shard
+from ...partitioning.manifest import Graph
+from ..output.id_maps import SIDES
 from ..output.manifest import Manifest
 from ..output.session import Session
 from ..requests.request import Id
 
+_NOBODY: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
@@ -42,6 +48,12 @@ class Readouts:
     seen_indptr: npt.NDArray[np.int64]
     seen: npt.NDArray[np.int32]
     item_there: npt.NDArray[np.bool_]
+    user_nodes: npt.NDArray[np.int64] = field(default_factory=lambda: _NOBODY)
+    """[U] Dense ids by position."""
+    item_nodes: npt.NDArray[np.int64] = field(default_factory=lambda: _NOBODY)
+    """[I] Dense ids by position."""
+    hidden: frozenset[Id] = frozenset()
+    """External ids of users that are not served any more."""
 
     def recommend(self, user: str, k: int) -> list[dict[str, Any]] | None:
         """The k best items for a user, without those of the user's interactions; None where there is no such user."""
@@ -66,17 +78,42 @@ class Readouts:
         there = self.item_there & np.fromiter((name in items for name in self.items), np.bool_, len(self.items))
         return replace(self, users=kept, item_there=there)
 
+    def less(self, users: set[Id], items: set[Id]) -> Readouts:
+        """The same rows of the same version, but not for these users and items, which a newer version does not have."""
+        there = self.item_there
+        if items:
+            there = there & np.fromiter((name not in items for name in self.items), np.bool_, len(self.items))
+        return replace(self, hidden=self.hidden | users, item_there=there)
+
     def _position(self, user: str) -> int | None:
-        found = self.users.get(user)
+        name: Id = user
+        found = self.users.get(name)
         if found is None and _INTEGER.fullmatch(user):
-            found = self.users.get(int(user))
-        return found
+            name = int(user)
+            found = self.users.get(name)
+        return None if name in self.hidden else found
 
 
 def living_ids(session: Session, version: Manifest) -> tuple[set[Id], set[Id]]:
     """The external ids of the users and items of a version."""
     users, items = (set(load_ids(session.store, version.graph, side)[0].to_pylist()) for side in ("user", "item"))
     return users, items
+
+
+def gone_since(session: Session, before: Graph, after: Graph) -> tuple[set[Id], set[Id]] | None:
+    """The external ids of the users and items that the first graph has and the second has not; None where their id maps are
+    not in the same files, so that all ids would have to be compared."""
+    if any(before.id_file(side) != after.id_file(side) for side in SIDES):
+        return None
+    old, new = (load_gone(session.store, graph) for graph in (before, after))
+    found = []
+    for side in SIDES:
+        nodes = np.setdiff1d(new.of(side), old.of(side), assume_unique=True)
+        ids, node, _ = session.id_maps.file_of(after, side)
+        place = np.searchsorted(node, nodes)
+        assert np.array_equal(node[place], nodes), "dense ids ascend with the external ones"
+        found.append(set(ids.take(pa.array(place)).to_pylist()))
+    return found[0], found[1]
 
 
 def make_readouts(session: Session, version: Manifest, embeddings: Sequence[tuple[Any, ...]]) -> Readouts:
@@ -107,4 +144,55 @@ def make_readouts(session: Session, version: Manifest, embeddings: Sequence[tupl
         seen_indptr=np.cumsum(np.concatenate(lengths)),
         seen=np.concatenate(seen),
         item_there=np.ones(len(item_nodes), dtype=bool),
+        user_nodes=np.concatenate([nodes for nodes, _, _, _ in embeddings]),
+        item_nodes=item_nodes,
+    )
+
+
+MOST_PAIRS = 10_000
+"""With more removed interactions than this, readouts are made anew."""
+
+
+def followed(
+    session: Session, before: Manifest, known: Readouts, version: Manifest, embeddings: Sequence[tuple[Any, ...]]
+) -> Readouts | None:
+    """As `make_readouts`, from those of the version before, with the positions that it has; None if the new one does not
+    follow from it by a few removed interactions. No file is read but the deltas that lead there."""
+    follows = version.follows
+    gone = gone_since(session, before.graph, version.graph)
+    if gone is None or follows is None or follows.fingerprint != session.fingerprint(before):
+        return None
+    deltas = [
+        ShardDelta.from_bytes(read_file(session.store, version, name)) for chain in follows.shards for name in chain
+    ]
+    pairs = np.concatenate(
+        [np.empty((2, 0), dtype=np.int64), *(np.stack([one.users, one.items]) for one in deltas)], axis=1
+    )
+    pairs = np.unique(pairs, axis=1)
+    if pairs.shape[1] > MOST_PAIRS:
+        return None
+    places = []
+    for total, nodes in ((version.graph.users, known.user_nodes), (version.graph.items, known.item_nodes)):
+        place = np.full(total, -1, dtype=np.int64)
+        place[nodes] = np.arange(len(nodes))
+        places.append(place)
+    user_rows, item_rows = np.zeros_like(known.user_rows), np.zeros_like(known.item_rows)
+    there = np.zeros_like(known.item_there)
+    for users, of_users, items, of_items in embeddings:
+        user_rows[places[0][users]], item_rows[places[1][items]] = of_users, of_items
+        there[places[1][items]] = True
+    lost = []
+    for user, item in zip(places[0][pairs[0]].tolist(), places[1][pairs[1]].tolist(), strict=True):
+        first, end = known.seen_indptr[user], known.seen_indptr[user + 1]
+        lost += (first + np.flatnonzero(known.seen[first:end] == item)).tolist()
+    entries = np.sort(np.array(lost, dtype=np.int64))
+    return replace(
+        known,
+        version=version.version,
+        user_rows=user_rows,
+        item_rows=item_rows,
+        seen=np.delete(known.seen, entries),
+        seen_indptr=known.seen_indptr - np.searchsorted(entries, known.seen_indptr),
+        item_there=there,
+        hidden=known.hidden | gone[0],
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ...partitioning.errors import InputError
+from ...partitioning.manifest import Graph
 from ..lifecycle.acceptance import append_step, read_accepted
 from ..lifecycle.decisions import Verdict, error_class, judge, loses_workers, next_batch, seconds_until_due
 from ..lifecycle.refusals import UnreadableRequest
@@ -20,7 +21,7 @@ from ..requests.request import Request
 from .callback_sender import Sender
 from .intake import Intake, View
 from .interface import Answer, Arguments, ForwardsRequests, Method, ServiceInterface
-from .readouts import Readouts, living_ids
+from .readouts import Readouts, gone_since, living_ids
 from .watcher import Watcher
 
 LONGEST_WAIT_SECONDS = 60.0
@@ -77,8 +78,8 @@ class Service(ForwardsRequests, ServiceInterface):
         """What a retrain asked for, by its own clock (`Ledger.switching`), and when that was seen, by this one."""
         self._next_report = 0.0
         self._report_attempts: dict[str, int] = {}
-        self._maps: tuple[str, str] | None = None
-        """The id maps of the version to whose users and items `published` was cut down; None where it was not."""
+        self._shown: Graph | None = None
+        """The graph to whose users and items `published` is cut down; None where it is not known."""
         self.published: Readouts | None = None
         self.blocked: str | None = None
         """The class of the error that keeps requests waiting; None where nothing does."""
@@ -158,7 +159,7 @@ class Service(ForwardsRequests, ServiceInterface):
             after = self.intake.view().current
             committed = after is not None and after.version != number
             # Where nothing was committed, whoever was hidden for it is still there.
-            self.published, self._maps = (hidden, self._maps) if committed else (whole, None)
+            self.published, self._shown = (hidden, self._shown) if committed else (whole, None)
             return self._handle_failure(error, [request.request_id for request in requests])
         finally:
             self.intake.running = frozenset()
@@ -212,13 +213,19 @@ class Service(ForwardsRequests, ServiceInterface):
         if version is not None and (self.published is None or self.published.version != version.version):
             # Somebody else may have committed it, and the workers may not be able to load it.
             self._drop_removed(version)
-            self.published = self._engine.readouts(version)
+            self.published, self._shown = self._engine.readouts(version), version.graph
 
     def _drop_removed(self, version: Manifest) -> None:
         """Serve no user and no item any more that this version does not have."""
-        maps = version.graph.user_file, version.graph.item_file
-        if self.published is not None and maps != self._maps:
-            self.published, self._maps = self.published.without(*living_ids(self._session, version)), maps
+        graph, shown = version.graph, self._shown
+        if self.published is None or (shown is not None and _nodes(shown) == _nodes(graph)):
+            return
+        gone = None if shown is None else gone_since(self._session, shown, graph)
+        if gone is not None:
+            self.published = self.published.less(*gone)
+        else:
+            self.published = self.published.without(*living_ids(self._session, version))
+        self._shown = graph
 
     def _handle_failure(self, error: Exception, batch: Sequence[str]) -> float:
         self._losses = self._losses + 1 if loses_workers(error) else 0
@@ -258,6 +265,11 @@ class Service(ForwardsRequests, ServiceInterface):
         log.warning("waiting %g s: %s", seconds, error if isinstance(error, InputError) else self.blocked)
         log.debug("this failed", exc_info=error)
         return seconds
+
+
+def _nodes(graph: Graph) -> tuple[str, str, str | None]:
+    """The files that say which users and items a graph has."""
+    return graph.user_file, graph.item_file, graph.gone_file
 
 
 SLICE_SECONDS = 0.1

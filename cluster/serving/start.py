@@ -21,7 +21,7 @@ from ..requests.request import Request
 from .callback_sender import Sender, SendingRules
 from .callbacks import Outbox, load_key, url_pattern
 from .intake import Intake
-from .readouts import Readouts, make_readouts
+from .readouts import Readouts, followed, make_readouts
 from .service import Engine, Service, retry_waits
 from .watcher import Watcher
 
@@ -31,6 +31,8 @@ class WorkerEngine:
 
     def __init__(self, session: Session, group: WorkerGroup, progress: Progress) -> None:
         self._session, self._group, self._progress = session, group, progress
+        self._last: tuple[Manifest, Readouts] | None = None
+        """The readouts that were made last, and their version."""
 
     def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
         """As `Engine.carry_out`."""
@@ -45,7 +47,11 @@ class WorkerEngine:
         """
         self._session.check_partitions(version.graph)
         embeddings = self._session.call(self._group, version, calling(Partition.readouts))
-        return make_readouts(self._session, version, embeddings)
+        known = None
+        if self._last is not None:
+            known = followed(self._session, *self._last, version, embeddings)
+        self._last = version, known or make_readouts(self._session, version, embeddings)
+        return self._last[1]
 
     def write_reports(self, request_ids: Sequence[str]) -> None:
         """As `Engine.write_reports`. The reports are without scores: the workers hold the current version, not that of the

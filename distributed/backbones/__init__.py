@@ -1,4 +1,4 @@
-"""The recommenders: one small file each, and one line here."""
+"""The recommenders: one small file each, and one line here. `registry.py` finds those of other packages too."""
 
 from .base import Backbone
 from .lightgcn import LightGCN

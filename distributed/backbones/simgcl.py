@@ -1,6 +1,5 @@
 """SimGCL (Yu et al., SIGIR 2022): no augmented graphs; the two views differ by noise on every layer."""
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -23,19 +22,13 @@ class SimGCL(SelfSupervised):
         self.holds_own_row = ego
 
     def forward(self, e0_ND: Tensor, layer: Layer) -> Tensor:
-        return self._mean(e0_ND, lambda x_ND, _: layer(x_ND))
+        return layer.mean(e0_ND, 0 if self.ego else 1, self.num_layers)
 
     def view(self, e0_ND: Tensor, layer: Layer, views: Views, number: int) -> Tensor:
-        def noisy(x_ND: Tensor, depth: int) -> Tensor:
-            y_ND = layer(x_ND)
-            return y_ND + self.noise * y_ND.detach().sign() * views.noise(number, depth, self.embedding_size)
-
-        return self._mean(e0_ND, noisy)
-
-    def _mean(self, e0_ND: Tensor, layer: Callable[[Tensor, int], Tensor]) -> Tensor:
         x_ND = e0_ND
         layers = [e0_ND] if self.ego else []
         for depth in range(self.num_layers):
-            x_ND = layer(x_ND, depth)
+            x_ND = layer(x_ND)
+            x_ND = x_ND + self.noise * x_ND.detach().sign() * views.noise(number, depth, self.embedding_size)
             layers.append(x_ND)
         return sum(layers[1:], layers[0]) / len(layers)

@@ -28,7 +28,7 @@ def solve_for_readouts(graph: LocalGraph, backbone: Backbone, rows: Tensor, want
     """
 
     def apply(x_ND: Tensor) -> Tensor:
-        return backbone(x_ND, graph.propagation.layer)
+        return backbone(x_ND, graph.propagation)
 
     def dot(x_ND: Tensor, y_ND: Tensor) -> Tensor:
         return graph.comm.all_reduce((x_ND.double() * y_ND.double()).sum())

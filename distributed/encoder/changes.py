@@ -101,13 +101,14 @@ def influence(
 
     nodes: all local nodes in the current version, with the degrees from BEFORE the deletion. counts: as `ends_by_side`.
     """
-    change = torch.zeros_like(nodes.e0)
     views = ends_by_side(graph, nodes, users, items, counts)
+    touched = torch.unique(torch.cat([view.rows for view in views]))
+    change = nodes.e0.new_zeros((len(touched), nodes.e0.shape[1]))
     for side, view in enumerate(views):
         if len(view.rows):
-            add_by_row(view.rows, encoder.change(side, view.own, view.other, view.removed_share), change)
-    touched = torch.unique(torch.cat([view.rows for view in views]))
-    return touched, change[touched]
+            terms = encoder.change(side, view.own, view.other, view.removed_share)
+            add_by_row(torch.searchsorted(touched, view.rows), terms, change)
+    return touched, change
 
 
 @torch.no_grad()
@@ -120,7 +121,7 @@ def around_influence(
     _, wanted = influence(graph, nodes, encoder.readouts, users, items)
     rest = graph.without(users.cpu().numpy(), items.cpu().numpy())
     whole = torch.zeros_like(nodes.e0).index_copy_(0, rows, change)
-    left = wanted - backbone(whole, rest.propagation.layer)[rows]
+    left = wanted - backbone(whole, rest.propagation)[rows]
     return rows, whole + solve_for_readouts(rest, backbone, rows, left)
 
 

@@ -69,7 +69,7 @@ def make_examples(
         moved = e0 - nodes.e0
         if of_readouts:
             with torch.no_grad():
-                moved = backbone(moved, graph.without(*removal.pairs(graph.shard)).propagation.layer)
+                moved = backbone(moved, graph.without(*removal.pairs(graph.shard)).propagation)
         counts = removed_counts(graph, users, items)
         if share < 1:
             # Both owners of an interaction find whether it is needed, whichever end the chosen node is.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...partitioning.errors import InputError
 from ..backbones import Backbone
-from ..graph.keyed import CHUNK, keyed_below
+from ..graph.keyed import EXAMPLE_CHUNK, keyed_below
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Removal
 from ..measures.ranking import pair_scores
@@ -119,7 +119,7 @@ class _Probe:
         return self._scores(self.e0 + scaled) - self.before
 
     def _scores(self, e0: Tensor) -> Tensor:
-        readout = self.backbone.readout(e0, self.graph.propagation.layer)
+        readout = self.backbone.readout(e0, self.graph.propagation)
         return pair_scores(self.graph, readout, *self.pairs)[1].double()
 
 
@@ -133,7 +133,7 @@ def _whole_change(
     largest = torch.tensor([len(users)], device=graph.comm.device)
     number = max(1, -(-int(graph.comm.all_reduce(largest)) // (graph.comm.size * CHUNK_INTERACTIONS)))
     # Both ranks that own an end of an interaction take it in the same chunk, because the draw is keyed.
-    chunk = keyed_below(number, CHUNK, users, items)
+    chunk = keyed_below(number, EXAMPLE_CHUNK, users, items)
     whole = torch.zeros_like(nodes.e0)
     for k in range(number):
         mine = chunk == k

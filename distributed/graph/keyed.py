@@ -12,7 +12,13 @@ Key = Tensor | int
 
 # Distinct streams of draws under one seed.
 INIT, BATCH, NEGATIVE, SHARED_NEGATIVE, REQUEST, EDGE_DROP, PAIRS, VIEW_EDGE, NOISE, NOISE_POOL, ANCHOR = range(1, 12)
-REQUEST_USER, MEMBERSHIP, EXAMPLE, CHUNK = 12, 13, 14, 15
+REQUEST_USER, MEMBERSHIP = 12, 13
+SAMPLE_USER, VALIDATION = 14, 15
+EXAMPLE, EXAMPLE_CHUNK = 16, 17
+
+CHUNK = 2**14
+"""Draws that are made at a time where they are many, so that what comes up on the way stays in the cache. They are too few
+for torch to start its threads on, which would wait for each other in every operation where others use the cores."""
 
 _GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as int64
 _M1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
@@ -21,9 +27,9 @@ _M2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
 
 def _finish(x: Tensor) -> Tensor:
     """The finisher of splitmix64 (Steele et al. 2014) on int64, which wraps around as uint64 does."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _M1
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _M2
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+    for shift, mask, factor in ((30, 0x3FFFFFFFF, _M1), (27, 0x1FFFFFFFFF, _M2)):
+        x = ((x >> shift).bitwise_and_(mask)).bitwise_xor_(x).mul_(factor)
+    return (x >> 31).bitwise_and_(0x1FFFFFFFF).bitwise_xor_(x)
 
 
 def keyed(*keys: Key) -> Tensor:
@@ -52,7 +58,11 @@ def initial_rows(seed: int, side: int, ids: Tensor, size: int, deviation: float)
     standard deviation."""
     columns = torch.arange(size, device=ids.device)
     width = 2 * math.sqrt(3.0) * deviation
-    return (keyed_uniform(seed, INIT, side, ids[:, None], columns) - 0.5) * width
+    rows = torch.empty(len(ids), size, device=ids.device)
+    count = max(1, CHUNK // size)
+    for part, some in zip(rows.split(count), ids.split(count), strict=True):
+        torch.mul(keyed_uniform(seed, INIT, side, some[:, None], columns) - 0.5, width, out=part)
+    return rows
 
 
 def _wrap(key: int) -> int:

@@ -13,6 +13,7 @@ from ...partitioning.assignment import Assignment
 from ...partitioning.halo import HaloPlan, plan
 from ...partitioning.shard import GraphShard
 from ..comm import Comm
+from .neighbour_sum import NeighbourSum
 from .propagation import Propagation
 
 Ids = npt.NDArray[np.int64]
@@ -32,17 +33,30 @@ class LocalGraph:
         device = comm.device
         self.halo: HaloPlan = plan(shard, assignment, halo)
         self.num_users, self.num_items = shard.num_users, shard.num_items
-        self.user_ids = torch.from_numpy(shard.user_ids).to(device)
-        self.item_ids = torch.from_numpy(shard.item_ids).to(device)
-        self.degrees = torch.from_numpy(shard.degrees()).to(device)
         users, items, _ = shard.interactions()
         self.pair_users = torch.from_numpy(users.astype(np.int64)).to(device)
         self.pair_items = torch.from_numpy(items.astype(np.int64)).to(device)
         self.owner_of_user = torch.from_numpy(assignment.owner_of_user.astype(np.int64)).to(device)
         self.owner_of_item = torch.from_numpy(assignment.owner_of_item.astype(np.int64)).to(device)
+        self.uses: Ids | None = None
+        """How often each row of the buffer is summed; None until it is first needed (`shrinking`)."""
+        self.refresh()
+
+    def refresh(self, items: NeighbourSum | None = None) -> None:
+        """Make anew what follows from the shard and the plan, after they were set. All ranks call it.
+
+        items: as for `Propagation`.
+
+        Raises:
+            RuntimeError: as the constructor.
+        """
+        shard, device = self.shard, self.comm.device
+        self.user_ids = torch.from_numpy(shard.user_ids).to(device)
+        self.item_ids = torch.from_numpy(shard.item_ids).to(device)
+        self.degrees = torch.from_numpy(shard.degrees()).to(device)
         self._row_of_user = _rows(self.user_ids, shard.num_users, 0)
         self._row_of_item = _rows(self.item_ids, shard.num_items, len(self.user_ids))
-        self.propagation = Propagation(self.halo, self.degrees, comm, kernel)
+        self.propagation = Propagation(self.halo, self.degrees, self.comm, self.kernel, items=items)
         self._check_cuts()
 
     def without(self, users: Ids, items: Ids) -> "LocalGraph":
@@ -83,6 +97,26 @@ class LocalGraph:
     def item_rows(self, ids: Tensor) -> Tensor:
         """Local rows int64 [n] of global item ids [n], -1 where another partition owns them."""
         return self._row_of_item[ids]
+
+    def has(self, users: Tensor, items: Tensor) -> Tensor:
+        """Whether the pairs users, items (global ids, any shape) are interactions of owned users: bool, the same shape.
+
+        A binary search in the row of each user, so that the time depends on the number of pairs."""
+        row = self.user_rows(users)
+        degrees = self.degrees[: self.num_local_users]
+        ends = degrees.cumsum(0)
+        high = torch.where(row >= 0, ends[row.clamp(min=0)], 0) if len(ends) else torch.zeros_like(row)
+        low = high - torch.where(row >= 0, degrees[row.clamp(min=0)], 0) if len(ends) else torch.zeros_like(row)
+        end = high
+        while bool((open_ := low < high).any()):
+            middle = (low + high) // 2
+            right = open_ & (self.pair_items[middle.clamp(max=len(self.pair_items) - 1)] < items)
+            low = torch.where(right, middle + 1, low)
+            high = torch.where(open_ & ~right, middle, high)
+        there = low < end
+        found = torch.zeros_like(there)
+        found[there] = self.pair_items[low[there]] == items[there]
+        return found
 
     def neighbour_means(self, x: Tensor) -> Tensor:
         """The mean [N, D] of x [N, D] over each node's neighbours; zero for a node without any."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from ...partitioning.assignment import Assignment
-from ...partitioning.shard import GraphShard, Pairs
+from ...partitioning.shard import GraphShard, Pairs, places_of
 from .keyed import REQUEST, REQUEST_USER, keyed_uniform
 
 Ids = npt.NDArray[np.int64]
@@ -72,16 +72,29 @@ class Removal:
         return found // shard.num_items, found % shard.num_items
 
     def find(self, shard: GraphShard, timed: Ids) -> "Found":
-        """The interactions of a shard that are removed, and in addition all interactions of those of the users `timed`
-        int64 [t] that the shard owns, with the times of their events."""
-        codes, counts = [], []
-        for (code, hit), count in zip(self._hits(shard), (shard.user_counts, shard.item_counts), strict=True):
-            codes.append(code[hit])
-            counts.append(count[hit])
-        users, items = shard.entries()[0]
-        entries = _marks(timed, shard.num_users)[users] if len(timed) else np.zeros(len(users), dtype=bool)
-        events = np.repeat(users[entries] * shard.num_items + items[entries], shard.user_counts[entries])
-        times = _no_ids() if shard.user_times is None else shard.user_times[np.repeat(entries, shard.user_counts)]
+        """The interactions that are removed, and in addition all interactions of the users `timed` int64 [t], with the times
+        of their events, as far as this shard is the one to ask: it is for the users and the pairs of users that it owns, and
+        for the items that it owns. The search costs what it finds; only for simulated requests all entries are looked at.
+        """
+        if self.simulated:
+            codes, counts = [], []
+            for (code, hit), count in zip(self._hits(shard), (shard.user_counts, shard.item_counts), strict=True):
+                codes.append(code[hit])
+                counts.append(count[hit])
+        else:
+            places = [_entries_of(shard.user_ids, shard.user_indptr, self.users)]
+            pairs = (self.pair_users, self.pair_items)
+            places.append(places_of(shard.user_ids, shard.user_indptr, shard.user_neighbours, *pairs))
+            of_users = np.concatenate(places)
+            of_items = _entries_of(shard.item_ids, shard.item_indptr, self.items)
+            codes = [_codes_of_users(shard, of_users), _codes_of_items(shard, of_items)]
+            counts = [shard.user_counts[of_users], shard.item_counts[of_items]]
+        entries = _entries_of(shard.user_ids, shard.user_indptr, np.unique(timed))
+        events = np.repeat(_codes_of_users(shard, entries), shard.user_counts[entries])
+        times = _no_ids()
+        if shard.user_times is not None and len(entries):
+            ends = np.cumsum(shard.user_counts, dtype=np.int64)[entries]
+            times = shard.user_times[_spans(ends - shard.user_counts[entries], ends)]
         part = Found(np.concatenate(codes), np.concatenate(counts).astype(np.int64), events[: len(times)], times)
         return merged([part])
 
@@ -131,6 +144,33 @@ def merged(parts: Sequence[Found]) -> Found:
     counts = np.concatenate([events, *(part.counts for part in parts)])
     codes, first = np.unique(codes, return_index=True)
     return Found(codes, counts[first], event_codes, times)
+
+
+def _spans(starts: Ids, ends: Ids) -> Ids:
+    """The numbers from starts[j] up to, and without, ends[j], one span after the other."""
+    sizes = ends - starts
+    return np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
+
+
+def _entries_of(ids: Ids, indptr: Ids, nodes: Ids) -> Ids:
+    """The places of all entries in the rows of those of `nodes` that are among `ids` (ascending)."""
+    if not len(ids) or not len(nodes):
+        return _no_ids()
+    rows = np.minimum(np.searchsorted(ids, nodes), len(ids) - 1)
+    rows = rows[ids[rows] == nodes]
+    return _spans(indptr[rows], indptr[rows + 1])
+
+
+def _codes_of_users(shard: GraphShard, places: Ids) -> Ids:
+    """The codes, user * items + item, of entries in the rows of users."""
+    users = shard.user_ids[np.searchsorted(shard.user_indptr, places, side="right") - 1]
+    return users * shard.num_items + shard.user_neighbours[places]
+
+
+def _codes_of_items(shard: GraphShard, places: Ids) -> Ids:
+    """The codes, user * items + item, of entries in the rows of items."""
+    items = shard.item_ids[np.searchsorted(shard.item_indptr, places, side="right") - 1]
+    return shard.item_neighbours[places].astype(np.int64) * shard.num_items + items
 
 
 def _marks(ids: Ids, total: int) -> npt.NDArray[np.bool_]:

@@ -20,7 +20,8 @@ from ..graph.keyed import MEMBERSHIP, keyed, keyed_below
 from ..graph.local_graph import LocalGraph
 from ..graph.lookup import ItemLookup
 
-REFERENCES = 16
+REFERENCES, STAND_IN_REFERENCES = 16, 64
+"""References of a pair; with a stand-in the difference is smaller, and takes more of them."""
 WINDOW = 50
 """References are drawn from so many items above and so many below the item in order of popularity. At an end of that
 order the window is moved, and has the same size."""
@@ -54,6 +55,18 @@ def trained_pairs(graph: LocalGraph, users: Tensor, seed: int) -> tuple[Tensor, 
     return graph.pair_users[chosen], graph.pair_items[chosen]
 
 
+def items_of(graph: LocalGraph, users: Tensor) -> tuple[Tensor, Tensor]:
+    """(users, items), sorted by user, then item: all interactions of those of `users` [n] that this rank owns."""
+    rows = graph.user_rows(users)
+    rows = torch.unique(rows[rows >= 0])
+    degrees = graph.degrees[: graph.num_local_users]
+    first = degrees.cumsum(0) - degrees
+    counts = degrees[rows]
+    starts = (first[rows] - (counts.cumsum(0) - counts)).repeat_interleave(counts)
+    places = starts + torch.arange(len(starts), device=starts.device)
+    return graph.pair_users[places], graph.pair_items[places]
+
+
 @torch.no_grad()
 def standing(
     graph: LocalGraph,
@@ -70,43 +83,120 @@ def standing(
     references though they are not in the graph, ascending. references [n, R]: those of an earlier call with the same
     pairs; None draws new ones.
     """
-    degrees = torch.zeros(graph.num_items, dtype=torch.int64, device=z.device)
-    degrees[graph.item_ids] = graph.degrees[graph.num_local_users :]
-    graph.comm.all_reduce(degrees)
+    degrees = _item_degrees(graph)
     mine = torch.nonzero(graph.user_rows(users) >= 0)[:, 0]
     users, items = users[mine], items[mine]
     if references is None:
-        references = _references(graph, degrees, users, items, never, seed)
+        references = _references(graph, degrees, users, items, None, never, seed, REFERENCES)
     wanted = torch.cat([items[:, None], references], dim=1)
-    there = (wanted >= 0) & (degrees[wanted.clamp(min=0)] > 0)
+    there = _still_there(degrees, wanted)
     line = torch.nonzero(there)[:, 0]
-    asked = wanted[there]
-    rows = ItemLookup(graph, asked, torch.arange(len(asked), device=z.device)).fetch(z)
+    rows = fetched(graph, z, wanted[there])
     scores = torch.full(wanted.shape, torch.nan, device=z.device)
     scores[there] = (z[graph.user_rows(users[line])] * rows).sum(1)
+    found = (mine, _percentiles(scores), degrees[items], references)
+    return Standing(*(x.cpu().numpy() for x in found))
+
+
+@torch.no_grad()
+def standing_with_stand_in(
+    graph: LocalGraph,
+    z: Tensor,
+    lists: tuple[Tensor, Tensor],
+    pairs: tuple[Tensor, Tensor],
+    left_out: Tensor,
+    never: Tensor,
+    seed: int,
+    references: Tensor | None = None,
+) -> Standing:
+    """The standing of pairs whose user has no row (any more), with a stand-in for that row. All ranks call it, each with
+    pairs of its own; `positions` are places in these.
+
+    The stand-in of user u for a pair (u, i) is the sum of z_j / sqrt(degree of j) over the items j that u had, but for one
+    of them, `left_out`. Up to its length, this is the readout that one propagation layer of LightGCN would give to a new
+    user with these items. Items that were trained with a common user are close to each other. So with `left_out` = i, the
+    percentile of a pair of u is higher if the model was trained on u than if it was not, although u's row is gone.
+
+    Shapes: lists (users [m], items [m]), sorted by user, then item: the items that each user had. pairs (users [n], items
+    [n]); left_out [n]: an item of the same user's list. A user with one item only has no percentile. z, never, references:
+    as for `standing`.
+    """
+    degrees = _item_degrees(graph)
+    (list_users, list_items), (users, items) = lists, pairs
+    if references is None:
+        met = _codes(graph, *lists)
+        references = _references(graph, degrees, users, items, met, never, seed, STAND_IN_REFERENCES)
+    wanted = torch.cat([items[:, None], references], dim=1)
+    there, listed = _still_there(degrees, wanted), _still_there(degrees, list_items)
+    rows = fetched(graph, z, torch.cat([list_items[listed], wanted[there]]))
+    count = int(listed.sum())
+    parts = z.new_zeros((len(list_items), z.shape[1]))
+    parts[listed] = rows[:count] / degrees[list_items[listed], None].sqrt()
+    named, place, lengths = torch.unique_consecutive(list_users, return_inverse=True, return_counts=True)
+    sums = z.new_zeros((len(named), z.shape[1])).index_add_(0, place, parts)
+    user = torch.searchsorted(named, users)
+    stand_in = sums[user] - parts[torch.searchsorted(_codes(graph, *lists), _codes(graph, users, left_out))]
+    scores = torch.full(wanted.shape, torch.nan, device=z.device)
+    scores[there] = (stand_in[torch.nonzero(there)[:, 0]] * rows[count:]).sum(1)
+    scores[lengths[user] < 2] = torch.nan
+    found = (torch.arange(len(users)), _percentiles(scores), degrees[items], references)
+    return Standing(*(x.cpu().numpy() for x in found))
+
+
+def fetched(graph: LocalGraph, z: Tensor, items: Tensor) -> Tensor:
+    """The rows [n, D] of items [n] from their owners. All ranks call it."""
+    return ItemLookup(graph, items, torch.arange(len(items), device=z.device)).fetch(z)
+
+
+def _item_degrees(graph: LocalGraph) -> Tensor:
+    """The degrees int64 [I] of all items. All ranks call it."""
+    degrees = torch.zeros(graph.num_items, dtype=torch.int64, device=graph.degrees.device)
+    degrees[graph.item_ids] = graph.degrees[graph.num_local_users :]
+    graph.comm.all_reduce(degrees)
+    return degrees
+
+
+def _still_there(degrees: Tensor, items: Tensor) -> Tensor:
+    """Which of the item ids, -1 for none, have an interaction."""
+    return (items >= 0) & (degrees[items.clamp(min=0)] > 0)
+
+
+def _percentiles(scores: Tensor) -> Tensor:
+    """The percentile [n] of the first column of scores [n, 1 + R] among the others; NaN where there is none."""
     own, others = scores[:, :1], scores[:, 1:]
     # A comparison with NaN is false.
     below = (others < own).sum(1) + (others == own).sum(1) / 2
     percentiles = below / (~others.isnan()).sum(1)
     percentiles[own[:, 0].isnan()] = torch.nan
-    found = (mine, percentiles, degrees[items], references)
-    return Standing(*(x.cpu().numpy() for x in found))
+    return percentiles
 
 
-def _references(graph: LocalGraph, degrees: Tensor, users: Tensor, items: Tensor, never: Tensor, seed: int) -> Tensor:
+def _references(
+    graph: LocalGraph,
+    degrees: Tensor,
+    users: Tensor,
+    items: Tensor,
+    met: Tensor | None,
+    never: Tensor,
+    seed: int,
+    count: int,
+) -> Tensor:
+    """References [n, count] of pairs. met, never: codes of pairs that are none, ascending; without `met` the
+    interactions of the graph."""
     by_popularity = torch.argsort(degrees, stable=True)
     by_popularity = by_popularity[degrees[by_popularity] > 0]
     # The middle of the items that are exactly as popular.
     ends = [torch.searchsorted(degrees[by_popularity], degrees[items], right=right) for right in (False, True)]
     width = min(2 * WINDOW + 1, len(by_popularity))
     first = ((ends[0] + ends[1]) // 2 - width // 2).clamp(0, len(by_popularity) - width)
-    slot = torch.arange(REFERENCES, device=items.device)
+    slot = torch.arange(count, device=items.device)
     found = by_popularity[
         first[:, None] + keyed_below(width, seed, MEMBERSHIP, _codes(graph, users, items)[:, None], slot)
     ]
     codes = _codes(graph, users[:, None], found)
-    met = _contains(_codes(graph, graph.pair_users, graph.pair_items), codes) | _contains(never, codes)
-    return torch.where(met | (found == items[:, None]), -1, found)
+    known = graph.has(users[:, None].expand_as(found), found) if met is None else _contains(met, codes)
+    excluded = known | _contains(never, codes)
+    return torch.where(excluded | (found == items[:, None]), -1, found)
 
 
 def _contains(codes: Tensor, wanted: Tensor) -> Tensor:

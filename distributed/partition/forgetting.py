@@ -4,27 +4,39 @@ measures."""
 import posixpath
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...partitioning.delta import RowsDelta, ShardDelta
 from ...partitioning.ingest import load_shard
 from ...partitioning.manifest import Graph
-from ...partitioning.shard import GraphShard
-from ...partitioning.storage import Store
 from ..encoder.changes import around_influence, influence, shrink
 from ..encoder.influence import AroundEncoder
 from ..encoder.published import Published, published_influence
 from ..graph.removal import Found, Ids, Pairs, Removal
-from ..measures.ranking import quality_by_user
-from ..measures.standing import Standing, standing, trained_pairs
+from ..measures.quality import quality_by_user
+from ..measures.standing import Standing, items_of, standing, standing_with_stand_in, trained_pairs
 from ..training.checkpoint import from_bytes, to_bytes
 from ..training.fine_tune import fine_tune
 from ..training.finite import are_finite
 from ..training.run import TrainRun
-from .results import BaselineStanding, Forgotten, Recall, RecallAndStanding, Reduced, WithFiles, Written
-from .state import Location, PartitionState, write_file
+from .files import write_file
+from .results import (
+    BaselineStanding,
+    Forgotten,
+    ForgottenStanding,
+    Recall,
+    RecallAndStanding,
+    Reduced,
+    WithFiles,
+)
+from .state import Location, PartitionState
+from .written import FileNames, Writer, emptied, rows_after
+
+_NOBODY: Ids = np.empty(0, dtype=np.int64)
 
 
 class PartitionForgetting(PartitionState):
@@ -45,17 +57,16 @@ class PartitionForgetting(PartitionState):
         cut_only: bool = False,
         thinned: tuple[Ids, Ids, Ids, Ids] | None = None,
     ) -> Forgotten:
-        """Forget the interactions users, items int64 [n], sorted by (user, item), and write the new shard and rows of
-        E0.
+        """Forget the interactions users, items int64 [n], sorted by (user, item), and write what that changes
+        (`written`).
 
         Only the affected partitions are called; with an `AroundEncoder` these are all. Interactions without an end in
-        this partition are ignored. The files are names[rank]: shard, rows of E0, and the encoder's tables if it has
-        any. The generation is added to each name, so that what a worker of an earlier generation still writes is not
-        mistaken for a file of this attempt.
+        this partition are ignored.
 
         cut_only: remove the interactions and change no row. thinned: interactions that lose some of their events, as
-        for `GraphShard.thinned`. Only their counts and times change, so a partition that has no others writes its shard
-        alone.
+        for `GraphShard.thinned`. Only their counts and times change, so a partition that has no others writes nothing
+        of its rows. names: what each rank may write, as `written.FileNames`. The generation is added to each name, so
+        that what a worker of an earlier generation still writes is not mistaken for a file of this attempt.
 
         The model in memory stays as it is. The driver commits the new version and then loads it.
 
@@ -64,61 +75,68 @@ class PartitionForgetting(PartitionState):
             FloatingPointError: a changed row is infinite or NaN. Nothing was written.
         """
         start = time.perf_counter()
-        model, store = self._loaded_model(), location.store()
-        pairs = self._tensors((users, items))
-        graph = model.graph
-        here = (graph.owner_of_user[pairs[0]] == self._rank) | (graph.owner_of_item[pairs[1]] == self._rank)
-        mine = [x[here] for x in pairs]
-        shard = graph.shard if thinned is None else graph.shard.thinned(*thinned)
-        own = [self._own_name(name) for name in names[self._rank]]
-        everywhere = isinstance(model.encoder, AroundEncoder) and len(users) > 0 and not cut_only
+        model = self._loaded_model()
+        graph, shard, encoder = model.graph, model.graph.shard, model.encoder
+        own = FileNames(*map(self._own_name, names[self._rank]))
+        writer = Writer(location.store(), model.version, self._rank, own)
+        owners = graph.assignment
+        here = (owners.owner_of_user[users] == self._rank) | (owners.owner_of_item[items] == self._rank)
+        mine = users[here], items[here]
+        thinned_here = (_NOBODY,) * 4 if thinned is None else thinned
+        everywhere = isinstance(encoder, AroundEncoder) and len(users) > 0 and not cut_only
         if not len(mine[0]) and not everywhere:
-            return _only_shard(write_file(store, own[0], shard.to_bytes()), start)
-        pairs_here = (mine[0].cpu().numpy(), mine[1].cpu().numpy())
-        e0, rows = model.e0.clone(), torch.empty(0, dtype=torch.int64, device=self._device)
-        change = e0[rows]
+            delta = ShardDelta(_NOBODY, _NOBODY, *thinned_here, _NOBODY, _NOBODY)
+            chain = writer.shard(delta, shard)
+            rows_chain = model.version.model.embedding_chain(self._rank)
+            return _forgotten(writer, chain, rows_chain, ((own.shard_delta,), ()), delta, start)
+        rows = torch.empty(0, dtype=torch.int64, device=self._device)
+        change, whole = model.e0[rows], None
         if not cut_only:
-            if model.encoder is None:
+            pairs = self._tensors(mine)
+            if encoder is None:
                 raise RuntimeError("the loaded version has no encoder")
-            if isinstance(model.encoder, AroundEncoder):
-                rows, whole = around_influence(graph, model.backbone, model.nodes, model.encoder, mine[0], mine[1])
-                e0 += whole
+            if isinstance(encoder, AroundEncoder):
+                rows, whole = around_influence(graph, model.backbone, model.nodes, encoder, *pairs)
                 change = whole[rows]
+            elif isinstance(encoder, Published):
+                rows, change = published_influence(graph, model.nodes.readout, encoder, *pairs)
             else:
-                if isinstance(model.encoder, Published):
-                    rows, change = published_influence(graph, model.nodes.readout, model.encoder, mine[0], mine[1])
-                else:
-                    rows, change = influence(graph, model.nodes, model.encoder, mine[0], mine[1])
-                e0[rows] += change
-            _check_rows(e0, "the Influence Encoder")
-        result = self._write_shrunk(store, shard, e0, pairs_here, own[:2])
-        if isinstance(model.encoder, Published):
-            # What the encoder knew of touched nodes goes with them: rows of deleted nodes, and the rest start again.
-            tables = {}
-            for name, table in model.encoder.fresh_rows(rows).items():
-                _, tables[name] = shrink(graph.shard, table, *pairs_here)
-            result["files"].append(write_file(store, own[2], to_bytes(tables)))
-        gone = self._tensors((result["gone_users"], result["gone_items"]))
-        deleted = torch.cat([graph.user_rows(gone[0]), graph.item_rows(gone[1])])
-        sizes = change[~torch.isin(rows, deleted)].norm(dim=1)
-        largest = float(sizes.max()) if len(sizes) else 0.0
-        return {
-            "shard": result["shard"],
-            "files": result["files"],
-            "gone_users": result["gone_users"],
-            "gone_items": result["gone_items"],
-            "touched": len(rows),
-            "largest_change": largest,
-            "seconds": time.perf_counter() - start,
-        }
+                rows, change = influence(graph, model.nodes, encoder, *pairs)
+        encoder_seconds = time.perf_counter() - start
+        changed = model.e0[rows] + change
+        _check_rows(changed if whole is None else model.e0 + whole, "the Influence Encoder")
+        delta = ShardDelta(*mine, *thinned_here, *emptied(shard, *mine))
+        gone = self._tensors((delta.gone_users, delta.gone_items))
+        gone_rows = torch.cat([graph.user_rows(gone[0]), graph.item_rows(gone[1])])
+        stay = ~torch.isin(rows, gone_rows)
+        sizes = change[stay].norm(dim=1)
+        row_delta = RowsDelta(*(x.cpu().numpy() for x in (rows[stay], changed[stay], gone_rows)))
+        follow: tuple[tuple[str, ...], tuple[str, ...]] | None = ((own.shard_delta,), (own.rows_delta,))
+        tables = None
+        if whole is None and not isinstance(encoder, Published):
+            chains = writer.shard(delta, shard), writer.rows(row_delta, model.e0)
+        else:
+            # All rows change, or tables of the encoder do: nothing is gained by deltas.
+            follow = None
+            after = rows_after(row_delta, model.e0 if whole is None else model.e0 + whole)
+            chains = (writer.whole_shard(delta.applied_to(shard)),), (writer.whole_rows(after),)
+            if isinstance(encoder, Published):
+                # What the encoder knew of touched nodes goes with them: rows of deleted nodes, and the rest start again.
+                empty = RowsDelta(_NOBODY, np.empty((0, 0), dtype=np.float32), row_delta.gone)
+                fresh = encoder.fresh_rows(rows)
+                tables = writer.tables({name: rows_after(empty, table) for name, table in fresh.items()})
+        result = _forgotten(writer, *chains, follow, delta, start)
+        result["tables"], result["touched"], result["encoder_seconds"] = tables, len(rows), encoder_seconds
+        result["largest_change"] = float(sizes.max()) if len(sizes) else 0.0
+        return result
 
     def fine_tune(
         self, location: Location, users: Ids, items: Ids, run: TrainRun, steps: int, names: Sequence[str]
     ) -> WithFiles:
         """Train the loaded version for `steps` steps after the last epoch of `run`; only the rows of these users and
-        items (dense ids) change.
+        items (dense ids, each once) change.
 
-        A rank that owns any of them writes its rows of E0 to names[rank], with the generation added as in `forget`.
+        A rank that owns any of them writes a delta of its rows to names[rank], with the generation added as in `forget`.
 
         Raises:
             FloatingPointError: a row is infinite or NaN. Nothing was written.
@@ -130,8 +148,10 @@ class PartitionForgetting(PartitionState):
         rows = rows[rows >= 0]
         e0 = fine_tune(model.graph, model.backbone, model.e0, rows, run.settings, run.epochs, steps)
         _check_rows(e0, "fine-tuning")
+        rows = rows.sort().values
+        delta = RowsDelta(rows.cpu().numpy(), e0[rows].cpu().numpy(), _NOBODY)
         name = self._own_name(names[self._rank])
-        files = [write_file(location.store(), name, to_bytes({"e0": e0}))] if len(rows) else []
+        files = [write_file(location.store(), name, delta.to_bytes())] if len(rows) else []
         return {"files": files}
 
     def _own_name(self, name: str) -> str:
@@ -152,13 +172,10 @@ class PartitionForgetting(PartitionState):
         e0 = from_bytes(store.read(embeddings[self._rank]))["e0"]
         shard = load_shard(store, manifest, self._rank)
         pairs = removal.pairs(shard)
-        return self._write_shrunk(store, shard, e0, pairs, names[self._rank])
-
-    def _write_shrunk(self, store: Store, shard: GraphShard, e0: Tensor, pairs: Pairs, names: Sequence[str]) -> Reduced:
         smaller, e0 = shrink(shard, e0, *pairs)
         return {
-            "shard": write_file(store, names[0], smaller.to_bytes()),
-            "files": [write_file(store, names[1], to_bytes({"e0": e0}))],
+            "shard": write_file(store, names[self._rank][0], smaller.to_bytes()),
+            "files": [write_file(store, names[self._rank][1], to_bytes({"e0": e0}))],
             "removed": len(shard.user_neighbours) - len(smaller.user_neighbours),
             "removed_events": int(shard.user_counts.sum() - smaller.user_counts.sum()),
             "gone_users": np.setdiff1d(shard.user_ids, smaller.user_ids),
@@ -167,41 +184,71 @@ class PartitionForgetting(PartitionState):
 
     # ---- the gate ------------------------------------------------------------------------------------------------
 
-    def baseline(self, held_out: Pairs, seed: int, cutoff: int, batch_users: int) -> BaselineStanding:
+    def baseline(self, held_out: Pairs, larger: Pairs, seed: int, cutoff: int, batch_users: int) -> BaselineStanding:
         """What the gate compares a candidate with: Recall@cutoff of each user of this partition on the held-out pairs,
-        the standing of the held-out pairs, and the standing of one trained pair of the same user for each of them."""
+        the standing of the held-out pairs, and the standing of one trained pair of the same user for each of them. The
+        same standings with stand-ins are of the sample `larger`."""
         graph, z = self._loaded_model().graph, self._loaded_model().nodes.readout
         users, items = self._tensors(held_out)
         never = (users * graph.num_items + items).sort().values
+        trained = trained_pairs(graph, users, seed)
+        # The stand-in of a user is the same for a held-out pair and a trained one: both leave out the trained item.
+        more_users, more_items = self._tensors(larger)
+        more = trained_pairs(graph, more_users, seed)
+        known = torch.isin(more_users, more[0])
+        held = more_users[known], more_items[known]
+        never_more = (more_users * graph.num_items + more_items).sort().values
+        lists = items_of(graph, held[0])
         return {
             "recall": self._recall((users, items), cutoff, batch_users),
             "held_out": standing(graph, z, users, items, never, seed),
-            "trained": standing(graph, z, *trained_pairs(graph, users, seed), never, seed),
+            "trained": standing(graph, z, *trained, never, seed),
+            "stand_in_held_out": standing_with_stand_in(graph, z, lists, held, more[1], never_more, seed),
+            "stand_in_trained": standing_with_stand_in(graph, z, lists, more, more[1], never_more, seed),
         }
 
     def standing(
-        self, pairs: Pairs, held_out: Pairs, seed: int, references: Sequence[Standing] | None = None
-    ) -> Standing:
-        """How high the pairs score among comparable pairs (`measures.standing`). Neither `pairs` nor `held_out` are
-        taken as comparable pairs.
+        self,
+        kept: Pairs,
+        deleted: Pairs,
+        held_out: Pairs,
+        seed: int,
+        references: Sequence[ForgottenStanding] | None = None,
+    ) -> ForgottenStanding:
+        """How high forgotten pairs score among comparable pairs (`measures.standing`). None of the pairs that are named
+        here is taken as a comparable pair.
 
-        references: the results, by rank, of an earlier call with the same pairs, whose comparable pairs are used again;
-        None draws new ones.
+        Args:
+            kept: pairs whose users stay.
+            deleted: whole lists of interactions of deleted users, sorted by user, then item. Each rank judges the users
+                whose id modulo the number of ranks is its own, as nobody owns them any more.
+            references: the results, by rank, of an earlier call with the same pairs, whose comparable pairs are used
+                again; None draws new ones.
         """
-        graph = self._loaded_model().graph
-        mine, test = self._tensors(pairs), self._tensors(held_out)
-        never = torch.cat([users * graph.num_items + items for users, items in (mine, test)]).sort().values
-        known = (
-            None if references is None else torch.from_numpy(references[self._rank].references.copy()).to(self._device)
+        graph, z = self._loaded_model().graph, self._loaded_model().nodes.readout
+        known = None if references is None else references[self._rank]
+        mine, gone, test = (self._tensors(pairs) for pairs in (kept, deleted, held_out))
+        never = torch.cat([users * graph.num_items + items for users, items in (mine, gone, test)]).sort().values
+        here = torch.nonzero(gone[0] % graph.comm.size == graph.comm.rank)[:, 0]
+        own = gone[0][here], gone[1][here]
+        by_stand_in = standing_with_stand_in(
+            graph, z, own, own, own[1], never, seed, self._references(known and known["deleted"])
         )
-        return standing(graph, self._loaded_model().nodes.readout, *mine, never, seed, known)
+        return {
+            "kept": standing(graph, z, *mine, never, seed, self._references(known and known["kept"])),
+            "deleted": replace(by_stand_in, positions=here.cpu().numpy()),
+        }
+
+    def _references(self, known: Standing | None) -> Tensor | None:
+        return None if known is None else torch.from_numpy(known.references.copy()).to(self._device)
 
     def recall_and_standing(
         self,
-        pairs: Pairs,
+        kept: Pairs,
+        deleted: Pairs,
         held_out: Pairs,
         seed: int,
-        references: Sequence[Standing] | None,
+        references: Sequence[ForgottenStanding] | None,
         cutoff: int,
         batch_users: int,
     ) -> RecallAndStanding:
@@ -209,7 +256,7 @@ class PartitionForgetting(PartitionState):
         its time is the way to the workers."""
         return {
             "recall": self._recall(self._tensors(held_out), cutoff, batch_users),
-            "standing": self.standing(pairs, held_out, seed, references),
+            **self.standing(kept, deleted, held_out, seed, references),
         }
 
     def _recall(self, held_out: tuple[Tensor, Tensor], cutoff: int, batch_users: int) -> Recall:
@@ -227,15 +274,25 @@ def _check_rows(e0: Tensor, maker: str) -> None:
         )
 
 
-def _only_shard(shard: Written, start: float) -> Forgotten:
-    """The result of a `forget` that began at `start` (time.perf_counter) and changed nothing but the shard."""
-    nobody: Ids = np.empty(0, dtype=np.int64)
+def _forgotten(
+    writer: Writer,
+    shard: Sequence[str],
+    embeddings: Sequence[str],
+    follow: tuple[tuple[str, ...], tuple[str, ...]] | None,
+    delta: ShardDelta,
+    start: float,
+) -> Forgotten:
+    """The result of a `forget` that began at `start` (time.perf_counter) and changed no row."""
     return {
-        "shard": shard,
-        "files": [],
-        "gone_users": nobody,
-        "gone_items": nobody,
+        "files": writer.files,
+        "shard_chain": tuple(shard),
+        "embedding_chain": tuple(embeddings),
+        "follow": follow,
+        "tables": None,
+        "gone_users": delta.gone_users,
+        "gone_items": delta.gone_items,
         "touched": 0,
         "largest_change": 0.0,
+        "encoder_seconds": 0.0,
         "seconds": time.perf_counter() - start,
     }

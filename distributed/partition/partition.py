@@ -6,29 +6,37 @@ read committed files, and write files that count only after a version names them
 failure: load the committed version, then call again.
 """
 
-from collections.abc import Sequence
+import functools
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..graph.removal import Ids
-from ..measures.ranking import evaluate, pair_scores, rank
+from ..measures.evaluation import Evaluation, evaluate_in_detail
+from ..measures.ranking import pair_scores, rank
 from .forgetting import PartitionForgetting
 from .results import Rows
 from .training import PartitionTraining
+
+RANKING = "rank"
+"""The phase, in the progress of a partition, in which it ranks items for users: `done` of `total` users."""
 
 
 class Partition(PartitionTraining, PartitionForgetting):
     """The host of one partition: the methods that train and forget, and here those that use the loaded version."""
 
-    def evaluate(self, test_users: Ids, test_items: Ids, cutoffs: Sequence[int], batch_users: int) -> dict[str, float]:
-        """Mean Recall@K and NDCG@K over the users of all partitions, as `ranking.evaluate`. The same on every rank.
+    def evaluate(self, test_users: Ids, test_items: Ids, evaluation: Evaluation) -> dict[str, Any]:
+        """The quality of the loaded version, as `evaluation.evaluate_in_detail`. The same on every rank.
 
-        test_users, test_items int64 [n]: held-out interactions by dense id. cutoffs: the values of K."""
+        test_users, test_items int64 [n]: held-out interactions by dense id."""
         model = self._loaded_model()
-        self._say(phase="evaluate")
+        self._say(phase=RANKING)
         test = self._tensors((test_users, test_items))
-        return evaluate(model.graph, model.nodes.readout, *test, cutoffs, batch_users)
+        return evaluate_in_detail(model.graph, model.nodes.readout, *test, evaluation, self._say_ranked)
+
+    def _say_ranked(self, what: str, done: int, total: int) -> None:
+        self._say(phase=RANKING, what=what, done=done, total=total)
 
     def scores(self, users: Ids, items: Ids) -> tuple[Ids, Rows]:
         """(positions int64 [m], scores float32 [m]) of those of the pairs users, items [n] whose user this partition
@@ -52,7 +60,9 @@ class Partition(PartitionTraining, PartitionForgetting):
 
         Items of a user's interactions are left out. A score of -inf means that no item is left."""
         model = self._loaded_model()
-        blocks = list(rank(model.graph, model.nodes.readout, model.graph.user_ids, k, batch_users))
+        self._say(phase=RANKING)
+        said = functools.partial(self._say_ranked, "model")
+        blocks = list(rank(model.graph, model.nodes.readout, model.graph.user_ids, k, batch_users, said))
         empty = torch.empty((0, k))
         items, scores = (
             torch.cat([getattr(b, name) for b in blocks]) if blocks else empty for name in ("items", "scores")

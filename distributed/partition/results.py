@@ -64,25 +64,40 @@ class Reduced(WithFiles, Deleted):
 
 
 class Forgotten(WithFiles, Deleted):
-    """Of a deletion request: `files` is empty where only the shard changed. `touched` rows of E0 changed, and
-    `largest_change` is the largest L2 norm of the change of one that stays."""
+    """Of a deletion request. `shard_chain`, `embedding_chain`: the files of this partition in the new version.
+    `follow`: the deltas (of the shard, of the rows) that lead there from the version before; None where there are none.
+    `tables`: the file of the encoder's tables, if it has any. `touched` rows of E0 changed, and `largest_change` is the
+    largest L2 norm of the change of one that stays. `encoder_seconds` of the `seconds` went into the changes of rows."""
 
-    shard: Written
+    shard_chain: tuple[str, ...]
+    embedding_chain: tuple[str, ...]
+    follow: tuple[tuple[str, ...], tuple[str, ...]] | None
+    tables: str | None
     touched: int
     largest_change: float
+    encoder_seconds: float
     seconds: float
 
 
 class BaselineStanding(TypedDict):
-    """Recall on the held-out pairs, and the standing of held-out and of trained pairs."""
+    """Recall on the held-out pairs, and the standing of held-out and of trained pairs, with the users' rows and with
+    stand-ins for them."""
 
     recall: Recall
     held_out: Standing
     trained: Standing
+    stand_in_held_out: Standing
+    stand_in_trained: Standing
 
 
-class RecallAndStanding(TypedDict):
+class ForgottenStanding(TypedDict):
+    """The standing of forgotten pairs: `kept` of users that stay, `deleted` of deleted users, by stand-ins."""
+
+    kept: Standing
+    deleted: Standing
+
+
+class RecallAndStanding(ForgottenStanding):
     """Recall on the held-out pairs, and the standing of forgotten pairs."""
 
     recall: Recall
-    standing: Standing

@@ -17,12 +17,14 @@ from ..encoder.gains import calibrate
 from ..encoder.influence import AroundEncoder, InfluenceEncoder
 from ..encoder.pretrain import PretrainSettings, fit
 from ..encoder.published import PublishedEncoder, PublishedSettings, TrainedModel, pretrain_published
-from ..graph.removal import Ids, Removal
+from ..graph.removal import Ids, Pairs, Removal
 from ..training.checkpoint import Checkpoints, from_bytes, to_bytes
 from ..training.run import TrainRun, run_training
 from ..training.trainer import TrainSettings
+from ..training.validation import validation_pairs, validation_users
+from .files import write_file
 from .results import Fitted, FittedPublished, Trained
-from .state import Location, PartitionState, node_rows, write_file
+from .state import Location, PartitionState, node_rows
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,27 @@ class PartitionTraining(PartitionState):
             files.append(write_file(store, dense_name, to_bytes(trainer.backbone.state_dict())))
         return {"curve": curve, "files": files, "has_dense": bool(list(trainer.backbone.parameters()))}
 
+    def validation_pairs(
+        self, location: Location, manifest: Graph, removal: Removal, seed: int, share: float, users: float
+    ) -> Pairs:
+        """The interactions (users [n], items [n]) of this partition's users that are held out for validation, as
+        `validation.validation_pairs`. `users` says of how many users."""
+        shard = load_shard(location.store(), manifest, self._rank)
+        if removal:
+            shard = shard.without(*removal.pairs(shard))
+        of_users, items, _ = shard.interactions()
+        users_of, items_of = (torch.from_numpy(x.astype(np.int64)) for x in (of_users, items))
+        chosen = validation_users(shard.num_users, seed, users)
+        held = validation_pairs(users_of, items_of, seed, share, chosen)
+        return held[0].numpy(), held[1].numpy()
+
+    def validate(self, location: Location, manifest: Graph, run: TrainRun) -> list[dict[str, float]]:
+        """Train as `train` and write nothing. Returns the curve, with the measures of `run.probe`."""
+        self._say(phase="load")
+        store = location.store()
+        graph = self._graph(store, manifest, run.halo, run.kernel, run.removal)
+        return run_training(graph, run, Checkpoints(store, run.folder), self._say)[1]
+
     def degrees_of_items(self) -> tuple[Ids, Ids]:
         """(ids int64 [i], degrees int64 [i]) of the items that this partition owns, in the loaded version's graph."""
         shard = self._loaded_model().graph.shard
@@ -77,6 +100,7 @@ class PartitionTraining(PartitionState):
         """Train an `InfluenceEncoder`, or with `around` an `AroundEncoder`, on runs that left something out.
 
         shape: arguments of the encoder's class. Rank 0 writes the trained encoder to `name`."""
+        self.complete()
         self._say(phase="encoder")
         model, store = self._loaded_model(), location.store()
 

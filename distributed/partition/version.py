@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import SerializeAsAny
 
-from ...partitioning.manifest import Document, File, Graph, Names
+from ...partitioning.manifest import Chains, Document, File, Graph, Names
 from ..encoder.influence import readable_formats
 
 
@@ -47,7 +47,45 @@ class Model(Document):
     train: dict[str, Any]
     """The section `train` of the configuration that it was trained with."""
     trained_on: Names
-    """The shard files of the graph that it was trained on."""
+    """The files of the shards of the graph that it was trained on (`Graph.shard_chains`, one after the other)."""
+    embedding_deltas: Chains | None = None
+    """By partition: the files with what was changed in its rows since, in order (`delta.RowsDelta`)."""
+
+    def embedding_chain(self, k: int) -> tuple[str, ...]:
+        """The files that together are the rows of partition k: their base, then their deltas."""
+        return (self.embeddings[k], *(self.embedding_deltas[k] if self.embedding_deltas else ()))
+
+    def was_trained_on(self, graph: Graph) -> bool:
+        """Whether it was trained on this graph, from which nothing was removed since."""
+        return self.trained_on == tuple(name for chain in graph.shard_chains for name in chain)
+
+    def named_files(self) -> list[str]:
+        """The names of all files that the model needs."""
+        names = [name for k in range(len(self.embeddings)) for name in self.embedding_chain(k)]
+        if self.dense:
+            names.append(self.dense)
+        if self.encoder:
+            names += [self.encoder.file, *(self.encoder.tables or ())]
+        return names
+
+
+class Follows(Document):
+    """How a version follows from another one. Workers that hold that one need not load the whole of the new one.
+
+    A partition that neither list names has the same shard and rows in both. The files need not be in a chain of the new
+    version, which may have been written anew as a whole.
+    """
+
+    fingerprint: str
+    """Of the other version (`state.fingerprint`)."""
+    shards: Chains
+    """By partition: the deltas that lead from the other version's shard to this one's."""
+    embeddings: Chains
+    """By partition: likewise, for the rows of E0."""
+
+    def named_files(self) -> list[str]:
+        """The names of all these files."""
+        return [name for chain in (*self.shards, *self.embeddings) for name in chain]
 
 
 class Version(Document):
@@ -58,4 +96,5 @@ class Version(Document):
     graph: SerializeAsAny[Graph]  # else keys that only an `IngestedGraph` has would not be in the fingerprint
     model: Model
     files: dict[str, File]
-    """All that graph and model name."""
+    """All that graph, model and `follows` name."""
+    follows: Follows | None = None

@@ -6,12 +6,13 @@ order for any number of partitions.
 Shape legend: B = interactions of the batch on this rank.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..graph.keyed import BATCH, NEGATIVE, SHARED_NEGATIVE, keyed, keyed_below
+from ..graph.keyed import BATCH, CHUNK, NEGATIVE, SHARED_NEGATIVE, keyed, keyed_below
 from ..graph.local_graph import LocalGraph
 
 
@@ -24,19 +25,21 @@ class Batch:
     negatives: Tensor
 
 
-def batches(graph: LocalGraph, seed: int, epoch: int, num_batches: int) -> list[Batch]:
+def batches(graph: LocalGraph, seed: int, epoch: int, num_batches: int) -> Iterator[Batch]:
     """The interactions of this rank in one epoch, dealt to `num_batches` steps by a hash of (seed, epoch, user, item).
     Each has a negative, which is a keyed draw.
 
     Negatives are uniform over all items, including those of the user's own interactions. If these were rejected, a draw
     would depend on other interactions, some of which a counterfactual lacks.
     """
-    step = keyed_below(num_batches, seed, BATCH, epoch, graph.pair_users, graph.pair_items)
-    negatives = keyed_below(graph.num_items, seed, NEGATIVE, epoch, graph.pair_users, graph.pair_items)
-    order = torch.argsort(step, stable=True)
+    step = torch.empty(len(graph.pair_users), dtype=torch.int32, device=graph.pair_users.device)
+    for start in range(0, len(step), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        step[chunk] = keyed_below(num_batches, seed, BATCH, epoch, graph.pair_users[chunk], graph.pair_items[chunk])
     sizes = torch.bincount(step, minlength=num_batches).tolist()
-    columns = [x[order].split(sizes) for x in (graph.pair_users, graph.pair_items, negatives)]
-    return [Batch(*parts) for parts in zip(*columns, strict=True)]
+    for members in torch.argsort(step, stable=True).split(sizes):
+        users, items = graph.pair_users[members], graph.pair_items[members]
+        yield Batch(users, items, keyed_below(graph.num_items, seed, NEGATIVE, epoch, users, items))
 
 
 def pair_key(users: Tensor, items: Tensor, num_items: int, role: int) -> Tensor:

@@ -3,20 +3,41 @@ count."""
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from ...partitioning.storage import Store
 from ..comm import Comm
 
+_DTYPES = {torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.uint8: "U8"}
+"""The types of tensors that are written, in the order in which safetensors puts them into a file."""
 
-def to_bytes(tensors: dict[str, Tensor]) -> bytes:
-    """Tensors as the bytes of a safetensors file. Equal tensors give equal bytes."""
-    return bytes(save({name: x.detach().cpu().contiguous() for name, x in tensors.items()}))
+
+def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as the bytes of a safetensors file, the same that the library makes. Equal tensors give equal bytes.
+
+    The library copies each tensor, and then all of them together; a checkpoint of a large table would hold its tables twice
+    more. Here the bytes are the only copy.
+
+    Raises:
+        KeyError: a tensor has a type that is not in _DTYPES.
+    """
+    arrays = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    order = list(_DTYPES)
+    names = sorted(arrays, key=lambda name: (order.index(arrays[name].dtype), name))
+    header, end = {}, 0
+    for name in names:
+        start, end = end, end + arrays[name].nbytes
+        shape = list(arrays[name].shape)
+        header[name] = {"dtype": _DTYPES[arrays[name].dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *(arrays[name].numpy().data for name in names)])
 
 
 def from_bytes(data: bytes) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@ curve."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ...partitioning.errors import InputError
-from ..backbones import BACKBONES, Backbone
+from ..backbones.registry import make_backbone
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Removal
-from ..measures.ranking import evaluate
+from ..measures.quality import evaluate
 from .checkpoint import Checkpoints
 from .finite import are_finite, scores_are_finite
 from .trainer import Trainer, TrainSettings
@@ -33,6 +33,20 @@ class Probe:
     test_items: npt.NDArray[np.int64]
     cutoffs: tuple[int, ...]
     batch_users: int
+    metric: str = ""
+    """The name of the measure, such as "ndcg@20", that `patience` looks at."""
+    patience: int | None = None
+    """End the run after so many evaluations in a row that were no better than an earlier one. None: never."""
+
+    def is_over(self, curve: Sequence[dict[str, float]]) -> bool:
+        """Whether `patience` ends a run with this curve."""
+        values = [entry[self.metric] for entry in curve if self.metric in entry]
+        return self.patience is not None and len(values) - first_best(values) >= self.patience
+
+
+def first_best(values: Sequence[float]) -> int:
+    """The position, from 1, of the first of the largest values; 0 if there are none."""
+    return values.index(max(values)) + 1 if values else 0
 
 
 @dataclass(frozen=True)
@@ -53,16 +67,12 @@ class TrainRun:
     probe: Probe | None = None
 
 
-def make_backbone(spec: dict[str, Any], seed: int) -> Backbone:
-    """Make the backbone of a specification such as `TrainRun.backbone`, with weights initialised from the seed."""
-    spec = dict(spec)
-    return BACKBONES[spec.pop("name")](seed=seed, **spec)
-
-
 def run_training(
     graph: LocalGraph, run: TrainRun, checkpoints: Checkpoints, on_progress: OnProgress
 ) -> tuple[Trainer, list[dict[str, float]]]:
-    """Train until the last epoch, beginning at the last checkpoint if there is one. Returns the trainer and the curve.
+    """Train until the last epoch, or until the probe ends the run. Returns the trainer and the curve.
+
+    It begins at the last checkpoint if there is one.
 
     The curve has one entry for each epoch: "epoch" (from 1), "loss", "seconds" (of training since the beginning of the
     run, over all attempts), and after a probe its metrics.
@@ -94,6 +104,8 @@ def run_training(
             checkpoints.save(graph.comm, trainer.epoch, trainer.state() | {"curve": table})
         if run.probe is not None and (trainer.epoch % run.probe.every == 0 or last):
             curve[-1] |= _probe(graph, trainer.readouts(), run.probe)
+            if run.probe.is_over(curve):
+                break
     return trainer, curve
 
 

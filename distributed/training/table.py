@@ -13,11 +13,8 @@ class Table:
 
     def __init__(self, rows: Tensor, learning_rate: float) -> None:
         self._shape = rows.shape
-        count = rows.numel()
-        flat = rows.new_zeros(-(-max(count, 1) // _LINE) * _LINE)
-        flat[:count] = rows.reshape(-1)
-        self._flat = torch.nn.Parameter(flat)
-        self._flat.grad = torch.zeros_like(flat)
+        self._size = -(-max(rows.numel(), 1) // _LINE) * _LINE
+        self._flat = torch.nn.Parameter(self._whole_lines(rows).clone())
         self._adam = torch.optim.Adam([self._flat], lr=learning_rate, fused=True)
 
     def leaf(self) -> Tensor:
@@ -31,28 +28,31 @@ class Table:
 
     def step(self, gradient: Tensor) -> None:
         """Take one Adam step with this gradient [N, D]."""
-        assert self._flat.grad is not None
-        self._flat.grad[: self._shape.numel()] = gradient.reshape(-1)
+        self._flat.grad = self._whole_lines(gradient)
         self._adam.step()
+        self._flat.grad = None
+
+    def _whole_lines(self, rows: Tensor) -> Tensor:
+        """Rows [N, D] as a vector of whole lines. It shares their memory if they fill the lines."""
+        flat = rows.reshape(-1)
+        return flat if len(flat) == self._size else torch.nn.functional.pad(flat, (0, self._size - len(flat)))
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of the rows, the moments and the step count, by name."""
+        """The rows, the moments and the step count, by name. They share memory with the table, and change with its steps."""
         moments = self._adam.state.get(self._flat, {})
         zeros = torch.zeros(())
         first, second = (
             moments[name][: self._shape.numel()].view(self._shape) if moments else torch.zeros_like(self.rows)
             for name in ("exp_avg", "exp_avg_sq")
         )
-        state = {"rows": self.rows, "first_moment": first, "second_moment": second}
-        return {name: x.clone() for name, x in state.items()} | {"step": moments.get("step", zeros).clone().reshape(1)}
+        step = moments.get("step", zeros).reshape(1)
+        return {"rows": self.rows, "first_moment": first, "second_moment": second, "step": step}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` returned."""
         self.rows.copy_(state["rows"])
-        padded = []
-        for name in ("first_moment", "second_moment"):
-            flat = torch.zeros_like(self._flat)
-            flat[: self._shape.numel()] = state[name].reshape(-1).to(flat.device)
-            padded.append(flat)
+        padded = [
+            self._whole_lines(state[name].to(self._flat.device)).clone() for name in ("first_moment", "second_moment")
+        ]
         step = state["step"].reshape(()).clone().to(self._flat.device)
         self._adam.state[self._flat] = {"step": step, "exp_avg": padded[0], "exp_avg_sq": padded[1]}

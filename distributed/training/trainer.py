@@ -18,7 +18,9 @@ from ..backbones.views import Views, contrast_gradients
 from ..graph.keyed import initial_rows
 from ..graph.local_graph import LocalGraph
 from ..graph.lookup import ItemLookup, add_by_row
+from ..graph.neighbour_sum import TILE_ROWS
 from ..graph.propagation import Layer
+from ..graph.scored_pairs import ScoredPairs
 from .batch import Batch, batches, pair_key, shared_negatives
 from .losses import bpr, sampled_softmax
 from .table import Table
@@ -75,10 +77,13 @@ class Trainer:
             sides = ((0, graph.user_ids), (1, graph.item_ids))
             start = torch.cat([initial_rows(settings.seed, side, ids, size, deviation) for side, ids in sides])
         self.table = Table(start, settings.learning_rate)
+        self._gradient: Tensor | None = None
         weights = [x for x in backbone.parameters() if x.requires_grad]
         passes = _Passes(backbone)
         self._module = graph.comm.replicate(passes) if weights else passes
         self._views = Views(graph, settings.seed) if backbone.contrast_weight else None
+        # Without weights and views a step is one mean of layers and its gradient.
+        self._layer = graph.propagation.keeping_buffers(results=not weights and self._views is None)
         self._dense = torch.optim.Adam(weights, lr=settings.learning_rate) if weights else None
 
     def run_epoch(self, on_step: Progress | None = None) -> float:
@@ -100,7 +105,7 @@ class Trainer:
     @torch.no_grad()
     def readouts(self) -> Tensor:
         """The readouts [N, readout_size] of the current parameters."""
-        return self.backbone.readout(self.table.rows, self.graph.propagation.layer)
+        return self.backbone.readout(self.table.rows, self.graph.propagation)
 
     def step(self, batch: Batch, number: int, free: Tensor | None = None) -> int:
         """Take one step on this rank's pairs of the batch, which may be none. Returns their loss, times FIXED_POINT.
@@ -127,20 +132,26 @@ class Trainer:
         """
         if self._views is not None:
             self._views.set_step(self.epoch, number)
-        readouts = self._module(e0, self.graph.propagation, self._views)
+        readouts = self._module(e0, self._layer, self._views)
         gradient, occurrences, loss = self._pair_gradients(readouts[0].detach(), batch, number)
         gradients = [gradient]
         if self._views is not None:
             weights = self.backbone.contrast_temperature, self.backbone.contrast_weight
             first, second = (z.detach() for z in readouts[1:])
             gradients += contrast_gradients(self.graph, self._views, first, second, *weights)
-        with self.graph.comm.dense_step():
-            torch.autograd.backward(readouts, gradients)
+        if self._dense is None:
+            e0.grad = torch.autograd.grad(readouts, e0, gradients)[0]
+        else:
+            with self.graph.comm.dense_step():
+                torch.autograd.backward(readouts, gradients)
         assert e0.grad is not None
         if self.settings.l2:
             # Of l2 / 2 times the squared norm of each row, as often as it occurs in the batch.
-            weight = occurrences.to(torch.float32) * (self.settings.l2 * self.settings.scale)
-            e0.grad += weight[:, None] * e0.detach()
+            weight = (occurrences.to(torch.float32) * (self.settings.l2 * self.settings.scale))[:, None]
+            for gradient, rows, factor in zip(
+                *(x.split(TILE_ROWS) for x in (e0.grad, e0.detach(), weight)), strict=True
+            ):
+                gradient += rows * factor
         return loss
 
     def _pair_gradients(self, z: Tensor, batch: Batch, number: int) -> tuple[Tensor, Tensor, int]:
@@ -149,14 +160,14 @@ class Trainer:
         graph, settings = self.graph, self.settings
         users = graph.user_rows(batch.users)
         scale = settings.scale
-        gradient = torch.zeros_like(z)
-        occurrences = torch.bincount(users, minlength=graph.num_rows)
+        gradient = self._zeros(z)
         keys = [pair_key(batch.users, batch.items, graph.num_items, role) for role in (0, 1)]
         if settings.loss == "bpr":
-            lookup = ItemLookup(graph, torch.cat([batch.items, batch.negatives]), torch.cat(keys))
-            fetched = lookup.fetch(z)
-            pairs = bpr(z[users], fetched[: len(users)], fetched[len(users) :], scale)
-            lookup.add_gradients(torch.cat([pairs.positive_BD, pairs.negative]), gradient)
+            scored = ScoredPairs(graph, z, _both(users, users), _both(batch.items, batch.negatives), _both(*keys))
+            scores = scored.scores().view(-1, 2)
+            loss_B, weight_B = bpr(scores[:, 0], scores[:, 1], scale)
+            scored.gradient(_both(-weight_B, weight_B), gradient)
+            item_rows = scored.rows
         else:
             lookup = ItemLookup(graph, batch.items, keys[0])
             negatives = shared_negatives(graph, settings.seed, self.epoch, number, settings.softmax_negatives)
@@ -169,19 +180,30 @@ class Trainer:
             lookup.add_gradients(pairs.positive_BD, gradient)
             graph.comm.all_reduce(pairs.negative)
             gradient.index_add_(0, mine[here], pairs.negative[here])
-        add_by_row(users, pairs.user_BD, gradient)
-        occurrences += torch.bincount(lookup.rows, minlength=graph.num_rows)
-        units_B = (pairs.loss_B * FIXED_POINT).round()
+            add_by_row(users, pairs.user_BD, gradient)
+            loss_B, item_rows = pairs.loss_B, lookup.rows
+        occurrences = torch.bincount(users, minlength=graph.num_rows)
+        occurrences += torch.bincount(item_rows, minlength=graph.num_rows)
+        units_B = (loss_B * FIXED_POINT).round()
         fits = bool(units_B.sum() < DIVERGED)  # also false for NaN
         return gradient, occurrences, int(units_B.to(torch.int64).sum()) if fits else DIVERGED
 
+    def _zeros(self, like: Tensor) -> Tensor:
+        """Zeros of this shape, in a buffer that is kept from step to step."""
+        if self._gradient is None:
+            self._gradient = torch.empty_like(like)
+        return self._gradient.zero_()
+
     def state(self) -> dict[str, Tensor]:
-        """All that the next epoch depends on, as tensors by name. The dense part is the same on every rank."""
+        """All that the next epoch depends on, as tensors by name. The dense part is the same on every rank.
+
+        They share memory with the trainer, and change with its steps.
+        """
         state = {f"table.{name}": x for name, x in self.table.state().items()}
-        state |= {f"dense.{name}": x.clone() for name, x in self.backbone.state_dict().items()}
+        state |= {f"dense.{name}": x for name, x in self.backbone.state_dict().items()}
         if self._dense is not None:
             for position, moments in self._dense.state_dict()["state"].items():
-                state |= {f"adam.{position}.{name}": x.clone().reshape(-1) for name, x in moments.items()}
+                state |= {f"adam.{position}.{name}": x.reshape(-1) for name, x in moments.items()}
         return state | {"epoch": torch.tensor([self.epoch])}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -213,6 +235,11 @@ class _Passes(nn.Module):
         if views is not None:
             readouts += [self.backbone.view(e0, layer, views, number) for number in (0, 1)]
         return readouts
+
+
+def _both(first: Tensor, second: Tensor) -> Tensor:
+    """[2 B]: an element of the first, of the second, of the first, ..."""
+    return torch.stack([first, second], dim=1).reshape(-1)
 
 
 def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

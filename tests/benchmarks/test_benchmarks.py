@@ -1,16 +1,17 @@
 """The benchmarks run, and their tables say what the code under them says."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from unlearnrec.benchmarks import affected, partitioning, requests, results_file, training, unlearning
+from unlearnrec.benchmarks import affected, partitioning, requests, results_file, step, training, unlearning
 from unlearnrec.benchmarks.lab import Lab
 from unlearnrec.cluster.jobs import wheel
-from unlearnrec.distributed.measures.ranking import evaluate
-from unlearnrec.partitioning.assignment import assign, balance, edge_cut
+from unlearnrec.distributed.measures.quality import evaluate
+from unlearnrec.partitioning.assignment import Assignment, assign, balance, edge_cut
 from unlearnrec.partitioning.graph import read_interactions
 from unlearnrec.partitioning.halo import HALOS, rows_per_layer
 from unlearnrec.partitioning.lake import Columns
@@ -32,6 +33,23 @@ def test_results_go_to_the_source_tree_or_the_working_directory(
     assert results_file.folder() == Path("benchmark-results")
 
 
+def test_a_step_is_measured_against_its_sums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--users", "300", "--items", "90", "--interactions", "3000", "--batch", "1000", "--embedding-size", "8"]
+    output = tmp_path / "step.md"
+    step.main([*sizes, "--partitions", "2", "--rounds", "1", "--output", str(output), "--json"])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    rows = table_of(output.read_text(encoding="utf-8"))
+    assert [row["halo"] for row in rows] == ["pull", "cover"] == [run["halo"] for run in found["runs"]]
+    assert found["ratio"] == max(run["ratio"] for run in found["runs"])
+    users, items, of_user, of_item = step.generate(300, 90, 3000, 0)
+    owners = Assignment(*((x * 2 // step.COMMUNITIES).astype("int16") for x in (of_user, of_item)), 2)
+    shards = build_shards(users, items, [1] * len(users), owners)
+    for run in found["runs"]:
+        assert run["halo rows"] == 4 * rows_per_layer(shards, owners, run["halo"])
+        assert run["halo, MB"] == pytest.approx(run["halo rows"] * 8 * 4 / 1e6)
+        assert run["step, s"] > 0 < run["bare sums, s"]
+
+
 def test_partitioning_writes_what_ingest_would_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = make_sample(tmp_path / "data", users=60, items=40, mean_interactions=10)["train"]
     output = tmp_path / "results" / "table.md"
@@ -45,8 +63,10 @@ def test_partitioning_writes_what_ingest_would_say(tmp_path: Path, capsys: pytes
     assert [(row["partitions"], row["strategy"]) for row in rows] == [
         ("2", "metis"),
         ("2", "hash"),
+        ("2", "stream"),
         ("3", "metis"),
         ("3", "hash"),
+        ("3", "stream"),
     ]
     graph = read_interactions(train, Columns(), AWS)
     for row in rows:

@@ -22,7 +22,7 @@ from unlearnrec.benchmarks.scenarios import SCENARIOS, Scenario
 from unlearnrec.cluster.config.schema import parse_config
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.measures.ranking import evaluate
+from unlearnrec.distributed.measures.quality import evaluate
 from unlearnrec.distributed.training.checkpoint import Checkpoints
 from unlearnrec.distributed.training.run import TrainRun, run_training
 from unlearnrec.partitioning.sample import make_sample

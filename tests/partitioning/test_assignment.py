@@ -90,7 +90,9 @@ def test_metis_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_failure_of_metis_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assignment, "_METIS", "import os, sys; print('no room', file=sys.stderr); os._exit(3)")
-    with pytest.raises(RuntimeError, match=r"exit status 3.*200 nodes.*no room.*partitioning\.strategy=hash") as error:
+    with pytest.raises(
+        RuntimeError, match=r"exit status 3.*200 nodes.*no room.*partitioning\.strategy=stream"
+    ) as error:
         assign(communities(), "metis", 2, seed=0)
     assert not isinstance(error.value, InputError)
 
@@ -128,7 +130,7 @@ def test_cut_and_balance_of_a_small_graph() -> None:
 @pytest.mark.parametrize(
     ("strategy", "parts", "words"),
     [
-        ("random", 2, r"partitioning\.strategy is 'random'; it must be one of metis, hash, file"),
+        ("random", 2, r"partitioning\.strategy is 'random'; it must be one of metis, hash, stream, file"),
         ("hash", 0, r"cluster\.partitions is 0; it must be from 1 to 32767"),
         ("hash", 40_000, r"cluster\.partitions is 40000"),
         ("file", 2, "no assignment file is named"),

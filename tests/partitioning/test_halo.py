@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from unlearnrec.partitioning.assignment import Assignment
 from unlearnrec.partitioning.errors import InputError
-from unlearnrec.partitioning.halo import HALOS, HaloPlan, check_plans, plan, rows_per_layer
+from unlearnrec.partitioning.halo import HALOS, HaloPlan, check_plans, chosen, plan, rows_per_layer
 from unlearnrec.partitioning.shard import GraphShard, build_shards
 
 USERS, ITEMS = 9, 7
@@ -111,8 +111,8 @@ def smallest_cover(edges: Pairs) -> int:
     left = sorted({u for u, _ in edges})
     sizes = []
     for size in range(len(left) + 1):
-        for chosen in combinations(left, size):
-            sizes.append(size + len({i for u, i in edges if u not in chosen}))
+        for covered in combinations(left, size):
+            sizes.append(size + len({i for u, i in edges if u not in covered}))
     return min(sizes)
 
 
@@ -181,3 +181,11 @@ def test_an_unknown_halo_is_refused(parts: int) -> None:
     for act in (lambda: plan(shards[0], assignment, "push"), lambda: rows_per_layer(shards, assignment, "push")):
         with pytest.raises(InputError, match=r"'push'.*pull, cover"):
             act()
+
+
+@pytest.mark.parametrize(
+    ("halo", "pull", "cover", "taken"),
+    [("auto", 6, 2, "cover"), ("auto", 2, 2, "pull"), ("pull", 6, 2, "pull"), ("cover", 2, 2, "cover")],
+)
+def test_auto_takes_the_plan_that_sends_fewer_rows(halo: str, pull: int, cover: int, taken: str) -> None:
+    assert chosen(halo, {"pull": pull, "cover": cover}) == taken

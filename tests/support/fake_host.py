@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from typing import Any
@@ -33,7 +34,7 @@ class FakeHost:
     def open_store(self, host: str) -> tuple[str, int]:
         return host, 1
 
-    def join(self, address: str, port: int, generation: int, timeout_seconds: float) -> None:
+    def join(self, address: str, port: int, own_address: str, generation: int, timeout_seconds: float) -> None:
         self.stop.clear()
         self.joined.append(generation)
         self.timeout = timeout_seconds
@@ -80,6 +81,15 @@ class FakeHost:
         if self.partition == partition:
             raise InputError("users.csv: no column user_id")
         self.collective(60)
+
+    def claim_and_die_on(self, partition: int, claimed: int, seconds: float) -> str:
+        """Claims memory and is ended as the kernel does it, the first time: a restarted one answers."""
+        if self.partition != partition or self.loaded:
+            return "alive" if self.loaded else self.collective(60)
+        self.held = bytearray(b"x") * claimed
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return "never"
 
     def defect_on(self, partition: int) -> None:
         if self.partition == partition:

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors.numpy import load, save
-from small_output import with_moved_ends
 
-from unlearnrec.distributed.encoder.changes import shrink
+from unlearnrec.distributed.partition.files import read_rows
 from unlearnrec.distributed.partition.partition import Partition
 from unlearnrec.distributed.partition.state import Model, fingerprint
 from unlearnrec.distributed.partition.version import Version
+from unlearnrec.distributed.partition.written import FileNames, Writer, emptied
+from unlearnrec.partitioning.delta import RowsDelta, ShardDelta
 from unlearnrec.partitioning.ingest import load_shard
 from unlearnrec.partitioning.storage import Store
 from unlearnrec.workers import Call
@@ -47,17 +47,18 @@ class FakeWorkers:
             self._fingerprint = fingerprint(self._version, halo, kernel)
             for k in range(2):
                 self._rows(k)
+                self._shard(k)
         called = range(2) if partitions is None else partitions
         return [getattr(self, f"_{call.method}")(k, *call.args, **call.kwargs) for k in called]
 
     def _rows(self, k: int) -> np.ndarray:
         assert self._version is not None
-        name = self._version.model.embeddings[k]
-        data = self._store.read(name)
-        assert self._store.sha256(data) == self._version.files[name].sha256, f"{name} is damaged"
-        return load(data)["e0"]
+        return read_rows(self._store, self._version, k)
 
-    def _load(self, k: int, *_: Any) -> None:
+    def _load(self, k: int, *_: Any) -> dict[str, float]:
+        return {}
+
+    def _complete(self, k: int) -> None:
         return None
 
     def _loaded_fingerprint(self, k: int) -> str | None:
@@ -70,14 +71,30 @@ class FakeWorkers:
         self, k: int, location: Any, users: Any, items: Any, names: Any, cut_only: bool, thinned: None
     ) -> dict[str, Any]:
         assert thinned is None, "the shards have no times"
-        shard = self._shard(k)
-        smaller, rows = shrink(shard, torch.from_numpy(self._rows(k)), users, items)
+        assert self._version is not None
+        shard, rows = self._shard(k), self._rows(k)
+        here = np.isin(users, shard.user_ids) | np.isin(items, shard.item_ids)
+        mine = users[here], items[here]
+        gone = emptied(shard, *mine)
+        nodes = np.concatenate([shard.user_ids, shard.item_ids + shard.num_users])
+        touched, lost = (
+            np.isin(nodes, np.concatenate([of_users, of_items + shard.num_users]))
+            for of_users, of_items in (mine, gone)
+        )
+        stay = np.flatnonzero(touched & ~lost)
+        # The bases are so small that deltas are soon as large; with this share some are kept, and some written anew.
+        writer = Writer(self._store, self._version, k, FileNames(*names[k]), largest_share=2.5)
+        nobody = np.empty(0, dtype=np.int64)
+        delta = ShardDelta(*mine, nobody, nobody, nobody, nobody, *gone)
+        of_rows = RowsDelta(stay, rows[stay] + 1, np.flatnonzero(lost))
         return {
-            "shard": self._written(names[k][0], smaller.to_bytes()),
-            "files": [self._written(names[k][1], save({"e0": with_moved_ends(smaller, rows.numpy(), users, items)}))],
-            "removed": len(shard.user_neighbours) - len(smaller.user_neighbours),
-            "gone_users": np.setdiff1d(shard.user_ids, smaller.user_ids),
-            "gone_items": np.setdiff1d(shard.item_ids, smaller.item_ids),
+            "shard_chain": writer.shard(delta, shard),
+            "embedding_chain": writer.rows(of_rows, torch.from_numpy(rows)),
+            "follow": ((names[k][3],), (names[k][5],)),
+            "tables": None,
+            "files": writer.files,
+            "gone_users": gone[0],
+            "gone_items": gone[1],
             "largest_change": 1.0,
         }
 

@@ -23,6 +23,7 @@ from unlearnrec.cluster.requests.matching import resolve
 from unlearnrec.cluster.requests.request import parse_request
 from unlearnrec.distributed.encoder.changes import shrink
 from unlearnrec.distributed.encoder.influence import FORMATS
+from unlearnrec.distributed.partition.files import read_rows
 from unlearnrec.distributed.partition.version import Encoder, Model
 from unlearnrec.partitioning.ingest import load_ids, load_shard
 from unlearnrec.partitioning.manifest import File, IngestedGraph
@@ -127,13 +128,13 @@ def without_request(session: Session, version: Manifest, number: int, users: str
     files, shards, results, names = dict(version.files), {}, [], []
     for k in range(graph.partitions):
         shard = load_shard(session.store, graph, k)
-        before = version.model.embeddings[k]
-        e0 = torch.from_numpy(load(session.store.read(before))["e0"])
+        e0 = torch.from_numpy(read_rows(session.store, version, k))
         smaller, rows = shrink(shard, e0, *removal.pairs(shard))
         name = session.versions.new_name(number, f"shard-{k:03d}", "safetensors")
-        shards[k] = {"name": name} | session.versions.put(name, smaller.to_bytes()).document()
+        shards[k] = (name,), {name: session.versions.put(name, smaller.to_bytes())}
         names.append(session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors"))
-        del files[before]
+        for before in version.model.embedding_chain(k):
+            del files[before]
         moved = with_moved_ends(smaller, rows.numpy(), *removal.pairs(shard))
         files[names[-1]] = session.versions.put(names[-1], save({"e0": moved}))
         pairs = {side: (getattr(shard, f"{side}_ids"), getattr(smaller, f"{side}_ids")) for side in ("user", "item")}
@@ -142,8 +143,8 @@ def without_request(session: Session, version: Manifest, number: int, users: str
     for name in graph.files:
         files.pop(name)
     files |= changed.files
-    model = version.model.replaced(embeddings=tuple(names))
-    return version.replaced(graph=changed, model=model, files=files)
+    model = version.model.replaced(embeddings=tuple(names), embedding_deltas=None)
+    return version.replaced(graph=changed, model=model, files=files, follows=None)
 
 
 def with_moved_ends(shard: GraphShard, rows: np.ndarray, users: np.ndarray, items: np.ndarray) -> np.ndarray:
@@ -199,5 +200,5 @@ def row_of(store: Store, version: Manifest, side: str, name: str) -> bytes:
     k = int(owner[place])
     shard = load_shard(store, version.graph, k)
     local = int(np.flatnonzero(getattr(shard, f"{side}_ids") == node[place])[0])
-    rows = load(store.read(version.model.embeddings[k]))["e0"]
+    rows = read_rows(store, version, k)
     return rows[local + (len(shard.user_ids) if side == "item" else 0)].tobytes()

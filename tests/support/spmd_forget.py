@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,17 @@ from unlearnrec.distributed.encoder.pretrain import PretrainSettings, fit
 from unlearnrec.distributed.graph.keyed import initial_rows
 from unlearnrec.distributed.graph.local_graph import LocalGraph
 from unlearnrec.distributed.graph.removal import Removal, Simulated, empty_nodes
-from unlearnrec.distributed.measures.ranking import evaluate, pair_scores, rank
-from unlearnrec.distributed.measures.standing import Standing, standing, trained_pairs
+from unlearnrec.distributed.measures.baselines import item_neighbours
+from unlearnrec.distributed.measures.evaluation import Evaluation, evaluate_in_detail
+from unlearnrec.distributed.measures.quality import evaluate
+from unlearnrec.distributed.measures.ranking import pair_scores, rank
+from unlearnrec.distributed.measures.standing import (
+    Standing,
+    items_of,
+    standing,
+    standing_with_stand_in,
+    trained_pairs,
+)
 from unlearnrec.partitioning.assignment import Assignment
 from unlearnrec.partitioning.shard import build_shards
 
@@ -42,7 +52,7 @@ def start(graph: LocalGraph) -> torch.Tensor:
 
 @torch.no_grad()
 def node_rows(graph: LocalGraph, e0: torch.Tensor, backbone: str) -> NodeRows:
-    z = BACKBONES[backbone](SIZE, 2, seed=3)(e0, graph.propagation.layer)
+    z = BACKBONES[backbone](SIZE, 2, seed=3)(e0, graph.propagation)
     return NodeRows(e0, z, graph.neighbour_means(z), graph.degrees)
 
 
@@ -200,7 +210,7 @@ def of_equal_degrees() -> tuple[float, float]:
     encoder = InfluenceEncoder(blocks=1, seed=1)
 
     def nodes_of(graph: LocalGraph, e0: torch.Tensor) -> NodeRows:
-        z = backbone.readout(e0, graph.propagation.layer)
+        z = backbone.readout(e0, graph.propagation)
         return NodeRows(e0, z, graph.neighbour_means(z), graph.degrees)
 
     retrained = e0 + 0.1 * torch.randn(80, SIZE, generator=torch.Generator().manual_seed(5))
@@ -253,6 +263,18 @@ def ranking(comm: Comm, cutoffs: tuple[int, ...], users: np.ndarray, items: np.n
     return results
 
 
+def evaluations(
+    comm: Comm, users: np.ndarray, items: np.ndarray, settings: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The whole evaluation of the graph without its empty nodes, under each of these settings."""
+    everything, owners = spmd.pairs(), spmd.assignment(comm.size)
+    shard = build_shards(*everything, np.ones_like(everything[0]), owners)[comm.rank]
+    graph = LocalGraph(shard.drop_nodes(*empty_nodes(shard)), owners, comm)
+    z = all_readouts()[node_ids(graph)]
+    test = (torch.from_numpy(users), torch.from_numpy(items))
+    return [evaluate_in_detail(graph, z, *test, Evaluation(**one)) for one in settings]
+
+
 def standings(comm: Comm, users: np.ndarray, items: np.ndarray, never: np.ndarray) -> tuple[Standing, Standing, Any]:
     """Of pairs; of the same with opposite scores and the same references; and trained pairs of these users."""
     everything, owners = spmd.pairs(), spmd.assignment(comm.size)
@@ -265,3 +287,25 @@ def standings(comm: Comm, users: np.ndarray, items: np.ndarray, never: np.ndarra
     again = standing(graph, flipped, *pairs, seed=5, references=torch.from_numpy(first.references))
     trained = [x.tolist() for x in trained_pairs(graph, pairs[0], seed=5)]
     return first, again, list(zip(*trained, strict=True))
+
+
+def stand_ins(comm: Comm, users: np.ndarray, items: np.ndarray) -> tuple[Standing, Standing, np.ndarray]:
+    """Of lists of deleted users, judged by the rank that their ids name: the standing of each pair without its own item, the
+    same with readouts twice as large and the same references; and the lists of these users in the graph."""
+    everything, owners = spmd.pairs(), spmd.assignment(comm.size)
+    shard = build_shards(*everything, np.ones_like(everything[0]), owners)[comm.rank]
+    graph = LocalGraph(shard.drop_nodes(*empty_nodes(shard)), owners, comm)
+    z = all_readouts()[node_ids(graph)]
+    here = np.flatnonzero(users % comm.size == comm.rank)
+    own = torch.from_numpy(users[here]), torch.from_numpy(items[here])
+    never = torch.empty(0, dtype=torch.int64)
+    first = standing_with_stand_in(graph, z, own, own, own[1], never, 5)
+    again = standing_with_stand_in(graph, z * 2, own, own, own[1], never, 5, torch.from_numpy(first.references))
+    lists = torch.stack(items_of(graph, torch.from_numpy(users)), 1)
+    return replace(first, positions=here), replace(again, positions=here), lists.numpy()
+
+
+def neighbours(comm: Comm) -> Any:
+    """The neighbours of the items, for item-kNN."""
+    graph = spmd.local_graph(comm)
+    return item_neighbours(graph, graph.degrees[graph.num_local_users :])

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.numpy import load
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import Config, parse_config
 from unlearnrec.cluster.output.manifest import Manifest
 from unlearnrec.cluster.output.session import Session
+from unlearnrec.distributed.partition.files import read_rows
 from unlearnrec.partitioning.sample import make_sample
 from unlearnrec.workers import WorkerGroup
 
@@ -61,4 +61,4 @@ def trained_output(
 
 def rows_by_partition(session: Session, version: Manifest) -> list[np.ndarray]:
     """The rows of E0 in the files of a version, users first."""
-    return [load(session.store.read(name))["e0"] for name in version.model.embeddings]
+    return [read_rows(session.store, version, k) for k in range(version.graph.partitions)]

@@ -1,5 +1,6 @@
 """Decisions about failures: plain data in, plain data out."""
 
+import errno
 import pickle
 
 import pytest
@@ -20,6 +21,7 @@ from unlearnrec.workers.failures import (
     raise_failure,
     worker_failure,
 )
+from unlearnrec.workers.memory import PlannedMemory
 from unlearnrec.workers.placement import WorkerSettings, placement_problem
 
 DIED = Cause(Kind.DIED, "its process ended")
@@ -35,7 +37,10 @@ LATE = Cause(Kind.COLLECTIVE, "timed out", missing=(2,))
         (FakeCollectiveError("x", [1]), True, Kind.ABORTED),
         (StaleGeneration("x"), False, Kind.STALE),
         (ConnectionError("x"), False, Kind.TRANSIENT),
-        (MemoryError(), False, Kind.TRANSIENT),
+        (MemoryError(), False, Kind.MEMORY),
+        (OSError(errno.ENOMEM, "x"), False, Kind.MEMORY),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), False, Kind.MEMORY),
+        (RuntimeError("shape mismatch"), False, Kind.ERROR),
         (KeyError("x"), False, Kind.ERROR),
     ],
 )
@@ -49,6 +54,22 @@ def test_a_lost_worker_is_worth_a_rebuild_even_when_the_others_echo_it_as_errors
 
 def test_a_defect_is_not_retried():
     assert isinstance(decide({0: DEFECT, 1: LATE}, rebuilds=0, max_rebuilds=3), GiveUp)
+
+
+SHORT = Cause(Kind.MEMORY, "its process ended: it held 4.0 GB")
+
+
+def test_a_worker_without_memory_is_not_rebuilt_into_the_same_death():
+    assert isinstance(decide({0: LATE, 1: SHORT, 2: DIED}, rebuilds=0, max_rebuilds=3), GiveUp)
+
+
+def test_the_message_of_a_worker_without_memory_has_the_plan_and_the_remedy():
+    planned = PlannedMemory(5_000_000_000, "Set train.batch_size=65536")
+    failure = worker_failure("train", {1: SHORT, 2: LATE}, 60, planned)
+    assert failure.for_memory
+    assert "Too little memory: worker 1; planned were 5.0 GB a worker. Set train.batch_size=65536" in failure.text
+    assert "Dead" not in failure.text and failure.missing == [2]
+    assert "unlearnrec plan" in worker_failure("train", {1: SHORT}, 60).text
 
 
 def test_rebuilds_are_limited():
@@ -103,6 +124,17 @@ def test_misfit_names_the_settings():
     assert "no machine has more than 2" in placement_problem(two, WorkerSettings(1, cpus_per_worker=4))
     assert "only 2 workers" in placement_problem([{"CPU": 3.0}, {"CPU": 3.0}], WorkerSettings(3, cpus_per_worker=2))
     assert "cluster.gpus_per_worker" in placement_problem(two, WorkerSettings(1, gpus_per_worker=1))
+
+
+def test_parts_of_a_cpu_and_one_worker_a_machine():
+    two = [{"CPU": 1.0}, {"CPU": 1.0}]
+    assert placement_problem(two, WorkerSettings(4, cpus_per_worker=0.5)) is None
+    assert "only 2 workers" in placement_problem(two, WorkerSettings(3, cpus_per_worker=0.6))
+    assert placement_problem([{"CPU": 1.0}], WorkerSettings(10, cpus_per_worker=0.1)) is None
+    assert placement_problem(two, WorkerSettings(2, spread=True)) is None
+    four = [{"CPU": 4.0}, {"CPU": 4.0}, {"GPU": 1.0}]  # the last has no CPU for a worker
+    assert "as many machines" in placement_problem(four, WorkerSettings(3, spread=True))
+    assert WorkerSettings(1, cpus_per_worker=0.5).environment["OMP_NUM_THREADS"] == "1"
 
 
 class LateWork:

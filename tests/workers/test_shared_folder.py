@@ -11,7 +11,7 @@ from unlearnrec.cluster.config.schema import parse_config
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.workers import shared_folder
-from unlearnrec.workers.placement import connect_to_ray
+from unlearnrec.workers.connection import connect_to_ray
 from unlearnrec.workers.shared_folder import check_folder, check_folder_on_cluster, unseen_by
 
 

@@ -10,9 +10,12 @@ import pytest
 import ray
 from fake_host import FakeHost
 from ray import cloudpickle
+from ray.exceptions import OutOfMemoryError
 
 from unlearnrec.partitioning.errors import InputError
-from unlearnrec.workers import Kind, ShardWorker, WorkerFailure, WorkerGroup, WorkerSettings, calling
+from unlearnrec.workers import Kind, ShardWorker, WorkerFailure, WorkerGroup, WorkerSettings, calling, post_mortem
+from unlearnrec.workers.memory import PlannedMemory
+from unlearnrec.workers.post_mortem import ended_for_memory, oom_kills_of
 
 cloudpickle.register_pickle_by_value(fake_host)  # the workers cannot import the tests' folder
 
@@ -155,6 +158,63 @@ def test_a_worker_that_restarted_between_calls_is_a_lost_one(formed):
     assert caught.value.dead == [1]
 
 
+def test_a_worker_that_dies_for_memory_is_not_replaced(formed):
+    needs_all = PlannedMemory(10**15, "Set train.batch_size=1024")
+    formed.planned = needs_all
+    restored = []
+    try:
+        with pytest.raises(WorkerFailure) as caught:
+            formed.run(calling(FakeHost.claim_and_die_on, 1, 300_000_000, 1.5), restore=lambda: restored.append(1))
+    finally:
+        formed.planned = None
+    assert caught.value.for_memory and caught.value.causes[1].kind is Kind.MEMORY and not restored
+    assert "it held 0.3 GB" in str(caught.value) or "it held 3" in str(caught.value) or "it held 4" in str(caught.value)
+    assert "1000000.0 GB a worker. Set train.batch_size=1024" in str(caught.value)
+
+
+def test_a_worker_that_dies_with_memory_left_is_replaced(formed):
+    formed.planned = PlannedMemory(400_000_000, "")
+
+    def restore():
+        formed.call(calling(FakeHost.load, "committed"))
+
+    try:
+        result = formed.run(calling(FakeHost.claim_and_die_on, 1, 50_000_000, 1.5), restore=restore, max_rebuilds=1)
+    finally:
+        formed.planned = None
+    assert result == ["alive", "alive"]
+
+
+def test_ray_has_a_record_of_a_process_that_ended(formed):
+    _, seen = ray.get(formed._actors[1].pulse.remote())
+    assert seen.held > 20_000_000 and seen.machine.limit > seen.machine.available > 0
+    os.kill(pids(formed)[1], signal.SIGKILL)
+    assert ended_for_memory(seen) is None  # ended, and not for memory
+    record = post_mortem._record(seen.process)
+    assert record is not None and not record.is_alive
+    assert oom_kills_of(seen) == seen.machine.oom_kills
+    with pytest.raises(WorkerFailure):
+        formed.call(calling(FakeHost.where))
+
+
+def test_rays_own_error_of_memory_is_one(monkeypatch):
+    group = WorkerGroup([None], None, 5.0, owns_ray=False)
+
+    def get(ref):
+        raise OutOfMemoryError("Task was killed due to the node running low on memory.")
+
+    monkeypatch.setattr(ray, "get", get)
+    outcomes = {}
+    group._take({0: "ref"}, ["ref"], outcomes, None)
+    assert outcomes[0].cause.kind is Kind.MEMORY and "low on memory" in outcomes[0].cause.text
+
+
+def test_calls_tell_the_most_memory_that_was_held(formed):
+    formed.peak_bytes.clear()
+    formed.call(calling(FakeHost.count))
+    assert set(formed.peak_bytes) == {0, 1} and all(20_000_000 < n < 10**10 for n in formed.peak_bytes.values())
+
+
 def test_a_frozen_worker_is_named_with_the_setting_and_replaced(formed):
     victim = pids(formed)[1]
     later(0.5, lambda: os.kill(victim, signal.SIGSTOP))
@@ -192,7 +252,6 @@ def test_more_workers_than_cpus_fail_at_once(ray_session):
     assert time.monotonic() - started < 2
 
 
-def test_occupied_cpus_are_reported_after_a_grace(group, monkeypatch):
-    monkeypatch.setattr("unlearnrec.workers.placement.FREE_GRACE_SECONDS", 1.0)
+def test_occupied_cpus_are_reported_after_a_grace(group):
     with pytest.raises(InputError, match=r"cluster\.partitions = 3 .* free are 2 of 4 CPUs"):
-        WorkerGroup.start(settings(3), FakeHost)
+        WorkerGroup.start(WorkerSettings(3, start_seconds=1.0), FakeHost)

@@ -236,3 +236,36 @@ def test_a_request_to_a_mistyped_output_leaves_nothing_there(tmp_path, dry):
     for more in ([], ["--request-id", "r"]):
         assert run(["forget", "--users", "ann", *dry, *more, "--config", str(tmp_path / "c.yaml")]) == 2
     assert not (tmp_path / "typo").exists()
+
+
+def test_what_evaluate_and_train_say_is_shown_as_tables() -> None:
+    printed = io.StringIO()
+    measures = {"recall@20": 0.125, "ndcg@20": 0.5}
+    answer = {
+        **measures,
+        "by_user_activity": [{"interactions": [1, 9], "users": 3, "recall@20": 0.25}],
+        "baselines": {"popularity": measures, "item_knn": {"skipped": "too much work"}},
+        "standard_errors": measures,
+        "validation": {"epochs": 7, "ndcg@20": 0.5, "curve": [{"epoch": 1.0}]},
+        "tune": {
+            "trials": [
+                {"settings": {"train.learning_rate": 0.01}, "ndcg@20": 0.5, "epochs": 7},
+                {"settings": {"train.learning_rate": 9.0}, "error": "it diverged"},
+            ],
+            "best": {},
+        },
+    }
+    print_result(answer, False, printed)
+    lines = [line.split() for line in printed.getvalue().splitlines()]
+    for wanted in (
+        ["interactions", "users", "recall@20"],
+        ["1,", "9", "3", "0.25"],
+        ["popularity", "0.125", "0.5"],
+        ["item_knn", "too", "much", "work"],
+        ["epochs", "ndcg@20"],
+        ["0.01", "0.5", "7"],
+        ["9", "it", "diverged"],
+        ["recall@20", "0.125"],
+    ):
+        assert wanted in lines, wanted
+    assert "curve" not in printed.getvalue() and "{" not in printed.getvalue()

@@ -63,9 +63,8 @@ def test_ingest_says_that_there_are_fewer_cpus(tmp_path, monkeypatch, cpus, told
 
 
 @pytest.mark.parametrize("resume", [True, False])
-def test_resume_with_nothing_to_resume_says_so(tmp_path, monkeypatch, resume):
-    monkeypatch.setattr(training, "plan_line", lambda config, graph: "plan")
+def test_resume_with_nothing_to_resume_says_so(tmp_path, resume):
     session = SimpleNamespace(store=Store(str(tmp_path)), save_config=lambda: None, config=None)
     notes = Notes()
-    training.prepare_run(session, None, SimpleNamespace(folder="checkpoints/x"), resume, notes)
-    assert notes.told == ([training.NOTHING_TO_RESUME] if resume else []) + ["plan"]
+    training.prepare_run(session, SimpleNamespace(folder="checkpoints/x"), resume, notes)
+    assert notes.told == ([training.NOTHING_TO_RESUME] if resume else [])

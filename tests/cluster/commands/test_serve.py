@@ -24,11 +24,13 @@ from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.lifecycle.acceptance import accept
 from unlearnrec.cluster.lifecycle.refusals import Held
 from unlearnrec.cluster.log.log import LogConflict
+from unlearnrec.cluster.models import reduced_graph
 from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.requests.request import make_request
+from unlearnrec.cluster.serving import start
 from unlearnrec.cluster.serving.readouts import living_ids
 from unlearnrec.cluster.serving.start import WorkerEngine
 from unlearnrec.partitioning.errors import InputError
@@ -171,6 +173,25 @@ def test_the_copy_of_the_readouts_recommends_what_the_workers_do(finished, confi
     assert masked.recommend(str(user), 5) is None and masked.recommend(str(finished.users[2]), 5)
     assert item not in {r["item_id"] for u in finished.users[1:] for r in masked.recommend(str(u), 1000)}
     assert readouts.recommend(str(user), 5) is not None
+
+
+def test_readouts_that_follow_are_those_that_are_made_anew(finished, config, group, monkeypatch):
+    monkeypatch.setattr(reduced_graph, "SMALL_MAP_BYTES", 0)
+    session = Session(config)
+    engine = WorkerEngine(session, group, Progress())
+    engine.readouts(session.version())
+    gone = [str(user) for user in finished.users[:3]]
+    pipeline.forget(config, users=",".join(gone), group=group)
+    version = session.version()
+    made = []
+    monkeypatch.setattr(start, "make_readouts", lambda *_: made.append(1))
+    followed = engine.readouts(version)
+    monkeypatch.undo()
+    assert not made and followed.version == version.version
+    anew = WorkerEngine(session, group, Progress()).readouts(version)
+    for user in map(str, finished.users):
+        found = followed.recommend(user, 1000)
+        assert found == anew.recommend(user, 1000) and (found is None) == (user in gone)
 
 
 class Started(Exception):

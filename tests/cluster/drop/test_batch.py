@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from drop_batch import base64_of, csv_of, work_item, write_batch
 
-from unlearnrec.cluster.config.schema import DropList, parse_config
+from unlearnrec.cluster.config.request_sections import DropList
+from unlearnrec.cluster.config.schema import parse_config
 from unlearnrec.cluster.drop.batch import read_batch
 from unlearnrec.cluster.drop.mapping import match
 from unlearnrec.cluster.drop.standard import hashed

@@ -516,6 +516,9 @@ class Copy:
     def without(self, users, items):
         return Copy(self.version, self.users & users, self.looks + 1)
 
+    def less(self, users, items):
+        return Copy(self.version, self.users - users, self.looks + 1)
+
 
 def test_a_poison_request_does_not_block_the_others(store, clock):
     service = open_service(store, clock)

@@ -6,7 +6,6 @@ import pytest
 import spmd
 import spmd_forget
 from fake_workers import FakeWorkers
-from safetensors.numpy import save
 from small_output import commit_train, small_config, write_interactions
 
 from unlearnrec.cluster import pipeline
@@ -14,7 +13,7 @@ from unlearnrec.cluster.models import unlearning as candidate
 from unlearnrec.cluster.models.gate_measures import (
     FINE_TUNED,
     MISSED,
-    NOT_APPLICABLE,
+    NOT_CHECKED,
     PASSED,
     Baseline,
     gap_closed,
@@ -27,7 +26,9 @@ from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.measures import standing as membership
 from unlearnrec.distributed.measures.standing import REFERENCES, Standing
+from unlearnrec.distributed.partition.files import read_rows
 from unlearnrec.distributed.processes import run_processes
+from unlearnrec.partitioning.delta import RowsDelta
 
 # ---- standing -------------------------------------------------------------------------------------------------------
 
@@ -119,6 +120,45 @@ def test_a_partition_may_own_nobody():
     assert run_processes(2, spmd_forget.nobody_here) == [spmd.USERS - 1, 0]
 
 
+# ---- with a stand-in for the user -----------------------------------------------------------------------------------
+
+
+def deleted_lists():
+    """The whole lists of some users of the graph, one of them with a single item; sorted by user, then item."""
+    users, items = (x.astype(np.int64) for x in spmd.pairs())
+    chosen = np.unique(users)[::5]
+    lists = {int(u): np.sort(items[users == u]) for u in chosen}
+    lists[int(chosen[0])] = lists[int(chosen[0])][:1]
+    return np.concatenate([np.full(len(x), u) for u, x in lists.items()]), np.concatenate(list(lists.values()))
+
+
+def test_a_stand_in_is_the_sum_of_the_users_other_items():
+    users, items = deleted_lists()
+    degrees = np.bincount(spmd.pairs()[1], minlength=spmd.ITEMS)
+    z = spmd_forget.all_readouts().numpy()[spmd.USERS :]
+    alone = spmd_forget.stand_ins(Comm(), users, items)
+    found = whole([alone], 0)
+    assert sorted(found) == list(range(len(users)))
+    for n, (percentile, degree, references) in found.items():
+        others = items[(users == users[n]) & (items != items[n])]
+        used = [int(j) for j in references if j >= 0]
+        assert degree == degrees[items[n]] and not set(used) & set(items[users == users[n]])
+        stand_in = (z[others] / np.sqrt(degrees[others])[:, None]).sum(0)
+        lower = np.mean([stand_in @ z[j] < stand_in @ z[items[n]] for j in used]) if used and len(others) else np.nan
+        np.testing.assert_allclose(percentile, lower, rtol=1e-5)
+    assert sum(np.isnan(percentile) for percentile, _, _ in found.values()) >= 1
+
+    # The same on two partitions, with the same references after the readouts were scaled; and the graph's own lists.
+    two = run_processes(2, spmd_forget.stand_ins, users, items)
+    for which in (0, 1):
+        for n, (percentile, _, references) in whole(two, which).items():
+            np.testing.assert_array_equal(references, found[n][2])
+            np.testing.assert_allclose(percentile, found[n][0], rtol=1e-5)
+    expected = sorted(pair for pair in zip(*(x.tolist() for x in spmd.pairs()), strict=True) if pair[0] in set(users))
+    for parts in ([alone], two):
+        assert sorted(map(tuple, np.concatenate([part[2] for part in parts]).tolist())) == expected
+
+
 # ---- what it means --------------------------------------------------------------------------------------------------
 
 
@@ -156,9 +196,44 @@ def test_what_cannot_be_measured_is_said_to_be_so():
     assert "fewer than 10" in gap_closed(base(), [place(nine)], [place(nine)], 9)["left_out"]
     gone = np.where(np.arange(30) < 9, 0.8, np.nan)  # most lost an end
     assert "fewer than 10" in gap_closed(base(), [place(many)], [place(gone)], 30)["left_out"]
+    nowhere = [place(np.full(30, np.nan))]
+    assert gap_closed(base(), [place(many)], nowhere, 30).keys() == {"left_out"}
     assert "held-out" in gap_closed(base(count=50), [place(many)], [place(many)], 30)["left_out"]
     popular = [place(many, degree=500)]
     assert "nothing to close" in gap_closed(base(), popular, popular, 30)["left_out"]
+
+
+def test_requests_are_pooled_until_they_tell_something():
+    """Single users have few pairs. Together with those of earlier requests they show what one alone does not."""
+    rng = np.random.default_rng(2)
+    pooled, missed = None, []
+    for number in range(1, 41):
+        before = rng.normal(0.9, 0.05, 8)
+        after = before - rng.normal(0.03, 0.02, 8)  # too little, but by so few pairs that each may be chance
+        found = gap_closed(base(), [place(before)], [place(after)], 8, earlier=pooled)
+        assert "fewer than 10" in found["left_out"] and found["pooled"]["pairs"] == 8 * number
+        pooled = found["pooled"]
+        assert pooled["requests"] == number
+        missed += missed_measures({"gap_closed": found}, {"gap_closed": 0.5})
+        tells = 2 * pooled["error"] < 0.5  # an unchanged model would miss
+        expected = MISSED if missed else PASSED if tells else NOT_CHECKED
+        assert verdict({"gap_closed": found}, {"gap_closed": 0.5}) == expected
+        if missed:
+            break
+    assert missed == ["gap_closed.pooled"] and number > 2
+    # What cannot be measured keeps what was pooled before.
+    many = np.full(30, 0.9)
+    kept = gap_closed(base(count=50), [place(many)], [place(many)], 30, earlier=pooled)
+    assert "held-out" in kept["left_out"] and kept["pooled"] == pytest.approx(pooled)
+
+
+def test_a_few_users_never_tell_whatever_their_pairs():
+    before = np.linspace(0.85, 0.95, 400)
+    parts = [place(before)], [place(before - 0.1)], 400
+    assert gap_closed(base(), *parts)["error"] < 0.1
+    one, many = (gap_closed(base(), *parts, users=users) for users in (1, 100))
+    assert one["error"] > 0.8 and verdict({"gap_closed": one}, {"gap_closed": 0.5}) == NOT_CHECKED
+    assert many["error"] < 0.2 and verdict({"gap_closed": many}, {"gap_closed": 0.5}) == PASSED
 
 
 def test_recall_is_lost_by_the_users_who_are_in_both():
@@ -175,13 +250,15 @@ def test_the_verdict():
     good, bad, nothing = {"value": 0.9, "error": 0.1}, {"value": 0.2, "error": 0.1}, {"left_out": "why"}
     none_lost, lost = {"value": -0.01}, {"value": 0.06}
     unsure = {"value": 0.2, "error": 0.2}  # few pairs: it may well be 0.5
+    blind = {"value": 0.2, "error": 0.3}  # fewer: it may well be that nothing was done
     cases = [
         (good, none_lost, PASSED, []),
         (bad, none_lost, MISSED, ["gap_closed"]),
         (bad, lost, MISSED, ["gap_closed", "recall_loss"]),
         (nothing, lost, MISSED, ["recall_loss"]),
-        (nothing, none_lost, NOT_APPLICABLE, []),
+        (nothing, none_lost, NOT_CHECKED, []),
         (unsure, none_lost, PASSED, []),
+        (blind, none_lost, NOT_CHECKED, []),
         (good, {"value": 0.2, "error": 0.1}, PASSED, []),  # few users: it may well be 0.05
         (good, {"value": np.nan, "error": np.nan}, MISSED, ["recall_loss"]),
         ({"value": 2.9, "error": 0.4}, none_lost, MISSED, ["gap_closed"]),  # more than twice as far as a retrain goes
@@ -198,7 +275,9 @@ class TuningWorkers(FakeWorkers):
     """Fine-tuning doubles the rows of partition 0, which alone has any of the request's."""
 
     def _fine_tune(self, k, location, users, items, run, steps, names):
-        return {"files": [] if k else [self._written(names[k], save({"e0": 2 * self._rows(k)}))]}
+        rows = self._rows(k)
+        delta = RowsDelta(np.arange(len(rows)), 2 * rows, np.empty(0, dtype=np.int64))
+        return {"files": [] if k else [self._written(names[k], delta.to_bytes())]}
 
 
 def scripted(*answers):
@@ -212,7 +291,7 @@ def scripted(*answers):
         def judge(self, manifest, largest_change):
             self._session.ensure_loaded(self._group, manifest)
             names = left.pop(0)
-            status = MISSED if names else PASSED if names == [] else NOT_APPLICABLE
+            status = MISSED if names else PASSED if names == [] else NOT_CHECKED
             measures = {"gap_closed": {"value": float(len(left))}}
             return {"status": status, "measures": measures, "bounds": {"gap_closed": 0.5}, "missed": names or []}
 
@@ -223,7 +302,7 @@ def scripted(*answers):
     ("answers", "status", "kept"),
     [
         ([["gap_closed", "recall_loss"], []], FINE_TUNED, True),
-        ([["recall_loss"], None], NOT_APPLICABLE, True),
+        ([["recall_loss"], None], NOT_CHECKED, True),
         ([["gap_closed"], ["gap_closed", "recall_loss"]], MISSED, False),
         ([["gap_closed", "recall_loss"], ["gap_closed"]], MISSED, False),
         ([["gap_closed", "largest_change"]], MISSED, False),  # fine-tuning cannot mend the second: it is not tried
@@ -249,9 +328,9 @@ def test_fine_tuned_rows_are_kept_if_they_miss_nothing(answers, status, kept, tm
     assert not left and len(tuned) == tried == ("fine_tune" in marks)
     assert answer["gate"]["status"] == status and answer["needs_retrain"] == (status == MISSED)
     manifest = made.manifest
-    rows = manifest.model.embeddings
-    assert list(rows) == [*(tuned if kept else before.model.embeddings[:1]), before.model.embeddings[1]]
-    assert set(rows) <= manifest.files.keys() and len(manifest.files) == len(before.files)
+    rows = [manifest.model.embedding_chain(k) for k in range(2)]
+    assert rows == [(before.model.embeddings[0], *(tuned if kept else ())), (before.model.embeddings[1],)]
+    assert manifest.files.keys() == {*before.files, *(tuned if kept else ())}
     # Of both attempts it is said what was measured.
     assert answer["gate"]["missed"] == (answers[-1] or [] if kept else answers[0])
     assert answer["gate"]["measures"]["gap_closed"]["value"] == (0 if kept or not tried else 1)
@@ -264,5 +343,8 @@ def test_fine_tuned_rows_are_kept_if_they_miss_nothing(answers, status, kept, tm
     committed = session.versions.commit(manifest, after=head)
     session.ensure_loaded(workers, committed)
     assert not loads
+    rows = read_rows(session.store, before, 0)
     pipeline.purge(config, now=True)
-    assert [name for name in tuned if session.store.exists(name)] == (tuned if kept else [])
+    # Rows that were kept are in the files that the purge wrote anew.
+    assert not any(map(session.store.exists, tuned))
+    np.testing.assert_array_equal(read_rows(session.store, session.version(), 0), 2 * rows if kept else rows)

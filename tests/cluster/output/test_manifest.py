@@ -90,7 +90,7 @@ def test_keys_of_other_releases_are_kept_and_missing_ones_are_not_added() -> Non
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format": 2}, r"log/7, record 7 has format 2, .* reads format 1"),
+        ({"format": 3}, r"log/7, record 7 has format 3, .* reads format 1 and 2"),
         ({"format": None}, r"has format None"),
         (
             {"files": {"a": {"sha256": "x", "bytes": "3"}}},

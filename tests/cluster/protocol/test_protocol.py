@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import types
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -54,6 +54,7 @@ from unlearnrec.cluster.log.records import (
     SWITCHING,
     Record,
 )
+from unlearnrec.cluster.models import reduced_graph
 from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output import leases
 from unlearnrec.cluster.output import session as session_module
@@ -89,6 +90,14 @@ CONTENTS: dict[str, list[tuple[list[Any], list[Any], list[Any]]]] = {
 Pairs = frozenset[tuple[str, str]]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_small_maps() -> Iterator[None]:
+    """Id maps are cut down by a file of deleted nodes, as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reduced_graph, "SMALL_MAP_BYTES", 0)
+        yield
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -105,6 +114,9 @@ class Copy:
 
     def without(self, users: set[Any], items: set[Any]) -> Copy:
         return Copy(self.version, self.users & users)
+
+    def less(self, users: set[Any], items: set[Any]) -> Copy:
+        return Copy(self.version, self.users - users)
 
 
 class Engine:

@@ -12,7 +12,7 @@ from unlearnrec.benchmarks.unlearning import read_data, recipe_of
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.backbones.views import MAX_ANCHORS, Views, contrast_gradients, info_nce
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.measures.ranking import evaluate
+from unlearnrec.distributed.measures.quality import evaluate
 from unlearnrec.partitioning.sample import make_sample
 from unlearnrec.partitioning.storage import Store
 
@@ -137,30 +137,30 @@ def test_the_contrastive_term_is_in_the_training(name, alone):
 def test_the_readout_of_simgcl_is_lightgcns_with_e0_and_the_papers_without():
     graph = spmd.local_graph(Comm())
     e0 = torch.randn(graph.num_rows, 6)
-    first = graph.propagation.layer(e0)
-    layers = [e0, first, graph.propagation.layer(first)]
+    first = graph.propagation(e0)
+    layers = [e0, first, graph.propagation(first)]
     for ego, used in ((True, layers), (False, layers[1:])):
         backbone = BACKBONES["simgcl"](6, 2, noise=0.0, ego=ego)
         expected = torch.stack(used).mean(0)
-        assert torch.allclose(backbone(e0, graph.propagation.layer), expected, atol=1e-6)
-        assert torch.allclose(backbone.view(e0, graph.propagation.layer, Views(graph, 0), 0), expected, atol=1e-6)
+        assert torch.allclose(backbone(e0, graph.propagation), expected, atol=1e-6)
+        assert torch.allclose(backbone.view(e0, graph.propagation, Views(graph, 0), 0), expected, atol=1e-6)
 
 
 def test_views_keep_the_share_of_edges_and_their_own_normalisation():
     graph = spmd.local_graph(Comm())
     views = Views(graph, 0)
     ones = torch.eye(graph.num_rows)
-    whole, thin = graph.propagation.layer(ones), views.thinned(0, 0.7).layer(ones)
+    whole, thin = graph.propagation(ones), views.thinned(0, 0.7)(ones)
     edges, kept = whole > 0, thin > 0
     assert torch.equal(kept, kept.T) and not (kept & ~edges).any()
     assert kept.sum() / edges.sum() == pytest.approx(0.7, abs=0.06)
     degrees = kept.sum(1).clamp(min=1)
     assert torch.allclose(thin, kept / (degrees[:, None] * degrees[None, :]).sqrt())
-    assert not torch.equal(views.thinned(1, 0.7).layer(ones), thin)
+    assert not torch.equal(views.thinned(1, 0.7)(ones), thin)
     views.set_step(0, 5)
-    assert torch.equal(views.thinned(0, 0.7).layer(ones), thin)
+    assert torch.equal(views.thinned(0, 0.7)(ones), thin)
     views.set_step(1, 0)
-    assert not torch.equal(views.thinned(0, 0.7).layer(ones), thin)
+    assert not torch.equal(views.thinned(0, 0.7)(ones), thin)
 
 
 def test_noise_is_of_length_one_and_differs_by_view_layer_and_step():

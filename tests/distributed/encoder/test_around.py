@@ -51,7 +51,7 @@ def spread_on(comm):
     backbone = BACKBONES["simgcl"](SIZE, 2)
     change = solve_for_readouts(rest, backbone, rows, wanted(nodes[rows]))
     with torch.no_grad():
-        brought = backbone(change, rest.propagation.layer)
+        brought = backbone(change, rest.propagation)
     return {"ids": nodes, "change": change, "brought": brought, "alone": rest.degrees == 0}
 
 
@@ -72,7 +72,7 @@ def test_readouts_change_as_wanted_by_small_rows(monkeypatch):
     graph = spmd.local_graph(Comm())
     users, items = spmd.pairs()
     gone = np.isin(users, [0, 1])
-    layer = graph.without(users[gone], items[gone]).propagation.layer
+    layer = graph.without(users[gone], items[gone]).propagation
     whole = BACKBONES["simgcl"](graph.num_rows, 2)(torch.eye(graph.num_rows), layer)[rows].double()
     square = whole @ whole.T
     ridge = spreading.RIDGE * (expected * (square @ expected)).sum() / (expected**2).sum()
@@ -102,7 +102,7 @@ def around_on(comm):
     _, own = influence(graph, nodes, encoder.rows, *mine)
     _, wished = influence(graph, nodes, encoder.readouts, *mine)
     with torch.no_grad():
-        layer = graph.without(*(x.numpy() for x in mine)).propagation.layer
+        layer = graph.without(*(x.numpy() for x in mine)).propagation
         came = backbone(change, layer)[rows]
         by_rows = backbone(torch.zeros_like(change).index_copy_(0, rows, own), layer)[rows]
     touched = torch.zeros(graph.num_rows).index_fill_(0, rows, 1)

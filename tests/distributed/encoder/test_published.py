@@ -70,7 +70,7 @@ def test_l_u_is_a_mean_and_l_p_a_sum():
     graph = spmd.local_graph(Comm())
     draw = torch.Generator().manual_seed(0)
     z, before = (torch.randn(graph.num_rows, 8, generator=draw) for _ in range(2))
-    batch = batches(graph, 1, 0, 3)[0]
+    batch = next(batches(graph, 1, 0, 3))
     forgotten = [graph.pair_users[:7], graph.pair_items[:7]]
     settings = spmd.objective(forget_weight=0.5, preserve_weight=0.03, batch_size=1000)
     gradient, loss = forget_and_preserve(graph, z, before, batch, forgotten, settings)

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import spmd
 import torch
+from safetensors.torch import save
 from spawned import run_by_value
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.graph.keyed import initial_rows, keyed, keyed_uniform
 from unlearnrec.distributed.graph.neighbour_sum import NeighbourSum, has_dgl
 from unlearnrec.distributed.processes import run_processes
+from unlearnrec.distributed.training.checkpoint import from_bytes, to_bytes
 from unlearnrec.distributed.training.losses import bpr, sampled_softmax
 from unlearnrec.distributed.training.table import Table
 
@@ -90,26 +93,80 @@ def test_losses_give_the_gradients_of_autograd():
     generator = torch.Generator().manual_seed(0)
     user, positive, negative = (torch.randn(7, 4, generator=generator, dtype=torch.float64) for _ in range(3))
     leaves = [x.clone().requires_grad_() for x in (user, positive, negative)]
-    expected = torch.nn.functional.softplus((leaves[0] * (leaves[2] - leaves[1])).sum(1))
-    gradients = torch.autograd.grad(expected.sum() * 0.5, leaves)
-    found = bpr(user, positive, negative, 0.5)
-    assert torch.allclose(found.loss_B, expected.detach())
+    scores = [(leaves[0] * other).sum(1) for other in leaves[1:]]
+    expected = torch.nn.functional.softplus(scores[1] - scores[0])
+    gradients = torch.autograd.grad(expected.sum() * 0.5, scores)
+    loss, weight = bpr(scores[0].detach(), scores[1].detach(), 0.5)
+    assert torch.allclose(loss, expected.detach())
+    assert torch.allclose(weight, gradients[1]) and torch.allclose(-weight, gradients[0])
+
+
+def softmax_by_autograd(user, positive, negative, temperature, scale):
+    leaves = [x.clone().requires_grad_() for x in (user, positive, negative)]
+    user, positive, negative = (torch.nn.functional.normalize(x, dim=1) for x in leaves)
+    own = (user * positive).sum(1, keepdim=True) / temperature
+    loss = torch.logsumexp(torch.cat([own, user @ negative.T / temperature], 1), 1) - own[:, 0]
+    return loss.detach(), torch.autograd.grad(loss.sum() * scale, leaves)
+
+
+@pytest.mark.parametrize("cells", [1, 15, 1000])
+def test_the_softmax_in_chunks_gives_the_gradients_of_autograd(cells):
+    generator = torch.Generator().manual_seed(0)
+    user, positive, negative = (torch.randn(n, 4, generator=generator, dtype=torch.float64) for n in (7, 7, 5))
+    positive[2] = 0
+    found = sampled_softmax(user, positive, negative, 0.2, 0.5, cells)
+    loss, gradients = softmax_by_autograd(user, positive, negative, 0.2, 0.5)
+    assert torch.allclose(found.loss_B, loss, rtol=1e-12)
     for got, want in zip((found.user_BD, found.positive_BD, found.negative), gradients, strict=True):
-        assert torch.allclose(got, want)
-    softmax = sampled_softmax(user, positive, negative, 0.2, 0.5)
-    cosines = torch.nn.functional.normalize(user, dim=1) @ torch.nn.functional.normalize(negative, dim=1).T / 0.2
-    own = torch.nn.functional.cosine_similarity(user, positive) / 0.2
-    assert torch.allclose(softmax.loss_B, torch.logsumexp(torch.cat([own[:, None], cosines], 1), 1) - own)
+        assert torch.allclose(got, want, rtol=1e-10, atol=1e-12)
+
+
+def test_the_softmax_of_no_pairs_is_no_gradient():
+    found = sampled_softmax(torch.empty(0, 4), torch.empty(0, 4), torch.ones(3, 4), 0.2, 0.5)
+    assert found.loss_B.shape == (0,) and found.user_BD.shape == (0, 4)
+    assert not found.negative.any()
+
+
+def test_the_softmax_holds_no_more_logits_than_it_is_told():
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                self.numbers = max(self.numbers, result.numel())
+            return result
+
+    largest = Largest()
+    with largest:
+        sampled_softmax(torch.randn(3000, 4), torch.randn(3000, 4), torch.randn(500, 4), 0.2, 0.5, 20_000)
+    assert largest.numbers <= 20_000  # all logits together are 1,500,000
 
 
 def test_bpr_does_not_depend_on_a_pairs_place():
     generator = torch.Generator().manual_seed(0)
-    rows = [torch.randn(1003, 16, generator=generator) for _ in range(3)]
-    whole = bpr(*rows, 0.1)
+    scores = [torch.randn(1003, generator=generator) for _ in range(2)]
+    whole = bpr(*scores, 0.1)
     for start, end in ((0, 1), (5, 38), (17, 1003), (1000, 1003)):
-        part = bpr(*(x[start:end].clone() for x in rows), 0.1)
-        assert torch.equal(part.loss_B, whole.loss_B[start:end])
-        assert torch.equal(part.user_BD, whole.user_BD[start:end])
+        part = bpr(*(x[start:end].clone() for x in scores), 0.1)
+        assert all(torch.equal(x, y[start:end]) for x, y in zip(part, whole, strict=True))
+
+
+def test_tensors_are_written_as_the_library_writes_them():
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        "table.rows": torch.randn(5, 3, generator=generator),
+        "epoch": torch.tensor([7]),
+        "adam.0.step": torch.tensor(3.0),
+        "curve": torch.ones(2, 3, dtype=torch.float64),
+        "empty": torch.empty(0, 4),
+        "odd": torch.ones(3, dtype=torch.uint8),
+        'a name "with" é': torch.arange(3, dtype=torch.int32),
+    }
+    assert to_bytes(tensors) == save(tensors)
+    assert to_bytes({}) == save({})
+    sliced = torch.randn(4, 6, generator=generator)[:, ::2]
+    assert torch.equal(from_bytes(to_bytes({"x": sliced.requires_grad_()}))["x"], sliced)
 
 
 def test_a_table_is_adam_and_resumes():

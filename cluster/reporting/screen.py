@@ -1,0 +1,16 @@
+"""Where a long command shows how far it is: on a terminal, in the cell of a notebook, or in plain lines."""
+
+from __future__ import annotations
+
+import sys
+
+from .notebook import NotebookProgress, in_notebook
+from .progress import BarProgress, PlainProgress, Progress
+
+
+def open_progress() -> Progress:
+    """A `Progress` with bars if stderr is a terminal, or this runs in a cell of a notebook; otherwise one with plain
+    lines."""
+    if in_notebook():
+        return NotebookProgress()
+    return BarProgress() if sys.stderr.isatty() else PlainProgress(sys.stderr)

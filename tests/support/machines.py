@@ -1,0 +1,228 @@
+"""Network namespaces of this machine as machines of one network, each with a Ray node of its own.
+
+Their host names resolve to a loopback address, as Debian sets it up. They share the file system. Needs root and `ip`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from s3 import CREDENTIALS
+
+import unlearnrec
+
+PORT = 6379
+PACKAGE = Path(unlearnrec.__file__).resolve().parents[1]
+# Without these Ray notices a lost or frozen node after a minute.
+QUICK = '{"health_check_initial_delay_ms":0,"health_check_period_ms":1000,"health_check_timeout_ms":1500,'
+QUICK += '"health_check_failure_threshold":8}'
+
+
+def why_not() -> str | None:
+    """Why this machine cannot have namespaces; None if it can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if shutil.which("ip") is None:
+        return "network namespaces need the program `ip` (package iproute2)"
+    name = f"ulr-{os.getpid()}-try"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+    subprocess.run(["ip", "netns", "del", name], capture_output=True)
+    return f"`ip netns add` failed: {made.stderr.strip()}" if made.returncode else None
+
+
+class Machines:
+    """Machines 1 to `count` at 10.77.0.1 and so on, and behind them the switch, 10.77.0.254. To be used in a `with`."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._prefix = f"ulr{os.getpid() % 100000}"
+        self.folder = Path(tempfile.mkdtemp(prefix="ur"))  # short: Ray's sockets lie in it
+        self._env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        self._env |= {
+            "PYTHONPATH": os.pathsep.join([str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "RAY_AUTH_MODE": "disabled",
+            "OMP_NUM_THREADS": "1",
+            **CREDENTIALS,
+        }
+
+    @property
+    def address(self) -> str:
+        """Of the Ray cluster, whose head is machine 1."""
+        return f"10.77.0.1:{PORT}"
+
+    def name(self, k: int) -> str:
+        return f"{self._prefix}-{k}"
+
+    def __enter__(self) -> Machines:
+        try:
+            self._ip("netns", "add", self.name(0))
+            inside = ("-n", self.name(0))
+            self._ip(*inside, "link", "add", "switch", "type", "bridge")
+            self._ip(*inside, "addr", "add", "10.77.0.254/24", "dev", "switch")
+            self._ip(*inside, "link", "set", "switch", "up")
+            self._ip(*inside, "link", "set", "lo", "up")
+            for k in range(1, self.count + 1):
+                self._add(k)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _add(self, k: int) -> None:
+        name = self.name(k)
+        files = Path("/etc/netns") / name
+        files.mkdir(parents=True)
+        (files / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n")
+        self._ip("netns", "add", name)
+        inside = ("-n", name)
+        self._ip(*inside, "link", "add", "eth0", "type", "veth", "peer", "name", f"to{k}", "netns", self.name(0))
+        self._ip("-n", self.name(0), "link", "set", f"to{k}", "master", "switch", "up")
+        self._ip(*inside, "addr", "add", f"10.77.0.{k}/24", "dev", "eth0")
+        self._ip(*inside, "link", "set", "eth0", "up")
+        self._ip(*inside, "link", "set", "lo", "up")
+
+    def __exit__(self, *_: Any) -> None:
+        for k in range(self.count + 1):
+            self.kill(k)
+            subprocess.run(["ip", "netns", "del", self.name(k)], capture_output=True)
+            shutil.rmtree(Path("/etc/netns") / self.name(k), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            Path("/etc/netns").rmdir()  # if it was empty before
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @staticmethod
+    def _ip(*arguments: str) -> str:
+        run = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+        assert run.returncode == 0, f"ip {' '.join(arguments)}: {run.stderr}"
+        return run.stdout
+
+    # ---- what runs on them ---------------------------------------------------------------------------------------
+
+    def popen(self, k: int, *command: str, log: Path, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a program on machine k; what it prints goes to the file `log`."""
+        named = ["unshare", "--uts", "sh", "-c", f'hostname {self.name(k)}; exec "$@"', "sh"]
+        with open(log, "wb") as out:
+            return subprocess.Popen(
+                ["ip", "netns", "exec", self.name(k), *named, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=self._env | environment,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+
+    def start(self, k: int, *arguments: str, **environment: str) -> Command:
+        """Start `unlearnrec ARGUMENTS` on machine k."""
+        log = self.folder / f"{arguments[0]}-{time.monotonic_ns()}.log"
+        return Command(self.popen(k, sys.executable, "-m", "unlearnrec", *arguments, log=log, **environment), log)
+
+    def run(self, k: int, *arguments: str, seconds: float = 120.0, code: int = 0, **environment: str) -> str:
+        """Run `unlearnrec ARGUMENTS` on machine k; returns what it printed. It must end with this exit code."""
+        return self.start(k, *arguments, **environment).end(seconds, code)
+
+    def python(self, k: int, code: str) -> None:
+        """Run a line of Python on machine k."""
+        log = self.folder / f"python-{time.monotonic_ns()}.log"
+        Command(self.popen(k, sys.executable, "-c", code, log=log), log).end(60)
+
+    def start_ray(self, *machines: int, cpus: float = 1) -> None:
+        """Start a Ray node on each of these machines, the head on machine 1, and wait until all are there."""
+        main = "from ray.scripts.scripts import main; main()"
+        rays = {}
+        for k in machines:
+            own = [f"--node-ip-address=10.77.0.{k}", f"--num-cpus={cpus}", "--object-store-memory=100000000"]
+            if k == 1:
+                own += ["--head", f"--port={PORT}", "--include-dashboard=false", f"--system-config={QUICK}"]
+                own.append(f"--temp-dir={self.folder}/ray")
+            else:
+                own.append(f"--address={self.address}")
+            log = self.folder / f"ray-{k}.log"
+            command = [sys.executable, "-c", main, "start", *own, "--block", "--disable-usage-stats"]
+            rays[log] = self.popen(k, *command, log=log)
+        for log, ray in rays.items():
+            wait(lambda ray=ray, log=log: started(ray, log), 120)
+
+    # ---- what happens to them ------------------------------------------------------------------------------------
+
+    def pids(self, k: int) -> list[int]:
+        run = subprocess.run(["ip", "netns", "pids", self.name(k)], capture_output=True, text=True)
+        return [int(pid) for pid in run.stdout.split()]
+
+    def signal(self, k: int, number: int) -> None:
+        """Send all processes of machine k a signal."""
+        for pid in self.pids(k):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def kill(self, k: int) -> None:
+        """As if its power failed."""
+        for _ in range(5):
+            self.signal(k, signal.SIGKILL)
+            time.sleep(0.05)
+
+    def cut(self, k: int) -> None:
+        """Pull its network cable."""
+        self._ip("-n", self.name(0), "link", "set", f"to{k}", "down")
+
+    def mend(self, k: int) -> None:
+        """Put its network cable back."""
+        self._ip("-n", self.name(0), "link", "set", f"to{k}", "up")
+
+    def holding(self, title: str) -> dict[int, list[int]]:
+        """The processes of actors whose class begins so, by machine; machines without one are left out."""
+        found: dict[int, list[int]] = {}
+        for k in range(1, self.count + 1):
+            for pid in self.pids(k):
+                with contextlib.suppress(psutil.Error):
+                    if "".join(psutil.Process(pid).cmdline()).startswith(f"ray::{title}"):
+                        found.setdefault(k, []).append(pid)
+        return found
+
+
+class Command:
+    """A command under way."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process, self._log = process, log
+
+    @property
+    def text(self) -> str:
+        """What it has printed."""
+        return self._log.read_text(errors="replace")
+
+    def end(self, seconds: float = 120.0, code: int = 0) -> str:
+        """Wait for its end, which must have this exit code; returns what it printed."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"not done after {seconds:g} s:\n{self.text}") from None
+        assert self.process.returncode == code, self.text
+        return self.text
+
+
+def started(ray: subprocess.Popen[bytes], log: Path) -> bool:
+    """Whether a Ray node says that it has started; it must not have ended."""
+    assert ray.poll() is None, log.read_text()
+    return "Ray runtime started" in log.read_text()
+
+
+def wait(condition: Callable[[], Any], seconds: float) -> Any:
+    """Until it is true, which is returned."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain"
+        time.sleep(0.1)
+    return found

@@ -1,0 +1,79 @@
+"""A Ray that is not there, does not answer or does not start: told within seconds, with its name."""
+
+import socket
+import time
+
+import pytest
+import ray
+
+from unlearnrec.partitioning.errors import InputError
+from unlearnrec.workers import connection
+from unlearnrec.workers.connection import connect_to_ray
+
+
+@pytest.fixture(autouse=True)
+def unconnected(monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture
+def silent():
+    """The port of a server that accepts connections and says nothing, as that of a frozen process does."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_head_that_does_not_answer_is_given_up(silent, monkeypatch):
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 2.0)
+    began = time.monotonic()
+    for address in (f"127.0.0.1:{silent}", f"ray://127.0.0.1:{silent}"):
+        with pytest.raises(InputError, match=rf"no Ray cluster answers at '{address}' \(no answer"):
+            connect_to_ray(address)
+    assert time.monotonic() - began < 15
+    monkeypatch.setenv("RAY_ADDRESS", f"ray://127.0.0.1:{silent}")
+    with pytest.raises(InputError, match="RAY_ADDRESS"):
+        connect_to_ray(None)
+
+
+@pytest.mark.parametrize("address", ["http://head:8265", "head", "head:port", "https://head"])
+def test_what_is_no_address_of_a_head_is_told(address):
+    with pytest.raises(InputError, match=rf"got '{address}'.*expected HOST:PORT"):
+        connect_to_ray(address)
+
+
+def test_a_refused_token_is_told_as_that(silent, monkeypatch):
+    refusal = "import time; print('GCS: Unauthenticated: InvalidAuthToken', flush=True); time.sleep(60)"
+    monkeypatch.setattr(connection, "ASK", refusal)
+    with pytest.raises(InputError, match=r"it wants a token.*RAY_AUTH_MODE=token"):
+        connect_to_ray(f"127.0.0.1:{silent}")
+
+
+def test_a_head_that_answers_is_not_waited_for(silent, monkeypatch):
+    answer = "print('imported', flush=True); print('a warning'); print('asks 10.0.0.1:6379'); print('answers')"
+    monkeypatch.setattr(connection, "ASK", answer)
+    assert connection._silent(f"127.0.0.1:{silent}") is None
+    monkeypatch.setattr(connection, "ASK", answer.replace("'answers'", "'no more answers'"))
+    assert connection._silent(f"127.0.0.1:{silent}") == "no answer from a head of Ray at 10.0.0.1:6379"
+
+
+def test_a_start_that_times_out_is_tried_once_more(monkeypatch, caplog):
+    tries = []
+
+    def init(address, **_):
+        tries.append(address)
+        if len(tries) < fails:
+            raise Exception("The current node timed out during startup.\nMore.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: tries.append("shutdown"))
+    fails = 2
+    assert connect_to_ray(None) and tries == ["local", "shutdown"] + ["local"]
+    assert "trying once more" in caplog.text
+    tries.clear()
+    fails = 9
+    with pytest.raises(
+        RuntimeError, match=r"also not at a second try \(The current node timed out during startup\.\).*ray start"
+    ):
+        connect_to_ray("local")
+    assert tries == ["local", "shutdown", "local", "shutdown"]
