@@ -138,9 +138,9 @@ class Machines:
         Command(self.popen(k, sys.executable, "-c", code, log=log), log).end(60)
 
     def start_ray(self, *machines: int, cpus: float = 1) -> None:
-        """Start a Ray node on each of these machines, the head on machine 1, and wait until all are there."""
+        """Start a Ray node on each of these machines, the head on machine 1, one after the other: all at once they took
+        longer on two cores than Ray waits for a node."""
         main = "from ray.scripts.scripts import main; main()"
-        rays = {}
         for k in machines:
             own = [f"--node-ip-address=10.77.0.{k}", f"--num-cpus={cpus}", "--object-store-memory=100000000"]
             if k == 1:
@@ -150,8 +150,7 @@ class Machines:
                 own.append(f"--address={self.address}")
             log = self.folder / f"ray-{k}.log"
             command = [sys.executable, "-c", main, "start", *own, "--block", "--disable-usage-stats"]
-            rays[log] = self.popen(k, *command, log=log)
-        for log, ray in rays.items():
+            ray = self.popen(k, *command, log=log)
             wait(lambda ray=ray, log=log: started(ray, log), 120)
 
     # ---- what happens to them ------------------------------------------------------------------------------------
