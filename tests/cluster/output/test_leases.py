@@ -102,7 +102,7 @@ def test_evaluate_and_export_read_under_a_lease(small, monkeypatch, tmp_path):
     class Seen(Exception):
         pass
 
-    def call(self, group, version, *arguments):
+    def call(self, group, version, *arguments, **more):
         ((until, files),) = read_leases(self).values()
         assert files == set(version.files) and until > leasing.time.time()
         raise Seen
