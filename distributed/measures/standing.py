@@ -21,7 +21,7 @@ from ..graph.local_graph import LocalGraph
 from ..graph.lookup import ItemLookup
 
 REFERENCES, STAND_IN_REFERENCES = 16, 64
-"""References of a pair; with a stand-in the difference is smaller, and takes more of them."""
+"""References of a pair; of a forgotten pair with a stand-in, whose percentile changes by less, there are more."""
 WINDOW = 50
 """References are drawn from so many items above and so many below the item in order of popularity. At an end of that
 order the window is moved, and has the same size."""
@@ -108,6 +108,7 @@ def standing_with_stand_in(
     never: Tensor,
     seed: int,
     references: Tensor | None = None,
+    count: int = STAND_IN_REFERENCES,
 ) -> Standing:
     """The standing of pairs whose user has no row (any more), with a stand-in for that row. All ranks call it, each with
     pairs of its own; `positions` are places in these.
@@ -119,13 +120,13 @@ def standing_with_stand_in(
 
     Shapes: lists (users [m], items [m]), sorted by user, then item: the items that each user had. pairs (users [n], items
     [n]); left_out [n]: an item of the same user's list. A user with one item only has no percentile. z, never, references:
-    as for `standing`.
+    as for `standing`. count: R, the number of references where they are drawn.
     """
     degrees = _item_degrees(graph)
     (list_users, list_items), (users, items) = lists, pairs
     if references is None:
         met = _codes(graph, *lists)
-        references = _references(graph, degrees, users, items, met, never, seed, STAND_IN_REFERENCES)
+        references = _references(graph, degrees, users, items, met, never, seed, count)
     wanted = torch.cat([items[:, None], references], dim=1)
     there, listed = _still_there(degrees, wanted), _still_there(degrees, list_items)
     rows = fetched(graph, z, torch.cat([list_items[listed], wanted[there]]))

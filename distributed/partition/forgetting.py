@@ -18,7 +18,7 @@ from ..encoder.influence import AroundEncoder
 from ..encoder.published import Published, published_influence
 from ..graph.removal import Found, Ids, Pairs, Removal
 from ..measures.quality import quality_by_user
-from ..measures.standing import Standing, items_of, standing, standing_with_stand_in, trained_pairs
+from ..measures.standing import REFERENCES, Standing, items_of, standing, standing_with_stand_in, trained_pairs
 from ..training.checkpoint import from_bytes, to_bytes
 from ..training.fine_tune import fine_tune
 from ..training.finite import are_finite
@@ -199,12 +199,17 @@ class PartitionForgetting(PartitionState):
         held = more_users[known], more_items[known]
         never_more = (more_users * graph.num_items + more_items).sort().values
         lists = items_of(graph, held[0])
+
+        def with_stand_in(pairs: tuple[Tensor, Tensor]) -> Standing:
+            # Few references each, since their noise goes into a mean over all pairs.
+            return standing_with_stand_in(graph, z, lists, pairs, more[1], never_more, seed, count=REFERENCES)
+
         return {
             "recall": self._recall((users, items), cutoff, batch_users),
             "held_out": standing(graph, z, users, items, never, seed),
             "trained": standing(graph, z, *trained, never, seed),
-            "stand_in_held_out": standing_with_stand_in(graph, z, lists, held, more[1], never_more, seed),
-            "stand_in_trained": standing_with_stand_in(graph, z, lists, more, more[1], never_more, seed),
+            "stand_in_held_out": with_stand_in(held),
+            "stand_in_trained": with_stand_in(more),
         }
 
     def standing(
