@@ -32,7 +32,7 @@ Suppress = Callable[[pa.Array, pa.Array, pa.Array | None], npt.NDArray[np.bool_]
 """A function that tells which rows are to be left out, bool [n]. It gets the users [n] and items [n] of the rows (external
 ids, int64 or string), and their times [n], as `lake.read_table` gives them, or None."""
 
-_CHUNK_ROWS = 1 << 20
+CHUNK_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +241,7 @@ def _chunks(batches: Iterator[pa.RecordBatch], users: "Encoder", items: "Encoder
     for batch in batches:
         held.append(batch)
         rows += batch.num_rows
-        if rows >= max(_CHUNK_ROWS, (len(users.known) + len(items.known)) // 2):
+        if rows >= max(CHUNK_ROWS, (len(users.known) + len(items.known)) // 2):
             yield pa.Table.from_batches(held)
             held, rows = [], 0
     if rows:

@@ -29,10 +29,11 @@ def test_the_next_command_is_for_the_same_configuration(line, code, expected):
     assert next_command(line.split(), code) == expected
 
 
-@pytest.mark.parametrize("follows", NEXT.values())
-def test_every_next_command_is_understood(follows):
+@pytest.mark.parametrize(("command", "follows"), NEXT.items())
+def test_every_next_command_is_understood(command, follows):
     name, *options = follows.split()
-    COMMANDS[name].make_context(name, [*options, "--config", "my.yaml"])
+    # `quickstart` has a configuration of its own, which is not that of the user's table.
+    COMMANDS[name].make_context(name, options if command == "quickstart" else [*options, "--config", "my.yaml"])
 
 
 def test_the_flags_are_options_without_a_value():
