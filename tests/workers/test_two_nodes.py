@@ -19,7 +19,6 @@ from unlearnrec.cluster.config.schema import Config, parse_config, to_yaml
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.workers import WorkerGroup
 
-
 pytestmark = pytest.mark.skipif(os.environ.get("UNLEARNREC_TEST_NODES") != "1", reason="UNLEARNREC_TEST_NODES is not 1")
 
 
