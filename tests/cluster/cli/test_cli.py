@@ -4,7 +4,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 import types
 
 import pytest
