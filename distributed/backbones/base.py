@@ -22,6 +22,9 @@ class Backbone(nn.Module):
     contrast_weight = 0.0
     """Weight in the loss of the InfoNCE between two views; 0 for none. See `SelfSupervised`."""
     contrast_temperature = 0.2
+    one_mean = False
+    """Whether `forward` is one call of `layer.mean` and nothing else. Its result may then lie in the same memory in every
+    step. Of a backbone that uses more than one result of the layer, one would be overwritten while it is needed."""
     holds_own_row = True
     """Whether a node's readout contains its own row of E0. If not, it can be changed only through its neighbours'
     rows."""

@@ -9,5 +9,7 @@ from .base import Backbone
 class LightGCN(Backbone):
     """Readout = 1 / (L + 1) * sum over l of A^l E0 (eq. 4 with the uniform weights of section 3.1.2)."""
 
+    one_mean = True
+
     def forward(self, e0_ND: Tensor, layer: Layer) -> Tensor:
         return layer.mean(e0_ND, 0, self.num_layers)

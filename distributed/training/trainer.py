@@ -82,8 +82,7 @@ class Trainer:
         passes = _Passes(backbone)
         self._module = graph.comm.replicate(passes) if weights else passes
         self._views = Views(graph, settings.seed) if backbone.contrast_weight else None
-        # Without weights and views a step is one mean of layers and its gradient.
-        self._layer = graph.propagation.keeping_buffers(results=not weights and self._views is None)
+        self._layer = graph.propagation.keeping_buffers(results=backbone.one_mean and self._views is None)
         self._dense = torch.optim.Adam(weights, lr=settings.learning_rate) if weights else None
 
     def run_epoch(self, on_step: Progress | None = None) -> float:

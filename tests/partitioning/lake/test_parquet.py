@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unlearnrec.partitioning import graph
+from unlearnrec.partitioning import graph, stored
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.graph import dense_ids, read_interactions
 from unlearnrec.partitioning.lake import Columns, Table, list_table, parquet, read_ids, read_table
@@ -164,7 +164,7 @@ def test_reading_holds_a_batch_not_the_table(tmp_path: Path, monkeypatch: pytest
 
 
 def test_ingest_takes_batches_as_it_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read and not yet counted is bounded; what is kept grows with the distinct pairs, not with the rows."""
+    """What is read and not yet stored is bounded."""
     produced = 0
     pending = []
 
@@ -177,22 +177,12 @@ def test_ingest_takes_batches_as_it_needs_them(monkeypatch: pytest.MonkeyPatch) 
     def watch(rows: int) -> None:
         pending.append(produced - rows)
 
-    sizes = []
-    merged = graph._PairCounts.merged
-
-    def watched_merge(self: graph._PairCounts) -> Any:
-        sizes.append(sum(map(len, self.keys)))
-        return merged(self)
-
     monkeypatch.setattr(graph, "open_table", lambda *_: Table("endless", [], {}))
     monkeypatch.setattr(graph, "read_table", endless)
-    monkeypatch.setattr(graph, "_CHUNK_ROWS", 500)
-    monkeypatch.setattr(graph, "_MERGE_PAIRS", 60)
-    monkeypatch.setattr(graph._PairCounts, "merged", watched_merge)
+    monkeypatch.setattr(graph, "CHUNK_ROWS", 500)
     g = read_interactions("endless", Columns(), AWS, watch)
     assert g.events == produced == 30_000 and len(g.users) == 21
     assert len(pending) == 60 and max(pending) == 0
-    assert max(sizes) <= 21 + 60 + 21
 
 
 def test_many_chunks_give_what_one_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +193,7 @@ def test_many_chunks_give_what_one_gives(tmp_path: Path, monkeypatch: pytest.Mon
         item_id=rng.integers(0, 40, 3000),
     )
     whole = pairs(uri)
-    for module, name, value in ((parquet, "BATCH_ROWS", 70), (graph, "_CHUNK_ROWS", 100), (graph, "_MERGE_PAIRS", 90)):
+    for module, name, value in ((parquet, "BATCH_ROWS", 70), (graph, "CHUNK_ROWS", 100), (stored, "BLOCK_ROWS", 90)):
         monkeypatch.setattr(module, name, value)
     assert pairs(uri) == whole and sum(whole.values()) == 3000
 
