@@ -134,7 +134,7 @@ class Validation(Section):
 class Tune(Section):
     """What `train --tune` tries."""
 
-    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    grid: dict[str, list[Any]] = Field({})
     """Values by key of the sections `train` and `backbone`, such as {train.learning_rate: [0.001, 0.003]}. Each combination
     is tried. Empty: half, once and twice the configured train.learning_rate."""
 
