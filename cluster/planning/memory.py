@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 
 from ...distributed.training.losses import SOFTMAX_CELLS
+from ...partitioning import estimate
 from ..config.model_sections import Backbone
 from ..config.schema import Config
 from .sizes import SHARD_ENTRY, SHARD_NODE, PartSizes, Sizes
@@ -22,8 +23,8 @@ WORKER, LEARNING = 365e6, 160e6
 """A worker's process with torch and Ray, before it holds anything; and what an optimizer's modules and small arrays add."""
 HEAP = 60e6
 """Freed arrays below 32 MiB that the C library keeps for the next ones of a process."""
-COMMAND, INGEST = 640e6, 560e6
-"""The process of a command with torch and Ray, and that of an ingest."""
+COMMAND, INGEST_COMMAND = 640e6, 160e6
+"""The process of a command with torch and Ray; and what that of an ingest holds besides `partitioning.estimate`."""
 RAY = 450e6
 """Ray's own processes on a machine: raylet, control store, agents, monitors, an idle worker or two."""
 MANY_RANKS = 15e6
@@ -88,8 +89,6 @@ REMOVED_ENTRY = 60
 EXAMPLE_COPIES = 3.3
 """Copies of the directions of each left-out interaction, seen from both of its ends, while an encoder is fitted."""
 
-SHARD_EDGE, METIS_EDGE, METIS_NODE, METIS = 75, 150, 680, 60e6
-"""Ingest: for each interaction, while shards are made; and with METIS, for each interaction and node, and its process."""
 ID = 60
 """External ids of nodes and what encodes them, for each node."""
 
@@ -221,7 +220,8 @@ def fit_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
     """A worker's peak while the encoder is fitted on the finished counterfactuals."""
     table, size = table_bytes(config, part), config.backbone.embedding_size
     blocks = readout_columns(config.backbone) // size
-    ends = left_out(config, sizes) * part.entries / max(1, sizes.interactions)
+    # Of each side at most `pretrain.examples` interactions are fitted; a rank has its share of both sides.
+    ends = min(left_out(config, sizes), config.pretrain.examples) * part.entries / max(1, sizes.interactions)
     examples = EXAMPLE_COPIES * 4 * (3 * blocks + 2) * size * ends
     targets = (config.pretrain.counterfactuals + 1) * table
     return base_bytes(sizes) + LEARNING + loaded_bytes(config, sizes, part) + targets + examples
@@ -242,10 +242,15 @@ def pretrain_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
 
 def ingest_bytes(config: Config, sizes: Sizes) -> float:
     """The peak of an ingest, which has no workers, with the process that METIS runs in."""
-    metis = config.partitioning.strategy == "metis" and config.cluster.partitions > 1
-    held = INGEST + ID * sizes.nodes
-    with_metis = METIS + METIS_EDGE * sizes.interactions + METIS_NODE * sizes.nodes if metis else 0.0
-    return held + max(SHARD_EDGE * sizes.interactions, with_metis)
+    partitioning = config.partitioning
+    return INGEST_COMMAND + estimate.ingest_bytes(
+        sizes.users,
+        sizes.items,
+        sizes.interactions,
+        config.cluster.partitions,
+        partitioning.strategy,
+        round(partitioning.metis_gib * 2**30),
+    )
 
 
 def command_bytes(work: str, sizes: Sizes, test_rows: int = 0) -> float:

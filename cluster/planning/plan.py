@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...partitioning.estimate import temporary_bytes
 from ...workers.memory import in_gib
 from ..config.schema import Config
 from ..reporting.software import usable_cpus
@@ -81,7 +82,8 @@ def make_plan(config: Config, sizes: Sizes, work: str, test_rows: int = 0, speed
     epochs = config.train.epochs
     if work == "ingest":
         entry = SHARD_ENTRY * 2 * sizes.interactions + (SHARD_NODE + 12) * sizes.nodes
-        return Plan(work, (), memory.ingest_bytes(config, sizes), disk=entry)
+        spool = temporary_bytes(sizes.interactions, sizes.interactions, config.columns.time is not None)
+        return Plan(work, (), memory.ingest_bytes(config, sizes), disk=entry + spool)
     of = {
         "train": lambda part: memory.train_bytes(config, sizes, part),
         "pretrain": lambda part: memory.pretrain_bytes(config, sizes, part),
