@@ -7,6 +7,7 @@ together. A sampled softmax and a ranking are matrix products, which are timed i
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,8 +46,10 @@ class Speed:
     ranking_seconds: float
 
 
+@functools.cache
 def calibrate(threads: int, size: int, columns: int) -> Speed:
-    """Measure this machine for about a third of a second. size: columns of a readout; columns: of a ranking's k."""
+    """Measure this machine for about a third of a second, once in a process. size: columns of a readout; columns: of a
+    ranking's k."""
     before, threads = torch.get_num_threads(), max(1, threads)
     torch.set_num_threads(threads)
     try:
