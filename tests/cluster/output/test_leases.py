@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_output import commit_forget, commit_train, small_config, user_name, write_interactions
@@ -110,7 +111,7 @@ def test_evaluate_and_export_read_under_a_lease(small, monkeypatch, tmp_path):
     monkeypatch.setattr(Session, "call", call)
     tested = small.model_copy(update={"test_interactions": small.interactions})
     for command in (
-        lambda: pipeline.evaluate(tested, group=object()),
+        lambda: pipeline.evaluate(tested, group=SimpleNamespace()),
         lambda: pipeline.export(small, to=str(tmp_path / "to"), group=object()),
     ):
         with pytest.raises(Seen):
