@@ -943,7 +943,7 @@ def test_a_retrain_is_without_what_was_carried_out_whenever_that_was(now):
     """It stands still at any of its moments, and a purge that has seen its lease takes nothing from it."""
     asked = (("post", "a", 0), ("post", "c", 0))
     lost = 0
-    for moments in (*((first, 0) for first in range(1, 21, 2)), *((14, second) for second in (5, 8, 12, 16))):
+    for moments in (*((first, 0) for first in range(1, 22, 2)), *((15, second) for second in (5, 8, 12, 16))):
         model = Protocol()
         model.open()
         try:
@@ -952,7 +952,7 @@ def test_a_retrain_is_without_what_was_carried_out_whenever_that_was(now):
             assert model.state("a") is model.state("c") is State.COMMITTED
             version = model.session().version()
             # Before it has begun, they are not in its graph.
-            assert version.replayed == (("a", "c") if moments[0] > 4 else ())
+            assert version.replayed == (("a", "c") if moments[0] > 5 else ())
             lost += any(record.kind == SWITCHING for record in Log(model.store).records())
         finally:
             model.teardown()
@@ -964,14 +964,14 @@ def test_a_retrain_ends_before_a_purge_comes_to_its_removals(now, waits):
     """The version that it would replace was made by an encoder that changes all partitions, and has other shards. The purge
     is with --now; or comes when the lease is over, or when files are so old that it takes them if the lease has not got them
     yet."""
-    for moments in ((3, 0), (5, 0), (12, 0), (15, 0), (17, 0), (14, 7), (14, 12)):
+    for moments in ((4, 0), (6, 0), (13, 0), (16, 0), (18, 0), (15, 7), (15, 12)):
         model = Protocol()
         model.open()
         try:
             model.begin((OTHER_RETRAIN, "retrain", "", 0), WHOLE)
             model.retrain_before_removals(("post", "d", 1), moments, now, waits)
             model.the_log_and_the_version_are_those_of_the_model()
-            if waits == (4000.0, True) and moments == (15, 0):  # the lease has what is there
+            if waits == (4000.0, True) and moments == (16, 0):  # the lease has what is there
                 assert model.session().version().replayed == ("d",)
         finally:
             model.patch.undo()
