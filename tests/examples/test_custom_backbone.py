@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lanes import LONG
 from trained_output import small_sample
 
 import unlearnrec
@@ -27,6 +28,7 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=folder, env=variables, capture_output=True, text=True)
 
 
+@LONG
 def test_a_backbone_of_ones_own_is_trained_and_forgets_in_every_process(tmp_path: Path):
     table = small_sample(tmp_path)["train"]
     folder = tmp_path / "project"

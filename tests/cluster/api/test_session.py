@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from lanes import LONG
 from trained_output import small_sample
 
 import unlearnrec
@@ -129,6 +130,7 @@ class Interrupting(Progress):
         return Watched()
 
 
+@LONG
 def test_ctrl_c_in_the_middle_leaves_a_session_that_works(ray_session: None, tmp_path: Path):
     sample = small_sample(tmp_path)
     values = {"interactions": sample["train"], "output": str(tmp_path / "output"), **SMALL}
@@ -144,6 +146,7 @@ def test_ctrl_c_in_the_middle_leaves_a_session_that_works(ray_session: None, tmp
         assert session.train().version == 1
 
 
+@LONG
 def test_one_session_ends_and_the_other_goes_on(ray_session: None, tmp_path: Path):
     first = session_on(tmp_path / "a", cluster={"partitions": 1})
     second = session_on(tmp_path / "b", cluster={"partitions": 1})

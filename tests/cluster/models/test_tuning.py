@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from lanes import LONG
 from trained_output import small_sample
 
 from unlearnrec.cluster import pipeline
@@ -17,6 +18,7 @@ from unlearnrec.cluster.reporting.progress import SILENT
 from unlearnrec.partitioning.errors import InputError
 
 
+@LONG
 @pytest.mark.usefixtures("ray_session")
 def test_the_best_of_the_grid_is_trained(tmp_path: Path) -> None:
     pytest.importorskip("ray.tune")
