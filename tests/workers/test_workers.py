@@ -198,7 +198,7 @@ def test_ray_has_a_record_of_a_process_that_ended(formed):
 
 
 def test_rays_own_error_of_memory_is_one(monkeypatch):
-    group = WorkerGroup([None], None, 5.0, owns_ray=False)
+    group = WorkerGroup([None], None, WorkerSettings(1), owns_ray=False)
 
     def get(ref):
         raise OutOfMemoryError("Task was killed due to the node running low on memory.")
