@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from forked import command
+from lanes import LONG
 from small_output import accept, commit_forget, commit_train, copied, small_config, user_name, write_interactions
 
 from unlearnrec.benchmarks.chaos_checker import pairs_of
@@ -35,6 +36,8 @@ COMMANDS = {
     "purge-log": ["purge", "--now", "--truncate-log"],
     "watch": ["watch", "--once"],
 }
+IN_THE_LONG_LANE = {"ingest", "purge"}
+"""Each takes half a minute and more; `purge-log` does all that `purge` does."""
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +97,7 @@ def look(config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [pytest.param(x, marks=[LONG] if x in IN_THE_LONG_LANE else []) for x in COMMANDS])
 def test_a_command_that_ends_anywhere_leaves_an_output_on_which_it_is_done_when_it_is_repeated(
     prepared, tmp_path, name
 ):

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import requests
+from lanes import LONG
 from ray_fixture import two_workers
 from trained_output import trained_output
 
@@ -134,6 +135,7 @@ def test_health_and_recommendations_are_answered_while_all_other_calls_hang(conf
         serve_detached.stop_detached(config)
 
 
+@LONG
 @pytest.mark.slow
 def test_several_outputs_are_served_under_paths_of_their_own(config, monkeypatch):
     """Another application has `/`, such as another output's face."""
