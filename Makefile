@@ -34,7 +34,7 @@ demo: setup  ## the whole path on generated data: ingest, train, pre-train, forg
 	$(BIN)/unlearnrec quickstart --output quickstart-output
 
 test: $(STAMP)  ## the tests; one file: make test ARGS=tests/cluster/config/test_config.py
-	$(BIN)/python -m pytest -c tests/pytest.ini $(if $(ARGS),$(ARGS),tests)
+	$(BIN)/python -m pytest -c tests/pytest.ini $(if $(ARGS),$(ARGS),tests --numprocesses=2 --dist=loadfile)
 
 # The root is the package, so mypy needs a folder in which it goes by its name, whatever this clone's folder is called.
 lint: $(STAMP)  ## ruff and mypy
