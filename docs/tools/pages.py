@@ -79,6 +79,7 @@ def site_text(text: str, place: str) -> str:
 
     text = _outside_fences(text, lambda line: _LINK.sub(moved, line))
     text = re.sub(r"\[([^\]]*)\]\(\.\)", r"\1", text)  # links to folders: the site has none
+    text = re.sub(r"on the site<!-- (\S+) -->", r"[on this site](\1)", text)  # pages that only the site has
     picture = posixpath.relpath("images/path.svg", posixpath.dirname(place) or ".")
     text = re.sub(r"(?ms)^```mermaid\n.*?^```$", f"![From a table to versions and evidence]({picture})", text)
     return _with_lists(text)

@@ -7,6 +7,7 @@ for the one that runs the tests. PyTorch is installed first and in the tested ve
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -46,8 +47,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_the_demo_runs_in_an_empty_environment(python: str, wheel: Path, tmp_path: Path):
+def test_the_demo_runs_in_an_empty_environment(
+    python: str, wheel: Path, tmp_path: Path, request: pytest.FixtureRequest
+):
     home = tmp_path / "environment"
+    request.addfinalizer(lambda: shutil.rmtree(home))  # gigabytes
     run(python, "-m", "venv", home, cwd=tmp_path)
     bin = home / "bin"
     # Pins of other packages may have no wheel for this Python, so only PyTorch is held.
