@@ -100,18 +100,18 @@ def _outside_fences(text: str, change: Callable[[str], str]) -> str:
 
 
 def _with_lists(text: str) -> str:
-    """A list right behind a line of text begins a list on GitHub, and needs a blank line before it here."""
+    """A list begins on GitHub right behind a line of text, also one inside an item before it; here it needs a blank line."""
     lines: list[str] = []
-    fence = ""
+    fence = first = ""  # first: that of the lines since the last blank one
     for line in text.split("\n"):
-        mark = _FENCE.match(line)
-        if mark:
+        if mark := _FENCE.match(line):
             fence = "" if fence else mark.group(1)
         item = re.match(r"(-|\d+\.) ", line)
-        before = lines[-1] if lines else ""
-        if item and not fence and before.strip() and not re.match(r"(\s*(-|\d+\.) | {2,}|#)", before):
+        if item and not fence and first and not re.match(r" {0,2}(-|\d+\.) |#", first):
             lines.append("")
+            first = ""
         lines.append(line)
+        first = (first or line) if line.strip() else ""
     return "\n".join(lines)
 
 

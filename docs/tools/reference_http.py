@@ -18,8 +18,8 @@ METHODS = ("get", "post", "put", "patch", "delete")
 ADMISSION = {"400", "401", "413", "429"}
 """Answers that every call may have; they are described once."""
 EVERYWHERE = """Every call may be refused with 400 (no readable request), 401 (no known token), 413 (the body is too long) or
-429 (too many calls, or too many open requests; the header `Retry-After` has the seconds to wait), some with what stands at
-them. The body of a refusal is a [`Refusal`](#refusal).
+429 (too many calls, or too many open requests; the header `Retry-After` has the seconds to wait). What else a call may be
+refused with stands below it. The body of every refusal is a [`Refusal`](#refusal).
 """
 
 

@@ -65,7 +65,8 @@ def _members(one: type[Any]) -> Iterator[tuple[str, Any]]:
     """Public methods and properties of the class and of those of this package above it, in the order of the source."""
     seen: dict[str, Any] = {}
     for owner in one.__mro__:
-        if owner.__module__.startswith("unlearnrec."):
+        # What all results have is told once, at their base.
+        if owner.__module__.startswith("unlearnrec.") and (owner is not results.Result or one is owner):
             for name, member in vars(owner).items():
                 plain = inspect.isfunction(member) or isinstance(member, property)
                 if plain and not name.startswith("_") and name not in NOT_SHOWN and name not in seen:
@@ -112,7 +113,7 @@ def _signature(name: str, function: Any) -> str:
             starred = True
         parts.append(str(p).replace("'", ""))
     line = f"{name}({', '.join(parts)}){ends}"
-    return line if len(line) <= 100 else f"{name}(\n    " + ",\n    ".join(parts) + f",\n){ends}"
+    return line if len(line) <= 76 else f"{name}(\n    " + ",\n    ".join(parts) + f",\n){ends}"
 
 
 def _annotation(function: Any) -> str:

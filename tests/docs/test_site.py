@@ -95,6 +95,7 @@ def test_lists_and_links_become_those_of_the_site():
     lists = "Some text:\n- one\n- [two](../CONTRIBUTING.md#add-a-setting)\n\n"
     made = site_text(f"{lists}[code](../cluster/pipeline.py) [f](../cluster/)\n", "faq.md")
     assert "Some text:\n\n- one\n- [two](about/contributing.md#add-a-setting)" in made
+    assert site_text("1. one\n\n    more\n2. two\n3. three\n", "faq.md") == "1. one\n\n    more\n\n2. two\n3. three\n"
     assert "[code](source/cluster/pipeline.py.txt) f\n" in made
     assert "[x](../faq.md)" in site_text("[x](docs/faq.md)", "about/contributing.md")
     assert site_text("```\n- a\n[x](../LICENSE)\n```", "faq.md") == "```\n- a\n[x](../LICENSE)\n```"
