@@ -169,7 +169,7 @@ def test_every_package_is_listed_for_installation():
 
 
 def test_the_wheel_holds_every_file_of_the_package(tmp_path):
-    examples = [path for path in (ROOT / "examples").iterdir() if path.is_file()]
+    examples = [path for path in (ROOT / "examples").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     matrices = (ROOT / "benchmarks").rglob("*.yaml")
     there = {place(path) for path in [*MODULES, *ROOT.glob("*.py"), *matrices, *examples]} | {"py.typed"}
     with zipfile.ZipFile(wheel.build_wheel(ROOT, tmp_path)) as archive:

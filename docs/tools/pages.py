@@ -15,13 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 MOVED = {
     "README.md": "start/overview.md",
-    "examples/README.md": "start/examples.md",
     "CHANGELOG.md": "about/changelog.md",
     "CONTRIBUTING.md": "about/contributing.md",
     "SECURITY.md": "about/security.md",
     "CODE_OF_CONDUCT.md": "about/conduct.md",
 }
-"""Place in the repository -> place in the site, of documents outside docs/."""
+"""Place in the repository -> place in the site, of single documents outside docs/."""
 
 RESULTS = "benchmarks/results"
 _LINK = re.compile(r"(?<!\\)(\]\()([^)\s#]*)(#[^)\s]*)?(\))")
@@ -30,10 +29,14 @@ _FENCE = re.compile(r"^ {0,3}(```+|~~~+)")
 
 def outside_pages() -> dict[str, str]:
     """Place in the repository -> place in the site, of all documents and pictures outside docs/ that the site shows."""
-    results = sorted(path for path in (ROOT / RESULTS).iterdir() if path.suffix in (".md", ".svg", ".png"))
-    return {home: place for home, place in MOVED.items() if (ROOT / home).is_file()} | {
-        f"{RESULTS}/{path.name}": f"results/{path.name}" for path in results
-    }
+    moved = {home: place for home, place in MOVED.items() if (ROOT / home).is_file()}
+    for path in sorted((ROOT / "examples").rglob("README.md")):
+        home = path.relative_to(ROOT).as_posix()
+        moved[home] = f"start/{posixpath.dirname(home)}.md"
+    for path in sorted((ROOT / RESULTS).iterdir()):
+        if path.suffix in (".md", ".svg", ".png"):
+            moved[f"{RESULTS}/{path.name}"] = f"results/{path.name}"
+    return moved
 
 
 def home_of(place: str) -> str:
