@@ -3,13 +3,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := .venv/bin
 DEMO   := .venv/.demo
 STAMP  := .venv/.installed
-EXTRAS := dgl,s3,delta,iceberg,serve,detached,dev
+EXTRAS := dgl,s3,delta,iceberg,serve,detached,docs,dev
 CPU    ?=
 NAME   ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench
+.PHONY: help setup demo test lint bench docs
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
@@ -44,3 +44,7 @@ lint: $(STAMP)  ## ruff and mypy
 
 bench: $(STAMP)  ## a benchmark: make bench NAME=... ARGS="..."; without NAME, which there are
 	$(BIN)/unlearnrec bench $(NAME) $(ARGS)
+
+docs: $(STAMP)  ## the documents as a site in build/site, with the reference made from the code
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html; with the search: $(BIN)/python -m http.server -d build/site"

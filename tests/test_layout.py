@@ -165,12 +165,13 @@ def test_every_package_is_listed_for_installation():
     there = {".".join(["unlearnrec", *path.parent.relative_to(ROOT).parts]) for path in MODULES}
     assert listed == there | {"unlearnrec"}
     assert f'version = "{unlearnrec.__version__}"' in text
+    assert f"\nversion: {unlearnrec.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_the_wheel_holds_every_file_of_the_package(tmp_path):
-    there = {place(path) for path in [*MODULES, *ROOT.glob("*.py"), *(ROOT / "benchmarks").rglob("*.yaml")]} | {
-        "py.typed"
-    }
+    examples = [path for path in (ROOT / "examples").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    matrices = (ROOT / "benchmarks").rglob("*.yaml")
+    there = {place(path) for path in [*MODULES, *ROOT.glob("*.py"), *matrices, *examples]} | {"py.typed"}
     with zipfile.ZipFile(wheel.build_wheel(ROOT, tmp_path)) as archive:
         held = {name.removeprefix("unlearnrec/") for name in archive.namelist() if name.startswith("unlearnrec/")}
     assert held == there

@@ -70,7 +70,7 @@ def _ignored(root: Path, place: Path, names: list[str]) -> set[str]:
     """
     if place != root:
         return {name for name in names if name == "__pycache__"}
-    needed = {"pyproject.toml", "README.md", "LICENSE", "py.typed"}
+    needed = {"pyproject.toml", "README.md", "LICENSE", "py.typed", "examples"}
     return {
         name
         for name in names
