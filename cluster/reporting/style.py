@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_COLOURS = {
+COLOURS = {
     "light": (
         "--ground:#fff;--text:#1b1f24;--soft:#57606a;--rule:#d0d7de;--panel:#f6f8fa;--link:#0759b8;"
         "--good:#116329;--good-ground:#e6f6ea;--bad:#a40e26;--bad-ground:#ffebe9;--unknown:#6b4d00;--unknown-ground:#fff5d6;"
@@ -44,11 +44,11 @@ svg text.halo { stroke: var(--ground); stroke-width: 4px; paint-order: stroke; f
 
 STYLE = (
     ":root{color-scheme:light dark;"
-    + _COLOURS["light"]
+    + COLOURS["light"]
     + "}\n@media (prefers-color-scheme:dark){:root{"
-    + _COLOURS["dark"]
+    + COLOURS["dark"]
     + "}}\n@media print{:root{color-scheme:light;"
-    + _COLOURS["light"]
+    + COLOURS["light"]
     + "}}"
     + """
 * { box-sizing: border-box; }
