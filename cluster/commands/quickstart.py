@@ -240,7 +240,10 @@ def _document(
         "passed": result["passed"],
         "data_about": f"The data are generated: {sample['users']:,} users of taste groups, and no people.",
         "training": facts["training"] | trained,
-        "encoder": {"seconds": steps.pretrained["seconds"]},
+        "encoder": {
+            "seconds": steps.pretrained["seconds"],
+            "file": version.model.encoder and version.model.encoder.file,
+        },
         "quality": steps.evaluated,
         "comparison": told,
         "gates": result["gate"] | {"unlearned, users": of_users["gate"]},

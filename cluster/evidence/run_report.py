@@ -5,6 +5,7 @@ It names requests by their ids, which the log has too, and no user and no item. 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shlex
@@ -27,6 +28,7 @@ from ..output.ledger import State, Ticket
 from ..output.manifest import Manifest
 from ..output.session import Session
 from ..reporting.charts import quantiles, sample_pairs
+from ..reporting.progress import SILENT, Progress
 from ..reporting.run_page import ORIGINAL, RETRAINED, UNLEARNED, run_page
 from ..reporting.software import machine, software
 
@@ -36,6 +38,53 @@ SHOWN_REQUESTS = 200
 """The largest number of requests that a report lists: the last ones."""
 REPETITIONS = 200
 """The number of bootstrap samples for the interval of the difference of two AUCs."""
+
+
+def update_run_report(session: Session, version: Manifest, progress: Progress = SILENT, **measured: Any) -> str | None:
+    """Write the report of a version that was just made or measured; returns the place of the page.
+
+    What an earlier report says is kept where it is still true: all of it if it is of the same version, of another one what
+    it says of the same training and of the same encoder. Nothing is raised: if it cannot be written, a note says why, and
+    None is returned.
+
+    measured: parts of the document (`training`, `encoder`, `quality`, `comparison`) as far as they are known.
+    """
+    try:
+        earlier = _earlier(session)
+        facts = run_facts(session, version, "unlearnrec report")
+        training = facts["training"] | measured.pop("training", {})
+        if earlier.get("training", {}).get("run") == training["run"]:
+            training = earlier["training"] | training
+        kept = earlier if _same(earlier, facts) else {}
+        facts["title"] = kept.get("title", facts["title"])
+        encoder = earlier.get("encoder") or {}
+        if version.model.encoder is not None and encoder.get("file") == version.model.encoder.file:
+            kept = kept | {"encoder": encoder}
+        return write_run_report(session, kept | facts | {"training": training} | measured)
+    except (OSError, InputError) as error:
+        progress.note(f"{run_report_name('html')} was not written: {type(error).__name__}: {error}")
+        return None
+
+
+def _earlier(session: Session) -> dict[str, Any]:
+    """The document that is there; empty if there is none, or it is none of this format."""
+    try:
+        document = json.loads(session.store.read(run_report_name()))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return document if isinstance(document, dict) and document.get("format") == FORMAT else {}
+
+
+def _same(earlier: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Whether both documents are of the same version of the same graph."""
+    return all(key in earlier and earlier[key] == facts[key] for key in ("version", "ingest"))
+
+
+def _run(version: Manifest) -> str:
+    """A digest of everything on which a training depends: its data, seed and settings."""
+    model = version.model
+    told = [model.trained_on, model.seed, model.backbone, model.train, version.graph.ingest]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def write_run_report(session: Session, document: Mapping[str, Any]) -> str:
@@ -65,9 +114,33 @@ def run_facts(session: Session, version: Manifest, title: str) -> dict[str, Any]
             "rows_per_layer": graph.rows_per_layer.get(graph.halo),
             "by_partition": _partitions(session, version),
         },
-        "training": {"backbone": model.backbone["name"], "epochs": model.train.get("epochs")},
+        "version": version.version,
+        "ingest": graph.ingest,
+        "training": {"run": _run(version), "backbone": model.backbone["name"], "epochs": model.train.get("epochs")},
         **_requests(session),
     }
+
+
+def seconds_of(
+    session: Session, before: Manifest | None, version: Manifest, other: Session, retrained: Manifest
+) -> dict[str, float]:
+    """What is known of the seconds of forgetting and of the retrain that it replaces: "forget" of all requests between the
+    two versions, "retrain" from the report of the other output."""
+    told = {}
+    by_version: dict[int, float] = {}
+    for ticket in session.ledger().tickets.values():
+        answer = ticket.answer or {}
+        number, seconds = answer.get("version"), answer.get("seconds")
+        if before is not None and number and seconds and before.version < number <= version.version:
+            by_version[number] = max(
+                seconds, by_version.get(number, 0.0)
+            )  # requests of one version share their seconds
+    if by_version:
+        told["forget"] = sum(by_version.values())
+    training = _earlier(other).get("training", {})
+    if training.get("run") == _run(retrained) and training.get("seconds"):
+        told["retrain"] = training["seconds"]
+    return told
 
 
 def comparison(models: Mapping[str, Measured], rows: list[dict[str, Any]]) -> dict[str, Any]:
