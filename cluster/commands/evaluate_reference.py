@@ -14,6 +14,7 @@ from ...partitioning.graph import dense_ids
 from ...partitioning.ingest import load_ids
 from ...workers import WorkerGroup
 from ..config.schema import Config
+from ..evidence.run_report import comparison, seconds_of, update_run_report
 from ..lifecycle.finding import find_stored
 from ..log.records import COMMITTED
 from ..models.comparison import Measured, Probe, compare, measure_version
@@ -102,6 +103,10 @@ def evaluate_against(
     rows = compare(models, ORIGINAL if before is not None else None, RETRAINED, config.evaluate.k[0])
     own_row = next(row for row in rows if row["model"] == UNLEARNED)
     metrics = models[UNLEARNED].metrics
+    told = comparison(models, rows)
+    told["about"] = _about(before, version, retrained, len(forgotten[0]), same_draws)
+    told["seconds"] = seconds_of(session, before, version, other, retrained)
+    report = update_run_report(session, version, progress, comparison=told, quality=metrics)
     return {
         "version": version.version,
         **metrics,
@@ -116,7 +121,22 @@ def evaluate_against(
         "shift_r2": own_row.get("shift R2"),
         "shift_slope": own_row.get("shift slope"),
         "models": rows,
+        "report": report,
     }
+
+
+def _about(before: Manifest | None, version: Manifest, retrained: Manifest, pairs: int, same_draws: bool) -> str:
+    """What the report says of the comparison."""
+    original = "" if before is None else f"the original is version {before.version}, "
+    told = (
+        f"By {pairs:,} forgotten pairs: {original}the unlearned model is version {version.version} of this output, and the "
+        f"retrained one version {retrained.version} of another."
+    )
+    if not same_draws:
+        told += (
+            " It was ingested from other data, so its random draws are others, and its scores differ for that alone."
+        )
+    return told
 
 
 def _open(config: Config, reference: str) -> Session:

@@ -8,6 +8,7 @@ from ...distributed.partition.version import Encoder
 from ...partitioning.manifest import File
 from ...workers import WorkerGroup
 from ..config.schema import Config
+from ..evidence.run_report import update_run_report
 from ..log.log import LogConflict
 from ..models.pretraining import clear_runs_of_others, fit_encoder, wants_around, with_encoder
 from ..models.training import as_trained
@@ -48,6 +49,7 @@ def pretrain(config: Config, *, progress: Progress = SILENT, group: WorkerGroup 
         encoder, files, told = fit_encoder(session, version, workers, progress)
         committed = _commit(session, head, version, encoder, files)
     clear_runs_of_others(session, version)
+    update_run_report(session, committed, progress, encoder={"seconds": told["seconds"], "file": encoder.file})
     return {"step_seconds": None} | told | planned.measured(workers) | {"version": committed.version}
 
 

@@ -15,6 +15,7 @@ from ...partitioning.ingest import load_ids
 from ...partitioning.manifest import Graph
 from ...workers import WorkerFailure, WorkerGroup
 from ..config.schema import Config
+from ..evidence.run_report import update_run_report
 from ..lifecycle.finding import find_stored
 from ..log.log import LogConflict
 from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
@@ -112,6 +113,7 @@ def train(
     if tuned is not None:
         chosen["tune"] = tuned
     told = training_result(committed, curve, run.settings.num_batches) | planned.measured(workers)
+    update_run_report(session, committed, progress, training={key: told[key] for key in ("epochs", "seconds", "curve")})
     return told | {"removed_interactions": removed, "unknown_ids": unknown} | chosen
 
 
