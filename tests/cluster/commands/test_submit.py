@@ -1,5 +1,6 @@
 """Jobs: what is refused before anything is sent, what is sent, exit codes, and a real job on a Ray of its own."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
+from lanes import LONG
 
 import unlearnrec
 from unlearnrec.cluster.cli.app import app, run
@@ -268,12 +270,12 @@ ray.shutdown()
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A Ray with a job server and token authentication, in a process of its own that ends it. Yields (address, env)."""
+@contextlib.contextmanager
+def running(mode):
+    """A Ray with a job server and this mode of authentication, in a process of its own, which ends it: (address, env)."""
     here = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     here["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), here["PATH"]])
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+    token = {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
     # Short, because sockets lie in it; its own, because a job on "auto" finds its cluster through it.
     with tempfile.TemporaryDirectory(prefix="ur", ignore_cleanup_errors=True) as folder:
         # As in an environment that uv made: what asks for pip fails.
@@ -300,6 +302,23 @@ def submit(cluster, *arguments, **environment):
         [sys.executable, "-m", "unlearnrec", *command], env=here | other | environment, capture_output=True, text=True
     )
     return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with running("token") as found:
+        yield found
+
+
+@LONG
+def test_a_job_on_a_cluster_without_authentication(tmp_path):
+    """With a token that nobody asks for, and without one."""
+    with running("disabled") as cluster:
+        for token in ({"RAY_AUTH_TOKEN": TOKEN}, {}):
+            code, answer, log = submit(cluster, "doctor", **token)
+            assert (code, answer["status"], answer["exit_code"]) == (0, "SUCCEEDED", 0), log
+        code, answer, log = submit(cluster, "train", f"interactions={tmp_path}/in", f"output={tmp_path}/out")
+        assert (code, answer["exit_code"]) == (2, 2), log
 
 
 @pytest.mark.slow
