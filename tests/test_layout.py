@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from built_wheel import build_wheel
 
 import unlearnrec
-from unlearnrec.cluster.jobs import wheel
 
 ROOT = Path(unlearnrec.__file__).resolve().parent
 FOLDERS = ("partitioning", "distributed", "workers", "cluster", "benchmarks")  # each may import those before it
@@ -170,9 +170,9 @@ def test_every_package_is_listed_for_installation():
 
 def test_the_wheel_holds_every_file_of_the_package(tmp_path):
     examples = [path for path in (ROOT / "examples").rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    matrices = (ROOT / "benchmarks").rglob("*.yaml")
-    there = {place(path) for path in [*MODULES, *ROOT.glob("*.py"), *matrices, *examples]} | {"py.typed"}
-    with zipfile.ZipFile(wheel.build_wheel(ROOT, tmp_path)) as archive:
+    files = [*MODULES, *ROOT.glob("*.py"), *(ROOT / "benchmarks").rglob("*.yaml"), *examples]
+    there = {place(path) for path in files} | {"py.typed"}
+    with zipfile.ZipFile(build_wheel(tmp_path)) as archive:
         held = {name.removeprefix("unlearnrec/") for name in archive.namelist() if name.startswith("unlearnrec/")}
     assert held == there
 

@@ -1,6 +1,7 @@
 """What a command's result looks like: on stdout one JSON object, or lines and tables for people; and as an exit code.
 
-Exit codes: 0 done, 1 failed (`ok: false`), 2 bad input or configuration, 3 a quality gate failed (`passed: false`).
+Exit codes: 0 done, 1 failed (`ok: false`), 2 bad input or configuration, 3 a quality gate failed (`passed: false`). Of a
+job that was submitted, its own (`exit_code`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ TITLES = {
 def exit_code(result: Mapping[str, Any]) -> int:
     """The exit code of a command that returned this result."""
     if result.get("ok") is False:
-        return FAILED
+        return int(result.get("exit_code") or FAILED)
     return GATE_FAILED if result.get("passed") is False else DONE
 
 

@@ -28,6 +28,7 @@ from ..output.session import Session
 from ..planning.announce import announce
 from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
+from ..reporting.spans import traced
 from ..requests.matching import effect, resolve
 from ..requests.request import Request, make_request
 from ..requests.rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, read_rows
@@ -40,6 +41,7 @@ OVERTAKEN = (
 )
 
 
+@traced("train")
 def train(
     config: Config,
     *,

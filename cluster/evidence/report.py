@@ -31,6 +31,7 @@ from ..output.manifest import Manifest, manifest_of
 from ..output.session import Session, missing_text
 from ..reporting.progress import SILENT, Progress
 from ..reporting.software import software
+from ..reporting.spans import traced
 from ..requests.matching import Effect
 from ..requests.request import Request, is_purged
 from .change import Change, Ids
@@ -75,6 +76,7 @@ NOT_REMOVED = (
 """What every version leaves, and why."""
 
 
+@traced("evidence")
 def add_evidence(
     session: Session,
     answers: Sequence[Mapping[str, Any]],

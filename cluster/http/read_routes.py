@@ -10,6 +10,8 @@ from fastapi import FastAPI, Query, Response
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 
+from ..reporting.prometheus import prometheus_text
+from ..serving.families import FAMILIES
 from ..serving.interface import ServiceInterface
 from .admission import OPEN
 from .answers import Health, Recommendations, json_answer
@@ -54,15 +56,4 @@ def add_operations_routes(app: FastAPI, service: ServiceInterface, threads: anyi
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **documented_errors(403, 503)},
     )
     def metrics() -> Response:
-        return PlainTextResponse(prometheus_text(service.gauges()), media_type="text/plain; version=0.0.4")
-
-
-def prometheus_text(gauges: dict[str, float]) -> str:
-    """Gauges (name and labels -> value) in the text format of Prometheus."""
-    lines = []
-    for name, value in gauges.items():
-        family = name.partition("{")[0]
-        kind = f"# TYPE unlearnrec_{family} {'counter' if family.endswith('_total') else 'gauge'}"
-        lines += [kind] if kind not in lines else []
-        lines.append(f"unlearnrec_{name} {float(value):g}" if value % 1 else f"unlearnrec_{name} {int(value)}")
-    return "\n".join(lines) + "\n"
+        return PlainTextResponse(prometheus_text(service.gauges(), FAMILIES), media_type="text/plain; version=0.0.4")
