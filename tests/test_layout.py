@@ -20,7 +20,7 @@ FOLDERS = ("partitioning", "distributed", "workers", "cluster", "benchmarks")  #
 ORDER = {
     "distributed": "environment comm processes graph backbones measures training encoder partition",
     "cluster": "layout reporting config planning log requests jobs output lifecycle models evidence drop serving http "
-    "commands pipeline api cli",
+    "desk commands pipeline api cli",
 }
 """The folders (and single files) of a folder, each of which imports only those before it."""
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
@@ -168,7 +168,8 @@ def test_every_package_is_listed_for_installation():
 
 
 def test_the_wheel_holds_every_file_of_the_package(tmp_path):
-    there = {place(path) for path in [*MODULES, *ROOT.glob("*.py"), *(ROOT / "benchmarks").rglob("*.yaml")]} | {
+    pages = [path for folder in ("static", "templates") for path in (ROOT / "cluster" / "desk" / folder).iterdir()]
+    there = {place(path) for path in [*MODULES, *pages, *ROOT.glob("*.py"), *(ROOT / "benchmarks").rglob("*.yaml")]} | {
         "py.typed"
     }
     with zipfile.ZipFile(wheel.build_wheel(ROOT, tmp_path)) as archive:

@@ -56,7 +56,7 @@ def start_detached(
         InputError: Ray Serve is not installed, there is no cluster, or the cluster has no room; an actor serves this output
             already, or another application answers under `serve.route_prefix`; a token is needed; or as `serve.serve`.
     """
-    serve, make_app = _import_ray_serve()
+    serve, make_site = _import_ray_serve()
     config = _with_absolute_output(config)
     host = config.serve.host if host is None else host
     rules = admission_rules(config.serve, host)
@@ -80,7 +80,7 @@ def start_detached(
             if not running:
                 port = _free_port(host) if (port := config.serve.port if port is None else port) == 0 else port
                 serve.start("HeadOnly", {"host": host, "port": port}, logging_config=QUIET)
-            http_side = serve.ingress(lambda: make_app(service, rules, pattern))(type("HttpSide", (), {}))
+            http_side = serve.ingress(lambda: make_site(service, rules, pattern))(type("HttpSide", (), {}))
             options = {"ray_actor_options": {"num_cpus": 0}, "logging_config": QUIET}
             application = serve.deployment(name="http", max_ongoing_requests=HTTP_CALLS, **options)(http_side).bind()
             serve.run(application, name=name, route_prefix=config.serve.route_prefix)
@@ -128,7 +128,7 @@ def stop_detached(config: Config) -> dict[str, Any]:
 
 
 def _import_ray_serve() -> tuple[Any, Any]:
-    """(the module `ray.serve`, the function `make_app`).
+    """(the module `ray.serve`, the function `make_site`).
 
     Raises:
         InputError: Ray Serve is not installed.
@@ -136,10 +136,10 @@ def _import_ray_serve() -> tuple[Any, Any]:
     try:
         from ray import serve
 
-        from ..http.app import make_app
+        from ..desk.app import make_site
     except ImportError:
         raise InputError("serve --detached needs Ray Serve: run `pip install 'unlearnrec[detached]'`") from None
-    return serve, make_app
+    return serve, make_site
 
 
 def _with_absolute_output(config: Config) -> Config:
