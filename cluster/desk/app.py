@@ -12,7 +12,7 @@ from ..serving.interface import ServiceInterface
 from .new_request_pages import discard_draft, new_request, preview_file, preview_typed, send_draft, show_draft
 from .output_pages import health, versions
 from .reference import reference
-from .request_pages import approve, cancel, document, list_requests, one_request
+from .request_pages import approve, cancel, document, list_requests, one_request, search
 from .sign_in_pages import sign_in, sign_in_form, sign_out
 from .visits import HERE, Site
 
@@ -39,6 +39,7 @@ def _routes(site: Site) -> list[Route]:
         site.route("/desk/sign-in", sign_in, public=True, post=True),
         site.route("/desk/sign-out", sign_out, public=True, post=True),
         site.route("/desk/", list_requests, scope="requests:read"),
+        site.route("/desk/search", search, scope="requests:read", post=True),
         site.route(one, one_request, scope="requests:read"),
         site.route(f"{one}/documents/{{document}}", document, scope="requests:read"),
         site.route(f"{one}/cancel", cancel, scope="requests:write", post=True),

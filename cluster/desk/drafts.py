@@ -15,7 +15,8 @@ from ..serving.interface import NewRequest
 
 KEPT_SECONDS = 15 * 60.0
 MOST_DRAFTS = 32
-"""So many drafts are kept; of more, the oldest go."""
+MOST_ENTRIES = 500_000
+"""So many drafts are kept, which together name so many things; of more, the oldest go."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Drafts:
             now = self._clock()
             self._kept = OrderedDict((key, value) for key, value in self._kept.items() if value[0] > now)
             self._kept[owner, name] = now + KEPT_SECONDS, draft
-            if len(self._kept) > MOST_DRAFTS:
+            while len(self._kept) > MOST_DRAFTS or (len(self._kept) > 1 and self._entries() > MOST_ENTRIES):
                 self._kept.popitem(last=False)
         return name
 
@@ -68,6 +69,9 @@ class Drafts:
             if (owner, name) in self._kept:
                 ends, draft = self._kept[owner, name]
                 self._kept[owner, name] = ends, replace(draft, new=None, sent_as=request_id)
+
+    def _entries(self) -> int:
+        return sum(sum(draft.counts.values()) for _, draft in self._kept.values() if draft.new is not None)
 
     def drop(self, owner: str, name: str) -> None:
         """Forget a draft."""

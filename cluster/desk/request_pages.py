@@ -41,29 +41,36 @@ SAID = {
 
 
 def list_requests(visit: Visit) -> Response:
-    """A page of one of the lists. A whole request id leads to its page."""
+    """A page of one of the lists."""
     given = visit.request.query_params
-    show, text = given.get("show", "waiting"), given.get("q", "").strip()[:128]
-    if text and "show" not in given:
-        show = "all"
-    if REQUEST_ID.fullmatch(text) and "cursor" not in given and visit.site.service.status(text) is not None:
+    show = given.get("show", "waiting")
+    show = show if show in FILTERS else "waiting"
+    title, query = FILTERS[show]
+    page, more = _listed(visit, given.get("cursor", ""), **query(time.time()))
+    more = more and "?" + urlencode({"show": show, "cursor": more})
+    return visit.page("requests.html", page=page, title=title, show=show, text="", more=more, **_LISTS)
+
+
+def search(visit: Visit) -> Response:
+    """The requests with a text in their ids; a whole id leads to its page.
+
+    It is a form that posts: somebody may type the id of a person, which has no place in an address.
+    """
+    text = str(visit.form.get("text", "")).strip()[:128]
+    if REQUEST_ID.fullmatch(text) and visit.site.service.status(text) is not None:
         return visit.go(f"/desk/requests/{text}")
-    title, query = FILTERS.get(show, FILTERS["waiting"])
-    cursor = given.get("cursor", "")
+    page, more = _listed(visit, str(visit.form.get("cursor", "")), newest_first=True, text=text)
+    return visit.page("requests.html", page=page, title="Found", show="", text=text, more=more, **_LISTS)
+
+
+_LISTS = {"filters": {name: title for name, (title, _) in FILTERS.items()}}
+
+
+def _listed(visit: Visit, cursor: str, **query: Any) -> tuple[list[dict[str, Any]], str | None]:
+    """(a page of requests, the cursor of the next)."""
     after = read_cursor(cursor) if re.fullmatch(CURSOR, cursor) else None
-    page = visit.site.service.requests(RequestQuery(**query(time.time()), text=text, after=after, limit=PAGE))
-    follow = write_cursor(page["next"])
-    more = None if follow is None else "?" + urlencode({"show": show, "q": text, "cursor": follow})
-    return visit.page(
-        "requests.html",
-        requests=page["requests"],
-        title=title,
-        show=show,
-        text=text,
-        filters={name: one[0] for name, one in FILTERS.items()},
-        more=more,
-        first=after is None,
-    )
+    page = visit.site.service.requests(RequestQuery(**query, after=after, limit=PAGE))
+    return page["requests"], write_cursor(page["next"])
 
 
 def one_request(visit: Visit, request_id: str) -> Response:

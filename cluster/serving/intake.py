@@ -33,6 +33,9 @@ from .timeline import timeline
 OPENDSR = {State.ACCEPTED: "pending", State.HELD: "pending", State.FAILED: "pending", State.CANCELLED: "cancelled"}
 """OpenDSR's `request_status` of a state; all others are "completed"."""
 
+PREVIEW_SECONDS = 20.0
+"""So long a preview waits for another one."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -142,12 +145,19 @@ class Intake(RequestsInterface, DeskInterface):
         return read_document(self._session, ledger, request_id, name) if known else None
 
     def preview(self, new: NewRequest) -> dict[str, Any]:
-        """As `DeskInterface.preview`. It reads shards, so there is one at a time."""
-        with self._previewing:
+        """As `DeskInterface.preview`. It reads shards, so there is one at a time.
+
+        Raises:
+            TimeoutError: others look for PREVIEW_SECONDS; a thread that waited longer would be missed elsewhere.
+        """
+        if not self._previewing.acquire(timeout=PREVIEW_SECONDS):
+            raise TimeoutError("another preview is being made")
+        try:
             request = self._request(new, self._session.request_key(create=False))
             version = able_version(self._session)
-            answer, _ = preview_request(self._session, version, request, self._session.id_maps)
-        return answer
+            return preview_request(self._session, version, request, self._session.id_maps)[0]
+        finally:
+            self._previewing.release()
 
     def versions(self, before: int | None, limit: int) -> dict[str, Any]:
         """As `DeskInterface.versions`."""

@@ -94,6 +94,7 @@ class DeskInterface(Protocol):
 
         Raises:
             InputError: there is no version from which requests can be forgotten, or a file of it is damaged.
+            OSError: the storage does not answer, or too many others look at the moment.
         """
 
     def versions(self, before: int | None, limit: int) -> dict[str, Any]:
