@@ -32,6 +32,7 @@ FILTERS: dict[str, tuple[str, Callable[[float], dict[str, Any]]]] = {
     "all": ("All", lambda now: {"newest_first": True}),
 }
 """The lists: name in an address -> (title, the query at a moment)."""
+TITLES = {name: title for name, (title, _) in FILTERS.items()}
 SAID = {
     "sent": "The request is accepted and durable.",
     "repeated": "This request was there already. Nothing was done twice.",
@@ -48,7 +49,7 @@ def list_requests(visit: Visit) -> Response:
     title, query = FILTERS[show]
     page, more = _listed(visit, given.get("cursor", ""), **query(time.time()))
     more = more and "?" + urlencode({"show": show, "cursor": more})
-    return visit.page("requests.html", page=page, title=title, show=show, text="", more=more, **_LISTS)
+    return visit.page("requests.html", page=page, title=title, show=show, text="", more=more, filters=TITLES)
 
 
 def search(visit: Visit) -> Response:
@@ -60,10 +61,7 @@ def search(visit: Visit) -> Response:
     if REQUEST_ID.fullmatch(text) and visit.site.service.status(text) is not None:
         return visit.go(f"/desk/requests/{text}")
     page, more = _listed(visit, str(visit.form.get("cursor", "")), newest_first=True, text=text)
-    return visit.page("requests.html", page=page, title="Found", show="", text=text, more=more, **_LISTS)
-
-
-_LISTS = {"filters": {name: title for name, (title, _) in FILTERS.items()}}
+    return visit.page("requests.html", page=page, title="Found", show="", text=text, more=more, filters=TITLES)
 
 
 def _listed(visit: Visit, cursor: str, **query: Any) -> tuple[list[dict[str, Any]], str | None]:
