@@ -20,7 +20,7 @@ FOLDERS = ("partitioning", "distributed", "workers", "cluster", "benchmarks")  #
 ORDER = {
     "distributed": "environment comm processes graph backbones measures training encoder partition",
     "cluster": "layout reporting config planning log requests jobs output lifecycle models evidence drop serving http "
-    "commands pipeline api cli",
+    "desk commands pipeline api cli",
 }
 """The folders (and single files) of a folder, each of which imports only those before it."""
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
@@ -170,7 +170,8 @@ def test_every_package_is_listed_for_installation():
 
 def test_the_wheel_holds_every_file_of_the_package(tmp_path):
     examples = [path for path in (ROOT / "examples").rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    files = [*MODULES, *ROOT.glob("*.py"), *(ROOT / "benchmarks").rglob("*.yaml"), *examples]
+    pages = [path for folder in ("static", "templates") for path in (ROOT / "cluster" / "desk" / folder).iterdir()]
+    files = [*MODULES, *ROOT.glob("*.py"), *(ROOT / "benchmarks").rglob("*.yaml"), *examples, *pages]
     there = {place(path) for path in files} | {"py.typed"}
     with zipfile.ZipFile(build_wheel(tmp_path)) as archive:
         held = {name.removeprefix("unlearnrec/") for name in archive.namelist() if name.startswith("unlearnrec/")}

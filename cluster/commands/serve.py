@@ -40,7 +40,7 @@ def serve(
     try:
         import uvicorn
 
-        from ..http.app import make_app
+        from ..desk.app import make_site
     except ModuleNotFoundError as error:
         raise InputError(f"serve: {error.name} is not installed. Run `pip install 'unlearnrec[serve]'`") from None
     host = config.serve.host if host is None else host
@@ -54,7 +54,7 @@ def serve(
         stop_signals() as stopped,  # after Ray has set its own handlers, which would end the process during a batch
         open_service(session, WorkerEngine(session, group, progress, measured), measured) as service,
     ):
-        app = make_app(service, rules, callback_pattern(config.serve))
+        app = make_site(service, rules, callback_pattern(config.serve))
         # No access log, and no tracebacks of requests: both may hold ids of users.
         settings = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off")
         server = uvicorn.Server(settings)

@@ -64,7 +64,7 @@ def start_detached(
         InputError: Ray Serve is not installed, there is no cluster, or the cluster has no room; an actor serves this output
             already, or another application answers under `serve.route_prefix`; a token is needed; or as `serve.serve`.
     """
-    serve, make_app = _import_ray_serve()
+    serve, make_site = _import_ray_serve()
     config = _with_absolute_output(config)
     host = config.serve.host if host is None else host
     rules = admission_rules(config.serve, host)
@@ -88,7 +88,7 @@ def start_detached(
             if not running:
                 port = _free_port(host) if (port := config.serve.port if port is None else port) == 0 else port
                 serve.start("HeadOnly", {"host": host, "port": port}, logging_config=QUIET)
-            side = _http_side(serve, lambda: make_app(service, rules, pattern))
+            side = _http_side(serve, lambda: make_site(service, rules, pattern))
             serve.run(side, name=name, route_prefix=config.serve.route_prefix)
         except BaseException:
             ray.kill(actor)
@@ -115,7 +115,7 @@ def application(args: Mapping[str, Any]) -> Any:
     Raises:
         InputError: `args` are others; or as `start_detached`.
     """
-    serve, make_app = _import_ray_serve()
+    serve, make_site = _import_ray_serve()
     if "config" not in args or not set(args) <= {"config", "overrides", "log_format"}:
         raise InputError(f"args of the application: got {sorted(args)}, expected config, and overrides or log_format")
     with telling(args.get("log_format", log_format() or "text")):
@@ -132,7 +132,7 @@ def application(args: Mapping[str, Any]) -> Any:
             _wait_until_gone(name)
         _refuse_without_room(config)
         service: ServiceInterface = RemoteService(_start_actor(config, name))
-    return _http_side(serve, lambda: make_app(service, rules, pattern))
+    return _http_side(serve, lambda: make_site(service, rules, pattern))
 
 
 def _http_side(serve: Any, make: Callable[[], Any]) -> Any:
@@ -187,7 +187,7 @@ def stop_detached(config: Config) -> dict[str, Any]:
 
 
 def _import_ray_serve() -> tuple[Any, Any]:
-    """(the module `ray.serve`, the function `make_app`).
+    """(the module `ray.serve`, the function `make_site`).
 
     Raises:
         InputError: Ray Serve is not installed.
@@ -195,10 +195,10 @@ def _import_ray_serve() -> tuple[Any, Any]:
     try:
         from ray import serve
 
-        from ..http.app import make_app
+        from ..desk.app import make_site
     except ImportError:
         raise InputError("serve --detached needs Ray Serve: run `pip install 'unlearnrec[detached]'`") from None
-    return serve, make_app
+    return serve, make_site
 
 
 def _with_absolute_output(config: Config) -> Config:

@@ -32,6 +32,7 @@ def add_recommendations_route(app: FastAPI, service: ServiceInterface, threads: 
         responses={200: {"model": Recommendations}, **documented_errors(403, 404, 422, 503)},
     )
     async def recommendations(user: str, k: Annotated[int, Query(ge=1, le=MAX_K)] = 20) -> Response:
+        """The best items for a user, from the version that is served. Scope: `recommendations:read`."""
         try:
             found = await anyio.to_thread.run_sync(service.recommendations, user, k, limiter=threads)
         except LookupError:
@@ -46,6 +47,7 @@ def add_operations_routes(app: FastAPI, service: ServiceInterface, threads: anyi
 
     @app.get(OPEN, responses={200: {"model": Health}, 503: {"model": Health}})
     async def healthz() -> Response:
+        """Whether it serves, and what blocks it. No token is needed."""
         health = await anyio.to_thread.run_sync(service.health, limiter=threads)
         return json_answer(health, 200 if health["status"] == "ok" else 503)
 
@@ -56,4 +58,5 @@ def add_operations_routes(app: FastAPI, service: ServiceInterface, threads: anyi
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **documented_errors(403, 503)},
     )
     def metrics() -> Response:
+        """The metrics in the text format of Prometheus, without ids. Scope: `metrics:read`."""
         return PlainTextResponse(prometheus_text(service.gauges(), FAMILIES), media_type="text/plain; version=0.0.4")
