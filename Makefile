@@ -42,5 +42,5 @@ lint: $(STAMP)  ## ruff and mypy
 	@mkdir -p .mypy_cache/path && ln -sfn ../.. .mypy_cache/path/unlearnrec
 	MYPYPATH=.mypy_cache/path $(BIN)/mypy -p unlearnrec
 
-bench: $(STAMP)  ## a benchmark: make bench NAME=... ARGS="..."; without NAME, which there are
-	$(BIN)/unlearnrec bench $(NAME) $(ARGS)
+bench: $(STAMP)  ## ratios of everything beside the committed ones, in ten minutes; one benchmark: make bench NAME=... ARGS="..."
+	$(BIN)/unlearnrec bench $(or $(NAME),regression) $(ARGS)
