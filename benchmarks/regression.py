@@ -8,6 +8,7 @@ makes the ratios of this machine the committed ones.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -75,7 +76,8 @@ def checked(group: Group, scale: float, committed: dict[str, float], tell: Calla
 
 
 def _taken(group: Group, scale: float) -> dict[str, Measured]:
-    return {name: Measured.of(ratios) for name, ratios in group.take(scale).items()}
+    with contextlib.redirect_stdout(sys.stderr):  # the table has the standard output for itself
+        return {name: Measured.of(ratios) for name, ratios in group.take(scale).items()}
 
 
 def _tell(line: str) -> None:

@@ -161,6 +161,7 @@ def forgetting(scale: float) -> Ratios:
                 latency.measured(session, group, recorder, 10, -1 % 2**31, arguments)
                 for number in range(_pairs(9, scale)):
                     trained, _ = latency.step_seconds(session, group, 2)
+                    session.ensure_loaded(group, session.version())  # a service has its version loaded
                     phases = latency.measured(session, group, recorder, 10, number, arguments)
                     ratios.append(phases["committed"] / trained)
         finally:

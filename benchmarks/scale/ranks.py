@@ -10,8 +10,9 @@ import pickle
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ...distributed.backbones import BACKBONES
 from ...distributed.comm import Comm
 from ...distributed.graph.local_graph import LocalGraph
 from ...distributed.processes import ONE_NODE, Nodes, run_processes
-from ...distributed.training.batch import batches
+from ...distributed.training.batch import Batch, batches
 from ...distributed.training.trainer import Trainer, TrainSettings
 from ...partitioning.assignment import Assignment
 from ...partitioning.shard import GraphShard, build_shards
@@ -162,10 +163,10 @@ def _rank(comm: Comm, point: Point, folder: str, rounds: int, ranks_a_node: int,
     backbone = BACKBONES["lightgcn"](embedding_size=point.embedding_size, num_layers=point.num_layers).to(comm.device)
     trainer = Trainer(graph, backbone, settings)
     watch = Stopwatch(comm, ranks_a_node)
-    # One number of batches ahead of time: to deal them out is work of an epoch, not of a step.
-    todo = iter(())
+    todo: Iterator[Batch] = iter(())
 
-    def batch() -> Any:
+    def batch() -> Batch:
+        # To deal batches out is work of an epoch, so it is done outside of the steps that are measured.
         nonlocal todo
         found = next(todo, None)
         if found is None:
@@ -174,6 +175,7 @@ def _rank(comm: Comm, point: Point, folder: str, rounds: int, ranks_a_node: int,
         return found
 
     trainer.step(batch(), 0)
+    memory = _peak() - before  # from here on a step needs no more
     whole, copies, splits = [], [], []
     rows = dict(comm.rows_sent)
     source = torch.ones(COPY_BYTES // 4)
@@ -187,7 +189,7 @@ def _rank(comm: Comm, point: Point, folder: str, rounds: int, ranks_a_node: int,
         if not number:
             rows = {purpose: count - rows.get(purpose, 0) for purpose, count in comm.rows_sent.items()}
         given = batch()
-        splits.append(watch.split(lambda given=given: trainer.step(given, 0)))  # type: ignore[misc]
+        splits.append(watch.split(partial(trainer.step, given, 0)))
         comm.all_reduce(torch.zeros(1, device=comm.device))
         cpu = time.process_time()
         target.copy_(source)
@@ -203,7 +205,7 @@ def _rank(comm: Comm, point: Point, folder: str, rounds: int, ranks_a_node: int,
         local_bytes=splits[0]["local_bytes"],
         remote_bytes=splits[0]["remote_bytes"],
         planned_rows=2 * point.num_layers * int(graph.halo.send_counts.sum()),
-        memory=_peak() - before,
+        memory=memory,
         **{name: float(np.median([one[name] for one in splits])) for name in seconds},
     )
     message = torch.frombuffer(bytearray(pickle.dumps(asdict(mine))), dtype=torch.uint8).to(comm.device)
