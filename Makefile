@@ -42,8 +42,8 @@ lint: $(STAMP)  ## ruff and mypy
 	@mkdir -p .mypy_cache/path && ln -sfn ../.. .mypy_cache/path/unlearnrec
 	MYPYPATH=.mypy_cache/path $(BIN)/mypy -p unlearnrec
 
-bench: $(STAMP)  ## a benchmark: make bench NAME=... ARGS="..."; without NAME, which there are
-	$(BIN)/unlearnrec bench $(NAME) $(ARGS)
+bench: $(STAMP)  ## ratios of everything beside the committed ones, in ten minutes; one benchmark: make bench NAME=... ARGS="..."
+	$(BIN)/unlearnrec bench $(or $(NAME),regression) $(ARGS)
 
 docs: $(STAMP)  ## the documents as a site in build/site, with the reference made from the code
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

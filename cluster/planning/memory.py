@@ -144,11 +144,11 @@ def pair_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
     if config.train.loss == "softmax":
         chunk = 4.0 * max(SOFTMAX_CELLS, config.train.softmax_negatives)
         return PAIR_ROWS[several] * row * batch + ids + chunk
-    different = _different(batch, part.nodes - part.items) + _different(2 * batch, sizes.items)
-    return NODE_ROWS[several] * row * different + ids
+    nodes = different(batch, part.nodes - part.items) + different(2 * batch, sizes.items)
+    return NODE_ROWS[several] * row * nodes + ids
 
 
-def _different(draws: float, number: int) -> float:
+def different(draws: float, number: float) -> float:
     """How many of a number of nodes are among so many draws, if all are equally likely."""
     return number * -math.expm1(-draws / max(1, number))
 
