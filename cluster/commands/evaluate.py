@@ -7,7 +7,7 @@ from typing import Any
 from ...distributed.measures.evaluation import Evaluation
 from ...distributed.partition.partition import Partition
 from ...partitioning.errors import InputError
-from ...workers import WorkerGroup, calling
+from ...workers import Workers, calling
 from ..config.schema import Config
 from ..models.held_out import held_out_pairs
 from ..models.training import as_trained
@@ -29,7 +29,7 @@ def evaluate(
     interactions: str | None = None,
     baselines: bool = False,
     progress: Progress = SILENT,
-    group: WorkerGroup | None = None,
+    group: Workers | None = None,
 ) -> dict[str, Any]:
     """The quality of the current version on `test_interactions` (docs/evaluation.md); with a reference instead Recall and
     NDCG, and measures of forgetting.

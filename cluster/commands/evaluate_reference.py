@@ -12,7 +12,7 @@ from ...distributed.measures import gap as shares
 from ...partitioning.errors import InputError
 from ...partitioning.graph import dense_ids
 from ...partitioning.ingest import load_ids
-from ...workers import WorkerGroup
+from ...workers import Workers
 from ..config.schema import Config
 from ..lifecycle.finding import find_stored
 from ..log.records import COMMITTED
@@ -45,7 +45,17 @@ def evaluate_against(
     items: str | None = None,
     interactions: str | None = None,
     progress: Progress,
-    group: WorkerGroup | None = None,
+    group: Workers | None = None,
+) -> dict[str, Any]:
+    """As `compare_with_reference`, for the options of the command: users, items and interactions are what was forgotten, as
+    `forget` takes it."""
+    options = Session(config).options
+    request = parse_request(users, items, interactions, None, None, options)
+    return compare_with_reference(config, reference, request, progress=progress, group=group)
+
+
+def compare_with_reference(
+    config: Config, reference: str, request: Request, *, progress: Progress, group: Workers | None = None
 ) -> dict[str, Any]:
     """Evaluate the current version, and compare its scores of the forgotten interactions with those of a model that was
     trained without them.
@@ -53,7 +63,7 @@ def evaluate_against(
     Args:
         reference: another output of the same data, configuration and seed whose current version was trained without them.
             It may have other partitions: users and items are matched by their external ids.
-        users, items, interactions: what was forgotten, as `forget` takes it.
+        request: what was forgotten.
 
     Returns:
         The keys of `evaluate`, and `models`: a row as of `comparison.compare` for the version before the request, the
@@ -66,7 +76,6 @@ def evaluate_against(
             has some of what is named; the test interactions are missing or cannot be read.
     """
     session = Session(config)
-    request = parse_request(users, items, interactions, None, None, session.options)
     other = _open(config, reference)
     with leased(session) as version, leased(other) as retrained:
         _check_recipe(config, version, retrained, reference)

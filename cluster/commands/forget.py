@@ -18,7 +18,7 @@ from ..lifecycle.finding import find_stored
 from ..lifecycle.operators import check_operator
 from ..lifecycle.outcomes import expected_outcome
 from ..lifecycle.refusals import Held
-from ..lifecycle.results_file import ResultsFile, result_rows, stored_outcome
+from ..lifecycle.results_file import KeptResults, ResultsFile, result_rows, stored_outcome
 from ..lifecycle.suppression import open_list
 from ..log.log import LogConflict
 from ..log.records import iso
@@ -178,7 +178,7 @@ def _in_grace(session: Session, request: Request) -> dict[str, Any] | None:
 
 
 def preview(
-    session: Session, version: Manifest, request: Request, results: ResultsFile | None = None
+    session: Session, version: Manifest, request: Request, results: ResultsFile | KeptResults | None = None
 ) -> dict[str, Any]:
     """What the request would change. It needs no workers, and writes nothing under the output."""
     start = time.perf_counter()

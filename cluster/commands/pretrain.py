@@ -6,7 +6,7 @@ from typing import Any
 
 from ...distributed.partition.version import Encoder
 from ...partitioning.manifest import File
-from ...workers import WorkerGroup
+from ...workers import Workers
 from ..config.schema import Config
 from ..log.log import LogConflict
 from ..models.pretraining import clear_runs_of_others, fit_encoder, wants_around, with_encoder
@@ -20,7 +20,7 @@ from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
 
 
-def pretrain(config: Config, *, progress: Progress = SILENT, group: WorkerGroup | None = None) -> dict[str, Any]:
+def pretrain(config: Config, *, progress: Progress = SILENT, group: Workers | None = None) -> dict[str, Any]:
     """Fit the encoder and commit it with the current version's model.
 
     Finished counterfactual runs are kept as long as their graph and model are current. So an interrupted command goes on

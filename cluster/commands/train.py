@@ -13,7 +13,7 @@ from ...distributed.training.run import Probe
 from ...partitioning.errors import InputError
 from ...partitioning.ingest import load_ids
 from ...partitioning.manifest import Graph
-from ...workers import WorkerFailure, WorkerGroup
+from ...workers import WorkerFailure, Workers
 from ..config.schema import Config
 from ..lifecycle.finding import find_stored
 from ..log.log import LogConflict
@@ -47,7 +47,7 @@ def train(
     tune: bool = False,
     progress: Progress = SILENT,
     probe: Probe | None = None,
-    group: WorkerGroup | None = None,
+    group: Workers | None = None,
 ) -> dict[str, Any]:
     """Train the backbone and commit it as the current version.
 

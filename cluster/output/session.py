@@ -17,7 +17,7 @@ from ...partitioning.halo import chosen
 from ...partitioning.lake import Columns
 from ...partitioning.manifest import Graph
 from ...partitioning.storage import StorageOptions, Store, canonical_uri, split_uri
-from ...workers import Call, WorkerGroup, WorkerSettings, calling
+from ...workers import Call, KeptWorkers, WorkerGroup, Workers, WorkerSettings, calling
 from ...workers.group import Progress
 from ...workers.shared_folder import check_folder
 from ..config.schema import Cluster, Config, to_yaml
@@ -181,12 +181,16 @@ class Session:
             )
 
     @contextmanager
-    def workers(self, group: WorkerGroup | None = None) -> Iterator[WorkerGroup]:
+    def workers(self, group: Workers | None = None) -> Iterator[WorkerGroup]:
         """A group of workers for the `with` block.
 
         A group that is given is used, and not ended. Without one, a group is started as the configuration says, and ended
         with the block.
         """
+        if isinstance(group, KeptWorkers):
+            with group.use() as kept:
+                yield kept
+            return
         if group is not None:
             yield group
             return
