@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from mkdocs.structure.files import File, Files
-from mkdocs.structure.nav import Navigation
+from mkdocs.structure.nav import Navigation, Section
+from mkdocs.structure.pages import Page
 
 from unlearnrec.docs.tools.pages import ROOT, linked_sources, outside_pages, site_text, source_place
 from unlearnrec.docs.tools.reference import reference_files
@@ -36,21 +37,19 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_nav(nav: Navigation, config: Any, files: Files) -> Navigation:
-    """Give every page that mkdocs.yml does not name a place: under the heading before the last, and results under theirs."""
-    from mkdocs.structure.nav import Section
-    from mkdocs.structure.pages import Page
-
+    """Give every page that mkdocs.yml does not name a place: by its folder, and in docs/ itself among the how-tos."""
+    sections = {item.title: item for item in nav.items if isinstance(item, Section)}
+    about = sections["About"]
+    results = next(item for item in about.children if isinstance(item, Section))
+    places = {"results": results, "about": about, "start": sections["Start"]}
     named = {page.file.src_uri for page in nav.pages}
-    about: Any = nav.items[-2]
-    results: Any = next(item for item in about.children if isinstance(item, Section))
     for file in files.documentation_pages():
-        if file.src_uri in named:
-            continue
-        section = results if file.src_uri.startswith("results/") else about
-        page = file.page if isinstance(file.page, Page) else Page(None, file, config)
-        page.parent = section
-        section.children.append(page)
-        nav.pages.append(page)
+        if file.src_uri not in named:
+            section = places.get(file.src_uri.partition("/")[0], sections["How to"])
+            page = file.page if isinstance(file.page, Page) else Page(None, file, config)
+            page.parent = section
+            section.children.append(page)
+            nav.pages.append(page)
     return nav
 
 

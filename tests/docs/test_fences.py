@@ -31,6 +31,8 @@ FENCES = all_fences()
 SHELL = ("", "sh", "bash", "console", "shell")
 GROUP: Any = typer.main.get_command(app)
 SECTIONS = {key.path.partition(".")[0] for key in all_keys(Config)}
+SESSION = ("s", "session")
+"""What the documents call one."""
 NEEDED = {"interactions": "t.parquet", "output": "run"}
 
 
@@ -153,19 +155,26 @@ def test_json_and_toml_are_read(one: Fence):
     (json.loads if one.language == "json" else tomllib.loads)(one.text)
 
 
+def uses_a_session(one: Fence) -> bool:
+    """It opens one, or goes on with that of a block before it."""
+    names = [node for node in ast.walk(ast.parse(one.text)) if isinstance(node, ast.Name)]
+    bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    return "Session(" in one.text or any(node.id in SESSION and node.id not in bound for node in names)
+
+
 @pytest.mark.parametrize("one", of("python", also_not_run=True), ids=str)
 def test_python_is_compiled_and_calls_a_session_as_it_is(one: Fence):
     for node in ast.walk(ast.parse(one.text)):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
         owner = node.func.value
-        if "Session(" in one.text and isinstance(owner, ast.Name) and owner.id in ("s", "session"):
+        if isinstance(owner, ast.Name) and owner.id in SESSION and uses_a_session(one):
             method = getattr(unlearnrec.Session, node.func.attr)
             names = {keyword.arg: None for keyword in node.keywords if keyword.arg}
             inspect.signature(method).bind(None, *node.args, **names)
 
 
-@pytest.mark.parametrize("one", [one for one in of("python") if "Session(" not in one.text], ids=str)
+@pytest.mark.parametrize("one", [one for one in of("python") if not uses_a_session(one)], ids=str)
 def test_python_that_needs_nothing_else_runs(one: Fence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(one.text, str(one), "exec"), {"__name__": "documents"})
