@@ -29,7 +29,8 @@ from ..output.manifest import Manifest
 from ..output.session import Session
 from ..reporting.charts import quantiles, sample_pairs
 from ..reporting.progress import SILENT, Progress
-from ..reporting.run_page import ORIGINAL, RETRAINED, UNLEARNED, run_page
+from ..reporting.run_page import run_page
+from ..reporting.run_verdict import ORIGINAL, RETRAINED, UNLEARNED
 from ..reporting.software import machine, software
 
 FORMAT = 1
