@@ -39,7 +39,7 @@ svg text.halo { stroke: var(--ground); stroke-width: 4px; paint-order: stroke; f
 .bar { fill: var(--s2); }
 .rule { stroke: var(--s3); stroke-width: 2; stroke-dasharray: 9 4; }
 .rule.r1 { stroke: var(--soft); stroke-dasharray: 2 3; }
-.dots { stroke: var(--s2); stroke-width: 3.2; stroke-linecap: round; stroke-opacity: .45; fill: none; }
+.dots { stroke: var(--s2); stroke-width: 3.2; stroke-linecap: round; stroke-opacity: .55; fill: none; }
 """
 
 STYLE = (
