@@ -83,7 +83,8 @@ code { font-family: ui-monospace, "SFMono-Regular", Menlo, Consolas, monospace; 
   overflow-wrap: anywhere; }
 pre { overflow-x: auto; background: var(--panel); border: 1px solid var(--rule); border-radius: .4rem;
   padding: .7rem .9rem;
-  font-size: .82rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere; }
+  font-size: .82rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere;
+  columns: 2 22rem; column-rule: 1px solid var(--rule); }
 dl.terms { font-size: .88rem; line-height: 1.45; margin: .6rem 0 1rem; columns: 2 24rem; column-gap: 2.2rem;
   color: var(--soft); }
 dl.terms div { margin: 0 0 .35rem; break-inside: avoid; }
