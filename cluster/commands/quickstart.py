@@ -25,7 +25,7 @@ from ..models.held_out import held_out_pairs
 from ..output.ingests import lake_graph
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
-from ..reporting.run_page import ALIKE
+from ..reporting.run_verdict import ALIKE
 from .evaluate import evaluate
 from .forget import forget
 from .ingest import ingest

@@ -14,9 +14,8 @@ STATUS = {
     "fine_tuned": "Passed, after some training steps of the rows that the request touched.",
     "missed": "Missed: a measure is out of its bounds. The data are gone, but a retrain is due: `unlearnrec retrain`.",
     "not_checked": (
-        "Not checked: nothing is out of its bounds, but something could not be measured, or not well enough to tell. "
-        "That is no "
-        "result, neither good nor bad."
+        "Not checked: nothing is out of its bounds, but something could not be measured, or not well enough to "
+        "tell. That is no result, neither good nor bad."
     ),
 }
 STATUS["not_applicable"] = STATUS["not_checked"]  # as earlier releases called it
@@ -32,8 +31,7 @@ def gate_section(gate: Mapping[str, Any] | None, under: bool = False) -> list[Se
     status = str(gate.get("status"))
     text = (
         f"{STATUS.get(status, status.replace('_', ' '))} A measure misses a bound if it does so by more than twice "
-        "its standard "
-        "error. ± is twice the standard error."
+        "its standard error. ± is twice the standard error."
     )
     rows = []
     bounds, missed = gate.get("bounds", {}), gate.get("missed", ())

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..reporting.charts import bar_chart
-from ..reporting.html import Head, Section, Tile, moment, render_report
+from ..reporting.html import Head, Section, State, Tile, moment, render_report
 from .gate_section import gate_section
 
 _STATES = {True: "ok", False: "FAILED", None: "left out"}
@@ -24,16 +24,14 @@ UNITS = {
 MEANINGS = {
     "files of the version": (
         "files that this report had to read have the size and SHA-256 that was committed. The others did not change "
-        "and were not "
-        "read; `unlearnrec status --verify` compares them all"
+        "and were not read; `unlearnrec status --verify` compares them all"
     ),
     "untouched partitions": "partitions that the requests of the version did not affect have the same files as before",
     "rows of others": "rows of users and items that no request of the version touched have the same bits as before",
     "rows of partitions": "every partition has a row of embeddings for each user and item that is left, and no other row",
     "removed interactions": (
         "the forgotten interactions stand in no partition any more, and their number is that of the answer. Of more "
-        "than 10,000 "
-        "a random sample is looked up"
+        "than 10,000 a random sample is looked up"
     ),
     "removed events": "interactions that lost some of their events have only the events that should be left",
     "deleted nodes": "users and items that lost their last interaction have neither a row of embeddings nor an id any more",
@@ -93,8 +91,7 @@ def page(document: Mapping[str, Any], digest: str) -> str:
         Section(
             "Affected partitions",
             "Before → after, of all requests of the version. An interaction is an entry in the row of its user and "
-            "one in that of "
-            "its item.",
+            "one in that of its item.",
             [_partition(line) for line in document["removed"]["partitions_of_version"]],
         ),
         Section("Drift of the encoder", "", _drift(document["drift"]), terms=["drift"]),
@@ -109,9 +106,8 @@ def page(document: Mapping[str, Any], digest: str) -> str:
         ),
         Section(
             "Files that changed",
-            f"From version {version['before']} (before) to version {version['after']} (after). {files['unchanged']:,} "
-            "more files "
-            "are the same in both.",
+            f"From version {version['before']} (before) to version {version['after']} (after). "
+            f"{files['unchanged']:,} more files are the same in both.",
             [
                 {"file": file["name"], "version": file["version"], "state": file["state"], "bytes": file["bytes"]}
                 | {"SHA-256": file["sha256"]}
@@ -121,9 +117,8 @@ def page(document: Mapping[str, Any], digest: str) -> str:
         Section(
             "What this page is not",
             "A report of what was done and looked at, by the system that did it; no proof that the model is the one "
-            "that a "
-            "training without the data would give. Only a model that was retrained without them can show that: "
-            "`unlearnrec evaluate --reference`. What is known of the lake is in the receipt, beside this page.",
+            "that a training without the data would give. Only a model that was retrained without them can show "
+            "that: `unlearnrec evaluate --reference`. What is known of the lake is in the receipt, beside this page.",
         ),
         Section("Software", "", _pairs(document["software"])),
     ]
@@ -152,9 +147,9 @@ def _head(document: Mapping[str, Any]) -> Head:
     ]
     if gate := document.get("gate"):
         status = str(gate.get("status"))
-        state = {"passed": "good", "fine_tuned": "good", "missed": "bad"}.get(status, "unknown")
+        colours: dict[str, State] = {"passed": "good", "fine_tuned": "good", "missed": "bad"}
         about = "a retrain is due" if document.get("needs_retrain") else "what was measured before the commit"
-        tiles.append(Tile("gate", status.replace("_", " "), about, state))  # type: ignore[arg-type]
+        tiles.append(Tile("gate", status.replace("_", " "), about, colours.get(status, "unknown")))
     if times["seconds"] is not None:
         tiles.append(Tile("seconds", f"{times['seconds']:.2f} s", "to carry the request out"))
     return Head(
@@ -215,9 +210,9 @@ def _scores(scores: Mapping[str, Any]) -> list[Section]:
         return [Section(heading, f"Left out: {scores['left_out']}.")]
     text = (
         f"Of {_count(scores['of'])} forgotten pairs with both ends still there, beside pairs that the model was "
-        "trained on and "
-        "random pairs that are no interactions. Forgotten pairs are such as their user would like: a model that never "
-        "saw them scores them above random ones too. How a retrained model scores them is not known here."
+        "trained on and random pairs that are no interactions. Forgotten pairs are such as their user would like: a "
+        "model that never saw them scores them above random ones too. How a retrained model scores them is not "
+        "known here."
     )
     titles = {
         "n": "number",
@@ -231,8 +226,7 @@ def _scores(scores: Mapping[str, Any]) -> list[Section]:
     auc = [{"": name, "AUC": value} for name, value in scores["auc"].items()]
     about = (
         "AUC: the chance that a pair of the one group scores above a pair of the other. 0.5 is not apart at all; "
-        "forgotten pairs "
-        "should not be above trained ones."
+        "forgotten pairs should not be above trained ones."
     )
     return [Section(heading, text, groups), Section("How far apart they are", about, auc, under=True)]
 

@@ -37,15 +37,13 @@ def receipt_page(document: Mapping[str, Any], digest: str) -> str:
     if signer is not None:
         signed = (
             f"It is signed with the Ed25519 key whose fingerprint is {signer['fingerprint']}. Compare this with what "
-            "the "
-            "owner of the key says, and check the signature as docs/evidence.md shows."
+            "the owner of the key says, and check the signature as docs/evidence.md shows."
         )
     sections = [
         Section(
             "In short",
-            f"What is known of request {request_id}, and where what it names may still lie. A statement of the system "
-            "that "
-            f"looked, at the times given below. {signed}",
+            f"What is known of request {request_id}, and where what it names may still lie. A statement of the "
+            f"system that looked, at the times given below. {signed}",
             [{"part": heading, "result": verdict(name, document["parts"][name])} for name, heading in HEADINGS.items()],
         )
     ]

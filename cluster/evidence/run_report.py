@@ -29,13 +29,16 @@ from ..output.manifest import Manifest
 from ..output.session import Session
 from ..reporting.charts import quantiles, sample_pairs
 from ..reporting.progress import SILENT, Progress
-from ..reporting.run_page import ORIGINAL, RETRAINED, UNLEARNED, run_page
+from ..reporting.run_page import run_page
+from ..reporting.run_verdict import ORIGINAL, RETRAINED, UNLEARNED
 from ..reporting.software import machine, software
 
 FORMAT = 1
 """The number of this format, which each document has."""
 SHOWN_REQUESTS = 200
 """The largest number of requests that a report lists: the last ones."""
+NAMING = ("--users", "--items", "--interactions", "--requests", "--without")
+"""Options whose values may be ids of users and items."""
 REPETITIONS = 200
 """The number of bootstrap samples for the interval of the difference of two AUCs."""
 
@@ -244,8 +247,18 @@ def _commit_times(session: Session, tickets: Sequence[Ticket]) -> dict[int, str]
 
 
 def _command() -> str:
-    """The command line, without the folder of the program."""
-    return shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "unlearnrec"), *sys.argv[1:]])
+    """The command line, without the folder of the program and without what NAMING options name; of a program that uses
+    this package only its name."""
+    program, *arguments = sys.argv
+    name = Path(program).name
+    if name not in ("unlearnrec", "__main__.py"):
+        return f"Python ({name})"
+    shown, hide = [], False
+    for argument in arguments:
+        option, given, _ = argument.partition("=")
+        shown.append("..." if hide else f"{option}=..." if given and option in NAMING else argument)
+        hide = argument in NAMING
+    return shlex.join(["unlearnrec", *shown])
 
 
 def _plain(value: Any) -> Any:

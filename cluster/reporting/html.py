@@ -72,7 +72,12 @@ class Section:
 
 def render_report(title: str, sections: Sequence[Section], head: Head | None = None) -> str:
     """The page as a string of HTML."""
-    body = "\n".join(_section(section) for section in sections)
+    parts, told = [], set[str]()
+    for section in sections:
+        # What a section explains is not explained again in those that belong to it.
+        told = told if section.under else set()
+        parts.append(_section(section, told))
+    body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -107,7 +112,8 @@ def _tile(tile: Tile) -> str:
     return f'<li class="tile {tile.state}">{shown}</li>'
 
 
-def _section(section: Section) -> str:
+def _section(section: Section, told: set[str]) -> str:
+    """The HTML of a section. told: names that need no explanation any more; those that this section explains are added."""
     level = "h3" if section.under else "h2"
     parts = [f"<{level}>{html.escape(section.heading)}</{level}>"]
     parts += [f"<p>{_prose(paragraph)}</p>" for paragraph in section.text.split("\n\n") if paragraph]
@@ -116,7 +122,9 @@ def _section(section: Section) -> str:
         keys = list(dict.fromkeys(key for row in section.table for key in row))
         parts.append(_table(section.heading, keys, section.table))
         names += [*keys, *(str(row.get(keys[0])) for row in section.table)]
-    parts.append(_meanings({**section.meanings, **terms_in(names)}))
+    found = {name: about for name, about in {**section.meanings, **terms_in(names)}.items() if name not in told}
+    told.update(found)
+    parts.append(_meanings(found))
     if section.figures:
         parts.append(f'<div class="figures">{"".join(section.figures)}</div>')
     if section.code:

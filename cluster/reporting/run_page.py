@@ -12,15 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from .charts import Point, bar_chart, dot_chart, ecdf_chart, line_chart, scatter_chart
-from .html import Head, Section, Tile, moment, render_report
+from .html import Section, moment, render_report
+from .run_verdict import ORIGINAL, RETRAINED, UNLEARNED, Document, head_of, rows_of, title_of
 
-Document = Mapping[str, Any]
-ORIGINAL, UNLEARNED, RETRAINED = "original", "unlearned", "retrained"
-ALIKE = 0.01
-"""AUCs that differ by no more count as equal. It is about the standard error of an AUC of 1,000 forgotten pairs."""
-WIDE = 0.02
-"""An interval of the difference of two AUCs whose half is wider than this tells nothing."""
-KINDS = ("alike", "differs", "not told")
 MODELS = {
     ORIGINAL: "before the request, trained on everything",
     "edges cut": "the interactions were only taken out of the graph; no row of embeddings was changed",
@@ -41,115 +35,7 @@ def run_page(document: Document) -> str:
         Section("What this page is not", _not(document)),
         *_made(document),
     ]
-    return render_report(str(document.get("title", "unlearnrec report")), sections, _head(document))
-
-
-def alike(comparison: Mapping[str, Any]) -> str:
-    """One of KINDS: whether the attack does as well on the unlearned model as on the retrained one.
-
-    It does if the AUCs differ by at most ALIKE, or by chance: the 95% interval of the difference holds 0 and is not wide.
-    """
-    rows = _rows(comparison)
-    after, target = (rows.get(name, {}).get("attack AUC") for name in (UNLEARNED, RETRAINED))
-    if after is None or target is None:
-        return "not told"
-    low, high = comparison.get("auc_difference_interval") or (after - target, after - target)
-    if (high - low) / 2 > WIDE:
-        return "not told" if low <= 0 <= high else "differs"
-    return "alike" if abs(after - target) <= ALIKE or low <= 0 <= high else "differs"
-
-
-def _rows(comparison: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {row["model"]: row for row in comparison.get("models", ())}
-
-
-def _head(document: Document) -> Head:
-    comparison = document.get("comparison") or {}
-    requests = document.get("requests") or []
-    kind = alike(comparison) if comparison else "not told"
-    state: Any = {"alike": "good", "differs": "bad"}.get(kind, "unknown")
-    made = document.get("made") or {}
-    shown = (moment(made.get("written")), made.get("command") and f"`{made['command']}`")
-    line = " · ".join(str(part) for part in shown if part)
-    lead = " ".join(part for part in (_lead(document, kind), document.get("verdict")) if part)
-    if kind == "differs" and document.get("passed"):
-        state = "unknown"  # it came near enough for the command, but an attacker sees a difference
-    tiles = [*_forgotten_tile(document, requests), *_attack_tile(comparison, kind, state)]
-    tiles += [*_recall_tile(document, comparison), *_seconds_tiles(document, comparison)]
-    return Head(lead, state if comparison else "", tiles, line)
-
-
-def _lead(document: Document, kind: str) -> str:
-    if not document.get("comparison"):
-        return (
-            "This page shows a run by itself. Whether forgetting left something behind only a model that was "
-            "retrained without "
-            "the request can show: train one with `unlearnrec train --without`, and run `unlearnrec evaluate "
-            "--reference`."
-        )
-    return {
-        "alike": "Forgotten: by the attack on scores, the model cannot be told from one retrained without the request.",
-        "differs": "By the attack on scores, the model can be told from one retrained without the request.",
-        "not told": "There are too few forgotten pairs to tell the model from one retrained without the request.",
-    }[kind]
-
-
-def _forgotten_tile(document: Document, requests: Sequence[Mapping[str, Any]]) -> list[Tile]:
-    totals = document.get("forgotten") or {}
-    if not totals and not requests:
-        return [Tile("interactions forgotten", "0", "no request was carried out yet")]
-    removed = totals.get("interactions", sum(r.get("removed_interactions") or 0 for r in requests))
-    users = totals.get("users", sum(r.get("deleted_users") or 0 for r in requests))
-    count = totals.get("requests", len(requests))
-    about = f"in {count:,} {'request' if count == 1 else 'requests'}"
-    if users:
-        about += f", {users:,} whole users among them"
-    return [Tile("interactions forgotten", f"{removed:,}", about)]
-
-
-def _attack_tile(comparison: Mapping[str, Any], kind: str, state: Any) -> list[Tile]:
-    name = "indistinguishable from a retrain"
-    rows = _rows(comparison)
-    if "attack AUC" not in rows.get(UNLEARNED, {}) or "attack AUC" not in rows.get(RETRAINED, {}):
-        return [Tile(name, "not measured", "no retrained model was at hand", "unknown")]
-    after, target = rows[UNLEARNED]["attack AUC"], rows[RETRAINED]["attack AUC"]
-    about = f"by the attack AUC: {after:.3f}, retrained {target:.3f}"
-    if "attack AUC" in rows.get(ORIGINAL, {}):
-        about += f", before {rows[ORIGINAL]['attack AUC']:.3f}"
-    tiles = [Tile(name, {"alike": "yes", "differs": "no", "not told": "cannot be told"}[kind], about, state)]
-    if (share := comparison.get("gap_closed")) is not None:
-        interval = comparison.get("gap_closed_interval")
-        between = f"95% interval {interval[0]:.2f} to {interval[1]:.2f}" if interval else ""
-        tiles.append(Tile("gap closed", f"{share:.0%}", between))
-    return tiles
-
-
-def _recall_tile(document: Document, comparison: Mapping[str, Any]) -> list[Tile]:
-    rows = _rows(comparison)
-    metric = next((key for key in rows.get(UNLEARNED, {}) if key.startswith("recall@")), None)
-    if metric is not None and rows.get(RETRAINED, {}).get(metric):
-        own, target = rows[UNLEARNED][metric], rows[RETRAINED][metric]
-        return [
-            Tile(f"{_title(metric)} kept", f"{own / target:.1%}", f"{own:.4f}, and {target:.4f} in the retrained model")
-        ]
-    quality = document.get("quality") or {}
-    metric = next((key for key in quality if key.startswith("recall@")), None)
-    if metric is None:
-        return []
-    return [Tile(_title(metric), f"{quality[metric]:.4f}", "of the current version")]
-
-
-def _seconds_tiles(document: Document, comparison: Mapping[str, Any]) -> list[Tile]:
-    seconds = comparison.get("seconds") or {}
-    if "forget" not in seconds:
-        return []
-    tiles = []
-    about = "from the request to the committed version"
-    if seconds.get("retrain"):
-        about += f"; a retrain took {seconds['retrain']:.1f} s here"
-    tiles.append(Tile("seconds to forget", f"{seconds['forget']:.2f} s", about))
-    against = comparison.get("against", "a retrain without the request, with the same configuration and random draws")
-    return [*tiles, Tile("compared with", "a retrain", against)]
+    return render_report(str(document.get("title", "unlearnrec report")), sections, head_of(document))
 
 
 def _training(document: Document) -> list[Section]:
@@ -169,7 +55,7 @@ def _training(document: Document) -> list[Section]:
         told.append(f"It was trained for {training['epochs']} epochs{seconds}.")
     if document.get("encoder"):
         told.append(
-            f"Pre-training the Influence Encoder, which estimates how rows of embeddings change, took "
+            "Pre-training the Influence Encoder, which estimates how rows of embeddings change, took "
             f"{document['encoder']['seconds']:.0f} s; it is done once for all requests."
         )
     curve = training.get("curve") or []
@@ -180,7 +66,7 @@ def _training(document: Document) -> list[Section]:
         metric = next((key for c in curve for key in c if key.startswith("recall@")), None)
         probed = [Point(c["epoch"], c[metric], f"epoch {c['epoch']:g}: {c[metric]:.4f}") for c in curve if metric in c]
         if metric is not None and probed:
-            title = _title(metric)
+            title = title_of(metric)
             about = "On held-out interactions, where it was measured."
             figures.append(line_chart(title, about, "epoch", title, {title: probed}))
     sections = [Section("Training", " ".join(told), figures=figures, terms=["loss"] if figures else [])]
@@ -215,13 +101,7 @@ def _quality(quality: Mapping[str, Any]) -> list[Section]:
 
 def _titled(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with measures written as in texts: "Recall@20", not "recall@20"."""
-    return {_title(key): value for key, value in row.items()}
-
-
-def _title(name: str) -> str:
-    kind, at, cutoff = name.partition("@")
-    written = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "hit_rate": "hit rate"}
-    return f"{written.get(kind, kind)}{at}{cutoff}" if at else name
+    return {title_of(key): value for key, value in row.items()}
 
 
 def _partitions(document: Document) -> list[Section]:
@@ -242,7 +122,7 @@ def _forgetting(document: Document) -> list[Section]:
     comparison = document.get("comparison")
     if not comparison:
         return []
-    rows = _rows(comparison)
+    rows = rows_of(comparison)
     about = comparison.get("about", "")
     return [
         Section(
@@ -274,8 +154,7 @@ def _figures(comparison: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]
     if comparison.get("scores"):
         about = (
             "Scores of the forgotten pairs in each model, and of held-out pairs, which no model saw. The unlearned "
-            "curve should "
-            "lie on the retrained one."
+            "curve should lie on the retrained one."
         )
         groups = {_group(name): values for name, values in comparison["scores"].items()}
         figures.append(ecdf_chart("Scores of pairs", about, "score", groups))
@@ -309,9 +188,8 @@ def _gate(document: Document) -> list[Section]:
     if not gates:
         return []
     text = (
-        "What `forget` measures before its commit, where no retrained model is at hand. A measure misses its bound if "
-        "it does so "
-        "by more than twice its standard error. ± is twice the standard error."
+        "What `forget` measures before its commit, where no retrained model is at hand. A measure misses its bound "
+        "if it does so by more than twice its standard error. ± is twice the standard error."
     )
     rows = []
     for name, gate in gates.items():
@@ -391,12 +269,10 @@ def _not(document: Document) -> str:
     about = document.get("data_about", "")
     return (
         f"{about} It is no certificate: it shows one run with one seed, on one machine. Rows of neighbours that no "
-        "request named, "
-        "and the encoder, were computed from data that included what was forgotten, and are not changed. An attack "
-        "that finds "
-        "nothing does not show that no other attack can. Seconds depend on the load of the machine. What is known of "
-        "a single "
-        "request is in its evidence and receipt, beside this page in `reports/`."
+        "request named, and the encoder, were computed from data that included what was forgotten, and are not "
+        "changed. An attack that finds nothing does not show that no other attack can. Seconds depend on the load "
+        "of the machine. What is known of a single request is in its evidence and receipt, beside this page in "
+        "`reports/`."
     ).strip()
 
 

@@ -39,7 +39,7 @@ svg text.halo { stroke: var(--ground); stroke-width: 4px; paint-order: stroke; f
 .bar { fill: var(--s2); }
 .rule { stroke: var(--s3); stroke-width: 2; stroke-dasharray: 9 4; }
 .rule.r1 { stroke: var(--soft); stroke-dasharray: 2 3; }
-.dots { stroke: var(--s2); stroke-width: 3.2; stroke-linecap: round; stroke-opacity: .45; fill: none; }
+.dots { stroke: var(--s2); stroke-width: 3.2; stroke-linecap: round; stroke-opacity: .55; fill: none; }
 """
 
 STYLE = (
@@ -83,7 +83,8 @@ code { font-family: ui-monospace, "SFMono-Regular", Menlo, Consolas, monospace; 
   overflow-wrap: anywhere; }
 pre { overflow-x: auto; background: var(--panel); border: 1px solid var(--rule); border-radius: .4rem;
   padding: .7rem .9rem;
-  font-size: .82rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere; }
+  font-size: .82rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere;
+  columns: 2 22rem; column-rule: 1px solid var(--rule); }
 dl.terms { font-size: .88rem; line-height: 1.45; margin: .6rem 0 1rem; columns: 2 24rem; column-gap: 2.2rem;
   color: var(--soft); }
 dl.terms div { margin: 0 0 .35rem; break-inside: avoid; }

@@ -14,7 +14,7 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.commands.quickstart import passed
 from unlearnrec.cluster.config.schema import parse_config, to_yaml
-from unlearnrec.cluster.reporting.run_page import ALIKE
+from unlearnrec.cluster.reporting.run_verdict import ALIKE
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.sample import make_sample
 

@@ -1,7 +1,6 @@
 """The report of a run: what is written, and what of an earlier one is kept."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +87,20 @@ def test_a_report_that_cannot_be_written_is_a_note(config: Config, monkeypatch: 
         write_run_report(session, {})
 
 
-def test_the_command_is_named_as_it_was_typed(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", [os.path.join("x", "bin", "unlearnrec"), "evaluate", "--config", "a b.yaml"])
-    assert update(config)["made"]["command"] == "unlearnrec evaluate --config 'a b.yaml'"
-    monkeypatch.setattr("sys.argv", [os.path.join("x", "unlearnrec", "__main__.py"), "evaluate"])
-    assert update(config)["made"]["command"] == "unlearnrec evaluate"
+@pytest.mark.parametrize(
+    ("argv", "shown"),
+    [
+        (["x/bin/unlearnrec", "evaluate", "--config", "a b.yaml"], "unlearnrec evaluate --config 'a b.yaml'"),
+        (["x/unlearnrec/__main__.py", "evaluate"], "unlearnrec evaluate"),
+        (
+            ["unlearnrec", "evaluate", "--users", "ann", "--items=pear", "k=1"],
+            "unlearnrec evaluate --users ... --items=... k=1",
+        ),
+        (["x/kernel.py", "-f", "secret.json"], "Python (kernel.py)"),
+    ],
+)
+def test_the_command_is_shown_without_what_it_names(
+    config: Config, monkeypatch: pytest.MonkeyPatch, argv: list[str], shown: str
+) -> None:
+    monkeypatch.setattr("sys.argv", argv)
+    assert update(config)["made"]["command"] == shown

@@ -56,6 +56,10 @@ def test_terms_are_explained_where_they_stand():
     first, second = page.split("<h2>")[1:]
     for term in ("attack AUC", "Recall@10", "MI-BF"):
         assert f"<dt>{term}</dt>" in first and f"<dt>{term}</dt>" not in second
+    assert (
+        render_report("T", [Section("First", table=table), Section("Under", table=table, under=True)]).count("<dt>")
+        == 3
+    )
     assert "10 best" in first and "<dt>edge cut</dt>" in second and "<dt>model</dt>" not in page
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from unlearnrec.cluster.evidence.run_report import comparison
 from unlearnrec.cluster.models.comparison import Measured, compare
-from unlearnrec.cluster.reporting.run_page import alike, run_page
+from unlearnrec.cluster.reporting.run_page import run_page
+from unlearnrec.cluster.reporting.run_verdict import alike
 
 METRICS = {"recall@20": 0.4, "ndcg@20": 0.3}
 
