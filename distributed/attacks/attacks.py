@@ -140,8 +140,8 @@ def attack(
         changes = [view.scores(p) - before.scores(p) for p in (pairs.forgotten, pairs.kept)]
         found["score change"] = gap.difference_attack(*changes)
         if min(count, len(pairs.kept[0])) >= MIN_TRAINED:
-            ours, theirs = (_of_both(view, before, p) for p in (pairs.forgotten, pairs.kept))
-            found["two versions"] = _classified(ours, theirs, groups, pairs.kept[0])
+            both = [_of_both(view, before, p) for p in (pairs.forgotten, pairs.kept)]
+            found["two versions"] = _classified(*both, groups, pairs.kept[0])
         if rows := _touched_rows(pairs, view, before):
             found["touched rows"] = rows
     if returned is not None:
@@ -154,7 +154,7 @@ def untold(pairs: AttackedPairs, before: View | None) -> dict[str, str]:
     count, held_out = len(pairs.forgotten[0]), len(pairs.held_out[0])
     if count < MIN_PAIRS:
         return dict.fromkeys(ATTACKS, f"{count} forgotten pairs have both ends left; at least {MIN_PAIRS} are needed")
-    why = {}
+    why: dict[str, str] = {}
     if held_out < MIN_PAIRS:
         why |= dict.fromkeys(("score", "trained", "those who stay"), "no test interactions: set test_interactions")
     elif min(count, held_out) < MIN_TRAINED:

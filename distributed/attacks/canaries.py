@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..measures.scores import Scores
 from .likelihood import Floats, Mask
 from .view import Pairs, View
 
@@ -82,7 +83,7 @@ class Canaries:
         return statistics, margins
 
 
-def _mean_product(rows: Floats) -> float:
+def _mean_product(rows: Scores) -> float:
     """The mean inner product of two different rows."""
     count = len(rows)
     total = rows.sum(0)
