@@ -20,10 +20,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..cluster.audit.choice import Interactions, attacked_pairs
 from ..cluster.config.schema import Section
 from ..cluster.reporting.screen import open_progress
-from ..distributed.attacks.attacks import ATTACKS, CANDIDATES, AttackedPairs, attack
-from ..distributed.attacks.canaries import Canaries, draw_canaries, never_met
+from ..distributed.attacks.attacks import ATTACKS, AttackedPairs, attack
+from ..distributed.attacks.canaries import Canaries, draw_canaries
 from ..distributed.attacks.likelihood import balanced_halves
 from ..distributed.attacks.runs import ATTACKS_ON_CANARIES, RATES, Runs, ToldOfRuns, attack_runs
 from ..distributed.attacks.told import Told, tell
@@ -95,8 +96,8 @@ _HOW = (
 
 def requested(plan: Plan, scenario: Scenario) -> list[str]:
     """The parts of the results file about one request."""
-    lab, panel = scenario.lab, Panel.of(scenario)
-    pairs = _attacked(lab, panel)
+    lab, pairs = scenario.lab, _attacked(scenario)
+    panel = replace(Panel.of(scenario), forgotten=pairs.forgotten)
     original, target = lab.train(), lab.train(scenario.request)
     models = _forms(plan, lab, original, target, scenario.request)
     seeds = range(lab.seed + 1, lab.seed + 1 + plan.other_seeds)
@@ -185,15 +186,11 @@ def _neighbours(model: Model, rows: Tensor) -> Tensor:
     return torch.nonzero(model.graph.neighbour_means(marked)[:, 0] > 0)[:, 0]
 
 
-def _attacked(lab: Lab, panel: Panel) -> AttackedPairs:
-    """The pairs of a panel, as the attacks take them."""
-    data = lab.data
-    draw = np.random.default_rng(0)
-    known = data.codes((data.users, data.items))
-    users = panel.forgotten[0]
-    items = never_met(users, known, data.num_items, CANDIDATES, draw, like=data.items)
-    never = np.repeat(users, CANDIDATES), items.reshape(-1)
-    return AttackedPairs(panel.forgotten, panel.held_out, panel.kept, never)
+def _attacked(scenario: Scenario) -> AttackedPairs:
+    """The pairs of a scenario, as `audit` chooses them."""
+    data = scenario.lab.data
+    rest = Interactions(data.users, data.items, data.num_items).without(scenario.request)
+    return attacked_pairs(rest, scenario.request, (data.test_users, data.test_items), seed=0)
 
 
 # ---- canaries --------------------------------------------------------------------------------------------------------
