@@ -18,8 +18,8 @@ import unlearnrec
 ROOT = Path(unlearnrec.__file__).resolve().parent
 FOLDERS = ("partitioning", "distributed", "workers", "cluster", "benchmarks")  # each may import those before it
 ORDER = {
-    "distributed": "environment comm processes graph backbones measures training encoder partition",
-    "cluster": "layout reporting config planning log requests jobs output lifecycle models evidence drop serving http "
+    "distributed": "environment comm processes graph backbones measures attacks training encoder partition",
+    "cluster": "layout reporting config planning log requests jobs output lifecycle models audit evidence drop serving http "
     "desk commands pipeline api cli",
 }
 """The folders (and single files) of a folder, each of which imports only those before it."""

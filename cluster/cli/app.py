@@ -65,6 +65,7 @@ TABLE: Sequence[tuple[str, Sequence[tuple[Callable[..., Any], str]]]] = (
         "Forget on request",
         (
             (requests.forget, "--config run.yaml --users 17,23"),
+            (requests.audit, "--config run.yaml --retrains 8"),
             (requests.status, "r1 --config run.yaml"),
             (requests.approve, "r1 --by NAME --config run.yaml"),
             (requests.cancel, "r1 --config run.yaml"),

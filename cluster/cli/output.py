@@ -58,6 +58,11 @@ def print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> No
         for name, part in result["parts"].items():
             print(f"{HEADINGS[name]}: {verdict(name, part)}", file=stdout)
         result = {key: value for key, value in result.items() if key != "parts"}
+    if "attacks" in result and "table" in result:  # of `audit`
+        print(result["table"], file=stdout)
+        for name, why in result["untold"].items():
+            print(f"not told: {name}: {why}", file=stdout)
+        result = {key: value for key, value in result.items() if key not in ("attacks", "untold", "table", "passed")}
     if isinstance(result.get("plans"), list):  # their lines were told already
         for one in result["plans"]:
             print(f"{one['work']}: {one.get('why_not', 'there is enough memory')}", file=stdout)
