@@ -100,8 +100,8 @@ class Session(OpenSession):
         """Measure the current version on `test_interactions`.
 
         Args:
-            options: those of the command: `baselines=True`; `reference` with `users`, `items` or `interactions` (files or
-                "ID,ID").
+            options: those of the command: `baselines=True`; `reference` with `users`, `items`, `interactions` or
+                `requests` (files or "ID,ID").
 
         Raises:
             InputError: `test_interactions` is not set, or nothing has been trained yet.

@@ -21,6 +21,7 @@ from ..models.held_out import held_out_pairs
 from ..models.training import as_trained
 from ..output.leases import leased
 from ..output.manifest import Manifest, manifest_of
+from ..output.ready import no_reference_text
 from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.matching import effect, resolve
@@ -44,6 +45,7 @@ def evaluate_against(
     users: str | None = None,
     items: str | None = None,
     interactions: str | None = None,
+    requests: str | None = None,
     progress: Progress,
     group: WorkerGroup | None = None,
 ) -> dict[str, Any]:
@@ -53,7 +55,8 @@ def evaluate_against(
     Args:
         reference: another output of the same data, configuration and seed whose current version was trained without them.
             It may have other partitions: users and items are matched by their external ids.
-        users, items, interactions: what was forgotten, as `forget` takes it.
+        users, items, interactions, requests: what was forgotten, as `forget` takes it. Rows of `requests` that mean nothing
+            are left out, and a note says how many.
 
     Returns:
         The keys of `evaluate`, and `models`: a row as of `comparison.compare` for the version before the request, the
@@ -66,7 +69,11 @@ def evaluate_against(
             has some of what is named; the test interactions are missing or cannot be read.
     """
     session = Session(config)
-    request = parse_request(users, items, interactions, None, None, session.options)
+    request = parse_request(users, items, interactions, requests, None, session.options)
+    if not any(request.entries()):
+        raise InputError(f"{requests}: names no user, item or interaction. Give what was forgotten")
+    if request.tally.invalid:
+        progress.note(f"{requests}: {request.tally.invalid} of {len(request.rows)} rows mean nothing and are left out")
     other = _open(config, reference)
     with leased(session) as version, leased(other) as retrained:
         _check_recipe(config, version, retrained, reference)
@@ -127,10 +134,7 @@ def _open(config: Config, reference: str) -> Session:
     """
     found = Session(config.model_copy(update={"output": reference})).versions.current()
     if found is None:
-        raise InputError(
-            f"--reference {reference}: holds no trained model. Run `unlearnrec ingest` and `unlearnrec train --without` "
-            "with output set to it"
-        )
+        raise InputError(no_reference_text(reference))
     cluster = config.cluster.model_copy(update={"partitions": found.graph.partitions})
     return Session(config.model_copy(update={"output": reference, "cluster": cluster}))
 

@@ -18,8 +18,10 @@ from ..output.session import Session
 from ..planning.announce import announce
 from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
+from ..tracking.run import tracked
 
 
+@tracked
 def pretrain(config: Config, *, progress: Progress = SILENT, group: WorkerGroup | None = None) -> dict[str, Any]:
     """Fit the encoder and commit it with the current version's model.
 

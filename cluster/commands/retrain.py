@@ -27,8 +27,10 @@ from ..output.session import Session
 from ..planning.announce import announce
 from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
+from ..tracking.run import tracked
 
 
+@tracked
 def retrain(
     config: Config,
     *,

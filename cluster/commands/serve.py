@@ -19,6 +19,7 @@ from ..reporting.progress import SILENT, Progress
 from ..serving.service import run_loop
 from ..serving.signals import stop_signals
 from ..serving.start import WorkerEngine, callback_pattern, check_servable, open_service, retry_while_storage_is_away
+from ..tracking.run import open_run
 
 if TYPE_CHECKING:
     from ..http.admission import AdmissionRules
@@ -47,10 +48,11 @@ def serve(
     session = Session(config)
     retry_while_storage_is_away(lambda: check_servable(session), progress.note)
     with (
+        open_run(config, progress) as run,
         listen(host, config.serve.port if port is None else port) as listener,
         session.workers() as group,
         stop_signals() as stopped,  # after Ray has set its own handlers, which would end the process during a batch
-        open_service(session, WorkerEngine(session, group, progress)) as service,
+        open_service(session, WorkerEngine(session, group, progress, run)) as service,
     ):
         app = make_app(service, rules, callback_pattern(config.serve))
         # No access log, and no tracebacks of requests: both may hold ids of users.

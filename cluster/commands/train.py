@@ -30,6 +30,7 @@ from ..reporting.progress import SILENT, Progress
 from ..requests.matching import effect, resolve
 from ..requests.request import Request, make_request
 from ..requests.rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, read_rows
+from ..tracking.run import tracked
 
 OVERTAKEN = (
     "another version was committed while this training ran (by a request, or another run), a request was carried out whose "
@@ -39,6 +40,7 @@ OVERTAKEN = (
 )
 
 
+@tracked
 def train(
     config: Config,
     *,

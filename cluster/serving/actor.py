@@ -17,6 +17,7 @@ from ..output.manifest import Manifest
 from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.request import Request
+from ..tracking.run import open_run
 from .interface import Answer, Arguments, ForwardsAll, Method, ServiceInterface, forwarded
 from .readouts import Readouts
 from .service import Service, run_loop
@@ -46,6 +47,7 @@ class LazyEngine:
     def __init__(self, session: Session, stack: ExitStack) -> None:
         self._session, self._stack = session, stack
         self._group: WorkerGroup | None = None
+        self._run = stack.enter_context(open_run(session.config, LogProgress()))
 
     def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
         """As `WorkerEngine.carry_out`."""
@@ -62,7 +64,7 @@ class LazyEngine:
     def _engine(self) -> WorkerEngine:
         if self._group is None:
             self._group = self._stack.enter_context(self._session.workers())
-        return WorkerEngine(self._session, self._group, LogProgress())
+        return WorkerEngine(self._session, self._group, LogProgress(), self._run)
 
 
 def _from_memory(method: Method[Arguments, Answer]) -> Method[Arguments, Answer]:

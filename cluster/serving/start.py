@@ -18,6 +18,7 @@ from ..output.manifest import Manifest
 from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.request import Request
+from ..tracking.run import Run, trackers_of
 from .callback_sender import Sender, SendingRules
 from .callbacks import Outbox, load_key, url_pattern
 from .intake import Intake
@@ -29,14 +30,18 @@ from .watcher import Watcher
 class WorkerEngine:
     """The `Engine` of workers that run."""
 
-    def __init__(self, session: Session, group: WorkerGroup, progress: Progress) -> None:
+    def __init__(self, session: Session, group: WorkerGroup, progress: Progress, run: Run | None = None) -> None:
+        """run: is told of the requests that were carried out; None where nobody follows them."""
         self._session, self._group, self._progress = session, group, progress
+        self._run = run
         self._last: tuple[Manifest, Readouts] | None = None
         """The readouts that were made last, and their version."""
 
     def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
         """As `Engine.carry_out`."""
         answers = carry_out(self._session, requests, self._group, self._progress, before_commit=before_commit)
+        if self._run is not None:
+            self._run.requests(list(answers.values()))
         add_evidence(self._session, list(answers.values()), self._group, self._progress)
 
     def readouts(self, version: Manifest) -> Readouts:
@@ -63,7 +68,9 @@ class WorkerEngine:
 
 
 def check_servable(session: Session) -> None:
-    """Raise InputError unless there is something to serve, and the key of the suppression list where there is one."""
+    """Raise InputError unless there is something to serve, the key of the suppression list where there is one, and the
+    packages of the section `tracking`."""
+    trackers_of(session.config)
     session.whole_version()
     open_list(session.store)
 
