@@ -26,7 +26,7 @@ $(DEMO): pyproject.toml constraints.txt
 	@touch $@
 
 $(STAMP): $(DEMO)
-	@echo "Adding what the tests and linters need: about 170 MB to download and .7 GB on disk more."
+	@echo "Adding what the tests and linters need: about 190 MB to download and .8 GB on disk more."
 	$(BIN)/python -m pip install -e ".[$(EXTRAS)]" -c constraints.txt
 	@touch $@
 

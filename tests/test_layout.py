@@ -19,8 +19,8 @@ ROOT = Path(unlearnrec.__file__).resolve().parent
 FOLDERS = ("partitioning", "distributed", "workers", "cluster", "benchmarks")  # each may import those before it
 ORDER = {
     "distributed": "environment comm processes graph backbones measures attacks training encoder partition",
-    "cluster": "layout reporting config planning log requests jobs output lifecycle models audit evidence drop serving http "
-    "desk commands pipeline api cli",
+    "cluster": "layout reporting config tracking planning log requests jobs output lifecycle models audit evidence drop "
+    "serving http desk commands pipeline api cli",
 }
 """The folders (and single files) of a folder, each of which imports only those before it."""
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))

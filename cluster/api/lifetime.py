@@ -104,6 +104,8 @@ class OpenSession:
                 self.stop_workers()
                 self._closed = True
                 left = self._accepted.waiting if self._accepted is not None else []
+                if self._accepted is not None:
+                    self._accepted.close()
                 if left:
                     warnings.warn(
                         f"accepted and not carried out: {', '.join(left)}. Nothing of them is forgotten yet; `unlearnrec "

@@ -22,6 +22,7 @@ from ..output.ledger import State
 from ..output.session import Session as OpenOutput
 from ..reporting.progress import Progress
 from ..requests.request import Request
+from ..tracking.run import Run
 from .asked import Asked
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ class Requests:
         workers: Callable[[], AbstractContextManager[WorkerGroup]],
         progress: Progress,
     ) -> None:
+        """Raises InputError as `tracking.run.trackers_of`."""
         self._output, self._workers, self._progress = output, workers, progress
+        self._run = Run(output.config, progress.note)
         self._open: dict[str, Request] = {}
         self._answers: dict[str, dict[str, Any]] = {}
         self._asked: dict[str, Request] = {}
@@ -94,6 +97,10 @@ class Requests:
         if outcome is None:
             raise InputError(f"results: of request {request_id} a purge has removed what would tell")
         return result_rows(request, outcome)
+
+    def close(self) -> None:
+        """Send trackers what is left for them."""
+        self._run.close()
 
     def ticket(self, request_id: str) -> Ticket:
         """What the log says of a request."""
@@ -175,6 +182,7 @@ class Requests:
         with self._workers() as group:
             # The evidence comes after the commit, because it is read back from the committed files.
             done = carry_out(self._output, batch, group, self._progress)
+            self._run.requests(list(done.values()))
             for answer in add_evidence(self._output, list(done.values()), group, self._progress):
                 self._answers[answer["request_id"]] = answer
 

@@ -18,9 +18,11 @@ from ..planning.announce import announce
 from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
 from ..reporting.ranking import ranking_progress
+from ..tracking.run import tracked
 from .evaluate_reference import evaluate_against
 
 
+@tracked
 def evaluate(
     config: Config,
     *,
@@ -28,6 +30,7 @@ def evaluate(
     users: str | None = None,
     items: str | None = None,
     interactions: str | None = None,
+    requests: str | None = None,
     baselines: bool = False,
     progress: Progress = SILENT,
     group: Workers | None = None,
@@ -37,17 +40,18 @@ def evaluate(
 
     Args:
         baselines: evaluate popularity and item-kNN too.
-        reference, users, items, interactions: as for `evaluate_against`. Either all are None, or the reference and at least
-            one of the others are given.
+        reference, users, items, interactions, requests: as for `evaluate_against`. Either all are None, or the reference
+            and at least one of the others are given.
 
     Raises:
         InputError: no test interactions are configured, they cannot be read, or nothing has been trained yet; or as
             `evaluate_against`.
     """
-    named = {"users": users, "items": items, "interactions": interactions}
+    named = {"users": users, "items": items, "interactions": interactions, "requests": requests}
     if (reference is None) != all(value is None for value in named.values()):
         raise InputError(
-            "evaluate: --reference needs what was forgotten (--users, --items or --interactions), and these need --reference"
+            "evaluate: --reference needs what was forgotten (--users, --items, --interactions or --requests), and these "
+            "need --reference"
         )
     if reference is not None and baselines:
         raise InputError(

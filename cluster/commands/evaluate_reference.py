@@ -23,6 +23,7 @@ from ..models.held_out import held_out_pairs
 from ..models.training import as_trained
 from ..output.leases import leased
 from ..output.manifest import Manifest, manifest_of
+from ..output.ready import no_reference_text
 from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.matching import effect, resolve
@@ -46,13 +47,13 @@ def evaluate_against(
     users: str | None = None,
     items: str | None = None,
     interactions: str | None = None,
+    requests: str | None = None,
     progress: Progress,
     group: Workers | None = None,
 ) -> dict[str, Any]:
-    """As `compare_with_reference`, for the options of the command: users, items and interactions are what was forgotten, as
-    `forget` takes it."""
-    options = Session(config).options
-    request = parse_request(users, items, interactions, None, None, options)
+    """As `compare_with_reference`, for the options of the command: users, items, interactions and requests are what was
+    forgotten, as `forget` takes it."""
+    request = parse_request(users, items, interactions, requests, None, Session(config).options)
     return compare_with_reference(config, reference, request, progress=progress, group=group)
 
 
@@ -65,7 +66,7 @@ def compare_with_reference(
     Args:
         reference: another output of the same data, configuration and seed whose current version was trained without them.
             It may have other partitions: users and items are matched by their external ids.
-        request: what was forgotten.
+        request: what was forgotten. Rows of a file that mean nothing are left out, and a note says how many.
 
     Returns:
         The keys of `evaluate`, and `models`: a row as of `comparison.compare` for the version before the request, the
@@ -78,9 +79,15 @@ def compare_with_reference(
             has some of what is named; the test interactions are missing or cannot be read.
     """
     session = Session(config)
+    if not any(request.entries()):
+        raise InputError("the request names no user, item or interaction. Give what was forgotten")
+    if request.tally.invalid:
+        progress.note(
+            f"{request.tally.invalid} of {len(request.rows)} rows mean nothing and are left out"
+        )
     other = _open(config, reference)
     with leased(session) as version, leased(other) as retrained:
-        _checkrecipe_of(config, version, retrained, reference)
+        _check_recipe(config, version, retrained, reference)
         _check_gone(session, version, request, "Run `unlearnrec forget` first")
         _check_gone(other, retrained, request, "Train it `--without` them")
         there = _matched(session, version, other, retrained)
@@ -157,10 +164,7 @@ def _open(config: Config, reference: str) -> Session:
     """
     found = Session(config.model_copy(update={"output": reference})).versions.current()
     if found is None:
-        raise InputError(
-            f"--reference {reference}: holds no trained model. Run `unlearnrec ingest` and `unlearnrec train --without` "
-            "with output set to it"
-        )
+        raise InputError(no_reference_text(reference))
     cluster = config.cluster.model_copy(update={"partitions": found.graph.partitions})
     return Session(config.model_copy(update={"output": reference, "cluster": cluster}))
 
@@ -173,7 +177,7 @@ def recipe_of(config: Config, version: Manifest) -> dict[str, Any]:
     return {"seed": trained.seed} | keys
 
 
-def _checkrecipe_of(config: Config, version: Manifest, retrained: Manifest, reference: str) -> None:
+def _check_recipe(config: Config, version: Manifest, retrained: Manifest, reference: str) -> None:
     """Raise InputError unless the reference was trained with the same configuration, and has forgotten nothing since."""
     if not retrained.model.was_trained_on(retrained.graph):
         raise InputError(

@@ -26,6 +26,7 @@ from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
 from ..requests.outcome import Outcome
 from ..requests.request import Request, parse_request
+from ..tracking.run import Run, open_run
 
 
 class Asked(TypedDict, total=False):
@@ -89,7 +90,8 @@ def forget(
         if request_id is not None:
             final_answer(session, request)  # an id of another request is told here as well
         return preview(session, able_version(session), request, file)
-    answer = _forget(session, request, requester, progress, group, cut_only)
+    with open_run(config, progress) as run:
+        answer = _forget(session, request, requester, progress, group, cut_only, run)
     if file is not None:
         answer = {**answer, "results": _write_results(session, request, answer, file, progress)}
     return answer
@@ -124,6 +126,7 @@ def _forget(
     progress: Progress,
     group: WorkerGroup | None,
     cut_only: bool,
+    run: Run,
 ) -> dict[str, Any]:
     """Accept the request, carry it out, and write its evidence. Any of these may have been done by an earlier attempt."""
     # The first attempt may have died between its commit and its evidence, which is then written now.
@@ -145,6 +148,7 @@ def _forget(
         with session.workers(group) as workers:
             # The evidence (W8 to W10) comes after the commit (W6), because it is read back from the committed files.
             carried_out = carry_out(session, [request], workers, progress, cut_only)
+            run.requests(list(carried_out.values()))
             answers = add_evidence(session, list(carried_out.values()), workers, progress)
     except LogConflict:
         # Another process, such as a service on this output, may have answered the request or held it. Its answer counts.

@@ -20,9 +20,11 @@ from ..planning.announce import announce
 from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
 from ..reporting.spans import traced
+from ..tracking.run import tracked
 
 
 @traced("pretrain")
+@tracked
 def pretrain(config: Config, *, progress: Progress = SILENT, group: Workers | None = None) -> dict[str, Any]:
     """Fit the encoder and commit it with the current version's model.
 

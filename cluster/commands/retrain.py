@@ -28,9 +28,11 @@ from ..planning.announce import announce
 from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
 from ..reporting.spans import traced
+from ..tracking.run import tracked
 
 
 @traced("retrain")
+@tracked
 def retrain(
     config: Config,
     *,

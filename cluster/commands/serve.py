@@ -20,6 +20,7 @@ from ..serving.measured import Measured
 from ..serving.service import run_loop
 from ..serving.signals import stop_signals
 from ..serving.start import WorkerEngine, callback_pattern, check_servable, open_service, retry_while_storage_is_away
+from ..tracking.run import open_run
 
 if TYPE_CHECKING:
     from ..http.admission import AdmissionRules
@@ -49,10 +50,11 @@ def serve(
     retry_while_storage_is_away(lambda: check_servable(session), progress.note)
     measured = Measured(config.cluster.partitions)
     with (
+        open_run(config, progress) as run,
         listen(host, config.serve.port if port is None else port) as listener,
         session.workers() as group,
         stop_signals() as stopped,  # after Ray has set its own handlers, which would end the process during a batch
-        open_service(session, WorkerEngine(session, group, progress, measured), measured) as service,
+        open_service(session, WorkerEngine(session, group, progress, measured, run), measured) as service,
     ):
         app = make_site(service, rules, callback_pattern(config.serve))
         # No access log, and no tracebacks of requests: both may hold ids of users.

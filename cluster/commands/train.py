@@ -32,6 +32,7 @@ from ..reporting.spans import traced
 from ..requests.matching import effect, resolve
 from ..requests.request import Request, make_request
 from ..requests.rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, read_rows
+from ..tracking.run import tracked
 
 OVERTAKEN = (
     "another version was committed while this training ran (by a request, or another run), a request was carried out whose "
@@ -42,6 +43,7 @@ OVERTAKEN = (
 
 
 @traced("train")
+@tracked
 def train(
     config: Config,
     *,

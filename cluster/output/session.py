@@ -7,7 +7,6 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
@@ -15,7 +14,7 @@ from ...distributed.partition.state import Location, PartitionState, fingerprint
 from ...partitioning.errors import InputError
 from ...partitioning.halo import chosen
 from ...partitioning.lake import Columns
-from ...partitioning.manifest import Graph
+from ...partitioning.manifest import MANIFEST, Graph
 from ...partitioning.storage import StorageOptions, Store, canonical_uri, split_uri
 from ...workers import Call, KeptWorkers, WorkerGroup, Workers, WorkerSettings, calling
 from ...workers.group import Progress
@@ -28,6 +27,7 @@ from ..log.records import CHECKPOINT
 from .id_maps import IdMaps
 from .ledger import Ledger
 from .manifest import Manifest
+from .ready import no_model_text, open_store
 from .versions import Versions
 
 CHECKPOINT_RECORDS = 10_000
@@ -48,7 +48,7 @@ class Session:
         self.config = config
         self.options = StorageOptions(**config.storage.model_dump())
         self.columns = Columns(**config.columns.model_dump())
-        self.store = store or _opened(config.output, self.options)
+        self.store = store or open_store(config.output, self.options)
         self.location = Location(absolute(config.output), self.options)
         self.log = Log(self.store)
         self.versions = Versions(self.store, self.log)
@@ -136,7 +136,7 @@ class Session:
         """
         current = self.versions.current()
         if current is None:
-            raise InputError(f"{self.config.output} holds no trained model. Run `unlearnrec train` first")
+            raise InputError(no_model_text(self.config.output, self.store.exists(MANIFEST)))
         self.check_partitions(current.graph)
         self.check_backbone(current)
         return current
@@ -262,17 +262,6 @@ def absolute(output: str) -> str:
     """The output as an absolute place, for workers: in their working directory a relative path means another folder."""
     scheme, path = split_uri(output)
     return os.path.abspath(path) if scheme == "file" else output
-
-
-def _opened(output: str, options: StorageOptions) -> Store:
-    """The store of an output. Raises InputError where the output is a file, or lies below one."""
-    scheme, path = split_uri(output)
-    if scheme == "file":
-        folder = Path(os.path.abspath(path))
-        there = next(place for place in (folder, *folder.parents) if place.exists())
-        if not there.is_dir():
-            raise InputError(f"output {output}: {there} is a file. Name a folder; it need not be there yet")
-    return Store(output, options)
 
 
 def worker_settings(cluster: Cluster) -> WorkerSettings:

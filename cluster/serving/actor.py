@@ -19,6 +19,7 @@ from ..reporting.logs import LogFormat, log_format, telling
 from ..reporting.progress import Progress
 from ..reporting.spans import send_spans
 from ..requests.request import Request
+from ..tracking.run import open_run
 from .interface import Answer, Arguments, ForwardsAll, Method, ServiceInterface, forwarded
 from .measured import Measured
 from .readouts import Readouts
@@ -49,6 +50,7 @@ class LazyEngine:
     def __init__(self, session: Session, stack: ExitStack, measured: Measured | None = None) -> None:
         self._session, self._stack, self._measured = session, stack, measured
         self._group: WorkerGroup | None = None
+        self._run = stack.enter_context(open_run(session.config, LogProgress()))
 
     def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
         """As `WorkerEngine.carry_out`."""
@@ -65,7 +67,7 @@ class LazyEngine:
     def _engine(self) -> WorkerEngine:
         if self._group is None:
             self._group = self._stack.enter_context(self._session.workers())
-        return WorkerEngine(self._session, self._group, LogProgress(), self._measured)
+        return WorkerEngine(self._session, self._group, LogProgress(), self._measured, self._run)
 
 
 def _from_memory(method: Method[Arguments, Answer]) -> Method[Arguments, Answer]:

@@ -20,6 +20,7 @@ from ..output.session import Session
 from ..reporting.logs import fields
 from ..reporting.progress import Progress
 from ..requests.request import Request
+from ..tracking.run import Run, trackers_of
 from .callback_sender import Sender, SendingRules
 from .callbacks import Outbox, load_key, url_pattern
 from .intake import Intake
@@ -38,10 +39,15 @@ class WorkerEngine:
     """The `Engine` of workers that run."""
 
     def __init__(
-        self, session: Session, group: WorkerGroup, progress: Progress, measured: Measured | None = None
+        self,
+        session: Session,
+        group: WorkerGroup,
+        progress: Progress,
+        measured: Measured | None = None,
+        run: Run | None = None,
     ) -> None:
-        """measured: is told of what is carried out."""
-        self._session, self._group, self._progress = session, group, progress
+        """measured: is told of what is carried out. run: sends it to trackers; None where there are none."""
+        self._session, self._group, self._progress, self._run = session, group, progress, run
         self._measured = measured or Measured(session.config.cluster.partitions)
         self._measured.group = group
         self._last: tuple[Manifest, Readouts] | None = None
@@ -54,6 +60,8 @@ class WorkerEngine:
             log.info("request %s: %s", request.request_id, IN_PROGRESS.replace("_", " "), extra=more)
         begun = time.time()
         answers = carry_out(self._session, requests, self._group, self._progress, before_commit=before_commit)
+        if self._run is not None:
+            self._run.requests(list(answers.values()))
         tickets = self._session.ledger(look=False).tickets
         self._measured.carried_out(answers, map(tickets.__getitem__, answers), begun, time.time())
         start = time.perf_counter()
@@ -84,7 +92,9 @@ class WorkerEngine:
 
 
 def check_servable(session: Session) -> None:
-    """Raise InputError unless there is something to serve, and the key of the suppression list where there is one."""
+    """Raise InputError unless there is something to serve, the key of the suppression list where there is one, and the
+    packages of the section `tracking`."""
+    trackers_of(session.config)
     session.whole_version()
     open_list(session.store)
 

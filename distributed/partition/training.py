@@ -149,8 +149,13 @@ class PartitionTraining(PartitionState):
             encoder,
             data,
             settings,
-            lambda epoch, loss: self._say(phase="encoder", epoch=epoch, loss=round(loss, 5)),
+            self._say_fitted,
         )
+
+    def _say_fitted(self, epoch: int, loss: float) -> None:
+        """An epoch of the encoder, counted from 0, has ended."""
+        finished = {"epoch": epoch + 1.0, "loss": loss}
+        self._say(phase="encoder", epoch=epoch + 1, loss=round(loss, 5), finished=finished)
 
     def fit_published(
         self,
@@ -173,7 +178,7 @@ class PartitionTraining(PartitionState):
             encoder,
             settings,
             train,
-            lambda epoch, loss: self._say(phase="encoder", epoch=epoch, loss=round(loss, 5)),
+            self._say_fitted,
         )
         files = [write_file(store, tables[self._rank], to_bytes({"h0": h0, "gate": gate}))]
         if self._rank == 0:

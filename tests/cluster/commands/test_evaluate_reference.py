@@ -14,6 +14,7 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.commands.quickstart import passed
 from unlearnrec.cluster.config.schema import parse_config, to_yaml
+from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.reporting.run_verdict import ALIKE
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.sample import make_sample
@@ -107,6 +108,29 @@ def test_a_retrained_model_is_where_itself_is(world, group, tmp_path):
         found = against(world, config, group, reference=reference)
         assert found["before_version"] == 2 and found["version"] == 3 and found["same_draws"]
         assert found["gap_closed"] == pytest.approx(1, abs=1e-3) and found["shift_r2"] == pytest.approx(1, abs=1e-3)
+
+
+class Notes(Progress):
+    def __init__(self):
+        self.told = []
+
+    def note(self, text):
+        self.told.append(text)
+
+
+def test_a_file_of_requests_says_what_was_forgotten(world, group, tmp_path):
+    """As `forget --requests` takes it; with a row that means nothing, which is told of."""
+    pairs = pq.read_table(world.file).to_pylist()
+    lines = [json.dumps({"user_id": row["user_id"], "item_id": row["item_id"]}) for row in pairs]
+    file, notes = tmp_path / "requests.jsonl", Notes()
+    file.write_text("\n".join([*lines, json.dumps({"user_id": None})]))
+    named = {"interactions": None, "requests": str(file)}
+    found = against(world, world.unlearned, group, **named, progress=notes)
+    assert found["forgotten_pairs"] == FORGOTTEN and found["gap_closed"] > 0
+    assert any(f"1 of {FORGOTTEN + 1} rows mean nothing" in text for text in notes.told)
+    file.write_text(json.dumps({"user_id": None}))
+    with pytest.raises(InputError, match="names no user, item or interaction"):
+        against(world, world.unlearned, group, **named)
 
 
 def test_whole_users_and_other_dense_ids(world, group, tmp_path):
