@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..distributed.encoder.influence import NodeRows
+from ..distributed.attacks.classifier import cross_fitted_scores
+from ..distributed.attacks.view import Nodes, View, node_columns
 from ..distributed.graph.local_graph import LocalGraph
 from ..distributed.measures import scores as measures
 from ..distributed.measures.quality import UserQuality, quality_by_user
 from ..distributed.measures.ranking import rank
-from . import attacks
 from .lab import Ids, Model, Pairs
 from .scenarios import Scenario
 
@@ -154,8 +154,13 @@ class Seen:
         """(log odds of the forgotten pairs [P], of the held-out pairs [H]) by a classifier. Its features are those that
         somebody can compute who has the model and the graph without the request."""
         pairs = self.panel.forgotten, self.panel.held_out
-        first, second = (self._features(p) for p in pairs)
-        return attacks.cross_fitted_scores(first, second, groups=(pairs[0][0], pairs[1][0]))
+        first, second = (self.view.features(p) for p in pairs)
+        return cross_fitted_scores(first, second, groups=(pairs[0][0], pairs[1][0]))
+
+    @cached_property
+    def view(self) -> View:
+        """What an attacker sees of the model, with the graph without the request."""
+        return view_of(self.model, self.panel.graph)
 
     def _lists(self, graph: LocalGraph, users: Ids) -> Ids:
         """The top lists of these users, [users, K], without their interactions in `graph`."""
@@ -163,22 +168,11 @@ class Seen:
         lists = [ranked.items for ranked in rank(graph, self.model.readout, asked, K, BLOCK)]
         return torch.cat(lists).cpu().numpy() if lists else np.empty((0, K), dtype=np.int64)
 
-    def _features(self, pairs: Pairs) -> Scores:
-        """The features of pairs, [n, 9]: the score, the cosine, the log degrees and the lengths of both readouts, the
-        products of each readout with the mean of the other end's neighbours, and the product of the rows of E0."""
-        graph, z = self.panel.graph, self.model.readout
-        nodes, offset = NodeRows(self.model.e0, z, graph.neighbour_means(z), graph.degrees), graph.num_users
-        own, other = (nodes.select(x) for x in self.model.tensors((pairs[0], pairs[1] + offset)))
-        score = (own.readout * other.readout).sum(1)
-        lengths = [x.readout.norm(dim=1) for x in (own, other)]
-        columns = [
-            score,
-            score / (lengths[0] * lengths[1]).clamp(min=1e-12),
-            own.degree.double().log1p(),
-            other.degree.double().log1p(),
-            *lengths,
-            (other.readout * own.mean).sum(1),
-            (own.readout * other.mean).sum(1),
-            (own.e0 * other.e0).sum(1),
-        ]
-        return torch.stack([c.double() for c in columns], dim=1).cpu().numpy()
+
+def view_of(model: Model, graph: LocalGraph) -> View:
+    """What an attacker sees of a model who has this graph."""
+    columns = [x.cpu().numpy() for x in node_columns(graph, model.e0, model.readout)]
+    ids, first = (graph.user_ids.cpu().numpy(), graph.item_ids.cpu().numpy()), graph.num_local_users
+    sides = [slice(None, first), slice(first, None)]
+    users, items = (Nodes(i, *(x[side] for x in columns)) for i, side in zip(ids, sides, strict=True))
+    return View(users, items)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from . import attacks
+from ..distributed.attacks.likelihood import shadow_log_ratios
 from .lab import Model, Pairs
 from .panel import Panel, Scores
 from .scenarios import Scenario
@@ -57,7 +57,7 @@ class Shadows:
 
     def ratios(self, model: Model) -> tuple[Scores, Scores]:
         """(log likelihood ratios of the forgotten pairs, of the held-out pairs) of the pool, for their scores in `model`
-        (`attacks.shadow_log_ratios`). Pairs without a ratio are left out."""
-        found = attacks.shadow_log_ratios(model.scores(self.pairs), self.scores, self.inside)
+        (`likelihood.shadow_log_ratios`). Pairs without a ratio are left out."""
+        found = shadow_log_ratios(model.scores(self.pairs), self.scores, self.inside)
         known = ~np.isnan(found)
         return found[known & self.forgotten], found[known & ~self.forgotten]

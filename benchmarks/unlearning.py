@@ -40,7 +40,7 @@ from .shadows import Shadows
 SOURCES = (
     "distributed/**/*.py",
     "benchmarks/methods/*.py",
-    *(f"benchmarks/{name}.py" for name in ("attacks", "judge", "lab", "panel", "scenarios", "shadows", "unlearning")),
+    *(f"benchmarks/{name}.py" for name in ("judge", "lab", "panel", "scenarios", "shadows", "unlearning")),
 )
 """The files of the package on which the numbers of a cell depend."""
 

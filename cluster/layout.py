@@ -14,8 +14,10 @@ reports/evidence-ID.json, .html      the evidence of a request
 reports/receipt-ID@1.json, @2, ...   the states of its receipt; receipt-ID.html: the newest as a page
 reports/receipt-ID@1-SHA256.sig      a signature of one
 reports/lineage-ID.json              the same in short, as an event of OpenLineage
+reports/audit-000001-ID.json, .html  the outcome of an audit of a version
 checkpoints/GRAPH-RUN/               a training that is under way
 pretrain/GRAPH-RUN/                  counterfactual runs of a pre-training that is under way
+audit/GRAPH-RUN/                     what attackers see of the runs of an audit
 tables/KEY-NAME/part-00000.parquet   a table that Python handed over (output/handed.py names these files)
 """
 
@@ -43,9 +45,10 @@ WATCH_CURSOR = f"{WATCH}/cursor.json"
 REPORTS = "reports"
 CHECKPOINTS = "checkpoints"
 PRETRAIN = "pretrain"
+AUDIT = "audit"
 TABLES = "tables"
 
-SEARCHED = (VERSIONS, GRAPH, CHECKPOINTS, PRETRAIN, REQUESTS, OUTCOMES, CALLBACKS, TABLES)
+SEARCHED = (VERSIONS, GRAPH, CHECKPOINTS, PRETRAIN, AUDIT, REQUESTS, OUTCOMES, CALLBACKS, TABLES)
 """The folders in which a purge looks for files that hold deleted data."""
 FOLDERS = (*SEARCHED, LEASES, LOG, REPORTS, SUPPRESSION, WATCH)
 """All folders that an output may have."""
@@ -141,8 +144,13 @@ def pretraining_folder(graph: str, run: str) -> str:
     return f"{PRETRAIN}/{graph}-{run}"
 
 
+def auditing_folder(graph: str, run: str) -> str:
+    """The folder with what attackers see of the runs of an audit. The arguments are those of `training_folder`."""
+    return f"{AUDIT}/{graph}-{run}"
+
+
 def graph_of_folder(name: str) -> str:
-    """The argument `graph` of the `training_folder` or `pretraining_folder` in which the file `name` lies."""
+    """The argument `graph` of the folder of a training, of a pre-training or of an audit in which the file `name` lies."""
     return name.split("/")[1].partition("-")[0]
 
 
@@ -185,6 +193,11 @@ def report_name(request_id: str, suffix: str = "json") -> str:
     return f"{REPORTS}/evidence-{request_id}.{suffix}"
 
 
+def run_report_name(suffix: str = "json") -> str:
+    """The name of the report of the run. suffix: "json", or "html" for the page."""
+    return f"{REPORTS}/report.{suffix}"
+
+
 def receipt_name(request_id: str, number: int) -> str:
     """The name of the file with state `number` of a request's receipt. States count from 1, and their files never change."""
     return f"{REPORTS}/receipt-{request_id}@{number}.json"
@@ -208,6 +221,11 @@ def signature_name(receipt: str, sha256: str) -> str:
     write different states under one number; their signatures then have different names.
     """
     return f"{receipt.removesuffix('.json')}-{sha256[:16]}.sig"
+
+
+def audit_name(version: int, unique: str, suffix: str = "json") -> str:
+    """The name of the file with the outcome of an audit of a version. unique: a name for what was audited."""
+    return f"{REPORTS}/audit-{version:06d}-{unique}.{suffix}"
 
 
 def lineage_name(request_id: str) -> str:

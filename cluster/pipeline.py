@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .commands.approve import approve
+from .commands.audit import audit
 from .commands.cancel import cancel
 from .commands.drop import drop
 from .commands.evaluate import evaluate
@@ -23,6 +24,7 @@ from .commands.watch import watch
 
 __all__ = [
     "approve",
+    "audit",
     "cancel",
     "drop",
     "evaluate",

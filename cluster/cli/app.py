@@ -22,6 +22,7 @@ from ..reporting.exit_codes import BAD_INPUT, DONE, FAILED
 from . import request_signatures as requests
 from . import signatures as commands
 from .help import EXAMPLE, CommandGroup, options
+from .log_option import with_log_format
 from .next import interrupted, next_command
 from .output import exit_code, print_result
 
@@ -64,6 +65,7 @@ TABLE: Sequence[tuple[str, Sequence[tuple[Callable[..., Any], str]]]] = (
         "Forget on request",
         (
             (requests.forget, "--config run.yaml --users 17,23"),
+            (requests.audit, "--config run.yaml --retrains 8"),
             (requests.status, "r1 --config run.yaml"),
             (requests.approve, "r1 --by NAME --config run.yaml"),
             (requests.cancel, "r1 --config run.yaml"),
@@ -82,7 +84,7 @@ TABLE: Sequence[tuple[str, Sequence[tuple[Callable[..., Any], str]]]] = (
     (
         "Run on a cluster, measure",
         (
-            (commands.submit, "--wait -- train --config run.yaml"),
+            (commands.submit, "-- train --config run.yaml"),
             (commands.bench, "training --help"),
         ),
     ),
@@ -103,7 +105,7 @@ for heading, members in TABLE:
         # What stands behind the name of a benchmark is its own, `--help` too.
         own = {"allow_extra_args": True, "allow_interspersed_args": False} if command is commands.bench else None
         example = f"{EXAMPLE}unlearnrec {command.__name__} {arguments}"
-        app.command(rich_help_panel=heading, epilog=example, context_settings=own)(command)
+        app.command(rich_help_panel=heading, epilog=example, context_settings=own)(with_log_format(command))
 
 
 def run(arguments: Sequence[str]) -> int:

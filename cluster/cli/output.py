@@ -1,6 +1,7 @@
 """What a command's result looks like: on stdout one JSON object, or lines and tables for people; and as an exit code.
 
-Exit codes: 0 done, 1 failed (`ok: false`), 2 bad input or configuration, 3 a quality gate failed (`passed: false`).
+Exit codes: 0 done, 1 failed (`ok: false`), 2 bad input or configuration, 3 a quality gate failed (`passed: false`). Of a
+job that was submitted, its own (`exit_code`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ TITLES = {
 def exit_code(result: Mapping[str, Any]) -> int:
     """The exit code of a command that returned this result."""
     if result.get("ok") is False:
-        return FAILED
+        return int(result.get("exit_code") or FAILED)
     return GATE_FAILED if result.get("passed") is False else DONE
 
 
@@ -57,6 +58,11 @@ def print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> No
         for name, part in result["parts"].items():
             print(f"{HEADINGS[name]}: {verdict(name, part)}", file=stdout)
         result = {key: value for key, value in result.items() if key != "parts"}
+    if "attacks" in result and "table" in result:  # of `audit`
+        print(result["table"], file=stdout)
+        for name, why in result["untold"].items():
+            print(f"not told: {name}: {why}", file=stdout)
+        result = {key: value for key, value in result.items() if key not in ("attacks", "untold", "table", "passed")}
     if isinstance(result.get("plans"), list):  # their lines were told already
         for one in result["plans"]:
             print(f"{one['work']}: {one.get('why_not', 'there is enough memory')}", file=stdout)

@@ -54,6 +54,43 @@ def forget(
     return answer | ({"ok": False} if answer.get("evidence_failed") else {})
 
 
+def audit(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    users: Annotated[
+        str | None, typer.Option(metavar="FILE|ID,ID...", help="Users who were or would be forgotten.")
+    ] = None,
+    items: Annotated[str | None, typer.Option(metavar="FILE|ID,ID...", help="Items, likewise.")] = None,
+    interactions: Annotated[str | None, typer.Option(metavar="FILE", help="Columns user_id and item_id.")] = None,
+    requests: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Rows as for `forget`. Without any of these, canaries are forgotten."),
+    ] = None,
+    retrains: Annotated[
+        int, typer.Option(help="Trainings that it may cost: 2 to compare with, the rest (4 or more) on canaries.")
+    ] = 8,
+    canaries: Annotated[
+        int | None, typer.Option(help="Canaries of each kind; by default about 1% of the interactions in all.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Attack the current version as hard as is known: can anybody tell what was forgotten? Goes on where it was killed."""
+    loaded = load_configuration(config, overrides)
+    from .. import pipeline
+
+    return pipeline.audit(
+        loaded,
+        users=users,
+        items=items,
+        interactions=interactions,
+        requests=requests,
+        retrains=retrains,
+        canaries=canaries,
+        progress=open_progress(),
+    )
+
+
 def watch(
     overrides: Overrides = None,
     config: ConfigFile = None,

@@ -294,7 +294,9 @@ def submit(
     address: Annotated[
         str | None, typer.Option(metavar="URL", help="Of the cluster's dashboard, such as http://HOST:8265.")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the job's log to its end; exit as it ended.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Follow the job's log to its end, and exit with its exit code.")
+    ] = True,
     json: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:

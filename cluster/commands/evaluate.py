@@ -9,6 +9,7 @@ from ...distributed.partition.partition import Partition
 from ...partitioning.errors import InputError
 from ...workers import Workers, calling
 from ..config.schema import Config
+from ..evidence.run_report import update_run_report
 from ..models.held_out import held_out_pairs
 from ..models.training import as_trained
 from ..output.leases import leased
@@ -66,4 +67,6 @@ def evaluate(
         with session.workers(group) as workers, ranking_progress(progress) as on_progress:
             planned.placed(workers)
             measured = session.call(workers, version, call, on_progress=on_progress)[0]
-    return {"version": version.version, **measured, "unknown_test_rows": unknown, **planned.measured(workers)}
+    report = update_run_report(session, version, progress, quality=measured)
+    told = {"version": version.version, **measured, "unknown_test_rows": unknown, **planned.measured(workers)}
+    return told | {"report": report}

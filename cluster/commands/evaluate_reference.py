@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ...partitioning.graph import dense_ids
 from ...partitioning.ingest import load_ids
 from ...workers import KeptWorkers, Workers
 from ..config.schema import Config
+from ..evidence.run_report import comparison, seconds_of, update_run_report
 from ..lifecycle.finding import find_stored
 from ..log.records import COMMITTED
 from ..models.comparison import Measured, Probe, compare, measure_version
@@ -78,13 +80,13 @@ def compare_with_reference(
     session = Session(config)
     other = _open(config, reference)
     with leased(session) as version, leased(other) as retrained:
-        _check_recipe(config, version, retrained, reference)
+        _checkrecipe_of(config, version, retrained, reference)
         _check_gone(session, version, request, "Run `unlearnrec forget` first")
         _check_gone(other, retrained, request, "Train it `--without` them")
         there = _matched(session, version, other, retrained)
-        before = _before(session, version, retrained, request)
+        before = version_before(session, version, recipe_of(config, retrained), request)
         test_users, test_items, unknown = held_out_pairs(session, version.graph)
-        forgotten = _forgotten(session, version, before, request)
+        forgotten = forgotten_pairs(session, version, before, request)
         probe = Probe(forgotten, (test_users, test_items), _random_pairs(there, config.seed))
         theirs = Probe(*((there[0][u], there[1][i]) for u, i in (probe.forgotten, probe.held_out, probe.random)))
         models: dict[str, Measured] = {}
@@ -113,6 +115,10 @@ def compare_with_reference(
     rows = compare(models, ORIGINAL if before is not None else None, RETRAINED, config.evaluate.k[0])
     own_row = next(row for row in rows if row["model"] == UNLEARNED)
     metrics = models[UNLEARNED].metrics
+    told = comparison(models, rows)
+    told["about"] = _about(before, version, retrained, len(forgotten[0]), same_draws)
+    told["seconds"] = seconds_of(session, before, version, other, retrained)
+    report = update_run_report(session, version, progress, comparison=told, quality=metrics)
     return {
         "version": version.version,
         **metrics,
@@ -127,7 +133,22 @@ def compare_with_reference(
         "shift_r2": own_row.get("shift R2"),
         "shift_slope": own_row.get("shift slope"),
         "models": rows,
+        "report": report,
     }
+
+
+def _about(before: Manifest | None, version: Manifest, retrained: Manifest, pairs: int, same_draws: bool) -> str:
+    """What the report says of the comparison."""
+    original = "" if before is None else f"the original is version {before.version}, "
+    told = (
+        f"By {pairs:,} forgotten pairs: {original}the unlearned model is version {version.version} of this output, and the "
+        f"retrained one version {retrained.version} of another."
+    )
+    if not same_draws:
+        told += (
+            " It was ingested from other data, so its random draws are others, and its scores differ for that alone."
+        )
+    return told
 
 
 def _open(config: Config, reference: str) -> Session:
@@ -146,7 +167,7 @@ def _open(config: Config, reference: str) -> Session:
     return Session(config.model_copy(update={"output": reference, "cluster": cluster}))
 
 
-def _recipe(config: Config, version: Manifest) -> dict[str, Any]:
+def recipe_of(config: Config, version: Manifest) -> dict[str, Any]:
     """Everything except the data on which the training of this version depended, by configuration key."""
     trained = as_trained(config, version.model)
     sections = {"backbone": trained.backbone.model_dump(), "train": trained.train.model_dump(exclude=INDIFFERENT)}
@@ -154,15 +175,15 @@ def _recipe(config: Config, version: Manifest) -> dict[str, Any]:
     return {"seed": trained.seed} | keys
 
 
-def _check_recipe(config: Config, version: Manifest, retrained: Manifest, reference: str) -> None:
+def _checkrecipe_of(config: Config, version: Manifest, retrained: Manifest, reference: str) -> None:
     """Raise InputError unless the reference was trained with the same configuration, and has forgotten nothing since."""
     if not retrained.model.was_trained_on(retrained.graph):
         raise InputError(
             f"--reference {reference}: its version {retrained.version} forgot something after its training, so it is no "
             "retrained model. Run `unlearnrec train --without` there"
         )
-    theirs = _recipe(config, retrained)
-    for key, ours in _recipe(config, version).items():
+    theirs = recipe_of(config, retrained)
+    for key, ours in recipe_of(config, version).items():
         if ours != theirs[key]:
             raise InputError(
                 f"--reference {reference}: trained with {key}={theirs[key]}, but version {version.version} with "
@@ -170,7 +191,7 @@ def _check_recipe(config: Config, version: Manifest, retrained: Manifest, refere
             )
 
 
-def _named(session: Session, version: Manifest, request: Request) -> Pairs:
+def named_pairs(session: Session, version: Manifest, request: Request) -> Pairs:
     """The interactions of this version's graph that the request names, by dense id."""
     named, found = find_stored(session.store, version.graph, [request])
     whole = effect(found, named, version.graph.items)
@@ -179,7 +200,7 @@ def _named(session: Session, version: Manifest, request: Request) -> Pairs:
 
 def _check_gone(session: Session, version: Manifest, request: Request, remedy: str) -> None:
     """Raise InputError if the version still has an interaction that the request names. remedy: what the user can do."""
-    if held := len(_named(session, version, request)[0]):
+    if held := len(named_pairs(session, version, request)[0]):
         raise InputError(
             f"{session.config.output}: version {version.version} still holds {held} of the interactions that are named. "
             f"{remedy}"
@@ -228,10 +249,10 @@ def _same_draws(version: Manifest, retrained: Manifest, there: tuple[Ids, Ids]) 
     return same_nodes and all(getattr(version.graph, key) == getattr(retrained.graph, key) for key in keys)
 
 
-def _before(session: Session, version: Manifest, retrained: Manifest, request: Request) -> Manifest | None:
+def version_before(session: Session, version: Manifest, recipe: Mapping[str, Any], request: Request) -> Manifest | None:
     """The last version that had all named interactions; None if there is none, or its files were removed.
 
-    Only versions of the same ingest count, with the configuration of the reference, that are no counterfactuals.
+    Only versions of the same ingest count, with this recipe (`recipe_of`), that are no counterfactuals.
     """
     kept = [
         one
@@ -239,18 +260,18 @@ def _before(session: Session, version: Manifest, retrained: Manifest, request: R
         if record.kind == COMMITTED and (one := manifest_of(record)).version < version.version
         if one.graph.ingest == version.graph.ingest
         and one.graph.shard_chains == one.lake_graph.shard_chains  # a counterfactual has two graphs
-        and _recipe(session.config, one) == _recipe(session.config, retrained)
+        and recipe_of(session.config, one) == recipe
         and all(session.store.exists(name) for name in one.files)
     ]
-    most = len(_named(session, kept[0], request)[0]) if kept else 0
+    most = len(named_pairs(session, kept[0], request)[0]) if kept else 0
     if not most:
         return None
     # The number of named interactions never grows from one version to the next, so the last version can be bisected.
-    place = bisect_right(kept, 0, key=lambda one: most - len(_named(session, one, request)[0]))
+    place = bisect_right(kept, 0, key=lambda one: most - len(named_pairs(session, one, request)[0]))
     return kept[place - 1]
 
 
-def _forgotten(session: Session, version: Manifest, before: Manifest | None, request: Request) -> Pairs:
+def forgotten_pairs(session: Session, version: Manifest, before: Manifest | None, request: Request) -> Pairs:
     """The forgotten interactions whose user and item are both still in the version, by dense id.
 
     The version before the request says which they are. Without it, they are those that the request names as pairs.
@@ -259,7 +280,7 @@ def _forgotten(session: Session, version: Manifest, before: Manifest | None, req
     if before is None:
         removal = resolve(request, maps[0], maps[1]).removal
         return removal.pair_users, removal.pair_items
-    users, items = _named(session, before, request)
+    users, items = named_pairs(session, before, request)
     stay = np.isin(users, maps[0][1]) & np.isin(items, maps[1][1])
     return users[stay], items[stay]
 

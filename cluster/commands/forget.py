@@ -7,16 +7,13 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from ...partitioning.ingest import load_assignment
 from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..evidence.report import add_evidence
 from ..layout import REQUEST_KEY
 from ..lifecycle.acceptance import NOTHING, accept, final_answer, under_current_id
-from ..lifecycle.estimate import estimated_seconds
-from ..lifecycle.finding import find_stored
 from ..lifecycle.operators import check_operator
-from ..lifecycle.outcomes import expected_outcome
+from ..lifecycle.preview import preview_request
 from ..lifecycle.refusals import Held
 from ..lifecycle.results_file import KeptResults, ResultsFile, result_rows, stored_outcome
 from ..lifecycle.suppression import open_list
@@ -27,7 +24,6 @@ from ..output.ledger import State
 from ..output.manifest import Manifest
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
-from ..requests.matching import changed_partitions, effect
 from ..requests.outcome import Outcome
 from ..requests.request import Request, parse_request
 
@@ -181,26 +177,7 @@ def preview(
     session: Session, version: Manifest, request: Request, results: ResultsFile | KeptResults | None = None
 ) -> dict[str, Any]:
     """What the request would change. It needs no workers, and writes nothing under the output."""
-    start = time.perf_counter()
-    graph = version.graph
-    named, found = find_stored(session.store, graph, [request])
-    whole = effect(found, named, graph.items)
-    outcome = expected_outcome(session, graph, request, named[0], found)
-    answer = {
-        "request_id": request.request_id,
-        "status": "dry_run",
-        "version": version.version,
-        "removed_interactions": len(whole.users),
-        "removed_events": whole.events,
-        "matched": outcome.matched,
-        "rows": outcome.counts(request.tally),
-        "affected_partitions": changed_partitions(version, load_assignment(session.store, graph), whole),
-        "touched_nodes": len(np.unique(whole.users)) + len(np.unique(whole.items)),
-        "share": whole.share(graph),
-        "needs_approval": whole.share(graph) > session.config.forget.max_share,
-        "unknown_ids": named[0].unknown,
-        "estimated_seconds": estimated_seconds(session.ledger(), len(whole.users)),
-    }
+    answer, outcome = preview_request(session, version, request)
     if results is not None:
         answer["results"] = results.write(result_rows(request, outcome))
-    return answer | {"seconds": time.perf_counter() - start}
+    return answer

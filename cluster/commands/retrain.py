@@ -27,8 +27,10 @@ from ..output.session import Session
 from ..planning.announce import announce
 from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
+from ..reporting.spans import traced
 
 
+@traced("retrain")
 def retrain(
     config: Config,
     *,

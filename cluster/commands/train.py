@@ -15,6 +15,7 @@ from ...partitioning.ingest import load_ids
 from ...partitioning.manifest import Graph
 from ...workers import WorkerFailure, Workers
 from ..config.schema import Config
+from ..evidence.run_report import update_run_report
 from ..lifecycle.finding import find_stored
 from ..log.log import LogConflict
 from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
@@ -27,6 +28,7 @@ from ..output.session import Session
 from ..planning.announce import announce
 from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
+from ..reporting.spans import traced
 from ..requests.matching import effect, resolve
 from ..requests.request import Request, make_request
 from ..requests.rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, read_rows
@@ -39,6 +41,7 @@ OVERTAKEN = (
 )
 
 
+@traced("train")
 def train(
     config: Config,
     *,
@@ -112,6 +115,7 @@ def train(
     if tuned is not None:
         chosen["tune"] = tuned
     told = training_result(committed, curve, run.settings.num_batches) | planned.measured(workers)
+    update_run_report(session, committed, progress, training={key: told[key] for key in ("epochs", "seconds", "curve")})
     return told | {"removed_interactions": removed, "unknown_ids": unknown} | chosen
 
 

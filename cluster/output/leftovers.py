@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ...partitioning.manifest import MANIFEST
 from ...partitioning.storage import Details, is_temporary
 from ..layout import (
+    AUDIT,
     CALLBACKS,
     CHECKPOINTS,
     FOLDERS,
@@ -104,7 +105,7 @@ def _places(session: Session, ledger: Ledger, files: Mapping[str, Details]) -> I
             if name not in keep and posixpath.basename(name) != "manifest.json":
                 yield name, kind if name in maker else UNNAMED, maker.get(name, "no record names it")
     keys = {graph_key(graph) for graph in graphs}
-    for folder in (CHECKPOINTS, PRETRAIN):
+    for folder in (AUDIT, CHECKPOINTS, PRETRAIN):
         for name in _in(folder, files):
             if graph_of_folder(name) not in keys:
                 yield name, CHECKPOINT, "of a run on a graph that is no longer current"

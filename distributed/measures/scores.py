@@ -1,8 +1,8 @@
 """Measures of forgetting on arrays of scores. The docstrings give definitions and sources.
 
 P = forgotten pairs, H = held-out pairs (of the test set: never seen by any model), n = random pairs,
-m = retrains under other seeds. Attacks that use more than one score of a pair are in benchmarks/attacks.py, and
-intervals of shares of a gap in gap.py.
+m = retrains under other seeds. Attacks that use more than one score of a pair are in distributed/attacks/,
+and intervals of shares of a gap in gap.py.
 """
 
 import numpy as np

@@ -52,7 +52,7 @@ def trained_pairs(graph: LocalGraph, users: Tensor, seed: int) -> tuple[Tensor, 
     degrees = graph.degrees[: graph.num_local_users]
     first = degrees.cumsum(0) - degrees
     chosen = first[rows] + keyed(seed, MEMBERSHIP, place) % degrees[rows]
-    return graph.pair_users[chosen], graph.pair_items[chosen]
+    return graph.pairs_at(chosen)
 
 
 def items_of(graph: LocalGraph, users: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ def items_of(graph: LocalGraph, users: Tensor) -> tuple[Tensor, Tensor]:
     counts = degrees[rows]
     starts = (first[rows] - (counts.cumsum(0) - counts)).repeat_interleave(counts)
     places = starts + torch.arange(len(starts), device=starts.device)
-    return graph.pair_users[places], graph.pair_items[places]
+    return graph.pairs_at(places)
 
 
 @torch.no_grad()

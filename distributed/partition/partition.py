@@ -15,6 +15,7 @@ import torch
 from ..graph.removal import Ids
 from ..measures.evaluation import Evaluation, evaluate_in_detail
 from ..measures.ranking import pair_scores, rank
+from .auditing import PartitionAuditing
 from .forgetting import PartitionForgetting
 from .results import Rows
 from .training import PartitionTraining
@@ -23,8 +24,8 @@ RANKING = "rank"
 """The phase, in the progress of a partition, in which it ranks items for users: `done` of `total` users."""
 
 
-class Partition(PartitionTraining, PartitionForgetting):
-    """The host of one partition: the methods that train and forget, and here those that use the loaded version."""
+class Partition(PartitionTraining, PartitionForgetting, PartitionAuditing):
+    """The host of one partition: the methods that train, forget and audit, and here those that use the loaded version."""
 
     def evaluate(self, test_users: Ids, test_items: Ids, evaluation: Evaluation) -> dict[str, Any]:
         """The quality of the loaded version, as `evaluation.evaluate_in_detail`. The same on every rank.

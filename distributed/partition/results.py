@@ -101,3 +101,12 @@ class RecallAndStanding(ForgottenStanding):
     """Recall on the held-out pairs, and the standing of forgotten pairs."""
 
     recall: Recall
+
+
+class Looked(TypedDict):
+    """What an attacker sees of the nodes of this partition (`auditing.Ask`). users, items: the ids, and the columns of
+    `attacks.view.Nodes`. returned: (positions among the listed pairs, 1 where the item is in its user's list)."""
+
+    users: tuple[Ids, ...]
+    items: tuple[Ids, ...]
+    returned: tuple[Ids, Ids]

@@ -175,13 +175,14 @@ def accept(config: Config, users: str, request_id: str) -> None:
     acceptance.accept(session, parse_request(users, None, None, None, request_id, session.options))
 
 
-def commit_forget(config: Config, users: str, request_id: str) -> Manifest:
-    """As `forget --users` does it, with other numbers."""
+def commit_forget(config: Config, users: str, request_id: str, **answered: Any) -> Manifest:
+    """As `forget --users` does it, with other numbers. answered: more of its answer."""
     accept(config, users, request_id)
     session = Session(config)
     head, version, number = session.log.head(), session.version(), session.versions.next_number()
     manifest = without_request(session, version, number, users)
     answer = {"request_id": request_id, "status": "committed", "version": number, "affected_partitions": [0, 1]}
+    answer |= answered
     made = {"reason": "forget", "lake_graph": manifest.graph, "answers": {request_id: answer}}
     return session.versions.commit(manifest.replaced(**made), after=head)
 

@@ -2,6 +2,7 @@
 
 import json
 import types
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,9 @@ from small_output import copied
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
-from unlearnrec.cluster.commands.quickstart import ALIKE, passed
+from unlearnrec.cluster.commands.quickstart import passed
 from unlearnrec.cluster.config.schema import parse_config, to_yaml
+from unlearnrec.cluster.reporting.run_verdict import ALIKE
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.sample import make_sample
 
@@ -89,6 +91,12 @@ def test_how_far_a_version_went_to_the_retrained_one(world, group, capsys):
     assert cut["gap_closed"] < unlearned["gap_closed"] and cut["shift_r2"] < unlearned["shift_r2"]
     assert retrained["recall@20"] == pytest.approx(pipeline.evaluate(world.retrained)["recall@20"], abs=1e-12)
     json.dumps(unlearned, allow_nan=False)
+    # The report has the comparison, and keeps it when the same version is evaluated by itself afterwards.
+    document = json.loads(Path(unlearned["report"]).with_suffix(".json").read_text())
+    assert [row["model"] for row in document["comparison"]["models"]] == ["original", "unlearned", "retrained"]
+    assert document["comparison"]["seconds"].keys() == {"forget", "retrain"}
+    assert len(document["training"]["curve"]) == 60 and document["encoder"]["seconds"] > 0
+    assert "Attack AUC" in Path(plain["report"]).read_text()
 
 
 def test_a_retrained_model_is_where_itself_is(world, group, tmp_path):

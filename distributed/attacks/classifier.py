@@ -1,10 +1,10 @@
-"""Membership attacks that use more than one score of a pair: a classifier on features, and shadow models.
+"""A membership attack by a trained classifier on features of pairs (or of nodes).
 
-Attacks on a single score are in `measures.auc`, those on the scores of two versions in `shares.difference_attack`. Scores
-and ratios are larger for pairs that look like members of the training data; `auc` and `true_positives_at` judge them.
+Its scores are larger for pairs that look like members of the training data; `scores.auc` and `true_positives_at` judge
+them.
 
 Shape legend: n = pairs, N = members and others together, F = features, E = expanded features (F, their squares and
-products), G = E and a constant, S = shadow models.
+products), G = E and a constant.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from ..distributed.measures.scores import Ids, Scores
+from ..measures.scores import Ids, Scores
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -55,32 +55,6 @@ def cross_fitted_scores(
         w_E, bias = _fit(x_NE[known], member_N[known], l2)
         scores_N[~known] = x_NE[~known] @ w_E + bias
     return scores_N[member_N], scores_N[~member_N]
-
-
-def shadow_log_ratios(target: Scores, shadows: Scores, in_mask: Mask) -> Floats:
-    """The log likelihood ratio [n] of each pair's score, for "member" against "not a member" (LiRA, Carlini et al.,
-    "Membership inference attacks from first principles", S&P 2022, algorithm 1).
-
-    For each pair there are two Gaussians: of its scores in shadow models trained with it, and in those trained without it.
-    The variance of each kind is pooled over all pairs, as the paper advises for few shadow models: the squared deviations
-    from each pair's mean, divided by their degrees of freedom. Scores should be on the scale of log odds, as those of BPR
-    are. A pair that lacks one of the two kinds of shadow models gets NaN.
-
-    Args:
-        target: the pairs' scores in the attacked model, [n].
-        shadows: the pairs' scores in the shadow models, [S, n].
-        in_mask: whether the shadow model was trained with the pair, [S, n].
-
-    Raises:
-        ValueError: no pair has two shadow models of a kind.
-    """
-    mean_in, variance_in = _shadow_moments(shadows, in_mask)
-    mean_out, variance_out = _shadow_moments(shadows, ~in_mask)
-    score = target.astype(np.float64)
-    log_in = -((score - mean_in) ** 2) / variance_in - np.log(variance_in)
-    log_out = -((score - mean_out) ** 2) / variance_out - np.log(variance_out)
-    ratios: Floats = (log_in - log_out) / 2
-    return ratios
 
 
 def _folds(group_N: Ids, folds: int, seed: int) -> npt.NDArray[np.int64]:
@@ -133,20 +107,3 @@ def _fit(x_NE: Floats, member_N: Mask, l2: float) -> tuple[Floats, float]:
     options = {"gtol": 1e-7, "maxiter": 200}
     found = minimize(loss, np.zeros(len(penalty_G)), jac=True, hess=curvature, method="trust-exact", options=options).x
     return found[:-1], float(found[-1])
-
-
-def _shadow_moments(shadows: Scores, mask: Mask) -> tuple[Floats, float]:
-    """(mean of each pair over its shadow models in the mask, the variance pooled over pairs). The mean is NaN for a pair
-    without such a model.
-
-    Raises:
-        ValueError: no pair has two shadow models in the mask.
-    """
-    count_n = mask.sum(axis=0)
-    sum_n = np.where(mask, shadows, 0).sum(axis=0, dtype=np.float64)
-    mean_n = np.divide(sum_n, count_n, out=np.full(len(count_n), np.nan), where=count_n > 0)
-    freedom = int(np.maximum(count_n - 1, 0).sum())
-    if freedom == 0:
-        raise ValueError("no pair has two shadows of a kind: there is no variance to pool")
-    squares = np.where(mask, shadows - mean_n, 0) ** 2
-    return mean_n, float(squares.sum() / freedom)

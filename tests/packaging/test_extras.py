@@ -1,0 +1,20 @@
+"""What an installation may bring is told where people look for it."""
+
+import re
+import tomllib
+
+from fences import ROOT
+
+
+def test_each_extra_is_explained():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    told = re.findall(r"(?m)^\| `(\w+)` \| .+ \| .+ \|$", (ROOT / "docs" / "install.md").read_text(encoding="utf-8"))
+    assert set(project["optional-dependencies"]) <= set(told)
+    assert len(told) == len(set(told))
+
+
+def test_make_installs_every_extra_that_tests_need():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    made = re.search(r"(?m)^EXTRAS := ([\w,]+)$", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert made and set(made.group(1).split(",")) <= set(extras)
+    assert {"serve", "docs", "dev"} <= set(made.group(1).split(","))
