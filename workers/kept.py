@@ -21,6 +21,10 @@ class KeptWorkers(ABC):
     def use(self) -> AbstractContextManager[WorkerGroup]:
         """The group, for a `with` block, which does not end it."""
 
+    @abstractmethod
+    def stop(self) -> None:
+        """End the workers, if there are any. The next block starts others."""
+
 
 Workers = WorkerGroup | KeptWorkers
 """What a command may be given instead of starting workers of its own."""

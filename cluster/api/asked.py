@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ...partitioning.errors import InputError
 from ...partitioning.storage import StorageOptions
+from ..config.schema import Config
 from ..requests.request import Request, check_request_id, make_request, parse_request
 from ..requests.rows import COLUMNS, INTERACTIONS, ITEMS, KINDS, USERS, Row, parse_row
 
@@ -55,6 +56,31 @@ class Asked:
             raise InputError(f"{method}: names no user, item or interaction. Give at least one")
         check_request_id(request_id)
         return make_request(named[USERS], named[ITEMS], named[INTERACTIONS], request_id, key, named["ranges"], rows)
+
+
+def left_out_of(what: str, without: Any, config: Config) -> list[str | Request]:
+    """What a training is to leave out, as `commands.train.train` takes it. what: the argument, for messages.
+
+    Raises:
+        InputError: it is neither a file, a list of files nor arguments of `forget`; or as `Asked.request`. A row that is
+            invalid is refused too.
+    """
+    if isinstance(without, str):
+        return [without]
+    if not isinstance(without, Mapping):
+        if isinstance(without, Sequence) and all(isinstance(one, str) for one in without):
+            return list(without)
+        raise InputError(
+            f'{what}: got {type(without).__name__}, expected a file, or what to leave out: {{"users": [17]}}'
+        )
+    known = [field.name for field in fields(Asked)]
+    if unknown := [str(key) for key in without if key not in known]:
+        raise InputError(f"{what}: {unknown[0]}: unknown; expected some of {', '.join(known)}")
+    request = Asked(**without).request(None, StorageOptions(**config.storage.model_dump()), b"", what)
+    for number, row in enumerate(request.rows, start=1):
+        if isinstance(row, str):
+            raise InputError(f"{what}: requests: row {number}: {row}. Drop the row or correct it")
+    return [request]
 
 
 def ids_of(what: str, values: Any) -> list[int | str]:

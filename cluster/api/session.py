@@ -59,7 +59,7 @@ class Session(UsedSession):
         self,
         *,
         resume: bool = False,
-        without: str | Sequence[str] = (),
+        without: str | Sequence[str] | Mapping[str, Any] = (),
         tune: bool | Mapping[str, Sequence[Any]] = False,
     ) -> TrainResult:
         """Train the backbone and commit it as the current version.
@@ -69,7 +69,8 @@ class Session(UsedSession):
 
         Args:
             resume: go on from the last checkpoint, if there is one of the same settings.
-            without: files of what to leave out: a counterfactual, from which nothing can be forgotten.
+            without: what to leave out, as the arguments of `forget` ({"users": [17]}), or files of it. The result is a
+                counterfactual, to compare with (`evaluate(reference=...)`); nothing can be forgotten from it.
             tune: try settings first, and train the best: True for the grid of the section `tune`, or a grid such as
                 {"train.learning_rate": [0.003, 0.01]}.
 
@@ -78,10 +79,11 @@ class Session(UsedSession):
             RuntimeError: another version was committed meanwhile.
         """
         from .. import pipeline
+        from .asked import left_out_of
 
-        files = [without] if isinstance(without, str) else list(without)
+        left_out = plainly(lambda: left_out_of("train: without", without, self._config))
         if tune is False:
-            return TrainResult.of(self._with_workers(pipeline.train, resume=resume, without=files))
+            return TrainResult.of(self._with_workers(pipeline.train, resume=resume, without=left_out))
         from ..models.tuning import combinations
         from .configuration import with_grid
 
@@ -93,7 +95,9 @@ class Session(UsedSession):
         config = plainly(checked)
         self.stop_workers()  # the trials have workers of their own, which need the room
         return TrainResult.of(
-            self._do(lambda: pipeline.train(config, progress=self._progress, resume=resume, without=files, tune=True))
+            self._do(
+                lambda: pipeline.train(config, progress=self._progress, resume=resume, without=left_out, tune=True)
+            )
         )
 
     def pretrain(self) -> PretrainResult:

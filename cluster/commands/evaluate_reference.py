@@ -13,7 +13,7 @@ from ...distributed.measures import gap as shares
 from ...partitioning.errors import InputError
 from ...partitioning.graph import dense_ids
 from ...partitioning.ingest import load_ids
-from ...workers import Workers
+from ...workers import KeptWorkers, Workers
 from ..config.schema import Config
 from ..evidence.run_report import comparison, seconds_of, update_run_report
 from ..lifecycle.finding import find_stored
@@ -105,6 +105,8 @@ def compare_with_reference(
             if same_workers:
                 models[RETRAINED] = measure_version(other, retrained, own, theirs, theirs.held_out)
         if not same_workers:
+            if isinstance(group, KeptWorkers):
+                group.stop()  # the other group needs the room
             with other.workers() as own:
                 models[RETRAINED] = measure_version(other, retrained, own, theirs, theirs.held_out)
     same_draws = _same_draws(version, retrained, there)

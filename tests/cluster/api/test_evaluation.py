@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from in_process import opened_in_process
-from small_output import copied, scored_output, small_config, write_interactions
+from small_output import copied, item_name, scored_output, small_config, user_name, write_interactions
 
 import unlearnrec
 from unlearnrec.cluster import pipeline
@@ -135,3 +135,12 @@ def test_a_grid_reaches_the_command(made: Config, tmp_path: Path, monkeypatch: p
     assert seen["grid"] == {"train.learning_rate": [0.25, 0.5], "backbone.num_layers": [1, 2]}
     assert result.tune == {"trials": [], "best": {}} and result.validation is None
     assert session.config.tune.grid == {}
+
+
+def test_a_training_without_what_python_names(made: Config, tmp_path: Path):
+    config = copied(made, tmp_path).model_copy(update={"train": made.train.model_copy(update={"epochs": 1})})
+    with opened_in_process(config) as session:
+        result = session.train(without={"users": [user_name(1)], "interactions": [(user_name(2), item_name(1))]})
+        assert (result.removed_interactions, result.unknown_ids) == (5, 0)
+        with pytest.raises(InputError, match="without: names nothing that the graph holds"):
+            session.train(without={"users": ["nobody"]})
