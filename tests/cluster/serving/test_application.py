@@ -10,6 +10,7 @@ from lanes import LONG
 
 import unlearnrec
 from unlearnrec.cluster.commands import serve_detached
+from unlearnrec.cluster.reporting.logs import log_format
 from unlearnrec.partitioning.errors import InputError
 
 pytest.importorskip("fastapi")
@@ -99,6 +100,47 @@ def test_the_application_of_a_serve_config_serves(mode: str, tmp_path: Path):
     command = [sys.executable, "-c", SCRIPT, str(ROOT / "tests" / "support"), str(tmp_path)]
     done = subprocess.run(command, env=here, capture_output=True, text=True, cwd=tmp_path, timeout=350)
     assert done.returncode == 0 and "all of it" in done.stdout, done.stdout[-2000:] + done.stderr[-6000:]
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What the application does on a cluster, which is stood in for: a coordinator of this output runs there."""
+    found: list[object] = []
+    actors = {"there": True}
+
+    def get_actor(name: str, namespace: str) -> str:
+        if not actors["there"]:
+            raise ValueError(name)
+        return name
+
+    def stop(actor: str) -> None:
+        found.append(("stopped", actor))
+        actors["there"] = False
+
+    monkeypatch.setattr(serve_detached.ray, "get_actor", get_actor)
+    monkeypatch.setattr(serve_detached, "_stop_actor", stop)
+    monkeypatch.setattr(serve_detached, "check_servable", lambda session: None)
+    monkeypatch.setattr(serve_detached, "_refuse_without_room", lambda config: None)
+    monkeypatch.setattr(
+        serve_detached, "_start_actor", lambda config, name: found.append((name, config.serve.max_batch, log_format()))
+    )
+    return found
+
+
+def test_a_coordinator_that_is_there_is_followed_by_one_with_the_present_configuration(
+    done: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "run.yaml").write_text(f"interactions: /in\noutput: {tmp_path}\n", encoding="utf-8")
+    args = {"config": str(tmp_path / "run.yaml"), "overrides": ["serve.max_batch=7"], "log_format": "json"}
+    monkeypatch.delenv("UNLEARNREC_TOKEN", raising=False)
+    with pytest.raises(InputError, match="UNLEARNREC_TOKEN"):  # whoever reaches the proxies could call it
+        serve_detached.application(args)
+    assert not done
+    monkeypatch.setenv("UNLEARNREC_TOKEN", TOKEN)
+    application = serve_detached.application(args)
+    name = serve_detached.actor_name(str(tmp_path))
+    assert done == [("stopped", name), (name, 7, "json")]
+    assert type(application).__name__ == "Application"
 
 
 @pytest.mark.parametrize("args", [{}, {"config": "run.yaml", "port": 1}])
