@@ -33,12 +33,12 @@ from ..partitioning.assignment import Assignment
 from ..partitioning.errors import InputError
 from ..partitioning.shard import build_shards
 from . import results_file
-from .contestants.protocol import Task
+from .contestants.protocol import Rows, Task
 from .forgetting import RECIPE
 from .lab import Data
 from .unlearning import read_data
 
-SHARED = {"size": 64, "layers": 3, "decay": 1e-4, "learning_rate": 0.001}
+SHARED: dict[str, Any] = {"size": 64, "layers": 3, "decay": 1e-4, "learning_rate": 0.001}
 """The recipe of LightGCN's paper, which all have for the seconds of a step."""
 FAST = SHARED | {
     "train": {key: x for key, x in RECIPE["train"].items() if key != "batch_size"},
@@ -134,7 +134,8 @@ class Running:
         self.prepared: float = self._answer()["seconds"]
 
     def _answer(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()  # type: ignore[union-attr]
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
         if not line:
             self._process.wait()
             self._errors.seek(0)
@@ -155,7 +156,7 @@ class Running:
         self._process.stdin.flush()
         return self._answer()
 
-    def readouts(self) -> tuple[np.ndarray, np.ndarray]:
+    def readouts(self) -> tuple[Rows, Rows]:
         """The readouts of users and of items."""
         self.ask(embeddings=str(self._readouts))
         with np.load(self._readouts) as file:

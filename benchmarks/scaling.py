@@ -86,7 +86,7 @@ class Kept:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._found = dict(load(path)) if path and path.exists() else {}
+        self._found: dict[Point, list[Found]] = dict(load(path)) if path and path.exists() else {}
 
     def of(self, point: Point) -> list[Found] | None:
         """What was found for a point; None if it was not measured."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class Ours:
         self._graph = LocalGraph(shard, owners, Comm())
         recipe = task.recipe
         own = recipe.get("train", {})
-        settings = {
+        settings: dict[str, Any] = {
             "learning_rate": recipe["learning_rate"],
             "loss": "bpr",
             "initial_deviation": 0.1,

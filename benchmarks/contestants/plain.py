@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -51,10 +52,11 @@ class Plain:
             negatives[wrong] = self._draw.integers(task.num_items, size=len(wrong))
         return users, positives, negatives
 
-    def _are_known(self, users: Ids, items: Ids) -> np.ndarray:
+    def _are_known(self, users: Ids, items: Ids) -> npt.NDArray[np.bool_]:
         codes = users * self._task.num_items + items
         places = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
-        return self._codes[places] == codes
+        known: npt.NDArray[np.bool_] = self._codes[places] == codes
+        return known
 
     def _readouts(self) -> Tensor:
         total = layer = self._rows

@@ -108,7 +108,7 @@ def write_baseline(path: Path, about: Mapping[str, str], found: Mapping[str, Mea
     """Write the ratios for later runs. about: the machine, the command, the commit. Measures that were not taken now stay
     as they are in the file, if it is of the same machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     kept = before["measures"] if before.get("machine") == about["machine"] else {}
     content = {**about, "measures": kept | {name: asdict(one) for name, one in found.items()}}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

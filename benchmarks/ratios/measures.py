@@ -202,7 +202,7 @@ def quality(scale: float) -> Ratios:
             backbones={"LightGCN": keys},
             epochs=10,
             scenarios=("interactions 5%",),
-            methods=("encoder",),
+            methods=("counterfactual encoder",),
         )
         [cell] = unlearning.run(matrix, data, Store(f"{name}/store"))
     named = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .projection import Projected
 
@@ -25,7 +26,7 @@ def draw_series(path: Path, panels: Mapping[str, Series], x: str, y: str) -> Non
     for axis, (title, series) in zip(axes[0], panels.items(), strict=True):
         for number, (name, points) in enumerate(series.items()):
             places, values = zip(*points, strict=True)
-            style = {"color": f"C{number}", "markersize": 5, "linewidth": 0.6}
+            style: dict[str, Any] = {"color": f"C{number}", "markersize": 5, "linewidth": 0.6}
             axis.plot(places, values, marker=MARKERS[number % len(MARKERS)], linestyle=":", label=name, **style)
         axis.set(xscale="log", yscale="log", title=title, xlabel=x, ylabel=y)
         axis.grid(which="both", alpha=0.2)
