@@ -122,7 +122,7 @@ def test_settings_within_the_text_are_keys_of_the_configuration():
             continue
         for span in re.findall(r"`([a-z_]+\.[a-z_.]+)(?:=[^`]*)?`", path.read_text(encoding="utf-8")):
             section, _, name = span.partition(".")
-            is_file = name in ("py", "json", "yaml", "parquet", "csv", "md")
+            is_file = name in ("py", "json", "yaml", "parquet", "csv", "md", "html")
             if section in SECTIONS and not is_file and not any(f"{key}.".startswith(f"{span}.") for key in keys):
                 wrong.add(f"{path.name}: {span}")
     assert not sorted(wrong)
