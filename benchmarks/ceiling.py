@@ -107,6 +107,7 @@ def requested(plan: Plan, scenario: Scenario) -> list[str]:
     measures = {
         name: attack(pairs, one.view, before.view, one.returned) for name, one in ({BEFORE: before} | seen).items()
     }
+    first = measures.get("cut", measures[BEFORE])
     recalls = {name: one.recall for name, one in ({BEFORE: before} | seen).items()}
     rows = []
     for name, found in measures.items():
@@ -116,7 +117,7 @@ def requested(plan: Plan, scenario: Scenario) -> list[str]:
                 cells[key] = "-"
                 continue
             floors = [measures[f"{OTHER_SEED} {seed}"][key] for seed in seeds]
-            told = tell(found[key], measures[RETRAINED][key], floors, measures["cut"].get(key))
+            told = tell(found[key], measures[RETRAINED][key], floors, first.get(key))
             cells[key] = _cell(told)
         rows.append(cells)
     floor = {"model": "floor", "Recall@20": ""} | {
@@ -181,7 +182,7 @@ def _with_lengths(exact: Model, original: Model, rows: Tensor) -> Model:
 
 def _neighbours(model: Model, rows: Tensor) -> Tensor:
     """The rows of all neighbours of these rows, in the model's graph."""
-    marked = torch.zeros(len(model.e0), 1)
+    marked = model.e0.new_zeros((len(model.e0), 1))
     marked[rows] = 1
     return torch.nonzero(model.graph.neighbour_means(marked)[:, 0] > 0)[:, 0]
 
