@@ -82,9 +82,7 @@ def compare_with_reference(
     if not any(request.entries()):
         raise InputError("the request names no user, item or interaction. Give what was forgotten")
     if request.tally.invalid:
-        progress.note(
-            f"{request.tally.invalid} of {len(request.rows)} rows mean nothing and are left out"
-        )
+        progress.note(f"{request.tally.invalid} of {len(request.rows)} rows mean nothing and are left out")
     other = _open(config, reference)
     with leased(session) as version, leased(other) as retrained:
         _check_recipe(config, version, retrained, reference)

@@ -123,8 +123,8 @@ class _Probe:
     def delivered(self, rest: LocalGraph, gains: Tensor) -> Tensor:
         """The change of the scores [n] with these gains [2]. rest: as `rest` makes it."""
         first_item, (user, item) = self.graph.num_local_users, gains.to(self.e0.dtype)
-        scaled = torch.cat([user * self.change[:first_item], item * self.change[first_item:]])
-        return self._scores(rest, self.e0 + scaled) - self.before
+        e0 = torch.cat([user * self.change[:first_item], item * self.change[first_item:]]).add_(self.e0)
+        return self._scores(rest, e0) - self.before
 
     def _scores(self, rest: LocalGraph, e0: Tensor) -> Tensor:
         readout = self.backbone.readout(e0, rest.propagation)

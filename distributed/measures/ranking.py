@@ -14,6 +14,9 @@ from ..graph.local_graph import LocalGraph
 from ..graph.lookup import ItemLookup
 from .top_items import TopItems
 
+PAIRS_AT_A_TIME = 262_144
+"""Pairs of all ranks whose readouts are gathered at a time."""
+
 OnRanked = Callable[[int, int], None]
 """Called with (users of this rank that are ranked, users that will be)."""
 
@@ -79,5 +82,9 @@ def pair_scores(graph: LocalGraph, z: Tensor, users: Tensor, items: Tensor) -> t
     there[graph.item_ids] = 1
     graph.comm.all_reduce(there)
     mine = torch.nonzero((graph.user_rows(users) >= 0) & (there[items] > 0))[:, 0]
-    lookup = ItemLookup(graph, items[mine], mine)
-    return mine, (z[graph.user_rows(users[mine])] * lookup.fetch(z)).sum(1)
+    total = graph.comm.all_reduce(torch.tensor([len(mine)], device=z.device))
+    parts = mine.tensor_split(max(1, -(-int(total) // PAIRS_AT_A_TIME)))  # as many on every rank
+    scores = [
+        (z[graph.user_rows(users[part])] * ItemLookup(graph, items[part], part).fetch(z)).sum(1) for part in parts
+    ]
+    return mine, torch.cat(scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unittest.mock
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from unlearnrec.distributed.encoder.published import (
     published_influence,
 )
 from unlearnrec.distributed.graph.local_graph import LocalGraph
+from unlearnrec.distributed.measures import ranking
 from unlearnrec.distributed.training.trainer import Trainer, TrainSettings
 from unlearnrec.partitioning.assignment import Assignment, hash_owner
 from unlearnrec.partitioning.shard import build_shards
@@ -163,3 +165,12 @@ def published(
         "losses": losses,
         "fresh": trained.fresh_rows(rows)["h0"][rows],
     }
+
+
+def scored_pairs(comm: Comm, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scores of all interactions by made-up readouts, `most` at a time."""
+    with unittest.mock.patch.object(ranking, "PAIRS_AT_A_TIME", most):
+        graph = local_graph(comm)
+        readouts = torch.cat([graph.user_ids, graph.item_ids + USERS])[:, None] * torch.arange(1.0, 5.0)
+        users, items = (torch.from_numpy(x.astype(np.int64)) for x in pairs())
+        return ranking.pair_scores(graph, readouts.sin(), users, items)

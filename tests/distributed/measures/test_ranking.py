@@ -147,3 +147,10 @@ def test_other_measures_by_hand():
     assert measures.mi_ng(zero, high) == pytest.approx(0.5 / sigmoid)
     assert measures.gap_closed(0.9, 0.7, 0.5) == pytest.approx(0.5)
     assert math.isnan(measures.gap_closed(0.5, 0.6, 0.5))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_pairs_are_scored_in_parts_as_all_at_once(size: int) -> None:
+    whole, parts = (run_processes(size, spmd.scored_pairs, most) for most in (10_000, 7))
+    for one, other in zip(whole, parts, strict=True):
+        assert len(one[0]) and torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
