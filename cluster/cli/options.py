@@ -41,6 +41,9 @@ def load_configuration(
     if holds is None:
         return config
     from ..output import ready
+    from ..tracking.run import trackers_of
+
+    trackers_of(config)  # raises where the package of one is missing
 
     if holds == "table":
         ready.check_named(config, {"interactions": config.interactions})

@@ -93,7 +93,7 @@ def print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> No
     verdict = result.pop("verdict", None)  # of `quickstart`; a copy was made above
     width = max(map(len, result), default=0)
     for key, value in result.items():
-        print(f"{key:<{width}}  {value:.6g}" if isinstance(value, float) else f"{key:<{width}}  {value}", file=stdout)
+        print(f"{key:<{width}}  {_line(value)}", file=stdout)
     if verdict is not None:
         print(verdict, file=stdout)
 
@@ -136,6 +136,17 @@ def _print_table(rows: Sequence[Mapping[str, Any]], stdout: TextIO) -> None:
         print(
             "  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip(), file=stdout
         )
+
+
+def _line(value: Any) -> str:
+    """What stands behind a key that has a line to itself."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_line(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_line, value)) or "none"
+    return str(value)
 
 
 def _cell(value: Any) -> str:

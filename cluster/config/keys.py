@@ -47,11 +47,11 @@ def find_keys(model: type[BaseModel], path: str) -> list[Key]:
     keys = {key.path: key for key in all_keys(model)}
     if path in keys:
         return [key for name, key in keys.items() if name == path or name.startswith(f"{path}.")]
-    raise InputError(f"config {path}: no such key{_near(path, list(keys))}. `unlearnrec config` lists all")
+    raise InputError(f"config {path}: no such key{_near(path, list(keys))} `unlearnrec config` lists all")
 
 
 def _near(path: str, known: list[str]) -> str:
-    """Keys that may be meant: of the same last word anywhere, else spelt alike."""
+    """The end of the sentence: keys that may be meant, of the same last word anywhere, else spelt alike."""
     word = path.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == word]
     if not same:
@@ -60,7 +60,7 @@ def _near(path: str, known: list[str]) -> str:
         # The section that was named goes first: `train.epoch` is meant for train.epochs, not pretrain.epochs.
         same.sort(key=lambda name: -difflib.SequenceMatcher(None, name, path).ratio())
     close = same[:4] or difflib.get_close_matches(path, known, n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"; did you mean {' or '.join(close)}?" if close else "."
 
 
 def _walk(node: dict[str, Any], schema: dict[str, Any], prefix: str) -> Iterator[Key]:

@@ -183,11 +183,26 @@ def unreadable(data: DataFile, error: Exception) -> InputError:
     advice = "Write it again, or mend the table"
     if data.plain:
         advice = "Write it again, or take it out of the folder (files whose names start with _ or . are skipped)"
-        if not data.file.path.lower().endswith((".parquet", ".parq", ".pq")):
+        if _is_text(data):
+            advice = (
+                "It is a text. A CSV file needs a name that ends with .csv; take away what is not part of the table"
+            )
+        elif not data.file.path.lower().endswith((".parquet", ".parq", ".pq")):
             advice = (
                 "If it is a CSV file, give it a name that ends with .csv; if it is not part of the table, take it away"
             )
-    return InputError(f"{data.uri} is not a readable Parquet file: {error}. {advice}")
+    return InputError(f"{data.uri} is not a readable Parquet file: {str(error).rstrip('. ')}. {advice}")
+
+
+def _is_text(data: DataFile) -> bool:
+    """Whether the file begins as a text does, as a CSV file under another name."""
+    try:
+        with data.file.filesystem.open_input_stream(data.file.path) as stream:
+            start = stream.read(512)
+    except OSError:
+        return False
+    # The last bytes may be the beginning of a character.
+    return b"\n" in start and start[:-4].decode("utf-8", errors="replace").replace("\n", "").isprintable()
 
 
 def _field_id(field: pa.Field) -> int | None:

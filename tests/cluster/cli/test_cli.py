@@ -247,6 +247,18 @@ def test_a_request_to_a_mistyped_output_leaves_nothing_there(tmp_path, dry):
     assert not (tmp_path / "typo").exists()
 
 
+def test_what_is_nested_is_shown_in_words() -> None:
+    printed = io.StringIO()
+    answer = {"by_halo": {"pull": 3, "cover": 0.25}, "affected_partitions": [0, 1], "columns": {}, "left": []}
+    print_result(answer, False, printed)
+    assert [line.split(maxsplit=1)[1:] for line in printed.getvalue().splitlines()] == [
+        ["pull 3, cover 0.25"],
+        ["0, 1"],
+        [],
+        ["none"],
+    ]
+
+
 def test_what_evaluate_and_train_say_is_shown_as_tables() -> None:
     printed = io.StringIO()
     measures = {"recall@20": 0.125, "ndcg@20": 0.5}

@@ -40,6 +40,13 @@ def test_csv_under_another_name_is_told_to_take_the_name(tmp_path):
     assert "Write it again" not in str(error.value)
 
 
+def test_csv_under_the_name_of_parquet_is_told_so(tmp_path):
+    (tmp_path / "ids.parquet").write_text("user_id,item_id\n1,2\n")
+    with pytest.raises(InputError, match=r"It is a text\. A CSV file needs a name that ends with \.csv") as error:
+        read_ids(str(tmp_path / "ids.parquet"), "user_id", StorageOptions())
+    assert ".." not in str(error.value) and "Write it again" not in str(error.value)
+
+
 def test_a_folder_that_cannot_be_written_is_no_matter_of_credentials(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written") as error:
