@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lanes import LONG
 
 from unlearnrec.benchmarks import ceiling, unlearning
 from unlearnrec.benchmarks.lab import Lab
@@ -52,6 +53,7 @@ def test_forms_have_the_rows_of_the_retrain_where_they_say_so(files, tmp_path):
     assert torch.allclose(lengths.norm(dim=1)[touched], target.e0.norm(dim=1)[touched], rtol=1e-5)
 
 
+@LONG
 def test_the_file_has_a_table_for_the_request_and_for_each_attack_on_canaries(files, tmp_path, monkeypatch):
     plan = {
         "name": "sample",
