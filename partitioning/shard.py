@@ -79,9 +79,15 @@ class GraphShard:
 
     def entries(self) -> tuple[Pairs, Pairs]:
         """The entries of the users' rows [eu] and of the items' rows [ei], each as int64 (users, items), in stored order."""
-        users = np.repeat(self.user_ids, np.diff(self.user_indptr))
-        items = np.repeat(self.item_ids, np.diff(self.item_indptr))
-        return (users, self.user_neighbours.astype(np.int64)), (self.item_neighbours.astype(np.int64), items)
+        return self.user_entries(), self.item_entries()
+
+    def user_entries(self) -> Pairs:
+        """The entries of the users' rows, int64 (users, items) [eu], in stored order."""
+        return np.repeat(self.user_ids, np.diff(self.user_indptr)), self.user_neighbours.astype(np.int64)
+
+    def item_entries(self) -> Pairs:
+        """The entries of the items' rows, int64 (users, items) [ei], in stored order."""
+        return self.item_neighbours.astype(np.int64), np.repeat(self.item_ids, np.diff(self.item_indptr))
 
     def marked(
         self, wanted: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.bool_]]

@@ -172,12 +172,12 @@ class Change:
     @cached_property
     def user_codes(self) -> list[Ids]:
         """The codes of the interactions in the rows of users of each shard, ascending."""
-        return [_ascending(u * s.num_items + i) for s in self.new for u, i in (s.entries()[0],)]
+        return [_ascending(u * s.num_items + i) for s in self.new for u, i in (s.user_entries(),)]
 
     @cached_property
     def item_codes(self) -> list[Ids]:
         """The codes of the interactions in the rows of items of each shard, ascending."""
-        return [_ascending(i * s.num_users + u) for s in self.new for u, i in (s.entries()[1],)]
+        return [_ascending(i * s.num_users + u) for s in self.new for u, i in (s.item_entries(),)]
 
     @cached_property
     def connected(self) -> tuple[Marks, Marks]:
