@@ -117,7 +117,7 @@ def measured(arguments: argparse.Namespace, nodes: Nodes, kept: Kept, notes: lis
     for point, found in measure_on_two(missing, arguments.rounds):
         kept.keep(point, found)
         _tell(f"{point}: step {max(one.step for one in found):.3f} s")
-    return runs + [(point, found) for point in slow if (found := kept.of(point))]
+    return runs + [(point, known) for point in slow if (known := kept.of(point))]
 
 
 def measure_all(points: Sequence[Point], rounds: int, nodes: Nodes, kept: Kept) -> Runs:

@@ -59,7 +59,8 @@ class Plain:
         return known
 
     def _readouts(self) -> Tensor:
-        total = layer = self._rows
+        layer: Tensor = self._rows
+        total = layer
         for _ in range(self._layers):
             layer = self._adjacency @ layer
             total = total + layer

@@ -74,8 +74,9 @@ def draw(point: Point) -> Drawn:
     count = point.partitions
     if point.strategy == "hash":
         sides = (("user", point.users), ("item", point.items))
-        return Drawn(users, items, Assignment(*(hash_owner(np.arange(n), side, count, 0) for side, n in sides), count))
-    owners = [(community * count // COMMUNITIES).astype(np.int16) for community in (of_user, of_item)]
+        owners = [hash_owner(np.arange(n), side, count, 0) for side, n in sides]
+    else:
+        owners = [(community * count // COMMUNITIES).astype(np.int16) for community in (of_user, of_item)]
     return Drawn(users, items, Assignment(owners[0], owners[1], count))
 
 

@@ -194,7 +194,7 @@ def _errors_line(found: dict[str, float]) -> str:
 
 
 def _projection_rows(projected: Sequence[Projected]) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for one in projected:
         if one.instance is INSTANCES[0]:
             rows.append({"interactions": one.interactions, "workers": one.workers, "GB a worker": one.memory / 1e9})

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,7 @@ def merged(parts: Sequence[Looked], listed: int) -> Look:
     """The answers of all partitions as one. listed: the number of pairs that were asked about."""
     sides = []
     for side in ("users", "items"):
-        columns = [np.concatenate(column) for column in zip(*(part[side] for part in parts), strict=True)]  # type: ignore[literal-required]
+        columns = [np.concatenate(column) for column in zip(*(part[side] for part in parts), strict=True)]
         order = np.argsort(columns[0])
         sides.append(Nodes(*(column[order] for column in columns)))
     returned = np.zeros(listed, dtype=bool)
@@ -116,9 +117,7 @@ def _merged(results: Sequence[list[Looked]], asks: Sequence[Ask]) -> list[Look]:
 
 
 def _packed(looks: Sequence[Look], seconds: float) -> bytes:
-    arrays: dict[str, npt.NDArray[np.generic]] = {
-        "about": np.array(json.dumps({"looks": len(looks), "seconds": seconds}))
-    }
+    arrays: dict[str, Any] = {"about": np.array(json.dumps({"looks": len(looks), "seconds": seconds}))}
     for n, look in enumerate(looks):
         arrays[f"{n} returned"] = look.returned
         for side, nodes in (("users", look.view.users), ("items", look.view.items)):

@@ -36,7 +36,7 @@ def forget(
     """Forget users, items or interactions: a new version of the model without them."""
     if users is None and items is None and interactions is None and requests is None:
         raise InputError("forget: nothing to forget; give --users, --items, --interactions or --requests")
-    named = {"users": users, "items": items, "interactions": interactions, "requests": requests}
+    named: dict[str, Any] = {"users": users, "items": items, "interactions": interactions, "requests": requests}
     loaded = load_configuration(config, overrides, "model", **named)
     from .. import pipeline
 

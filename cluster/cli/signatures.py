@@ -157,7 +157,7 @@ def evaluate(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Recall, NDCG and more on the test interactions; with --reference also forgetting, against a retrained model."""
-    named = {"users": users, "items": items, "interactions": interactions, "requests": requests}
+    named: dict[str, Any] = {"users": users, "items": items, "interactions": interactions, "requests": requests}
     loaded = load_configuration(config, overrides, "model", reference, **named)
     from .. import pipeline
 

@@ -182,7 +182,8 @@ class _Plan:
                 )
             told = "nothing was named: the canaries, forgotten in memory"
             return cls(told, pairs, everything.without(pairs), pairs, None, canaries, own, False)
-        request = parse_request(*options, None, session.options)
+        users, items, interactions, requests = options
+        request = parse_request(users, items, interactions, requests, None, session.options)
         resolved, found = find_stored(session.store, version.graph, [request])
         whole = effect(found, resolved, version.graph.items)
         if len(whole.users):

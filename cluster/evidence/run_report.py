@@ -158,9 +158,9 @@ def comparison(models: Mapping[str, Measured], rows: list[dict[str, Any]]) -> di
     if ORIGINAL in models:
         before, after, target = (models[name].forgotten for name in (ORIGINAL, UNLEARNED, RETRAINED))
         told["shift"] = sample_pairs(target - before, after - before)
-        aucs = [_auc(models[name], models[RETRAINED]) for name in (ORIGINAL, UNLEARNED, RETRAINED)]
-        if all(one is not None for one in aucs):
-            share = shares.share_of_gap(*(one for one in aucs if one is not None), repetitions=REPETITIONS)
+        first, reached, wanted = (_auc(models[name], models[RETRAINED]) for name in (ORIGINAL, UNLEARNED, RETRAINED))
+        if first is not None and reached is not None and wanted is not None:
+            share = shares.share_of_gap(first, reached, wanted, repetitions=REPETITIONS)
             if not math.isnan(share.value):
                 told |= {"gap_closed": share.value, "gap_closed_interval": [share.low, share.high]}
     return told

@@ -140,8 +140,8 @@ def attack(
         changes = [view.scores(p) - before.scores(p) for p in (pairs.forgotten, pairs.kept)]
         found["score change"] = gap.difference_attack(*changes)
         if min(count, len(pairs.kept[0])) >= MIN_TRAINED:
-            both = [_of_both(view, before, p) for p in (pairs.forgotten, pairs.kept)]
-            found["two versions"] = _classified(*both, groups, pairs.kept[0])
+            gone, stayed = (_of_both(view, before, p) for p in (pairs.forgotten, pairs.kept))
+            found["two versions"] = _classified(gone, stayed, groups, pairs.kept[0])
         if rows := _touched_rows(pairs, view, before):
             found["touched rows"] = rows
     if returned is not None:
