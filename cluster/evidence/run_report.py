@@ -158,28 +158,32 @@ def comparison(models: Mapping[str, Measured], rows: list[dict[str, Any]]) -> di
     if ORIGINAL in models:
         before, after, target = (models[name].forgotten for name in (ORIGINAL, UNLEARNED, RETRAINED))
         told["shift"] = sample_pairs(target - before, after - before)
-        first, reached, wanted = (_auc(models[name], models[RETRAINED]) for name in (ORIGINAL, UNLEARNED, RETRAINED))
-        if first is not None and reached is not None and wanted is not None:
-            share = shares.share_of_gap(first, reached, wanted, repetitions=REPETITIONS)
+        measured = _aucs([models[name] for name in (ORIGINAL, UNLEARNED, RETRAINED)])
+        if measured is not None:
+            original, unlearned, retrained = measured
+            share = shares.share_of_gap(original, unlearned, retrained, REPETITIONS)
             if not math.isnan(share.value):
                 told |= {"gap_closed": share.value, "gap_closed_interval": [share.low, share.high]}
     return told
 
 
-def _auc(model: Measured, other: Measured) -> shares.Measure | None:
-    """The attack's AUC on pairs that both models can score; None without such pairs."""
-    groups = [
-        getattr(model, name)[~np.isnan(getattr(model, name)) & ~np.isnan(getattr(other, name))]
+def _aucs(models: Sequence[Measured]) -> list[shares.Measure] | None:
+    """The attack's AUC in each of these models, on the pairs that all of them can score; None without such pairs."""
+    there = {
+        name: np.logical_and.reduce([~np.isnan(getattr(one, name)) for one in models])
         for name in ("forgotten", "held_out")
-    ]
-    return shares.auc(*groups) if all(map(len, groups)) else None
+    }
+    if not all(mask.any() for mask in there.values()):
+        return None
+    return [shares.auc(one.forgotten[there["forgotten"]], one.held_out[there["held_out"]]) for one in models]
 
 
 def _difference(after: Measured, target: Measured) -> list[float] | None:
     """The 95% bootstrap interval of the difference of the attack's AUCs; each sample is drawn once for both models."""
-    one, other = _auc(after, target), _auc(target, after)
-    if one is None or other is None:
+    measured = _aucs([after, target])
+    if measured is None:
         return None
+    one, other = measured
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(REPETITIONS):

@@ -110,6 +110,14 @@ def test_few_pairs_tell_nothing():
     assert alike({"models": []}) == "not told"
 
 
+def test_pairs_that_one_model_cannot_score_are_left_out_everywhere():
+    measured = models(1.0)
+    measured["original"].forgotten[:3] = measured["unlearned"].held_out[5:9] = np.nan
+    compared = comparison(measured, compare(measured, "original", "retrained"))
+    assert compared["gap_closed"] == 1 and compared["auc_difference_interval"] == [0, 0]
+    assert len(compared["shift"][0]) == 957
+
+
 def test_near_enough_for_the_command_is_not_shown_as_alike():
     told = document(0.7) | {"passed": True}
     assert alike(told["comparison"]) == "differs" and '<p class="lead unknown">' in run_page(told)
