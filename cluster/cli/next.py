@@ -36,8 +36,8 @@ def next_command(arguments: Sequence[str], code: int) -> str | None:
     if command == "forget":
         if code == GATE_FAILED:
             follows = "retrain"
-        elif "--dry-run" in arguments:
-            follows = None  # the same command without it, as everybody knows
+        elif code == DONE and "--dry-run" in arguments:
+            return shlex.join(["unlearnrec", *(argument for argument in arguments if argument != "--dry-run")])
     elif command == "doctor" and not _configuration(command, arguments):
         follows = "quickstart"
     elif command == "plan" and "--for" in arguments[:-1]:

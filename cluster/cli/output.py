@@ -145,8 +145,8 @@ def _line(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_line(inner)}" for key, inner in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_line, value)) or "none"
-    return str(value)
+        return f"[{', '.join(map(_line, value))}]" if value else "none"  # [0] is no count
+    return "-" if value is None else str(value)
 
 
 def _cell(value: Any) -> str:

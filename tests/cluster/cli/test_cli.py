@@ -249,13 +249,20 @@ def test_a_request_to_a_mistyped_output_leaves_nothing_there(tmp_path, dry):
 
 def test_what_is_nested_is_shown_in_words() -> None:
     printed = io.StringIO()
-    answer = {"by_halo": {"pull": 3, "cover": 0.25}, "affected_partitions": [0, 1], "columns": {}, "left": []}
+    answer = {
+        "by_halo": {"pull": 3, "cover": 0.25},
+        "affected_partitions": [0, 1],
+        "columns": {},
+        "left": [],
+        "seconds": None,
+    }
     print_result(answer, False, printed)
     assert [line.split(maxsplit=1)[1:] for line in printed.getvalue().splitlines()] == [
         ["pull 3, cover 0.25"],
-        ["0, 1"],
+        ["[0, 1]"],
         [],
         ["none"],
+        ["-"],
     ]
 
 

@@ -19,7 +19,7 @@ COMMANDS = typer.main.get_command(app).commands
         ("train --without a.csv --config my.yaml", 0, None),
         ("forget --users dt=1/u.csv --config my.yaml", 0, "unlearnrec purge --config my.yaml"),
         ("forget --users 1 --config my.yaml", 3, "unlearnrec retrain --config my.yaml"),
-        ("forget --users 1 --dry-run --config my.yaml", 0, None),
+        ("forget --users 1 --dry-run --config my.yaml", 0, "unlearnrec forget --users 1 --config my.yaml"),
         ("train --tune seed=3 --config my.yaml", 0, "unlearnrec pretrain seed=3 --config my.yaml"),
         ("doctor", 0, "unlearnrec quickstart"),
         ("doctor --config my.yaml", 0, "unlearnrec ingest --config my.yaml"),
