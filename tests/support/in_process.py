@@ -44,6 +44,6 @@ def opened_in_process(config: Config) -> unlearnrec.Session:
     """A session on an output of one partition, whose workers are this process."""
     session = unlearnrec.Session(config, progress=False)
     group = InProcess()
-    session._workers = lambda: nullcontext(group)  # type: ignore[assignment,method-assign]
-    session._kept = lambda: group  # type: ignore[assignment,method-assign]
+    session._workers = lambda: nullcontext(group)  # type: ignore[assignment,method-assign,return-value]
+    session._kept = lambda: group  # type: ignore[assignment,method-assign,return-value]
     return session
