@@ -24,6 +24,8 @@ from .ranks import Found
 PORT = 29_400
 BURST = "256kb"
 """Bytes that may pass at once. Larger than a segment of the kernel, small beside a message."""
+QUEUE = "4mb"
+"""Bytes that may wait, more than the kernel lets a connection queue: nothing is dropped, as between machines of one rack."""
 
 
 def why_not() -> str | None:
@@ -72,7 +74,7 @@ class TwoMachines:
     def hold(self, rate: float) -> None:
         """Let no more bits a second pass, in each direction."""
         for name in self._names:
-            limits = ("rate", f"{round(rate / 1000)}kbit", "burst", BURST, "latency", "100ms")
+            limits = ("rate", f"{round(rate / 1000)}kbit", "burst", BURST, "limit", QUEUE)
             _run("ip", "netns", "exec", name, "tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", *limits)
 
     def start(self, k: int, *command: str) -> subprocess.Popen[str]:

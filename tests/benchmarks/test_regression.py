@@ -76,6 +76,17 @@ def test_a_wrong_baseline_is_named(tmp_path: Path):
         read_baseline(file)
 
 
+COMMITTED = Path(regression.__file__).parent / "results" / "regression.json"
+
+
+@pytest.mark.skipif(not COMMITTED.exists(), reason="no ratios are committed yet: make bench ARGS=--write")
+def test_the_committed_baseline_has_every_measure():
+    names = [measure.name for group in GROUPS for measure in group.measures]
+    assert len(set(names)) == len(names)
+    committed, _ = read_baseline(COMMITTED)
+    assert set(committed) == set(names)
+
+
 def test_a_group_finds_its_measures():
     group = next(group for group in GROUPS if group.name == "ranking")
     assert group.take is ranking
