@@ -109,7 +109,7 @@ class Outcome:
 def page(outcome: Outcome, about: Mapping[str, Any]) -> str:
     """The page of an audit (HTML). about: what the answer says beside the attacks."""
     sections = [Section(f"Verdict: {outcome.verdict}", READING)]
-    sections.append(Section("What was audited", table=[{"": key, "value": str(value)} for key, value in about.items()]))
+    sections.append(Section("What was audited", table=[{"what": key, "value": str(value)} for key, value in about.items()]))
     if outcome.told:
         sections.append(Section("Attacks", CAPTION, table=outcome.rows()))
         sections.append(Section("What each attack asks", table=outcome.explained()))
