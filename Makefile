@@ -3,13 +3,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := .venv/bin
 DEMO   := .venv/.demo
 STAMP  := .venv/.installed
-EXTRAS := dgl,s3,delta,iceberg,serve,detached,dev
+EXTRAS := dgl,s3,delta,iceberg,serve,detached,docs,dev
 CPU    ?=
 NAME   ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench
+.PHONY: help setup demo test lint bench docs
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
@@ -26,7 +26,7 @@ $(DEMO): pyproject.toml constraints.txt
 	@touch $@
 
 $(STAMP): $(DEMO)
-	@echo "Adding what the tests and linters need: about 170 MB to download and .7 GB on disk more."
+	@echo "Adding what the tests and linters need: about 190 MB to download and .8 GB on disk more."
 	$(BIN)/python -m pip install -e ".[$(EXTRAS)]" -c constraints.txt
 	@touch $@
 
@@ -34,7 +34,7 @@ demo: setup  ## the whole path on generated data: ingest, train, pre-train, forg
 	$(BIN)/unlearnrec quickstart --output quickstart-output
 
 test: $(STAMP)  ## the tests; one file: make test ARGS=tests/cluster/config/test_config.py
-	$(BIN)/python -m pytest -c tests/pytest.ini $(if $(ARGS),$(ARGS),tests)
+	$(BIN)/python -m pytest -c tests/pytest.ini $(if $(ARGS),$(ARGS),tests --numprocesses=2 --dist=loadfile)
 
 # The root is the package, so mypy needs a folder in which it goes by its name, whatever this clone's folder is called.
 lint: $(STAMP)  ## ruff and mypy
@@ -42,5 +42,9 @@ lint: $(STAMP)  ## ruff and mypy
 	@mkdir -p .mypy_cache/path && ln -sfn ../.. .mypy_cache/path/unlearnrec
 	MYPYPATH=.mypy_cache/path $(BIN)/mypy -p unlearnrec
 
-bench: $(STAMP)  ## a benchmark: make bench NAME=... ARGS="..."; without NAME, which there are
-	$(BIN)/unlearnrec bench $(NAME) $(ARGS)
+bench: $(STAMP)  ## ratios of everything beside the committed ones, in ten minutes; one benchmark: make bench NAME=... ARGS="..."
+	$(BIN)/unlearnrec bench $(or $(NAME),regression) $(ARGS)
+
+docs: $(STAMP)  ## the documents as a site in build/site, with the reference made from the code
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html; with the search: $(BIN)/python -m http.server -d build/site"

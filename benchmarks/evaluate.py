@@ -62,9 +62,9 @@ in fresh memory. "Plain ranking" adds the exclusion of seen items and `torch.top
 
 def measure(users: int, items: int, size: int, interactions: int, repeats: int) -> list[dict[str, Any]]:
     """The median seconds of each way, and their ratios to the products in tiles and in blocks."""
-    graph, z, test = _case(users, items, size, interactions)
+    graph, z, test = ranking_case(users, items, size, interactions)
     ways: dict[str, Callable[[], Any]] = {
-        "products in tiles": lambda: _in_tiles(graph, z),
+        "products in tiles": lambda: products_in_tiles(graph, z),
         "products in blocks": lambda: _in_blocks(graph, z, ranked=False),
         "ranking (`evaluate`)": lambda: evaluate(graph, z, *test, (K,), PLAIN_USERS),
         "plain ranking": lambda: _in_blocks(graph, z, ranked=True),
@@ -88,7 +88,9 @@ def measure(users: int, items: int, size: int, interactions: int, repeats: int) 
     ]
 
 
-def _case(users: int, items: int, size: int, interactions: int) -> tuple[LocalGraph, Tensor, tuple[Tensor, Tensor]]:
+def ranking_case(
+    users: int, items: int, size: int, interactions: int
+) -> tuple[LocalGraph, Tensor, tuple[Tensor, Tensor]]:
     """(graph, readouts, a test interaction of each user)."""
     draw = np.random.default_rng(0)
     popularity = 1.0 / np.arange(10, items + 10)
@@ -103,7 +105,7 @@ def _case(users: int, items: int, size: int, interactions: int) -> tuple[LocalGr
 
 
 @torch.no_grad()
-def _in_tiles(graph: LocalGraph, z: Tensor) -> None:
+def products_in_tiles(graph: LocalGraph, z: Tensor) -> None:
     """The products that the ranking makes, and nothing else."""
     best = TopItems(z[graph.num_local_users :], K, PLAIN_USERS)
     for block in z[: graph.num_local_users].split(best.block_users):

@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     nodes = f"{graph.users:,} users, {graph.items:,} items, {graph.interactions:,} interactions"
     head = (
         f"{nodes}; LightGCN, d = {config.backbone.embedding_size}, {arguments.layers} layers; {arguments.partitions} "
-        f"partitions, a worker each, with {arguments.threads or 1} threads. The workers were there after "
+        f"worker{'s' * (arguments.partitions > 1)}, {arguments.threads or 1} thread(s) each. The workers were there after "
         f"{formed - started:.1f} s, and held the version after {loaded - formed:.1f} s more; neither is in the tables. "
         f"Copying memory: {bandwidth / 1e9:.1f} GB/s on one core."
     )

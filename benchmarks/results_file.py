@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..cluster.jobs import wheel
+from ..cluster.jobs import package
 from ..cluster.reporting.software import commit, package_versions
 
 PACKAGES = ("torch", "ray", "dgl", "numpy", "pyarrow", "pymetis")
@@ -18,7 +18,7 @@ PACKAGES = ("torch", "ray", "dgl", "numpy", "pyarrow", "pymetis")
 def folder() -> Path:
     """The default folder of results: in the source tree, or, if the package was installed without it, in the working
     directory."""
-    source = wheel.source_folder()
+    source = package.source_folder()
     return source / "benchmarks" / "results" if source is not None else Path("benchmark-results")
 
 

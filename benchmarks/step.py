@@ -61,6 +61,7 @@ class Plan:
     num_layers: int
     rounds: int
     total_pairs: int
+    loss: str = "bpr"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -178,7 +179,7 @@ def measure_rank(comm: Comm, plan: Plan) -> dict[str, Any]:
         seed=0,
         batch_size=plan.batch_size,
         learning_rate=0.01,
-        loss="bpr",
+        loss=plan.loss,
         initial_deviation=0.1,
         l2=1e-4,
         softmax_temperature=0.2,

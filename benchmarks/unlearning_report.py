@@ -34,6 +34,27 @@ MEASURES = (
 )
 """The measures in the second table of a scenario, where the row of `retrain` is the reference. Those with a share are in the
 third table too."""
+MEANINGS = {
+    "recall": "mean Recall@20 on test interactions",
+    "ndcg": "mean NDCG@20 on test interactions",
+    "attack auc": "telling forgotten pairs from held-out ones by their score: .5 is guessing, the retrain is the target",
+    "attack tpr": "the share of forgotten pairs that this attacker finds while wrong about 1% of the held-out ones",
+    "trained attack auc": "as `attack auc`, with a classifier on nine features of a pair that was trained on other pairs",
+    "trained attack tpr": "as `attack tpr`, with this classifier",
+    "shadow attack auc": "as `attack auc`, with likelihood ratios from shadow models with and without each pair (LiRA)",
+    "shadow attack tpr": "as `attack tpr`, with these ratios",
+    "difference attack auc": "telling forgotten from kept pairs by the change of their score between both versions",
+    "row R2": "how much of the change of the touched rows of E0 in the retrain the method made too",
+    "shift R2": "the same for the changes of the forgotten pairs' scores: 1 is all, 0 as if nothing was done",
+    "shift slope": "the change made per change needed, over the forgotten pairs: 1 is right",
+    "returns to top": "the share of the forgotten pairs whose item is among the 20 best of its user",
+    "change on untouched users": "how far scores of users without a forgotten interaction moved, as a share of their size",
+    "top lists as before": "the share of the 20 best of such users that is the same as before",
+    "top lists as retrained": "the share that is the same as in the retrain",
+    "MI-BF": "the mean sigmoid of the forgotten pairs' scores before, divided by that after (UnlearnRec, SIGIR 2025)",
+    "MI-NG": "the mean sigmoid of random pairs' scores, divided by that of the forgotten pairs (the same paper)",
+}
+"""What each measure is, in the results file where it stands."""
 FIRST = {"gap closed": "attack auc", "shift R2": "shift R2"}
 """The measures whose shares are in the first table, by the title of the column."""
 
@@ -47,10 +68,17 @@ def write(path: Path, title: str, settings: str, cells: Sequence[Cell]) -> None:
         settings,
         f"![Attack gap closed and pair shifts explained, by scenario and method]({figure.name})",
         _summary(cells),
+        _meanings(cells),
     ]
     for group in groups:
         parts.append(_scenario([c for c in cells if _group(c) == group]))
     results_file.write(path, title, parts)
+
+
+def _meanings(cells: Sequence[Cell]) -> str:
+    """What the measures of these cells are."""
+    shown = [name for name in MEANINGS if any(name in c or name in c["shares"] for c in cells)]
+    return "\n".join(["## What the measures are\n", *(f"- {name}: {MEANINGS[name]}" for name in shown)])
 
 
 def _group(cell: Cell) -> tuple[Any, ...]:

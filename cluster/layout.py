@@ -193,6 +193,11 @@ def report_name(request_id: str, suffix: str = "json") -> str:
     return f"{REPORTS}/evidence-{request_id}.{suffix}"
 
 
+def run_report_name(suffix: str = "json") -> str:
+    """The name of the report of the run. suffix: "json", or "html" for the page."""
+    return f"{REPORTS}/report.{suffix}"
+
+
 def receipt_name(request_id: str, number: int) -> str:
     """The name of the file with state `number` of a request's receipt. States count from 1, and their files never change."""
     return f"{REPORTS}/receipt-{request_id}@{number}.json"

@@ -46,12 +46,13 @@ class CollectiveError(RuntimeError):
         return self.text
 
 
-def open_store(host: str, size: int, timeout_seconds: float) -> Store:
-    """Open the store at which the ranks meet, on rank 0. It is bound to a free port, `.port`, when this returns.
+def open_store(host: str, size: int, timeout_seconds: float, port: int = 0) -> Store:
+    """Open the store at which the ranks meet, on rank 0. It is bound to a port, `.port`, when this returns: a free one, or
+    the one that is given.
 
     host: an address of this machine. The store listens there and nowhere else."""
     listener = socket.create_server(
-        (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=size + 16
+        (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=size + 16
     )
     return dist.TCPStore(
         host,

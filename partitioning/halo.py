@@ -108,7 +108,7 @@ def plan(shard: GraphShard, assignment: Assignment, halo: str) -> HaloPlan:
     slot = np.zeros_like(place)  # by node: where its row stands in the message to one partition
 
     plain_e = owner_e == shard.partition  # entries that are summed here one by one
-    partial_rows, partial_columns = [here_e[:0]], [np.arange(0)]
+    partial_rows, partial_columns = [here_e[:0]], [place[:0]]
     send_columns, send_sizes = [place[:0]], [np.arange(0)]
     send_counts, recv_counts = np.zeros((2, shard.num_partitions), dtype=np.int64)
     cut_digests = [""] * shard.num_partitions
@@ -120,7 +120,7 @@ def plan(shard: GraphShard, assignment: Assignment, halo: str) -> HaloPlan:
         cut_digests[cut.other] = cut.digest(shard, halo)
 
         here, there = here_e[cut.entries], there_e[cut.entries]
-        columns = buffer_rows + np.arange(len(received))
+        columns = np.arange(buffer_rows, buffer_rows + len(received), dtype=place.dtype)
         buffer_rows += len(received)
         nodes.append(received)
         # Received rows of own nodes are sums that the sender has made; the others are rows of nodes of the sender.
@@ -139,11 +139,15 @@ def plan(shard: GraphShard, assignment: Assignment, halo: str) -> HaloPlan:
         send_columns.append(rows[np.argsort(slots, kind="stable")])
         send_sizes.append(np.bincount(slots, minlength=len(sent)))
 
-    rows = np.concatenate([place[here_e[plain_e]], *partial_rows])
-    columns = np.concatenate([place[there_e[plain_e]], *partial_columns])
-    if len(partial_rows) > 1 and halo != "pull":
-        columns = columns[np.argsort(rows, kind="stable")]
-    indptr, local_columns = _csr(np.bincount(rows, minlength=len(own_nodes)), columns, buffer_rows)
+    if len(partial_rows) == 1:  # no cut: all entries are summed here, in their order
+        row_sizes, columns = shard.degrees(), place[there_e]
+    else:
+        rows = np.concatenate([place[here_e[plain_e]], *partial_rows])
+        columns = np.concatenate([place[there_e[plain_e]], *partial_columns])
+        if halo != "pull":
+            columns = columns[np.argsort(rows, kind="stable")]
+        row_sizes = np.bincount(rows, minlength=len(own_nodes))
+    indptr, local_columns = _csr(row_sizes, columns, buffer_rows)
     send_indptr, sent_columns = _csr(np.concatenate(send_sizes), np.concatenate(send_columns), buffer_rows)
     return HaloPlan(
         halo=halo,

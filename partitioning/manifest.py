@@ -207,6 +207,11 @@ class IngestedGraph(Graph):
         return self.nodes(side) if found is None else found
 
 
+def no_graph_text(store: Store) -> str:
+    """The message for an output without a graph."""
+    return f"{store.root_uri} holds no graph. Run `unlearnrec ingest` first, or check `output`"
+
+
 def load_manifest(store: Store) -> Graph:
     """The manifest of the graph that was ingested last.
 
@@ -216,9 +221,7 @@ def load_manifest(store: Store) -> Graph:
     try:
         data = store.read(MANIFEST)
     except FileNotFoundError as error:
-        raise InputError(
-            f"{store.root_uri} holds no graph. Run `unlearnrec ingest` first, or check `output`"
-        ) from error
+        raise InputError(no_graph_text(store)) from error
     place, remedy = f"{store.root_uri}/{MANIFEST}", "Run `unlearnrec ingest` again"
     try:
         document = json.loads(data)

@@ -8,6 +8,7 @@ Shape legend: u, i = users and items owned here; eu, ei = interactions of those 
 n = pairs of a request.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,9 @@ from safetensors.numpy import load, save
 from scipy.sparse import coo_array, csr_array
 
 from .assignment import Assignment
+
+BLOCK = 4_194_304
+"""Entries whose ends are written out as int64 at a time. All of them at once would take more memory than the shard."""
 
 FORMAT, FORMAT_WITH_TIMES = 1, 2
 """The formats of a file. The second has times of events, which a reader of the first would lose."""
@@ -78,6 +82,26 @@ class GraphShard:
         users = np.repeat(self.user_ids, np.diff(self.user_indptr))
         items = np.repeat(self.item_ids, np.diff(self.item_indptr))
         return (users, self.user_neighbours.astype(np.int64)), (self.item_neighbours.astype(np.int64), items)
+
+    def marked(
+        self, wanted: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Which entries of the users' rows, bool [eu], and of the items' rows, bool [ei], are wanted.
+
+        wanted: is called with (users, items), int64 [n], of a block of entries after the other, and returns bool [n].
+        """
+        marks = []
+        for side in ("user", "item"):
+            ids, indptr, others = (getattr(self, f"{side}_{name}") for name in ("ids", "indptr", "neighbours"))
+            mark = np.empty(len(others), dtype=bool)
+            for start in range(0, len(others), BLOCK):
+                stop = min(start + BLOCK, len(others))
+                first, last = np.searchsorted(indptr, start, side="right") - 1, np.searchsorted(indptr, stop)
+                nodes = np.repeat(ids[first:last], np.diff(np.clip(indptr[first : last + 1], start, stop)))
+                far = others[start:stop].astype(np.int64)
+                mark[start:stop] = wanted(nodes, far) if side == "user" else wanted(far, nodes)
+            marks.append(mark)
+        return marks[0], marks[1]
 
     def degrees(self) -> npt.NDArray[np.int64]:
         """The number of interactions of each owned node: int64 [u + i], users first."""

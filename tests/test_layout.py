@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from built_wheel import build_wheel
 
 import unlearnrec
-from unlearnrec.cluster.jobs import wheel
 
 ROOT = Path(unlearnrec.__file__).resolve().parent
 FOLDERS = ("partitioning", "distributed", "workers", "cluster", "benchmarks")  # each may import those before it
 ORDER = {
     "distributed": "environment comm processes graph backbones measures attacks training encoder partition",
-    "cluster": "layout reporting config planning log requests jobs output lifecycle models audit evidence drop serving http "
-    "commands pipeline api cli",
+    "cluster": "layout reporting config tracking planning log requests jobs output lifecycle models audit evidence drop "
+    "serving http desk commands pipeline api cli",
 }
 """The folders (and single files) of a folder, each of which imports only those before it."""
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
@@ -165,13 +165,15 @@ def test_every_package_is_listed_for_installation():
     there = {".".join(["unlearnrec", *path.parent.relative_to(ROOT).parts]) for path in MODULES}
     assert listed == there | {"unlearnrec"}
     assert f'version = "{unlearnrec.__version__}"' in text
+    assert f"\nversion: {unlearnrec.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_the_wheel_holds_every_file_of_the_package(tmp_path):
-    there = {place(path) for path in [*MODULES, *ROOT.glob("*.py"), *(ROOT / "benchmarks").rglob("*.yaml")]} | {
-        "py.typed"
-    }
-    with zipfile.ZipFile(wheel.build_wheel(ROOT, tmp_path)) as archive:
+    examples = [path for path in (ROOT / "examples").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    pages = [path for folder in ("static", "templates") for path in (ROOT / "cluster" / "desk" / folder).iterdir()]
+    files = [*MODULES, *ROOT.glob("*.py"), *(ROOT / "benchmarks").rglob("*.yaml"), *examples, *pages]
+    there = {place(path) for path in files} | {"py.typed"}
+    with zipfile.ZipFile(build_wheel(tmp_path)) as archive:
         held = {name.removeprefix("unlearnrec/") for name in archive.namelist() if name.startswith("unlearnrec/")}
     assert held == there
 

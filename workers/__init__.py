@@ -4,12 +4,14 @@ from .actor import Factory, PartitionHost, ShardWorker
 from .calls import Call, calling
 from .failures import Cause, Kind, StaleGeneration, WorkerFailure
 from .group import WorkerGroup
+from .kept import KeptWorkers, Workers
 from .placement import WorkerSettings
 
 __all__ = [
     "Call",
     "Cause",
     "Factory",
+    "KeptWorkers",
     "Kind",
     "PartitionHost",
     "ShardWorker",
@@ -17,5 +19,6 @@ __all__ = [
     "WorkerFailure",
     "WorkerGroup",
     "WorkerSettings",
+    "Workers",
     "calling",
 ]

@@ -35,6 +35,7 @@ if address is not None:  # None: "auto" found nothing, which ray.init says itsel
 print("answers", flush=True)
 """
 """Asks the head of a cluster for anything. In a process of its own, because a call of Ray that waits cannot be ended."""
+UV_VARIABLE = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
 REFUSALS = ("Unauthenticated", "InvalidAuthToken")
 """What Ray prints where the head refuses the token; it tries again for long."""
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -57,6 +58,7 @@ def connect_to_ray(address: str | None) -> bool:
     if ray.is_initialized():
         return False
     target = address or os.environ.get("RAY_ADDRESS") or "local"
+    _keep_environment()
     if target == "local":
         _start_here()
         return True
@@ -71,6 +73,16 @@ def connect_to_ray(address: str | None) -> bool:
         ray.shutdown()
         raise
     return True
+
+
+def _keep_environment() -> None:
+    """Let the workers run in the Python environment of their machine also where this process was started by `uv run`.
+
+    There Ray would send the whole working directory to the cluster, with all data that lies in it, and start each worker
+    by a `uv run` of its own. The variable switches that on.
+    """
+    if UV_VARIABLE not in os.environ:  # Ray has read it, perhaps long ago: when it was imported
+        setattr(ray._private.ray_constants, UV_VARIABLE, False)
 
 
 def _check_own_node(target: str) -> None:

@@ -13,6 +13,10 @@ from ..partitioning.errors import InputError
 from .connection import is_own_ray
 
 
+class NoRoom(InputError):
+    """The cluster has no room for the workers: it is too small, or other jobs hold what is needed."""
+
+
 @dataclass(frozen=True)
 class WorkerSettings:
     """What the workers are: the settings of the section `cluster` that each of them, or all of them, are started
@@ -93,23 +97,23 @@ def make_placement_group(settings: WorkerSettings) -> PlacementGroup:
     On a cluster, where nodes may still come, the group waits for them; an autoscaler sees what it waits for.
 
     Raises:
-        InputError: a Ray that this process started is too small; after `start_seconds` where a cluster is still too small,
+        NoRoom: a Ray that this process started is too small; after `start_seconds` where a cluster is still too small,
             or where other jobs hold what is needed.
     """
     if is_own_ray() and (problem := _present_problem(settings)):
-        raise InputError(problem)
+        raise NoRoom(problem)
     strategy = "STRICT_SPREAD" if settings.spread else "PACK"
     group = placement_group([settings.resources] * settings.num_partitions, strategy=strategy)
     if group.wait(settings.start_seconds):
         return group
     remove_placement_group(group)
     if problem := _present_problem(settings):
-        raise InputError(
+        raise NoRoom(
             f"{problem}. Waited {settings.start_seconds:g} s for more machines; where they take longer to start, raise "
             "cluster.start_seconds"
         )
     free, total = ray.available_resources(), ray.cluster_resources()
-    raise InputError(
+    raise NoRoom(
         f"cluster.partitions = {settings.num_partitions} with cluster.cpus_per_worker = {settings.cpus_per_worker:g} and "
         f"cluster.gpus_per_worker = {settings.gpus_per_worker:g}: other jobs held too much of the Ray cluster for "
         f"{settings.start_seconds:g} s; free are {free.get('CPU', 0):g} of {total.get('CPU', 0):g} CPUs and "

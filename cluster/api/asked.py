@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ...partitioning.errors import InputError
 from ...partitioning.storage import StorageOptions
+from ..config.schema import Config
 from ..requests.request import Request, check_request_id, make_request, parse_request
 from ..requests.rows import COLUMNS, INTERACTIONS, ITEMS, KINDS, USERS, Row, parse_row
 
@@ -22,21 +23,27 @@ class Asked:
     interactions: Any = None
     requests: Any = None
 
-    def request(self, request_id: str | None, options: StorageOptions, key: bytes) -> Request:
-        """The request in canonical form. The arguments are those of `requests.request.parse_request`.
+    @property
+    def named(self) -> list[str]:
+        """The arguments that were given."""
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+
+    def request(self, request_id: str | None, options: StorageOptions, key: bytes, method: str = "forget") -> Request:
+        """The request in canonical form. The arguments are those of `requests.request.parse_request`. method: the one that
+        was called, for messages.
 
         Raises:
             InputError: nothing is named, a value is of a wrong type, or as `parse_request`.
         """
         given = (self.users, self.items, self.interactions, self.requests)
-        if all(value is None for value in given):
-            raise InputError("forget: nothing to forget; give users, items, interactions or requests")
+        if not self.named:
+            raise InputError(f"{method}: nothing is named; give users, items, interactions or requests")
         texts = [os.fspath(x) if isinstance(x, str | os.PathLike) else None for x in given]
         if all(text is not None or value is None for text, value in zip(texts, given, strict=True)):
             users, items, interactions, requests = texts
             return parse_request(users, items, interactions, requests, request_id, options, key)
         if any(text is not None for text in texts):
-            raise InputError("forget: give all that is named as files, or all as values; not a part of it as a file")
+            raise InputError(f"{method}: give all that is named as files, or all as values; not a part of it as a file")
         named: dict[str, list[Any]] = {kind: [] for kind in KINDS}
         named[USERS] += ids_of("users", self.users)
         named[ITEMS] += ids_of("items", self.items)
@@ -46,9 +53,34 @@ class Asked:
             if not isinstance(row, str):
                 named[row[0]].append(row[1])
         if not any(named.values()) and not rows:
-            raise InputError("forget: names no user, item or interaction. Give at least one")
+            raise InputError(f"{method}: names no user, item or interaction. Give at least one")
         check_request_id(request_id)
         return make_request(named[USERS], named[ITEMS], named[INTERACTIONS], request_id, key, named["ranges"], rows)
+
+
+def left_out_of(what: str, without: Any, config: Config) -> list[str | Request]:
+    """What a training is to leave out, as `commands.train.train` takes it. what: the argument, for messages.
+
+    Raises:
+        InputError: it is neither a file, a list of files nor arguments of `forget`; or as `Asked.request`. A row that is
+            invalid is refused too.
+    """
+    if isinstance(without, str):
+        return [without]
+    if not isinstance(without, Mapping):
+        if isinstance(without, Sequence) and all(isinstance(one, str) for one in without):
+            return list(without)
+        raise InputError(
+            f'{what}: got {type(without).__name__}, expected a file, or what to leave out: {{"users": [17]}}'
+        )
+    known = [field.name for field in fields(Asked)]
+    if unknown := [str(key) for key in without if key not in known]:
+        raise InputError(f"{what}: {unknown[0]}: unknown; expected some of {', '.join(known)}")
+    request = Asked(**without).request(None, StorageOptions(**config.storage.model_dump()), b"", what)
+    for number, row in enumerate(request.rows, start=1):
+        if isinstance(row, str):
+            raise InputError(f"{what}: requests: row {number}: {row}. Drop the row or correct it")
+    return [request]
 
 
 def ids_of(what: str, values: Any) -> list[int | str]:

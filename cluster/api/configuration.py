@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...partitioning.errors import InputError
@@ -50,6 +50,29 @@ def split_tables(values: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
     """
     tables = {key: values[key] for key in TABLES if key in values and not isinstance(values[key], str | None)}
     return parse_config({**values, **dict.fromkeys(tables, "")}), tables
+
+
+def with_grid(config: Config, grid: Mapping[str, Sequence[Any]]) -> Config:
+    """The configuration with this grid to tune over: values by key.
+
+    Raises:
+        InputError: it is no such mapping.
+    """
+    if not isinstance(grid, Mapping) or not grid:
+        raise InputError(
+            f"train: tune: got {type(grid).__name__}, expected True or values by key, such as "
+            '{"train.learning_rate": [0.003, 0.01]}'
+        )
+    listed = {key: list(_values(key, values)) for key, values in grid.items()}
+    return parse_config(config.model_dump() | {"tune": {"grid": listed}})
+
+
+def _values(key: str, values: Any) -> Sequence[Any]:
+    if hasattr(values, "tolist"):  # np.logspace(-3, -1, 3)
+        values = values.tolist()
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise InputError(f"train: tune: {key}: got {values!r}, expected a list of values to try")
+    return values
 
 
 def _path_as_text(value: Any) -> Any:

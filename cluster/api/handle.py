@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .results import ForgetResult
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class ForgetRequest:
@@ -16,11 +19,15 @@ class ForgetRequest:
     """
 
     def __init__(
-        self, request_id: str, status: Callable[[], str], settle: Callable[[float | None], dict[str, Any]]
+        self,
+        request_id: str,
+        status: Callable[[], str],
+        settle: Callable[[float | None], dict[str, Any]],
+        results: Callable[[], pa.Table],
     ) -> None:
-        """status: asks the log. settle: carries the request out within so many seconds of waiting, and returns its
-        answer."""
-        self._request_id, self._status, self._settle = request_id, status, settle
+        """status: asks the log. settle: carries the request out within so many seconds of waiting, and returns its answer.
+        results: what became of its rows."""
+        self._request_id, self._status, self._settle, self._results = request_id, status, settle, results
 
     @property
     def request_id(self) -> str:
@@ -55,6 +62,16 @@ class ForgetRequest:
             WorkerFailure: workers failed again and again. The request stays accepted.
         """
         return ForgetResult.of(self._settle(timeout))
+
+    def results(self) -> pa.Table:
+        """What became of each row of `requests`, in their order: `row` (from 1), `result` ("deleted", "not_found",
+        "already_gone" or "invalid"), `removed_interactions`, `removed_events`, `reason`. It has no ids.
+
+        Raises:
+            InputError: the request was not given as `requests`, is not carried out yet, or a `purge` has removed what would
+                tell.
+        """
+        return self._results()
 
     def __repr__(self) -> str:
         about = {"accepted": "accepted and durable, not carried out yet", "held": "held until somebody approves it"}

@@ -9,7 +9,7 @@ from threading import Lock
 import ray
 
 from ...partitioning.errors import InputError
-from ...workers import WorkerGroup
+from ...workers import KeptWorkers, WorkerGroup
 from ...workers.connection import connect_to_ray
 from ...workers.shared_folder import check_folder
 from ..config.schema import Config
@@ -42,7 +42,7 @@ class _SharedRay:
 _shared_ray = _SharedRay()
 
 
-class HeldWorkers:
+class HeldWorkers(KeptWorkers):
     """The group of workers of one session. It starts when it is first needed, and stays until `stop`."""
 
     def __init__(self, config: Config) -> None:

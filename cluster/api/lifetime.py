@@ -4,12 +4,13 @@ that users call."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from ...partitioning.errors import InputError
 from ..reporting.progress import SILENT, Progress
 from ..reporting.screen import open_progress
 from .configuration import ConfigLike, nested_values, split_tables
@@ -28,6 +29,15 @@ class SessionClosed(RuntimeError):
     """The session was closed, and its workers are gone."""
 
 
+def plainly(work: Callable[[], T]) -> T:
+    """Call `work`. An InputError, whose message says what is wrong in whose call, comes without the frames below, of which a
+    user has nothing."""
+    try:
+        return work()
+    except InputError as error:
+        raise error.with_traceback(None) from None
+
+
 class OpenSession:
     """One output with workers that stay, from its opening to its end."""
 
@@ -44,12 +54,7 @@ class OpenSession:
         Raises:
             InputError: the configuration is bad. The message names the key, the value and what would be right.
         """
-        self._config, self._tables = split_tables(nested_values(config, sections))
-        if self._tables:
-            from .tables import check_table
-
-            for key, table in self._tables.items():
-                check_table(key, table, self._config.columns)
+        self._config, self._tables = plainly(lambda: _checked(config, sections))
         chosen = open_progress() if progress is True else progress
         self._progress: Progress = chosen or SILENT
         self._lock = RLock()
@@ -66,7 +71,7 @@ class OpenSession:
                 self._check_open()
                 from .tables import write_tables
 
-                self._config = write_tables(self._config, self._tables, self._progress)
+                self._config = plainly(lambda: write_tables(self._config, self._tables, self._progress))
                 self._tables = {}
             return self._config
 
@@ -99,6 +104,8 @@ class OpenSession:
                 self.stop_workers()
                 self._closed = True
                 left = self._accepted.waiting if self._accepted is not None else []
+                if self._accepted is not None:
+                    self._accepted.close()
                 if left:
                     warnings.warn(
                         f"accepted and not carried out: {', '.join(left)}. Nothing of them is forgotten yet; `unlearnrec "
@@ -127,7 +134,7 @@ class OpenSession:
                     f"this session was closed before request {request_id} was carried out. It is accepted, and nothing is "
                     "forgotten yet: ask for the same in another session, or run `unlearnrec serve`"
                 )
-            return accepted.settle(request_id, timeout)
+            return plainly(lambda: accepted.settle(request_id, timeout))
 
     def _try_to_settle(self, request_id: str) -> None:
         """Carry out what can be carried out now. What is held or in its grace window stays as it is."""
@@ -142,16 +149,20 @@ class OpenSession:
         """Call `work`, which may use the workers: no two calls do at the same time."""
         with self._lock:
             self._check_open()
-            return work()
+            return plainly(work)
 
-    @contextmanager
-    def _workers(self) -> Iterator[WorkerGroup]:
+    def _kept(self) -> HeldWorkers:
+        """The workers, which start when something uses them first."""
         self._check_open()
         if self._held is None:
             from .held_workers import HeldWorkers
 
             self._held = HeldWorkers(self.config)
-        with self._held.use() as group:
+        return self._held
+
+    @contextmanager
+    def _workers(self) -> Iterator[WorkerGroup]:
+        with self._kept().use() as group:
             yield group
 
     def _output(self) -> OpenOutput:
@@ -173,3 +184,18 @@ class OpenSession:
     def _check_open(self) -> None:
         if self._closed:
             raise SessionClosed("this session is closed: open another one, with `with unlearnrec.Session(...) as s`")
+
+
+def _checked(config: ConfigLike, sections: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
+    """(the configuration, the tables in memory), both checked.
+
+    Raises:
+        InputError: as `split_tables` and `check_table`.
+    """
+    checked, tables = split_tables(nested_values(config, sections))
+    if tables:
+        from .tables import check_table
+
+        for key, table in tables.items():
+            check_table(key, table, checked.columns)
+    return checked, tables

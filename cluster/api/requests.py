@@ -7,11 +7,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from ...partitioning.errors import InputError
 from ...workers import WorkerGroup
 from ..evidence.report import add_evidence
 from ..lifecycle.acceptance import accept, final_answer, under_current_id
 from ..lifecycle.operators import check_operator
 from ..lifecycle.refusals import Held
+from ..lifecycle.results_file import result_rows, stored_outcome
 from ..lifecycle.suppression import open_list
 from ..log.log import LogConflict
 from ..log.records import iso
@@ -20,9 +22,12 @@ from ..output.ledger import State
 from ..output.session import Session as OpenOutput
 from ..reporting.progress import Progress
 from ..requests.request import Request
+from ..tracking.run import Run
 from .asked import Asked
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ..output.ledger import Ticket
 
 CONFLICTS, CONFLICT_SECONDS = 20, 0.5
@@ -38,9 +43,12 @@ class Requests:
         workers: Callable[[], AbstractContextManager[WorkerGroup]],
         progress: Progress,
     ) -> None:
+        """Raises InputError as `tracking.run.trackers_of`."""
         self._output, self._workers, self._progress = output, workers, progress
+        self._run = Run(output.config, progress.note)
         self._open: dict[str, Request] = {}
         self._answers: dict[str, dict[str, Any]] = {}
+        self._asked: dict[str, Request] = {}
 
     @property
     def waiting(self) -> list[str]:
@@ -62,12 +70,37 @@ class Requests:
         request = asked.request(request_id, output.options, output.request_key())
         if request_id is None:
             request = under_current_id(output, request)
+        self._asked[request.request_id] = request
         if (answer := final_answer(output, request)) is None:
             accept(output, request, requester)
             self._open[request.request_id] = request
         else:
             self._answers[request.request_id] = self._with_evidence([answer])[0] | {"repeated": True}
         return request.request_id
+
+    def results(self, request_id: str) -> pa.Table:
+        """What became of each row of a request that has its answer: a table as of `results_file.SCHEMA`.
+
+        Raises:
+            InputError: it was not given as rows, it has no answer yet, or what would tell was purged.
+        """
+        request = self._asked[request_id]
+        if not request.rows:
+            raise InputError(
+                "results: only rows that are given as `requests` have results. Name users as rows: "
+                'requests=[{"user_id": 17}]'
+            )
+        answer = final_answer(self._output, request)
+        if answer is None:
+            raise InputError(f"results: request {request_id} is not carried out yet. Call `wait()` first")
+        outcome = stored_outcome(self._output, request, answer)
+        if outcome is None:
+            raise InputError(f"results: of request {request_id} a purge has removed what would tell")
+        return result_rows(request, outcome)
+
+    def close(self) -> None:
+        """Send trackers what is left for them."""
+        self._run.close()
 
     def ticket(self, request_id: str) -> Ticket:
         """What the log says of a request."""
@@ -149,6 +182,7 @@ class Requests:
         with self._workers() as group:
             # The evidence comes after the commit, because it is read back from the committed files.
             done = carry_out(self._output, batch, group, self._progress)
+            self._run.requests(list(done.values()))
             for answer in add_evidence(self._output, list(done.values()), group, self._progress):
                 self._answers[answer["request_id"]] = answer
 

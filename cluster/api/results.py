@@ -12,6 +12,9 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -82,6 +85,11 @@ class TrainResult(Result):
     """Of the last epoch."""
     curve: tuple[Mapping[str, float], ...] = field(default=(), repr=False)
     """One entry an epoch: `epoch` (from 1), `loss`, `seconds` since the beginning, and measures where there were some."""
+    validation: Mapping[str, Any] | None = field(default=None, repr=False)
+    """How the number of epochs was chosen: `metric`, `value`, `epochs`, `epochs_tried` and its own `curve`. None without
+    `validation.share`."""
+    tune: Mapping[str, Any] | None = field(default=None, repr=False)
+    """With `tune`: `trials`, a list of `settings` with what they measured, and the `best` of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +112,21 @@ class EvaluateResult(Result):
     version: int
     users: int = 0
     """Users with test interactions whose mean the measures are."""
+    baselines: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
+    """With `baselines=True`: the same measures of "popularity" and "item_knn"."""
+    standard_errors: Mapping[str, float] | None = field(default=None, repr=False)
+    """Those of the measures, where a sample of the users was evaluated."""
+    models: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    """With a reference: one row of measures each for "original" (before the request), "unlearned" (the current version) and
+    "retrained" (the reference). docs/forgetting.md explains the columns."""
+    gap_closed: float | None = None
+    """With a reference: the share of the gap between the attack's AUCs that was closed; None if there is no gap to close."""
+    shift_r2: float | None = None
+    """With a reference: the share of the reference's changes of score that the current version has, too. 1 is all."""
+
+    def __repr__(self) -> str:
+        shown = "".join(f", {name}={value:.4g}" for name, value in self.measures.items())
+        return f"EvaluateResult(version={self.version}, users={self.users}{shown})"
 
     @property
     def measures(self) -> dict[str, float]:
@@ -142,6 +165,10 @@ class ForgetResult(Result):
     deleted_items: int = 0
     unknown_ids: int = 0
     """Ids that the graph does not have."""
+    matched: bool = True
+    """Whether any of the named ids is known. If none is, they may be mistyped."""
+    rows: Mapping[str, int] = field(default_factory=dict, repr=False)
+    """How many of the named things were "deleted", "not_found", "already_gone" or "invalid"."""
     affected_partitions: tuple[int, ...] = ()
     seconds: float = 0.0
     """From the request until the workers held readouts without what was named; not the start of workers."""
@@ -170,6 +197,12 @@ class ForgetPreview(Result):
     unknown_ids: int
     estimated_seconds: float | None = None
     """From earlier requests; None where there were none."""
+    matched: bool = True
+    """As `ForgetResult.matched`."""
+    rows: Mapping[str, int] = field(default_factory=dict, repr=False)
+    """As `ForgetResult.rows`."""
+    results: pa.Table | None = field(default=None, repr=False, compare=False)
+    """With `requests`: a line for each row, as of `ForgetRequest.results`."""
 
 
 @dataclass(frozen=True, kw_only=True)

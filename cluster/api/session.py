@@ -7,14 +7,11 @@ loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from ...partitioning.errors import InputError
-from .lifetime import OpenSession
+from .lifetime import plainly
 from .results import (
-    EvaluateResult,
-    ExportResult,
     ForgetPreview,
     IngestResult,
     PretrainResult,
@@ -27,16 +24,16 @@ from .results import (
     VerifyResult,
     VersionInfo,
 )
+from .using import UsedSession
 
 if TYPE_CHECKING:
-    from ..serving.readouts import Readouts
-    from .embeddings import Embeddings
+    from ..config.schema import Config
     from .handle import ForgetRequest
 
 Id = int | str
 
 
-class Session(OpenSession):
+class Session(UsedSession):
     """One output, with workers that stay: `with unlearnrec.Session("run.yaml") as s: s.train()`.
 
     Workers start when a method first needs them. They, and the CPUs or GPUs that they hold, stay until the end of the `with`
@@ -45,9 +42,6 @@ class Session(OpenSession):
     Threads may share a session: calls that need the workers run one after the other. Processes may not, but each may open
     its own session on the same output, also beside `unlearnrec serve`: all of them decide by the same log.
     """
-
-    _readouts: Readouts | None = None
-    """Those of the version that `recommend` saw last."""
 
     # ---- a model -----------------------------------------------------------------------------------------------------
 
@@ -61,28 +55,50 @@ class Session(OpenSession):
 
         return IngestResult.of(self._do(lambda: pipeline.ingest(self.config, progress=self._progress)))
 
-    def train(self, *, resume: bool = False, without: str | Sequence[str] = (), tune: bool = False) -> TrainResult:
+    def train(
+        self,
+        *,
+        resume: bool = False,
+        without: str | Sequence[str] | Mapping[str, Any] = (),
+        tune: bool | Mapping[str, Sequence[Any]] = False,
+    ) -> TrainResult:
         """Train the backbone and commit it as the current version.
+
+        With `validation.share` the number of epochs is chosen first, on interactions that are held out for that
+        (docs/evaluation.md).
 
         Args:
             resume: go on from the last checkpoint, if there is one of the same settings.
-            without: files of what to leave out: a counterfactual, from which nothing can be forgotten.
-            tune: try a grid of settings first (docs/evaluation.md).
+            without: what to leave out, as the arguments of `forget` ({"users": [17]}), or files of it. The result is a
+                counterfactual, to compare with (`evaluate(reference=...)`); nothing can be forgotten from it.
+            tune: try settings first, and train the best: True for the grid of the section `tune`, or a grid such as
+                {"train.learning_rate": [0.003, 0.01]}.
 
         Raises:
-            InputError: nothing was ingested, or the training diverged.
+            InputError: nothing was ingested, the grid is bad, or the training diverged.
             RuntimeError: another version was committed meanwhile.
         """
         from .. import pipeline
+        from .asked import left_out_of
 
-        files = [without] if isinstance(without, str) else list(without)
-        if tune:  # its trials have workers of their own, which need the room
-            self.stop_workers()
-            tuned = self._do(
-                lambda: pipeline.train(self.config, progress=self._progress, resume=resume, without=files, tune=True)
+        left_out = plainly(lambda: left_out_of("train: without", without, self._config))
+        if tune is False:
+            return TrainResult.of(self._with_workers(pipeline.train, resume=resume, without=left_out))
+        from ..models.tuning import combinations
+        from .configuration import with_grid
+
+        def checked() -> Config:
+            config = self.config if tune is True else with_grid(self.config, tune)
+            combinations(config)  # raises for a bad grid, before workers are stopped
+            return config
+
+        config = plainly(checked)
+        self.stop_workers()  # the trials have workers of their own, which need the room
+        return TrainResult.of(
+            self._do(
+                lambda: pipeline.train(config, progress=self._progress, resume=resume, without=left_out, tune=True)
             )
-            return TrainResult.of(tuned)
-        return TrainResult.of(self._with_workers(pipeline.train, resume=resume, without=files))
+        )
 
     def pretrain(self) -> PretrainResult:
         """Fit the Influence Encoder of the current version, which `forget` needs. After Ctrl-C it goes on where it was."""
@@ -96,24 +112,6 @@ class Session(OpenSession):
 
         return TrainResult.of(self._with_workers(pipeline.retrain, resume=resume))
 
-    def evaluate(self, **options: Any) -> EvaluateResult:
-        """Measure the current version on `test_interactions`.
-
-        Args:
-            options: those of the command: `baselines=True`; `reference` with `users`, `items` or `interactions` (files or
-                "ID,ID").
-
-        Raises:
-            InputError: `test_interactions` is not set, or nothing has been trained yet.
-        """
-        from ..commands.evaluate import evaluate
-
-        def run() -> dict[str, Any]:
-            with self._workers() as group:
-                return evaluate(self.config, progress=self._progress, group=group, **options)
-
-        return EvaluateResult.of(self._do(run))
-
     def rollback(self, to: int) -> RollbackResult:
         """Make an older version the current one, unless data were deleted since."""
         from .. import pipeline
@@ -124,50 +122,7 @@ class Session(OpenSession):
         """All versions that the log has, oldest first."""
         from .versions import read_versions
 
-        return read_versions(self._output())
-
-    # ---- using it ----------------------------------------------------------------------------------------------------
-
-    def recommend(self, users: Iterable[Id], k: int = 10) -> list[list[tuple[Id, float]]]:
-        """The best items for each user by the current version, without those that the user had: (item, score), best first.
-
-        A user whom the version does not have, because nobody knows him or he was forgotten, gets an empty list. The readouts
-        are kept in memory until another version is current, in whatever process it was made.
-
-        Args:
-            users: ids as in the table.
-            k: items a user; fewer where there are no more.
-        """
-        from .asked import ids_of
-
-        if isinstance(users, str | int):
-            raise InputError(f"recommend: got one id, expected a list of ids: [{users!r}]")
-        wanted = ids_of("recommend", users)
-        readouts = self._do(self._current_readouts)
-        found = [readouts.recommend(str(user), k) or [] for user in wanted]
-        return [[(one["item_id"], one["score"]) for one in line] for line in found]
-
-    def embeddings(self) -> Embeddings:
-        """The readouts of the current version: `.users`, `.items` [n, D] as NumPy, `.arrow("user")`, `.pandas("item")`."""
-        from ..output.leases import leased
-        from .embeddings import read_embeddings
-
-        def read() -> Embeddings:
-            output = self._output()
-            with leased(output) as version, self._workers() as group:
-                return read_embeddings(output, group, version)
-
-        return self._do(read)
-
-    def export(self, to: str, *, top_k: int = 20, format: str | None = None) -> ExportResult:
-        """Write readouts and recommendations as Parquet files, Delta or Iceberg tables (docs/exports.md)."""
-        from ..commands.export import export
-
-        def run() -> dict[str, Any]:
-            with self._workers() as group:
-                return export(self.config, to=to, top_k=top_k, format=format, progress=self._progress, group=group)
-
-        return ExportResult.of(self._do(run))
+        return plainly(lambda: read_versions(self._output()))
 
     # ---- forgetting --------------------------------------------------------------------------------------------------
 
@@ -202,21 +157,33 @@ class Session(OpenSession):
 
         asked = Asked(users, items, interactions, requests)
         name = self._do(lambda: self._requests().accept(asked, request_id, requester))
-        return ForgetRequest(name, lambda: self.status(name).phase, lambda seconds: self._settle(name, seconds))
+        return ForgetRequest(
+            name,
+            lambda: self.status(name).phase,
+            lambda seconds: self._settle(name, seconds),
+            lambda: plainly(lambda: self._requests().results(name)),
+        )
 
     def preview(
         self, *, users: Any = None, items: Any = None, interactions: Any = None, requests: Any = None
     ) -> ForgetPreview:
-        """What `forget` would change, for the same arguments. Nothing is written, and no workers are needed."""
+        """What `forget` would change, for the same arguments. Nothing is written, and no workers are needed.
+
+        With `requests` the answer has `results`, a table with what would become of each row.
+        """
         from ..commands.forget import preview
+        from ..lifecycle.results_file import KeptResults
         from ..models.carry_out import able_version
         from .asked import Asked
 
-        output = self._output()
-        version = able_version(output)
-        asked = Asked(users, items, interactions, requests)
-        request = asked.request(None, output.options, output.request_key(create=False))
-        return ForgetPreview.of(preview(output, version, request))
+        def look() -> dict[str, Any]:
+            output = self._output()
+            version = able_version(output)
+            asked = Asked(users, items, interactions, requests)
+            request = asked.request(None, output.options, output.request_key(create=False))
+            return preview(output, version, request, KeptResults() if request.rows else None)
+
+        return ForgetPreview.of(plainly(look))
 
     @overload
     def status(self, request_id: None = None) -> Status: ...
@@ -232,7 +199,7 @@ class Session(OpenSession):
         """
         from ..commands.status import status
 
-        found = status(self._config, request_id)
+        found = plainly(lambda: status(self._config, request_id))
         return Status.of(found) if request_id is None else RequestStatus.of(found)
 
     def approve(self, request_id: str, *, by: str) -> RequestStatus:
@@ -273,26 +240,3 @@ class Session(OpenSession):
         from .. import pipeline
 
         return VerifyResult.of(self._do(lambda: pipeline.verify(self.config, request_id)))
-
-    # ---- inside ------------------------------------------------------------------------------------------------------
-
-    def _with_workers(self, command: Callable[..., dict[str, Any]], **options: Any) -> dict[str, Any]:
-        def run() -> dict[str, Any]:
-            with self._workers() as group:
-                return command(self.config, progress=self._progress, group=group, **options)
-
-        return self._do(run)
-
-    def _current_readouts(self) -> Readouts:
-        """The readouts of the version that is current now."""
-        from ...distributed.partition.partition import Partition
-        from ...workers import calling
-        from ..output.leases import leased
-        from ..serving.readouts import make_readouts
-
-        output = self._output()
-        if self._readouts is None or self._readouts.version != output.version().version:
-            with leased(output) as version, self._workers() as group:
-                rows = output.call(group, version, calling(Partition.readouts))
-                self._readouts = make_readouts(output, version, rows)
-        return self._readouts

@@ -42,21 +42,26 @@ def write_tables(config: Config, tables: Mapping[str, Any], progress: Progress) 
     """Write the tables into the output, unless they are there already; returns the configuration that names them.
 
     Raises:
-        InputError: a table lacks a column, or `output` is in a store in which no tables can be read.
+        InputError: a table lacks a column or holds what is no id or no time, or `output` is in a store in which no tables
+            can be read. Nothing was written of it then.
     """
+    arrow: dict[str, pa.Table] = {}
+    for key, table in tables.items():  # all are checked before one is written
+        if _is_ray_dataset(table):
+            _check_columns(key, list(table.schema().names), config.columns)
+        else:
+            arrow[key] = to_arrow(key, table, named(config.columns))
+            check_values(key, arrow[key], config.columns)
     from ..output.handed import write_once, write_stream
     from ..output.session import Session as OpenOutput
 
-    output = OpenOutput(config)
-    places = {}
+    output, places = OpenOutput(config), {}
     for key, table in tables.items():
         with progress.task(f"rows of {key} written") as task:
-            if _is_ray_dataset(table):
-                _check_columns(key, list(table.schema().names), config.columns)
-                place = write_stream(output, key, _ray_batches(table, config.columns), task.advance)
+            if key in arrow:
+                place = write_once(output, key, arrow[key], task.advance)
             else:
-                found = to_arrow(key, table, named(config.columns))
-                place = write_once(output, key, found, task.advance)
+                place = write_stream(output, key, _ray_batches(key, table, config.columns), task.advance)
         places[key] = place
     return config.model_copy(update=places)
 
@@ -86,6 +91,33 @@ def to_arrow(key: str, table: Any, columns: Sequence[str] | None = None) -> pa.T
     return table if columns is None else table.select(list(columns))
 
 
+def check_values(key: str, table: pa.Table, columns: Columns) -> None:
+    """Raise InputError for a table that `ingest` would refuse: before it is copied, and by the name that the user knows.
+
+    table: as of `to_arrow`, with the columns of `named`.
+    """
+    import pyarrow as pa
+
+    from ...partitioning.lake.ids import id_kind, null_error
+    from ...partitioning.lake.times import time_unit
+
+    if not table.num_rows and key == "interactions":
+        raise InputError(f"{key}: the table has no rows. Give one with at least one interaction")
+    for name in (columns.user, columns.item):
+        column = table[name]
+        if pa.types.is_floating(column.type):
+            raise InputError(
+                f"{key}: column '{name}' is {column.type}; ids must be integers or strings. Pandas makes floats of integers "
+                f"where some are missing: frame.dropna(subset=['{name}']).astype({{'{name}': 'int64'}})"
+            )
+        id_kind(column.type, name, key)
+        # With `columns.value`, rows that are no interactions are left out first, whatever their ids are.
+        if column.null_count and columns.value is None:
+            raise null_error(column, name, key, range(len(column)))
+    if columns.time is not None:
+        time_unit(table[columns.time].type, columns.time, key)
+
+
 def named(columns: Columns) -> list[str]:
     """The columns that are read. Others are not copied: the output holds no more of anybody than it needs."""
     return [name for name in (columns.user, columns.item, columns.time, columns.value) if name is not None]
@@ -101,11 +133,13 @@ def _check_columns(key: str, names: Sequence[str], columns: Columns) -> None:
             )
 
 
-def _ray_batches(dataset: Any, columns: Columns) -> Iterator[pa.Table]:
+def _ray_batches(key: str, dataset: Any, columns: Columns) -> Iterator[pa.Table]:
     from ..output.handed import PART_ROWS
 
     chosen = dataset.select_columns(named(columns))
-    yield from chosen.iter_batches(batch_size=PART_ROWS, batch_format="pyarrow")
+    for batch in chosen.iter_batches(batch_size=PART_ROWS, batch_format="pyarrow"):
+        check_values(key, batch, columns)
+        yield batch
 
 
 def _is_pandas(table: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from ...distributed.attacks.attacks import ATTACKS, Attack
 from ...distributed.attacks.runs import ATTACKS_ON_CANARIES, RATES, ToldOfRuns
 from ...distributed.attacks.told import FOUND, Told
-from ..reporting.html import Section, render_report
+from ..reporting.html import Head, Section, State, Tile, render_report
 
 ALL_ATTACKS: Mapping[str, Attack] = {**ATTACKS, **ATTACKS_ON_CANARIES}
 
@@ -108,15 +108,27 @@ class Outcome:
 
 def page(outcome: Outcome, about: Mapping[str, Any]) -> str:
     """The page of an audit (HTML). about: what the answer says beside the attacks."""
-    sections = [Section(f"Verdict: {outcome.verdict}", READING)]
-    sections.append(Section("What was audited", table=[{"what": key, "value": str(value)} for key, value in about.items()]))
+    rows = [{"what": key, "value": str(value)} for key, value in about.items()]
+    sections = [Section("What was audited", table=rows)]
     if outcome.told:
         sections.append(Section("Attacks", CAPTION, table=outcome.rows()))
         sections.append(Section("What each attack asks", table=outcome.explained()))
     if outcome.untold:
         rows = [{"attack": name, "why": why} for name, why in outcome.untold.items()]
         sections.append(Section("What could not be told", table=rows))
-    return render_report("Audit: can anybody tell what was forgotten?", sections)
+    return render_report("Audit: can anybody tell what was forgotten?", sections, _head(outcome))
+
+
+def _head(outcome: Outcome) -> Head:
+    colours: dict[str, State] = {PASSED: "good", FOUND: "bad"}
+    state = colours.get(outcome.verdict, "unknown")
+    found = [name for name, one in outcome.told.items() if one.verdict == FOUND]
+    tiles = [
+        Tile("verdict", outcome.verdict, "", state),
+        Tile("attacks asked", str(len(outcome.told)), f"{len(outcome.untold)} more could not be told"),
+        Tile("attacks that found something", str(len(found)), ", ".join(found), "bad" if found else ""),
+    ]
+    return Head(f"Verdict: {outcome.verdict}. {READING}", state, tiles)
 
 
 def markdown(outcome: Outcome) -> str:

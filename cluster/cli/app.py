@@ -21,7 +21,8 @@ from ...partitioning.errors import InputError
 from ..reporting.exit_codes import BAD_INPUT, DONE, FAILED
 from . import request_signatures as requests
 from . import signatures as commands
-from .help import EXAMPLE, CommandGroup, options
+from .help import EXAMPLE, CommandGroup, PlainCommand, options
+from .log_option import with_log_format
 from .next import interrupted, next_command
 from .output import exit_code, print_result
 
@@ -83,7 +84,7 @@ TABLE: Sequence[tuple[str, Sequence[tuple[Callable[..., Any], str]]]] = (
     (
         "Run on a cluster, measure",
         (
-            (commands.submit, "--wait -- train --config run.yaml"),
+            (commands.submit, "-- train --config run.yaml"),
             (commands.bench, "training --help"),
         ),
     ),
@@ -104,7 +105,9 @@ for heading, members in TABLE:
         # What stands behind the name of a benchmark is its own, `--help` too.
         own = {"allow_extra_args": True, "allow_interspersed_args": False} if command is commands.bench else None
         example = f"{EXAMPLE}unlearnrec {command.__name__} {arguments}"
-        app.command(rich_help_panel=heading, epilog=example, context_settings=own)(command)
+        app.command(cls=PlainCommand, rich_help_panel=heading, epilog=example, context_settings=own)(
+            with_log_format(command)
+        )
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -5,11 +5,22 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 EXAMPLE = "Example: "
 """How the last line of a command's own `--help` begins."""
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
+
+
+class PlainCommand(TyperCommand):
+    """A command whose help does not show the Python types of its arguments, as in `TABLE <str>`."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        for parameter in self.get_params(ctx):
+            if parameter.param_type_name == "argument":
+                shown: Any = parameter
+                shown.display_type_rich = lambda ctx: None
+        super().format_options(ctx, formatter)
 
 
 class CommandGroup(TyperGroup):

@@ -10,13 +10,20 @@ from ..reporting.exit_codes import DONE, GATE_FAILED
 NEXT = {
     "quickstart": "init your-table.parquet --to run.yaml",
     "init": "ingest",
+    "doctor": "ingest",
+    "plan": "train",
     "ingest": "train",
     "train": "pretrain",
     "pretrain": "forget --users ID,ID --dry-run",
     "retrain": "evaluate",
     "rollback": "evaluate",
     "evaluate": "export --to exported",
+    "export": "serve",
     "forget": "purge",
+    "watch": "purge",
+    "drop": "purge",
+    "approve": "status",
+    "cancel": "status",
     "purge": "residue",
     "lift": "ingest",
 }
@@ -31,21 +38,53 @@ def next_command(arguments: Sequence[str], code: int) -> str | None:
             follows = "retrain"
         elif "--dry-run" in arguments:
             follows = None  # the same command without it, as everybody knows
+    elif command == "doctor" and not _configuration(command, arguments):
+        follows = "quickstart"
+    elif command == "plan" and "--for" in arguments[:-1]:
+        planned = arguments[arguments.index("--for") + 1]
+        follows = f"{planned} --users ID,ID" if planned == "forget" else planned
     if follows is None or "--help" in arguments or "--without" in arguments or "--reference" in arguments:
         return None
     return shlex.join(["unlearnrec", *follows.split(), *_configuration(command, arguments)])
 
 
+GOES_ON = {
+    "pretrain": "goes on where it was: counterfactual runs that had ended are kept",
+    "forget": "carries the request out, if it was accepted already",
+}
+"""What the same command does after Ctrl-C, where that is no matter of course."""
+
+
 def interrupted(arguments: Sequence[str]) -> str:
     """What is said after Ctrl-C."""
-    if not arguments or arguments[0] not in ("train", "retrain"):
+    command = arguments[0] if arguments else ""
+    if command in GOES_ON:
+        return f"interrupted. `{shlex.join(['unlearnrec', *arguments])}` {GOES_ON[command]}"
+    if command not in ("train", "retrain"):
         return "interrupted"
     line = shlex.join(["unlearnrec", *arguments, *([] if "--resume" in arguments else ["--resume"])])
     return f"interrupted. `{line}` goes on from the last checkpoint, if one was written"
 
 
-FLAGS = ("--json", "--debug", "--resume", "--dry-run", "--once", "--now", "--truncate-log")
-"""Options without a value."""
+FLAGS = {
+    "--json",
+    "--debug",
+    "--resume",
+    "--tune",
+    "--baselines",
+    "--dry-run",
+    "--once",
+    "--from-now",
+    "--now",
+    "--truncate-log",
+    "--accept-only",
+    "--verify",
+    "--cluster",
+    "--detached",
+    "--stop",
+    "--wait",
+}
+"""Options without a value, of all commands."""
 
 
 def _is_value(before: str) -> bool:

@@ -1,6 +1,7 @@
 """What a command's result looks like: on stdout one JSON object, or lines and tables for people; and as an exit code.
 
-Exit codes: 0 done, 1 failed (`ok: false`), 2 bad input or configuration, 3 a quality gate failed (`passed: false`).
+Exit codes: 0 done, 1 failed (`ok: false`), 2 bad input or configuration, 3 a quality gate failed (`passed: false`). Of a
+job that was submitted, its own (`exit_code`).
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ TITLES = {
 """The keys of an answer that people see as a table, each with the line above it."""
 
 
+NOT_CHECKED = "  too little was measured to say whether the forgetting worked: needs_retrain False is no result here"
+"""What is said below the table of a gate whose verdict is easily misread."""
+
+
 def exit_code(result: Mapping[str, Any]) -> int:
     """The exit code of a command that returned this result."""
     if result.get("ok") is False:
-        return FAILED
+        return int(result.get("exit_code") or FAILED)
     return GATE_FAILED if result.get("passed") is False else DONE
 
 
@@ -71,8 +76,11 @@ def print_result(result: Mapping[str, Any], as_json: bool, stdout: TextIO) -> No
             _print_table(result[name], stdout)
             result = {key: value for key, value in result.items() if key != name}
     if isinstance(result.get("gate"), dict) and "measures" in result["gate"]:
-        print(f"gate: {result['gate']['status'].replace('_', ' ')}", file=stdout)
+        status = str(result["gate"]["status"])
+        print(f"gate: {status.replace('_', ' ')}", file=stdout)
         _print_table(gate_rows(result["gate"]), stdout)
+        if status == "not_checked":
+            print(NOT_CHECKED, file=stdout)
         result = {key: value for key, value in result.items() if key != "gate"}
     elif isinstance(result.get("gate"), dict):  # of `quickstart`: the verdict on each model
         result = {key: value for key, value in result.items() if key != "gate"}

@@ -26,7 +26,9 @@ def forget(
         typer.Option(metavar="FILE", help="Write what became of each row of --requests: .csv, .jsonl or .parquet."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")] = False,
-    request_id: Annotated[str | None, typer.Option(help="Repeating a request under its id is harmless.")] = None,
+    request_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="Repeating a request under its id is harmless.")
+    ] = None,
     requester: Annotated[str | None, typer.Option(metavar="NAME", help="Who asks; the log keeps it.")] = None,
     json: Json = False,
     debug: Debug = False,
@@ -34,15 +36,13 @@ def forget(
     """Forget users, items or interactions: a new version of the model without them."""
     if users is None and items is None and interactions is None and requests is None:
         raise InputError("forget: nothing to forget; give --users, --items, --interactions or --requests")
-    loaded = load_configuration(config, overrides)
+    named = {"users": users, "items": items, "interactions": interactions, "requests": requests}
+    loaded = load_configuration(config, overrides, "model", **named)
     from .. import pipeline
 
     answer = pipeline.forget(
         loaded,
-        users=users,
-        items=items,
-        interactions=interactions,
-        requests=requests,
+        **named,
         dry_run=dry_run,
         request_id=request_id,
         results=results,
@@ -149,7 +149,7 @@ def drop(
 
 
 def approve(
-    request_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)],
+    request_id: Annotated[str, typer.Argument(metavar="ID", show_default=False, help="Of the request.")],
     by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who approves it; the log keeps it.")],
     overrides: Overrides = None,
     config: ConfigFile = None,
@@ -164,7 +164,7 @@ def approve(
 
 
 def cancel(
-    request_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)],
+    request_id: Annotated[str, typer.Argument(metavar="ID", show_default=False, help="Of the request.")],
     overrides: Overrides = None,
     config: ConfigFile = None,
     json: Json = False,
@@ -178,7 +178,7 @@ def cancel(
 
 
 def status(
-    request_id: Annotated[str | None, typer.Argument(metavar="ID", show_default=False)] = None,
+    request_id: Annotated[str | None, typer.Argument(metavar="ID", show_default=False, help="Of the request.")] = None,
     overrides: Overrides = None,
     config: ConfigFile = None,
     verify: Annotated[

@@ -14,9 +14,11 @@ from .options import ConfigFile, Debug, Json, Overrides, load_configuration
 
 
 def quickstart(
-    output: Annotated[Path, typer.Option(help="Folder for everything it leaves.")] = Path("quickstart-output"),
-    partitions: Annotated[int, typer.Option(min=1, help="Workers.")] = 2,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything it leaves.")] = Path(
+        "quickstart-output"
+    ),
+    partitions: Annotated[int, typer.Option(min=1, metavar="N", help="Workers.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the data and of all random draws.")] = 0,
     json: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
@@ -27,7 +29,9 @@ def quickstart(
 
 
 def init(
-    table: Annotated[str, typer.Argument(metavar="TABLE", show_default=False)],
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", show_default=False, help="As `interactions`: a file, folder or URI.")
+    ],
     to: Annotated[Path, typer.Option("--to", metavar="FILE.yaml", help="The file to write; must not be there yet.")],
     overrides: Overrides = None,
     json: Json = False,
@@ -40,7 +44,9 @@ def init(
 
 
 def config(
-    key: Annotated[str | None, typer.Argument(metavar="KEY", show_default=False)] = None,
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY", show_default=False, help="Such as train.epochs, or train.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
@@ -54,7 +60,7 @@ def ingest(
     overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
 ) -> dict[str, Any]:
     """Lake table -> partitioned graph."""
-    loaded = load_configuration(config, overrides)
+    loaded = load_configuration(config, overrides, "table")
     from .. import pipeline
 
     return pipeline.ingest(loaded, progress=open_progress())
@@ -67,9 +73,11 @@ def plan(
         list[str] | None,
         typer.Option("--for", metavar="COMMAND", help="ingest, train, pretrain, forget or evaluate; repeatable."),
     ] = None,
-    users: Annotated[int | None, typer.Option(min=1, help="Of a graph that is not there; all three or none.")] = None,
-    items: Annotated[int | None, typer.Option(min=1)] = None,
-    interactions: Annotated[int | None, typer.Option(min=1)] = None,
+    users: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of a graph that is not there; all three or none.")
+    ] = None,
+    items: Annotated[int | None, typer.Option(min=1, metavar="N", help="As --users.")] = None,
+    interactions: Annotated[int | None, typer.Option(min=1, metavar="N", help="As --users.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
@@ -97,7 +105,7 @@ def train(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Train the backbone."""
-    loaded = load_configuration(config, overrides)
+    loaded = load_configuration(config, overrides, "graph", without=without)
     from .. import pipeline
 
     return pipeline.train(loaded, resume=resume, without=without or [], tune=tune, progress=open_progress())
@@ -107,7 +115,7 @@ def pretrain(
     overrides: Overrides = None, config: ConfigFile = None, json: Json = False, debug: Debug = False
 ) -> dict[str, Any]:
     """Train the Influence Encoder for the trained backbone."""
-    loaded = load_configuration(config, overrides)
+    loaded = load_configuration(config, overrides, "model")
     from .. import pipeline
 
     return pipeline.pretrain(loaded, progress=open_progress())
@@ -121,7 +129,7 @@ def retrain(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Train and pre-train as one version, beside a service: requests carried out meanwhile are carried out on it too."""
-    loaded = load_configuration(config, overrides)
+    loaded = load_configuration(config, overrides, "graph")
     from .. import pipeline
 
     return pipeline.retrain(loaded, resume=resume, progress=open_progress())
@@ -139,6 +147,9 @@ def evaluate(
     interactions: Annotated[
         str | None, typer.Option(metavar="FILE", help="Interactions that were forgotten: user_id and item_id.")
     ] = None,
+    requests: Annotated[
+        str | None, typer.Option(metavar="FILE", help="What was forgotten, as `forget --requests` takes it.")
+    ] = None,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Evaluate popularity and item-kNN too, for comparison.")
     ] = False,
@@ -146,15 +157,14 @@ def evaluate(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Recall, NDCG and more on the test interactions; with --reference also forgetting, against a retrained model."""
-    loaded = load_configuration(config, overrides)
+    named = {"users": users, "items": items, "interactions": interactions, "requests": requests}
+    loaded = load_configuration(config, overrides, "model", reference, **named)
     from .. import pipeline
 
     return pipeline.evaluate(
         loaded,
         reference=reference,
-        users=users,
-        items=items,
-        interactions=interactions,
+        **named,
         baselines=baselines,
         progress=open_progress(),
     )
@@ -167,7 +177,7 @@ def export(
     ],
     overrides: Overrides = None,
     config: ConfigFile = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Recommendations a user.")] = 20,
+    top_k: Annotated[int, typer.Option(min=1, metavar="K", help="Recommendations a user.")] = 20,
     format: Annotated[
         str | None, typer.Option(metavar="NAME", help="parquet, delta or iceberg, where --to does not say it.")
     ] = None,
@@ -175,7 +185,7 @@ def export(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Write embeddings and recommendations of the current version as Parquet, Delta or Iceberg."""
-    loaded = load_configuration(config, overrides)
+    loaded = load_configuration(config, overrides, "model")
     from .. import pipeline
 
     return pipeline.export(loaded, to=to, top_k=top_k, format=format, progress=open_progress())
@@ -240,7 +250,7 @@ def rollback(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Make an older version current again, unless something was deleted since."""
-    loaded = load_configuration(config, overrides)
+    loaded = load_configuration(config, overrides, "model")
     from .. import pipeline
 
     return pipeline.rollback(loaded, to=to)
@@ -249,8 +259,10 @@ def rollback(
 def serve(
     overrides: Overrides = None,
     config: ConfigFile = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of serve.port; 0: a free one.")] = None,
-    host: Annotated[str | None, typer.Option(help="Instead of serve.host.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, metavar="N", help="Instead of serve.port; 0: a free one.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Instead of serve.host.")] = None,
     detached: Annotated[
         bool, typer.Option("--detached", help="On the cluster at cluster.address; also serve.detached.")
     ] = False,
@@ -259,7 +271,7 @@ def serve(
     debug: Debug = False,
 ) -> dict[str, Any]:
     """Take deletion requests over HTTP, carry them out, answer recommendations; until it is stopped."""
-    loaded = load_configuration(config, overrides)
+    loaded = load_configuration(config, overrides, None if stop else "model")
     if stop or detached or loaded.serve.detached:
         from ..commands.serve_detached import start_detached, stop_detached
 
@@ -290,11 +302,16 @@ def doctor(
 
 def submit(
     context: typer.Context,
-    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND ...", show_default=False)] = None,
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="-- COMMAND", show_default=False, help="The command, with its options."),
+    ] = None,
     address: Annotated[
         str | None, typer.Option(metavar="URL", help="Of the cluster's dashboard, such as http://HOST:8265.")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the job's log to its end; exit as it ended.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Follow the job's log to its end, and exit with its exit code.")
+    ] = True,
     json: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
@@ -307,7 +324,7 @@ def submit(
 
 def bench(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False, help="Of the benchmark.")] = None,
 ) -> int:
     """Run a benchmark of benchmarks/ with the arguments after its name; without a name, list them."""
     from ..commands.bench import benchmark_names, run_benchmark

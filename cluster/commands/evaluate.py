@@ -7,8 +7,9 @@ from typing import Any
 from ...distributed.measures.evaluation import Evaluation
 from ...distributed.partition.partition import Partition
 from ...partitioning.errors import InputError
-from ...workers import WorkerGroup, calling
+from ...workers import Workers, calling
 from ..config.schema import Config
+from ..evidence.run_report import update_run_report
 from ..models.held_out import held_out_pairs
 from ..models.training import as_trained
 from ..output.leases import leased
@@ -17,9 +18,11 @@ from ..planning.announce import announce
 from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
 from ..reporting.ranking import ranking_progress
+from ..tracking.run import tracked
 from .evaluate_reference import evaluate_against
 
 
+@tracked
 def evaluate(
     config: Config,
     *,
@@ -27,26 +30,28 @@ def evaluate(
     users: str | None = None,
     items: str | None = None,
     interactions: str | None = None,
+    requests: str | None = None,
     baselines: bool = False,
     progress: Progress = SILENT,
-    group: WorkerGroup | None = None,
+    group: Workers | None = None,
 ) -> dict[str, Any]:
     """The quality of the current version on `test_interactions` (docs/evaluation.md); with a reference instead Recall and
     NDCG, and measures of forgetting.
 
     Args:
         baselines: evaluate popularity and item-kNN too.
-        reference, users, items, interactions: as for `evaluate_against`. Either all are None, or the reference and at least
-            one of the others are given.
+        reference, users, items, interactions, requests: as for `evaluate_against`. Either all are None, or the reference
+            and at least one of the others are given.
 
     Raises:
         InputError: no test interactions are configured, they cannot be read, or nothing has been trained yet; or as
             `evaluate_against`.
     """
-    named = {"users": users, "items": items, "interactions": interactions}
+    named = {"users": users, "items": items, "interactions": interactions, "requests": requests}
     if (reference is None) != all(value is None for value in named.values()):
         raise InputError(
-            "evaluate: --reference needs what was forgotten (--users, --items or --interactions), and these need --reference"
+            "evaluate: --reference needs what was forgotten (--users, --items, --interactions or --requests), and these "
+            "need --reference"
         )
     if reference is not None and baselines:
         raise InputError(
@@ -66,4 +71,6 @@ def evaluate(
         with session.workers(group) as workers, ranking_progress(progress) as on_progress:
             planned.placed(workers)
             measured = session.call(workers, version, call, on_progress=on_progress)[0]
-    return {"version": version.version, **measured, "unknown_test_rows": unknown, **planned.measured(workers)}
+    report = update_run_report(session, version, progress, quality=measured)
+    told = {"version": version.version, **measured, "unknown_test_rows": unknown, **planned.measured(workers)}
+    return told | {"report": report}

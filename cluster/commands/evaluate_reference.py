@@ -13,8 +13,9 @@ from ...distributed.measures import gap as shares
 from ...partitioning.errors import InputError
 from ...partitioning.graph import dense_ids
 from ...partitioning.ingest import load_ids
-from ...workers import WorkerGroup
+from ...workers import KeptWorkers, Workers
 from ..config.schema import Config
+from ..evidence.run_report import comparison, seconds_of, update_run_report
 from ..lifecycle.finding import find_stored
 from ..log.records import COMMITTED
 from ..models.comparison import Measured, Probe, compare, measure_version
@@ -22,6 +23,7 @@ from ..models.held_out import held_out_pairs
 from ..models.training import as_trained
 from ..output.leases import leased
 from ..output.manifest import Manifest, manifest_of
+from ..output.ready import no_reference_text
 from ..output.session import Session
 from ..reporting.progress import Progress
 from ..requests.matching import effect, resolve
@@ -45,8 +47,18 @@ def evaluate_against(
     users: str | None = None,
     items: str | None = None,
     interactions: str | None = None,
+    requests: str | None = None,
     progress: Progress,
-    group: WorkerGroup | None = None,
+    group: Workers | None = None,
+) -> dict[str, Any]:
+    """As `compare_with_reference`, for the options of the command: users, items, interactions and requests are what was
+    forgotten, as `forget` takes it."""
+    request = parse_request(users, items, interactions, requests, None, Session(config).options)
+    return compare_with_reference(config, reference, request, progress=progress, group=group)
+
+
+def compare_with_reference(
+    config: Config, reference: str, request: Request, *, progress: Progress, group: Workers | None = None
 ) -> dict[str, Any]:
     """Evaluate the current version, and compare its scores of the forgotten interactions with those of a model that was
     trained without them.
@@ -54,7 +66,7 @@ def evaluate_against(
     Args:
         reference: another output of the same data, configuration and seed whose current version was trained without them.
             It may have other partitions: users and items are matched by their external ids.
-        users, items, interactions: what was forgotten, as `forget` takes it.
+        request: what was forgotten. Rows of a file that mean nothing are left out, and a note says how many.
 
     Returns:
         The keys of `evaluate`, and `models`: a row as of `comparison.compare` for the version before the request, the
@@ -67,10 +79,13 @@ def evaluate_against(
             has some of what is named; the test interactions are missing or cannot be read.
     """
     session = Session(config)
-    request = parse_request(users, items, interactions, None, None, session.options)
+    if not any(request.entries()):
+        raise InputError("the request names no user, item or interaction. Give what was forgotten")
+    if request.tally.invalid:
+        progress.note(f"{request.tally.invalid} of {len(request.rows)} rows mean nothing and are left out")
     other = _open(config, reference)
     with leased(session) as version, leased(other) as retrained:
-        _checkrecipe_of(config, version, retrained, reference)
+        _check_recipe(config, version, retrained, reference)
         _check_gone(session, version, request, "Run `unlearnrec forget` first")
         _check_gone(other, retrained, request, "Train it `--without` them")
         there = _matched(session, version, other, retrained)
@@ -88,6 +103,8 @@ def evaluate_against(
             if same_workers:
                 models[RETRAINED] = measure_version(other, retrained, own, theirs, theirs.held_out)
         if not same_workers:
+            if isinstance(group, KeptWorkers):
+                group.stop()  # the other group needs the room
             with other.workers() as own:
                 models[RETRAINED] = measure_version(other, retrained, own, theirs, theirs.held_out)
     same_draws = _same_draws(version, retrained, there)
@@ -103,6 +120,10 @@ def evaluate_against(
     rows = compare(models, ORIGINAL if before is not None else None, RETRAINED, config.evaluate.k[0])
     own_row = next(row for row in rows if row["model"] == UNLEARNED)
     metrics = models[UNLEARNED].metrics
+    told = comparison(models, rows)
+    told["about"] = _about(before, version, retrained, len(forgotten[0]), same_draws)
+    told["seconds"] = seconds_of(session, before, version, other, retrained)
+    report = update_run_report(session, version, progress, comparison=told, quality=metrics)
     return {
         "version": version.version,
         **metrics,
@@ -117,7 +138,22 @@ def evaluate_against(
         "shift_r2": own_row.get("shift R2"),
         "shift_slope": own_row.get("shift slope"),
         "models": rows,
+        "report": report,
     }
+
+
+def _about(before: Manifest | None, version: Manifest, retrained: Manifest, pairs: int, same_draws: bool) -> str:
+    """What the report says of the comparison."""
+    original = "" if before is None else f"the original is version {before.version}, "
+    told = (
+        f"By {pairs:,} forgotten pairs: {original}the unlearned model is version {version.version} of this output, and the "
+        f"retrained one version {retrained.version} of another."
+    )
+    if not same_draws:
+        told += (
+            " It was ingested from other data, so its random draws are others, and its scores differ for that alone."
+        )
+    return told
 
 
 def _open(config: Config, reference: str) -> Session:
@@ -128,10 +164,7 @@ def _open(config: Config, reference: str) -> Session:
     """
     found = Session(config.model_copy(update={"output": reference})).versions.current()
     if found is None:
-        raise InputError(
-            f"--reference {reference}: holds no trained model. Run `unlearnrec ingest` and `unlearnrec train --without` "
-            "with output set to it"
-        )
+        raise InputError(no_reference_text(reference))
     cluster = config.cluster.model_copy(update={"partitions": found.graph.partitions})
     return Session(config.model_copy(update={"output": reference, "cluster": cluster}))
 
@@ -144,7 +177,7 @@ def recipe_of(config: Config, version: Manifest) -> dict[str, Any]:
     return {"seed": trained.seed} | keys
 
 
-def _checkrecipe_of(config: Config, version: Manifest, retrained: Manifest, reference: str) -> None:
+def _check_recipe(config: Config, version: Manifest, retrained: Manifest, reference: str) -> None:
     """Raise InputError unless the reference was trained with the same configuration, and has forgotten nothing since."""
     if not retrained.model.was_trained_on(retrained.graph):
         raise InputError(

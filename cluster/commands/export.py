@@ -14,7 +14,7 @@ from ...partitioning.ingest import load_ids
 from ...partitioning.lake import table_holding
 from ...partitioning.lake.location import DELTA, ICEBERG, parse_location
 from ...partitioning.storage import canonical_uri
-from ...workers import WorkerGroup, calling
+from ...workers import WorkerGroup, Workers, calling
 from ..config.schema import Config
 from ..layout import FOLDERS
 from ..output.export_folder import FolderTarget
@@ -37,7 +37,7 @@ def export(
     top_k: int = 20,
     format: str | None = None,
     progress: Progress = SILENT,
-    group: WorkerGroup | None = None,
+    group: Workers | None = None,
 ) -> dict[str, Any]:
     """Write the current version's readouts and recommendations. Forgotten users and items are not in them.
 

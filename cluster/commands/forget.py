@@ -7,18 +7,15 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from ...partitioning.ingest import load_assignment
 from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..evidence.report import add_evidence
 from ..layout import REQUEST_KEY
 from ..lifecycle.acceptance import NOTHING, accept, final_answer, under_current_id
-from ..lifecycle.estimate import estimated_seconds
-from ..lifecycle.finding import find_stored
 from ..lifecycle.operators import check_operator
-from ..lifecycle.outcomes import expected_outcome
+from ..lifecycle.preview import preview_request
 from ..lifecycle.refusals import Held
-from ..lifecycle.results_file import ResultsFile, result_rows, stored_outcome
+from ..lifecycle.results_file import KeptResults, ResultsFile, result_rows, stored_outcome
 from ..lifecycle.suppression import open_list
 from ..log.log import LogConflict
 from ..log.records import iso
@@ -27,9 +24,9 @@ from ..output.ledger import State
 from ..output.manifest import Manifest
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
-from ..requests.matching import changed_partitions, effect
 from ..requests.outcome import Outcome
 from ..requests.request import Request, parse_request
+from ..tracking.run import Run, open_run
 
 
 class Asked(TypedDict, total=False):
@@ -93,7 +90,8 @@ def forget(
         if request_id is not None:
             final_answer(session, request)  # an id of another request is told here as well
         return preview(session, able_version(session), request, file)
-    answer = _forget(session, request, requester, progress, group, cut_only)
+    with open_run(config, progress) as run:
+        answer = _forget(session, request, requester, progress, group, cut_only, run)
     if file is not None:
         answer = {**answer, "results": _write_results(session, request, answer, file, progress)}
     return answer
@@ -128,6 +126,7 @@ def _forget(
     progress: Progress,
     group: WorkerGroup | None,
     cut_only: bool,
+    run: Run,
 ) -> dict[str, Any]:
     """Accept the request, carry it out, and write its evidence. Any of these may have been done by an earlier attempt."""
     # The first attempt may have died between its commit and its evidence, which is then written now.
@@ -149,6 +148,7 @@ def _forget(
         with session.workers(group) as workers:
             # The evidence (W8 to W10) comes after the commit (W6), because it is read back from the committed files.
             carried_out = carry_out(session, [request], workers, progress, cut_only)
+            run.requests(list(carried_out.values()))
             answers = add_evidence(session, list(carried_out.values()), workers, progress)
     except LogConflict:
         # Another process, such as a service on this output, may have answered the request or held it. Its answer counts.
@@ -178,29 +178,10 @@ def _in_grace(session: Session, request: Request) -> dict[str, Any] | None:
 
 
 def preview(
-    session: Session, version: Manifest, request: Request, results: ResultsFile | None = None
+    session: Session, version: Manifest, request: Request, results: ResultsFile | KeptResults | None = None
 ) -> dict[str, Any]:
     """What the request would change. It needs no workers, and writes nothing under the output."""
-    start = time.perf_counter()
-    graph = version.graph
-    named, found = find_stored(session.store, graph, [request])
-    whole = effect(found, named, graph.items)
-    outcome = expected_outcome(session, graph, request, named[0], found)
-    answer = {
-        "request_id": request.request_id,
-        "status": "dry_run",
-        "version": version.version,
-        "removed_interactions": len(whole.users),
-        "removed_events": whole.events,
-        "matched": outcome.matched,
-        "rows": outcome.counts(request.tally),
-        "affected_partitions": changed_partitions(version, load_assignment(session.store, graph), whole),
-        "touched_nodes": len(np.unique(whole.users)) + len(np.unique(whole.items)),
-        "share": whole.share(graph),
-        "needs_approval": whole.share(graph) > session.config.forget.max_share,
-        "unknown_ids": named[0].unknown,
-        "estimated_seconds": estimated_seconds(session.ledger(), len(whole.users)),
-    }
+    answer, outcome = preview_request(session, version, request)
     if results is not None:
         answer["results"] = results.write(result_rows(request, outcome))
-    return answer | {"seconds": time.perf_counter() - start}
+    return answer

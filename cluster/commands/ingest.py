@@ -13,8 +13,10 @@ from ..output.ingests import record_ingest
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
 from ..reporting.software import usable_cpus
+from ..reporting.spans import traced
 
 
+@traced("ingest")
 def ingest(config: Config, *, progress: Progress = SILENT) -> dict[str, Any]:
     """Read the table of interactions, partition the graph and write it under `graph/`.
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from ...distributed.partition.version import Encoder
 from ...partitioning.manifest import File
-from ...workers import WorkerGroup
+from ...workers import Workers
 from ..config.schema import Config
+from ..evidence.run_report import update_run_report
 from ..log.log import LogConflict
 from ..models.pretraining import clear_runs_of_others, fit_encoder, wants_around, with_encoder
 from ..models.training import as_trained
@@ -18,9 +19,13 @@ from ..output.session import Session
 from ..planning.announce import announce
 from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
+from ..reporting.spans import traced
+from ..tracking.run import tracked
 
 
-def pretrain(config: Config, *, progress: Progress = SILENT, group: WorkerGroup | None = None) -> dict[str, Any]:
+@traced("pretrain")
+@tracked
+def pretrain(config: Config, *, progress: Progress = SILENT, group: Workers | None = None) -> dict[str, Any]:
     """Fit the encoder and commit it with the current version's model.
 
     Finished counterfactual runs are kept as long as their graph and model are current. So an interrupted command goes on
@@ -48,6 +53,7 @@ def pretrain(config: Config, *, progress: Progress = SILENT, group: WorkerGroup 
         encoder, files, told = fit_encoder(session, version, workers, progress)
         committed = _commit(session, head, version, encoder, files)
     clear_runs_of_others(session, version)
+    update_run_report(session, committed, progress, encoder={"seconds": told["seconds"], "file": encoder.file})
     return {"step_seconds": None} | told | planned.measured(workers) | {"version": committed.version}
 
 

@@ -18,13 +18,14 @@ from ...partitioning.errors import InputError
 from ...partitioning.ingest import load_ids
 from ...partitioning.sample import make_sample
 from ..config.schema import Config, parse_config
-from ..layout import FOLDERS
+from ..evidence.run_report import comparison, run_facts, write_run_report
+from ..layout import FOLDERS, run_report_name
 from ..models.comparison import Measured, Probe, compare, copy_output, measure
 from ..models.held_out import held_out_pairs
 from ..output.ingests import lake_graph
 from ..output.session import Session
-from ..reporting import html as report
 from ..reporting.progress import SILENT, Progress
+from ..reporting.run_verdict import ALIKE
 from .evaluate import evaluate
 from .forget import forget
 from .ingest import ingest
@@ -34,15 +35,12 @@ from .train import train
 FORGOTTEN_SHARE = 0.01
 FORGOTTEN_USERS = 20
 RANDOM_PAIRS = 20_000
-ALIKE = 0.01
-"""AUCs that differ by less count as equal. It is about the standard error of an AUC of the sample's 960 forgotten pairs."""
 
 
 @dataclass(frozen=True)
 class Steps:
     """The results of the steps, as the commands returned them."""
 
-    ingested: dict[str, Any]
     trained: dict[str, Any]
     pretrained: dict[str, Any]
     forgotten: dict[str, Any]
@@ -79,7 +77,7 @@ def quickstart(
     _write_requests(sample["train"], request, users_file, seed)
     other = {name: _config(folder / "compare" / name, sample, partitions, seed) for name in ("cut", "retrained")}
 
-    ingested = ingest(config, progress=progress)
+    ingest(config, progress=progress)
     copy_output(config.output, other["retrained"].output)
     session = Session(config)
     begin(f"starting Ray and {partitions} workers", 8)
@@ -116,14 +114,14 @@ def quickstart(
         "forget_seconds": forgotten["seconds"],
         "retrain_seconds": retrain_seconds,
         "pretrain_seconds": pretrained["seconds"],
-        "report": str(folder / "reports" / "report.html"),
+        "report": str(folder / run_report_name("html")),
         "models": table,
         "gate": {"edges cut": cut["gate"], "unlearned": forgotten["gate"]},
         "passed": passed(by_name),
     }
     result["verdict"] = _verdict(result, by_name)
-    steps = Steps(ingested, trained, pretrained, forgotten, of_users, evaluated)
-    report.write_report(result["report"], "unlearnrec quickstart", _sections(steps, result, models))
+    steps = Steps(trained, pretrained, forgotten, of_users, evaluated)
+    write_run_report(session, _document(session, steps, result, models, sample))
     return result
 
 
@@ -222,74 +220,31 @@ def _measure_cut(config: Config, request: Path, group: Any, probe: Probe) -> tup
     return measure(config, group, probe), answer
 
 
-def _sections(steps: Steps, result: dict[str, Any], models: dict[str, Measured]) -> list[report.Section]:
-    """The sections of the report page, with their tables and figures."""
-    ingested, forgotten, of_users = steps.ingested, steps.forgotten, steps.of_users
-    curve = steps.trained["curve"]
-    probed = [entry for entry in curve if "recall@20" in entry]
-    needed = models["retrained"].forgotten - models["original"].forgotten
-    delivered = models["unlearned"].forgotten - models["original"].forgotten
-    both = ~np.isnan(needed) & ~np.isnan(delivered)
-    scores = {f"forgotten, {name}": m.forgotten[~np.isnan(m.forgotten)] for name, m in models.items()}
-    held_out = models["original"].held_out
-    return [
-        report.Section(
-            "What was forgotten",
-            f"{forgotten['removed_interactions']:,} interactions in {forgotten['seconds']:.2f} s, where a retrain takes "
-            f"{result['retrain_seconds']:.1f} s on this machine and load. Then {of_users['deleted_users']} "
-            f"whole users with {of_users['removed_interactions']:,} interactions in {of_users['seconds']:.2f} s; after "
-            f"that Recall@20 is {steps.evaluated['recall@20']:.4f}. Pre-training the encoder took "
-            f"{steps.pretrained['seconds']:.0f} s, once.",
-            figures=[
-                report.seconds_figure(
-                    {
-                        "forget": forgotten["seconds"],
-                        "retrain": result["retrain_seconds"],
-                        "pre-train the encoder (once)": steps.pretrained["seconds"],
-                    }
-                )
-            ],
-        ),
-        report.Section(
-            "Against a retrained model",
-            "The retrained model is the same run without the forgotten interactions (same keyed random draws). The attack "
-            "tells forgotten from held-out interactions by score; the retrained model's AUC is the target, not 0.5. Shift "
-            "R2: how much of each forgotten pair's change of score in the retrained model was delivered.",
-            table=result["models"],
-            figures=[
-                report.auc_figure({row["model"]: row["attack AUC"] for row in result["models"]}),
-                report.score_figure(scores | {"held out": held_out[~np.isnan(held_out)]}),
-                report.shift_figure(needed[both], delivered[both]),
-            ],
-        ),
-        report.Section(
-            "The gate",
-            "What `forget` checks before its commit, where no retrained model is at hand: how much of the way from where "
-            "trained pairs stand among comparable ones to where held-out ones do the forgotten pairs went (1 is expected of "
-            "a retrain), and the Recall lost.",
-            table=[
-                {"model": name, "verdict": gate["status"]}
-                | {measure: gate["measures"][measure].get("value", "-") for measure in gate["measures"]}
-                for name, gate in result["gate"].items()
-            ],
-        ),
-        report.Section(
-            "Training",
-            f"{ingested['interactions']:,} interactions of {ingested['users']:,} users and {ingested['items']:,} items in "
-            f"{ingested['partitions']} partitions; edge cut {ingested['edge_cut']:.3f}, balance "
-            f"{ingested['balance']:.3f}, {ingested['rows_per_layer']:,} rows exchanged a layer.",
-            figures=[
-                report.training_figure(
-                    [entry["seconds"] for entry in curve],
-                    [entry["loss"] for entry in curve],
-                    [entry["seconds"] for entry in probed],
-                    [entry["recall@20"] for entry in probed],
-                )
-            ],
-        ),
-        report.Section(
-            "What this page is not",
-            "Evidence of one run on generated data, not a certificate. Rows of neighbours that were not named in the "
-            "request, and the encoder, were computed from data that included it and are not changed.",
-        ),
-    ]
+def _document(
+    session: Session, steps: Steps, result: dict[str, Any], models: dict[str, Measured], sample: dict[str, Any]
+) -> dict[str, Any]:
+    """The report's document (evidence/run_report.py)."""
+    version = session.version()
+    facts = run_facts(session, version, "unlearnrec quickstart")
+    forgotten, of_users = steps.forgotten, steps.of_users
+    told = comparison(models, result["models"])
+    told["seconds"] = {name: result[f"{name}_seconds"] for name in ("forget", "retrain", "pretrain")}
+    told["about"] = (
+        f"The models are compared after the first request, {forgotten['removed_interactions']:,} interactions: a random "
+        f"{FORGOTTEN_SHARE:.0%} of all. The second request, {of_users['deleted_users']} whole users with "
+        f"{of_users['removed_interactions']:,} interactions, took {of_users['seconds']:.2f} s."
+    )
+    trained = {key: steps.trained[key] for key in ("epochs", "seconds", "loss", "curve")}
+    return facts | {
+        "verdict": result["verdict"],
+        "passed": result["passed"],
+        "data_about": f"The data are generated: {sample['users']:,} users of taste groups, and no people.",
+        "training": facts["training"] | trained,
+        "encoder": {
+            "seconds": steps.pretrained["seconds"],
+            "file": version.model.encoder and version.model.encoder.file,
+        },
+        "quality": steps.evaluated,
+        "comparison": told,
+        "gates": result["gate"] | {"unlearned, users": of_users["gate"]},
+    }

@@ -13,7 +13,7 @@ from ...distributed.training.checkpoint import Checkpoints
 from ...distributed.training.run import Probe
 from ...partitioning.errors import InputError
 from ...partitioning.manifest import IngestedGraph
-from ...workers import WorkerFailure, WorkerGroup
+from ...workers import WorkerFailure, Workers
 from ..config.schema import Config
 from ..layout import LOG, REQUESTS, pretraining_folder, training_folder
 from ..models.pretraining import clear_runs_of_others, fit_encoder, wants_around, with_encoder
@@ -27,15 +27,19 @@ from ..output.session import Session
 from ..planning.announce import announce
 from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
+from ..reporting.spans import traced
+from ..tracking.run import tracked
 
 
+@traced("retrain")
+@tracked
 def retrain(
     config: Config,
     *,
     resume: bool = False,
     progress: Progress = SILENT,
     probe: Probe | None = None,
-    group: WorkerGroup | None = None,
+    group: Workers | None = None,
 ) -> dict[str, Any]:
     """Train and pre-train, and commit both as one version. Requests that are carried out meanwhile are carried out on this
     version too.

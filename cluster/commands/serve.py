@@ -16,9 +16,11 @@ from ..config.schema import Config
 from ..http.tokens import SHORTEST_TOKEN, load_tokens
 from ..output.session import Session
 from ..reporting.progress import SILENT, Progress
+from ..serving.measured import Measured
 from ..serving.service import run_loop
 from ..serving.signals import stop_signals
 from ..serving.start import WorkerEngine, callback_pattern, check_servable, open_service, retry_while_storage_is_away
+from ..tracking.run import open_run
 
 if TYPE_CHECKING:
     from ..http.admission import AdmissionRules
@@ -39,20 +41,22 @@ def serve(
     try:
         import uvicorn
 
-        from ..http.app import make_app
+        from ..desk.app import make_site
     except ModuleNotFoundError as error:
         raise InputError(f"serve: {error.name} is not installed. Run `pip install 'unlearnrec[serve]'`") from None
     host = config.serve.host if host is None else host
     rules = admission_rules(config.serve, host)
     session = Session(config)
     retry_while_storage_is_away(lambda: check_servable(session), progress.note)
+    measured = Measured(config.cluster.partitions)
     with (
+        open_run(config, progress) as run,
         listen(host, config.serve.port if port is None else port) as listener,
         session.workers() as group,
         stop_signals() as stopped,  # after Ray has set its own handlers, which would end the process during a batch
-        open_service(session, WorkerEngine(session, group, progress)) as service,
+        open_service(session, WorkerEngine(session, group, progress, measured, run), measured) as service,
     ):
-        app = make_app(service, rules, callback_pattern(config.serve))
+        app = make_site(service, rules, callback_pattern(config.serve))
         # No access log, and no tracebacks of requests: both may hold ids of users.
         settings = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off")
         server = uvicorn.Server(settings)

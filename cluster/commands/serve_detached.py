@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import socket
 import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,8 +22,9 @@ from ray.util.placement_group import remove_placement_group
 from ...partitioning.errors import InputError
 from ...workers.connection import connect_to_ray
 from ...workers.placement import make_placement_group
-from ..config.schema import Config
+from ..config.schema import Config, load_config
 from ..output.session import Session, absolute, worker_settings
+from ..reporting.logs import log_format, telling
 from ..reporting.progress import SILENT, Progress
 from ..serving.actor import MEMORY, Coordinator
 from ..serving.interface import ServiceInterface
@@ -37,8 +41,12 @@ QUIET = {"enable_access_log": False, "log_level": "CRITICAL"}
 """The settings of Ray Serve's own log. It has no paths and no tracebacks, because these may contain ids of users."""
 READY_SECONDS = 300.0
 """How long the start waits for the coordinator."""
+GONE_SECONDS = 30.0
+"""How long Ray may take to forget a killed actor."""
 STOP_SECONDS = 600.0
 """How long the stop waits for the batch under way."""
+
+log = logging.getLogger(__name__)
 
 
 def actor_name(output: str) -> str:
@@ -56,7 +64,7 @@ def start_detached(
         InputError: Ray Serve is not installed, there is no cluster, or the cluster has no room; an actor serves this output
             already, or another application answers under `serve.route_prefix`; a token is needed; or as `serve.serve`.
     """
-    serve, make_app = _import_ray_serve()
+    serve, make_site = _import_ray_serve()
     config = _with_absolute_output(config)
     host = config.serve.host if host is None else host
     rules = admission_rules(config.serve, host)
@@ -80,10 +88,8 @@ def start_detached(
             if not running:
                 port = _free_port(host) if (port := config.serve.port if port is None else port) == 0 else port
                 serve.start("HeadOnly", {"host": host, "port": port}, logging_config=QUIET)
-            http_side = serve.ingress(lambda: make_app(service, rules, pattern))(type("HttpSide", (), {}))
-            options = {"ray_actor_options": {"num_cpus": 0}, "logging_config": QUIET}
-            application = serve.deployment(name="http", max_ongoing_requests=HTTP_CALLS, **options)(http_side).bind()
-            serve.run(application, name=name, route_prefix=config.serve.route_prefix)
+            side = _http_side(serve, lambda: make_site(service, rules, pattern))
+            serve.run(side, name=name, route_prefix=config.serve.route_prefix)
         except BaseException:
             ray.kill(actor)
             raise
@@ -94,6 +100,63 @@ def start_detached(
     where = f"where Ray Serve listens already, under {path}/" if running else f"on http://{host}:{port}{path}"
     progress.note(f"listening {where}; stop it with `unlearnrec serve --stop`")
     return {"status": "serving", "actor": name, "url": None if running else f"http://{host}:{port}{path}"}
+
+
+def application(args: Mapping[str, Any]) -> Any:
+    """The service as an application of Ray Serve that a Serve config file names: what a RayService of KubeRay deploys.
+
+        import_path: unlearnrec.cluster.commands.serve_detached:application
+        args: {config: /etc/unlearnrec/run.yaml, overrides: [serve.max_batch=50]}
+
+    It is built on a machine of the cluster: the file, tokens and credentials are read there, and address and path of HTTP
+    are those of the Serve config. A coordinator of this output on the cluster is followed by a new one, which has the
+    present configuration, as soon as its batch is finished.
+
+    Raises:
+        InputError: `args` are others; or as `start_detached`.
+    """
+    serve, make_site = _import_ray_serve()
+    if "config" not in args or not set(args) <= {"config", "overrides", "log_format"}:
+        raise InputError(f"args of the application: got {sorted(args)}, expected config, and overrides or log_format")
+    with telling(args.get("log_format", log_format() or "text")):
+        config = _with_absolute_output(load_config(Path(args["config"]), list(args.get("overrides") or ())))
+        rules = admission_rules(config.serve, "0.0.0.0")  # whoever reaches the cluster's proxies reaches it
+        pattern, name = callback_pattern(config.serve), actor_name(config.output)
+        retry_while_storage_is_away(lambda: check_servable(Session(config)), log.warning)
+        try:
+            before = ray.get_actor(name, NAMESPACE)
+        except ValueError:
+            pass
+        else:
+            _stop_actor(before)
+            _wait_until_gone(name)
+        _refuse_without_room(config)
+        service: ServiceInterface = RemoteService(_start_actor(config, name))
+    return _http_side(serve, lambda: make_site(service, rules, pattern))
+
+
+def _http_side(serve: Any, make: Callable[[], Any]) -> Any:
+    """The HTTP side as an application of Ray Serve. make: gives its FastAPI application."""
+    side = serve.ingress(make)(type("HttpSide", (), {}))
+    options = {"ray_actor_options": {"num_cpus": 0}, "logging_config": QUIET}
+    return serve.deployment(name="http", max_ongoing_requests=HTTP_CALLS, **options)(side).bind()
+
+
+def _stop_actor(actor: Any) -> None:
+    """End a coordinator, after the batch under way."""
+    # On an error, the actor is being restarted and has no batch under way, or it hangs. It can be killed in both cases: like
+    # every process, it may die at any moment without harm.
+    with contextlib.suppress(RayActorError, GetTimeoutError):
+        call_actor(actor, STOP_SECONDS, Coordinator.stop)
+    ray.kill(actor)
+
+
+def _wait_until_gone(name: str) -> None:
+    """Wait until the name of a killed actor is free; the start of another one refuses it if it does not become so."""
+    end = time.monotonic() + GONE_SECONDS
+    with contextlib.suppress(ValueError):
+        while ray.get_actor(name, NAMESPACE) and time.monotonic() < end:
+            time.sleep(0.1)
 
 
 def stop_detached(config: Config) -> dict[str, Any]:
@@ -116,11 +179,7 @@ def stop_detached(config: Config) -> dict[str, Any]:
             serve.delete(name)
             if len(applications) == 1:
                 serve.shutdown()
-        # On an error, the actor is being restarted and has no batch under way, or it hangs. It can be killed in both cases:
-        # like every process, it may die at any moment without harm.
-        with contextlib.suppress(RayActorError, GetTimeoutError):
-            call_actor(actor, STOP_SECONDS, Coordinator.stop)
-        ray.kill(actor)
+        _stop_actor(actor)
     finally:
         if owns_ray:
             ray.shutdown()
@@ -128,7 +187,7 @@ def stop_detached(config: Config) -> dict[str, Any]:
 
 
 def _import_ray_serve() -> tuple[Any, Any]:
-    """(the module `ray.serve`, the function `make_app`).
+    """(the module `ray.serve`, the function `make_site`).
 
     Raises:
         InputError: Ray Serve is not installed.
@@ -136,10 +195,10 @@ def _import_ray_serve() -> tuple[Any, Any]:
     try:
         from ray import serve
 
-        from ..http.app import make_app
+        from ..desk.app import make_site
     except ImportError:
         raise InputError("serve --detached needs Ray Serve: run `pip install 'unlearnrec[detached]'`") from None
-    return serve, make_app
+    return serve, make_site
 
 
 def _with_absolute_output(config: Config) -> Config:
@@ -210,8 +269,9 @@ def _start_actor(config: Config, name: str) -> Any:
     options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": -1, "num_cpus": 0}
     remote: Any = ray.remote  # its annotations do not know concurrency_groups
     actor_class = remote(concurrency_groups={MEMORY: MEMORY_THREADS})(Coordinator)
+    limits = {"max_task_retries": 0, "max_concurrency": CALLS}
     try:
-        actor = actor_class.options(**options, max_task_retries=0, max_concurrency=CALLS).remote(config)
+        actor = actor_class.options(**options, **limits).remote(config, log_format() or "text")
     except ValueError:  # another command has just started an actor of this name
         _refuse_second(config, name)
         raise

@@ -1,7 +1,7 @@
 """`submit`: run a command as a job on a Ray cluster (docs/jobs.md).
 
 Before anything is sent, the command line and the configuration are checked, and that neither names a place on this machine.
-Only a wheel of this package and the file of --config are sent.
+Only a copy of this package and the file of --config are sent.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from typing import Any
 
 from ...partitioning.errors import InputError
 from ..config.schema import Config, load_config
-from ..jobs import job_server, wheel
-from ..reporting.exit_codes import GATE_FAILED
+from ..jobs import job_server, package
 from ..reporting.progress import SILENT, Progress
 
-"""The exit code of a command that did its work and did not pass, such as a `forget` that missed its gate."""
 NO_CONFIG_NEEDED = ("doctor",)
 """Commands that take a configuration and also work without one."""
 
@@ -147,7 +145,7 @@ def submit(
     commands: Mapping[str, Any],
     *,
     address: str | None = None,
-    wait: bool = False,
+    wait: bool = True,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Submit a command as a job. With `wait`, show the job's log on stderr until the job ends.
@@ -155,7 +153,8 @@ def submit(
     commands: as for `plan_job`. address: of the job server; None: as `job_server.choose_address` says.
 
     Returns:
-        `job_id`, `status` and `address`; with `wait` also `ok` and, if it is known, the command's own `exit_code`.
+        `job_id`, `status` and `address`; command lines that `follow` and `stop` the job, and the link of its page in the
+        `dashboard`; with `wait` also `ok` and, if it is known, the command's own `exit_code`.
 
     Raises:
         InputError: as `plan_job`; or no job server answers at the address, or it wants another token.
@@ -164,31 +163,35 @@ def submit(
     where = job_server.choose_address(address, os.environ)
     client, server_mode = job_server.connect(where)
     with tempfile.TemporaryDirectory(prefix="unlearnrec-submit-") as folder:
-        env = runtime_env(job, server_mode, Path(folder), progress)
+        env = runtime_env(job, server_mode, Path(folder))
         job_id = job_server.submit_when_ready(client, job.entrypoint, env)
     result: dict[str, Any] = {"job_id": job_id, "status": str(client.get_job_status(job_id).value), "address": where}
+    result |= (lines := job_server.lines_for(client.get_address(), job_id))
     progress.note(f"job {job_id} at {where}: {job.entrypoint}")
+    for what, line in lines.items():
+        progress.note(f"{what + ':':<10} {line}")
     if wait:
         details = job_server.follow_log(client, job_id, progress)
         result |= {"status": details.status.value, "ok": details.status.value == "SUCCEEDED"}
         if details.driver_exit_code is not None:
-            result["exit_code"] = details.driver_exit_code
-            result |= {"passed": False} if details.driver_exit_code == GATE_FAILED else {}
+            result["exit_code"] = exit_code_of(details.driver_exit_code)
     return result
 
 
-def runtime_env(job: Job, server_mode: str | None, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Ray's runtime environment of the job: the wheel as a Python module, the working folder with the configuration, and the
-    cluster's own mode of authentication.
+def exit_code_of(returned: int) -> int:
+    """The exit code of a process as a shell has it, by what `subprocess` says: -N where the signal N ended it is 128 + N."""
+    return returned if returned >= 0 else 128 - returned
 
-    folder: where the wheel and the working folder are made. server_mode: the cluster's mode; None: it is not known.
+
+def runtime_env(job: Job, server_mode: str | None, folder: Path) -> dict[str, Any]:
+    """Ray's runtime environment of the job: this package as Python modules, the working folder with the configuration, and
+    the cluster's own mode of authentication.
+
+    folder: where what is sent is put together. server_mode: the cluster's mode; None: it is not known.
     """
-    env: dict[str, Any] = {}
-    root = wheel.source_folder()
-    if root is not None:
-        env["py_modules"] = [str(wheel.build_wheel(root, folder))]
-    else:
-        progress.note("unlearnrec is installed here without its source: nothing is shipped, the cluster must have it")
+    from ... import __version__
+
+    env: dict[str, Any] = {"py_modules": [str(path) for path in package.copy_package(folder, __version__)]}
     if job.config_file is not None:
         (folder / "job").mkdir()
         shutil.copy(job.config_file, folder / "job" / job.config_file.name)

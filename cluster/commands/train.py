@@ -13,8 +13,9 @@ from ...distributed.training.run import Probe
 from ...partitioning.errors import InputError
 from ...partitioning.ingest import load_ids
 from ...partitioning.manifest import Graph
-from ...workers import WorkerFailure, WorkerGroup
+from ...workers import WorkerFailure, Workers
 from ..config.schema import Config
+from ..evidence.run_report import update_run_report
 from ..lifecycle.finding import find_stored
 from ..log.log import LogConflict
 from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
@@ -27,9 +28,11 @@ from ..output.session import Session
 from ..planning.announce import announce
 from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
+from ..reporting.spans import traced
 from ..requests.matching import effect, resolve
 from ..requests.request import Request, make_request
 from ..requests.rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, read_rows
+from ..tracking.run import tracked
 
 OVERTAKEN = (
     "another version was committed while this training ran (by a request, or another run), a request was carried out whose "
@@ -39,22 +42,24 @@ OVERTAKEN = (
 )
 
 
+@traced("train")
+@tracked
 def train(
     config: Config,
     *,
     resume: bool = False,
-    without: Sequence[str] = (),
+    without: Sequence[str | Request] = (),
     tune: bool = False,
     progress: Progress = SILENT,
     probe: Probe | None = None,
-    group: WorkerGroup | None = None,
+    group: Workers | None = None,
 ) -> dict[str, Any]:
     """Train the backbone and commit it as the current version.
 
     Args:
         resume: continue from the last checkpoint of the same run, if there is one.
-        without: files that name what to leave out, in the form of `forget --requests`; other columns are ignored. The
-            result is a counterfactual.
+        without: what to leave out: files in the form of `forget --requests`, where other columns are ignored, or requests.
+            The result is a counterfactual.
         tune: first choose settings among those of the section `tune`, on validation interactions (`models.tuning`).
         probe: measure the quality during training.
         group: workers that run already; None: workers are started and ended here.
@@ -112,23 +117,25 @@ def train(
     if tuned is not None:
         chosen["tune"] = tuned
     told = training_result(committed, curve, run.settings.num_batches) | planned.measured(workers)
+    update_run_report(session, committed, progress, training={key: told[key] for key in ("epochs", "seconds", "curve")})
     return told | {"removed_interactions": removed, "unknown_ids": unknown} | chosen
 
 
-def _left_out(session: Session, graph: Graph, files: Sequence[str]) -> tuple[Removal, int]:
-    """(what the files of `without` leave out, the number of their ids that are not in the graph).
+def _left_out(session: Session, graph: Graph, without: Sequence[str | Request]) -> tuple[Removal, int]:
+    """(what `without` leaves out, the number of its ids that are not in the graph).
 
     Raises:
-        InputError: a file is bad, or the files name nothing in the graph.
+        InputError: a file is bad, or nothing that is named is in the graph.
     """
-    if not files:
+    if not without:
         return Removal(), 0
     maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
-    requests = [_read_left_out(session, file) for file in files]
+    requests = [one if isinstance(one, Request) else _read_left_out(session, one) for one in without]
+    names = ["without" if isinstance(one, Request) else f"--without {one}" for one in without]
     found = [resolve(request, maps[0], maps[1], graph.time) for request in requests]
-    for file, one in zip(files, found, strict=True):
+    for name, one in zip(names, found, strict=True):
         for why in one.invalid.values():
-            raise InputError(f"--without {file}: a time range: {why}")
+            raise InputError(f"{name}: a time range: {why}")
     parts = [one.removal for one in found]
     if any(one.timed.any() for one in found):
         # Interactions that lose all of their events in the time ranges are removed. Others stay, as in `forget`.
@@ -141,7 +148,7 @@ def _left_out(session: Session, graph: Graph, files: Sequence[str]) -> tuple[Rem
         np.concatenate([x.pair_items for x in parts]),
     )
     if not removal:
-        raise InputError(f"--without {', '.join(files)}: names nothing that the graph holds. Check the ids")
+        raise InputError(f"{', '.join(names)}: names nothing that the graph holds. Check the ids")
     return removal, sum(x.unknown for x in found)
 
 

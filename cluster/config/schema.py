@@ -19,6 +19,7 @@ from .errors import explain
 from .model_sections import Backbone, Evaluate, Influence, Pretrain, Train, Tune, Validation
 from .request_sections import Drop, Evidence, Forget, Serve, Watch
 from .section import Section
+from .tracking_section import Tracking
 from .yaml import parse_yaml, parse_yaml_value
 
 
@@ -52,6 +53,7 @@ class Config(Section):
     serve: Serve = Serve()
     watch: Watch = Watch()
     drop: Drop = Drop()
+    tracking: Tracking = Tracking()
 
 
 def parse_config(values: Mapping[str, Any]) -> Config:

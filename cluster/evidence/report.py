@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from ...distributed.partition.version import Model
 from ...partitioning.errors import InputError
 from ...workers import WorkerGroup
+from ..layout import SUPPRESSION as SUPPRESSION_FOLDER
 from ..layout import lineage_name, report_name
 from ..lifecycle.acceptance import read_accepted
 from ..lifecycle.refusals import UnreadableRequest
@@ -29,6 +31,7 @@ from ..output.manifest import Manifest, manifest_of
 from ..output.session import Session, missing_text
 from ..reporting.progress import SILENT, Progress
 from ..reporting.software import software
+from ..reporting.spans import traced
 from ..requests.matching import Effect
 from ..requests.request import Request, is_purged
 from .change import Change, Ids
@@ -50,23 +53,30 @@ COUNTS = (
 )
 """The keys of the answer in the log that a report repeats."""
 
+DENSE = ("dense weights of the backbone", "unchanged, though they were trained with the forgotten data too")
+ENCODER = ("the Influence Encoder", "its weights were fitted on models that had seen the data, and are unchanged")
+NEIGHBOURS = (
+    "rows of neighbours",
+    "rows of users and items that are no end of a forgotten interaction were trained beside it, and are unchanged",
+)
+CHANGED_NEIGHBOURS = (
+    NEIGHBOURS[0],
+    "rows of users and items that are no end of a forgotten interaction were trained beside it; those around one were "
+    "changed "
+    "for the sake of those that are (`influence.around`), the others not",
+)
+SUPPRESSION = ("the suppression list", "keyed digests of what the request names, kept on purpose")
 NOT_REMOVED = (
-    ("dense weights of the backbone", "unchanged, though they were trained with the forgotten data too"),
-    ("the Influence Encoder", "its weights were fitted on models that had seen the data, and are unchanged"),
-    (
-        "rows of neighbours",
-        "rows of nodes that are no end of a forgotten interaction were trained beside it; unchanged, but for what "
-        "influence.around puts into them for the sake of those that are",
-    ),
     ("older versions", "their files still hold the data, until `unlearnrec purge`"),
     ("the request's content", "the ids that it names lie in requests/, until `unlearnrec purge`"),
     ("checkpoints and superseded graphs", "where there are any: until `unlearnrec purge`"),
     ("the lake", "never changed; `unlearnrec residue` counts its rows that name what was forgotten"),
-    ("the suppression list", "where it is used: keyed digests of what the request names, kept on purpose"),
     ("exports and copies", "of the output and of the lake, elsewhere: unknown here"),
 )
+"""What every version leaves, and why."""
 
 
+@traced("evidence")
 def add_evidence(
     session: Session,
     answers: Sequence[Mapping[str, Any]],
@@ -204,7 +214,8 @@ def _ensure(batch: _Batch, answer: Mapping[str, Any]) -> list[str]:
     data = _kept(session, ticket, chain)
     if data is None:
         _content(session, ticket)
-        document = _document(answer, ticket, chain, batch.look(chain))
+        listed = bool(session.store.list(SUPPRESSION_FOLDER))
+        document = _document(answer, ticket, chain, batch.look(chain), listed)
         data = json.dumps(document, indent=1).encode() + b"\n"
         name = report_name(request_id)
         # The report (W8) is created, not overwritten, so of two processes that write it at once one wins.
@@ -276,8 +287,25 @@ def _answers(record: Record, request_id: str) -> bool:
     return record.kind == COMMITTED and request_id in manifest_of(record).answers
 
 
-def _document(answer: Mapping[str, Any], ticket: Ticket, chain: Mapping[str, Record], look: _Look) -> dict[str, Any]:
-    """The report of a request (docs/evidence.md)."""
+def not_removed(model: Model, listed: bool) -> list[dict[str, str]]:
+    """What a version with this model still has of the data, or was trained with them, and why. Only what is there is named.
+
+    listed: whether the output has a suppression list.
+    """
+    around = model.encoder is not None and model.encoder.around
+    own = [
+        *([DENSE] if model.dense is not None else []),
+        *([ENCODER] if model.encoder is not None else []),
+        CHANGED_NEIGHBOURS if around else NEIGHBOURS,
+    ]
+    entries = [*own, *NOT_REMOVED, *([SUPPRESSION] if listed else [])]
+    return [{"what": what, "why": why} for what, why in entries]
+
+
+def _document(
+    answer: Mapping[str, Any], ticket: Ticket, chain: Mapping[str, Record], look: _Look, listed: bool
+) -> dict[str, Any]:
+    """The report of a request (docs/evidence.md). listed: as for `not_removed`."""
     request_id, committed, accepted = answer["request_id"], chain["committed"], chain["accepted"]
     after = manifest_of(committed)
     change = look.change
@@ -309,7 +337,7 @@ def _document(answer: Mapping[str, Any], ticket: Ticket, chain: Mapping[str, Rec
             "checks": _checks(look, request_id, told),
             "scores": look.scores[request_id],
         },
-        "not_removed": [{"what": what, "why": text} for what, text in NOT_REMOVED],
+        "not_removed": not_removed(after.model, listed),
         "gate": told.get("gate"),
         "needs_retrain": told.get("needs_retrain"),
         "drift": {

@@ -42,6 +42,63 @@ class RequestState(BaseModel):
     """Whether the request was there already, so that this call changed nothing."""
 
 
+class RequestPage(BaseModel):
+    """A page of requests in the order that was asked for."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    api_version: Literal["2.0"]
+    requests: list[RequestState]
+    next_cursor: str | None
+    """The `cursor` of the next page; null after the last one."""
+
+
+class Step(BaseModel):
+    """Something that happened to a request. What more is known of it stands beside these."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+    step: Literal[
+        "received",
+        "held",
+        "approved",
+        "matched",
+        "carried_out",
+        "checked",
+        "receipt",
+        "cancelled",
+        "failed",
+        "received_again",
+    ]
+    at: datetime | None
+    """null where a checkpoint of an earlier release stands for it."""
+    by: str | None
+    """Who did it: the name of a token, or the name that was given."""
+
+
+class DocumentEntry(BaseModel):
+    """A document about a request."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    document: str
+    """Its name behind `/v1/requests/{request_id}/evidence/`."""
+    file: str
+    """Its file under the output."""
+    media_type: str
+    sha256: str | None
+    """As a record of the log fixes it; null where none does."""
+
+
+class RequestEvidence(BaseModel):
+    """What happened to a request, and the documents that show it."""
+
+    api_version: Literal["2.0"]
+    request: RequestState
+    steps: list[Step]
+    documents: list[DocumentEntry]
+
+
 class SupportedIdentity(BaseModel):
     """A way in which users may be named."""
 

@@ -10,6 +10,8 @@ from fastapi import FastAPI, Query, Response
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 
+from ..reporting.prometheus import prometheus_text
+from ..serving.families import FAMILIES
 from ..serving.interface import ServiceInterface
 from .admission import OPEN
 from .answers import Health, Recommendations, json_answer
@@ -30,6 +32,7 @@ def add_recommendations_route(app: FastAPI, service: ServiceInterface, threads: 
         responses={200: {"model": Recommendations}, **documented_errors(403, 404, 422, 503)},
     )
     async def recommendations(user: str, k: Annotated[int, Query(ge=1, le=MAX_K)] = 20) -> Response:
+        """The best items for a user, from the version that is served. Scope: `recommendations:read`."""
         try:
             found = await anyio.to_thread.run_sync(service.recommendations, user, k, limiter=threads)
         except LookupError:
@@ -44,6 +47,7 @@ def add_operations_routes(app: FastAPI, service: ServiceInterface, threads: anyi
 
     @app.get(OPEN, responses={200: {"model": Health}, 503: {"model": Health}})
     async def healthz() -> Response:
+        """Whether it serves, and what blocks it. No token is needed."""
         health = await anyio.to_thread.run_sync(service.health, limiter=threads)
         return json_answer(health, 200 if health["status"] == "ok" else 503)
 
@@ -54,15 +58,5 @@ def add_operations_routes(app: FastAPI, service: ServiceInterface, threads: anyi
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **documented_errors(403, 503)},
     )
     def metrics() -> Response:
-        return PlainTextResponse(prometheus_text(service.gauges()), media_type="text/plain; version=0.0.4")
-
-
-def prometheus_text(gauges: dict[str, float]) -> str:
-    """Gauges (name and labels -> value) in the text format of Prometheus."""
-    lines = []
-    for name, value in gauges.items():
-        family = name.partition("{")[0]
-        kind = f"# TYPE unlearnrec_{family} {'counter' if family.endswith('_total') else 'gauge'}"
-        lines += [kind] if kind not in lines else []
-        lines.append(f"unlearnrec_{name} {float(value):g}" if value % 1 else f"unlearnrec_{name} {int(value)}")
-    return "\n".join(lines) + "\n"
+        """The metrics in the text format of Prometheus, without ids. Scope: `metrics:read`."""
+        return PlainTextResponse(prometheus_text(service.gauges(), FAMILIES), media_type="text/plain; version=0.0.4")

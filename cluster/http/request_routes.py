@@ -18,6 +18,13 @@ from .bodies import Approval, Deletion
 from .errors import documented_errors
 from .scopes import BEARER, Caller, needs_scope
 
+TAKEN = "another request has this id: choose a new one, or leave it out"
+FULL = "too many open requests: try again later"
+LATE = "its grace window has passed: it cannot be cancelled any more"
+REFUSED = "it is not held, or whoever asked for it would approve it"
+UNKNOWN = "no such request"
+"""What is said where a call about a request is refused, here and on the pages of the desk."""
+
 RequestId = Annotated[str, Path(pattern=f"^{REQUEST_ID.pattern}$")]
 
 
@@ -29,10 +36,9 @@ def add_request_routes(app: FastAPI, service: RequestsInterface, callback_patter
         try:
             state = service.accept(_new_request(body, request_id, caller))
         except TakenId:
-            raise HTTPException(409, "another request has this id: choose a new one, or leave it out") from None
+            raise HTTPException(409, TAKEN) from None
         except TooMany as full:
-            wait = {"Retry-After": str(full.seconds)}
-            raise HTTPException(429, "too many open requests: try again later", wait) from None
+            raise HTTPException(429, FULL, {"Retry-After": str(full.seconds)}) from None
         return _state_answer(state, 202)
 
     accepting: Any = {
@@ -43,10 +49,13 @@ def add_request_routes(app: FastAPI, service: RequestsInterface, callback_patter
 
     @app.post("/v1/requests", **accepting)
     def post(body: Deletion, caller: Caller) -> Response:
+        """Ask for a deletion. The answer says that the request is durable, not that it is carried out. Scope:
+        `requests:write`."""
         return accept(body, body.subject_request_id, caller)
 
     @app.post("/v1/requests/{request_id}", **accepting)
     def post_under_id(request_id: RequestId, body: Deletion, caller: Caller) -> Response:
+        """The same under an id of your own, so that it can be repeated safely. Scope: `requests:write`."""
         if body.subject_request_id not in (None, request_id):
             raise HTTPException(409, "subject_request_id is not the id of the path")
         return accept(body, request_id, caller)
@@ -57,6 +66,7 @@ def add_request_routes(app: FastAPI, service: RequestsInterface, callback_patter
         responses={200: {"model": RequestState}, **documented_errors(403, 404, 422, 503)},
     )
     def get(request_id: RequestId) -> Response:
+        """Where a request is. Scope: `requests:read`."""
         return _state_answer(service.status(request_id))
 
     @app.delete(
@@ -65,10 +75,11 @@ def add_request_routes(app: FastAPI, service: RequestsInterface, callback_patter
         responses={200: {"model": RequestState}, **documented_errors(403, 404, 409, 422, 503)},
     )
     def cancel(request_id: RequestId) -> Response:
+        """Cancel a request that is held or in its grace window. Scope: `requests:write`."""
         try:
             return _state_answer(service.cancel(request_id))
         except TooLate:
-            raise HTTPException(409, "its grace window has passed: it cannot be cancelled any more") from None
+            raise HTTPException(409, LATE) from None
 
 
 def add_approval_route(app: FastAPI, service: RequestsInterface, has_tokens: bool) -> None:
@@ -78,7 +89,7 @@ def add_approval_route(app: FastAPI, service: RequestsInterface, has_tokens: boo
         try:
             return _state_answer(service.approve(request_id, by))
         except NotApproved:
-            raise HTTPException(409, "it is not held, or whoever asked for it would approve it") from None
+            raise HTTPException(409, REFUSED) from None
 
     approving: Any = {
         "dependencies": [needs_scope("requests:approve")],
@@ -88,12 +99,14 @@ def add_approval_route(app: FastAPI, service: RequestsInterface, has_tokens: boo
 
         @app.post("/v1/requests/{request_id}/approval", **approving)
         def approve_by_token(request_id: RequestId, caller: Caller) -> Response:
+            """Approve a held request in the name of the token. Scope: `requests:approve`."""
             return approve(request_id, str(caller))
 
     else:
 
         @app.post("/v1/requests/{request_id}/approval", **approving)
         def approve_by_name(request_id: RequestId, body: Approval) -> Response:
+            """Approve a held request in the name that the body gives, since there are no tokens."""
             return approve(request_id, body.by)
 
 
@@ -106,6 +119,7 @@ def add_discovery_route(app: FastAPI) -> None:
         responses={200: {"model": Discovery}, **documented_errors()},
     )
     def discovery() -> Response:
+        """What of OpenDSR is supported."""
         return json_answer(
             {
                 "api_version": API_VERSION,
@@ -144,5 +158,5 @@ def _new_request(body: Deletion, request_id: str | None, caller: str | None) -> 
 def _state_answer(state: dict[str, Any] | None, status_code: int = 200) -> Response:
     """Where a request is; 404 for None."""
     if state is None:
-        raise HTTPException(404, "no such request")
+        raise HTTPException(404, UNKNOWN)
     return json_answer({"api_version": API_VERSION, **state}, status_code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -94,6 +95,20 @@ def submit_when_ready(client: Any, entrypoint: str, runtime_env: dict[str, Any])
             time.sleep(1)
 
 
+def lines_for(address: str, job_id: str) -> dict[str, str]:
+    """What somebody may want to do with a job: the command lines that `follow` its output and `stop` it, and the link of
+    its page in the `dashboard`.
+
+    address: of the dashboard. It stands in the environment, because `ray job` prefers what it finds there to its option.
+    """
+    ray_job = f"{ADDRESS}={shlex.quote(address)} ray job"
+    return {
+        "follow": f"{ray_job} logs --follow {job_id}",
+        "stop": f"{ray_job} stop {job_id}",
+        "dashboard": f"{address}/#/jobs/{job_id}",
+    }
+
+
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set these environment variables for the block, and restore them after it."""
@@ -116,7 +131,7 @@ def follow_log(client: Any, job_id: str, progress: Progress) -> Any:
     try:
         asyncio.run(tail())
     except KeyboardInterrupt:
-        progress.note(f"job {job_id} goes on; `ray job stop {job_id}` would end it")
+        progress.note(f"job {job_id} goes on; this ends it: {lines_for(client.get_address(), job_id)['stop']}")
         raise
     except Exception as error:  # the job goes on, even if its output cannot be shown any more
         progress.note(f"the log of {job_id} broke off ({error}); waiting for its end")

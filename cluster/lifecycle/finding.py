@@ -60,14 +60,18 @@ def find_by_workers(session: Session, group: WorkerGroup, version: Manifest, way
     return merged(session.call(group, version, find, partitions=way.partitions))
 
 
-def find_stored(store: Store, graph: Graph, requests: Sequence[Request]) -> tuple[list[Resolved], Found]:
+def find_stored(
+    store: Store, graph: Graph, requests: Sequence[Request], id_maps: IdMaps | None = None
+) -> tuple[list[Resolved], Found]:
     """Find, in the stored shards and without workers, all that a graph has of what these requests name.
 
     Returns (what each request means in the graph, all that was found). One shard is in memory at a time.
 
+    id_maps: id maps that are kept in memory already; None reads them from the store.
+
     Raises:
         InputError: a file of the graph is missing or damaged.
     """
-    way = route(IdMaps(store), graph, requests)
+    way = route(id_maps or IdMaps(store), graph, requests)
     found = [way.removal.find(load_shard(store, graph, k), way.timed) for k in way.partitions]
     return list(way.named.values()), merged(found)

@@ -33,6 +33,7 @@ from .checkpoints import Checkpoint, open_chain, read_whole
 from .cuts import is_cut_off
 from .records import FIRST, Record, encode
 from .segments import Chain
+from .told import tell
 
 CUT_SECONDS = 1.0
 """Following the log asks for a new cut at most this often, where there are no new segments. A process that has stood still
@@ -261,6 +262,7 @@ class Log:
         if mine.error is not None:
             raise mine.error
         assert mine.record is not None
+        tell(mine.record)
         return mine.record
 
     def _lead(self, together: list[_Append]) -> None:

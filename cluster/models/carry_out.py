@@ -27,6 +27,7 @@ from ..output.ledger import State
 from ..output.manifest import Manifest
 from ..output.session import Session
 from ..reporting.progress import Progress
+from ..reporting.spans import span
 from ..requests.matching import Effect, Resolved, changed_partitions, effect
 from ..requests.outcome import Outcome
 from ..requests.request import Request
@@ -112,6 +113,19 @@ def carry_out(
         LogConflict: another version was committed meanwhile, or a request was closed. The caller decides again.
         InputError, WorkerFailure: as `forget`. All requests stay accepted, unless the commit was made.
     """
+    with span("carry_out", requests=[request.request_id for request in requests]):
+        return _carry_out(session, requests, group, progress, cut_only, before_commit)
+
+
+def _carry_out(
+    session: Session,
+    requests: Sequence[Request],
+    group: WorkerGroup,
+    progress: Progress,
+    cut_only: bool,
+    before_commit: Callable[[Manifest], None],
+) -> dict[str, dict[str, Any]]:
+    """As `carry_out`."""
     # The head of the log is read before the version. A commit by another process after this head is then a conflict, and
     # no version overwrites another.
     head, approved = _check_open(session, requests)

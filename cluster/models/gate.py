@@ -37,7 +37,7 @@ from .held_out import held_out_samples
 Ids = npt.NDArray[np.int64]
 NO_PAIRS: Pairs = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
-MAX_FORGOTTEN_PAIRS, HELD_OUT_PAIRS, STAND_IN_PAIRS = 500, 1000, 5000
+MAX_FORGOTTEN_PAIRS, HELD_OUT_PAIRS, STAND_IN_PAIRS = 500, 1000, 10_000
 """The largest number of forgotten pairs that the gate looks at, and the approximate numbers of held-out pairs: of those that
 are judged by their user's row, and of those with a stand-in, whose gap is smaller and needs more of them."""
 CHANGED_BY_FINE_TUNING = frozenset({*GAPS, "recall_loss"})

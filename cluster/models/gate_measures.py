@@ -181,8 +181,8 @@ def recall_loss(before: Sequence[Recall], after: Sequence[Recall]) -> dict[str, 
     before, after: (users, Recall@K of each user), one part for each rank.
 
     Returns:
-        {"value", "error": its standard error over users, "users": their number}, or {"left_out": why it cannot be
-        measured}.
+        {"value", "error": its standard error over users, "users": their number, "before" and "after": the mean
+        Recall@K itself}, or {"left_out": why it cannot be measured}.
     """
     old, new = (dict(zip(*map(np.concatenate, zip(*parts, strict=True)), strict=True)) for parts in (before, after))
     users = sorted(old.keys() & new.keys())
@@ -190,7 +190,13 @@ def recall_loss(before: Sequence[Recall], after: Sequence[Recall]) -> dict[str, 
     if len(users) < 2 or not was.any():
         return {"left_out": "no recommendation to these users was right before"}
     error = lost.std(ddof=1) / np.sqrt(len(users))
-    return {"value": float(lost.mean() / was.mean()), "error": float(error / was.mean()), "users": len(users)}
+    return {
+        "value": float(lost.mean() / was.mean()),
+        "error": float(error / was.mean()),
+        "users": len(users),
+        "before": float(was.mean()),
+        "after": float((was - lost).mean()),
+    }
 
 
 def _expected_standing(percentiles: Floats, degrees: Ids, wanted: Ids) -> tuple[float, float] | None:

@@ -238,7 +238,11 @@ def _entry(objective: str, file: str, tables: Sequence[str] | None, shape: dict[
 
 def _popular_items(session: Session, version: Manifest, group: WorkerGroup) -> list[int]:
     """The dense ids of the share POPULAR_SHARE of items with the highest degrees."""
-    parts = session.call(group, version, calling(Partition.degrees_of_items))
+    parts = group.run(
+        calling(Partition.degrees_of_items, session.location, version.graph),
+        restore=lambda: None,
+        max_rebuilds=session.config.cluster.max_rebuilds,
+    )
     items, degrees = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
     most = np.lexsort((items, -degrees))[: max(1, round(POPULAR_SHARE * len(items)))]
     return sorted(items[most].tolist())

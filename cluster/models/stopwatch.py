@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from ..reporting.spans import ended
+
 
 class Stopwatch:
     """Seconds since the stopwatch was made, in total and by phase. The times of a phase that is marked twice are added."""
@@ -18,5 +20,7 @@ class Stopwatch:
         return time.perf_counter() - self._start
 
     def mark(self, phase: str) -> None:
-        """End a phase. It began when the phase before it ended."""
-        self.phases[phase] = self.phases.get(phase, 0.0) + self.seconds - sum(self.phases.values())
+        """End a phase. It began when the phase before it ended. It is a span, too."""
+        seconds = self.seconds - sum(self.phases.values())
+        self.phases[phase] = self.phases.get(phase, 0.0) + seconds
+        ended(phase, seconds)

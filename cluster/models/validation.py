@@ -20,7 +20,7 @@ from ...distributed.partition.partition import Partition
 from ...distributed.training.run import Probe, TrainRun, first_best
 from ...partitioning.errors import InputError
 from ...partitioning.manifest import IngestedGraph
-from ...workers import WorkerGroup, calling
+from ...workers import WorkerGroup, Workers, calling
 from ..config.schema import Config
 from ..output.ingests import lake_graph
 from ..output.session import Session
@@ -59,7 +59,7 @@ class Choice:
 
 
 def with_chosen_epochs(
-    config: Config, progress: Progress, group: WorkerGroup | None, resume: bool = False
+    config: Config, progress: Progress, group: Workers | None, resume: bool = False
 ) -> tuple[Config, Choice | None]:
     """(the configuration with the number of epochs that validation chooses, the choice); as it is, and None, if
     validation.share is 0.

@@ -34,6 +34,7 @@ from ..log.records import (
     Record,
 )
 from .manifest import Manifest, cached_manifest, manifest_of
+from .steps import with_step
 
 
 class State(Enum):
@@ -134,6 +135,11 @@ class Ledger:
         then. The purge leaves the files of that version and of later ones."""
         self.contents: dict[str, str] = dict(state.get("contents", {}))
         """Request id -> the file of its content, where a purge removes the file that an earlier attempt had left."""
+        self.steps: dict[str, list[Any]] = dict(state.get("steps", {}))
+        """Request id -> what happened after its first acceptance (`steps.with_step`). What a checkpoint of an earlier
+        release stands for is missing. A list is never changed, but replaced."""
+        self.commits: dict[str, float] = dict(state.get("commits", {}))
+        """Number of a version, as text -> the time of its commit, as far as known."""
         self.ingests: dict[str, int] = dict(state.get("ingests", {}))
         """Digest of an ingest's manifest -> the head of the log when the ingest began to read."""
         self.checkpointed: int = state.get("checkpointed", 0)
@@ -171,6 +177,8 @@ class Ledger:
                 **({"contents": dict(self.contents)} if self.contents else {}),
                 **({"ingests": dict(self.ingests)} if self.ingests else {}),
                 **({"receipts": dict(self.receipts)} if self.receipts else {}),
+                **({"steps": dict(self.steps)} if self.steps else {}),
+                **({"commits": dict(self.commits)} if self.commits else {}),
             }
 
     def absorb(self, records: Sequence[Record]) -> None:
@@ -201,6 +209,8 @@ class Ledger:
             accepted_again_at=None if known is None else record.seconds,
         )
         self._set(ticket)
+        if known is not None:
+            self._add_step(ticket.request_id, ACCEPTED, record)
         self.contents.pop(ticket.request_id, None)
         if "content" in body:
             self.contents[ticket.request_id] = body["content"]
@@ -208,14 +218,17 @@ class Ledger:
     def _held(self, record: Record) -> None:
         if (ticket := self.open.get(record.body["request_id"])) is not None:
             self._set(replace(ticket, state=State.HELD, share=record.body["share"]))
+            self._add_step(ticket.request_id, HELD, record)
 
     def _approved(self, record: Record) -> None:
         if (ticket := self.open.get(record.body["request_id"])) is not None:
             self._set(replace(ticket, state=State.ACCEPTED, approved_by=record.body["by"]))
+            self._add_step(ticket.request_id, APPROVED, record)
 
     def _committed(self, record: Record) -> None:
         manifest = manifest_of(record)
         self._trained[manifest.version] = self._interactions_trained_on(manifest)
+        self.commits[str(manifest.version)] = record.seconds
         if manifest.reason == "train":
             self.switching = None  # what services waited for is there
         if manifest.reason == "forget":
@@ -255,13 +268,16 @@ class Ledger:
             return
         self.evidence[request_id] = record.body | {"file": record.file}
         self.unreported.pop(request_id, None)
+        self._add_step(request_id, EVIDENCE, record)
         if (ticket := self.tickets.get(request_id)) is not None:
             self._set(replace(ticket, evidence_failed=record.body.get("evidence_failed")))
 
     def _receipt(self, record: Record) -> None:
         known = self.receipts.get(record.body["request_id"])
         if known is None or known["number"] < record.body["number"]:
-            self.receipts[record.body["request_id"]] = record.body | {"file": record.file}
+            request_id = record.body["request_id"]
+            self.receipts[request_id] = record.body | {"file": record.file}
+            self._add_step(request_id, RECEIPT, record)
 
     def _switching(self, record: Record) -> None:
         self.switching = record.seconds, record.body["seconds"]
@@ -306,6 +322,10 @@ class Ledger:
         ticket = self.tickets.get(request_id) or Ticket(request_id, State.ACCEPTED, record.seconds)
         if not ticket.final:  # the first final answer counts
             self._set(replace(ticket, state=state, closed_at=record.number, **fields))
+            self._add_step(request_id, state.value, record)
+
+    def _add_step(self, request_id: str, kind: str, record: Record) -> None:
+        self.steps[request_id] = with_step(self.steps.get(request_id, ()), kind, record.seconds)
 
     def _set(self, ticket: Ticket) -> None:
         """Replace the ticket of a request, in all collections that it belongs to."""

@@ -7,7 +7,6 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
@@ -15,9 +14,9 @@ from ...distributed.partition.state import Location, PartitionState, fingerprint
 from ...partitioning.errors import InputError
 from ...partitioning.halo import chosen
 from ...partitioning.lake import Columns
-from ...partitioning.manifest import Graph
+from ...partitioning.manifest import MANIFEST, Graph
 from ...partitioning.storage import StorageOptions, Store, canonical_uri, split_uri
-from ...workers import Call, WorkerGroup, WorkerSettings, calling
+from ...workers import Call, KeptWorkers, WorkerGroup, Workers, WorkerSettings, calling
 from ...workers.group import Progress
 from ...workers.shared_folder import check_folder
 from ..config.schema import Cluster, Config, to_yaml
@@ -28,6 +27,7 @@ from ..log.records import CHECKPOINT
 from .id_maps import IdMaps
 from .ledger import Ledger
 from .manifest import Manifest
+from .ready import no_model_text, open_store
 from .versions import Versions
 
 CHECKPOINT_RECORDS = 10_000
@@ -48,7 +48,7 @@ class Session:
         self.config = config
         self.options = StorageOptions(**config.storage.model_dump())
         self.columns = Columns(**config.columns.model_dump())
-        self.store = store or _opened(config.output, self.options)
+        self.store = store or open_store(config.output, self.options)
         self.location = Location(absolute(config.output), self.options)
         self.log = Log(self.store)
         self.versions = Versions(self.store, self.log)
@@ -136,7 +136,7 @@ class Session:
         """
         current = self.versions.current()
         if current is None:
-            raise InputError(f"{self.config.output} holds no trained model. Run `unlearnrec train` first")
+            raise InputError(no_model_text(self.config.output, self.store.exists(MANIFEST)))
         self.check_partitions(current.graph)
         self.check_backbone(current)
         return current
@@ -181,12 +181,16 @@ class Session:
             )
 
     @contextmanager
-    def workers(self, group: WorkerGroup | None = None) -> Iterator[WorkerGroup]:
+    def workers(self, group: Workers | None = None) -> Iterator[WorkerGroup]:
         """A group of workers for the `with` block.
 
         A group that is given is used, and not ended. Without one, a group is started as the configuration says, and ended
         with the block.
         """
+        if isinstance(group, KeptWorkers):
+            with group.use() as kept:
+                yield kept
+            return
         if group is not None:
             yield group
             return
@@ -258,17 +262,6 @@ def absolute(output: str) -> str:
     """The output as an absolute place, for workers: in their working directory a relative path means another folder."""
     scheme, path = split_uri(output)
     return os.path.abspath(path) if scheme == "file" else output
-
-
-def _opened(output: str, options: StorageOptions) -> Store:
-    """The store of an output. Raises InputError where the output is a file, or lies below one."""
-    scheme, path = split_uri(output)
-    if scheme == "file":
-        folder = Path(os.path.abspath(path))
-        there = next(place for place in (folder, *folder.parents) if place.exists())
-        if not there.is_dir():
-            raise InputError(f"output {output}: {there} is a file. Name a folder; it need not be there yet")
-    return Store(output, options)
 
 
 def worker_settings(cluster: Cluster) -> WorkerSettings:

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from ...partitioning.errors import InputError
-from ...workers import WorkerGroup
+from ...workers import KeptWorkers, WorkerGroup, Workers
 from ...workers.memory import PlannedMemory
 from ...workers.shared_folder import runs_on_a_cluster
 from ..config.schema import Config
@@ -72,13 +72,13 @@ def announce(
     sizes: Sizes,
     work: str,
     progress: Progress,
-    group: WorkerGroup | None = None,
+    group: Workers | None = None,
     test_rows: int = 0,
 ) -> Announced:
     """Plan a work and tell its line. If its workers will be started on this machine, refuse it where it does not fit.
 
-    group: workers that run already, which are not refused: what they hold is no longer free. On a cluster the machines are
-    asked by `Announced.placed`.
+    group: the workers that were given. Those that run already are not refused, since what they hold is no longer free. On a
+    cluster the machines are asked by `Announced.placed`.
 
     Raises:
         InputError: as `check_room`.
@@ -86,6 +86,7 @@ def announce(
     plan = make_plan(config, sizes, work, test_rows, machine_speed(config))
     progress.note(plan.line())
     announced = Announced(config, sizes, plan, progress, test_rows)
-    if group is None and not runs_on_a_cluster(config.cluster.address):
+    starts = group is None or (isinstance(group, KeptWorkers) and not group.running)
+    if starts and not runs_on_a_cluster(config.cluster.address):
         announced.check([this_machine()], starts_ray=bool(plan.workers) and not ray.is_initialized())
     return announced

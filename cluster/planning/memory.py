@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ...distributed.training.batch import WINDOW
 from ...distributed.training.losses import SOFTMAX_CELLS
 from ...partitioning import estimate
 from ..config.model_sections import Backbone
@@ -30,14 +31,15 @@ RAY = 450e6
 MANY_RANKS = 15e6
 """The process groups, once there are several workers."""
 
-GRAPH_ENTRY, GRAPH_NODE, ANY_NODE, PAIR = 14, 64, 34, 16
+GRAPH_ENTRY, GRAPH_NODE, ANY_NODE, PAIR = 14, 64, 34, 8
 """What a loaded graph holds: a shard's neighbours and counts, the plan's columns and their blocks, for each entry; offsets,
 degrees and scales, for each own node; owners and local rows, for each node of the whole graph; global ids, for each
 interaction of own users."""
 LOAD_ENTRY = 30
 """While a graph is made, for each entry."""
-DEAL_PAIR, EPOCH_PAIR = 36, 12
-"""The batches of an epoch, for each interaction of own users: while they are dealt out, and as long as the epoch runs."""
+EPOCH_PAIR, DEAL_PAIR, DEALT_PAIR = 4, 36, 8
+"""The batches of an epoch: the step of each interaction of own users, as long as the epoch runs; and of those that are put
+in order at a time, at most batch.WINDOW: while this is done, and until the next ones."""
 
 TABLE_COPIES = 3
 """The rows of E0 and Adam's two moments."""
@@ -142,11 +144,11 @@ def pair_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
     if config.train.loss == "softmax":
         chunk = 4.0 * max(SOFTMAX_CELLS, config.train.softmax_negatives)
         return PAIR_ROWS[several] * row * batch + ids + chunk
-    different = _different(batch, part.nodes - part.items) + _different(2 * batch, sizes.items)
-    return NODE_ROWS[several] * row * different + ids
+    nodes = different(batch, part.nodes - part.items) + different(2 * batch, sizes.items)
+    return NODE_ROWS[several] * row * nodes + ids
 
 
-def _different(draws: float, number: int) -> float:
+def different(draws: float, number: float) -> float:
     """How many of a number of nodes are among so many draws, if all are equally likely."""
     return number * -math.expm1(-draws / max(1, number))
 
@@ -164,15 +166,16 @@ def train_bytes(config: Config, sizes: Sizes, part: PartSizes, removes: bool = F
     tables, layers = STEP_TABLES[backbone.planned_as], backbone.num_layers
     steady = graph_bytes(sizes, part) + kept_bytes(config, part)
     thinned = backbone.name == "sgl" and backbone.contrast_weight > 0
-    dealt = EPOCH_PAIR * part.pairs + (THINNED_KEPT * part.entries if thinned else 0.0)
+    window = min(part.pairs, max(WINDOW, config.train.batch_size))
+    dealt = EPOCH_PAIR * part.pairs + DEALT_PAIR * window + (THINNED_KEPT * part.entries if thinned else 0.0)
     saves = 0 < config.train.checkpoint_every < config.train.epochs
     phases = [
         load_bytes(sizes, part, removes),
-        steady + DEAL_PAIR * part.pairs,
+        steady + EPOCH_PAIR * part.pairs + DEAL_PAIR * window,
         steady + dealt + (tables.fixed + tables.each * layers) * table,
         steady + dealt + (tables.pairs_fixed + tables.pairs_each * layers) * table + pair_bytes(config, sizes, part),
         steady + readout_bytes(config, part),  # when the last epoch is checked for finite scores
-        steady + WRITE_COPIES * table + 2 * SHARD_ENTRY * part.entries,
+        steady + WRITE_COPIES * table,
         steady + CHECKPOINT_COPIES * table if saves else 0.0,
         steady + THINNED_MADE * part.entries + 3 * table if thinned else 0.0,
     ]
@@ -228,7 +231,7 @@ def fit_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
 
 
 def pretrain_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
-    """A worker's peak in a pre-training: in its counterfactuals, beside the loaded version, or in the fit."""
+    """A worker's peak in a pre-training: in its counterfactuals, or in the fit."""
     if config.pretrain.objective == "published":
         # The tables h0 and gate with their moments are trained as the backbone's are.
         return (
@@ -236,8 +239,7 @@ def pretrain_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
             + loaded_bytes(config, sizes, part)
             + TABLE_COPIES * table_bytes(config, part)
         )
-    runs = train_bytes(config, sizes, part, removes=True) + loaded_bytes(config, sizes, part)
-    return max(runs, fit_bytes(config, sizes, part))
+    return max(train_bytes(config, sizes, part, removes=True), fit_bytes(config, sizes, part))
 
 
 def ingest_bytes(config: Config, sizes: Sizes) -> float:

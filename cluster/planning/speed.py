@@ -17,8 +17,8 @@ import torch
 from ...distributed.measures.top_items import TopItems
 from ...distributed.training.losses import sampled_softmax
 from ..config.schema import Config
-from .memory import TABLE_COPIES, readout_columns
-from .sizes import Sizes
+from .memory import TABLE_COPIES, different, readout_columns
+from .sizes import PartSizes, Sizes
 
 COPY_BYTES = 2**26
 """Bytes of the array that is copied to measure the bandwidth: more than caches hold."""
@@ -30,8 +30,12 @@ TABLE_PASSES = {"lightgcn": 9, "sgl": 9, "simgcl": 14, "ngcf": 40}
 """How often a layer, in one direction, reads or writes a table besides its sum."""
 STEP_PASSES = 16
 """How often a step reads or writes a table besides its layers: the gradient, Adam, the mean of layers."""
+EXCHANGE_PASSES = 6
+"""How often a row that a partition receives in a layer is read or written, on both sides and on the way."""
 PAIR_PASSES = {"bpr": 60, "softmax": 30}
 """How often a step reads or writes a row of pairs: gathers, which are far slower than copies, count several times."""
+LOOKUP_ROUNDS = {"bpr": 7, "softmax": 6}
+"""Exchanges of a step besides those of its layers."""
 OFF_BY = 2.0
 """The factor that lines tell people. One training was compared: 1.96 s planned, beside the run itself; 1.25 s measured."""
 
@@ -78,22 +82,74 @@ def _seconds(action: Callable[[], object]) -> float:
     return best
 
 
+@dataclass(frozen=True)
+class StepWork:
+    """The bytes that a training step reads and writes, as if all of them were copied: `gathered`, the rows of neighbours
+    that its layers sum; `tables`, passes over tables; `exchanged`, rows that are packed, sent and taken over; `pairs`, rows
+    of its pairs."""
+
+    gathered: float
+    tables: float
+    exchanged: float
+    pairs: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.gathered + self.tables + self.exchanged + self.pairs
+
+
+def step_work(config: Config, sizes: Sizes, part: PartSizes | None = None) -> StepWork:
+    """The work of a step of all workers, or of the one with this partition."""
+    backbone, size = config.backbone, 4.0 * config.backbone.embedding_size
+    directions = 2 * backbone.num_layers * PASSES[backbone.planned_as]
+    nodes = sizes.nodes if part is None else part.nodes
+    entries = 2 * sizes.interactions if part is None else part.entries
+    received = sizes.rows_per_layer if part is None else part.received
+    share = 1.0 if part is None else part.pairs / max(1, sizes.interactions)
+    pairs = PAIR_PASSES[config.train.loss] * share * _batch(config, sizes) * 4.0 * readout_columns(backbone)
+    passes = directions * TABLE_PASSES[backbone.planned_as] + STEP_PASSES + TABLE_COPIES
+    exchanged = EXCHANGE_PASSES * directions * received
+    return StepWork(directions * entries * size, passes * nodes * size, exchanged * size, pairs)
+
+
 def step_seconds(config: Config, sizes: Sizes, speed: Speed) -> float:
     """The seconds of a training step, all workers on one machine of this speed."""
-    backbone, size = config.backbone, 4.0 * config.backbone.embedding_size
-    table = size * sizes.nodes
-    directions = 2 * backbone.num_layers * PASSES[backbone.planned_as]
-    gathered = 2 * sizes.interactions * size
-    exchanged = 6 * sizes.rows_per_layer * size
-    layers = directions * (gathered + TABLE_PASSES[backbone.planned_as] * table + exchanged)
-    batch = min(config.train.batch_size, sizes.interactions)
-    row = 4.0 * readout_columns(backbone)
-    pairs = PAIR_PASSES[config.train.loss] * batch * row
-    seconds = (layers + (STEP_PASSES + TABLE_COPIES) * table + pairs) / speed.bytes_a_second
+    seconds = step_work(config, sizes).total / speed.bytes_a_second
     if config.train.loss == "softmax":
-        negatives = config.train.softmax_negatives / 1000
-        seconds += batch * negatives * speed.softmax_seconds
+        seconds += _batch(config, sizes) * config.train.softmax_negatives / 1000 * speed.softmax_seconds
     return seconds
+
+
+def step_rounds(config: Config) -> int:
+    """How often all workers exchange something in a step of lightgcn: rows in each layer and direction, and what the loss
+    looks up."""
+    return 2 * config.backbone.num_layers + LOOKUP_ROUNDS[config.train.loss]
+
+
+def step_sent(config: Config, sizes: Sizes, part: PartSizes) -> tuple[float, float]:
+    """(bytes of the layers' rows, bytes of what the loss looks up) that the worker with this partition sends in a step of
+    lightgcn, if it sends as many rows as it receives, and owners are spread by chance over the items of its pairs."""
+    count = len(sizes.parts)
+    row = 4.0 * readout_columns(config.backbone)
+    halo = 8.0 * config.backbone.num_layers * part.received * config.backbone.embedding_size
+    if count == 1:
+        return 0.0, 0.0
+    elsewhere = 1 - 1 / count
+    pairs = _batch(config, sizes) * part.pairs / max(1, sizes.interactions)
+    if config.train.loss == "softmax":  # ids and keys, rows, gradients; and the negatives of all, which are summed
+        return halo, elsewhere * pairs * (16 + 2 * row) + 4 * elsewhere * row * config.train.softmax_negatives
+    # A pair has two items. Their different rows come; told are the item, the key, the user's place and the weight of a pair;
+    # and the row of a user goes to each owner of its items.
+    items = elsewhere * different(2 * pairs, sizes.items) * (8 + row)
+    told = elsewhere * 2 * pairs * (24 + 4)
+    users = different(pairs, part.nodes - part.items)
+    owners = (count - 1) * (1 - (1 - 1 / count) ** (2 * pairs / max(1.0, users)))
+    return halo, items + told + users * owners * row
+
+
+def _batch(config: Config, sizes: Sizes) -> int:
+    return min(config.train.batch_size, sizes.interactions)
 
 
 def evaluate_seconds(config: Config, sizes: Sizes, speed: Speed) -> float:

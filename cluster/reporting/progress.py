@@ -6,7 +6,7 @@ Commands take a `Progress`. `screen.open_progress()` chooses the right kind; `SI
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,6 +23,10 @@ class Task:
 
     def advance(self, n: int = 1, **fields: object) -> None:
         """Count `n` more units as done. fields: the latest numbers to show, such as loss=0.31."""
+
+    def reached(self, entry: Mapping[str, float]) -> None:
+        """Take note of the measures after an epoch: `epoch`, and their names. They are for trackers (`cluster/tracking`)
+        and shown nowhere."""
 
     def complete(self) -> None:
         """Count all units as done."""
@@ -185,6 +189,8 @@ def epoch_callback(task: Task, phase: str) -> Callable[[list[dict[str, Any]]], N
             epochs = state.get("epoch", 0)
             task.advance(max(0, epochs - done), **shown)
             done = max(done, epochs)
+            if (finished := state.get("finished")) is not None:
+                task.reached(finished)
 
     return on_progress
 

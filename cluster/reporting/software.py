@@ -51,3 +51,15 @@ def commit(short: bool = False) -> str | None:
 def usable_cpus() -> int:
     """CPUs that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> str:
+    """One line that describes this machine: processor, CPUs that may be used, memory and operating system."""
+    import psutil
+
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    cpus, memory = usable_cpus(), psutil.virtual_memory().total / 2**30
+    return f"{model}, {cpus} {'CPU' if cpus == 1 else 'CPUs'}, {memory:.0f} GiB of memory, {platform.system()}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...partitioning.errors import InputError
-from ...partitioning.lake import read_ids
+from ...partitioning.lake import open_table, read_ids
 from ...partitioning.storage import StorageOptions
 from ..layout import REQUEST_ID
 from .rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, Row, read_rows
@@ -106,9 +106,9 @@ def parse_request(
     check_request_id(request_id)
     named: dict[str, list[Any]] = {kind: [] for kind in KINDS}
     rows: list[Row] = []
-    for value, kind, column in ((users, USERS, "user_id"), (items, ITEMS, "item_id")):
+    for value, kind in ((users, USERS), (items, ITEMS)):
         if value is not None:
-            named[kind] += _ids(f"--{kind}", value, column, options)
+            named[kind] += _ids(f"--{kind}", value, COLUMN_OF[kind], options)
     if interactions is not None:
         table = read_ids(interactions, ("user_id", "item_id"), options)
         named[INTERACTIONS] += zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True)
@@ -222,11 +222,7 @@ def _ids(option: str, value: str, column: str, options: StorageOptions) -> list[
     """The ids of `--users` or `--items`, each exactly as it was written: " a" and "a" are two ids."""
     if not is_place(value):
         return [part for part in value.split(",") if part.strip()]
-    if "://" not in value and not _exists(value):
-        raise InputError(
-            f"{option} {value}: no such file. Check the name; an id that looks like a file name can be given in a CSV or "
-            f"Parquet file with the column {column}"
-        )
+    check_place(option.removeprefix("--"), value, options)
     if value.lower().endswith(OTHER_FILES) and os.path.isfile(value):
         raise InputError(
             f"{option} {value}: it takes Parquet (.parquet) or CSV (.csv) with the column {column}. JSON lines can be given "
@@ -234,6 +230,24 @@ def _ids(option: str, value: str, column: str, options: StorageOptions) -> list[
         )
     ids: list[Id] = read_ids(value, column, options)[column].to_pylist()
     return ids
+
+
+def check_place(option: str, value: str, options: StorageOptions) -> None:
+    """Raise InputError if the value of an option (`users`, `items`, `interactions`, `requests`, `without`) is meant as a
+    local file or folder that is not there."""
+    if "://" in value or _exists(value):
+        return
+    if option not in COLUMN_OF:
+        open_table(value, options)  # raises, with the path as it was looked for
+    elif is_place(value):
+        raise InputError(
+            f"--{option} {value}: no such file. Check the name; an id that looks like a file name can be given in a CSV or "
+            f"Parquet file with the column {COLUMN_OF[option]}"
+        )
+
+
+COLUMN_OF = {USERS: "user_id", ITEMS: "item_id"}
+"""The column of the files of `--users` and of `--items`."""
 
 
 def is_place(value: str) -> bool:

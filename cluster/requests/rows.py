@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
@@ -53,9 +53,8 @@ def read_rows(path: str, options: StorageOptions, other_columns: bool = False) -
         InputError: the file is not readable as a whole, has neither column of ids, or another column; or `path` itself is,
             or lies in, a folder that is one of these columns.
     """
-    read = {".json": _json, ".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv}
-    ending = next((ending for ending in read if path.lower().endswith(ending)), None)
-    table = None if ending else open_table(path, options)
+    read = _reader(path)
+    table = open_table(path, options) if read is _parquet else None
     if table is not None and table.schema is not None:
         return _lake_table(table, path, options, other_columns)
     files = list_table(path, options)
@@ -66,12 +65,59 @@ def read_rows(path: str, options: StorageOptions, other_columns: bool = False) -
         raise InputError(f"{path}: {above[0]} is a column of this table. Give the folder above it, or a file elsewhere")
     rows: list[Row] = []
     for file in files:
-        names, columns, count = (read[ending] if ending else _parquet)(file)
+        names, columns, count = read(file)
         if names or count:  # JSON without rows has no columns
             _check_columns([*names, *filter(_like_a_column, file.partition)], file.uri, other_columns)
         values = {**columns, **{name: [value] * count for name, value in file.partition.items()}}
-        rows += map(parse_row, *(values.get(name, [None] * count) for name in COLUMNS))
+        rows += _parse_rows(values, count)
     return rows
+
+
+def read_upload(name: str, data: bytes) -> list[Row]:
+    """As `read_rows`, for the content of one file that somebody sends.
+
+    name: the file's name, whose ending says the format. No message repeats a word of the content: the first line of a file
+    without a header holds ids.
+
+    Raises:
+        InputError: as `read_rows`.
+    """
+    read = _reader(name)
+    if read is _parquet and not name.lower().endswith((".parquet", ".pq")):
+        raise InputError("the file's name says no format: it has to end with .csv, .json, .jsonl or .parquet")
+    names, columns, count = read(LakeFile(_InMemory(data), "", "the file", {}, len(data)))
+    known = [one for one in names if one in COLUMNS]
+    if len(known) > len(set(known)):
+        raise InputError("the file has a column twice. Drop or rename all but one")
+    if (names or count) and not set(known) & set(ID_COLUMNS):
+        raise InputError(
+            "the file has no column user_id or item_id. Its first line, or the keys of its objects, name them"
+        )
+    if len(known) < len(names):
+        raise InputError(f"the file has a column that is not known here. A file of requests has {', '.join(COLUMNS)}")
+    return _parse_rows(columns, count)
+
+
+class _InMemory:
+    """As much of a `pyarrow.fs.FileSystem` as the readers below use, for one file in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def open_input_file(self, path: str) -> pa.BufferReader:
+        return pa.BufferReader(self._data)
+
+    open_input_stream = open_input_file
+
+
+def _parse_rows(values: Mapping[str, Sequence[Any]], count: int) -> list[Row]:
+    return list(map(parse_row, *(values.get(name, [None] * count) for name in COLUMNS)))
+
+
+def _reader(path: str) -> Callable[[LakeFile], _Table]:
+    """The reader of the format that the ending of a file's name says; without a known one, that of Parquet."""
+    read = {".json": _json, ".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv}
+    return next((read[ending] for ending in read if path.lower().endswith(ending)), _parquet)
 
 
 def _lake_table(table: Table, uri: str, options: StorageOptions, other_columns: bool) -> list[Row]:

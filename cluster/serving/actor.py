@@ -15,9 +15,13 @@ from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..output.manifest import Manifest
 from ..output.session import Session
+from ..reporting.logs import LogFormat, log_format, telling
 from ..reporting.progress import Progress
+from ..reporting.spans import send_spans
 from ..requests.request import Request
+from ..tracking.run import open_run
 from .interface import Answer, Arguments, ForwardsAll, Method, ServiceInterface, forwarded
+from .measured import Measured
 from .readouts import Readouts
 from .service import Service, run_loop
 from .start import WorkerEngine, check_servable, open_service, retry_while_storage_is_away
@@ -43,9 +47,10 @@ class LazyEngine:
     Requests are accepted before that; where the workers find no room, the loop waits and tries again.
     """
 
-    def __init__(self, session: Session, stack: ExitStack) -> None:
-        self._session, self._stack = session, stack
+    def __init__(self, session: Session, stack: ExitStack, measured: Measured | None = None) -> None:
+        self._session, self._stack, self._measured = session, stack, measured
         self._group: WorkerGroup | None = None
+        self._run = stack.enter_context(open_run(session.config, LogProgress()))
 
     def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
         """As `WorkerEngine.carry_out`."""
@@ -62,7 +67,7 @@ class LazyEngine:
     def _engine(self) -> WorkerEngine:
         if self._group is None:
             self._group = self._stack.enter_context(self._session.workers())
-        return WorkerEngine(self._session, self._group, LogProgress())
+        return WorkerEngine(self._session, self._group, LogProgress(), self._measured, self._run)
 
 
 def _from_memory(method: Method[Arguments, Answer]) -> Method[Arguments, Answer]:
@@ -81,8 +86,8 @@ class Coordinator(ForwardsAll):
     Raises (every call): ConnectionError before it has started.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, log_format: LogFormat = "text") -> None:
+        self._config, self._log_format = config, log_format
         self._stopped = threading.Event()
         self._ends = ExitStack()
         self._service: Service | None = None
@@ -96,10 +101,14 @@ class Coordinator(ForwardsAll):
         Raises:
             InputError: the output has no version, or a key is missing on this machine.
         """
+        if log_format() is None:  # the start may be tried again
+            self._ends.enter_context(telling(self._log_format))
+        send_spans()
         session = Session(self._config)
         retry_while_storage_is_away(lambda: check_servable(session), log.warning)
-        engine = LazyEngine(session, self._ends)
-        service = self._ends.enter_context(open_service(session, engine))
+        measured = Measured(self._config.cluster.partitions)
+        engine = LazyEngine(session, self._ends, measured)
+        service = self._ends.enter_context(open_service(session, engine, measured))
         poll_seconds = self._config.serve.poll_seconds
         self._thread = threading.Thread(
             target=run_loop, args=(service, self._stopped.is_set, poll_seconds), name="loop"

@@ -15,17 +15,26 @@ from typing import Any
 from ..lifecycle.acceptance import accept, check_same, under_current_id
 from ..lifecycle.decisions import due_by, may_cancel, oldest_age, overdue, retry_after
 from ..lifecycle.operators import approve_request, cancel_request
+from ..lifecycle.preview import preview_request
 from ..lifecycle.refusals import TooMany
 from ..log.records import iso
+from ..models.carry_out import able_version
 from ..output.ledger import FINAL, Ledger, State, Ticket
 from ..output.manifest import Manifest
 from ..output.session import Session
-from ..requests.request import make_request
+from ..requests.request import Request, make_request
 from .callbacks import News, Outbox
-from .interface import NewRequest, RequestsInterface
+from .documents import DOCUMENT, Document, list_documents, read_document
+from .interface import DeskInterface, NewRequest, RequestsInterface
+from .listing import Listing, RequestQuery
+from .overview import Overview
+from .timeline import timeline
 
 OPENDSR = {State.ACCEPTED: "pending", State.HELD: "pending", State.FAILED: "pending", State.CANCELLED: "cancelled"}
 """OpenDSR's `request_status` of a state; all others are "completed"."""
+
+PREVIEW_SECONDS = 20.0
+"""So long a preview waits for another one."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class View:
     switching: tuple[float, float] | None
 
 
-class Intake(RequestsInterface):
+class Intake(RequestsInterface, DeskInterface):
     """The requests of one output, from its log."""
 
     def __init__(self, session: Session, clock: Callable[[], float] = time.time, outbox: Outbox | None = None) -> None:
@@ -53,6 +62,7 @@ class Intake(RequestsInterface):
         self.arrived = Event()
         """Set when a request was accepted or approved."""
         self._running: frozenset[str] = frozenset()
+        self._listing, self._overview, self._previewing = Listing(), Overview(session), Lock()
 
     @property
     def running(self) -> frozenset[str]:
@@ -66,9 +76,7 @@ class Intake(RequestsInterface):
 
     def accept(self, new: NewRequest) -> dict[str, Any]:
         """As `RequestsInterface.accept`."""
-        request = make_request(new.users, new.items, new.interactions, new.request_id, self._key, new.ranges)
-        if new.request_id is None:
-            request = under_current_id(self._session, request)
+        request = self._request(new, self._key)
         ledger = self._session.ledger(look=new.request_id is not None)
         ticket = ledger.tickets.get(request.request_id)
         if ticket is not None:
@@ -114,6 +122,50 @@ class Intake(RequestsInterface):
         self.arrived.set()
         self._wake_sender()
         return self._describe(ticket) if ticket is not None else None
+
+    def requests(self, query: RequestQuery) -> dict[str, Any]:
+        """As `DeskInterface.requests`."""
+        tickets, after = self._listing.page(self._session.ledger(), query, self._deadline)
+        return {"requests": [self._describe(ticket) for ticket in tickets], "next": after}
+
+    def timeline(self, request_id: str) -> dict[str, Any] | None:
+        """As `DeskInterface.timeline`."""
+        ledger = self._session.ledger()
+        ticket = ledger.tickets.get(request_id)
+        if ticket is None:
+            return None
+        steps = timeline(ticket, ledger.steps.get(request_id, ()))
+        documents = list_documents(self._session, ledger, request_id)
+        return {"request": self._describe(ticket), "steps": steps, "documents": documents}
+
+    def document(self, request_id: str, name: str) -> Document | None:
+        """As `DeskInterface.document`."""
+        ledger = self._session.ledger()
+        known = request_id in ledger.tickets and DOCUMENT.fullmatch(name)
+        return read_document(self._session, ledger, request_id, name) if known else None
+
+    def preview(self, new: NewRequest) -> dict[str, Any]:
+        """As `DeskInterface.preview`. It reads shards, so there is one at a time.
+
+        Raises:
+            TimeoutError: others look for PREVIEW_SECONDS; a thread that waited longer would be missed elsewhere.
+        """
+        if not self._previewing.acquire(timeout=PREVIEW_SECONDS):
+            raise TimeoutError("another preview is being made")
+        try:
+            request = self._request(new, self._session.request_key(create=False))
+            version = able_version(self._session)
+            return preview_request(self._session, version, request, self._session.id_maps)[0]
+        finally:
+            self._previewing.release()
+
+    def versions(self, before: int | None, limit: int) -> dict[str, Any]:
+        """As `DeskInterface.versions`."""
+        return self._overview.versions(before, limit)
+
+    def suppressed(self) -> dict[str, Any]:
+        """As `DeskInterface.suppressed`."""
+        return self._overview.suppressed()
 
     def view(self) -> View:
         """The open and the overdue requests, and the current version."""
@@ -176,6 +228,12 @@ class Intake(RequestsInterface):
             with self._lock:
                 self._arriving[request_id] -= 1
                 self._arriving += Counter()  # without those at zero
+
+    def _request(self, new: NewRequest, key: bytes) -> Request:
+        """The request in canonical form, under the id that it is given or that its content has now."""
+        invalid = ("",) * new.invalid  # texts among the rows are rows that mean nothing
+        request = make_request(new.users, new.items, new.interactions, new.request_id, key, new.ranges, invalid)
+        return under_current_id(self._session, request) if new.request_id is None else request
 
     @cached_property
     def _key(self) -> bytes:

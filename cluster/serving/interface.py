@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from ..requests.request import Id, Range
+from .documents import Document
+from .listing import RequestQuery
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
@@ -33,6 +35,8 @@ class NewRequest:
     """The operator who asks, whose name the log keeps."""
     callback_urls: Sequence[str] = ()
     """They are told of each change of the request's state."""
+    invalid: int = 0
+    """The number of rows of a file that mean nothing. They are counted in the answer's `rows`."""
 
 
 class RequestsInterface(Protocol):
@@ -67,7 +71,40 @@ class RequestsInterface(Protocol):
         """
 
 
-class ServiceInterface(RequestsInterface, Protocol):
+class DeskInterface(Protocol):
+    """What somebody wants to see who works with requests. Nothing here names a user or an item."""
+
+    def requests(self, query: RequestQuery) -> dict[str, Any]:
+        """A page of requests: `requests`, each as `RequestsInterface.status` says where it is, and `next`, the
+        `RequestQuery.after` of the next page (None: there is none)."""
+
+    def timeline(self, request_id: str) -> dict[str, Any] | None:
+        """What happened to a request: `request` (as `RequestsInterface.status`), `steps` (as `timeline.timeline`) and
+        `documents` (as `documents.list_documents`); None if nobody made it."""
+
+    def document(self, request_id: str, name: str) -> Document | None:
+        """A document of a request; None if there is no such request, or none of this name.
+
+        Raises:
+            InputError: the file is not the one that the log fixes.
+        """
+
+    def preview(self, new: NewRequest) -> dict[str, Any]:
+        """What a request would change, in counts (as `forget --dry-run`). Nothing is accepted and nothing written.
+
+        Raises:
+            InputError: there is no version from which requests can be forgotten, or a file of it is damaged.
+            OSError: the storage does not answer, or too many others look at the moment.
+        """
+
+    def versions(self, before: int | None, limit: int) -> dict[str, Any]:
+        """As `overview.Overview.versions`."""
+
+    def suppressed(self) -> dict[str, Any]:
+        """As `overview.Overview.suppressed`."""
+
+
+class ServiceInterface(RequestsInterface, DeskInterface, Protocol):
     """All that the HTTP side asks."""
 
     def recommendations(self, user: str, k: int) -> dict[str, Any] | None:
@@ -98,13 +135,19 @@ def forwarded(method: Method[Arguments, Answer]) -> Method[Arguments, Answer]:
     return forward
 
 
-class ForwardsRequests(RequestsInterface):
-    """`RequestsInterface`, forwarded."""
+class ForwardsRequests(RequestsInterface, DeskInterface):
+    """`RequestsInterface` and `DeskInterface`, forwarded."""
 
     accept = forwarded(RequestsInterface.accept)
     status = forwarded(RequestsInterface.status)
     cancel = forwarded(RequestsInterface.cancel)
     approve = forwarded(RequestsInterface.approve)
+    requests = forwarded(DeskInterface.requests)
+    timeline = forwarded(DeskInterface.timeline)
+    document = forwarded(DeskInterface.document)
+    preview = forwarded(DeskInterface.preview)
+    versions = forwarded(DeskInterface.versions)
+    suppressed = forwarded(DeskInterface.suppressed)
 
     @abstractmethod
     def forward(

@@ -21,6 +21,7 @@ from ..requests.request import Request
 from .callback_sender import Sender
 from .intake import Intake, View
 from .interface import Answer, Arguments, ForwardsRequests, Method, ServiceInterface
+from .measured import Measured
 from .readouts import Readouts, gone_since, living_ids
 from .watcher import Watcher
 
@@ -65,9 +66,10 @@ class Service(ForwardsRequests, ServiceInterface):
         clock: Callable[[], float] = time.time,
         sender: Sender | None = None,
         watcher: Watcher | None = None,
+        measured: Measured | None = None,
     ) -> None:
         self._session, self.intake, self._engine, self._clock, self._sender = session, intake, engine, clock, sender
-        self._watcher = watcher
+        self._watcher, self._measured = watcher, measured
         self._alone: dict[str, int] = {}
         """Requests that are tried by themselves, as `next_batch` takes them."""
         self._losses = 0
@@ -124,8 +126,11 @@ class Service(ForwardsRequests, ServiceInterface):
         version = self.published.version if self.published else 0
         told = self._sender.gauges() if self._sender else {}
         watched = {} if self._watcher is None else self._watcher.gauges()
-        own = {"served_version": version, "blocked": int(self.blocked is not None)}
-        return self.intake.gauges() | told | watched | own
+        blocked, measured = self.blocked, {} if self._measured is None else self._measured.gauges()
+        own: dict[str, float] = {"served_version": version, "blocked": int(blocked is not None)}
+        if blocked is not None:
+            own[f'blocked_reason{{reason="{blocked}"}}'] = 1
+        return self.intake.gauges() | told | watched | own | measured
 
     def _tick(self, view: View) -> float:
         settings, now = self._session.config, self._clock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,28 +17,56 @@ from ..lifecycle.suppression import open_list
 from ..models.carry_out import carry_out
 from ..output.manifest import Manifest
 from ..output.session import Session
+from ..reporting.logs import fields
 from ..reporting.progress import Progress
 from ..requests.request import Request
+from ..tracking.run import Run, trackers_of
 from .callback_sender import Sender, SendingRules
 from .callbacks import Outbox, load_key, url_pattern
 from .intake import Intake
+from .measured import Measured
 from .readouts import Readouts, followed, make_readouts
 from .service import Engine, Service, retry_waits
 from .watcher import Watcher
+
+IN_PROGRESS = "in_progress"
+"""The state of requests whose batch is under way. It stands in no record of the log."""
+
+log = logging.getLogger(__name__)
 
 
 class WorkerEngine:
     """The `Engine` of workers that run."""
 
-    def __init__(self, session: Session, group: WorkerGroup, progress: Progress) -> None:
-        self._session, self._group, self._progress = session, group, progress
+    def __init__(
+        self,
+        session: Session,
+        group: WorkerGroup,
+        progress: Progress,
+        measured: Measured | None = None,
+        run: Run | None = None,
+    ) -> None:
+        """measured: is told of what is carried out. run: sends it to trackers; None where there are none."""
+        self._session, self._group, self._progress, self._run = session, group, progress, run
+        self._measured = measured or Measured(session.config.cluster.partitions)
+        self._measured.group = group
         self._last: tuple[Manifest, Readouts] | None = None
         """The readouts that were made last, and their version."""
 
     def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
         """As `Engine.carry_out`."""
+        for request in requests:
+            more = fields(request=request.request_id, state=IN_PROGRESS)
+            log.info("request %s: %s", request.request_id, IN_PROGRESS.replace("_", " "), extra=more)
+        begun = time.time()
         answers = carry_out(self._session, requests, self._group, self._progress, before_commit=before_commit)
+        if self._run is not None:
+            self._run.requests(list(answers.values()))
+        tickets = self._session.ledger(look=False).tickets
+        self._measured.carried_out(answers, map(tickets.__getitem__, answers), begun, time.time())
+        start = time.perf_counter()
         add_evidence(self._session, list(answers.values()), self._group, self._progress)
+        self._measured.evidence_written(len(answers), time.perf_counter() - start)
 
     def readouts(self, version: Manifest) -> Readouts:
         """As `Engine.readouts`: a copy of what the workers computed.
@@ -63,7 +92,9 @@ class WorkerEngine:
 
 
 def check_servable(session: Session) -> None:
-    """Raise InputError unless there is something to serve, and the key of the suppression list where there is one."""
+    """Raise InputError unless there is something to serve, the key of the suppression list where there is one, and the
+    packages of the section `tracking`."""
+    trackers_of(session.config)
     session.whole_version()
     open_list(session.store)
 
@@ -89,8 +120,10 @@ def callback_pattern(settings: Settings) -> str | None:
 
 
 @contextmanager
-def open_service(session: Session, engine: Engine) -> Iterator[Service]:
+def open_service(session: Session, engine: Engine, measured: Measured | None = None) -> Iterator[Service]:
     """The service on an output, with its callbacks where any are allowed. The caller runs its loop (`run_loop`).
+
+    measured: what the engine tells, for `/metrics`.
 
     Raises:
         InputError: as `callbacks.load_key`.
@@ -100,7 +133,7 @@ def open_service(session: Session, engine: Engine) -> Iterator[Service]:
     if pattern is None:
         intake = Intake(session)
         with _watching(session, intake) as watcher:
-            yield Service(session, intake, engine, watcher=watcher)
+            yield Service(session, intake, engine, watcher=watcher, measured=measured)
         return
     key, outbox = load_key(), Outbox(session.store)
     intake = Intake(session, outbox=outbox)
@@ -109,7 +142,7 @@ def open_service(session: Session, engine: Engine) -> Iterator[Service]:
     sender.start()
     try:
         with _watching(session, intake) as watcher:
-            yield Service(session, intake, engine, sender=sender, watcher=watcher)
+            yield Service(session, intake, engine, sender=sender, watcher=watcher, measured=measured)
     finally:
         sender.close()
 

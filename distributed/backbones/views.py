@@ -8,13 +8,15 @@ Shape legend: N = local rows, A = anchors of a side over all partitions, a = tho
 readout.
 """
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ...partitioning.halo import plan
 from ..graph.keyed import ANCHOR, NOISE, NOISE_POOL, VIEW_EDGE, keyed, keyed_uniform
-from ..graph.local_graph import LocalGraph
+from ..graph.local_graph import Ids, LocalGraph
 from ..graph.propagation import Layer, Propagation
 
 MAX_ANCHORS = 1024
@@ -48,13 +50,15 @@ class Views:
         key = (self._epoch, view, keep)
         if key not in self._thinned:
             graph, shard = self._graph, self._graph.shard
-            kept = []
-            for users, items in shard.entries():
-                draws = keyed_uniform(
-                    self._seed, VIEW_EDGE, self._epoch, view, torch.from_numpy(users), torch.from_numpy(items)
-                )
-                kept.append((draws < keep).numpy())
-            smaller = shard.with_entries(*kept)
+
+            def kept(users: Ids, items: Ids) -> npt.NDArray[np.bool_]:
+                ends = torch.from_numpy(users), torch.from_numpy(items)
+                draws: npt.NDArray[np.bool_] = (
+                    keyed_uniform(self._seed, VIEW_EDGE, self._epoch, view, *ends) < keep
+                ).numpy()
+                return draws
+
+            smaller = shard.with_entries(*shard.marked(kept))
             halo = plan(smaller, graph.assignment, graph.halo.halo)
             self._thinned[key] = Propagation(
                 halo, torch.from_numpy(smaller.degrees()).to(graph.degrees.device), graph.comm, graph.kernel

@@ -15,7 +15,7 @@ from ...partitioning.errors import InputError
 from ..backbones import Backbone
 from ..graph.keyed import EXAMPLE_CHUNK, keyed_below
 from ..graph.local_graph import LocalGraph
-from ..graph.removal import Removal
+from ..graph.removal import Pairs, Removal
 from ..measures.ranking import pair_scores
 from ..training.finite import are_finite
 from .changes import influence, removed_counts
@@ -53,10 +53,12 @@ def calibrate(
     for _ in range(_GAIN_ROUNDS):
         normal, right = gains.new_zeros(2, 2), gains.new_zeros(2)
         for probe in probes:
-            error = probe.needed - probe.delivered(gains)
+            rest = probe.rest()
+            error = probe.needed - probe.delivered(rest, gains)
             moved = torch.stack(
-                [probe.delivered(gains + step) for step in _GAIN_STEP * torch.eye(2, device=gains.device)]
+                [probe.delivered(rest, gains + step) for step in _GAIN_STEP * torch.eye(2, device=gains.device)]
             )
+            del rest  # before the next one is made
             slope = (moved - (probe.needed - error)) / _GAIN_STEP
             # Every rank sees the same sums, and so takes the same steps.
             parts = [slope @ slope.T, slope @ error, slope.sum(1), error.sum(), (probe.needed**2).sum()]
@@ -81,9 +83,12 @@ def calibrate(
 @dataclass(frozen=True)
 class _Probe:
     """The removed interactions of a counterfactual whose user this rank owns. `before` [n]: their scores in the model;
-    `needed` [n]: how much they change in the run without them."""
+    `needed` [n]: how much they change in the run without them.
+
+    The graph without them is made when it is used: those of all counterfactuals at once may not fit in memory."""
 
     graph: LocalGraph
+    removed: Pairs
     backbone: Backbone
     e0: Tensor
     change: Tensor
@@ -102,25 +107,28 @@ class _Probe:
         removal: Removal,
         target: Tensor,
     ) -> "_Probe":
-        pairs = removal.pairs(graph.shard)
-        users, items = (torch.from_numpy(x).to(graph.comm.device) for x in pairs)
-        rest = graph.without(*pairs)
+        removed = removal.pairs(graph.shard)
+        users, items = (torch.from_numpy(x).to(graph.comm.device) for x in removed)
         change = _whole_change(graph, nodes, encoder, users, items)
         here = graph.user_rows(users) >= 0
         own = (users[here], items[here])
         before = pair_scores(graph, nodes.readout, *own)[1].double()
-        probe = cls(rest, backbone, nodes.e0, change, own, before, before)
-        return replace(probe, needed=probe._scores(target) - before)
+        probe = cls(graph, removed, backbone, nodes.e0, change, own, before, before)
+        return replace(probe, needed=probe._scores(probe.rest(), target) - before)
 
-    def delivered(self, gains: Tensor) -> Tensor:
-        """The change of the scores [n] with these gains [2]."""
+    def rest(self) -> LocalGraph:
+        """The graph without the removed interactions. All ranks call it."""
+        return self.graph.without(*self.removed)
+
+    def delivered(self, rest: LocalGraph, gains: Tensor) -> Tensor:
+        """The change of the scores [n] with these gains [2]. rest: as `rest` makes it."""
         first_item, (user, item) = self.graph.num_local_users, gains.to(self.e0.dtype)
         scaled = torch.cat([user * self.change[:first_item], item * self.change[first_item:]])
-        return self._scores(self.e0 + scaled) - self.before
+        return self._scores(rest, self.e0 + scaled) - self.before
 
-    def _scores(self, e0: Tensor) -> Tensor:
-        readout = self.backbone.readout(e0, self.graph.propagation)
-        return pair_scores(self.graph, readout, *self.pairs)[1].double()
+    def _scores(self, rest: LocalGraph, e0: Tensor) -> Tensor:
+        readout = self.backbone.readout(e0, rest.propagation)
+        return pair_scores(rest, readout, *self.pairs)[1].double()
 
 
 def _whole_change(

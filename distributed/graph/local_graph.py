@@ -22,7 +22,7 @@ Ids = npt.NDArray[np.int64]
 class LocalGraph:
     """The graph that models are computed on: one shard, and its place among the others.
 
-    Shapes: user_ids int64 [u], item_ids int64 [i], degrees int64 [N], pair_users, pair_items int64 [E] (global ids of
+    Shapes: user_ids int64 [u], item_ids int64 [i], degrees int64 [N], pair_users, pair_items int32 [E] (global ids of
     the interactions of owned users, sorted by user, then item), owner_of_user int64 [U], owner_of_item int64 [I].
     """
 
@@ -34,8 +34,8 @@ class LocalGraph:
         self.halo: HaloPlan = plan(shard, assignment, halo)
         self.num_users, self.num_items = shard.num_users, shard.num_items
         users, items, _ = shard.interactions()
-        self.pair_users = torch.from_numpy(users.astype(np.int64)).to(device)
-        self.pair_items = torch.from_numpy(items.astype(np.int64)).to(device)
+        self.pair_users = torch.from_numpy(users).to(device)
+        self.pair_items = torch.from_numpy(items if items.flags.writeable else items.copy()).to(device)
         self.owner_of_user = torch.from_numpy(assignment.owner_of_user.astype(np.int64)).to(device)
         self.owner_of_item = torch.from_numpy(assignment.owner_of_item.astype(np.int64)).to(device)
         self.uses: Ids | None = None
@@ -97,6 +97,10 @@ class LocalGraph:
     def item_rows(self, ids: Tensor) -> Tensor:
         """Local rows int64 [n] of global item ids [n], -1 where another partition owns them."""
         return self._row_of_item[ids]
+
+    def pairs_at(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """(users, items), int64 [n] global ids: the interactions at these places of `pair_users` and `pair_items`."""
+        return self.pair_users[places].long(), self.pair_items[places].long()
 
     def has(self, users: Tensor, items: Tensor) -> Tensor:
         """Whether the pairs users, items (global ids, any shape) are interactions of owned users: bool, the same shape.

@@ -156,14 +156,14 @@ class Lost:
 def _split(indptr: Tensor, columns: Tensor, blocks: Tensor) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
     """The CSR arrays of each block that has entries, at least one, and the numbers of these blocks."""
     rows = len(indptr) - 1
-    block = blocks[columns.long()].to(torch.int16)
-    sizes = torch.bincount(block.int()).tolist()
-    if len(sizes) < 2:
+    block = blocks.to(torch.int16).index_select(0, columns)
+    last = int(block.max()) if len(block) else 0
+    if not last:
         return [(indptr, columns)], [0]
-    order = torch.argsort(block, stable=True)
     row = torch.repeat_interleave(torch.arange(rows, device=columns.device, dtype=torch.int32), indptr.diff())
     parts, numbers = [], []
-    for number, entries in enumerate(order.split(sizes)):
+    for number in range(last + 1):
+        entries = torch.nonzero(block == number)[:, 0]  # a pass for each block holds less than to sort all entries
         if len(entries):
             counts = torch.bincount(row[entries], minlength=rows)
             parts.append((_indptr(counts).to(indptr.dtype), columns[entries]))

@@ -1,6 +1,6 @@
 """Which interactions a training run leaves out or a request removes. Each partition finds them in its own rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,7 +68,8 @@ class Removal:
 
     def pairs(self, shard: GraphShard) -> Pairs:
         """The interactions (users [n], items [n]) of a shard that are removed, each once, sorted by (user, item)."""
-        found = np.unique(np.concatenate([codes[hit] for codes, hit in self._hits(shard)]))
+        of_users, of_items = (np.flatnonzero(mark) for mark in self._marked(shard))
+        found = np.unique(np.concatenate([_codes_of_users(shard, of_users), _codes_of_items(shard, of_items)]))
         return found // shard.num_items, found % shard.num_items
 
     def find(self, shard: GraphShard, timed: Ids) -> "Found":
@@ -77,18 +78,15 @@ class Removal:
         for the items that it owns. The search costs what it finds; only for simulated requests all entries are looked at.
         """
         if self.simulated:
-            codes, counts = [], []
-            for (code, hit), count in zip(self._hits(shard), (shard.user_counts, shard.item_counts), strict=True):
-                codes.append(code[hit])
-                counts.append(count[hit])
+            of_users, of_items = (np.flatnonzero(mark) for mark in self._marked(shard))
         else:
             places = [_entries_of(shard.user_ids, shard.user_indptr, self.users)]
             pairs = (self.pair_users, self.pair_items)
             places.append(places_of(shard.user_ids, shard.user_indptr, shard.user_neighbours, *pairs))
             of_users = np.concatenate(places)
             of_items = _entries_of(shard.item_ids, shard.item_indptr, self.items)
-            codes = [_codes_of_users(shard, of_users), _codes_of_items(shard, of_items)]
-            counts = [shard.user_counts[of_users], shard.item_counts[of_items]]
+        codes = [_codes_of_users(shard, of_users), _codes_of_items(shard, of_items)]
+        counts = [shard.user_counts[of_users], shard.item_counts[of_items]]
         entries = _entries_of(shard.user_ids, shard.user_indptr, np.unique(timed))
         events = np.repeat(_codes_of_users(shard, entries), shard.user_counts[entries])
         times = _no_ids()
@@ -98,22 +96,21 @@ class Removal:
         part = Found(np.concatenate(codes), np.concatenate(counts).astype(np.int64), events[: len(times)], times)
         return merged([part])
 
-    def _hits(self, shard: GraphShard) -> Iterator[tuple[Ids, npt.NDArray[np.bool_]]]:
-        """For the rows of users, then of items: the code of each entry, user * items + item, and whether it goes."""
+    def _marked(self, shard: GraphShard) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Which entries of the rows of users, bool [eu], and of items, bool [ei], go."""
         num_items = shard.num_items
-        wanted = self.pair_users * num_items + self.pair_items
-        for users, items in shard.entries():
-            pair = users * num_items + items
-            hit = np.zeros(len(pair), dtype=bool)
-            if len(self.users):
-                hit |= _marks(self.users, shard.num_users)[users]
-            if len(self.items):
-                hit |= _marks(self.items, num_items)[items]
-            if len(wanted):
-                hit |= np.isin(pair, wanted)
+        all_of_user, all_of_item = _marks(self.users, shard.num_users), _marks(self.items, num_items)
+        named = self.pair_users * num_items + self.pair_items
+
+        def goes(users: Ids, items: Ids) -> npt.NDArray[np.bool_]:
+            hit = all_of_user[users] | all_of_item[items]
+            if len(named):
+                hit |= np.isin(users * num_items + items, named)
             for request in self.simulated:
                 hit |= request.removes(users, items, num_items)
-            yield pair, hit
+            return hit
+
+        return shard.marked(goes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +179,7 @@ def _marks(ids: Ids, total: int) -> npt.NDArray[np.bool_]:
 def restricted_to(shard: GraphShard, users: Ids, items: Ids) -> GraphShard:
     """The shard with the same rows, of which only the interactions users, items int64 [n] are kept."""
     wanted = users * shard.num_items + items
-    return shard.with_entries(*(np.isin(u * shard.num_items + i, wanted) for u, i in shard.entries()))
+    return shard.with_entries(*shard.marked(lambda u, i: np.isin(u * shard.num_items + i, wanted)))
 
 
 def with_empty_rows(shard: GraphShard, assignment: Assignment) -> GraphShard:

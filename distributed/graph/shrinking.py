@@ -47,9 +47,8 @@ def shrink(graph: LocalGraph, delta: ShardDelta, gone: GoneNodes) -> Ids:
     gone_rows = np.flatnonzero(np.isin(own, np.concatenate([delta.gone_users, delta.gone_items + graph.num_users])))
     items = _shrunk_plan(graph, smaller, lost, gone_rows)
     graph.shard = smaller.drop_nodes(delta.gone_users, delta.gone_items)
-    graph.pair_users, graph.pair_items = (
-        torch.from_numpy(close_gaps(pairs.numpy(), lost.of_users)) for pairs in (graph.pair_users, graph.pair_items)
-    )
+    graph.pair_users = torch.from_numpy(close_gaps(graph.pair_users.numpy(), lost.of_users))
+    graph.pair_items = torch.from_numpy(graph.shard.user_neighbours)
     for side, nodes in (("user", gone.users), ("item", gone.items)):
         # As where the graph is loaded: nodes that are in no id map count as those of partition 0.
         getattr(graph.assignment, f"owner_of_{side}")[nodes] = 0

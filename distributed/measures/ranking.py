@@ -65,7 +65,7 @@ def seen_items(graph: LocalGraph, rows: Tensor) -> tuple[Tensor, Tensor]:
     starts, counts = degrees.cumsum(0) - degrees, degrees[rows]
     line = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), counts)
     within = torch.arange(len(line), device=rows.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    return line, graph.pair_items[torch.repeat_interleave(starts[rows], counts) + within]
+    return line, graph.pair_items[torch.repeat_interleave(starts[rows], counts) + within].long()
 
 
 @torch.no_grad()

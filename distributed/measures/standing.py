@@ -20,8 +20,10 @@ from ..graph.keyed import MEMBERSHIP, keyed, keyed_below
 from ..graph.local_graph import LocalGraph
 from ..graph.lookup import ItemLookup
 
-REFERENCES, STAND_IN_REFERENCES = 16, 64
-"""References of a pair; of a forgotten pair with a stand-in, whose percentile changes by less, there are more."""
+REFERENCES, STAND_IN_REFERENCES, SAMPLE_REFERENCES = 16, 64, 8
+"""References of a pair; of a forgotten pair with a stand-in, whose percentile changes by less, there are more. Of a pair of
+the large samples of trained and held-out pairs with stand-ins there are fewer: their noise goes into a mean over thousands
+of pairs, whose error more pairs lower at the same price (docs/log.md, "The gate for whole users")."""
 WINDOW = 50
 """References are drawn from so many items above and so many below the item in order of popularity. At an end of that
 order the window is moved, and has the same size."""
@@ -52,7 +54,7 @@ def trained_pairs(graph: LocalGraph, users: Tensor, seed: int) -> tuple[Tensor, 
     degrees = graph.degrees[: graph.num_local_users]
     first = degrees.cumsum(0) - degrees
     chosen = first[rows] + keyed(seed, MEMBERSHIP, place) % degrees[rows]
-    return graph.pair_users[chosen], graph.pair_items[chosen]
+    return graph.pairs_at(chosen)
 
 
 def items_of(graph: LocalGraph, users: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +66,7 @@ def items_of(graph: LocalGraph, users: Tensor) -> tuple[Tensor, Tensor]:
     counts = degrees[rows]
     starts = (first[rows] - (counts.cumsum(0) - counts)).repeat_interleave(counts)
     places = starts + torch.arange(len(starts), device=starts.device)
-    return graph.pair_users[places], graph.pair_items[places]
+    return graph.pairs_at(places)
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...partitioning.ingest import load_shard
 from ...partitioning.manifest import Graph
 from ...partitioning.storage import Store
 from ..attacks.view import node_columns
@@ -73,19 +72,19 @@ class PartitionAuditing(PartitionState):
         if run is None:
             return [self._looked(model.graph, model.e0, model.backbone, ask, run) for ask in asks]
         store = location.store()
-        graph = self._graph(store, run.graph, run.run.halo, run.run.kernel, run.run.removal)
+        graph, nodes = self._graph_to_train_on(store, run.graph, run.run.halo, run.run.kernel, run.run.removal)
         backbone = make_backbone(run.run.backbone, run.run.settings.seed).to(self._device)
         if run.dense is not None:
             backbone.load_state_dict(from_bytes(store.read(run.dense)))
-        e0 = self._rows_of(store, run, graph)
+        e0 = self._rows_of(store, run, graph, nodes)
         return [self._looked(graph, e0, backbone, ask, run) for ask in asks]
 
-    def _rows_of(self, store: Store, run: AuditedRun, graph: LocalGraph) -> Tensor:
-        """The rows of E0 that a run wrote, in the rows of its graph. Rows of nodes deleted before the run are 0."""
+    def _rows_of(self, store: Store, run: AuditedRun, graph: LocalGraph, nodes: Pairs) -> Tensor:
+        """The rows of E0 that a run wrote, for these nodes, in the rows of its graph. Rows of nodes deleted before the run
+        are 0."""
         found = from_bytes(store.read(run.names[self._rank]))["e0"].to(self._device)
-        shard = load_shard(store, run.graph, self._rank)
-        nodes = self._tensors((shard.user_ids, shard.item_ids))
-        rows = torch.cat([graph.user_rows(nodes[0]), graph.item_rows(nodes[1])])
+        users, items = self._tensors(nodes)
+        rows = torch.cat([graph.user_rows(users), graph.item_rows(items)])
         return found.new_zeros((graph.num_rows, found.shape[1])).index_copy_(0, rows, found)
 
     def _looked(self, graph: LocalGraph, e0: Tensor, backbone: Backbone, ask: Ask, run: AuditedRun | None) -> Looked:

@@ -18,7 +18,7 @@ from ..encoder.influence import AroundEncoder
 from ..encoder.published import Published, published_influence
 from ..graph.removal import Found, Ids, Pairs, Removal
 from ..measures.quality import quality_by_user
-from ..measures.standing import REFERENCES, Standing, items_of, standing, standing_with_stand_in, trained_pairs
+from ..measures.standing import SAMPLE_REFERENCES, Standing, items_of, standing, standing_with_stand_in, trained_pairs
 from ..training.checkpoint import from_bytes, to_bytes
 from ..training.fine_tune import fine_tune
 from ..training.finite import are_finite
@@ -201,8 +201,7 @@ class PartitionForgetting(PartitionState):
         lists = items_of(graph, held[0])
 
         def with_stand_in(pairs: tuple[Tensor, Tensor]) -> Standing:
-            # Few references each, since their noise goes into a mean over all pairs.
-            return standing_with_stand_in(graph, z, lists, pairs, more[1], never_more, seed, count=REFERENCES)
+            return standing_with_stand_in(graph, z, lists, pairs, more[1], never_more, seed, count=SAMPLE_REFERENCES)
 
         return {
             "recall": self._recall((users, items), cutoff, batch_users),

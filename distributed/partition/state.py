@@ -157,6 +157,10 @@ class PartitionState:
         self._fingerprint = wanted
         return self._parts
 
+    def unload(self) -> None:
+        """Let go of the loaded version, if there is one."""
+        self._model, self._fingerprint = None, None
+
     def _ended(self, part: str) -> None:
         """Note the seconds since the last call as those of a part of `load`."""
         now = time.perf_counter()
@@ -228,17 +232,21 @@ class PartitionState:
         """The `fingerprint` of the loaded version; None if none is loaded."""
         return self._fingerprint if self._model is not None else None
 
-    def _graph(
-        self, store: Store, manifest: Graph, halo: str, kernel: str, removal: Removal | None = None
-    ) -> LocalGraph:
-        shard, assignment = load_shard(store, manifest, self._rank), load_assignment(store, manifest)
-        if removal is not None:
-            pairs = removal.pairs(shard)
-            shard = with_empty_rows(shard.without(*pairs), assignment)
-        else:
-            shard = writable(shard)
+    def _graph(self, store: Store, manifest: Graph, halo: str, kernel: str) -> LocalGraph:
+        """The graph of a version."""
+        shard, assignment = writable(load_shard(store, manifest, self._rank)), load_assignment(store, manifest)
         assert self._comm is not None, "called before join"
         return LocalGraph(shard, assignment, self._comm, halo, kernel)
+
+    def _graph_to_train_on(
+        self, store: Store, manifest: Graph, halo: str, kernel: str, removal: Removal
+    ) -> tuple[LocalGraph, Pairs]:
+        """(the graph without what is removed, (users, items): the nodes whose rows are written after a training)."""
+        shard, assignment = load_shard(store, manifest, self._rank), load_assignment(store, manifest)
+        nodes = shard.user_ids, shard.item_ids
+        shard = with_empty_rows(shard.without(*removal.pairs(shard)), assignment)
+        assert self._comm is not None, "called before join"
+        return LocalGraph(shard, assignment, self._comm, halo, kernel), nodes
 
     def _tensors(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         users, items = (torch.from_numpy(x.copy()).to(self._device) for x in pairs)

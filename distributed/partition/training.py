@@ -50,13 +50,13 @@ class PartitionTraining(PartitionState):
 
         Nodes that the removal leaves without interactions keep their rows.
         """
+        self.unload()  # a training and a version side by side would need twice the memory
         self._say(phase="load")
         store = location.store()
-        graph = self._graph(store, manifest, run.halo, run.kernel, run.removal)
+        graph, nodes = self._graph_to_train_on(store, manifest, run.halo, run.kernel, run.removal)
         trainer, curve = run_training(graph, run, Checkpoints(store, run.folder), self._say)
-        shard = load_shard(store, manifest, self._rank)
-        nodes = self._tensors((shard.user_ids, shard.item_ids))
-        rows = torch.cat([graph.user_rows(nodes[0]), graph.item_rows(nodes[1])])
+        users, items = self._tensors(nodes)
+        rows = torch.cat([graph.user_rows(users), graph.item_rows(items)])
         files = [write_file(store, names[self._rank], to_bytes({"e0": trainer.table.rows[rows]}))]
         if dense_name is not None and self._rank == 0:
             files.append(write_file(store, dense_name, to_bytes(trainer.backbone.state_dict())))
@@ -80,12 +80,12 @@ class PartitionTraining(PartitionState):
         """Train as `train` and write nothing. Returns the curve, with the measures of `run.probe`."""
         self._say(phase="load")
         store = location.store()
-        graph = self._graph(store, manifest, run.halo, run.kernel, run.removal)
+        graph, _ = self._graph_to_train_on(store, manifest, run.halo, run.kernel, run.removal)
         return run_training(graph, run, Checkpoints(store, run.folder), self._say)[1]
 
-    def degrees_of_items(self) -> tuple[Ids, Ids]:
-        """(ids int64 [i], degrees int64 [i]) of the items that this partition owns, in the loaded version's graph."""
-        shard = self._loaded_model().graph.shard
+    def degrees_of_items(self, location: Location, manifest: Graph) -> tuple[Ids, Ids]:
+        """(ids int64 [i], degrees int64 [i]) of the items that this partition owns in the graph of this manifest."""
+        shard = load_shard(location.store(), manifest, self._rank)
         return shard.item_ids, np.diff(shard.item_indptr)
 
     def fit_encoder(
@@ -149,8 +149,13 @@ class PartitionTraining(PartitionState):
             encoder,
             data,
             settings,
-            lambda epoch, loss: self._say(phase="encoder", epoch=epoch, loss=round(loss, 5)),
+            self._say_fitted,
         )
+
+    def _say_fitted(self, epoch: int, loss: float) -> None:
+        """An epoch of the encoder, counted from 0, has ended."""
+        finished = {"epoch": epoch + 1.0, "loss": loss}
+        self._say(phase="encoder", epoch=epoch + 1, loss=round(loss, 5), finished=finished)
 
     def fit_published(
         self,
@@ -173,7 +178,7 @@ class PartitionTraining(PartitionState):
             encoder,
             settings,
             train,
-            lambda epoch, loss: self._say(phase="encoder", epoch=epoch, loss=round(loss, 5)),
+            self._say_fitted,
         )
         files = [write_file(store, tables[self._rank], to_bytes({"h0": h0, "gate": gate}))]
         if self._rank == 0:

@@ -6,7 +6,7 @@ order for any number of partitions.
 Shape legend: B = interactions of the batch on this rank.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from ..graph.keyed import BATCH, CHUNK, NEGATIVE, SHARED_NEGATIVE, keyed, keyed_below
 from ..graph.local_graph import LocalGraph
+
+WINDOW = 4_194_304
+"""Interactions that are put into the order of their steps at a time. All of them at once would take 36 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,23 @@ def batches(graph: LocalGraph, seed: int, epoch: int, num_batches: int) -> Itera
         chunk = slice(start, start + CHUNK)
         step[chunk] = keyed_below(num_batches, seed, BATCH, epoch, graph.pair_users[chunk], graph.pair_items[chunk])
     sizes = torch.bincount(step, minlength=num_batches).tolist()
-    for members in torch.argsort(step, stable=True).split(sizes):
-        users, items = graph.pair_users[members], graph.pair_items[members]
-        yield Batch(users, items, keyed_below(graph.num_items, seed, NEGATIVE, epoch, users, items))
+    for first, end in _windows(sizes):
+        members = torch.nonzero((step >= first) & (step < end))[:, 0]
+        members = members[torch.argsort(step[members], stable=True)]
+        for places in members.split(sizes[first:end]):
+            users, items = graph.pairs_at(places)
+            yield Batch(users, items, keyed_below(graph.num_items, seed, NEGATIVE, epoch, users, items))
+
+
+def _windows(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Steps that are dealt together, as (first, end): up to WINDOW interactions, and at least one step."""
+    first, held = 0, 0
+    for step, size in enumerate(sizes):
+        if step > first and held + size > WINDOW:
+            yield first, step
+            first, held = step, 0
+        held += size
+    yield first, len(sizes)
 
 
 def pair_key(users: Tensor, items: Tensor, num_items: int, role: int) -> Tensor:

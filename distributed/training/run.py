@@ -93,7 +93,9 @@ def run_training(
     while trainer.epoch < run.epochs:
         started = time.perf_counter()
         loss = trainer.run_epoch(
-            lambda epoch, step, loss: on_progress(phase="train", epoch=epoch, step=step, loss=round(loss, 5))
+            lambda epoch, step, loss: on_progress(
+                phase="train", epoch=epoch, step=step, loss=round(loss, 5), finished=curve[-1] if curve else None
+            )
         )
         seconds += time.perf_counter() - started
         last = trainer.epoch == run.epochs

@@ -9,7 +9,7 @@ import yaml
 
 from unlearnrec.benchmarks import affected, partitioning, requests, results_file, step, training, unlearning
 from unlearnrec.benchmarks.lab import Lab
-from unlearnrec.cluster.jobs import wheel
+from unlearnrec.cluster.jobs import package
 from unlearnrec.distributed.measures.quality import evaluate
 from unlearnrec.partitioning.assignment import Assignment, assign, balance, edge_cut
 from unlearnrec.partitioning.graph import read_interactions
@@ -29,7 +29,7 @@ def test_results_go_to_the_source_tree_or_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert results_file.folder() == Path(results_file.__file__).parent / "results"
-    monkeypatch.setattr(wheel, "ROOT", tmp_path)  # as in site-packages
+    monkeypatch.setattr(package, "ROOT", tmp_path)  # as in site-packages
     assert results_file.folder() == Path("benchmark-results")
 
 

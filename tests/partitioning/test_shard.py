@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unlearnrec.partitioning import shard as module
 from unlearnrec.partitioning.assignment import Assignment
 from unlearnrec.partitioning.shard import GraphShard, build_shards
 
@@ -139,3 +140,14 @@ def test_another_format_is_refused() -> None:
     arrays["header"] = arrays["header"] + np.array([2, 0, 0, 0, 0])
     with pytest.raises(ValueError, match="format 3"):
         GraphShard.from_bytes(save(arrays))
+
+
+@pytest.mark.parametrize("block", [1, 3, 1000])
+def test_entries_are_marked_block_by_block(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", block)
+    pairs = {(u, i) for u in range(USERS) for i in range(ITEMS) if (u * 3 + i) % 4 and u != 2}
+    for shard in make_shards(pairs, 2):
+        users, items = shard.marked(lambda u, i: (u + i) % 3 == 0)
+        (u_of_users, i_of_users), (u_of_items, i_of_items) = shard.entries()
+        np.testing.assert_array_equal(users, (u_of_users + i_of_users) % 3 == 0)
+        np.testing.assert_array_equal(items, (u_of_items + i_of_items) % 3 == 0)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
+import unlearnrec
+from unlearnrec.cluster.config.schema import Config
 from unlearnrec.distributed.partition.partition import Partition
 from unlearnrec.workers import Call
 
@@ -35,3 +38,12 @@ class InProcess:
 
     def call(self, call: Call[R]) -> list[R]:
         return self.run(call, restore=lambda: None)
+
+
+def opened_in_process(config: Config) -> unlearnrec.Session:
+    """A session on an output of one partition, whose workers are this process."""
+    session = unlearnrec.Session(config, progress=False)
+    group = InProcess()
+    session._workers = lambda: nullcontext(group)  # type: ignore[assignment,method-assign]
+    session._kept = lambda: group  # type: ignore[assignment,method-assign]
+    return session

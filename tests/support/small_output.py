@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.numpy import load, save
 
+from unlearnrec.cluster.commands.ingest import ingest
 from unlearnrec.cluster.config.schema import Config, parse_config
 from unlearnrec.cluster.lifecycle import acceptance
 from unlearnrec.cluster.models.reduced_graph import merged_gone, new_graph
@@ -69,6 +70,16 @@ def commit_train(config: Config, seed: int = 0, without: str | None = None) -> M
     if without is not None:
         manifest = without_request(session, manifest, session.versions.next_number(), without)
     return session.versions.commit(manifest, after=head)
+
+
+def scored_output(folder: Path) -> Config:
+    """12 users and 8 items, each user with every second item, in one partition, with random rows. The test interactions are
+    the same table: whoever ranks finds nothing left of it."""
+    table = write_interactions(folder / "t.parquet")
+    config = small_config(table, str(folder / "output"), cluster={"partitions": 1}, test_interactions=table)
+    ingest(config)
+    commit_train(config)
+    return config
 
 
 def random_rows(session: Session, graph: IngestedGraph, seed: int) -> Manifest:
@@ -164,13 +175,14 @@ def accept(config: Config, users: str, request_id: str) -> None:
     acceptance.accept(session, parse_request(users, None, None, None, request_id, session.options))
 
 
-def commit_forget(config: Config, users: str, request_id: str) -> Manifest:
-    """As `forget --users` does it, with other numbers."""
+def commit_forget(config: Config, users: str, request_id: str, **answered: Any) -> Manifest:
+    """As `forget --users` does it, with other numbers. answered: more of its answer."""
     accept(config, users, request_id)
     session = Session(config)
     head, version, number = session.log.head(), session.version(), session.versions.next_number()
     manifest = without_request(session, version, number, users)
     answer = {"request_id": request_id, "status": "committed", "version": number, "affected_partitions": [0, 1]}
+    answer |= answered
     made = {"reason": "forget", "lake_graph": manifest.graph, "answers": {request_id: answer}}
     return session.versions.commit(manifest.replaced(**made), after=head)
 

@@ -8,7 +8,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from unlearnrec.cluster.api.asked import Asked, ids_of
+from unlearnrec.cluster.api.asked import Asked, ids_of, left_out_of
+from unlearnrec.cluster.config.schema import parse_config
 from unlearnrec.cluster.requests.request import Request
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import AWS
@@ -109,3 +110,29 @@ def test_nothing_named_is_refused():
 
 def test_ids_keep_their_order_for_recommendations():
     assert ids_of("recommend", pd.Series([3, 1, 2])) == [3, 1, 2]
+
+
+def test_what_a_training_leaves_out():
+    config = parse_config({"interactions": "a", "output": "b"})
+    assert left_out_of("x", "a.csv", config) == ["a.csv"]
+    assert left_out_of("x", ("a.csv", "b.csv"), config) == ["a.csv", "b.csv"]
+    assert left_out_of("x", (), config) == []
+    (request,) = left_out_of("x", {"users": np.array([3, 1]), "interactions": [(1, 2)]}, config)
+    assert isinstance(request, Request)
+    assert (request.users, request.interactions) == (("1", "3"), (("1", "2"),))
+
+
+@pytest.mark.parametrize(
+    ("without", "message"),
+    [
+        ({"user": [1]}, "x: user: unknown; expected some of users, items, interactions, requests"),
+        ({}, "x: nothing is named"),
+        ({"users": [1.5]}, "users: got 1.5"),
+        ({"requests": [{"user_id": 1, "since": 5, "until": 1}]}, "x: requests: row 1: "),
+        ([1], 'x: got list, expected a file, or what to leave out: {"users": '),
+        (5, "x: got int, expected a file"),
+    ],
+)
+def test_what_a_training_cannot_leave_out(without: Any, message: str):
+    with pytest.raises(InputError, match=message):
+        left_out_of("x", without, parse_config({"interactions": "a", "output": "b"}))

@@ -12,6 +12,7 @@ from small_output import (
     commit_forget,
     commit_train,
     copied,
+    item_name,
     small_config,
     user_name,
     write_interactions,
@@ -218,3 +219,33 @@ def test_a_preview_writes_nothing(made: Config, tmp_path: Path):
     found = session.preview(users=[user_name(1), "nobody"])
     assert (found.removed_interactions, found.unknown_ids, found.needs_approval) == (4, 1, False)
     assert OpenOutput(session.config).store.details() == before
+
+
+def test_each_row_has_a_result(made: Config, tmp_path: Path):
+    rows = [
+        {"user_id": user_name(1)},
+        {"user_id": "nobody"},
+        {"user_id": user_name(2), "item_id": item_name(1)},
+        {"user_id": user_name(3), "since": 5, "until": 1},
+    ]
+    with session_on(made, tmp_path) as session:
+        preview = session.preview(requests=rows)
+        assert preview.results is not None
+        assert preview.results["result"].to_pylist() == ["deleted", "not_found", "deleted", "invalid"]
+        assert preview.results["removed_interactions"].to_pylist() == [4, 0, 1, 0]
+        assert preview.rows == {"deleted": 2, "not_found": 1, "already_gone": 0, "invalid": 1}
+        request = session.forget(requests=rows, request_id="r")
+        with pytest.raises(InputError, match=r"request r is not carried out yet. Call `wait\(\)` first"):
+            request.results()
+        done = request.wait()
+        assert (done.rows, done.matched) == (preview.rows, True)
+        assert request.results() == preview.results
+        assert session.forget(requests=rows, request_id="r").results() == preview.results
+        of_users = session.forget(users=[user_name(4)])
+        of_users.wait()
+        with pytest.raises(InputError, match="only rows that are given as `requests` have results"):
+            of_users.results()
+        assert session.preview(users=[user_name(5)]).results is None
+        session.purge()
+        with pytest.raises(InputError, match="a purge has removed what would tell"):
+            request.results()

@@ -11,8 +11,9 @@ from small_output import small_config, write_interactions
 
 import unlearnrec.cluster
 from unlearnrec.cluster.cli.app import run
-from unlearnrec.cluster.cli.output import print_result
+from unlearnrec.cluster.cli.output import NOT_CHECKED, print_result
 from unlearnrec.cluster.config.schema import to_yaml
+from unlearnrec.cluster.output import ready
 from unlearnrec.cluster.reporting.progress import PlainProgress
 from unlearnrec.partitioning.errors import InputError
 
@@ -40,6 +41,9 @@ def pipeline(monkeypatch):
         setattr(fake, name, body(name))
     monkeypatch.setitem(sys.modules, "unlearnrec.cluster.pipeline", fake)
     monkeypatch.setattr(unlearnrec.cluster, "pipeline", fake, raising=False)
+    for check in ("check_ingested", "check_trained"):
+        monkeypatch.setattr(ready, check, lambda *_: None)
+    monkeypatch.setattr(ready, "check_named", lambda *_: None)
     return fake
 
 
@@ -202,6 +206,17 @@ def test_a_comparison_is_printed_as_a_table() -> None:
     models = [{"model": "original", "recall@20": 0.123456}, {"model": "cut", "recall@20": 0.1}]
     print_result({"speedup": 2.0, "models": models, "curve": [{"epoch": 1}]}, False, printed)
     assert printed.getvalue() == ("  model     recall@20\n  original  0.1235\n  cut       0.1\nspeedup  2\n")
+
+
+@pytest.mark.parametrize(("status", "told"), [("not_checked", True), ("passed", False)])
+def test_a_gate_that_could_not_tell_reassures_nobody(status, told) -> None:
+    printed = io.StringIO()
+    measures = {"user_gap_closed": {"left_out": "fewer than 10 forgotten pairs (3)"}}
+    gate = {"status": status, "measures": measures, "bounds": {"user_gap_closed": 0.5}, "missed": []}
+    print_result({"gate": gate, "needs_retrain": False}, False, printed)
+    lines = printed.getvalue().splitlines()
+    assert lines[0] == f"gate: {status.replace('_', ' ')}" and "fewer than 10 forgotten pairs (3)" in lines[2]
+    assert (NOT_CHECKED in lines) is told
 
 
 # ---- the real pipeline, on places that will not do --------------------------------------------------------------------

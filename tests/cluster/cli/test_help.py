@@ -39,6 +39,19 @@ def test_every_example_is_one_line_that_its_command_understands(name):
     assert context.info_name == name
 
 
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "bench"])
+def test_a_commands_help_fits_80_columns_and_says_what_everything_is(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in text.splitlines()) and "..." not in text.replace("]...", "").replace(
+        "ID,ID...", ""
+    )
+    assert "list[" not in text and "<str>" not in text and "[[" not in text
+    options = COMMANDS[name].params
+    assert [option.name for option in options if not option.help] == []
+
+
 def test_version(capsys):
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"unlearnrec {unlearnrec.__version__}\n"

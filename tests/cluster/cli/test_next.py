@@ -20,6 +20,12 @@ COMMANDS = typer.main.get_command(app).commands
         ("forget --users dt=1/u.csv --config my.yaml", 0, "unlearnrec purge --config my.yaml"),
         ("forget --users 1 --config my.yaml", 3, "unlearnrec retrain --config my.yaml"),
         ("forget --users 1 --dry-run --config my.yaml", 0, None),
+        ("train --tune seed=3 --config my.yaml", 0, "unlearnrec pretrain seed=3 --config my.yaml"),
+        ("doctor", 0, "unlearnrec quickstart"),
+        ("doctor --config my.yaml", 0, "unlearnrec ingest --config my.yaml"),
+        ("plan --for pretrain --config my.yaml", 0, "unlearnrec pretrain --config my.yaml"),
+        ("export --to x --config my.yaml", 0, "unlearnrec serve --config my.yaml"),
+        ("approve r1 --by Ann --config my.yaml", 0, "unlearnrec status --config my.yaml"),
         ("train --config my.yaml", 1, None),
         ("status --config my.yaml", 0, None),
         ("", 0, None),
@@ -37,8 +43,8 @@ def test_every_next_command_is_understood(command, follows):
 
 
 def test_the_flags_are_options_without_a_value():
-    options = {name: o for command in COMMANDS.values() for o in command.params for name in o.opts}
-    assert all(options[flag].is_flag for flag in FLAGS)
+    options = [o for command in COMMANDS.values() for o in command.params]
+    assert {name for o in options if getattr(o, "is_flag", False) for name in o.opts} == FLAGS
 
 
 def test_it_stands_on_stdout_for_people_only(tmp_path, capsys):
@@ -53,4 +59,6 @@ def test_it_stands_on_stdout_for_people_only(tmp_path, capsys):
 def test_ctrl_c_names_resume_where_there_is_one():
     assert "`unlearnrec train --config my.yaml --resume` goes on" in interrupted(["train", "--config", "my.yaml"])
     assert interrupted(["train", "--resume"]).count("--resume") == 1
-    assert interrupted(["forget"]) == "interrupted"
+    assert "`unlearnrec pretrain -c my.yaml` goes on where it was" in interrupted(["pretrain", "-c", "my.yaml"])
+    assert "`unlearnrec forget --users 3` carries the request out" in interrupted(["forget", "--users", "3"])
+    assert interrupted(["ingest"]) == "interrupted"

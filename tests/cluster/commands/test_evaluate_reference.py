@@ -2,6 +2,7 @@
 
 import json
 import types
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,10 @@ from small_output import copied
 
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
-from unlearnrec.cluster.commands.quickstart import ALIKE, passed
+from unlearnrec.cluster.commands.quickstart import passed
 from unlearnrec.cluster.config.schema import parse_config, to_yaml
+from unlearnrec.cluster.reporting.progress import Progress
+from unlearnrec.cluster.reporting.run_verdict import ALIKE
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.sample import make_sample
 
@@ -89,6 +92,12 @@ def test_how_far_a_version_went_to_the_retrained_one(world, group, capsys):
     assert cut["gap_closed"] < unlearned["gap_closed"] and cut["shift_r2"] < unlearned["shift_r2"]
     assert retrained["recall@20"] == pytest.approx(pipeline.evaluate(world.retrained)["recall@20"], abs=1e-12)
     json.dumps(unlearned, allow_nan=False)
+    # The report has the comparison, and keeps it when the same version is evaluated by itself afterwards.
+    document = json.loads(Path(unlearned["report"]).with_suffix(".json").read_text())
+    assert [row["model"] for row in document["comparison"]["models"]] == ["original", "unlearned", "retrained"]
+    assert document["comparison"]["seconds"].keys() == {"forget", "retrain"}
+    assert len(document["training"]["curve"]) == 60 and document["encoder"]["seconds"] > 0
+    assert "Attack AUC" in Path(plain["report"]).read_text()
 
 
 def test_a_retrained_model_is_where_itself_is(world, group, tmp_path):
@@ -99,6 +108,29 @@ def test_a_retrained_model_is_where_itself_is(world, group, tmp_path):
         found = against(world, config, group, reference=reference)
         assert found["before_version"] == 2 and found["version"] == 3 and found["same_draws"]
         assert found["gap_closed"] == pytest.approx(1, abs=1e-3) and found["shift_r2"] == pytest.approx(1, abs=1e-3)
+
+
+class Notes(Progress):
+    def __init__(self):
+        self.told = []
+
+    def note(self, text):
+        self.told.append(text)
+
+
+def test_a_file_of_requests_says_what_was_forgotten(world, group, tmp_path):
+    """As `forget --requests` takes it; with a row that means nothing, which is told of."""
+    pairs = pq.read_table(world.file).to_pylist()
+    lines = [json.dumps({"user_id": row["user_id"], "item_id": row["item_id"]}) for row in pairs]
+    file, notes = tmp_path / "requests.jsonl", Notes()
+    file.write_text("\n".join([*lines, json.dumps({"user_id": None})]))
+    named = {"interactions": None, "requests": str(file)}
+    found = against(world, world.unlearned, group, **named, progress=notes)
+    assert found["forgotten_pairs"] == FORGOTTEN and found["gap_closed"] > 0
+    assert any(f"1 of {FORGOTTEN + 1} rows mean nothing" in text for text in notes.told)
+    file.write_text(json.dumps({"user_id": None}))
+    with pytest.raises(InputError, match="names no user, item or interaction"):
+        against(world, world.unlearned, group, **named)
 
 
 def test_whole_users_and_other_dense_ids(world, group, tmp_path):

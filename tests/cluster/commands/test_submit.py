@@ -1,22 +1,25 @@
-"""Jobs: what is refused before anything is sent, what the wheel holds, and a real job on a Ray of its own."""
+"""Jobs: what is refused before anything is sent, what is sent, exit codes, and a real job on a Ray of its own."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import zipfile
+import types
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
+from lanes import LONG
 
 import unlearnrec
 from unlearnrec.cluster.cli.app import app, run
-from unlearnrec.cluster.commands.submit import Job, is_local, plan_job, runtime_env
-from unlearnrec.cluster.jobs import job_server, wheel
+from unlearnrec.cluster.commands.submit import Job, exit_code_of, is_local, plan_job, runtime_env
+from unlearnrec.cluster.commands.submit import submit as submit_here
+from unlearnrec.cluster.jobs import job_server, package
 from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.partitioning.errors import InputError
 
@@ -145,40 +148,108 @@ def test_no_server_is_an_input_error_with_the_remedy(capsys):
 # ---- what is shipped --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    return wheel.build_wheel(ROOT, tmp_path_factory.mktemp("wheel"))
+def test_the_package_is_sent_as_folders_that_python_can_import(tmp_path):
+    env = runtime_env(Job("python", None), "token", tmp_path)
+    assert env["env_vars"] == {"RAY_AUTH_MODE": "token"} and "working_dir" not in env
+    code, metadata = env["py_modules"]
+    there = {path.relative_to(code).as_posix() for path in Path(code).rglob("*") if path.is_file()}
+    assert there >= {"__init__.py", "py.typed", "cluster/cli/app.py"} | {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "benchmarks" / "matrices").glob("*.yaml")
+    }
+    assert not [name for name in there if name.split("/")[0] in ("tests", "docs", ".git", "pyproject.toml")]
+    ask = "import unlearnrec, importlib.metadata as m; print(unlearnrec.__file__, m.version('unlearnrec'))"
+    said = subprocess.run(
+        [sys.executable, "-c", ask],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(code).parent), str(Path(metadata).parent)])},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    ).stdout.split()
+    assert said == [f"{code}/__init__.py", unlearnrec.__version__]
 
 
-def test_the_wheel_names_no_dependency_and_its_content(built):
-    with zipfile.ZipFile(built) as archive:
-        [metadata] = [name for name in archive.namelist() if name.endswith("METADATA")]
-        needs = [line for line in archive.read(metadata).decode().splitlines() if line.startswith("Requires-Dist")]
-    assert all("extra ==" in line for line in needs)
-    assert built.name.split("-")[2].startswith("0") and len(built.name.split("-")) == 6
+def test_an_installed_package_is_sent_too(tmp_path, monkeypatch):
+    installed = tmp_path / "site-packages" / "unlearnrec"
+    (installed / "cluster" / "__pycache__").mkdir(parents=True)
+    for name in ("__init__.py", "cluster/__init__.py", "cluster/__pycache__/a.pyc", "py.typed"):
+        (installed / name).touch()
+    monkeypatch.setattr(package, "ROOT", installed)
+    (tmp_path / "sent").mkdir()
+    code, _ = package.copy_package(tmp_path / "sent", "1.2")
+    files = sorted(path.relative_to(code).as_posix() for path in code.rglob("*") if path.is_file())
+    assert files == ["__init__.py", "cluster/__init__.py", "py.typed"]
 
 
-def test_a_changed_file_makes_another_wheel(tmp_path):
-    (tmp_path / "a.py").write_text("x = 1\n")
-    before = wheel.build_tag(tmp_path)
-    assert before == wheel.build_tag(tmp_path)
-    (tmp_path / "a.py").write_text("x = 2\n")
-    assert before != wheel.build_tag(tmp_path)
+# ---- how it ends ------------------------------------------------------------------------------------------------------
 
 
-def test_a_source_that_does_not_build_says_so(tmp_path):
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "pyproject.toml").write_text("[project]\nname = 3\n")
-    with pytest.raises(InputError, match="setuptools"):
-        wheel.build_wheel(tmp_path / "broken", tmp_path)
+class Client:
+    """A job server that runs a job at once, which ends with this exit code; None: it never began."""
+
+    def __init__(self, code: int | None) -> None:
+        status = types.SimpleNamespace(value="SUCCEEDED" if code == 0 else "FAILED", is_terminal=lambda: True)
+        self.details = types.SimpleNamespace(status=status, driver_exit_code=code, message="no such environment")
+        self.sent: list[dict] = []
+
+    def get_address(self) -> str:
+        return "http://head:8265"
+
+    def submit_job(self, **sent: object) -> str:
+        self.sent.append(sent)
+        return "job1"
+
+    def get_job_status(self, job_id: str) -> types.SimpleNamespace:
+        return types.SimpleNamespace(value="PENDING")
+
+    def get_job_info(self, job_id: str) -> types.SimpleNamespace:
+        return self.details
+
+    async def tail_job_logs(self, job_id: str):
+        yield "epoch 1\n"
 
 
-def test_an_installed_package_ships_nothing_and_says_so(tmp_path, monkeypatch):
-    notes = []
-    monkeypatch.setattr(wheel, "ROOT", tmp_path)
-    monkeypatch.setattr(Progress, "note", lambda self, text: notes.append(text))
-    assert runtime_env(Job("python", None), "token", tmp_path, Progress()) == {"env_vars": {"RAY_AUTH_MODE": "token"}}
-    assert "the cluster must have it" in notes[0]
+@pytest.mark.parametrize(
+    ("code", "expected"), [(0, 0), (1, 1), (2, 2), (3, 3), (127, 127), (-9, 137), (None, 1)], ids=str
+)
+def test_the_exit_code_is_the_jobs_own(code, expected, monkeypatch, capsys):
+    client = Client(code)
+    monkeypatch.setattr(job_server, "connect", lambda address: (client, None))
+    assert run(["submit", "--json", "--", "doctor"]) == expected
+    out, err = capsys.readouterr()
+    answer = json.loads(out.splitlines()[-1])
+    assert answer.get("exit_code") == (None if code is None else exit_code_of(code)) and "epoch 1" in err
+    assert answer["ok"] is (code == 0)
+
+
+def test_how_to_follow_and_stop_it_is_said_at_once(monkeypatch, capsys):
+    monkeypatch.setattr(job_server, "connect", lambda address: (Client(2), None))
+    monkeypatch.setattr(job_server, "follow_log", lambda *arguments: pytest.fail("waited"))
+    assert run(["submit", "--json", "--no-wait", "--", "doctor"]) == 0
+    out, err = capsys.readouterr()
+    answer = json.loads(out.splitlines()[-1])
+    lines = {
+        "follow": "RAY_API_SERVER_ADDRESS=http://head:8265 ray job logs --follow job1",
+        "stop": "RAY_API_SERVER_ADDRESS=http://head:8265 ray job stop job1",
+        "dashboard": "http://head:8265/#/jobs/job1",
+    }
+    assert {name: answer[name] for name in lines} == lines
+    assert all(line in err for line in lines.values()) and "ok" not in answer
+
+
+def test_ctrl_c_ends_the_waiting_and_says_how_to_end_the_job(monkeypatch):
+    client, notes = Client(0), []
+
+    async def interrupted(job_id: str):
+        raise KeyboardInterrupt
+        yield
+
+    client.tail_job_logs = interrupted
+    monkeypatch.setattr(job_server, "connect", lambda address: (client, None))
+    progress = Progress()
+    progress.note = notes.append
+    with pytest.raises(KeyboardInterrupt):
+        submit_here(["doctor"], typer.main.get_command(app).commands, progress=progress)
+    assert "job1 goes on" in notes[-1] and "ray job stop job1" in notes[-1]
 
 
 # ---- a real job -------------------------------------------------------------------------------------------------------
@@ -199,32 +270,55 @@ ray.shutdown()
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A Ray with a job server and token authentication, in a process of its own that ends it. Yields (address, env)."""
+@contextlib.contextmanager
+def running(mode):
+    """A Ray with a job server and this mode of authentication, in a process of its own, which ends it: (address, env)."""
     here = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     here["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), here["PATH"]])
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+    token = {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
     # Short, because sockets lie in it; its own, because a job on "auto" finds its cluster through it.
     with tempfile.TemporaryDirectory(prefix="ur", ignore_cleanup_errors=True) as folder:
+        # As in an environment that uv made: what asks for pip fails.
+        (Path(folder) / "none" / "pip").mkdir(parents=True)
+        (Path(folder) / "none" / "pip" / "__init__.py").write_text("raise ImportError('there is no pip')\n")
+        paths = [f"{folder}/none", *filter(None, [here.get("PYTHONPATH")])]
         command = [sys.executable, "-c", SERVER, folder]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen(command, env=here | token, text=True, cwd=folder, **pipes) as process:
+        with subprocess.Popen(
+            command, env=here | token | {"PYTHONPATH": os.pathsep.join(paths)}, text=True, cwd=folder, **pipes
+        ) as process:
             lines = iter(process.stdout.readline, "")
             yield next(line.strip() for line in lines if line.startswith("http://")), here
             process.stdin.close()
             process.wait(60)
 
 
-def submit(cluster, *arguments, wait=True, **environment):
+def submit(cluster, *arguments, **environment):
     address, here = cluster
-    command = ["submit", "--json", "--address", address, *(["--wait"] if wait else []), "--", *arguments]
+    command = ["submit", "--json", "--address", address, "--", *arguments]
     # Another address in the environment: the client would prefer it.
     other = {"RAY_ADDRESS": "http://127.0.0.1:9"}
     done = subprocess.run(
         [sys.executable, "-m", "unlearnrec", *command], env=here | other | environment, capture_output=True, text=True
     )
     return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with running("token") as found:
+        yield found
+
+
+@LONG
+def test_a_job_on_a_cluster_without_authentication(tmp_path):
+    """With a token that nobody asks for, and without one."""
+    with running("disabled") as cluster:
+        for token in ({"RAY_AUTH_TOKEN": TOKEN}, {}):
+            code, answer, log = submit(cluster, "doctor", **token)
+            assert (code, answer["status"], answer["exit_code"]) == (0, "SUCCEEDED", 0), log
+        code, answer, log = submit(cluster, "train", f"interactions={tmp_path}/in", f"output={tmp_path}/out")
+        assert (code, answer["exit_code"]) == (2, 2), log
 
 
 @pytest.mark.slow
@@ -246,10 +340,10 @@ def test_jobs_on_a_real_cluster(cluster, tmp_path):
     code, answer, log = submit(
         cluster, "ingest", "--config", str(config), "--debug", f"interactions={tmp_path}/none", RAY_AUTH_TOKEN=TOKEN
     )
-    assert (code, answer["status"], answer["exit_code"]) == (1, "FAILED", 2), log
+    assert (code, answer["status"], answer["exit_code"]) == (2, "FAILED", 2), log
     assert f"{tmp_path}/none: no such file" in log
     # The traceback tells which copy of the package ran: the shipped one, not the one installed for these tests.
-    assert "/py_modules_files/unlearnrec-" in log
+    assert "/py_modules_files/_ray_pkg_" in log
 
 
 class JustStarted:

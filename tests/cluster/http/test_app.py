@@ -284,8 +284,10 @@ def test_discovery_and_metrics(client):
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     assert answer.text.splitlines() == [
+        "# HELP unlearnrec_open_requests Deletion requests without an answer, held and failed ones among them.",
         "# TYPE unlearnrec_open_requests gauge",
         "unlearnrec_open_requests 2",
+        "# HELP unlearnrec_requests_total Requests in the log by final state.",
         "# TYPE unlearnrec_requests_total counter",
         'unlearnrec_requests_total{state="completed"} 1',
         'unlearnrec_requests_total{state="committed"} 0',

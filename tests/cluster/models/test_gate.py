@@ -240,7 +240,8 @@ def test_recall_is_lost_by_the_users_who_are_in_both():
     before = [(np.array([3, 7]), np.array([0.5, 1.0])), (np.array([1, 9]), np.array([0.0, 0.5]))]
     after = [(np.array([3, 7]), np.array([0.5, 0.5])), (np.array([1]), np.array([0.0]))]
     found = recall_loss(before, after)
-    assert found == {"value": pytest.approx(1 / 3), "error": pytest.approx(1 / 3), "users": 3}
+    third = pytest.approx(1 / 3)
+    assert found == {"value": third, "error": third, "users": 3, "before": pytest.approx(0.5), "after": third}
     assert recall_loss(after, after)["value"] == 0
     assert "right before" in recall_loss([after[1]], [after[1]])["left_out"]
 

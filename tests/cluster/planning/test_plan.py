@@ -17,7 +17,7 @@ from unlearnrec.cluster.planning.machines import Machine, missing_bytes
 from unlearnrec.cluster.planning.plan import WORKS, make_plan
 from unlearnrec.cluster.planning.room import check_room, remedy, smaller
 from unlearnrec.cluster.planning.sizes import estimated_sizes, sizes_of_graph
-from unlearnrec.cluster.planning.speed import Speed, calibrate, evaluate_seconds, step_seconds
+from unlearnrec.cluster.planning.speed import Speed, calibrate, evaluate_seconds, step_seconds, step_work
 from unlearnrec.cluster.reporting.progress import SILENT
 from unlearnrec.distributed.training.losses import SOFTMAX_CELLS
 from unlearnrec.partitioning.errors import InputError
@@ -118,6 +118,14 @@ def test_seconds_follow_what_has_to_be_moved():
     assert evaluate_seconds(config(), sizes(), SPEED) == pytest.approx(1_000_000 * 300 * 1e-5)
     sampled = evaluate_seconds(config(evaluate={"users": 1000}), sizes(), SPEED)
     assert sampled == pytest.approx(1000 * 300 * 1e-5)
+
+
+def test_the_work_of_a_step_is_that_of_its_workers():
+    given = sizes()
+    whole, parts = step_work(config(), given), [step_work(config(), given, part) for part in given.parts]
+    assert len(parts) > 1
+    for term in ("gathered", "tables", "exchanged", "pairs"):
+        assert sum(getattr(part, term) for part in parts) == pytest.approx(getattr(whole, term), rel=1e-5)
 
 
 def test_a_calibration_is_short_and_positive():

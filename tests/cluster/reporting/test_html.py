@@ -1,27 +1,76 @@
-"""The report page and the sample data."""
+"""The page of a report, and the sample data."""
 
-import numpy as np
+import re
+
 import pyarrow.parquet as pq
 
-from unlearnrec.cluster.reporting import html as report
+from unlearnrec.cluster.reporting.html import Head, Section, Tile, render_report, write_report
+from unlearnrec.cluster.reporting.style import STYLE
 from unlearnrec.partitioning.sample import make_sample
 
+ATTACK = """<img src=x onerror="1">'&"""
+ESCAPED = "&lt;img src=x onerror=&quot;1&quot;&gt;&#x27;&amp;"
 
-def test_a_page_is_self_contained_and_escapes(tmp_path):
-    draw = np.random.default_rng(0)
-    figures = [
-        report.training_figure([1, 2, 3], [0.6, 0.4, 0.3], [3], [0.2]),
-        report.score_figure({"before": draw.normal(size=500), "retrained": draw.normal(size=500)}),
-        report.seconds_figure({"forget": 0.4, "retrain": 90.0}),
-        report.auc_figure({"before": 0.7, "unlearned": 0.55, "retrained": 0.554}),
-        report.shift_figure(draw.normal(size=5000), draw.normal(size=5000)),
+
+def test_everything_is_escaped(tmp_path):
+    head = Head(ATTACK, "bad", [Tile(ATTACK, ATTACK, ATTACK)], ATTACK)
+    table = [{ATTACK: ATTACK, "b": f"`{ATTACK}`"}]
+    section = Section(ATTACK, ATTACK, table, code=ATTACK, meanings={ATTACK: ATTACK})
+    write_report(tmp_path / "r" / "page.html", ATTACK, [section], head)
+    page = (tmp_path / "r" / "page.html").read_text()
+    assert "<img" not in page and page.count(ESCAPED) >= 15
+    assert f"<code>{ESCAPED}</code>" in page  # text between backticks
+
+
+def test_a_page_needs_nothing_from_elsewhere_and_runs_nothing():
+    page = render_report("T", [Section("H")])
+    assert not re.search(r"<script|<link|<iframe|@import|@font-face|url\(|https?:|//|\bon\w+=", page)
+
+
+def test_numbers_stand_right_and_texts_left():
+    rows = [
+        {"a": "x", "n": 12345, "f": 0.123456, "t": "0.5 [0.1, 0.9]", "w": "12 of 13 files", "none": None, "yes": True}
     ]
-    table = [{"model": "a <b>", "Recall": 0.123456, "pairs": 12345}]
-    report.write_report(tmp_path / "r" / "report.html", "T & T", [report.Section("H", "x < y", table, figures)])
-    page = (tmp_path / "r" / "report.html").read_text()
-    assert page.count("<img") == 5 and "T &amp; T" in page and "a &lt;b&gt;" in page
-    assert "0.1235" in page and "12,345" in page
-    assert "<script" not in page and "http" not in page
+    page = render_report("T", [Section("H", table=rows)])
+    cells = re.findall(r'<td(?: class="(\w+)[^"]*")? data-label="(\w+)">([^<]*)</td>', page)
+    assert {name: (kind == "number", text) for kind, name, text in cells} == {
+        "n": (True, "12,345"),
+        "f": (True, "0.1235"),
+        "t": (True, "0.5 [0.1, 0.9]"),
+        "w": (False, "12 of 13 files"),
+        "none": (False, "not known"),
+        "yes": (False, "yes"),
+    }
+
+
+def test_rows_may_lack_keys_and_hashes_may_wrap():
+    page = render_report("T", [Section("H", table=[{"": "a", "x": 1}, {"": "b", "sha": "ab" * 32}])])
+    assert f"<code>{'ab' * 32}</code>" in page and page.count("<td></td>") == 2
+
+
+def test_terms_are_explained_where_they_stand():
+    table = [{"model": "a", "attack AUC": 0.5, "Recall@10": 0.1, "MI-BF": 1.0}]
+    page = render_report(
+        "T", [Section("First", table=table), Section("Second", table=[{"": "edge cut", "value": 0.2}])]
+    )
+    first, second = page.split("<h2>")[1:]
+    for term in ("attack AUC", "Recall@10", "MI-BF"):
+        assert f"<dt>{term}</dt>" in first and f"<dt>{term}</dt>" not in second
+    assert (
+        render_report("T", [Section("First", table=table), Section("Under", table=table, under=True)]).count("<dt>")
+        == 3
+    )
+    assert "10 best" in first and "<dt>edge cut</dt>" in second and "<dt>model</dt>" not in page
+
+
+def test_the_style_fits_a_phone_paper_and_a_dark_screen():
+    """390 pixels: no width or least width that is wider, and tables in a box of their own."""
+    assert all(float(rem) * 16 <= 350 for rem in re.findall(r"(?<![-\w])(?:min-)?width: ?([\d.]+)rem", STYLE))
+    assert not re.search(r"(?<![-\w])(?:min-)?width: ?\d{3,}px", STYLE)
+    assert "prefers-color-scheme:dark" in STYLE and "@media print" in STYLE and ".scroll { overflow-x: auto" in STYLE
+    page = render_report("T", [Section("H", table=[{"a": 1, "b": 2}])])
+    assert '<div class="scroll" tabindex="0" role="region" aria-label="H"><table' in page
+    assert 'name="viewport" content="width=device-width' in page
 
 
 def test_the_sample_is_seeded_and_splits_each_user(tmp_path):

@@ -1,6 +1,7 @@
 """The service as a detached actor behind Ray Serve: a process that dies, and is followed by another."""
 
 import os
+import re
 import signal
 import socket
 import time
@@ -45,6 +46,20 @@ def until(condition, seconds=90.0):
     return found
 
 
+def secret(page):
+    return re.search(r'name="form_secret" value="([0-9a-f]+)"', page)[1]
+
+
+def signed_in(url):
+    """A browser that is signed in at the pages of the desk."""
+    desk = requests.Session()
+    page = desk.get(f"{url}/", timeout=60)
+    assert page.url == f"{url}/desk/sign-in"
+    fields = {"form_secret": secret(page.text), "token": HEADERS["Authorization"].removeprefix("Bearer ")}
+    assert desk.post(f"{url}/desk/sign-in", data=fields, timeout=60).url == f"{url}/desk/"
+    return desk
+
+
 @pytest.mark.slow
 def test_the_actor_dies_and_its_successor_carries_out_what_was_accepted(config):
     first, second, third = (str(n) for n in sorted(set(pq.read_table(config.interactions)["user_id"].to_pylist()))[:3])
@@ -75,6 +90,14 @@ def test_the_actor_dies_and_its_successor_carries_out_what_was_accepted(config):
             and get(f"/v1/recommendations/{second}").status_code == 200
         )
         assert post("one", second).status_code == 409  # raised in the actor, answered by the face
+
+        desk = signed_in(url)
+        story = desk.get(f"{url}/desk/requests/one", timeout=60).text
+        assert "Carried out" in story and "Received by default" in story
+        draft = desk.post(f"{url}/desk/new/typed", data={"form_secret": secret(story), "users": third}, timeout=60)
+        assert "Interactions that go" in draft.text
+        assert [one["request_id"] for one in get("/v1/requests").json()["requests"]] == ["one"]
+        assert get("/v1/requests/one/evidence/evidence.json").json()["request_id"] == "one"
 
         assert post("two", second).status_code == 202
         os.kill(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
@@ -162,6 +185,9 @@ def test_several_outputs_are_served_under_paths_of_their_own(config, monkeypatch
         first = pq.read_table(config.interactions)["user_id"][0].as_py()
         found = requests.get(f"{url}/a/run/v1/recommendations/{first}?k=3", headers=HEADERS, timeout=60)
         assert len(found.json()["recommendations"]) == 3
+        desk = signed_in(f"{url}/a/run")
+        assert "No request waits" in desk.get(f"{url}/a/run/desk/", timeout=60).text
+        assert desk.get(f"{url}/a/run/desk/style.css", timeout=60).status_code == 200
         serve_detached.stop_detached(own)
         assert requests.get(f"{url}/healthz", timeout=60).text == "other"
     finally:

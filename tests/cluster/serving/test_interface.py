@@ -8,6 +8,7 @@ import pytest
 from unlearnrec.cluster.lifecycle.refusals import TooMany
 from unlearnrec.cluster.serving.actor import MEMORY, Coordinator
 from unlearnrec.cluster.serving.interface import ForwardsAll, NewRequest, ServiceInterface
+from unlearnrec.cluster.serving.listing import RequestQuery
 from unlearnrec.cluster.serving.remote_service import RemoteService
 from unlearnrec.cluster.serving.service import Service
 
@@ -16,6 +17,12 @@ CALLS = {
     "status": ("r",),
     "cancel": ("r",),
     "approve": ("r", "Bob"),
+    "requests": (RequestQuery(text="r"),),
+    "timeline": ("r",),
+    "document": ("r", "evidence.json"),
+    "preview": (NewRequest(["ann"]),),
+    "versions": (None, 20),
+    "suppressed": (),
     "recommendations": ("ann", 3),
     "health": (),
     "gauges": (),

@@ -1,0 +1,83 @@
+"""The package as others get it: a wheel, installed into an empty environment, runs the demo; no extra needs a compiler.
+
+It fetches packages, and takes minutes: UNLEARNREC_TEST_INSTALL names the Pythons, such as `python3.11,python3.13`, or is 1
+for the one that runs the tests. PyTorch is installed first and in the tested version, since pip would take the newest.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from fences import ROOT
+
+GIVEN = os.environ.get("UNLEARNREC_TEST_INSTALL", "")
+PYTHONS = [sys.executable if one == "1" else one for one in GIVEN.split(",") if one]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+RESOLVED = ("3.11", "3.12", "3.13", "3.14")
+
+pytestmark = pytest.mark.skipif(not PYTHONS, reason="UNLEARNREC_TEST_INSTALL names no Python")
+
+
+def run(*command: str | Path, cwd: Path, **places: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(list(map(str, command)), cwd=cwd, env=kept | places, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def pinned(name: str) -> str:
+    """The tested version, as `name==version`."""
+    return re.findall(rf"(?m)^{name}==[^\s]+$", (ROOT / "constraints.txt").read_text(encoding="utf-8"))[0]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built as a release is: from a copy of what git knows."""
+    folder = tmp_path_factory.mktemp("release")
+    source = folder / "source"
+    run("git", "clone", "-q", "--depth", "1", ROOT.as_uri(), source, cwd=folder)
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder, source, cwd=folder)
+    return next(folder.glob("unlearnrec-*.whl"))
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_demo_runs_in_an_empty_environment(
+    python: str, wheel: Path, tmp_path: Path, request: pytest.FixtureRequest
+):
+    home = tmp_path / "environment"
+    request.addfinalizer(lambda: shutil.rmtree(home))  # gigabytes
+    run(python, "-m", "venv", home, cwd=tmp_path)
+    bin = home / "bin"
+    # Pins of other packages may have no wheel for this Python, so only PyTorch is held.
+    run(bin / "python", "-m", "pip", "install", "-q", pinned("torch"), cwd=tmp_path)
+    run(bin / "python", "-m", "pip", "install", "-q", "--only-binary", ":all:", f"{wheel}[serve]", cwd=tmp_path)
+    version = run(bin / "unlearnrec", "--version", cwd=tmp_path).stdout
+    assert version.split()[0] == "unlearnrec"
+    doctor = json.loads(run(bin / "unlearnrec", "doctor", "--json", cwd=tmp_path).stdout.splitlines()[-1])
+    assert doctor["ok"], doctor
+    done = run(bin / "unlearnrec", "quickstart", "--output", "demo", "--json", cwd=tmp_path)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["recall@20"] > 0.38 and answer["forget_seconds"] < answer["retrain_seconds"], answer
+    assert (tmp_path / answer["report"]).is_file()
+    examples = (
+        "from importlib.resources import files; print((files('unlearnrec') / 'examples' / 'lightgcn.yaml').is_file())"
+    )
+    assert "True" in run(bin / "python", "-c", examples, cwd=tmp_path).stdout
+    assert run(bin / "python", "-m", "pip", "check", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("version", RESOLVED)
+@pytest.mark.parametrize("extra", ["", *(name for name in EXTRAS if name != "dev")])
+def test_no_extra_needs_a_compiler(extra: str, version: str, wheel: Path, tmp_path: Path):
+    """pip resolves it to wheels alone. Nothing is installed; PyTorch is held, so that no other is looked at."""
+    if extra == "dgl" and not version.endswith(f".{sys.version_info.minor}"):
+        pytest.skip("pip asks the Python that runs it, not the one that is meant, whether the extra is for it")
+    pip = [sys.executable, "-m", "pip", "install", "--dry-run", "-q", "--only-binary", ":all:"]
+    wanted = [pinned("torch"), f"{wheel}[{extra}]" if extra else wheel]
+    run(*pip, "--python-version", version, "--target", tmp_path / "nowhere", *wanted, cwd=tmp_path)
