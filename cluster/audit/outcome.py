@@ -108,7 +108,8 @@ class Outcome:
 
 def page(outcome: Outcome, about: Mapping[str, Any]) -> str:
     """The page of an audit (HTML). about: what the answer says beside the attacks."""
-    sections = [Section("What was audited", table=[{"": key, "value": str(value)} for key, value in about.items()])]
+    rows = [{"what": key, "value": str(value)} for key, value in about.items()]
+    sections = [Section("What was audited", table=rows)]
     if outcome.told:
         sections.append(Section("Attacks", CAPTION, table=outcome.rows()))
         sections.append(Section("What each attack asks", table=outcome.explained()))
