@@ -4,7 +4,10 @@ The peers: the recipe of LightGCN-PyTorch as a plain torch program, RecBole's Li
 its own, and only one works at a time. RecBole and PyG are not installed with this package; make an environment for them and
 name its Python with `--python`:
 
-    python3.11 -m venv peers; peers/bin/pip install recbole torch_geometric torch==(the version of this package)
+    python3.11 -m venv peers
+    peers/bin/pip install recbole torch_geometric "numpy<2" "pandas<2.3" "scipy<1.13" torch==VERSION
+
+VERSION is that of torch here. RecBole 1.2.1 does not run with newer versions of the other three.
 
 A peer that cannot run is left out, and the results say with which error.
 """

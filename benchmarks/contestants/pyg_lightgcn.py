@@ -37,9 +37,7 @@ class Pyg:
             self._adam.zero_grad()
             scores = self._model(self._edges, labels)
             pairs = scores.chunk(2)
-            loss = self._model.recommendation_loss(
-                *pairs, node_id=labels.unique(), lambda_reg=task.recipe["decay"], batch_size=len(batch)
-            )
+            loss = self._model.recommendation_loss(*pairs, node_id=labels.unique(), lambda_reg=task.recipe["decay"])
             loss.backward()
             self._adam.step()
             yield

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lanes import LONG
 
 from unlearnrec.benchmarks import peers
 from unlearnrec.benchmarks.contestants.ours import Ours
@@ -55,6 +56,7 @@ def test_the_plain_programs_negatives_are_no_interactions(files):
     assert all(pair not in known for pair in zip(users.tolist(), negatives.tolist(), strict=True))
 
 
+@LONG
 def test_peers_take_turns_and_missing_ones_are_told(files, tmp_path, capsys):
     output = tmp_path / "peers.md"
     sizes = ["--batches", "256", "--steps", "2", "--rounds", "1", "--until", "0.05", "--limit", "5", "--threads", "1"]
