@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ...distributed.measures.ranking import PAIRS_AT_A_TIME
 from ...distributed.training.batch import WINDOW
 from ...distributed.training.losses import SOFTMAX_CELLS
 from ...partitioning import estimate
@@ -86,8 +87,8 @@ RANKING = 45e6
 TEST_ROW = 90
 """Test interactions, for each."""
 
-REMOVED_ENTRY = 60
-"""While a simulated request's interactions are chosen, for each entry."""
+REMOVED_ENTRY = 10
+"""While a simulated request's interactions are chosen and taken out, for each entry."""
 EXAMPLE_COPIES = 3.3
 """Copies of the directions of each left-out interaction, seen from both of its ends, while an encoder is fitted."""
 
@@ -226,8 +227,12 @@ def fit_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
     # Of each side at most `pretrain.examples` interactions are fitted; a rank has its share of both sides.
     ends = min(left_out(config, sizes), config.pretrain.examples) * part.entries / max(1, sizes.interactions)
     examples = EXAMPLE_COPIES * 4 * (3 * blocks + 2) * size * ends
-    targets = (config.pretrain.counterfactuals + 1) * table
-    return base_bytes(sizes) + LEARNING + loaded_bytes(config, sizes, part) + targets + examples
+    runs = config.pretrain.counterfactuals
+    # For the gains: what each run changes; of one at a time its graph, rows of E0, readouts, and rows of pairs.
+    pairs = 4.0 * readout_columns(config.backbone) * PAIR_ROWS[0] * min(left_out(config, sizes), PAIRS_AT_A_TIME)
+    gains = (runs + 1) * table + graph_bytes(sizes, part) + readout_bytes(config, part) + pairs
+    held = loaded_bytes(config, sizes, part) + (runs + 1) * table
+    return base_bytes(sizes) + LEARNING + held + max(examples, gains)
 
 
 def pretrain_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:

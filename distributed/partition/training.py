@@ -136,6 +136,7 @@ class PartitionTraining(PartitionState):
         else:
             encoder = InfluenceEncoder(**shape).to(self._device)
             fitted = self._fit(encoder, data, settings)
+            del data  # the gains need memory for a second graph
             fitted["user_gain"], fitted["item_gain"] = calibrate(model.graph, backbone, nodes, encoder, targets)
         files = [write_file(store, name, to_bytes(encoder.state_dict()))] if self._rank == 0 else []
         return {"fit": fitted, "files": files, "largest_shift": largest}
