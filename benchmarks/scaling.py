@@ -20,7 +20,7 @@ from typing import Any
 
 from ..distributed.processes import ONE_NODE, Nodes
 from . import results_file
-from .scale.figures import draw_series, projection_panels
+from .scale.figures import check_matplotlib, draw_series, projection_panels
 from .scale.machines import load, measure_on_two, save, why_not
 from .scale.model import Model, fit
 from .scale.points import Point, for_fit, held_out, over_network, scaling
@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         given = [Point(**one) for one in json.loads(arguments.points.read_text(encoding="utf-8"))]
         measure_all(given, arguments.rounds, nodes, Kept(arguments.raw))
         return
+    if not nodes.node:
+        check_matplotlib()
     notes: list[str] = []
     kept = Kept(arguments.raw)
     runs = measured(arguments, nodes, kept, notes)

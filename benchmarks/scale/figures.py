@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...partitioning.errors import InputError
 from .projection import Projected
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
 MARKERS = "osD^vP*X"
+
+
+def check_matplotlib() -> None:
+    """Raises InputError where matplotlib is not installed: before minutes are spent on what is drawn in the end."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("bench scaling: matplotlib is not installed. Run `pip install 'unlearnrec[bench]'`")
 
 
 def draw_series(path: Path, panels: Mapping[str, Series], x: str, y: str) -> None:
