@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Path, Query, Response
+from pydantic import BeforeValidator
 from starlette.exceptions import HTTPException
 
 from ..layout import REQUEST_ID
@@ -22,8 +24,18 @@ from .scopes import needs_scope
 CURSOR = rf"[0-9]{{1,12}}\.[0-9]{{1,6}}~{REQUEST_ID.pattern}"
 StateName = Literal["accepted", "held", "failed", "committed", "completed", "cancelled"]
 Text = Annotated[str, Query(max_length=128, description="Only requests whose id has this text somewhere.")]
+
+
+def _written(value: Any) -> Any:
+    """Refuse a number, which pydantic would take for seconds since 1970."""
+    if isinstance(value, str) and not re.match(r"\d{4}-\d\d-\d\d", value):
+        raise ValueError("write a moment such as 2026-11-30T12:00:00Z")
+    return value
+
+
 DueBefore = Annotated[
     datetime | None,
+    BeforeValidator(_written),
     Query(description="Only requests without an answer that become overdue before this moment (without a zone: UTC)."),
 ]
 SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"

@@ -102,6 +102,7 @@ def test_larger_clusters_are_projected_until_memory_or_network_end_it():
 
 
 def test_a_report_is_made_of_runs_that_were_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("matplotlib", reason="the extra bench is not installed")
     counts = [1, 2, 8]
     points = [*for_fit(BASE), *held_out(BASE), *every(BASE, counts), *over_network(BASE, [1e8])]
     runs = [(point, made_up(point)) for point in points]

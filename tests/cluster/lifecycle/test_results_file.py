@@ -126,7 +126,7 @@ def test_a_dry_run_tells_rows_without_workers(config, rows, tmp_path, monkeypatc
     assert answer["removed_interactions"] == answer["removed_events"] == 4 and answer["estimated_seconds"] is None
     commit_forget(config, user_name(1), "earlier")
     monkeypatch.setattr(
-        "unlearnrec.cluster.commands.forget.estimated_seconds", lambda *_: None
+        "unlearnrec.cluster.lifecycle.preview.estimated_seconds", lambda *_: None
     )  # its answer has no seconds
     answer = pipeline.forget(config, requests=rows, dry_run=True, results=str(tmp_path / "r.csv"))
     assert answer["rows"] == {"deleted": 0, "not_found": 1, "already_gone": 2, "invalid": 1}

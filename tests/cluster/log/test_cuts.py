@@ -353,7 +353,7 @@ def test_no_acknowledged_record_is_lost(steps: list[tuple[int, str, int]], secon
             assert isinstance(process.error, OSError) and "`purge --truncate-log`" in str(process.error), process.error
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session_module, "_opened", lambda output, options: store)
+        patch.setattr(session_module, "open_store", lambda output, options: store)
         patch.setattr(log_module, "CUT_SECONDS", seconds)
         for who, what, moments in steps:
             process = processes[who]

@@ -23,6 +23,7 @@ pytest.importorskip("ray.serve")
 
 from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.commands import serve_detached
+from unlearnrec.cluster.output import ready
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.partitioning.errors import InputError
 
@@ -199,5 +200,6 @@ def test_a_ray_that_ends_with_the_command_does_not_do(monkeypatch, tmp_path, cap
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(serve_detached, "check_servable", lambda session: None)
+    monkeypatch.setattr(ready, "check_trained", lambda *_: None)
     assert run(["serve", option, "interactions=x.parquet", f"output={tmp_path}"]) == 2
     assert "cluster.address" in capsys.readouterr().err
