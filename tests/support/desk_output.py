@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ def desk_output(folder: Path, encoder: bool = False, **more: Any) -> Desk:
     commit_forget(config, user_name(3), "done", **ANSWER)
     add_evidence(session, [session.ledger().tickets["done"].describe()], None)
     for name in ("waiting", "held", "approved", "failed", "cancelled"):
+        time.sleep(0.01)  # those that were accepted at the same moment are listed by their ids
         accept_for(session, name, "support" if name != "waiting" else None)
     for name in ("held", "approved"):
         acceptance.append_step(session, name, HELD, {"share": 0.35})
