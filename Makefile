@@ -18,7 +18,7 @@ setup: $(DEMO)  ## create .venv with the package and what the demo needs (pinned
 
 $(DEMO): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "the pinned versions need Python 3.11 or newer; choose one with make PYTHON=...")'
-	@echo "Setting up .venv, once: about 400 MB to download and 1.8 GB on disk with PyTorch's CPU build, which takes about 3 minutes;"
+	@echo "Setting up .venv, once: about 400 MB to download and 1.7 GB on disk with PyTorch's CPU build, which takes about 3 minutes;"
 	@echo "several GB where pip chooses PyTorch's GPU build (CPU=1 avoids that). pip shows each package below."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(if $(CPU),$(BIN)/python -m pip install torch -c constraints.txt --index-url https://download.pytorch.org/whl/cpu)
