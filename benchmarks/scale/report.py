@@ -62,7 +62,7 @@ def parts(runs: Runs, model: Model | None, projected: Sequence[Projected]) -> li
         text += ["## Larger graphs on clusters", results_file.table(_projection_rows(projected))]
         text += [
             PROJECTION_NOTES,
-            f"Machines: {sources}. Cores, memory and network by AWS's Specifications for EC2 instance types.",
+            f"Machines: {sources}. Memory sizes and network rates were not checked against AWS's specifications.",
         ]
     return text
 

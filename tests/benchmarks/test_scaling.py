@@ -1,5 +1,6 @@
 """Scaling is measured on several machines as on one, and the cost model finds the constants of a made-up machine."""
 
+import importlib.util
 import socket
 import threading
 from dataclasses import replace
@@ -102,7 +103,10 @@ def test_larger_clusters_are_projected_until_memory_or_network_end_it():
 
 
 def test_a_report_is_made_of_runs_that_were_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("matplotlib", reason="the extra bench is not installed")
+    drawn = importlib.util.find_spec("matplotlib") is not None
+    if not drawn:  # the extra bench is not installed: all but the figures is looked at
+        monkeypatch.setattr(scaling, "check_matplotlib", lambda: None)
+        monkeypatch.setattr(scaling, "draw_series", lambda *_: None)
     counts = [1, 2, 8]
     points = [*for_fit(BASE), *held_out(BASE), *every(BASE, counts), *over_network(BASE, [1e8])]
     runs = [(point, made_up(point)) for point in points]
@@ -116,7 +120,7 @@ def test_a_report_is_made_of_runs_that_were_kept(tmp_path: Path, monkeypatch: py
     assert "| 8 | 1 | hash | pull |  |" in text  # no wall time of ranks that share cores
     assert "100 Mbit/s" in text and "median (largest): compute 0% (0%), exchange 0% (0%), step 0% (0%)" in text
     for name in ("scaling.svg", "scaling-projection.svg"):
-        assert (tmp_path / "out" / name).stat().st_size > 1000 and f"({name})" in text
+        assert f"({name})" in text and (not drawn or (tmp_path / "out" / name).stat().st_size > 1000)
 
 
 def test_two_machines_measure_one_point_together():

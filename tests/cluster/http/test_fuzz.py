@@ -1,17 +1,15 @@
 """The API against its own OpenAPI document: whatever schemathesis sends, answers are as documented."""
 
 import os
-import socket
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("schemathesis")
-import uvicorn
+from desk_output import served
 from small_output import commit_train, small_config, write_interactions
 
 from unlearnrec.cluster import pipeline
@@ -48,13 +46,8 @@ def url(tmp_path, monkeypatch):
         item_there=np.ones(8, dtype=bool),
     )
     app = make_app(service, admission_rules(config.serve, "127.0.0.1"), url_pattern(["desk.example"]))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(timeout=5)
+    with served(app) as address:
+        yield address
 
 
 HOOKS = """
