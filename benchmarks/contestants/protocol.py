@@ -1,7 +1,8 @@
 """What `bench peers` and a contestant say to each other: a line of JSON for each order, and one for each answer.
 
-The orders: {"steps": n} trains n steps, {"epoch": true} the rest of an epoch; the answer has their seconds. {"embeddings":
-FILE} writes the readouts of users and items (npz). Each answer has the peak memory of the process.
+The orders: {"steps": n} trains n steps; {"epoch": s} trains to the end of the epoch, or until the first step after s
+seconds, and the next order goes on from there; the answer has their seconds. {"embeddings": FILE} writes the readouts of
+users and items (npz). Each answer has the peak memory of the process.
 """
 
 from __future__ import annotations
@@ -74,10 +75,13 @@ def serve(make: Callable[[Task], Contestant]) -> None:
             users, items = contestant.embeddings()
             np.savez(order["embeddings"], users=users, items=items)
         elif "epoch" in order:
-            for _ in steps:
-                done += 1
-            if not done:
-                done = sum(1 for _ in contestant.epoch())
+            while time.perf_counter() - begin < order["epoch"]:
+                if next(steps, steps) is not steps:
+                    done += 1
+                elif done:
+                    break
+                else:
+                    steps = contestant.epoch()
         else:
             while done < order["steps"]:
                 if next(steps, steps) is steps:

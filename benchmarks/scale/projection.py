@@ -34,8 +34,8 @@ INSTANCES = (
     Instance("c7gn.16xlarge", 64, 128, 300, 200, "Graviton3E, memory as that of Graviton3"),
     Instance("r8g.24xlarge", 96, 768, 537, 40, "Graviton4, 96 cores, 12 channels of DDR5-5600"),
 )
-"""One worker has a whole machine. No prices: they change by region and day. Memory sizes and network rates are yet to be
-checked against AWS's specifications of instance types."""
+"""One worker has a whole machine. No prices: they change by region and day. Memory sizes and network rates are those of
+AWS's specifications of instance types."""
 
 
 @dataclass(frozen=True)
