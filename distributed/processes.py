@@ -48,10 +48,12 @@ def run_processes(
     Raises:
         RuntimeError: a rank raised or died. The message holds its traceback.
     """
-    context = multiprocessing.get_context("spawn")
+    # Forks of a process that has imported torch and started no thread: an import in each rank takes seconds.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])
     results: Any = context.Queue()
     ports: Any = context.Queue()
-    world = _World(size, function, args, timeout_seconds, threads, nodes)
+    world = _World(size, function, args, timeout_seconds, threads, nodes, dict(os.environ))
     here = size // nodes.count
     ranks = range(here * nodes.node, here * (nodes.node + 1))
     processes = {k: context.Process(target=_rank_main, args=(k, world, ports, results), daemon=True) for k in ranks}
@@ -88,6 +90,8 @@ class _World:
     timeout_seconds: float
     threads: int
     nodes: Nodes
+    environment: dict[str, str]
+    """Variables; the process that forks the ranks has those of the first world."""
 
 
 def _rank_main(rank: int, world: _World, ports: Any, results: Any) -> None:
@@ -95,6 +99,7 @@ def _rank_main(rank: int, world: _World, ports: Any, results: Any) -> None:
     through `ports`; (rank, whether it ended well, the pickled result or the traceback) comes back through `results`."""
     size, timeout_seconds = world.size, world.timeout_seconds
     torch.set_num_threads(world.threads)
+    os.environ.update(world.environment)
     os.environ.setdefault("OMP_NUM_THREADS", str(world.threads))
     os.environ.update(HUGE_PAGES)
     nodes, here = world.nodes, size // world.nodes.count
