@@ -114,13 +114,16 @@ def joined_rows(deltas: Sequence[RowsDelta], total: int) -> RowsDelta:
     for delta in deltas:
         rows.append(place[delta.rows])
         values.append(delta.e0)
-        place = np.delete(place, delta.gone)
+        if len(delta.gone):
+            place = np.delete(place, delta.gone)
     together = np.concatenate(rows)
-    gone = np.setdiff1d(np.arange(total), place, assume_unique=True)
+    stays = np.zeros(total, dtype=bool)
+    stays[place] = True
+    gone = np.flatnonzero(~stays)
     # Of a row that changed more than once the last values count; of one that went, none.
     _, last = np.unique(together[::-1], return_index=True)
     last = len(together) - 1 - last
-    last = last[~np.isin(together[last], gone)]
+    last = last[stays[together[last]]]
     return RowsDelta(together[last], np.concatenate(values)[last], gone)
 
 

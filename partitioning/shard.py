@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 from scipy.sparse import coo_array, csr_array
 
 from .assignment import Assignment
+from .framed import parts_of
 
 BLOCK = 4_194_304
 """Entries whose ends are written out as int64 at a time. All of them at once would take more memory than the shard."""
@@ -200,6 +201,10 @@ class GraphShard:
 
     def to_bytes(self) -> bytes:
         """The shard as one safetensors file. The same shard always gives the same bytes."""
+        return b"".join(self.parts())
+
+    def parts(self) -> list[memoryview]:
+        """The parts of that file; all but the first are the memory of the shard's own arrays (`framed.write_parts`)."""
         version = FORMAT if self.user_times is None else FORMAT_WITH_TIMES
         header = np.array(
             [version, self.partition, self.num_partitions, self.num_users, self.num_items], dtype=np.int64
@@ -207,7 +212,7 @@ class GraphShard:
         arrays = {name: getattr(self, name) for name in ARRAYS}
         if self.user_times is not None:
             arrays["user_times"] = self.user_times
-        return bytes(save({"header": header, **arrays}))
+        return parts_of({"header": header, **arrays})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "GraphShard":
@@ -216,15 +221,23 @@ class GraphShard:
         Raises:
             ValueError: the file has a format that this release does not read.
         """
-        arrays = load(data)
+        return cls.from_arrays(load(data))
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> "GraphShard":
+        """The shard of the arrays of such a file, which are not copied.
+
+        Raises:
+            ValueError: as `from_bytes`.
+        """
         version, partition, num_partitions, num_users, num_items = (int(x) for x in arrays["header"])
         if version not in (FORMAT, FORMAT_WITH_TIMES):
             raise ValueError(
                 f"graph shard has format {version}, this version of unlearnrec reads formats {FORMAT} and "
                 f"{FORMAT_WITH_TIMES}"
             )
-        del arrays["header"]
-        return cls(partition, num_partitions, num_users, num_items, **arrays)
+        others = {name: array for name, array in arrays.items() if name != "header"}
+        return cls(partition, num_partitions, num_users, num_items, **others)
 
 
 def build_shards(
@@ -290,10 +303,22 @@ def places_of(
 ) -> npt.NDArray[np.int64]:
     """The places in `neighbours` of the pairs (nodes[j], others[j]), ascending, each once. Pairs that are not there are left
     out."""
+    place = place_of_each(ids, indptr, neighbours, nodes, others)
+    return np.unique(place[place >= 0])
+
+
+def place_of_each(
+    ids: npt.NDArray[np.int64],
+    indptr: npt.NDArray[np.int64],
+    neighbours: npt.NDArray[np.int32],
+    nodes: npt.NDArray[np.int64],
+    others: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """The place in `neighbours` of each of the pairs (nodes[j], others[j]), int64 [n]; -1 where the pair is not there."""
     if not len(ids) or not len(nodes):
-        return np.empty(0, dtype=np.int64)
+        return np.full(len(nodes), -1, dtype=np.int64)
     row = np.minimum(np.searchsorted(ids, nodes), len(ids) - 1)
-    here = ids[row] == nodes
+    here = np.flatnonzero(ids[row] == nodes)
     row, others = row[here], others[here]
     low, end = indptr[row], indptr[row + 1]
     # One binary search for each pair, all at once. The cost depends on the number of pairs, not on the size of the shard.
@@ -306,7 +331,26 @@ def places_of(
         high = np.where(open_ & ~right, middle, high)
     found = low < end
     found[found] = neighbours[low[found]] == others[found]
-    return np.unique(low[found])
+    place = np.full(len(nodes), -1, dtype=np.int64)
+    place[here[found]] = low[found]
+    return place
+
+
+def spans(starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The numbers from starts[j] up to, and without, ends[j], one span after the other."""
+    sizes = ends - starts
+    return np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
+
+
+def entries_of(
+    ids: npt.NDArray[np.int64], indptr: npt.NDArray[np.int64], nodes: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The places of all entries in the rows of those of `nodes` that are among `ids` (ascending)."""
+    if not len(ids) or not len(nodes):
+        return np.empty(0, dtype=np.int64)
+    rows = np.minimum(np.searchsorted(ids, nodes), len(ids) - 1)
+    rows = rows[ids[rows] == nodes]
+    return spans(indptr[rows], indptr[rows + 1])
 
 
 def _drop(

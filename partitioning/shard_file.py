@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .assignment import Assignment
+from .framed import Sizes, frame
 from .manifest import File
 from .shard import ARRAYS, FORMAT, FORMAT_WITH_TIMES
 from .spool import Spool
@@ -20,28 +20,6 @@ from .stored import ByItem, StoredGraph
 AT_ONCE = 64
 """So many shards are written at a time, since each has an open file. More take another pass over the interactions."""
 _PIECE = 8 << 20
-_NAMES = {np.dtype(np.int64): "I64", np.dtype(np.int32): "I32"}
-
-Sizes = dict[str, tuple[npt.DTypeLike, int]]
-
-
-def frame(sizes: Sizes) -> tuple[bytes, dict[str, int], int]:
-    """(the head of a safetensors file with these arrays, where in the file each begins, the length of the file).
-
-    sizes: {name: (type, length)} of arrays with one dimension. The order is that of the library: larger numbers first, then
-    by name.
-    """
-    order = sorted(sizes, key=lambda name: (-np.dtype(sizes[name][0]).itemsize, name))
-    tensors, offset, places = {}, 0, {}
-    for name in order:
-        dtype, length = np.dtype(sizes[name][0]), sizes[name][1]
-        end = offset + length * dtype.itemsize
-        tensors[name] = {"dtype": _NAMES[dtype], "shape": [length], "data_offsets": [offset, end]}
-        places[name], offset = offset, end
-    head = json.dumps(tensors, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
-    head = len(head).to_bytes(8, "little") + head
-    return head, {name: len(head) + place for name, place in places.items()}, len(head) + offset
 
 
 class ShardFile:
@@ -127,7 +105,7 @@ def _filled(
     weights = [_events(graph, assignment, shards)] if graph.times is not None else []
     all_sizes = []
     for j, head in enumerate(heads):
-        sizes: Sizes = {name: (np.int64, len(values)) for name, values in head.items()}
+        sizes: dict[str, tuple[npt.DTypeLike, int]] = {name: (np.int64, len(values)) for name, values in head.items()}
         for side in ("user", "item"):
             entries = int(head[f"{side}_indptr"][-1])
             sizes |= {f"{side}_neighbours": (np.int32, entries), f"{side}_counts": (np.int32, entries)}

@@ -8,9 +8,11 @@ would leave an empty file under it after a crash. On S3 it is a put with If-None
 import contextlib
 import errno
 import hashlib
+import mmap
 import os
 import posixpath
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,6 +73,8 @@ class Details(NamedTuple):
 
 class _Files(Protocol):
     def read(self, path: str) -> bytes: ...
+    def mapped(self, path: str, folder: str | None) -> memoryview: ...
+    def size(self, path: str) -> int: ...
     def write(self, path: str, data: bytes) -> None: ...
     def write_file(self, path: str, file: BinaryIO) -> None: ...
     def create(self, path: str, data: bytes) -> None: ...
@@ -103,6 +107,19 @@ class Store:
     def read(self, path: str) -> bytes:
         """The content of a file."""
         return self._files.read(path)
+
+    def mapped(self, path: str, folder: str | None = None) -> memoryview:
+        """The content of a file of which only parts are looked at: memory is that of these parts. It stays as it is when the
+        file is removed or replaced.
+
+        A local file is mapped. One on S3 is copied in pieces to a temporary file without a name, which is mapped. folder:
+        for the temporary file; None: the system's.
+        """
+        return self._files.mapped(path, folder)
+
+    def size(self, path: str) -> int:
+        """The size of a file in bytes. Its content is not read."""
+        return self._files.size(path)
 
     def write(self, path: str, data: bytes) -> None:
         """Replace or make a file, atomically and durably: a reader sees the old content or the new one, and never a part."""
@@ -254,6 +271,13 @@ class _LocalFiles:
     def read(self, path: str) -> bytes:
         return (self.root / path).read_bytes()
 
+    def mapped(self, path: str, folder: str | None) -> memoryview:
+        with open(self.root / path, "rb") as file:
+            return _mapped(file)
+
+    def size(self, path: str) -> int:
+        return (self.root / path).stat().st_size
+
     def write(self, path: str, data: bytes) -> None:
         target = self.root / path
         temporary = self._temporary(target, data)
@@ -311,6 +335,23 @@ class _LocalFiles:
         return temporary
 
 
+def _mapped(file: BinaryIO) -> memoryview:
+    """The content of an open file, mapped into memory."""
+    size = os.fstat(file.fileno()).st_size
+    return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
+
+
+def digest_of(data: memoryview) -> str:
+    """The SHA-256 of a content in hexadecimal, as `Store.sha256`. Pages of a mapped file are let go again."""
+    found = hashlib.sha256()
+    for start in range(0, len(data), _PIECE):
+        piece = data[start : start + _PIECE]
+        found.update(piece)
+        if isinstance(data.obj, mmap.mmap):
+            data.obj.madvise(mmap.MADV_DONTNEED, start, len(piece))
+    return found.hexdigest()
+
+
 def _make_folder(folder: Path) -> None:
     """Make a folder and its parents, as `mkdir -p`; every new entry survives a power cut."""
     if folder.is_dir():
@@ -363,6 +404,19 @@ class _S3Files:
     @s3_connection()
     def read(self, path: str) -> bytes:
         return bytes(self.fs.cat_file(self._key(path)))
+
+    @s3_connection()
+    def mapped(self, path: str, folder: str | None) -> memoryview:
+        key, size = self._key(path), self.size(path)
+        with tempfile.TemporaryFile(dir=folder, prefix="unlearnrec-") as file:
+            for start in range(0, size, _PIECE):
+                file.write(self.fs.cat_file(key, start=start, end=min(start + _PIECE, size)))
+            file.flush()
+            return _mapped(file)
+
+    @s3_connection()
+    def size(self, path: str) -> int:
+        return int(self.fs.info(self._key(path))["size"])
 
     @s3_connection()
     def write(self, path: str, data: bytes) -> None:

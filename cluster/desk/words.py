@@ -33,6 +33,8 @@ _STATES = {
     "cancelled": Shown("Cancelled", "Somebody took it back. Nothing was removed."),
 }
 
+_UNCHECKED = Shown("Done, checks pending", "A version without what it names was made. Its checks come next.", "good")
+
 
 def state(request: Mapping[str, Any]) -> Shown:
     """The state of a request, as `RequestsInterface.status` describes it."""
@@ -41,6 +43,8 @@ def state(request: Mapping[str, Any]) -> Shown:
         phase = "in_progress"
     elif phase == "accepted" and request.get("approved_by"):
         phase = "approved"
+    if phase == "committed" and request.get("checks"):
+        return _UNCHECKED
     return _STATES.get(phase, Shown(phase))
 
 

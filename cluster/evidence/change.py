@@ -1,141 +1,158 @@
-"""Read two versions of an output back from their files, to see what a committed request changed.
+"""Look at two versions of an output in their files, to see what a committed request changed.
 
-Everything is read from the store. Nothing comes from the memory of the process that made the files. An interaction of user u
-and item i has the code u * items + i in rows of users, and i * users + u in rows of items. These are dense ids; no report
-contains one.
+All is read from the store, and nothing comes from the memory of the process that made the files. Files that only one of the
+versions names are read whole, with their SHA-256. Of files that both name, such as the bases behind the deltas of a request,
+the size is compared and only the rows are read that are looked at: so the time and the memory are those of the change, not
+those of the graph. An interaction of user u and item i has the code u * items + i. These are dense ids; no report contains
+one.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load
 
 from ...distributed.graph.removal import merged
-from ...partitioning.delta import RowsDelta, with_rows
-from ...partitioning.ingest import load_ids, shard_of
-from ...partitioning.shard import GraphShard
-from ...partitioning.storage import Store
+from ...partitioning.assignment import Assignment
+from ...partitioning.ingest import load_gone
+from ...partitioning.mapped import MappedRows, MappedShard
+from ...partitioning.storage import Store, digest_of
+from ..output.id_maps import SIDES, IdMaps
 from ..output.manifest import Manifest
 from ..requests.matching import Effect, effect, resolve, union
 from ..requests.request import Request
 
 Ids = npt.NDArray[np.int64]
 Marks = npt.NDArray[np.bool_]
-Rows = npt.NDArray[np.floating]
 NONE: Ids = np.empty(0, dtype=np.int64)
+
+BLOCK = 65_536
+"""Rows of E0 that are compared at a time."""
+
+
+class Shards(Sequence[MappedShard]):
+    """The shards of a version by partition. Each is opened when it is first looked at."""
+
+    def __init__(self, count: int, opened: Callable[[int], MappedShard]) -> None:
+        self._count, self._opened = count, opened
+        self._known: dict[int, MappedShard] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, k: int) -> MappedShard: ...
+    @overload
+    def __getitem__(self, k: slice) -> list[MappedShard]: ...
+    def __getitem__(self, k: int | slice) -> MappedShard | list[MappedShard]:
+        """Raises OSError: a file of the shard cannot be read, or is removed at this moment."""
+        if isinstance(k, slice):
+            return [self[n] for n in range(*k.indices(self._count))]
+        if not 0 <= k < self._count:
+            raise IndexError(k)
+        if k not in self._known:
+            self._known[k] = self._opened(k)
+        return self._known[k]
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """Two versions as they are in their files.
-
-    It takes 16 bytes of memory for each interaction, and 16 more when the codes are needed.
-    """
+    """Two versions as they are in their files."""
 
     before: Manifest
     after: Manifest
     affected: list[int]
     """The partitions whose shard or rows are other files in the two versions."""
-    old: dict[int, GraphShard]
+    old: dict[int, MappedShard]
     """The shards of the affected partitions before; empty if a purge has removed files of that version."""
-    new: list[GraphShard]
+    new: Sequence[MappedShard]
     """All shards after; empty if a purge has removed files of that version."""
-    rows: tuple[dict[int, int], list[int]]
-    """The numbers of rows of E0 that belong to the shards in `old` and in `new`."""
+    rows: tuple[dict[int, int], dict[int, int]]
+    """The numbers of rows of E0 of the affected partitions, before and after; empty as `old` and `new`."""
     found: dict[str, dict[str, Any] | None]
-    """SHA-256 and size in bytes of each file that was looked for, as it is in the store; None if it is missing."""
+    """Of each file that was looked for: its size in the store, `bytes`, and `sha256` where only one of the versions
+    names it; None if it is missing."""
     live: tuple[Ids, Ids]
     """Dense ids of the users and the items in the id maps of the new version."""
+    owners: Assignment | None = None
+    """Who owns which node; None if a purge has removed files of the new version."""
     compared: tuple[Ids, Ids] = (NONE, NONE)
     """Users and items that have a row of E0 in an affected partition in both versions, if the files are still there."""
     moved: tuple[Ids, Ids] = (NONE, NONE)
     """The users and items in `compared` whose rows differ in at least one bit."""
+    maps: IdMaps | None = field(default=None, repr=False)
 
     @classmethod
-    def read(cls, store: Store, before: Manifest, after: Manifest) -> Change:
-        """Read both versions, as far as their files are still there.
+    def read(cls, store: Store, before: Manifest, after: Manifest, maps: IdMaps | None = None) -> Change:
+        """Look at both versions, as far as their files are still there.
+
+        maps: the id maps of this output, where they are in memory already.
 
         Raises:
             OSError: a file cannot be read, or is removed at this moment.
             InputError: one of the id maps is damaged.
         """
+        maps = maps or IdMaps(store)
         size = after.graph.partitions
         pairs = [(files_of_partition(before, k), files_of_partition(after, k)) for k in range(size)]
         affected = [k for k, (old, new) in enumerate(pairs) if old != new]
         found: dict[str, dict[str, Any] | None] = {}
-
-        def get(name: str) -> bytes | None:
-            """The bytes of a file, whose hash and size are noted in `found`; None if it is missing."""
+        contents: dict[str, memoryview] = {}
+        named = {name for _, new in pairs for chain in new.values() for name in chain}
+        named |= {name for k in affected for chain in pairs[k][0].values() for name in chain}
+        named |= {graph.id_file(side) for graph in (before.graph, after.graph) for side in SIDES}
+        for name in sorted(named | (before.files.keys() ^ after.files.keys())):
             try:
-                data = store.read(name)
+                if name in before.files and name in after.files:
+                    found[name] = {"bytes": store.size(name)}
+                else:
+                    data = contents[name] = store.mapped(name)
+                    found[name] = {"sha256": digest_of(data), "bytes": len(data)}
             except FileNotFoundError:
                 found[name] = None
-                return None
-            found[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-            return data
 
-        bases: dict[str, bytes | None] = {}
+        def chain(names: Sequence[str]) -> list[memoryview]:
+            for name in names:
+                if name not in contents:
+                    contents[name] = store.mapped(name)
+            return [contents[name] for name in names]
 
-        def chain(names: Sequence[str]) -> list[bytes] | None:
-            """The bytes of a base and of its deltas; None if one of them is missing. The bases of a partition are kept for
-            the other version, which often has the same."""
-            if names[0] not in bases:
-                bases[names[0]] = get(names[0])
-            data = [bases[names[0]], *map(get, names[1:])]
-            known = [one for one in data if one is not None]
-            return known if len(known) == len(data) else None
-
-        def partition(names: Mapping[str, Sequence[str]]) -> tuple[GraphShard, Rows] | None:
-            """A partition's shard and rows of E0; None if one of their files is missing."""
-            shard, rows = chain(names["shard"]), chain(names["embeddings"])
-            if shard is None or rows is None:
-                return None
-            e0 = load(rows[0])["e0"]
-            return shard_of(shard), with_rows(e0.copy(), [RowsDelta.from_bytes(x) for x in rows[1:]]) if rows[
-                1:
-            ] else e0
-
-        old: dict[int, tuple[GraphShard, int] | None] = {}
-        new: dict[int, tuple[GraphShard, int] | None] = {}
-        rows = []
+        has_before, has_after = _there(before, found), _there(after, found)
+        new = Shards(size, lambda k: MappedShard.of(chain(pairs[k][1]["shard"]))) if has_after else ()
+        old = {k: MappedShard.of(chain(pairs[k][0]["shard"])) for k in affected} if has_before else {}
+        old_rows, new_rows = {}, {}
+        parts = []
         # One partition after the other: of the rows of E0 only their number and the comparison are kept.
-        for k, (was, now) in enumerate(pairs):
-            bases.clear()
-            if k in affected:
-                first, second = partition(was), partition(now)
-                old[k] = first and (first[0], len(first[1]))
-                if first and second:
-                    rows.append(_compared(*first, *second))
-            else:
-                second = partition(now)
-            new[k] = second and (second[0], len(second[1]))
-        compared, moved = ((_joined(x[n] for x in rows), _joined(x[n + 1] for x in rows)) for n in (0, 2))
-        bases.clear()
-        maps = {graph.id_file(side) for graph in (before.graph, after.graph) for side in ("user", "item")}
-        changed = before.files.keys() ^ after.files.keys()
-        for name in sorted((maps | changed) - found.keys()):
-            get(name)
-        old_read = {k: read for k, read in old.items() if read is not None and _there(before, found)}
-        new_read = [read for read in new.values() if read is not None and _there(after, found)]
-        live = [load_ids(store, after.graph, side)[1] if new_read else NONE for side in ("user", "item")]
+        for k in affected:
+            was, now = (
+                MappedRows.of(chain(names["embeddings"])) if there else None
+                for names, there in zip(pairs[k], (has_before, has_after), strict=True)
+            )
+            old_rows |= {k: len(was)} if was is not None else {}
+            new_rows |= {k: len(now)} if now is not None else {}
+            if was is not None and now is not None:
+                same = pairs[k][0]["embeddings"][0] == pairs[k][1]["embeddings"][0]
+                parts.append(_compared(old[k], was, new[k], now, same))
+            for name in {name for names in pairs[k] for name in names["embeddings"]}:
+                contents.pop(name, None)
+        compared, moved = ((_joined(x[n] for x in parts), _joined(x[n + 1] for x in parts)) for n in (0, 2))
         return cls(
             before,
             after,
             affected,
-            {k: shard for k, (shard, _) in old_read.items()},
-            [shard for shard, _ in new_read],
-            ({k: rows for k, (_, rows) in old_read.items()}, [rows for _, rows in new_read]),
+            old,
+            new,
+            (old_rows, new_rows),
             found,
-            (live[0], live[1]),
+            _live(store, maps, after) if has_after else (NONE, NONE),
+            maps.owners(after.graph) if has_after else None,
             compared,
             moved,
+            maps,
         )
 
     @property
@@ -163,40 +180,31 @@ class Change:
         graph = self.before.graph
         if not requests or not (self.has_before and self.has_after):
             return {}
-        maps = [load_ids(store, graph, side) for side in ("user", "item")]
+        id_maps = self.maps or IdMaps(store)
+        # The files of the id maps may still have nodes that were deleted earlier: these have no interactions any more.
+        maps = [id_maps.file_of(graph, side) for side in SIDES]
         named = {request_id: resolve(one, maps[0], maps[1], graph.time) for request_id, one in requests.items()}
         removal, timed = union(named.values())
-        found = merged([removal.find(shard, timed) for shard in self.old.values()])
+        users = np.concatenate([removal.users, removal.pair_users, timed])
+        parts = [removal.find(shard.rows(users, removal.items), timed) for shard in self.old.values()]
+        found = merged(parts)
         return {request_id: effect(found, [one], graph.items) for request_id, one in named.items()}
 
-    @cached_property
-    def user_codes(self) -> list[Ids]:
-        """The codes of the interactions in the rows of users of each shard, ascending."""
-        return [_ascending(u * s.num_items + i) for s in self.new for u, i in (s.user_entries(),)]
+    def shards_of(self, users: Ids, items: Ids) -> list[MappedShard]:
+        """The new shards that should have a row of one of these nodes, and all that changed."""
+        asked = set(self.affected)
+        if self.owners is not None:
+            asked |= set(np.unique(self.owners.owner_of_user[users]).tolist())
+            asked |= set(np.unique(self.owners.owner_of_item[items]).tolist())
+        return [self.new[k] for k in sorted(asked)]
 
-    @cached_property
-    def item_codes(self) -> list[Ids]:
-        """The codes of the interactions in the rows of items of each shard, ascending."""
-        return [_ascending(i * s.num_users + u) for s in self.new for u, i in (s.item_entries(),)]
-
-    @cached_property
-    def connected(self) -> tuple[Marks, Marks]:
-        """(which users are in a row of an item, which items are in a row of a user), by dense id."""
-        rows = [[getattr(shard, f"{side}_neighbours") for shard in self.new] for side in ("item", "user")]
-        return self._marks(0, rows[0]), self._marks(1, rows[1])
-
-    @cached_property
-    def with_rows(self) -> tuple[Marks, Marks]:
-        """(which users, which items) have a row in a shard or an external id, by dense id."""
-        nodes = [[getattr(shard, f"{side}_ids") for shard in self.new] for side in ("user", "item")]
-        return self._marks(0, [*nodes[0], self.live[0]]), self._marks(1, [*nodes[1], self.live[1]])
-
-    def _marks(self, side: int, parts: Sequence[npt.NDArray[np.integer]]) -> Marks:
-        """Which users (side 0) or items (side 1) are in one of the arrays of dense ids."""
-        marks = np.zeros(self.after.graph.nodes(("user", "item")[side]), dtype=bool)
-        for part in parts:
-            marks[part] = True
-        return marks
+    def stands(self, side: str, users: Ids, items: Ids) -> Marks:
+        """Which of the pairs (users[j], items[j]) [n] are in a row of a side ("user" or "item") of the new version: bool
+        [n]."""
+        there = np.zeros(len(users), dtype=bool)
+        for shard in self.shards_of(*((users, NONE) if side == "user" else (NONE, items))):
+            there |= shard.counts(side, users, items) > 0
+        return there
 
     def partitions(self) -> list[dict[str, Any]]:
         """The numbers of rows and bytes of each affected partition, as {"before", "after"}; None for a purged version.
@@ -207,10 +215,10 @@ class Change:
         lines = []
         for k in self.affected:
             line: dict[str, Any] = {"partition": k}
-            shards = self.old.get(k), self.new[k] if self.new else None
+            shards = self.old.get(k), self.new[k] if len(self.new) else None
             for name in ("users", "items", "entries"):
                 line[name] = _both(*(None if shard is None else _count(shard, name) for shard in shards))
-            line["embedding_rows"] = _both(self.rows[0].get(k), self.rows[1][k] if self.new else None)
+            line["embedding_rows"] = _both(self.rows[0].get(k), self.rows[1].get(k))
             for name, kind in (("shard_bytes", "shard"), ("embedding_bytes", "embeddings")):
                 chains = (files_of_partition(version, k)[kind] for version in (self.before, self.after))
                 line[name] = _both(*(self._bytes(chain) for chain in chains))
@@ -248,43 +256,62 @@ def files_of_partition(version: Manifest, k: int) -> dict[str, tuple[str, ...]]:
     return {"shard": version.graph.shard_chain(k), "embeddings": version.model.embedding_chain(k)}
 
 
-def _compared(old: GraphShard, old_rows: Rows, new: GraphShard, new_rows: Rows) -> tuple[Ids, Ids, Ids, Ids]:
+def _compared(
+    old: MappedShard, old_rows: MappedRows, new: MappedShard, new_rows: MappedRows, same_base: bool
+) -> tuple[Ids, Ids, Ids, Ids]:
     """(users, items, moved users, moved items): the nodes that have a row in both versions, and those whose rows differ.
 
-    All are empty if the number of rows is not the number of nodes: then it is not known which row belongs to which node.
+    same_base: the rows of both have the same base, so that only those can differ that a delta names. All are empty if the
+    number of rows is not the number of nodes: then it is not known which row belongs to which node.
     """
-    if len(old_rows) != len(old.user_ids) + len(old.item_ids) or len(new_rows) != len(new.user_ids) + len(new.item_ids):
+    nodes = [np.concatenate([shard.user_ids, -1 - shard.item_ids]) for shard in (old, new)]
+    if len(nodes[0]) != len(old_rows) or len(nodes[1]) != len(new_rows):
         return NONE, NONE, NONE, NONE
+    if same_base:
+        at = np.zeros(len(old_rows) + len(old_rows.changed.gone), dtype=np.int64)
+        there = np.zeros(len(at), dtype=bool)
+        at[old_rows.places], there[old_rows.places] = nodes[0], True
+        if there[new_rows.places].all() and np.array_equal(at[new_rows.places], nodes[1]):
+            named = np.union1d(old_rows.changed.rows, new_rows.changed.rows)
+            row = np.searchsorted(new_rows.places, named)
+            row = np.minimum(row, max(0, len(new_rows) - 1))
+            named = named[new_rows.places[row] == named] if len(new_rows) else named[:0]
+            moved = at[named[_differ(old_rows, named, new_rows, named)]]
+            return new.user_ids, new.item_ids, moved[moved >= 0], -1 - moved[moved < 0]
+    both, at_old, at_new = np.intersect1d(*nodes, assume_unique=True, return_indices=True)
+    moved = both[_differ(old_rows, old_rows.places[at_old], new_rows, new_rows.places[at_new])]
+    return both[both >= 0], -1 - both[both < 0], moved[moved >= 0], -1 - moved[moved < 0]
+
+
+def _differ(old: MappedRows, old_places: Ids, new: MappedRows, new_places: Ids) -> Marks:
+    """Which rows [n] of two tables, at these places of their bases, differ in at least one bit: bool [n]."""
+    differ = np.empty(len(old_places), dtype=bool)
+    for start in range(0, len(differ), BLOCK):
+        part = slice(start, start + BLOCK)
+        was, now = old.values(old_places[part]), new.values(new_places[part])
+        differ[part] = (was.view(np.uint8) != now.view(np.uint8)).any(axis=1)
+    return differ
+
+
+def _live(store: Store, maps: IdMaps, version: Manifest) -> tuple[Ids, Ids]:
+    """Dense ids of the users and the items in the id maps of a version."""
+    gone = load_gone(store, version.graph)
     found = []
-    for side, old_skip, new_skip in (("user_ids", 0, 0), ("item_ids", len(old.user_ids), len(new.user_ids))):
-        ids = getattr(old, side), getattr(new, side)
-        both, at_old, at_new = np.intersect1d(*ids, assume_unique=True, return_indices=True)
-        was, now = old_rows[at_old + old_skip].view(np.uint8), new_rows[at_new + new_skip].view(np.uint8)
-        found.append((both, both[(was != now).any(axis=1)]))
-    (users, moved_users), (items, moved_items) = found
-    return users, items, moved_users, moved_items
+    for side in SIDES:
+        _, nodes, _ = maps.file_of(version.graph, side)
+        found.append(nodes[~np.isin(nodes, gone.of(side))] if len(gone.of(side)) else nodes)
+    return found[0], found[1]
 
 
 def _joined(parts: Iterable[Ids]) -> Ids:
     return np.concatenate([NONE, *parts])
 
 
-def contains(codes: Ids, wanted: Ids) -> Marks:
-    """Which of `wanted` [n] are in `codes`, which are ascending; bool [n]."""
-    if not len(codes):
-        return np.zeros(len(wanted), dtype=bool)
-    return np.asarray(codes[np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)] == wanted)
-
-
-def _ascending(codes: Ids) -> Ids:
-    return codes if np.all(codes[1:] >= codes[:-1]) else np.sort(codes)
-
-
 def _both(before: int | None, after: int | None) -> dict[str, int | None]:
     return {"before": before, "after": after}
 
 
-def _count(shard: GraphShard, name: str) -> int:
+def _count(shard: MappedShard, name: str) -> int:
     if name == "entries":
-        return len(shard.user_neighbours) + len(shard.item_neighbours)
+        return shard.entries
     return len(getattr(shard, f"{name[:-1]}_ids"))

@@ -15,7 +15,7 @@ from ...workers import WorkerFailure, WorkerGroup, calling
 from ..output.manifest import Manifest
 from ..output.session import Session
 from ..requests.matching import Effect
-from .change import Change, contains, files_of_partition
+from .change import NONE, Change, files_of_partition
 
 Ids = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
@@ -26,6 +26,9 @@ SAMPLE = 10_000
 REFERENCES = 100
 """The least number of pairs in each reference distribution, so that even the score of a single forgotten pair can be
 compared."""
+
+MOST_PARTITIONS = 16
+"""The largest number of partitions from which pairs for comparison are drawn."""
 
 UNKNOWN = "its content or files of the version before were purged, so what it removed is not known any more"
 UNKNOWN_BATCH = "the content of a request of this version, or files of the version before, were purged"
@@ -43,14 +46,24 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """The quantiles of scores that a report states."""
 
 
+def version_checks(change: Change, touched: tuple[Ids, Ids] | None) -> list[dict[str, Any]]:
+    """The checks that are the same for all requests of a version; empty if files of it were purged.
+
+    touched: the users and items that all requests of the version touched; None if that is not known any more.
+    """
+    if not change.has_after:
+        return []
+    return [_files_check(change), _untouched_check(change), _others_check(change, touched), _rows_check(change)]
+
+
 def checks_of(
-    change: Change, pairs: tuple[Ids, Ids] | None, touched: tuple[Ids, Ids] | None, told: Mapping[str, Any]
+    change: Change, shared: Sequence[Mapping[str, Any]], pairs: tuple[Ids, Ids] | None, told: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """The checks of a committed request, on a sample where there is much to check.
 
     Args:
+        shared: those of its version (`version_checks`).
         pairs: the interactions that the request removed; None if that is not known any more.
-        touched: the users and items that all requests of the version touched; None if that is not known any more.
         told: the request's answer, whose counts are compared with what the files say.
 
     Returns:
@@ -58,7 +71,7 @@ def checks_of(
     """
     if not change.has_after:
         return [_not_checked(name, FILES_GONE) for name in ALWAYS]
-    checks = [_files_check(change), _untouched_check(change), _others_check(change, touched), _rows_check(change)]
+    checks = [dict(check) for check in shared]
     if pairs is None:
         return [*checks, _not_checked("removed interactions", UNKNOWN, told.get("removed_interactions"))]
     deleted = [told[name] for name in ("deleted_users", "deleted_items") if name in told]
@@ -72,14 +85,9 @@ def checks_of(
 def _pairs_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> dict[str, Any]:
     """No removed interaction is in a row of any shard, and their number is the one of the answer."""
     users, items = (x[_sample(len(pairs[0]))] for x in pairs)
-    num_users, num_items = change.after.graph.users, change.after.graph.items
-    there = np.zeros(len(users), dtype=bool)
-    for codes in change.user_codes:
-        there |= contains(codes, users * num_items + items)
-    for codes in change.item_codes:
-        there |= contains(codes, items * num_users + users)
+    there = change.stands("user", users, items) | change.stands("item", users, items)
     agrees = told is None or told == len(pairs[0])
-    detail = f"{int(there.sum())} of them stand in rows of users or items of the {len(change.new)} shards"
+    detail = f"{int(there.sum())} of them stand in rows of users or items of the new version"
     if not agrees:
         detail += f"; the answer says {told} were removed, the files of the version before give {len(pairs[0])}"
     return _check("removed interactions", not there.any() and agrees, len(users), len(pairs[0]), detail)
@@ -92,17 +100,15 @@ def events_check(change: Change, effect: Effect, told: int | None) -> dict[str, 
     told: the number of removed events in the answer.
     """
     users, items, counts, times = effect.thinned
-    num_users, num_items = change.after.graph.users, change.after.graph.items
-    by_user, by_item = users * num_items + items, items * num_users + users
+    by_user = users * change.after.graph.items + items
     left = set(zip(np.repeat(by_user, counts).tolist(), times.tolist(), strict=True))
     chosen = _sample(len(users))
     wrong = 0
-    for shard, user_codes, item_codes in zip(change.new, change.user_codes, change.item_codes, strict=True):
-        sides = ((user_codes, shard.user_counts, by_user), (item_codes, shard.item_counts, by_item))
-        for stored, stored_counts, codes in sides:
-            here = chosen[contains(stored, codes[chosen])]
-            wrong += int((stored_counts[np.searchsorted(stored, codes[here])] > counts[here]).sum())
-        found = Removal().find(shard, np.unique(users[chosen]))
+    for shard in change.shards_of(users[chosen], items[chosen]):
+        for side in ("user", "item"):
+            wrong += int((shard.counts(side, users[chosen], items[chosen]) > counts[chosen]).sum())
+        asked = np.unique(users[chosen])
+        found = Removal().find(shard.rows(asked, NONE), asked)
         mine = np.isin(found.event_codes, by_user[chosen])
         events = zip(found.event_codes[mine].tolist(), found.times[mine].tolist(), strict=True)
         wrong += sum(event not in left for event in events)
@@ -114,12 +120,24 @@ def events_check(change: Change, effect: Effect, told: int | None) -> dict[str, 
 
 
 def _nodes_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> dict[str, Any]:
-    """A user or item that lost its last interaction has no row and no external id any more."""
+    """A user or item that lost its last interaction has no row and no external id any more, and stands in no row of what it
+    was connected with."""
     gone = found = checked = 0
-    for ends, connected, there in zip(pairs, change.connected, change.with_rows, strict=True):
-        lost = np.unique(ends[~connected[ends]])
+    for n, (side, other) in enumerate((("user", "item"), ("item", "user"))):
+        ends = np.unique(pairs[n])
+        of_side = (ends, NONE) if side == "user" else (NONE, ends)
+        shards = change.shards_of(*of_side)
+        degrees = sum((shard.degrees(side, ends) for shard in shards), np.zeros(len(ends), dtype=np.int64))
+        lost = ends[degrees == 0]
         chosen = lost[_sample(len(lost))]
-        gone, checked, found = gone + len(lost), checked + len(chosen), found + int(there[chosen].sum())
+        there = np.isin(chosen, change.live[n])
+        for shard in shards:
+            there |= shard.has_rows(side, chosen)
+        mine = np.flatnonzero(np.isin(pairs[n], chosen))
+        mine = mine[_sample(len(mine))]
+        still = change.stands(other, pairs[0][mine], pairs[1][mine])
+        there |= np.isin(chosen, pairs[n][mine[still]])
+        gone, checked, found = gone + len(lost), checked + len(chosen), found + int(there.sum())
     detail = f"users and items that lost their last interaction; {found} of them have a row or an external id"
     agrees = told is None or told == gone
     if not agrees:
@@ -128,28 +146,35 @@ def _nodes_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> di
 
 
 def _rows_check(change: Change) -> dict[str, Any]:
-    """Each partition has as many rows of E0 as nodes. So a node that is in no shard has no row."""
-    nodes = [len(shard.user_ids) + len(shard.item_ids) for shard in change.new]
-    wrong = [k for k, count in enumerate(nodes) if change.rows[1][k] != count]
+    """Each partition that changed has as many rows of E0 as nodes. So a node that is in no shard has no row."""
+    shards = {k: change.new[k] for k in change.affected}
+    nodes = {k: len(shard.user_ids) + len(shard.item_ids) for k, shard in shards.items()}
+    wrong = [k for k, count in nodes.items() if change.rows[1][k] != count]
     detail = (
         f"rows of E0 as many as nodes of the shard; otherwise in partitions {wrong}"
         if wrong
-        else (f"{sum(nodes)} rows of E0 for as many nodes")
+        else (f"{sum(nodes.values())} rows of E0 for as many nodes in the partitions that changed")
     )
-    return _check("rows of partitions", not wrong, len(nodes), len(nodes), detail)
+    return _check("rows of partitions", not wrong, len(nodes), len(change.new), detail)
 
 
 def _files_check(change: Change) -> dict[str, Any]:
-    """The files of the version that were read have the SHA-256 and the size that the manifest names."""
-    names = [name for name in change.found if name in change.after.files]
-    wrong = [name for name in names if change.found[name] != _entry(change.after, name)]
-    detail = f"not as committed: {', '.join(wrong)}" if wrong else "SHA-256 and size as committed"
-    return _check("files of the version", not wrong, len(names), len(change.after.files), detail)
+    """The files that the version changed have the SHA-256 and the size that the manifest names, and those that it shares
+    with the version before have the size."""
+    found = {name: there for name, there in change.found.items() if name in change.after.files}
+    wrong = [name for name, there in found.items() if not _as_committed(change.after, name, there)]
+    read = sum("sha256" in (there or {}) for there in found.values())
+    detail = (
+        f"not as committed: {', '.join(wrong)}"
+        if wrong
+        else f"SHA-256 and size as committed; of {len(found) - read} more, which the version before has too, the size"
+    )
+    return _check("files of the version", not wrong, read, len(change.after.files), detail)
 
 
 def _untouched_check(change: Change) -> dict[str, Any]:
-    """Partitions that no answer of the version names have the same files as before, by name and by the SHA-256 of what was
-    read back. With `influence.around` every partition may change, so none is checked."""
+    """Partitions that no answer of the version names have the same files as before, by name, by the SHA-256 in the
+    manifests and by their size in the store. With `influence.around` every partition may change, so none is checked."""
     kinds, wrong, count = ("shard", "embeddings"), [], 0
     named = {k for answer in change.after.answers.values() for k in answer["affected_partitions"]}
     untouched = [k for k in range(len(change.new)) if k not in named and not change.around]
@@ -157,7 +182,8 @@ def _untouched_check(change: Change) -> dict[str, Any]:
         names = files_of_partition(change.after, k)
         for name in (name for kind in kinds for name in names[kind]):
             count += 1
-            if not _entry(change.before, name) == _entry(change.after, name) == change.found[name]:
+            same = _entry(change.before, name) == _entry(change.after, name)
+            if not same or not _as_committed(change.after, name, change.found[name]):
                 wrong.append(name)
     detail = f"{len(untouched)} partitions; " + (
         f"changed: {', '.join(wrong)}" if wrong else "the same files as before"
@@ -173,7 +199,7 @@ def _others_check(change: Change, touched: tuple[Ids, Ids] | None) -> dict[str, 
     if touched is None:
         return _not_checked(name, UNKNOWN_BATCH)
     compared, moved = (
-        sum(int((~np.isin(nodes, ends)).sum()) for nodes, ends in zip(parts, touched, strict=True))
+        sum(len(nodes) - int(np.isin(np.unique(ends), nodes).sum()) for nodes, ends in zip(parts, touched, strict=True))
         for parts in (change.compared, change.moved)
     )
     detail = f"nodes of changed partitions that no request of the version touched; the rows of {moved} differ"
@@ -220,7 +246,9 @@ def scores_of(
     draw = np.random.default_rng(change.after.version)
     count = max(REFERENCES, *(len(users) for users, _ in chosen.values()))
     forgotten = [pairs for pairs in requests.values() if pairs is not None]
-    groups = [*chosen.values(), _trained(change, count, draw), _random(change, forgotten, count, draw)]
+    asked = _drawn_from(change, draw)
+    groups = [*chosen.values(), _trained(change, asked, count, draw)]
+    groups.append(_random(change, asked, forgotten, count, draw))
     ends = [np.concatenate([pairs[side] for pairs in groups]) for side in (0, 1)]
     scores = np.full(len(ends[0]), np.nan)
     try:
@@ -257,26 +285,42 @@ def _summary(groups: Mapping[str, Scores]) -> dict[str, Any]:
     return {"groups": lines, "auc": auc}
 
 
-def _trained(change: Change, count: int, draw: np.random.Generator) -> tuple[Ids, Ids]:
-    """At most `count` random interactions of the new version, (users, items) by dense id."""
-    codes, num_items = np.concatenate(change.user_codes), change.after.graph.items
-    chosen = codes[draw.choice(len(codes), min(count, len(codes)), replace=False)]
-    return chosen // num_items, chosen % num_items
+def _drawn_from(change: Change, draw: np.random.Generator) -> list[int]:
+    """The partitions from which pairs for comparison are drawn, ascending: all, or some by chance of more than
+    MOST_PARTITIONS, since the shard of each is opened."""
+    return np.sort(draw.permutation(len(change.new))[:MOST_PARTITIONS]).tolist()
+
+
+def _trained(change: Change, asked: Sequence[int], count: int, draw: np.random.Generator) -> tuple[Ids, Ids]:
+    """At most `count` random interactions of the new version, (users, items) by dense id, of users of these partitions."""
+    shards = [change.new[k] for k in asked]
+    ends = np.cumsum([shard.drawn_from for shard in shards])
+    # More than are needed: some of the places are of interactions that were removed since the base was written.
+    places = np.unique(draw.integers(0, ends[-1], min(2 * count, int(ends[-1])))) if ends[-1] else NONE
+    pairs = [(NONE, NONE)]
+    for shard, first, end in zip(shards, [0, *ends], ends, strict=False):
+        pairs.append(shard.at(places[(places >= first) & (places < end)] - first))
+    users, items = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    chosen = draw.permutation(len(users))[:count]
+    return users[chosen], items[chosen]
 
 
 def _random(
-    change: Change, forgotten: Sequence[tuple[Ids, Ids]], count: int, draw: np.random.Generator
+    change: Change, asked: Sequence[int], forgotten: Sequence[tuple[Ids, Ids]], count: int, draw: np.random.Generator
 ) -> tuple[Ids, Ids]:
-    """`count` random pairs of a live user and a live item that are neither interactions nor forgotten; fewer if the graph
-    is so dense that 20 draws do not find enough."""
+    """`count` random pairs of a live user of these partitions and a live item that are neither interactions nor forgotten;
+    fewer if the graph is so dense that 20 draws do not find enough."""
     num_items = change.after.graph.items
-    removed = np.sort(np.concatenate([users * num_items + items for users, items in forgotten]))
+    removed = np.concatenate([users * num_items + items for users, items in forgotten])
+    live_users, live_items = change.live
+    if len(asked) < len(change.new) and change.owners is not None:
+        live_users = live_users[np.isin(change.owners.owner_of_user[live_users], asked)]
     found = np.empty(0, dtype=np.int64)
     for _ in range(20):
-        codes = draw.choice(change.live[0], 2 * count) * num_items + draw.choice(change.live[1], 2 * count)
-        for seen in (removed, *change.user_codes):
-            codes = codes[~contains(seen, codes)]
-        found = np.unique(np.concatenate([found, codes]))
+        users, items = draw.choice(live_users, 2 * count), draw.choice(live_items, 2 * count)
+        free = ~change.stands("user", users, items)
+        codes = (users * num_items + items)[free]
+        found = np.unique(np.concatenate([found, codes[~np.isin(codes, removed)]]))
         if len(found) >= count:
             break
     chosen = draw.permutation(found)[:count]
@@ -294,6 +338,12 @@ def _not_checked(name: str, why: str, of: int | None = None) -> dict[str, Any]:
 def _entry(version: Manifest, name: str) -> dict[str, Any] | None:
     entry = version.files.get(name)
     return None if entry is None else {"sha256": entry.sha256, "bytes": entry.bytes}
+
+
+def _as_committed(version: Manifest, name: str, there: Mapping[str, Any] | None) -> bool:
+    """Whether what was seen of a file, its size and perhaps its SHA-256, is what the version says."""
+    entry = _entry(version, name)
+    return entry is not None and there is not None and entry.items() >= there.items()
 
 
 def _sample(total: int) -> Ids:

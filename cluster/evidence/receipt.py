@@ -151,7 +151,8 @@ def model_part(session: Session, ticket: Ticket, left: Sequence[Any] | None) -> 
     if ticket.state is State.COMMITTED:
         how = "the request's answer in the log and the checks of its evidence, which looked at the files of its version"
         if evidence is None:
-            missing.append(_missing("the evidence", "it is not written yet: repeat the request, or wait for `serve`"))
+            why = "its checks are pending: repeat the request, or wait for `serve`"
+            missing.append(_missing("the evidence", why))
         else:
             found["evidence"] = report_name(ticket.request_id)
             found["evidence_sha256"] = evidence["sha256"]

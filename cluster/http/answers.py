@@ -38,6 +38,8 @@ class RequestState(BaseModel):
     error: str | None = None
     evidence_failed: list[str] | None = None
     """The checks after the commit that failed; absent as long as there is no evidence."""
+    checks: Literal["pending"] | None = None
+    """"pending": it is carried out, and the evidence of it is not written yet. Else absent."""
     repeated: bool | None = None
     """Whether the request was there already, so that this call changed nothing."""
 

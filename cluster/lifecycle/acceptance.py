@@ -120,7 +120,7 @@ def final_answer(session: Session, request: Request) -> dict[str, Any] | None:
     ticket = ledger.tickets.get(request.request_id)
     if ticket is None or not ticket.final:
         return None
-    answer = NOTHING | {key: value for key, value in ticket.describe().items() if key != "phase"}
+    answer = NOTHING | {key: value for key, value in ticket.describe().items() if key not in ("phase", "checks")}
     return answer | {"content_purged": True} if is_purged(content) else answer
 
 

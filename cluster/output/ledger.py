@@ -92,10 +92,11 @@ class Ticket:
 
     def describe(self) -> dict[str, Any]:
         """What `status` says of it: the answer where there is one, and always `request_id`, `status`, `phase` and
-        `version`."""
+        `version`. A committed request without evidence has `checks`: "pending"."""
         plain = {"request_id": self.request_id, "status": self.state.value, "version": None}
         more = {name: getattr(self, name) for name in ("error", "requester", "share", "approved_by", "evidence_failed")}
         known = {name: value for name, value in more.items() if value is not None}
+        known |= {"checks": "pending"} if self.state is State.COMMITTED and self.evidence_failed is None else {}
         return {"phase": self.state.value, **(self.answer or plain), **known}
 
 
@@ -109,7 +110,9 @@ class Ledger:
         """records: the records to take in. state: what `Ledger.state` gave for all records before them; None where there
         are none."""
         state = state or {}
-        self.tickets = {entry["request_id"]: _ticket(entry, state.get("seen", 0)) for entry in state.get("tickets", ())}
+        self.evidence: dict[str, dict[str, Any]] = dict(state.get("evidence", {}))
+        """Request id -> the body of the record that fixes its report, and as `file` the segment that holds the record."""
+        self.tickets = {entry["request_id"]: _ticket(entry, state) for entry in state.get("tickets", ())}
         self.open = {request_id: self.tickets[request_id] for request_id in state.get("open", ())}
         self.failed = {request_id: self.tickets[request_id] for request_id in state.get("failed", ())}
         self.evidence_failed = {ticket.request_id: ticket for ticket in self.tickets.values() if ticket.evidence_failed}
@@ -123,8 +126,6 @@ class Ledger:
         """The first version on the ingest of the current version."""
         self.makers: dict[str, int] = dict(state.get("makers", {}))
         """File -> the number of the first version that names it."""
-        self.evidence: dict[str, dict[str, Any]] = dict(state.get("evidence", {}))
-        """Request id -> the body of the record that fixes its report, and as `file` the segment that holds the record."""
         self.receipts: dict[str, dict[str, Any]] = dict(state.get("receipts", {}))
         """Request id -> the body of the record that fixes the newest state of its receipt, and as `file` the segment that
         holds the record."""
@@ -270,7 +271,7 @@ class Ledger:
         self.unreported.pop(request_id, None)
         self._add_step(request_id, EVIDENCE, record)
         if (ticket := self.tickets.get(request_id)) is not None:
-            self._set(replace(ticket, evidence_failed=record.body.get("evidence_failed")))
+            self._set(replace(ticket, evidence_failed=record.body.get("evidence_failed", [])))
 
     def _receipt(self, record: Record) -> None:
         known = self.receipts.get(record.body["request_id"])
@@ -382,14 +383,13 @@ class Ledger:
         return 1 - self.current.graph.interactions / trained if self.current is not None and trained else 0.0
 
 
-def _ticket(entry: Mapping[str, Any], seen: int) -> Ticket:
-    """A ticket from the state of a ledger.
-
-    seen: the number of the last record of the state. The state of an earlier release does not say which record closed a
-    request: it was this one at the latest.
-    """
+def _ticket(entry: Mapping[str, Any], state: Mapping[str, Any]) -> Ticket:
+    """A ticket from the state of a ledger. That of an earlier release does not say which record closed a request, which was
+    the last one of the state at the latest, nor that no check of its evidence failed."""
     ticket = Ticket(**{**entry, "state": State(entry["state"])})
-    return replace(ticket, closed_at=seen) if ticket.final and not ticket.closed_at else ticket
+    if ticket.evidence_failed is None and ticket.request_id in state.get("evidence", ()):
+        ticket = replace(ticket, evidence_failed=[])
+    return replace(ticket, closed_at=state.get("seen", 0)) if ticket.final and not ticket.closed_at else ticket
 
 
 def _purges(state: Mapping[str, Any]) -> dict[int, int]:

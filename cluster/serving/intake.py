@@ -62,6 +62,7 @@ class Intake(RequestsInterface, DeskInterface):
         self.arrived = Event()
         """Set when a request was accepted or approved."""
         self._running: frozenset[str] = frozenset()
+        self._reporting: frozenset[str] = frozenset()
         self._listing, self._overview, self._previewing = Listing(), Overview(session), Lock()
 
     @property
@@ -72,6 +73,16 @@ class Intake(RequestsInterface, DeskInterface):
     @running.setter
     def running(self, requests: frozenset[str]) -> None:
         self._running = requests
+        self._wake_sender()
+
+    @property
+    def reporting(self) -> frozenset[str]:
+        """The requests that the loop has carried out, and whose evidence it has not tried to write yet; set by the loop."""
+        return self._reporting
+
+    @reporting.setter
+    def reporting(self, requests: frozenset[str]) -> None:
+        self._reporting = requests
         self._wake_sender()
 
     def accept(self, new: NewRequest) -> dict[str, Any]:
@@ -106,9 +117,13 @@ class Intake(RequestsInterface, DeskInterface):
     def news_of(self, request_ids: Collection[str]) -> dict[str, News]:
         """What there is to tell about these requests, by id; only of those that were accepted."""
         found = {}
-        for ticket in filter(None, map(self._session.ledger().tickets.get, request_ids)):
-            if ticket.final and ticket.request_id in self.running:
-                continue  # its batch goes on to its evidence, of which there may be something to tell too
+        # These before the log: so nothing is told without the evidence that is written in between.
+        running, reporting = self.running, self.reporting
+        ledger = self._session.ledger()
+        unreported = reporting & ledger.unreported.keys()
+        for ticket in filter(None, map(ledger.tickets.get, request_ids)):
+            if ticket.final and (ticket.request_id in running or ticket.request_id in unreported):
+                continue  # its batch goes on, or its evidence comes next, of which there may be something to tell too
             state = self._describe(ticket)
             phase = "in_progress" if state["request_status"] == "in_progress" else ticket.state.value
             if ticket.state is State.ACCEPTED and ticket.approved_by is not None:

@@ -29,7 +29,12 @@ LONGEST_WAIT_SECONDS = 60.0
 LONGEST_SWITCH_SECONDS = 600.0
 """After a `switching` record nothing is carried out for so long at most: it says that a retrain is about to commit."""
 REPORT_AFTER_SECONDS = 60.0
-"""Evidence that is still missing so long after its commit is written here: whoever should have written it died or failed."""
+"""Evidence of this service's own batches waits while requests wait, but not longer than this after its commit. That of other
+processes is written here when it is still missing then: whoever should have written it died or failed."""
+REPORTS_AT_ONCE = 16
+"""The reports that are written before another look whether a request is due."""
+FINISH_SECONDS = 10.0
+"""The longest time for which evidence is written after the loop was stopped. The next service writes the rest."""
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +51,15 @@ class Engine(Protocol):
     """What needs the workers."""
 
     def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
-        """Carry out these requests as one version, as `models.carry_out.carry_out` does, and write their evidence."""
+        """Carry out these requests as one version, as `models.carry_out.carry_out` does. `write_reports` is called for them
+        later, when no request is due."""
 
     def readouts(self, version: Manifest) -> Readouts:
         """The readouts of a version, which the workers load first if they hold another."""
 
     def write_reports(self, request_ids: Sequence[str]) -> None:
-        """Write the evidence of committed requests, which a crash or a full disk has kept from being written."""
+        """Write the evidence of committed requests, which were carried out here, or which a crash or a full disk has kept
+        from being written."""
 
 
 class Service(ForwardsRequests, ServiceInterface):
@@ -78,6 +85,8 @@ class Service(ForwardsRequests, ServiceInterface):
         self._waits, self._not_before, self._paused_at = retry_waits(), 0.0, 0
         self._switching: tuple[tuple[float, float] | None, float] = None, 0.0
         """What a retrain asked for, by its own clock (`Ledger.switching`), and when that was seen, by this one."""
+        self._own: frozenset[str] = frozenset()
+        """The requests that were carried out here, and whose evidence was not tried yet."""
         self._next_report = 0.0
         self._report_attempts: dict[str, int] = {}
         self._shown: Graph | None = None
@@ -142,12 +151,15 @@ class Service(ForwardsRequests, ServiceInterface):
         self._load_readouts(view.current)
         self._session.checkpoint_if_due()
         self._write_missing_reports(view.unreported, now)
+        self._write_own_reports(view.unreported, now)
         grace = settings.forget.grace_seconds
         tickets = {ticket.request_id: ticket for ticket in view.open}
         self._alone = {request_id: losses for request_id, losses in self._alone.items() if request_id in tickets}
         chosen = next_batch(view.open, now, grace, settings.serve.max_batch, self._alone)
         if not chosen:
             self._unblock()
+            if self._write_own_reports(view.unreported, None):
+                return 0.0
             return min(settings.serve.poll_seconds, seconds_until_due(view.open, now, grace))
         if (wait := self._seconds_until_switch(view.switching, now)) > 0:
             return min(settings.serve.poll_seconds, wait)
@@ -168,6 +180,7 @@ class Service(ForwardsRequests, ServiceInterface):
             return self._handle_failure(error, [request.request_id for request in requests])
         finally:
             self.intake.running = frozenset()
+        self._set_own(self._own | set(chosen))
         self._unblock()
         return 0.0
 
@@ -185,7 +198,11 @@ class Service(ForwardsRequests, ServiceInterface):
 
     def _write_missing_reports(self, unreported: Mapping[str, float], now: float) -> None:
         """Write evidence that is missing: once a minute, also where a batch is always due."""
-        late = [request_id for request_id, at in unreported.items() if now >= at + REPORT_AFTER_SECONDS]
+        late = [
+            request_id
+            for request_id, at in unreported.items()
+            if now >= at + REPORT_AFTER_SECONDS and request_id not in self._own
+        ]
         if late and now >= self._next_report:
             self._next_report = now + REPORT_AFTER_SECONDS
             # Reports that cannot be written do not keep the others waiting.
@@ -193,6 +210,41 @@ class Service(ForwardsRequests, ServiceInterface):
             chosen = sorted(late, key=attempts.__getitem__)[: self._session.config.serve.max_batch]
             self._report_attempts = attempts | {request_id: attempts[request_id] + 1 for request_id in chosen}
             self._engine.write_reports(chosen)
+
+    def _write_own_reports(self, unreported: Mapping[str, float], now: float | None) -> bool:
+        """Write evidence of requests that were carried out here, the oldest first; returns whether there was any.
+
+        now: the time, where requests may be due: then only evidence that has waited long enough is written, as much as of a
+        batch, so that it does not fall behind for ever. None where no request is due.
+        """
+        own = sorted(self._own & unreported.keys(), key=unreported.__getitem__)
+        if now is None:
+            chosen = own[:REPORTS_AT_ONCE]
+        else:
+            late = [request_id for request_id in own if now >= unreported[request_id] + REPORT_AFTER_SECONDS]
+            chosen = late[: self._session.config.serve.max_batch]
+        if not chosen:
+            self._set_own(frozenset(own))
+            return False
+        try:
+            self._engine.write_reports(chosen)
+        finally:
+            # Tried once: what could not be written is tried again with what others have left.
+            self._set_own(frozenset(own) - set(chosen))
+        return True
+
+    def _set_own(self, own: frozenset[str]) -> None:
+        if own != self._own:
+            self._own = self.intake.reporting = own
+
+    def finish(self) -> None:
+        """Write the evidence that waits, as far as there is time. Nothing is raised."""
+        end = time.monotonic() + FINISH_SECONDS
+        try:
+            while self._own and time.monotonic() < end:
+                self._write_own_reports(self.intake.view().unreported, None)
+        except Exception as error:
+            log.warning("evidence was left to the next service: %s", error_class(error))
 
     def _warn_of_overdue(self, late: Sequence[Ticket], now: float) -> None:
         """Write to the log, once for each request, that it has become overdue."""
@@ -282,11 +334,12 @@ SLICE_SECONDS = 0.1
 
 
 def run_loop(service: Service, stopped: Callable[[], bool], poll_seconds: float) -> None:
-    """Call `tick` again and again until `stopped`, at once where a request arrives."""
+    """Call `tick` again and again until `stopped`, at once where a request arrives. Then write the evidence that waits."""
     arrived = service.intake.arrived
     while not stopped():
         arrived.clear()
         _wait_for_arrivals(min(service.tick(), poll_seconds), stopped, arrived)
+    service.finish()
 
 
 def _wait_for_arrivals(seconds: float, stopped: Callable[[], bool], arrived: threading.Event) -> None:

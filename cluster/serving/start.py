@@ -12,7 +12,7 @@ from ...distributed.partition.partition import Partition
 from ...partitioning.storage import is_away
 from ...workers import WorkerGroup, calling
 from ..config.request_sections import Serve as Settings
-from ..evidence.report import add_evidence
+from ..evidence.waiting import Waiting
 from ..lifecycle.suppression import open_list
 from ..models.carry_out import carry_out
 from ..output.manifest import Manifest
@@ -50,6 +50,7 @@ class WorkerEngine:
         self._session, self._group, self._progress, self._run = session, group, progress, run
         self._measured = measured or Measured(session.config.cluster.partitions)
         self._measured.group = group
+        self._waiting = Waiting(session, progress)
         self._last: tuple[Manifest, Readouts] | None = None
         """The readouts that were made last, and their version."""
 
@@ -58,15 +59,15 @@ class WorkerEngine:
         for request in requests:
             more = fields(request=request.request_id, state=IN_PROGRESS)
             log.info("request %s: %s", request.request_id, IN_PROGRESS.replace("_", " "), extra=more)
+        # Before the workers go on to another version: they hold that of the last batch, whose forgotten pairs they score.
+        self._waiting.look(self._group)
         begun = time.time()
         answers = carry_out(self._session, requests, self._group, self._progress, before_commit=before_commit)
         if self._run is not None:
             self._run.requests(list(answers.values()))
         tickets = self._session.ledger(look=False).tickets
         self._measured.carried_out(answers, map(tickets.__getitem__, answers), begun, time.time())
-        start = time.perf_counter()
-        add_evidence(self._session, list(answers.values()), self._group, self._progress)
-        self._measured.evidence_written(len(answers), time.perf_counter() - start)
+        self._waiting.committed(list(answers.values()))
 
     def readouts(self, version: Manifest) -> Readouts:
         """As `Engine.readouts`: a copy of what the workers computed.
@@ -83,12 +84,11 @@ class WorkerEngine:
         return self._last[1]
 
     def write_reports(self, request_ids: Sequence[str]) -> None:
-        """As `Engine.write_reports`. The reports are without scores: the workers hold the current version, not that of the
-        requests."""
-        tickets = self._session.ledger().tickets
-        add_evidence(
-            self._session, [tickets[request_id].describe() for request_id in request_ids], None, self._progress
-        )
+        """As `Engine.write_reports`. Those of requests that another process carried out are without scores: the workers hold
+        the current version, not that of the requests."""
+        start = time.perf_counter()
+        self._waiting.write(request_ids, self._group)
+        self._measured.evidence_written(len(request_ids), time.perf_counter() - start)
 
 
 def check_servable(session: Session) -> None:

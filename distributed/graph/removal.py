@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from ...partitioning.assignment import Assignment
-from ...partitioning.shard import GraphShard, Pairs, places_of
+from ...partitioning.shard import GraphShard, Pairs, entries_of, places_of, spans
 from .keyed import REQUEST, REQUEST_USER, keyed_uniform
 
 Ids = npt.NDArray[np.int64]
@@ -80,19 +80,19 @@ class Removal:
         if self.simulated:
             of_users, of_items = (np.flatnonzero(mark) for mark in self._marked(shard))
         else:
-            places = [_entries_of(shard.user_ids, shard.user_indptr, self.users)]
+            places = [entries_of(shard.user_ids, shard.user_indptr, self.users)]
             pairs = (self.pair_users, self.pair_items)
             places.append(places_of(shard.user_ids, shard.user_indptr, shard.user_neighbours, *pairs))
             of_users = np.concatenate(places)
-            of_items = _entries_of(shard.item_ids, shard.item_indptr, self.items)
+            of_items = entries_of(shard.item_ids, shard.item_indptr, self.items)
         codes = [_codes_of_users(shard, of_users), _codes_of_items(shard, of_items)]
         counts = [shard.user_counts[of_users], shard.item_counts[of_items]]
-        entries = _entries_of(shard.user_ids, shard.user_indptr, np.unique(timed))
+        entries = entries_of(shard.user_ids, shard.user_indptr, np.unique(timed))
         events = np.repeat(_codes_of_users(shard, entries), shard.user_counts[entries])
         times = _no_ids()
         if shard.user_times is not None and len(entries):
             ends = np.cumsum(shard.user_counts, dtype=np.int64)[entries]
-            times = shard.user_times[_spans(ends - shard.user_counts[entries], ends)]
+            times = shard.user_times[spans(ends - shard.user_counts[entries], ends)]
         part = Found(np.concatenate(codes), np.concatenate(counts).astype(np.int64), events[: len(times)], times)
         return merged([part])
 
@@ -141,21 +141,6 @@ def merged(parts: Sequence[Found]) -> Found:
     counts = np.concatenate([events, *(part.counts for part in parts)])
     codes, first = np.unique(codes, return_index=True)
     return Found(codes, counts[first], event_codes, times)
-
-
-def _spans(starts: Ids, ends: Ids) -> Ids:
-    """The numbers from starts[j] up to, and without, ends[j], one span after the other."""
-    sizes = ends - starts
-    return np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
-
-
-def _entries_of(ids: Ids, indptr: Ids, nodes: Ids) -> Ids:
-    """The places of all entries in the rows of those of `nodes` that are among `ids` (ascending)."""
-    if not len(ids) or not len(nodes):
-        return _no_ids()
-    rows = np.minimum(np.searchsorted(ids, nodes), len(ids) - 1)
-    rows = rows[ids[rows] == nodes]
-    return _spans(indptr[rows], indptr[rows + 1])
 
 
 def _codes_of_users(shard: GraphShard, places: Ids) -> Ids:

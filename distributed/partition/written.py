@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...partitioning.delta import RowsDelta, ShardDelta, joined, joined_rows
+from ...partitioning.framed import write_parts
 from ...partitioning.shard import GraphShard
 from ...partitioning.storage import Store
 from ..training.checkpoint import to_bytes
@@ -63,7 +64,7 @@ class Writer:
         base, *old = self.version.graph.shard_chain(self.partition)
         new = self._write(self.names.shard_delta, delta.to_bytes())
         if self._too_large(base, [*old, new]):
-            return (self._write(self.names.shard, delta.applied_to(shard).to_bytes()),)
+            return (self.whole_shard(delta.applied_to(shard)),)
         if len(old) < MOST_DELTAS:
             return base, *old, new
         deltas = [ShardDelta.from_bytes(read_file(self.store, self.version, name)) for name in old]
@@ -83,8 +84,10 @@ class Writer:
         return base, self._write(self.names.rows_deltas, joined_rows([*deltas, delta], total).to_bytes())
 
     def whole_shard(self, shard: GraphShard) -> str:
-        """Write a whole shard; returns the name."""
-        return self._write(self.names.shard, shard.to_bytes())
+        """Write a whole shard, without a copy of it; returns the name."""
+        file = write_parts(self.store, self.names.shard, shard.parts())
+        self.files.append({"name": self.names.shard, "sha256": file.sha256, "bytes": file.bytes})
+        return self.names.shard
 
     def whole_rows(self, e0: Tensor) -> str:
         """Write all rows of E0; returns the name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from unlearnrec.partitioning.storage import Details
 
@@ -26,6 +27,12 @@ class MemoryStore:
             raise FileNotFoundError(name)
         return self.files[name]
 
+    def mapped(self, name: str, folder: str | None = None) -> memoryview:
+        return memoryview(self.read(name))
+
+    def size(self, name: str) -> int:
+        return len(self.read(name))
+
     def exists(self, name: str) -> bool:
         return name in self.files
 
@@ -44,6 +51,9 @@ class MemoryStore:
         self.files[name] = data
         self._written(name)
         self._moment()
+
+    def write_file(self, name: str, file: Any) -> None:
+        self.write(name, file.read())
 
     def create(self, name: str, data: bytes) -> None:
         self._moment()

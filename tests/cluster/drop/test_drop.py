@@ -260,7 +260,7 @@ def test_a_check_that_failed_is_an_exit_code_and_no_code(config, tmp_path, monke
     wrong = {"name": "deleted nodes", "ok": False, "checked": 1, "of": 1, "detail": "1 has a row"}
     path, out = batch(tmp_path, ANN, BEN), tmp_path / "codes.zip"
     with monkeypatch.context() as patch:
-        patch.setattr("unlearnrec.cluster.evidence.report.checks_of", lambda *_: [wrong])
+        patch.setattr("unlearnrec.cluster.evidence.drafts.checks_of", lambda *_: [wrong])
         answer, codes = answered(config, path, out)
     assert codes == {} and answer["waits_because"] == {"a check of its evidence failed": 2}
     assert run(["drop", "--config", str(tmp_path / "c.yaml"), "--in", path, "--out", str(out), "--json"]) == 1

@@ -6,10 +6,10 @@ import re
 import pytest
 
 from unlearnrec.cluster.evidence.checks import ALWAYS
+from unlearnrec.cluster.evidence.drafts import not_removed
 from unlearnrec.cluster.evidence.gate_section import STATUS, gate_section
 from unlearnrec.cluster.evidence.page import MEANINGS, UNITS, page
 from unlearnrec.cluster.evidence.receipt_page import receipt_page
-from unlearnrec.cluster.evidence.report import not_removed
 from unlearnrec.distributed.partition.version import Encoder, Model
 
 SHA = "0123456789abcdef" * 4

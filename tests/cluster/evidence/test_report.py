@@ -23,9 +23,9 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.commands import forget
 from unlearnrec.cluster.config.schema import to_yaml
-from unlearnrec.cluster.evidence import report as evidence
+from unlearnrec.cluster.evidence import drafts
 from unlearnrec.cluster.evidence.change import Change
-from unlearnrec.cluster.evidence.checks import REFERENCES, checks_of
+from unlearnrec.cluster.evidence.checks import REFERENCES, checks_of, version_checks
 from unlearnrec.cluster.evidence.page import page
 from unlearnrec.cluster.evidence.report import add_evidence
 from unlearnrec.cluster.layout import receipt_name, report_name
@@ -37,8 +37,9 @@ from unlearnrec.cluster.output.manifest import manifest_of
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import SILENT, Progress
 from unlearnrec.cluster.requests.request import parse_request
-from unlearnrec.cluster.serving.actor import LazyEngine
+from unlearnrec.cluster.serving.actor import LazyEngine, LogProgress
 from unlearnrec.cluster.serving.intake import Intake
+from unlearnrec.cluster.serving.start import WorkerEngine
 from unlearnrec.distributed.partition.version import Encoder
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.shard import GraphShard
@@ -454,9 +455,9 @@ def test_a_check_that_fails_is_told_wherever_somebody_asks(bare, tmp_path, monke
     intake = Intake(session)
     with monkeypatch.context() as patch:
         wrong = {"name": "deleted nodes", "ok": False, "checked": 1, "of": 1, "detail": "1 has a row"}
-        patch.setattr(evidence, "checks_of", lambda *_: [wrong])
+        patch.setattr(drafts, "checks_of", lambda *_: [wrong])
         engine = LazyEngine(session, ExitStack())
-        engine._group = object()
+        engine._made = WorkerEngine(session, None, LogProgress())
         engine.write_reports(["r"])
     engine.write_reports(["s"])
     assert "request r: the check of deleted nodes FAILED" in caplog.text and "request s" not in caplog.text
@@ -672,10 +673,14 @@ def test_what_was_not_removed_is_found(small):
     removed = change.effects(session.store, {"r": request})["r"]
     pairs = (removed.users, removed.items)
     answer = {"removed_interactions": 4, "deleted_users": 1, "deleted_items": 0}
-    assert all(check["ok"] for check in checks_of(change, pairs, removed.touched, answer))
 
-    def wrong(changed, pairs=pairs, **told):
-        return {check["name"] for check in checks_of(changed, pairs, removed.touched, answer | told) if not check["ok"]}
+    def checks_of_request(changed, **told):
+        return checks_of(changed, version_checks(changed, removed.touched), pairs, answer | told)
+
+    def wrong(changed, **told):
+        return {check["name"] for check in checks_of_request(changed, **told) if not check["ok"]}
+
+    assert not wrong(change) and len(checks_of_request(change)) == 6
 
     kept = [change.old.get(k, shard) for k, shard in enumerate(change.new)]
     assert wrong(dataclasses.replace(change, new=kept)) >= {"removed interactions", "rows of partitions"}
@@ -683,7 +688,7 @@ def test_what_was_not_removed_is_found(small):
     assert wrong(change, deleted_items=1) == {"deleted nodes"}
     live = (np.append(change.live[0], pairs[0][0]), change.live[1])
     assert wrong(dataclasses.replace(change, live=live)) == {"deleted nodes"}
-    rows = (change.rows[0], [change.rows[1][0] + 1, *change.rows[1][1:]])
+    rows = (change.rows[0], change.rows[1] | {0: change.rows[1][0] + 1})
     assert wrong(dataclasses.replace(change, rows=rows)) == {"rows of partitions"}
     name = after.model.embeddings[0]
     found = change.found | {name: {"sha256": "0" * 64, "bytes": 1}}
@@ -693,7 +698,7 @@ def test_what_was_not_removed_is_found(small):
     encoder = Encoder(file="e", shape={}, interactions=1, around=True)
     model = before.model.replaced(encoder=encoder)
     around = dataclasses.replace(change, before=before.replaced(model=model), moved=change.compared)
-    checks = {check["name"]: check for check in checks_of(around, pairs, removed.touched, answer)}
+    checks = {check["name"]: check for check in checks_of_request(around)}
     assert checks["rows of others"]["ok"] is None and checks["untouched partitions"]["checked"] == 0
 
 

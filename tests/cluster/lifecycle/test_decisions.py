@@ -39,7 +39,7 @@ from unlearnrec.cluster.requests.request import make_request
 from unlearnrec.cluster.serving import service as service_module
 from unlearnrec.cluster.serving.intake import Intake
 from unlearnrec.cluster.serving.interface import NewRequest
-from unlearnrec.cluster.serving.service import LONGEST_SWITCH_SECONDS, Service
+from unlearnrec.cluster.serving.service import LONGEST_SWITCH_SECONDS, REPORTS_AT_ONCE, Service
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.workers.failures import Cause, Kind, WorkerFailure
 
@@ -633,42 +633,74 @@ def test_too_many_are_refused_but_repetitions_are_not(store, clock):
     assert accept(service, "c")["status"] == "accepted" and "c" in states(store)
 
 
+def tick_until_idle(service):
+    while service.tick() == 0:
+        pass
+
+
 def test_evidence_that_a_crash_kept_from_being_written_is_written_later(store, clock):
+    died = open_service(store, clock)
+    accept(died, "a")
+    accept(died, "none")
+    clock.now += 10
+    died.tick()
+    service = open_service(store, clock)
+    for seconds, expected in ((0, None), (59, None), (1, ["a"]), (100, None)):
+        clock.now += seconds
+        service._engine.reported = None
+        tick_until_idle(service)
+        assert service._engine.reported == expected
+
+
+def test_evidence_waits_while_requests_wait_and_not_longer(store, clock):
+    """The next request comes first; what has waited for a minute is written where a batch is always due."""
+    service = open_service(store, clock)
+    service._engine.reported = []
+    for name in "abcdefg":
+        accept(service, name)
+        clock.now += 10
+        assert service.tick() == 0.0 and service._engine.batches[-1] == [name]
+        assert service._engine.reported == (["a"] if name == "g" else [])
+    assert service.gauges()["unreported_requests"] == 6
+    tick_until_idle(service)
+    assert service.gauges()["unreported_requests"] == 0
+
+
+def test_evidence_is_written_in_parts_so_that_a_request_need_not_wait_for_all(store, clock):
+    service = open_service(store, clock)
+    for number in range(REPORTS_AT_ONCE + 2):
+        accept(service, f"r{number:02d}")
+    clock.now += 10
+    assert service.tick() == 0.0 and service.gauges()["unreported_requests"] == REPORTS_AT_ONCE + 2
+    assert service.tick() == 0.0 and service.gauges()["unreported_requests"] == 2
+    accept(service, "late")
+    clock.now += 10
+    assert service.tick() == 0.0 and service._engine.batches[-1] == ["late"]
+    assert service.gauges()["unreported_requests"] == 3
+    service.finish()
+    assert service.gauges()["unreported_requests"] == 0
+
+
+def test_the_last_word_on_a_request_waits_for_its_evidence(store, clock):
     service = open_service(store, clock)
     accept(service, "a")
     accept(service, "none")
     clock.now += 10
-    for seconds, expected in ((0, None), (59, None), (1, ["a"]), (100, None)):
-        clock.now += seconds
-        service._engine.reported = None
-        while service.tick() == 0:
-            pass
-        assert service._engine.reported == expected
-
-
-def test_evidence_is_written_where_a_batch_is_always_due(store, clock):
-    service = open_service(store, clock)
-    accept(service, "a")
-    clock.now += 10
-    while service.tick() == 0:
-        pass
-    assert service.gauges()["unreported_requests"] == 1
-    service._engine.reported = []
-    for name in "bcdefg":
-        accept(service, name)
-        clock.now += 10
-        assert service.tick() == 0.0 and service._engine.batches[-1] == [name]
-    assert service._engine.reported == ["a"] and service.gauges()["unreported_requests"] == 6
+    service.tick()
+    assert list(service.intake.news_of(["a", "none"])) == ["none"]
+    service._engine.write_reports = lambda request_ids: None  # it cannot be written
+    tick_until_idle(service)
+    assert service.intake.news_of(["a"])["a"].final and service.gauges()["unreported_requests"] == 1
 
 
 def test_evidence_that_cannot_be_written_does_not_keep_the_others_waiting(store, clock):
-    service = open_service(store, clock, max_batch=1)
+    died = open_service(store, clock, max_batch=1)
     for name in ("a", "b", "c"):
-        accept(service, name)
+        accept(died, name)
     clock.now += 10
-    while service.tick() == 0:
-        pass
-    tried = []
+    for _ in range(3):
+        died.tick()
+    service, tried = open_service(store, clock, max_batch=1), []
     service._engine.write_reports = tried.extend  # and nothing is written
     for _ in range(4):
         clock.now += 60

@@ -37,7 +37,7 @@ from small_output import (
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.commands import forget as forgetting
 from unlearnrec.cluster.commands import purge, retrain, status, verify
-from unlearnrec.cluster.evidence.report import add_evidence
+from unlearnrec.cluster.evidence.waiting import Waiting
 from unlearnrec.cluster.layout import REQUEST_KEY
 from unlearnrec.cluster.lifecycle.refusals import Held, NotApproved, TakenId, TooLate
 from unlearnrec.cluster.lifecycle.suppression import ENVIRONMENT, SuppressionList
@@ -124,18 +124,19 @@ class Engine:
 
     def __init__(self, session: Session) -> None:
         self._session, self._workers = session, FakeWorkers(session.store)
+        self._waiting = Waiting(session, Progress(), threads=1)
 
     def carry_out(self, requests: Any, before_commit: Any) -> None:
+        self._waiting.look(self._workers)
         answers = carry_out(self._session, requests, self._workers, Progress(), before_commit=before_commit)
-        add_evidence(self._session, list(answers.values()), self._workers)
+        self._waiting.committed(list(answers.values()))
 
     def readouts(self, version: Any) -> Copy:
         self._session.ensure_loaded(self._workers, version)
         return Copy(version.version, living_ids(self._session, version)[0])
 
     def write_reports(self, request_ids: Any) -> None:
-        tickets = self._session.ledger().tickets
-        add_evidence(self._session, [tickets[one].describe() for one in request_ids])
+        self._waiting.write(request_ids, self._workers)
 
 
 class ModelLease(leases.Lease):
