@@ -11,7 +11,6 @@ from typing import Any
 
 import ray
 
-from ...workers import WorkerGroup
 from ..config.schema import Config
 from ..output.manifest import Manifest
 from ..output.session import Session
@@ -49,7 +48,8 @@ class LazyEngine:
 
     def __init__(self, session: Session, stack: ExitStack, measured: Measured | None = None) -> None:
         self._session, self._stack, self._measured = session, stack, measured
-        self._group: WorkerGroup | None = None
+        self._made: WorkerEngine | None = None
+        """Kept from call to call, since it makes the readouts of a version from those that it made last."""
         self._run = stack.enter_context(open_run(session.config, LogProgress()))
 
     def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
@@ -65,9 +65,10 @@ class LazyEngine:
         self._engine().write_reports(request_ids)
 
     def _engine(self) -> WorkerEngine:
-        if self._group is None:
-            self._group = self._stack.enter_context(self._session.workers())
-        return WorkerEngine(self._session, self._group, LogProgress(), self._measured, self._run)
+        if self._made is None:
+            group = self._stack.enter_context(self._session.workers())
+            self._made = WorkerEngine(self._session, group, LogProgress(), self._measured, self._run)
+        return self._made
 
 
 def _from_memory(method: Method[Arguments, Answer]) -> Method[Arguments, Answer]:
