@@ -15,6 +15,7 @@ from ...partitioning.errors import InputError
 from ...partitioning.manifest import IngestedGraph
 from ...workers import WorkerFailure, Workers
 from ..config.schema import Config
+from ..evidence.run_report import update_run_report
 from ..layout import LOG, REQUESTS, pretraining_folder, training_folder
 from ..models.pretraining import clear_runs_of_others, fit_encoder, wants_around, with_encoder
 from ..models.retraining import check_still_valid, commit_replayed
@@ -92,7 +93,15 @@ def retrain(
     clear_runs_of_others(session, trained)
     if choice is not None:
         clear_choice(configured)
-    return training_result(committed, curve, run.settings.num_batches) | {
+    told = training_result(committed, curve, run.settings.num_batches)
+    update_run_report(
+        session,
+        committed,
+        progress,
+        training={key: told[key] for key in ("epochs", "seconds", "curve")},
+        encoder={"seconds": pretrained["seconds"], "file": encoder.file},
+    )
+    return told | {
         **planned.measured(workers),
         "seconds": time.perf_counter() - started,
         "replayed_requests": len(committed.replayed or ()),

@@ -49,6 +49,7 @@ class LazyEngine:
     def __init__(self, session: Session, stack: ExitStack, measured: Measured | None = None) -> None:
         self._session, self._stack, self._measured = session, stack, measured
         self._made: WorkerEngine | None = None
+        """Kept from call to call: it knows what it made last, from which the next readouts and the evidence follow."""
         self._run = stack.enter_context(open_run(session.config, LogProgress()))
 
     def carry_out(self, requests: Sequence[Request], before_commit: Callable[[Manifest], None]) -> None:
@@ -66,7 +67,6 @@ class LazyEngine:
     def _engine(self) -> WorkerEngine:
         if self._made is None:
             group = self._stack.enter_context(self._session.workers())
-            # One for good: it knows what it made last, from which the next readouts and the evidence follow.
             self._made = WorkerEngine(self._session, group, LogProgress(), self._measured, self._run)
         return self._made
 

@@ -3,7 +3,8 @@
 Shell: its syntax, and each `unlearnrec` command is one of the command line, with options and settings that exist; calls of
 the service by curl are held against its OpenAPI document. YAML: a configuration, or part of one. Python: compiled; calls of
 a session have arguments that its methods take; a block that opens no session, which would train a model, is run. JSON and
-TOML are parsed. Text is not run, and says what it is.
+TOML are parsed. Text is not run, and says what it is. All of this holds for blocks that say why they are not run, too.
+test_blocks_run.py runs the others.
 """
 
 import ast
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from fences import ROOT, Fence, all_fences, calls, documents, script
+from fences import ROOT, SESSION, SHELL, Fence, all_fences, calls, documents, script, uses_a_session
 
 import unlearnrec
 from unlearnrec.cluster.cli.app import app
@@ -28,16 +29,13 @@ from unlearnrec.cluster.config.schema import Config, load_config, parse_config
 from unlearnrec.partitioning.errors import InputError
 
 FENCES = all_fences()
-SHELL = ("", "sh", "bash", "console", "shell")
 GROUP: Any = typer.main.get_command(app)
 SECTIONS = {key.path.partition(".")[0] for key in all_keys(Config)}
-SESSION = ("s", "session")
-"""What the documents call one."""
 NEEDED = {"interactions": "t.parquet", "output": "run"}
 
 
-def of(*languages: str, also_not_run: bool = False) -> list[Fence]:
-    return [one for one in FENCES if one.language in languages and (also_not_run or not one.reason)]
+def of(*languages: str) -> list[Fence]:
+    return [one for one in FENCES if one.language in languages]
 
 
 def test_the_documents_were_found():
@@ -53,7 +51,9 @@ def test_what_is_not_run_says_why():
     """Text, and blocks without a language in which no command stands, are output: nothing here checks them."""
     silent = [one for one in of("text") if not one.reason]
     checked = ("unlearnrec", "curl", "make", "pip", "ray", "docker", "kubectl", "helm")
-    silent += [one for one in of("") if not any(list(calls(script(one.text), name)) for name in checked)]
+    silent += [
+        one for one in of("") if not one.reason and not any(list(calls(script(one.text), name)) for name in checked)
+    ]
     assert not [f"{one}: write <!-- not run: why --> before it" for one in silent]
 
 
@@ -155,14 +155,7 @@ def test_json_and_toml_are_read(one: Fence):
     (json.loads if one.language == "json" else tomllib.loads)(one.text)
 
 
-def uses_a_session(one: Fence) -> bool:
-    """It opens one, or goes on with that of a block before it."""
-    names = [node for node in ast.walk(ast.parse(one.text)) if isinstance(node, ast.Name)]
-    bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}
-    return "Session(" in one.text or any(node.id in SESSION and node.id not in bound for node in names)
-
-
-@pytest.mark.parametrize("one", of("python", also_not_run=True), ids=str)
+@pytest.mark.parametrize("one", of("python"), ids=str)
 def test_python_is_compiled_and_calls_a_session_as_it_is(one: Fence):
     for node in ast.walk(ast.parse(one.text)):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
@@ -174,7 +167,7 @@ def test_python_is_compiled_and_calls_a_session_as_it_is(one: Fence):
             inspect.signature(method).bind(None, *node.args, **names)
 
 
-@pytest.mark.parametrize("one", [one for one in of("python") if not uses_a_session(one)], ids=str)
+@pytest.mark.parametrize("one", [one for one in of("python") if not one.reason and not uses_a_session(one)], ids=str)
 def test_python_that_needs_nothing_else_runs(one: Fence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(one.text, str(one), "exec"), {"__name__": "documents"})

@@ -1,5 +1,6 @@
 """The fenced code blocks of the documents, and the lines of a shell block as commands."""
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -10,6 +11,10 @@ import unlearnrec
 
 ROOT = Path(unlearnrec.__file__).resolve().parent
 MARK = re.compile(r"<!-- not run: (.+?) -->\s*$")
+SHELL = ("", "sh", "bash", "console", "shell")
+"""Languages of commands; "" where none is given."""
+SESSION = ("s", "session")
+"""What the documents call one."""
 PROMPT = re.compile(r"^(?:\w+)?[$]\s+")
 
 
@@ -84,3 +89,14 @@ def calls(lines: list[str], program: str) -> Iterator[list[str]]:
                 command = []
             else:
                 command.append(word)
+
+
+def uses_a_session(one: Fence) -> bool:
+    """Whether a block of Python opens one, or goes on with that of a block before it."""
+    return "Session(" in one.text or goes_on_with_a_session(one)
+
+
+def goes_on_with_a_session(one: Fence) -> bool:
+    names = [node for node in ast.walk(ast.parse(one.text)) if isinstance(node, ast.Name)]
+    bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    return any(node.id in SESSION and node.id not in bound for node in names)

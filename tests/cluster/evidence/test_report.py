@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 import types
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +37,8 @@ from unlearnrec.cluster.output.manifest import manifest_of
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import SILENT, Progress
 from unlearnrec.cluster.requests.request import parse_request
-from unlearnrec.cluster.serving.actor import LazyEngine, LogProgress
+from unlearnrec.cluster.serving.actor import LazyEngine
 from unlearnrec.cluster.serving.intake import Intake
-from unlearnrec.cluster.serving.start import WorkerEngine
 from unlearnrec.distributed.partition.version import Encoder
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.shard import GraphShard
@@ -456,8 +455,8 @@ def test_a_check_that_fails_is_told_wherever_somebody_asks(bare, tmp_path, monke
     with monkeypatch.context() as patch:
         wrong = {"name": "deleted nodes", "ok": False, "checked": 1, "of": 1, "detail": "1 has a row"}
         patch.setattr(drafts, "checks_of", lambda *_: [wrong])
+        patch.setattr(session, "workers", lambda: nullcontext(object()))
         engine = LazyEngine(session, ExitStack())
-        engine._made = WorkerEngine(session, None, LogProgress())
         engine.write_reports(["r"])
     engine.write_reports(["s"])
     assert "request r: the check of deleted nodes FAILED" in caplog.text and "request s" not in caplog.text

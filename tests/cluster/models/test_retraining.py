@@ -14,6 +14,7 @@ from trained_output import rows_by_partition, trained_output
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.commands import purge
 from unlearnrec.cluster.commands import retrain as command
+from unlearnrec.cluster.evidence import run_report
 from unlearnrec.cluster.log import log
 from unlearnrec.cluster.log.records import PURGING, SWITCHING
 from unlearnrec.cluster.models import training
@@ -113,6 +114,22 @@ def test_without_requests_it_is_train_and_pretrain_in_one_version(config, worker
     # The runs on which the encoder was fitted stay, for other settings of the fit.
     assert len([name for name in Session(config).store.list("pretrain") if name.endswith("/done.json")]) == 1
     assert not Session(config).store.list("checkpoints")
+
+
+def test_the_report_has_the_curve_and_the_seconds_of_the_encoder(config, worker, users, beside):
+    """Also where a request was carried out on the result; a measurement of the same version keeps them."""
+    beside(fitting=lambda: forget(config, [users[0]], "a"))
+    answer = pipeline.retrain(config, group=worker)
+    store = Session(config).store
+    told = json.loads(store.read("reports/report.json"))
+    assert told["version"] == answer["version"] and told["training"]["curve"] == answer["curve"]
+    assert told["training"]["seconds"] == answer["curve"][-1]["seconds"] < answer["seconds"]
+    assert told["encoder"]["seconds"] == answer["pretrain"]["seconds"]
+    assert [request["request_id"] for request in told["requests"]] == ["a"]
+    assert "was trained for 1 epoch" in store.read("reports/report.html").decode()
+    run_report.update_run_report(Session(config), Session(config).version(), quality={"recall@20": 0.5})
+    again = json.loads(store.read("reports/report.json"))
+    assert (again["training"], again["encoder"]) == (told["training"], told["encoder"])
 
 
 def test_requests_that_are_carried_out_meanwhile_are_carried_out_on_the_result(

@@ -275,6 +275,7 @@ class Protocol(RuleBasedStateMachine):
         rows = lambda session, _, graph, *__: (random_rows(session, graph, 1), [{"seconds": 0.0, "loss": 0.0}])  # noqa: E731
         self.patch.setattr(retrain, "trained_version", rows)
         self.patch.setattr(retrain, "fit_encoder", self.fit)
+        self.patch.setattr(retrain, "update_run_report", lambda *_, **__: None)  # nothing is decided on it
         self.desks = [self.desk(who) for who in DESKS]
         self.services = {n: self.service() for n in SERVICES}
         self.initial = Protocol.begin_with
@@ -776,7 +777,7 @@ class Protocol(RuleBasedStateMachine):
     def fit(self, session: Session, version: dict[str, Any], *_: Any) -> Any:
         """Of one of the retrains: an encoder by which a request changes the files of all partitions."""
         encoder, files = empty_encoder(session, version)
-        return encoder.replaced(around=session.config.seed == OTHER_RETRAIN), files, {}
+        return encoder.replaced(around=session.config.seed == OTHER_RETRAIN), files, {"seconds": 0.0}
 
     def noted(self, begun: Callable[..., Any]) -> Callable[..., Any]:
         def noted(session: Session, lease: ModelLease) -> Any:
