@@ -46,6 +46,10 @@ class Machines:
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self._cpus: dict[int, float] = {}  # of the Ray node of each machine that has one
+        self._starts = 0
+        self._harmed: set[int] = set()  # machines of which nobody knows what became of their Ray
+        self._programs: list[subprocess.Popen[bytes]] = []
         self._prefix = f"ulr{os.getpid() % 100000}"
         self.folder = Path(tempfile.mkdtemp(prefix="ur"))  # short: Ray's sockets lie in it
         self._env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -113,7 +117,7 @@ class Machines:
         """Start a program on machine k; what it prints goes to the file `log`."""
         named = ["unshare", "--uts", "sh", "-c", f'hostname {self.name(k)}; exec "$@"', "sh"]
         with open(log, "wb") as out:
-            return subprocess.Popen(
+            program = subprocess.Popen(
                 ["ip", "netns", "exec", self.name(k), *named, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -122,6 +126,8 @@ class Machines:
                 cwd=self.folder,
                 start_new_session=True,
             )
+        self._programs.append(program)
+        return program
 
     def start(self, k: int, *arguments: str, **environment: str) -> Command:
         """Start `unlearnrec ARGUMENTS` on machine k."""
@@ -142,16 +148,41 @@ class Machines:
         longer on two cores than Ray waits for a node."""
         main = "from ray.scripts.scripts import main; main()"
         for k in machines:
+            self._cpus[k] = cpus
+            self._starts += 1
             own = [f"--node-ip-address=10.77.0.{k}", f"--num-cpus={cpus}", "--object-store-memory=100000000"]
             if k == 1:
                 own += ["--head", f"--port={PORT}", "--include-dashboard=false", f"--system-config={QUICK}"]
-                own.append(f"--temp-dir={self.folder}/ray")
+                own.append(f"--temp-dir={self.folder}/ray{self._starts}")
             else:
                 own.append(f"--address={self.address}")
-            log = self.folder / f"ray-{k}.log"
+            log = self.folder / f"ray-{k}-{self._starts}.log"
             command = [sys.executable, "-c", main, "start", *own, "--block", "--disable-usage-stats"]
             ray = self.popen(k, *command, log=log)
+            self._programs.remove(ray)  # it stays from test to test
             wait(lambda ray=ray, log=log: started(ray, log), 120)
+
+    def heal(self, *, all_of_them: bool = False) -> None:
+        """End what was started besides Ray, and start the machines anew to which something happened; all of them where it
+        was the head."""
+        for program in self._programs:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)
+            program.wait()
+        self._programs.clear()
+        everything = all_of_them or 1 in self._harmed
+        again = set(self._cpus) if everything else self._harmed & set(self._cpus)
+        for k in again:
+            self.kill(k)
+        self._harmed.clear()
+        for k in sorted(again):
+            self.start_again(k)
+
+    def start_again(self, k: int) -> None:
+        """Plug machine k in, which was switched off, and start its Ray."""
+        self.mend(k)
+        self.start_ray(k, cpus=self._cpus[k])
+        self._harmed.discard(k)
 
     # ---- what happens to them ------------------------------------------------------------------------------------
 
@@ -161,18 +192,25 @@ class Machines:
 
     def signal(self, k: int, number: int) -> None:
         """Send all processes of machine k a signal."""
+        self._harmed.add(k)
         for pid in self.pids(k):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def power_off(self, k: int) -> None:
+        """As if its power failed: the others hear nothing, not even that a connection ended."""
+        self.cut(k)
+        self.kill(k)
+
     def kill(self, k: int) -> None:
-        """As if its power failed."""
+        """End all its processes. Its kernel still tells the others that their connections are closed."""
         for _ in range(5):
             self.signal(k, signal.SIGKILL)
             time.sleep(0.05)
 
     def cut(self, k: int) -> None:
         """Pull its network cable."""
+        self._harmed.add(k)
         self._ip("-n", self.name(0), "link", "set", f"to{k}", "down")
 
     def mend(self, k: int) -> None:
