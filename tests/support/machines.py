@@ -1,6 +1,7 @@
 """Network namespaces of this machine as machines of one network, each with a Ray node of its own.
 
-Their host names resolve to a loopback address, as Debian sets it up. They share the file system. Needs root and `ip`.
+Their host names resolve to a loopback address, as Debian sets it up, and their name server never answers. They share the
+file system. Needs root and `ip`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,19 @@ PACKAGE = Path(unlearnrec.__file__).resolve().parents[1]
 # Without these Ray notices a lost or frozen node after a minute.
 QUICK = '{"health_check_initial_delay_ms":0,"health_check_period_ms":1000,"health_check_timeout_ms":1500,'
 QUICK += '"health_check_failure_threshold":8}'
+NAME_SERVER = """
+import socket, time
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("10.77.0.254", 53))
+time.sleep(1e6)
+"""
+"""Takes questions, and answers none: a look-up ends after ten seconds."""
+CLOCK = """
+import time
+own = time.time
+time.time = lambda: own() + {seconds}
+"""
+"""A module that Python imports at its start: the clock is wrong."""
 
 
 def why_not() -> str | None:
@@ -48,6 +62,7 @@ class Machines:
         self.count = count
         self._cpus: dict[int, float] = {}  # of the Ray node of each machine that has one
         self._starts = 0
+        self._session = Path()  # where Ray has its files
         self._harmed: set[int] = set()  # machines of which nobody knows what became of their Ray
         self._programs: list[subprocess.Popen[bytes]] = []
         self._prefix = f"ulr{os.getpid() % 100000}"
@@ -78,6 +93,8 @@ class Machines:
             self._ip(*inside, "link", "set", "lo", "up")
             for k in range(1, self.count + 1):
                 self._add(k)
+            self.popen(0, sys.executable, "-c", NAME_SERVER, log=self.folder / "names.log")
+            self._programs.clear()  # it stays from test to test
         except BaseException:
             self.__exit__()
             raise
@@ -88,6 +105,7 @@ class Machines:
         files = Path("/etc/netns") / name
         files.mkdir(parents=True)
         (files / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n")
+        (files / "resolv.conf").write_text("nameserver 10.77.0.254\n")
         self._ip("netns", "add", name)
         inside = ("-n", name)
         self._ip(*inside, "link", "add", "eth0", "type", "veth", "peer", "name", f"to{k}", "netns", self.name(0))
@@ -113,9 +131,14 @@ class Machines:
 
     # ---- what runs on them ---------------------------------------------------------------------------------------
 
-    def popen(self, k: int, *command: str, log: Path, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a program on machine k; what it prints goes to the file `log`."""
-        named = ["unshare", "--uts", "sh", "-c", f'hostname {self.name(k)}; exec "$@"', "sh"]
+    def popen(
+        self, k: int, *command: str, log: Path, disk: tuple[Path, int] | None = None, **environment: str
+    ) -> subprocess.Popen[bytes]:
+        """Start a program on machine k; what it prints goes to the file `log`.
+
+        disk: (folder, MiB) of a small disk of its own, which it finds at this folder."""
+        own = f"mount -t tmpfs -o size={disk[1]}m none {disk[0]} && " if disk else ""
+        named = ["unshare", "--uts", "--mount", "sh", "-c", f'{own}hostname {self.name(k)} && exec "$@"', "sh"]
         with open(log, "wb") as out:
             program = subprocess.Popen(
                 ["ip", "netns", "exec", self.name(k), *named, *command],
@@ -143,22 +166,33 @@ class Machines:
         log = self.folder / f"python-{time.monotonic_ns()}.log"
         Command(self.popen(k, sys.executable, "-c", code, log=log), log).end(60)
 
-    def start_ray(self, *machines: int, cpus: float = 1) -> None:
+    def start_ray(self, *machines: int, cpus: float = 1, clock: float = 0.0, disk: int | None = None) -> None:
         """Start a Ray node on each of these machines, the head on machine 1, one after the other: all at once they took
-        longer on two cores than Ray waits for a node."""
+        longer on two cores than Ray waits for a node.
+
+        clock: by how many seconds the clock of what runs on the node is ahead. disk: MiB of the disk of its own on which Ray
+        has its files; None: that of the head."""
+        environment = {}
+        if clock:
+            own = self.folder / "clock"
+            own.mkdir(exist_ok=True)
+            (own / "sitecustomize.py").write_text(CLOCK.format(seconds=clock))
+            environment["PYTHONPATH"] = os.pathsep.join([str(own), self._env["PYTHONPATH"]])
         main = "from ray.scripts.scripts import main; main()"
         for k in machines:
             self._cpus[k] = cpus
             self._starts += 1
             own = [f"--node-ip-address=10.77.0.{k}", f"--num-cpus={cpus}", "--object-store-memory=100000000"]
             if k == 1:
+                self._session = self.folder / f"ray{self._starts}"
+                self._session.mkdir()
                 own += ["--head", f"--port={PORT}", "--include-dashboard=false", f"--system-config={QUICK}"]
-                own.append(f"--temp-dir={self.folder}/ray{self._starts}")
+                own.append(f"--temp-dir={self._session}")
             else:
                 own.append(f"--address={self.address}")
             log = self.folder / f"ray-{k}-{self._starts}.log"
             command = [sys.executable, "-c", main, "start", *own, "--block", "--disable-usage-stats"]
-            ray = self.popen(k, *command, log=log)
+            ray = self.popen(k, *command, log=log, disk=(self._session, disk) if disk else None, **environment)
             self._programs.remove(ray)  # it stays from test to test
             wait(lambda ray=ray, log=log: started(ray, log), 120)
 
@@ -178,11 +212,23 @@ class Machines:
         for k in sorted(again):
             self.start_again(k)
 
-    def start_again(self, k: int) -> None:
-        """Plug machine k in, which was switched off, and start its Ray."""
+    def start_again(self, k: int, clock: float = 0.0, disk: int | None = None) -> None:
+        """Start the Ray of machine k, which was switched off."""
         self.mend(k)
-        self.start_ray(k, cpus=self._cpus[k])
-        self._harmed.discard(k)
+        self.start_ray(k, cpus=self._cpus[k], clock=clock, disk=disk)
+        if not (clock or disk):
+            self._harmed.discard(k)
+
+    def fill_disk(self, k: int) -> None:
+        """Leave no room on the disk of its own that machine k's Ray has."""
+        pid = min(self.pids(k))
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/root{self._session}/filling", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    def free_disk(self, k: int) -> None:
+        """Take the filling away."""
+        os.remove(f"/proc/{min(self.pids(k))}/root{self._session}/filling")
 
     # ---- what happens to them ------------------------------------------------------------------------------------
 
