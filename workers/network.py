@@ -172,7 +172,9 @@ def _knock(door: Door, seconds: float) -> str | None:
 def slow_look_ups_text(doors: Mapping[int, Door]) -> str | None:
     """What to say of machines whose name servers let workers wait; None where none did."""
     slow = {
-        door.node_address: door.look_up_seconds for door in doors.values() if door.look_up_seconds > SLOW_LOOK_UP_SECONDS
+        door.node_address: door.look_up_seconds
+        for door in doors.values()
+        if door.look_up_seconds > SLOW_LOOK_UP_SECONDS
     }
     if not slow:
         return None
