@@ -1,7 +1,6 @@
 """Network namespaces of this machine as machines of one network, each with a Ray node of its own.
 
-Their host names resolve to a loopback address, as Debian sets it up, and their name server never answers. They share the
-file system. Needs root and `ip`.
+Their host names resolve to a loopback address, as Debian sets it up. They share the file system. Needs root and `ip`.
 """
 
 from __future__ import annotations
@@ -93,8 +92,6 @@ class Machines:
             self._ip(*inside, "link", "set", "lo", "up")
             for k in range(1, self.count + 1):
                 self._add(k)
-            self.popen(0, sys.executable, "-c", NAME_SERVER, log=self.folder / "names.log")
-            self._programs.clear()  # it stays from test to test
         except BaseException:
             self.__exit__()
             raise
@@ -105,7 +102,7 @@ class Machines:
         files = Path("/etc/netns") / name
         files.mkdir(parents=True)
         (files / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n")
-        (files / "resolv.conf").write_text("nameserver 10.77.0.254\n")
+        (files / "resolv.conf").write_text("nameserver 127.0.0.1\n")  # where nothing listens
         self._ip("netns", "add", name)
         inside = ("-n", name)
         self._ip(*inside, "link", "add", "eth0", "type", "veth", "peer", "name", f"to{k}", "netns", self.name(0))
@@ -218,6 +215,13 @@ class Machines:
         self.start_ray(k, cpus=self._cpus[k], clock=clock, disk=disk)
         if not (clock or disk):
             self._harmed.discard(k)
+
+    def silence_name_servers(self) -> None:
+        """From now on the name server of all machines takes questions and answers none."""
+        self.popen(0, sys.executable, "-c", NAME_SERVER, log=self.folder / "names.log")
+        for k in range(1, self.count + 1):
+            # In place: the machine sees this file, and not another of its name.
+            (Path("/etc/netns") / self.name(k) / "resolv.conf").write_text("nameserver 10.77.0.254\n")
 
     def fill_disk(self, k: int) -> None:
         """Leave no room on the disk of its own that machine k's Ray has."""
