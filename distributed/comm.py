@@ -72,6 +72,14 @@ def reach_store(host: str, port: int, size: int, timeout_seconds: float) -> Stor
     )
 
 
+def try_name_servers(address: str) -> None:
+    """Let Torch look up the name of an address of this machine, as its first store does for its log.
+
+    Torch gives up names for good once a look-up has failed. Where no name server answers, that takes 10 s or more, once in a
+    process, and counts as time in which the ranks were to meet unless it is done before."""
+    open_store(address, 1, 60.0)
+
+
 def _register_bound_gloo() -> None:
     """Make gloo known under a name of its own, with the address at which it listens as its options.
 

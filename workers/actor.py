@@ -10,6 +10,7 @@ import contextlib
 import os
 import pickle
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
@@ -34,6 +35,10 @@ class PartitionHost(Protocol):
     the user's mistake; OSError and MemoryError are worth another attempt; anything else is a defect. Results must
     pickle; exceptions should.
     """
+
+    def try_name_servers(self, address: str) -> None:
+        """Once in a process, before the first `open_store` or `join`: wait for a name server that does not answer, where
+        those would wait for it. address: one of this machine."""
 
     def open_store(self, host: str) -> tuple[str, int]:
         """Rank 0 only: bind a TCPStore to port 0 on address `host` and return (address, port) for the next `join`."""
@@ -86,6 +91,7 @@ class ShardWorker:
         self._last: tuple[tuple[int, int], Outcome] | None = None
         self._address = "127.0.0.1"  # until `listen` has found another
         self._door: OpenDoor | None = None
+        self._named = False  # whether the host has tried the name servers
 
     # ---- control methods: pass a blocked call -------------------------------------------------------------------
 
@@ -122,7 +128,8 @@ class ShardWorker:
         return self._guarded(self._make_host, generation=None)
 
     def listen(self, interface: str | None) -> Outcome:
-        """Choose the address at which this worker listens, and open a door there. The value is the Door.
+        """Choose the address at which this worker listens, and open a door there. The value is the Door. The first time it
+        may wait for a name server that does not answer.
 
         interface: `cluster.network_interface`."""
 
@@ -130,8 +137,13 @@ class ShardWorker:
             self._close_door()
             node_address = ray.util.get_node_ip_address()
             self._address = own_address(interface, node_address)
+            seconds = 0.0
+            if not self._named:
+                began = time.monotonic()
+                self._the_host().try_name_servers(self._address)
+                self._named, seconds = True, time.monotonic() - began
             self._door = OpenDoor(self._address, ray.get_runtime_context().get_node_id(), node_address)
-            return self._door.door
+            return replace(self._door.door, look_up_seconds=seconds)
 
         return self._guarded(listen, generation=None)
 

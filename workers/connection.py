@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -10,7 +11,9 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
+from queue import Empty, Queue
 
 import ray
 from ray.exceptions import RayError
@@ -20,6 +23,7 @@ from ..partitioning.errors import InputError
 from .network import machine_addresses
 
 REACH_SECONDS = 5.0
+LOOK_UP_SECONDS, SLOW_LOOK_UP_SECONDS = 5.0, 1.0
 ANSWER_SECONDS = 10.0
 """How long Ray's head may take for one answer. Ray itself tries 20 times for 40 s each."""
 IMPORT_SECONDS = 60.0  # of Ray in the process that asks; measured .6 s, 6 s on a machine with much to do
@@ -154,15 +158,49 @@ def _check_reachable(target: str) -> None:
 
 def _connected(target: str, host: str, port: int) -> socket.socket:
     """A connection to the target; raises InputError where nothing listens."""
-    hosts = [host]
+    hosts = _looked_up(target, host, port)
     if host == "localhost" or host.startswith("127."):  # Ray looks for its head at another address of this machine, too
         hosts += [address for name, address in machine_addresses() if address != host and ":" not in address]
+    end, reason = time.monotonic() + REACH_SECONDS, "no answer"
     for place in hosts:
         try:
-            return socket.create_connection((place, port), timeout=REACH_SECONDS)
+            return socket.create_connection((place, port), timeout=max(1.0, end - time.monotonic()))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
     raise InputError(_no_cluster(target, reason))
+
+
+def _looked_up(target: str, host: str, port: int) -> list[str]:
+    """The addresses of a host. A name server that does not answer is given up: Ray itself would wait for it again and again.
+
+    Raises:
+        InputError: the name has no address, or the name server does not answer."""
+    found: Queue[list[str] | str] = Queue()
+
+    def look_up() -> None:
+        try:
+            entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found.put(list(dict.fromkeys(str(entry[4][0]) for entry in entries)))
+        except (OSError, OverflowError, UnicodeError) as error:
+            found.put(getattr(error, "strerror", None) or str(error))
+
+    began = time.monotonic()
+    # A daemon: nobody can end a look-up, and a program does not wait for it at its end.
+    threading.Thread(target=look_up, name="look up", daemon=True).start()
+    with contextlib.suppress(Empty):
+        answer = found.get(timeout=LOOK_UP_SECONDS)
+        if isinstance(answer, str):
+            raise InputError(_no_cluster(target, answer))
+        if (seconds := time.monotonic() - began) > SLOW_LOOK_UP_SECONDS:
+            log.warning("looking up the name %s took %.0f s: see the name servers of this machine", host, seconds)
+        return answer
+    raise InputError(
+        _no_cluster(
+            target,
+            f"the name {host} could not be looked up within {LOOK_UP_SECONDS:g} s: the name servers of this machine "
+            "do not answer; an address such as 10.0.0.1 needs none",
+        )
+    )
 
 
 def _speaks_http2(connection: socket.socket, host: str) -> bool:

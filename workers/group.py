@@ -33,7 +33,7 @@ from .failures import (
     worker_failure,
 )
 from .memory import PlannedMemory, WorkerMemory, why_memory
-from .network import KNOCK_SECONDS, unreached_text
+from .network import KNOCK_SECONDS, slow_look_ups_text, unreached_text
 from .placement import WorkerSettings, make_placement_group
 from .post_mortem import ended_for_memory, oom_kills_of
 
@@ -185,7 +185,11 @@ class WorkerGroup:
         everyone = range(self.num_partitions)
         interface = self._settings.network_interface
         listening = {k: self._actors[k].listen.remote(interface) for k in everyone}
-        doors = dict(zip(everyone, self._collect("listen", listening, self._timeout), strict=True))
+        # A worker's first look-up may last as long as its name servers are silent.
+        limit = max(RESTART_SECONDS, self._timeout)
+        doors = dict(zip(everyone, self._collect("listen", listening, limit), strict=True))
+        if text := slow_look_ups_text(doors):
+            log.warning("%s", text)
         self._addresses = [door.address for door in doors.values()]
         if len({door.node for door in doors.values()}) == 1:
             return

@@ -25,6 +25,8 @@ from ..partitioning.errors import InputError
 KNOCK_SECONDS = 5.0
 """How long a worker tries one door before the first generation. Later ones wait as long as a collective: a network that
 was cut may come back."""
+SLOW_LOOK_UP_SECONDS = 2.0
+"""A look-up of one name that takes longer is told."""
 SHOWN = 4
 """How many pairs of workers a message names."""
 
@@ -39,6 +41,8 @@ class Door:
     token: str
     node: str
     node_address: str
+    look_up_seconds: float = 0.0
+    """How long the name servers of the machine let the worker wait."""
 
     @property
     def place(self) -> str:
@@ -163,6 +167,19 @@ def _knock(door: Door, seconds: float) -> str | None:
         if time.monotonic() >= end:
             return reason
         time.sleep(0.2)
+
+
+def slow_look_ups_text(doors: Mapping[int, Door]) -> str | None:
+    """What to say of machines whose name servers let workers wait; None where none did."""
+    slow = {
+        door.node_address: door.look_up_seconds
+        for door in doors.values()
+        if door.look_up_seconds > SLOW_LOOK_UP_SECONDS
+    }
+    if not slow:
+        return None
+    found = ", ".join(f"{seconds:.0f} s on {address}" for address, seconds in sorted(slow.items()))
+    return f"name servers (DNS) let the workers wait when they started: {found}; see /etc/resolv.conf there"
 
 
 def unreached_text(doors: Mapping[int, Door], found: Mapping[int, Mapping[int, str]]) -> str:

@@ -11,6 +11,7 @@ from ...partitioning.errors import InputError
 from ...workers import WorkerGroup
 from ..evidence.report import add_evidence
 from ..lifecycle.acceptance import accept, final_answer, under_current_id
+from ..lifecycle.decisions import due_at
 from ..lifecycle.operators import check_operator
 from ..lifecycle.refusals import Held
 from ..lifecycle.results_file import result_rows, stored_outcome
@@ -164,7 +165,7 @@ class Requests:
         return True
 
     def _due_at(self, ticket: Ticket) -> float:
-        return ticket.waits_from + self._output.config.forget.grace_seconds
+        return due_at(ticket, self._output.config.forget.grace_seconds)
 
     def _due(self, request_id: str) -> list[Request]:
         """This request and the others that are due, as many as one version may carry out, oldest first."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +27,8 @@ NODE_SECONDS = 60.0
 """How long a node may take to run one function: it starts a process for it."""
 LITTLE = 0.001
 """The share of a CPU that a worker of the check asks for: workers of a run keep what they have."""
+CLOCK_SECONDS = 5.0
+"""So far the clocks of two nodes may be apart. Machines that ask a time server (NTP) are apart by milliseconds."""
 PACKAGES = ("unlearnrec", "torch", "ray", "numpy", "pyarrow")
 """What must be the same everywhere: calls and shards travel between nodes."""
 
@@ -48,6 +51,7 @@ def cluster_checks(config: Config | None) -> Iterator[Checks]:
             ("cluster", _nodes),
             ("room", lambda: _room(settings)),
             ("versions on the nodes", _versions),
+            ("clocks of the nodes", _clocks),
             ("workers on all nodes", lambda: _workers(settings)),
         ]
         if config is not None:
@@ -96,6 +100,43 @@ def _versions() -> tuple[bool, str]:
 
 def _own_versions() -> str:
     return ", ".join(f"{name} {version or 'not installed'}" for name, version in package_versions(PACKAGES).items())
+
+
+def _clocks() -> tuple[bool, str]:
+    """Check that the clocks of all nodes agree with that of this machine."""
+    task = ray.remote(num_cpus=0, max_retries=0)(_own_time)
+    apart = {}
+    for node in _alive():
+        place = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        ray.get(place.remote(), timeout=NODE_SECONDS)  # the second answer comes without the start of a process
+        before = time.time()
+        there = ray.get(place.remote(), timeout=NODE_SECONDS)
+        apart[node["NodeManagerAddress"]] = clock_difference(before, there, time.time())
+    return clocks_agree(apart)
+
+
+def _own_time() -> float:
+    return time.time()
+
+
+def clock_difference(before: float, there: float, after: float) -> float:
+    """How many seconds another clock is ahead of this one at least (negative: behind), if it showed `there` at some moment
+    between `before` and `after` of this one."""
+    return there - after if there > after else min(0.0, there - before)
+
+
+def clocks_agree(apart: Mapping[str, float]) -> tuple[bool, str]:
+    """Whether clocks agree, and what there is to say. apart: by address, the seconds by which each is ahead."""
+    wrong = {address: seconds for address, seconds in apart.items() if abs(seconds) > CLOCK_SECONDS}
+    if not wrong:
+        return True, f"apart by less than {CLOCK_SECONDS:g} s"
+    found = ", ".join(
+        f"{address} is {abs(s):.0f} s {'ahead' if s > 0 else 'behind'}" for address, s in sorted(wrong.items())
+    )
+    return False, (
+        f"by the clock of this machine {found}: grace windows, deadlines, leases and the times in evidence would be wrong, "
+        "and S3 refuses what is 15 minutes apart. Let all machines follow one time server (NTP)"
+    )
 
 
 def _workers(settings: Cluster) -> tuple[bool, str]:

@@ -12,6 +12,7 @@ from ..config.schema import Config
 from ..evidence.report import add_evidence
 from ..layout import REQUEST_KEY
 from ..lifecycle.acceptance import NOTHING, accept, final_answer, under_current_id
+from ..lifecycle.decisions import due_at
 from ..lifecycle.operators import check_operator
 from ..lifecycle.preview import preview_request
 from ..lifecycle.refusals import Held
@@ -171,7 +172,7 @@ def _check_not_held(session: Session, request: Request) -> None:
 def _in_grace(session: Session, request: Request) -> dict[str, Any] | None:
     """The answer while the request's grace window is open; None if the request may be carried out."""
     ticket = session.ledger().tickets[request.request_id]
-    due = ticket.waits_from + session.config.forget.grace_seconds
+    due = due_at(ticket, session.config.forget.grace_seconds)
     if ticket.state is not State.ACCEPTED or time.time() >= due:
         return None
     return {"request_id": request.request_id, "status": "accepted", "version": None, "due": iso(due), **NOTHING}

@@ -35,7 +35,7 @@ def next_batch(
     by itself. They are tried one at a time. Those that have lost none are tried before all other requests, and those that
     have lost some after all others, the ones with the fewest losses first.
     """
-    due = sorted((t for t in tickets if _due_at(t, grace_seconds) <= now), key=lambda t: t.accepted_at)
+    due = sorted((t for t in tickets if due_at(t, grace_seconds) <= now), key=lambda t: t.accepted_at)
     suspects = sorted((t.request_id for t in due if t.request_id in alone), key=alone.__getitem__)
     others = [t.request_id for t in due if t.request_id not in alone]
     if others and not (suspects and alone[suspects[0]] == 0):
@@ -45,12 +45,12 @@ def next_batch(
 
 def seconds_until_due(tickets: Iterable[Ticket], now: float, grace_seconds: float) -> float:
     """The seconds until the first grace window of these ends, 0 if one has ended; infinity where none will end."""
-    return max(0.0, min((_due_at(t, grace_seconds) - now for t in tickets), default=math.inf))
+    return max(0.0, min((due_at(t, grace_seconds) - now for t in tickets), default=math.inf))
 
 
 def may_cancel(ticket: Ticket, now: float, grace_seconds: float) -> bool:
     """Whether a request can be cancelled: it is open, and still in its grace window or held."""
-    return ticket.state in OPEN and now < _due_at(ticket, grace_seconds)
+    return ticket.state in OPEN and now < due_at(ticket, grace_seconds)
 
 
 def oldest_age(tickets: Iterable[Ticket], now: float) -> float:
@@ -85,9 +85,29 @@ def retry_after(
     return max(MIN_RETRY_SECONDS, math.ceil(min(MAX_RETRY_SECONDS, due)))
 
 
-def _due_at(ticket: Ticket, grace_seconds: float) -> float:
-    """When the grace window of a request ends; infinity for one that is held."""
-    return math.inf if ticket.state is State.HELD else ticket.waits_from + grace_seconds
+def due_at(ticket: Ticket, grace_seconds: float) -> float:
+    """When the grace window of a request ends; infinity for one that is held.
+
+    Minus infinity where there are no windows: the clock of the machine that accepted it may be ahead of the one that asks.
+    """
+    if ticket.state is State.HELD:
+        return math.inf
+    return ticket.waits_from + grace_seconds if grace_seconds else -math.inf
+
+
+class OwnClock:
+    """Times of records by the clock of this process: those that a clock ahead of it wrote count from when they were first
+    seen here. Else a request that one machine accepted would wait on another for as long as their clocks differ."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, float], float] = {}
+
+    def times(self, times: Mapping[str, float], now: float) -> dict[str, float]:
+        """The times, by id, of which none is later than `now`. Ids that are left out are forgotten."""
+        ahead = {(name, at) for name, at in times.items() if at > now}
+        known = {(name, at) for name, at in times.items() if (name, at) in self._seen}
+        self._seen = {key: min(now, self._seen.get(key, now)) for key in ahead | known}
+        return {name: self._seen.get((name, at), at) for name, at in times.items()}
 
 
 # ---- how much at once ------------------------------------------------------------------------------------------------

@@ -6,12 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ...partitioning.errors import InputError
 from ...partitioning.manifest import Graph
 from ..lifecycle.acceptance import append_step, read_accepted
-from ..lifecycle.decisions import Verdict, error_class, judge, loses_workers, next_batch, seconds_until_due
+from ..lifecycle.decisions import OwnClock, Verdict, error_class, judge, loses_workers, next_batch, seconds_until_due
 from ..lifecycle.refusals import UnreadableRequest
 from ..log.records import FAILED
 from ..output.ledger import Ticket
@@ -87,6 +88,7 @@ class Service(ForwardsRequests, ServiceInterface):
         """What a retrain asked for, by its own clock (`Ledger.switching`), and when that was seen, by this one."""
         self._own: frozenset[str] = frozenset()
         """The requests that were carried out here, and whose evidence was not tried yet."""
+        self._accepted, self._committed = OwnClock(), OwnClock()
         self._next_report = 0.0
         self._report_attempts: dict[str, int] = {}
         self._shown: Graph | None = None
@@ -145,22 +147,25 @@ class Service(ForwardsRequests, ServiceInterface):
         settings, now = self._session.config, self._clock()
         number = view.current.version if view.current else 0
         self._warn_of_overdue(view.overdue, now)
-        if now < self._not_before and number == self._paused_at:
+        # Never longer than the longest wait: the clock may have been set back.
+        if 0 < self._not_before - now <= LONGEST_WAIT_SECONDS and number == self._paused_at:
             return self._not_before - now
         self._paused_at = number
         self._load_readouts(view.current)
         self._session.checkpoint_if_due()
-        self._write_missing_reports(view.unreported, now)
-        self._write_own_reports(view.unreported, now)
+        unreported = self._committed.times(view.unreported, now)
+        self._write_missing_reports(unreported, now)
+        self._write_own_reports(unreported, now)
         grace = settings.forget.grace_seconds
         tickets = {ticket.request_id: ticket for ticket in view.open}
+        waiting = self._by_own_clock(view.open, now)
         self._alone = {request_id: losses for request_id, losses in self._alone.items() if request_id in tickets}
-        chosen = next_batch(view.open, now, grace, settings.serve.max_batch, self._alone)
+        chosen = next_batch(waiting, now, grace, settings.serve.max_batch, self._alone)
         if not chosen:
             self._unblock()
-            if self._write_own_reports(view.unreported, None):
+            if self._write_own_reports(unreported, None):
                 return 0.0
-            return min(settings.serve.poll_seconds, seconds_until_due(view.open, now, grace))
+            return min(settings.serve.poll_seconds, seconds_until_due(waiting, now, grace))
         if (wait := self._seconds_until_switch(view.switching, now)) > 0:
             return min(settings.serve.poll_seconds, wait)
         requests = self._read_requests([tickets[request_id] for request_id in chosen])
@@ -184,6 +189,16 @@ class Service(ForwardsRequests, ServiceInterface):
         self._unblock()
         return 0.0
 
+    def _by_own_clock(self, tickets: Sequence[Ticket], now: float) -> list[Ticket]:
+        """The tickets, none of which waits from a moment that is still to come."""
+        waits_from = self._accepted.times({ticket.request_id: ticket.waits_from for ticket in tickets}, now)
+        return [
+            ticket
+            if (at := waits_from[ticket.request_id]) == ticket.waits_from
+            else replace(ticket, accepted_again_at=at)
+            for ticket in tickets
+        ]
+
     def _seconds_until_switch(self, asked: tuple[float, float] | None, now: float) -> float:
         """How long to wait for a retrain's version.
 
@@ -203,7 +218,7 @@ class Service(ForwardsRequests, ServiceInterface):
             for request_id, at in unreported.items()
             if now >= at + REPORT_AFTER_SECONDS and request_id not in self._own
         ]
-        if late and now >= self._next_report:
+        if late and not 0 < self._next_report - now <= REPORT_AFTER_SECONDS:
             self._next_report = now + REPORT_AFTER_SECONDS
             # Reports that cannot be written do not keep the others waiting.
             attempts = {request_id: self._report_attempts.get(request_id, 0) for request_id in late}

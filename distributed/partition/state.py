@@ -79,6 +79,10 @@ class PartitionState:
 
     # ---- control -------------------------------------------------------------------------------------------------
 
+    def try_name_servers(self, address: str) -> None:
+        """Wait until the name servers of this machine have answered, or have been given up (`comm.try_name_servers`)."""
+        communication.try_name_servers(address)
+
     def open_store(self, host: str) -> tuple[str, int]:
         """Open the store at which the ranks meet in the next `join`, on rank 0 only. Returns its (address, port)."""
         self._store_server = communication.open_store(host, self._size, 60.0)

@@ -27,6 +27,19 @@ PACKAGE = Path(unlearnrec.__file__).resolve().parents[1]
 # Without these Ray notices a lost or frozen node after a minute.
 QUICK = '{"health_check_initial_delay_ms":0,"health_check_period_ms":1000,"health_check_timeout_ms":1500,'
 QUICK += '"health_check_failure_threshold":8}'
+NAME_SERVER = """
+import socket, time
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("10.77.0.254", 53))
+time.sleep(1e6)
+"""
+"""Takes questions, and answers none: a look-up ends after ten seconds."""
+CLOCK = """
+import time
+own = time.time
+time.time = lambda: own() + {seconds}
+"""
+"""A module that Python imports at its start: the clock is wrong."""
 
 
 def why_not() -> str | None:
@@ -46,6 +59,11 @@ class Machines:
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self._cpus: dict[int, float] = {}  # of the Ray node of each machine that has one
+        self._starts = 0
+        self._session = Path()  # where Ray has its files
+        self._harmed: set[int] = set()  # machines of which nobody knows what became of their Ray
+        self._programs: list[subprocess.Popen[bytes]] = []
         self._prefix = f"ulr{os.getpid() % 100000}"
         self.folder = Path(tempfile.mkdtemp(prefix="ur"))  # short: Ray's sockets lie in it
         self._env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -84,6 +102,7 @@ class Machines:
         files = Path("/etc/netns") / name
         files.mkdir(parents=True)
         (files / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n")
+        (files / "resolv.conf").write_text("nameserver 127.0.0.1\n")  # where nothing listens
         self._ip("netns", "add", name)
         inside = ("-n", name)
         self._ip(*inside, "link", "add", "eth0", "type", "veth", "peer", "name", f"to{k}", "netns", self.name(0))
@@ -109,11 +128,16 @@ class Machines:
 
     # ---- what runs on them ---------------------------------------------------------------------------------------
 
-    def popen(self, k: int, *command: str, log: Path, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a program on machine k; what it prints goes to the file `log`."""
-        named = ["unshare", "--uts", "sh", "-c", f'hostname {self.name(k)}; exec "$@"', "sh"]
+    def popen(
+        self, k: int, *command: str, log: Path, disk: tuple[Path, int] | None = None, **environment: str
+    ) -> subprocess.Popen[bytes]:
+        """Start a program on machine k; what it prints goes to the file `log`.
+
+        disk: (folder, MiB) of a small disk of its own, which it finds at this folder."""
+        own = f"mount -t tmpfs -o size={disk[1]}m none {disk[0]} && " if disk else ""
+        named = ["unshare", "--uts", "--mount", "sh", "-c", f'{own}hostname {self.name(k)} && exec "$@"', "sh"]
         with open(log, "wb") as out:
-            return subprocess.Popen(
+            program = subprocess.Popen(
                 ["ip", "netns", "exec", self.name(k), *named, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -122,6 +146,8 @@ class Machines:
                 cwd=self.folder,
                 start_new_session=True,
             )
+        self._programs.append(program)
+        return program
 
     def start(self, k: int, *arguments: str, **environment: str) -> Command:
         """Start `unlearnrec ARGUMENTS` on machine k."""
@@ -137,21 +163,76 @@ class Machines:
         log = self.folder / f"python-{time.monotonic_ns()}.log"
         Command(self.popen(k, sys.executable, "-c", code, log=log), log).end(60)
 
-    def start_ray(self, *machines: int, cpus: float = 1) -> None:
+    def start_ray(self, *machines: int, cpus: float = 1, clock: float = 0.0, disk: int | None = None) -> None:
         """Start a Ray node on each of these machines, the head on machine 1, one after the other: all at once they took
-        longer on two cores than Ray waits for a node."""
+        longer on two cores than Ray waits for a node.
+
+        clock: by how many seconds the clock of what runs on the node is ahead. disk: MiB of the disk of its own on which Ray
+        has its files; None: that of the head."""
+        environment = {}
+        if clock:
+            own = self.folder / "clock"
+            own.mkdir(exist_ok=True)
+            (own / "sitecustomize.py").write_text(CLOCK.format(seconds=clock))
+            environment["PYTHONPATH"] = os.pathsep.join([str(own), self._env["PYTHONPATH"]])
         main = "from ray.scripts.scripts import main; main()"
         for k in machines:
+            self._cpus[k] = cpus
+            self._starts += 1
             own = [f"--node-ip-address=10.77.0.{k}", f"--num-cpus={cpus}", "--object-store-memory=100000000"]
             if k == 1:
+                self._session = self.folder / f"ray{self._starts}"
+                self._session.mkdir()
                 own += ["--head", f"--port={PORT}", "--include-dashboard=false", f"--system-config={QUICK}"]
-                own.append(f"--temp-dir={self.folder}/ray")
+                own.append(f"--temp-dir={self._session}")
             else:
                 own.append(f"--address={self.address}")
-            log = self.folder / f"ray-{k}.log"
+            log = self.folder / f"ray-{k}-{self._starts}.log"
             command = [sys.executable, "-c", main, "start", *own, "--block", "--disable-usage-stats"]
-            ray = self.popen(k, *command, log=log)
+            ray = self.popen(k, *command, log=log, disk=(self._session, disk) if disk else None, **environment)
+            self._programs.remove(ray)  # it stays from test to test
             wait(lambda ray=ray, log=log: started(ray, log), 120)
+
+    def heal(self, *, all_of_them: bool = False) -> None:
+        """End what was started besides Ray, and start the machines anew to which something happened; all of them where it
+        was the head."""
+        for program in self._programs:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)
+            program.wait()
+        self._programs.clear()
+        everything = all_of_them or 1 in self._harmed
+        again = set(self._cpus) if everything else self._harmed & set(self._cpus)
+        for k in again:
+            self.kill(k)
+        self._harmed.clear()
+        for k in sorted(again):
+            self.start_again(k)
+
+    def start_again(self, k: int, clock: float = 0.0, disk: int | None = None) -> None:
+        """Start the Ray of machine k, which was switched off."""
+        self.mend(k)
+        self.start_ray(k, cpus=self._cpus[k], clock=clock, disk=disk)
+        if not (clock or disk):
+            self._harmed.discard(k)
+
+    def silence_name_servers(self) -> None:
+        """From now on the name server of all machines takes questions and answers none."""
+        self.popen(0, sys.executable, "-c", NAME_SERVER, log=self.folder / "names.log")
+        for k in range(1, self.count + 1):
+            # In place: the machine sees this file, and not another of its name.
+            (Path("/etc/netns") / self.name(k) / "resolv.conf").write_text("nameserver 10.77.0.254\n")
+
+    def fill_disk(self, k: int) -> None:
+        """Leave no room on the disk of its own that machine k's Ray has."""
+        pid = min(self.pids(k))
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/root{self._session}/filling", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    def free_disk(self, k: int) -> None:
+        """Take the filling away."""
+        os.remove(f"/proc/{min(self.pids(k))}/root{self._session}/filling")
 
     # ---- what happens to them ------------------------------------------------------------------------------------
 
@@ -161,18 +242,25 @@ class Machines:
 
     def signal(self, k: int, number: int) -> None:
         """Send all processes of machine k a signal."""
+        self._harmed.add(k)
         for pid in self.pids(k):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def power_off(self, k: int) -> None:
+        """As if its power failed: the others hear nothing, not even that a connection ended."""
+        self.cut(k)
+        self.kill(k)
+
     def kill(self, k: int) -> None:
-        """As if its power failed."""
+        """End all its processes. Its kernel still tells the others that their connections are closed."""
         for _ in range(5):
             self.signal(k, signal.SIGKILL)
             time.sleep(0.05)
 
     def cut(self, k: int) -> None:
         """Pull its network cable."""
+        self._harmed.add(k)
         self._ip("-n", self.name(0), "link", "set", f"to{k}", "down")
 
     def mend(self, k: int) -> None:

@@ -1,6 +1,6 @@
 """A cluster of two Ray nodes on this machine, and the whole path on it. A program, since a process has one Ray only.
 
-two_nodes.py CONFIG.yaml: the cluster has one node with one CPU at first, and gets the second when two workers wait. Prints
+two_nodes.py CONFIG.yaml: the cluster has one node with one CPU at first, and gets the second when the workers wait. Prints
 the addresses of the nodes that the workers were on, and what `evaluate` found, as JSON.
 """
 

@@ -1,6 +1,7 @@
 """A Ray that is not there, does not answer or does not start: told within seconds, with its name."""
 
 import socket
+import threading
 import time
 
 import pytest
@@ -77,3 +78,31 @@ def test_a_start_that_times_out_is_tried_once_more(monkeypatch, caplog):
     ):
         connect_to_ray("local")
     assert tries == ["local", "shutdown", "local", "shutdown"]
+
+
+def test_a_name_server_that_does_not_answer_is_given_up(monkeypatch, caplog):
+    monkeypatch.setattr(connection, "LOOK_UP_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "SLOW_LOOK_UP_SECONDS", 0.1)
+    asked = threading.Event()
+
+    def silent_server(*_, **__):
+        asked.wait(20)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent_server)
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"'head:6379' \(the name head could not be looked up within 0\.5 s"):
+        connect_to_ray("head:6379")
+    assert time.monotonic() - began < 5
+    asked.set()
+    with pytest.raises(InputError, match=r"'head:6379' \(Temporary failure in name resolution"):
+        connect_to_ray("head:6379")
+
+    def slow_server(*_, **__):
+        time.sleep(0.2)
+        entries = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{k}", 1)) for k in (1, 2)]
+        return entries + entries[:1]
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow_server)
+    assert connection._looked_up("head:6379", "head", 6379) == ["127.0.0.1", "127.0.0.2"]
+    assert "looking up the name head took" in caplog.text

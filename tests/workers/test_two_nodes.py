@@ -1,4 +1,5 @@
-"""The whole path over two Ray nodes, of which the second comes only when it is waited for: the same bits as on one.
+"""The whole path over two Ray nodes with a CPU each, of which the second comes only when it is waited for: three workers
+with half a CPU each give the same bits as on one node.
 
 Runs with UNLEARNREC_TEST_NODES=1 only."""
 
@@ -17,7 +18,7 @@ import unlearnrec
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import Config, parse_config, to_yaml
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.workers import WorkerGroup
+from unlearnrec.workers import WorkerGroup, WorkerSettings
 
 pytestmark = pytest.mark.skipif(os.environ.get("UNLEARNREC_TEST_NODES") != "1", reason="UNLEARNREC_TEST_NODES is not 1")
 
@@ -28,7 +29,7 @@ def config_of(data: dict[str, str], output: Path) -> Config:
             "interactions": data["train"],
             "test_interactions": data["test"],
             "output": str(output),
-            "cluster": {"start_seconds": 90.0},
+            "cluster": {"partitions": 3, "cpus_per_worker": 0.5, "start_seconds": 90.0},
             "backbone": {"embedding_size": 8, "num_layers": 2},
             "train": {"epochs": 3, "batch_size": 500},
             "pretrain": {"epochs": 1, "counterfactuals": 1},
@@ -41,7 +42,8 @@ def rows_of(config: Config) -> list[np.ndarray]:
     return rows_by_partition(session, session.version())
 
 
-def test_the_whole_path_over_two_nodes_is_that_over_one(group: WorkerGroup, tmp_path: Path):
+@pytest.mark.usefixtures("ray_session")
+def test_the_whole_path_over_two_nodes_is_that_over_one(tmp_path: Path):
     data = small_sample(tmp_path)
     over_two, over_one = (config_of(data, tmp_path / name) for name in ("two", "one"))
     file = tmp_path / "run.yaml"
@@ -55,10 +57,11 @@ def test_the_whole_path_over_two_nodes_is_that_over_one(group: WorkerGroup, tmp_
     )
     try:
         pipeline.ingest(over_one)
-        pipeline.train(over_one, group=group)
-        pipeline.pretrain(over_one, group=group)
-        pipeline.forget(over_one, users="1,3", group=group)
-        recall = pipeline.evaluate(over_one, group=group)["recall@20"]
+        with WorkerGroup.start(WorkerSettings(3, cpus_per_worker=0.5, threads_per_worker=1)) as group:
+            pipeline.train(over_one, group=group)
+            pipeline.pretrain(over_one, group=group)
+            pipeline.forget(over_one, users="1,3", group=group)
+            recall = pipeline.evaluate(over_one, group=group)["recall@20"]
         out, err = program.communicate(timeout=240)
     finally:
         program.terminate()  # it ends its Rays

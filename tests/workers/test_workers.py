@@ -8,7 +8,7 @@ import time
 import fake_host
 import pytest
 import ray
-from fake_host import FakeHost
+from fake_host import FakeHost, NamelessHost
 from ray import cloudpickle
 from ray.exceptions import OutOfMemoryError
 
@@ -255,3 +255,14 @@ def test_more_workers_than_cpus_fail_at_once(ray_session):
 def test_occupied_cpus_are_reported_after_a_grace(group):
     with pytest.raises(InputError, match=r"cluster\.partitions = 3 .* free are 2 of 4 CPUs"):
         WorkerGroup.start(WorkerSettings(3, start_seconds=1.0), FakeHost)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_silent_name_servers_are_waited_for_before_a_generation_forms(caplog):
+    short = WorkerSettings(1, threads_per_worker=1, collective_timeout_seconds=2.0)
+    with WorkerGroup.start(short, NamelessHost) as group:
+        group.form()
+        assert "name servers (DNS) let the workers wait when they started: 3 s on" in caplog.text
+        caplog.clear()
+        group.rebuild()  # the process has given them up
+        assert not caplog.text and group.generation == 2

@@ -363,6 +363,42 @@ def test_requests_wait_for_their_window_and_share_a_version(store, clock):
         accept(service, "late", "other")
 
 
+def test_a_request_that_a_clock_ahead_accepted_waits_for_its_window_only(store, clock):
+    """The coordinator's machine was lost; the clock of the one before is an hour ahead of this one."""
+    before, after = open_service(store, clock), open_service(store, clock)
+    clock.now += 3600
+    accept(before, "a")
+    clock.now -= 3600
+    assert after.tick() == 1.0
+    clock.now += 9.5
+    assert after.tick() == 0.5 and not after._engine.batches
+    clock.now += 0.5
+    assert after.tick() == 0.0 and after._engine.batches == [["a"]]
+
+
+def test_without_windows_a_request_is_due_whatever_the_clocks_say(store, clock):
+    ticket = open_service(store, clock).intake.accept(NewRequest(["a"], request_id="a"))
+    assert ticket["status"] == "accepted"
+    (waiting,) = Ledger(Log(store).records()).open.values()
+    early = clock.now - 3600
+    assert next_batch([waiting], early, 0.0, 5) == ["a"] and seconds_until_due([waiting], early, 0.0) == 0
+    assert next_batch([waiting], early, 1.0, 5) == [] and not may_cancel(waiting, early, 0.0)
+
+
+def test_a_clock_that_is_set_back_makes_no_wait_longer(store, clock):
+    service = open_service(store, clock)
+    accept(service, "a")
+    clock.now += 10
+    service._engine.error = OSError("no storage")
+    assert service.tick() == 1.0 and service.blocked == "OSError"
+    service._engine.error = None
+    clock.now -= 3600
+    assert service.tick() == 1.0 and service.blocked is None
+    clock.now += 10
+    service.tick()
+    assert service._engine.batches[-1] == ["a"] and states(store) == {"a": "committed"}
+
+
 def test_cancel_within_the_window_only(store, clock):
     service = open_service(store, clock)
     accept(service, "a")
