@@ -30,7 +30,7 @@ ALL = os.environ.get("UNLEARNREC_TEST_NODES") == "1"
 REASON = why_not() if ALL else "UNLEARNREC_TEST_NODES is not 1"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 USERS = "1,3"
-LONG = {"epochs": 800, "checkpoint_every": 20}
+LONG = {"epochs": 400, "checkpoint_every": 20}
 FAILED_BEFORE = {"tests": 0}
 
 
