@@ -124,7 +124,8 @@ class Change:
         has_before, has_after = _there(before, found), _there(after, found)
         new = Shards(size, lambda k: MappedShard.of(chain(pairs[k][1]["shard"]))) if has_after else ()
         old = {k: MappedShard.of(chain(pairs[k][0]["shard"])) for k in affected} if has_before else {}
-        old_rows, new_rows = {}, {}
+        old_rows: dict[int, int] = {}
+        new_rows: dict[int, int] = {}
         parts = []
         # One partition after the other: of the rows of E0 only their number and the comparison are kept.
         for k in affected:
@@ -278,7 +279,7 @@ def _compared(
             named = named[new_rows.places[row] == named] if len(new_rows) else named[:0]
             moved = at[named[_differ(old_rows, named, new_rows, named)]]
             return new.user_ids, new.item_ids, moved[moved >= 0], -1 - moved[moved < 0]
-    both, at_old, at_new = np.intersect1d(*nodes, assume_unique=True, return_indices=True)
+    both, at_old, at_new = np.intersect1d(nodes[0], nodes[1], assume_unique=True, return_indices=True)
     moved = both[_differ(old_rows, old_rows.places[at_old], new_rows, new_rows.places[at_new])]
     return both[both >= 0], -1 - both[both < 0], moved[moved >= 0], -1 - moved[moved < 0]
 
