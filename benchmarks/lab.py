@@ -25,6 +25,7 @@ from ..distributed.backbones import Backbone
 from ..distributed.backbones.registry import make_backbone
 from ..distributed.comm import Comm
 from ..distributed.encoder.examples import make_examples
+from ..distributed.encoder.forks import Fork, as_whole
 from ..distributed.encoder.gains import calibrate
 from ..distributed.encoder.influence import HUB_DEGREE, AroundEncoder, InfluenceEncoder, NodeRows
 from ..distributed.encoder.pretrain import (
@@ -38,7 +39,7 @@ from ..distributed.graph.local_graph import LocalGraph
 from ..distributed.graph.removal import Removal, Simulated
 from ..distributed.measures.ranking import pair_scores
 from ..distributed.training.checkpoint import Checkpoints, from_bytes, to_bytes
-from ..distributed.training.run import TrainRun, run_training
+from ..distributed.training.run import Kept, TrainRun, kept_rows, run_training
 from ..distributed.training.trainer import TrainSettings
 from ..partitioning.assignment import Assignment
 from ..partitioning.shard import build_shards
@@ -136,6 +137,7 @@ class Lab:
         self.device = torch.device(device)
         self._comm = Comm(device=device)
         self._counterfactuals: list[tuple[Pairs, Model]] = []
+        self._fork = Fork.of(recipe.epochs, recipe.pretrain["fork"])
         self.learned_seconds = 0.0
         self._owners = Assignment(np.zeros(data.num_users, dtype=np.int16), np.zeros(data.num_items, dtype=np.int16), 1)
         pairs = np.concatenate([data.users, data.items])
@@ -186,20 +188,22 @@ class Lab:
         """The run without some interactions, made now unless it is in the store. With the lab's own seed it is the
         counterfactual of a request for them."""
         seed = self.seed if seed is None else seed
-        recipe, data = self.recipe, self.data
-        settings = TrainSettings(seed=seed, total_pairs=len(data.users), **recipe.train)
-        key = json.dumps([self._fingerprint, asdict(settings), recipe.backbone, recipe.epochs], sort_keys=True)
-        hashed = hashlib.sha256(key.encode() + data.codes(removed).tobytes())
-        name = f"runs/{hashed.hexdigest()[:20]}"
-        graph = self.graph(removed)
-        backbone = make_backbone(recipe.backbone, seed).to(self.device)
+        name = self._name_of_run(removed, seed)
+        run = TrainRun(self._train_settings(seed), self.recipe.backbone, self.recipe.epochs, name, checkpoint_every=5)
+        if self._fork is not None and not len(removed[0]) and seed == self.seed:
+            run = replace(run, keep=self._kept())
+        return self._made(run, removed)
+
+    def _made(self, run: TrainRun, removed: Pairs) -> Model:
+        """The result of this run, from the store if it is there."""
+        name, graph = run.folder, self.graph(removed)
         if self.store.exists(f"{name}.safetensors"):
             state = from_bytes(self.store.read(f"{name}.safetensors"))
             seconds = float(state.pop("seconds"))
             e0 = state.pop("e0").to(self.device)
+            backbone = make_backbone(run.backbone, run.settings.seed).to(self.device)
             backbone.load_state_dict(state)
             return Model(graph, e0, backbone, seconds)
-        run = TrainRun(settings, recipe.backbone, recipe.epochs, name, checkpoint_every=5)
         checkpoints = Checkpoints(self.store, name)
         trainer, curve = run_training(graph, run, checkpoints, lambda **_: None)
         model = Model(graph, trainer.table.rows.clone(), trainer.backbone, curve[-1]["seconds"])
@@ -209,12 +213,52 @@ class Lab:
         checkpoints.clear()
         return model
 
+    def _forked(self, request: Simulated, original: Model, fork: Fork) -> Model:
+        """The run without a simulated request, forked from the original, with rows as of a whole run (`forks.as_whole`)."""
+        removal, kept = Removal(simulated=(request,)), self._kept()
+        pairs = removal.pairs(original.graph.shard)
+        name = f"{self._name_of_run(pairs, self.seed)}-from-{fork.after}"
+        settings, epochs = self._train_settings(self.seed), self.recipe.epochs
+        half = Kept(fork.halfway, f"{name}-halfway", moments=False)
+        run = TrainRun(settings, self.recipe.backbone, epochs, name, start=kept[0].folder, keep=[half])
+        if any(Checkpoints(self.store, one.folder).read_manifest() is None for one in kept):
+            folder = f"{kept[0].folder}-run"
+            first = TrainRun(settings, self.recipe.backbone, fork.halfway, folder, keep=kept)
+            run_training(self.graph(), first, Checkpoints(self.store, folder), lambda **_: None)
+        model = self._made(run, pairs)
+        earlier, dense = kept_rows(self.store, kept[1].folder, original.graph)
+        half_trained = make_backbone(self.recipe.backbone, self.seed).to(self.device)
+        half_trained.load_state_dict(dense)
+        rows = model.e0, kept_rows(self.store, half.folder, original.graph)[0]
+        known = (original.graph, original.backbone, original.nodes)
+        return replace(model, e0=as_whole(*known, removal, fork, rows, (half_trained, earlier)))
+
+    def _train_settings(self, seed: int) -> TrainSettings:
+        return TrainSettings(seed=seed, total_pairs=len(self.data.users), **self.recipe.train)
+
+    def _name_of_run(self, removed: Pairs, seed: int) -> str:
+        settings, recipe = self._train_settings(seed), self.recipe
+        key = json.dumps([self._fingerprint, asdict(settings), recipe.backbone, recipe.epochs], sort_keys=True)
+        hashed = hashlib.sha256(key.encode() + self.data.codes(removed).tobytes())
+        return f"runs/{hashed.hexdigest()[:20]}"
+
+    def _kept(self) -> tuple[Kept, Kept]:
+        """What the original keeps for forks: its state, and its rows half way from there to the end."""
+        assert self._fork is not None
+        name = self._name_of_run(NOTHING, self.seed)
+        epochs = self._fork.after, self._fork.halfway
+        return Kept(epochs[0], f"{name}-after-{epochs[0]}"), Kept(epochs[1], f"{name}-rows-{epochs[1]}", moments=False)
+
     def counterfactuals(self) -> list[tuple[Pairs, Model]]:
         """The requests that methods may learn from, each with the run without it. `learned_seconds` is then the time of
         these runs."""
         if not self._counterfactuals:
-            for pairs in map(self._pairs, self._requests()):
-                self._counterfactuals.append((pairs, self.train(pairs)))
+            fork = self._fork
+            original = self.train()
+            for request in self._requests():
+                pairs = self._pairs(request)
+                model = self.train(pairs) if fork is None else self._forked(request, original, fork)
+                self._counterfactuals.append((pairs, model))
         self.learned_seconds = sum(model.seconds for _, model in self._counterfactuals)
         return self._counterfactuals
 

@@ -53,7 +53,7 @@ def code_of(root: Path) -> str:
     return digest.hexdigest()
 
 
-FITTED = {"epochs", "batch_size", "learning_rate", "counterfactuals", "request_share"}
+FITTED = {"epochs", "batch_size", "learning_rate", "counterfactuals", "request_share", "fork"}
 """The keys of `pretrain` on which the benchmark's encoder depends."""
 
 CODE = code_of(Path(__file__).resolve().parent.parent)

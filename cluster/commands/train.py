@@ -18,6 +18,7 @@ from ..config.schema import Config
 from ..evidence.run_report import update_run_report
 from ..lifecycle.finding import find_stored
 from ..log.log import LogConflict
+from ..models.pretraining import clear_runs_of_others
 from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
 from ..models.tuning import tuned_config
 from ..models.validation import clear_choice, with_chosen_epochs
@@ -110,6 +111,7 @@ def train(
         raise RuntimeError(OVERTAKEN) from error
     # Only now: until the commit, `train --resume` needs the checkpoints.
     Checkpoints(session.store, run.folder).clear()
+    clear_runs_of_others(session, committed, states_only=True)
     removed = graph.interactions - committed.graph.interactions
     chosen = {"validation": choice.document()} if choice is not None else {}
     if choice is not None:

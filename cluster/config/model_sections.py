@@ -168,6 +168,10 @@ class Pretrain(Section):
     (docs/log.md)."""
     counterfactuals: int = Field(3, ge=1, le=64)
     """With the objective counterfactual: the number of retrains. 3 are one for each kind of simulated request."""
+    fork: float = Field(0.0, ge=0, lt=1)
+    """With the objective counterfactual: the part of the training, in whole epochs, after which its state is kept and the
+    retrains begin. With .5 they cost half of what they cost with 0, where they begin at the first epoch
+    (docs/encoder.md#forks)."""
     examples: int = Field(131_072, ge=1)
     """With the objective counterfactual: about how many left-out interactions of each side the encoder is fitted on. If
     there are more, a random sample of the nodes is used, each with all of its interactions. One takes 1.3 kB with embeddings

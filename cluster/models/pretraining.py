@@ -5,13 +5,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,10 +28,8 @@ from ...distributed.partition.partition import Partition
 from ...distributed.partition.results import Fitted, FittedPublished
 from ...distributed.partition.training import FinishedRuns
 from ...distributed.partition.version import Encoder
-from ...distributed.training.checkpoint import Checkpoints
 from ...partitioning.errors import InputError
-from ...partitioning.halo import chosen
-from ...partitioning.manifest import File, Graph, IngestedGraph
+from ...partitioning.manifest import File, Graph
 from ...workers import WorkerGroup, calling
 from ..config.schema import Config
 from ..layout import PRETRAIN, pretraining_folder
@@ -42,8 +37,11 @@ from ..output.ingests import graph_key
 from ..output.leases import leased_places
 from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
+from ..planning.runs import fork_of
 from ..reporting.progress import Progress, epoch_callback, with_callback
-from .training import RunFiles, as_trained, make_run, run_training
+from .counterfactual_runs import Cost, Runs
+from .forks import is_of_state, runs_folder
+from .training import as_trained, make_run
 
 NOT_AROUND = (
     "influence.around: the changes of readouts cannot be predicted on these data (R2 on held-out nodes: users "
@@ -58,44 +56,30 @@ EXPLAINS_NOTHING = (
 )
 
 
-def clear_runs_of_others(session: Session, version: Manifest) -> None:
+def clear_runs_of_others(session: Session, version: Manifest, states_only: bool = False) -> None:
     """Remove the finished runs of other models on this version's graph. Those of its own model stay, so that a pre-training
     with other settings of the fit finds them. Runs on another graph are left to `purge`.
 
-    It is called when an encoder is committed. Runs on which another command has a lease stay, such as those of a `retrain`
-    that is under way.
+    It is called when an encoder is committed. When a training is committed it is called with `states_only`, for the states
+    that trainings keep, each of which is three times as large as a run. What another command has a lease on stays, such as
+    the runs of a `retrain` that is under way.
     """
-    own = _folder_of_runs(session.config, version)
+    own = folder_of_runs(session.config, version)
     of_graph = pretraining_folder(graph_key(version.graph), "")
     others = [name for name in session.store.list(PRETRAIN) if name.startswith(of_graph)]
-    others = [name for name in others if not name.startswith(f"{own}/")]
+    others = [name for name in others if not name.startswith(f"{own}/") and (is_of_state(name) or not states_only)]
     if others:
         held = leased_places(session, others)
-        # The marks of finished runs go first: whoever finds a mark finds the rows as well.
-        for name in sorted(set(others) - held, key=lambda name: not name.endswith("/done.json")):
+        # The marks of finished runs and of states go first: whoever finds a mark finds the rows as well.
+        for name in sorted(set(others) - held, key=lambda name: not name.endswith(("/done.json", "/manifest.json"))):
             with suppress(FileNotFoundError):
                 session.store.remove(name)
 
 
-def _folder_of_runs(config: Config, version: Manifest) -> str:
-    """The folder of the runs on which encoders of a version's model are fitted. Its name depends on the graph and on every
-    setting of the training. It depends on nothing else: a setting of the fit or of `serve` that is changed, or is new in a
-    later release, does not begin the runs anew."""
-    graph, model = version.graph, version.model
-    halo = chosen(config.partitioning.halo, graph.rows_per_layer)
-    trained = {"seed": model.seed, "train": model.train, "backbone": model.backbone, "halo": halo}
-    if config.cluster.exchange_dtype != "float32":
-        trained["exchange_dtype"] = config.cluster.exchange_dtype
-    key = json.dumps([graph.document(), trained], sort_keys=True)
-    return pretraining_folder(graph_key(graph), hashlib.sha256(key.encode()).hexdigest()[:16])
-
-
-def _place_of_run(config: Config, version: Manifest, removal: Removal) -> str:
-    """The folder of the run without the simulated requests of `removal`, or of the original on the present graph."""
-    if not removal:
-        return f"{_folder_of_runs(config, version)}/original"
-    left_out = hashlib.sha256(repr(tuple(removal.simulated)).encode()).hexdigest()[:16]
-    return f"{_folder_of_runs(config, version)}/{left_out}"
+def folder_of_runs(config: Config, version: Manifest) -> str:
+    """The folder of the runs on which encoders of a version's model are fitted."""
+    model = version.model
+    return runs_folder(config, version.graph, model.seed, model.train, model.backbone)
 
 
 def wants_around(config: Config, backbone: dict[str, Any]) -> bool:
@@ -163,28 +147,20 @@ def _fit_counterfactual(
         (the encoder's entry in a manifest, the workers' results).
     """
     config, graph, model = session.config, version.graph, version.model
-    began, cost = time.perf_counter(), _Cost()
-    made = _Runs(session, group, as_trained(config, model), graph, progress, look, cost)
-    settings = config.pretrain
+    began, cost, settings = time.perf_counter(), Cost(), config.pretrain
+    trained, folder = as_trained(config, model), folder_of_runs(config, version)
+    made = Runs(session, group, trained, graph, folder, fork_of(trained), progress, look, cost)
     popular = _popular_items(session, version, group)
     requests = simulated_requests(config.seed, settings.counterfactuals, settings.request_share, popular)
     removals = [Removal(simulated=(request,)) for request in requests]
-    # The slow part: one whole training for each simulated request. Each is written when it is finished, so that a crash
-    # loses at most one.
+    # The slow part. Each run is written when it is finished, so that a crash loses at most one. The original comes first,
+    # since the others may be forked from it. It is needed if requests have changed the graph and the rows since the
+    # training: the counterfactual runs are compared with a training on the present graph.
+    original = None if model.was_trained_on(graph) else made.original()
+    halfway = made.halfway()
     runs = []
     for number, removal in enumerate(removals):
-        title = f"counterfactual {number + 1}/{len(removals)}"
-        names = made.finished(removal, _place_of_run(config, version, removal), title)
-        runs.append((removal, names))
-    original = None
-    if not model.was_trained_on(graph):
-        # Requests have changed the graph and the rows since the training. The counterfactual runs are compared with a
-        # training on the present graph, so that one is made too.
-        title = "original on the present graph"
-        place = _place_of_run(config, version, Removal())
-        dense = f"{place}/dense.safetensors"
-        names = made.finished(Removal(), place, title, dense)
-        original = (names, dense)
+        runs.append(made.counterfactual(removal, f"counterfactual {number + 1}/{len(removals)}"))
     blocks = make_backbone(model.backbone, 0).readout_size // model.backbone["embedding_size"]
     shape = {
         "blocks": blocks,
@@ -194,7 +170,7 @@ def _fit_counterfactual(
     }
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate, settings.examples)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
-    finished = FinishedRuns(runs, original)
+    finished = FinishedRuns(runs, original, made.fork, halfway)
 
     def fitted(around: bool) -> list[Fitted]:
         """Fit the encoder on the finished runs, as the workers return it. around: whether it changes rows around too."""
@@ -283,63 +259,3 @@ def _fit_published(
         on_progress = with_callback(epoch_callback(task, "encoder"), look)
         results = session.call(group, version, call, on_progress=on_progress)
     return _entry("published", name, tables, shape, version.graph), results
-
-
-@dataclass(frozen=True)
-class _Runs:
-    """Makes the training runs on which the encoder of one version is fitted. A finished run is found again after a crash."""
-
-    session: Session
-    group: WorkerGroup
-    trained: Config
-    """The configuration of the version's training. A counterfactual is the same training without some interactions."""
-    graph: IngestedGraph
-    progress: Progress
-    look: Callable[[], None]
-    cost: _Cost
-    step_seconds: list[float] = field(default_factory=list)
-    """Of each run that was made and not found: the seconds of a step."""
-
-    def finished(self, removal: Removal, place: str, title: str, dense: str | None = None) -> list[str]:
-        """Make the run without `removal`, unless it is finished already; returns the names of its files of E0, one a rank.
-
-        place: the folder of the run. title: of its progress bar. dense: where its dense weights are written.
-        """
-        store, done = self.session.store, f"{place}/done.json"
-        names = [f"{place}/embeddings-{k:03d}.safetensors" for k in range(self.graph.partitions)]
-        if not store.exists(done):
-            run = make_run(self.trained, self.graph, removal)
-            with self.progress.task(title, run.epochs) as task:
-                on_progress = with_callback(epoch_callback(task, "train"), self.look)
-                began = time.perf_counter()
-                results = run_training(self.session, self.group, self.graph, run, RunFiles(names, dense), on_progress)
-                self.cost.made_now += time.perf_counter() - began
-            self.step_seconds.append(results[0]["curve"][-1]["seconds"] / (run.epochs * run.settings.num_batches))
-            # This file is written after the rows, so whoever finds it finds all of them. The checkpoints are removed last:
-            # a crash before `done` still needs them.
-            seconds = results[0]["curve"][-1]["seconds"]
-            store.write(done, json.dumps({"files": names, "seconds": seconds}).encode())
-            Checkpoints(store, run.folder).clear()
-        self.cost.runs.append(json.loads(store.read(done)).get("seconds"))
-        return names
-
-
-@dataclass
-class _Cost:
-    """What the runs of a pre-training cost."""
-
-    runs: list[float | None] = field(default_factory=list)
-    """The seconds of training of each run, over all attempts; None of a run that an earlier state of this release made."""
-    made_now: float = 0.0
-    """The seconds that this command waited for runs."""
-
-    def told(self, elapsed: float) -> dict[str, float]:
-        """What `pretrain` says of them. elapsed: the seconds of the whole command.
-
-        `retrains` is the cost of the encoder as a multiple of a training, since each run is a training: the runs, also those
-        that were found finished, and the fit.
-        """
-        if (known := [x for x in self.runs if x]) != self.runs or not known:
-            return {}
-        fit = max(0.0, elapsed - self.made_now)
-        return {"run_seconds": sum(known), "fit_seconds": fit, "retrains": (sum(known) + fit) * len(known) / sum(known)}

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,9 @@ from ..layout import training_folder
 from ..output.ingests import graph_key
 from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
+from ..planning.runs import fork_of
 from ..reporting.progress import Progress, epoch_callback, with_callback
+from .forks import kept_by_original, runs_folder
 from .reduced_graph import reduced_graph
 
 LOOK_SECONDS = 5.0
@@ -101,6 +103,11 @@ def trained_version(
     removal, number = run.removal, session.versions.next_number()
     names = [session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors") for k in range(graph.partitions)]
     dense = session.versions.new_name(number, "dense", "safetensors")
+    train = session.config.train.model_dump(mode="json")
+    if (fork := fork_of(session.config)) is not None and not removal:
+        # A pre-training forks its runs there. With a removal the version's graph is another one.
+        folder = runs_folder(session.config, graph, session.config.seed, train, run.backbone)
+        run = replace(run, keep=kept_by_original(folder, fork))
     with progress.task("train", run.epochs) as task:
         on_progress = with_callback(epoch_callback(task, "train"), look)
         results = run_training(session, group, graph, run, RunFiles(names, dense), on_progress)
@@ -116,7 +123,7 @@ def trained_version(
         embeddings=tuple(result["files"][0]["name"] for result in embedded),
         dense=dense if results[0]["has_dense"] else None,
         encoder=None,
-        train=session.config.train.model_dump(mode="json"),
+        train=train,
         trained_on=tuple(name for chain in new_graph.shard_chains for name in chain),
     )
     if not results[0]["has_dense"]:
@@ -190,8 +197,8 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
 class RunFiles:
     """The names of the files into which a training writes its result."""
 
-    embeddings: Sequence[str]
-    """Rank k writes its rows of E0 to embeddings[k]."""
+    embeddings: Sequence[str] | None
+    """Rank k writes its rows of E0 to embeddings[k]. None: they are not written."""
     dense: str | None = None
     """The file of the dense weights. None: they are not written."""
 
@@ -212,7 +219,7 @@ def run_training(
         WorkerFailure: as `WorkerGroup.run`.
     """
     return group.run(
-        calling(Partition.train, session.location, graph, run, list(files.embeddings), files.dense),
+        calling(Partition.train, session.location, graph, run, files.embeddings, files.dense),
         restore=lambda: None,
         max_rebuilds=session.config.cluster.max_rebuilds,
         on_progress=on_progress,

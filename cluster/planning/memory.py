@@ -19,6 +19,7 @@ from ...distributed.training.losses import SOFTMAX_CELLS
 from ...partitioning import estimate
 from ..config.model_sections import Backbone
 from ..config.schema import Config
+from .runs import fork_of
 from .sizes import SHARD_ENTRY, SHARD_NODE, PartSizes, Sizes
 
 WORKER, LEARNING = 365e6, 160e6
@@ -169,7 +170,7 @@ def train_bytes(config: Config, sizes: Sizes, part: PartSizes, removes: bool = F
     thinned = backbone.name == "sgl" and backbone.contrast_weight > 0
     window = min(part.pairs, max(WINDOW, config.train.batch_size))
     dealt = EPOCH_PAIR * part.pairs + DEALT_PAIR * window + (THINNED_KEPT * part.entries if thinned else 0.0)
-    saves = 0 < config.train.checkpoint_every < config.train.epochs
+    saves = 0 < config.train.checkpoint_every < config.train.epochs or fork_of(config) is not None
     phases = [
         load_bytes(sizes, part, removes),
         steady + EPOCH_PAIR * part.pairs + DEAL_PAIR * window,
@@ -230,7 +231,9 @@ def fit_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
     runs = config.pretrain.counterfactuals
     # For the gains: what each run changes; of one at a time its graph, rows of E0, readouts, and rows of pairs.
     pairs = 4.0 * readout_columns(config.backbone) * PAIR_ROWS[0] * min(left_out(config, sizes), PAIRS_AT_A_TIME)
-    gains = (runs + 1) * table + graph_bytes(sizes, part) + readout_bytes(config, part) + pairs
+    # Before that, forks are stretched one by one: the rows of one at its end, and of it and of the original half way.
+    changes = max(runs + 1, 3 if fork_of(config) is not None else 0)
+    gains = changes * table + graph_bytes(sizes, part) + readout_bytes(config, part) + pairs
     held = loaded_bytes(config, sizes, part) + (runs + 1) * table
     return base_bytes(sizes) + LEARNING + held + max(examples, gains)
 

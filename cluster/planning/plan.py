@@ -11,6 +11,7 @@ from ...workers.memory import in_gib
 from ..config.schema import Config
 from ..reporting.software import usable_cpus
 from . import memory
+from .runs import fork_of
 from .sizes import SHARD_ENTRY, SHARD_NODE, Sizes
 from .speed import OFF_BY, Speed, calibrate, evaluate_seconds, step_seconds
 
@@ -95,14 +96,19 @@ def make_plan(config: Config, sizes: Sizes, work: str, test_rows: int = 0, speed
     step = None if speed is None else step_seconds(config, sizes, speed)
     exchanged = 2 * config.backbone.num_layers * sizes.rows_per_layer * 4.0 * config.backbone.embedding_size
     saves = 0 < config.train.checkpoint_every < epochs
+    # The state from which counterfactual runs are forked, with its moments, and the rows half way from there to the end.
+    fork = fork_of(config)
+    kept = 4 if fork is not None else 0
     if work == "train":
         # The result, and the last two checkpoints with their moments, of which the older one goes when the newer is there.
-        disk = table * (1 + (6 if saves else 0))
+        disk = table * (1 + kept + (6 if saves else 0))
         whole = None if step is None else step * steps * epochs
         return Plan(work, workers, command, disk, steps, epochs, step, whole, exchanged)
     if work == "pretrain":
         runs = config.pretrain.counterfactuals if config.pretrain.objective == "counterfactual" else 0
-        disk = table * (runs + (6 if saves and runs else 0))
+        if fork is not None:
+            epochs -= fork.after
+        disk = table * (runs * (2 if fork is not None else 1) + kept + (6 if saves and runs else 0))
         whole = None if step is None or not runs else step * steps * epochs * runs
         return Plan(work, workers, command, disk, steps * runs, epochs, step, whole, exchanged)
     if work == "forget":

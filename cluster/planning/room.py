@@ -11,6 +11,7 @@ from ...workers.memory import in_gib
 from ..config.schema import Config
 from .machines import Machine, missing_bytes
 from .plan import Plan
+from .runs import fork_of
 
 CERTAIN = 0.75
 """The plan's bytes are within a quarter of what is measured, so this share of them is needed in any case. Only what does not
@@ -86,8 +87,16 @@ def smaller(config: Config, work: str) -> Iterator[tuple[Config, str]]:
             yield changed("partitioning", strategy="hash")
         return
     if work == "train":
+        # A state is written as a checkpoint is, so it takes both settings to write none.
+        less, settings = config, []
         if 0 < config.train.checkpoint_every < config.train.epochs:
-            yield changed("train", checkpoint_every=0)
+            less, setting = changed("train", checkpoint_every=0)
+            settings.append(setting)
+        if fork_of(config) is not None:
+            less = less.model_copy(update={"pretrain": config.pretrain.model_copy(update={"fork": 0.0})})
+            settings.append("pretrain.fork=0")
+        if settings:
+            yield less, " ".join(settings)
         for value in _halves(config.train.batch_size, 1024):
             yield changed("train", batch_size=value)
         for value in _halves(config.backbone.embedding_size, 8):

@@ -13,13 +13,14 @@ from torch import Tensor
 from ...partitioning.ingest import load_shard
 from ...partitioning.manifest import Graph
 from ..encoder.examples import Examples, make_examples
+from ..encoder.forks import Fork, as_whole
 from ..encoder.gains import calibrate
 from ..encoder.influence import AroundEncoder, InfluenceEncoder
 from ..encoder.pretrain import PretrainSettings, fit
 from ..encoder.published import PublishedEncoder, PublishedSettings, TrainedModel, pretrain_published
 from ..graph.removal import Ids, Pairs, Removal
 from ..training.checkpoint import Checkpoints, from_bytes, to_bytes
-from ..training.run import TrainRun, run_training
+from ..training.run import TrainRun, kept_rows, run_training
 from ..training.trainer import TrainSettings
 from ..training.validation import validation_pairs, validation_users
 from .files import write_file
@@ -28,25 +29,38 @@ from .state import Location, PartitionState, node_rows
 
 
 @dataclass(frozen=True)
-class FinishedRuns:
-    """The files of the training runs that an encoder is fitted on. names[k] holds rank k's rows of E0.
+class FinishedRun:
+    """A counterfactual: what it left out; names[k] holds rank k's rows of E0. halfway: the folder of the rows that it kept
+    half way, if it is a fork."""
 
-    `counterfactuals`: (what the run left out, names) of each. `original`: (names, the file of the dense weights) of the
-    run on the whole graph; None where that is the loaded version itself.
+    removal: Removal
+    names: Sequence[str]
+    halfway: str | None = None
+
+
+@dataclass(frozen=True)
+class FinishedRuns:
+    """The files of the training runs that an encoder is fitted on.
+
+    `original`: (names, the file of the dense weights) of the run on the whole graph; None where that is the loaded version
+    itself. `fork`: None where the counterfactuals are whole runs. `halfway`: the folder of the rows that the original kept
+    after `fork.halfway` epochs.
     """
 
-    counterfactuals: Sequence[tuple[Removal, Sequence[str]]]
+    counterfactuals: Sequence[FinishedRun]
     original: tuple[Sequence[str], str] | None = None
+    fork: Fork | None = None
+    halfway: str | None = None
 
 
 class PartitionTraining(PartitionState):
     """The methods that the commands `train`, `pretrain` and `retrain` call."""
 
     def train(
-        self, location: Location, manifest: Graph, run: TrainRun, names: Sequence[str], dense_name: str | None
+        self, location: Location, manifest: Graph, run: TrainRun, names: Sequence[str] | None, dense_name: str | None
     ) -> Trained:
         """Train on the graph of this manifest without `run.removal`. Rank k writes its rows of E0 to names[k], and rank
-        0 the dense weights to `dense_name`, unless that is None.
+        0 the dense weights to `dense_name`; where these are None, nothing.
 
         Nodes that the removal leaves without interactions keep their rows.
         """
@@ -55,9 +69,11 @@ class PartitionTraining(PartitionState):
         store = location.store()
         graph, nodes = self._graph_to_train_on(store, manifest, run.halo, run.kernel, run.removal)
         trainer, curve = run_training(graph, run, Checkpoints(store, run.folder), self._say)
-        users, items = self._tensors(nodes)
-        rows = torch.cat([graph.user_rows(users), graph.item_rows(items)])
-        files = [write_file(store, names[self._rank], to_bytes({"e0": trainer.table.rows[rows]}))]
+        files = []
+        if names is not None:
+            users, items = self._tensors(nodes)
+            rows = torch.cat([graph.user_rows(users), graph.item_rows(items)])
+            files.append(write_file(store, names[self._rank], to_bytes({"e0": trainer.table.rows[rows]})))
         if dense_name is not None and self._rank == 0:
             files.append(write_file(store, dense_name, to_bytes(trainer.backbone.state_dict())))
         return {"curve": curve, "files": files, "has_dense": bool(list(trainer.backbone.parameters()))}
@@ -113,7 +129,19 @@ class PartitionTraining(PartitionState):
             backbone = copy.deepcopy(backbone)
             backbone.load_state_dict(from_bytes(store.read(dense)))
             nodes = node_rows(model.graph, backbone, rows(names))
-        targets = [(removal, rows(names)) for removal, names in runs.counterfactuals]
+        targets = []
+        if runs.fork is None:
+            targets = [(run.removal, rows(run.names)) for run in runs.counterfactuals]
+        else:
+            assert runs.halfway is not None
+            earlier, weights = kept_rows(store, runs.halfway, model.graph)
+            half_trained = copy.deepcopy(backbone)
+            half_trained.load_state_dict(weights)
+            for run in runs.counterfactuals:
+                assert run.halfway is not None
+                forked = rows(run.names), kept_rows(store, run.halfway, model.graph)[0]
+                whole = as_whole(model.graph, backbone, nodes, run.removal, runs.fork, forked, (half_trained, earlier))
+                targets.append((run.removal, whole))
         examples = partial(
             make_examples,
             model.graph,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...partitioning.errors import InputError
+from ...partitioning.storage import Store
 from ..backbones.registry import make_backbone
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Removal
@@ -50,6 +51,18 @@ def first_best(values: Sequence[float]) -> int:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The state of a run after an epoch, which stays when the run is over: rows, moments and dense weights, as in a
+    checkpoint, from which other runs can be forked. Without `moments`: "rows" [N, d] in the order of "users", "items" (ids),
+    and the dense weights."""
+
+    epoch: int
+    folder: str
+    """Relative to the output."""
+    moments: bool = True
+
+
+@dataclass(frozen=True)
 class TrainRun:
     """All settings of a run. They are the same on all ranks, and pickle."""
 
@@ -65,6 +78,10 @@ class TrainRun:
     halo: str = "pull"
     kernel: str = "torch"
     probe: Probe | None = None
+    keep: Sequence[Kept] = ()
+    """The states that this run keeps."""
+    start: str | None = None
+    """The folder of the state that another run kept, at which this run begins. None: it begins at the first epoch."""
 
 
 def run_training(
@@ -72,12 +89,13 @@ def run_training(
 ) -> tuple[Trainer, list[dict[str, float]]]:
     """Train until the last epoch, or until the probe ends the run. Returns the trainer and the curve.
 
-    It begins at the last checkpoint if there is one.
+    It begins at the last checkpoint if there is one, otherwise at the state `run.start` of another run, if one is named.
 
-    The curve has one entry for each epoch: "epoch" (from 1), "loss", "seconds" (of training since the beginning of the
-    run, over all attempts), and after a probe its metrics.
+    The curve has one entry for each epoch of this run: "epoch" (from 1 without `run.start`), "loss", "seconds" (of training
+    since the beginning of this run, over all attempts), and after a probe its metrics.
 
     Raises:
+        FileNotFoundError: there is no state `run.start` for this number of ranks.
         InputError: it diverged: rows, dense weights or scores became infinite or NaN. No checkpoint has such a state.
     """
     backbone = make_backbone(run.backbone, run.settings.seed).to(graph.comm.device)
@@ -90,6 +108,11 @@ def run_training(
         curve = [dict(zip(("epoch", "loss", "seconds"), line, strict=True)) for line in table.tolist()]
         seconds = curve[-1]["seconds"]
         trainer.load_state(state)
+    elif run.start is not None:
+        start = Checkpoints(checkpoints.store, run.start).load(graph.comm)
+        if start is None:
+            raise FileNotFoundError(f"{checkpoints.store.root_uri}/{run.start}: no state for {graph.comm.size} ranks")
+        trainer.load_state(start[1])
     while trainer.epoch < run.epochs:
         started = time.perf_counter()
         loss = trainer.run_epoch(
@@ -101,6 +124,11 @@ def run_training(
         last = trainer.epoch == run.epochs
         _check_converges(trainer, loss, last)
         curve.append({"epoch": float(trainer.epoch), "loss": loss, "seconds": seconds})
+        # Before a checkpoint of this epoch or a later one: a run that goes on from there finds what was kept.
+        for kept in run.keep:
+            if trainer.epoch == kept.epoch:
+                state = trainer.state() if kept.moments else _without_moments(trainer)
+                Checkpoints(checkpoints.store, kept.folder).save(graph.comm, trainer.epoch, state)
         if run.checkpoint_every and trainer.epoch % run.checkpoint_every == 0 and not last:
             table = torch.tensor([[c["epoch"], c["loss"], c["seconds"]] for c in curve], dtype=torch.float64)
             checkpoints.save(graph.comm, trainer.epoch, trainer.state() | {"curve": table})
@@ -109,6 +137,30 @@ def run_training(
             if run.probe.is_over(curve):
                 break
     return trainer, curve
+
+
+def _without_moments(trainer: Trainer) -> dict[str, Tensor]:
+    """The rows with the ids of their nodes, and the dense weights."""
+    dense = {f"dense.{name}": x for name, x in trainer.backbone.state_dict().items()}
+    ids = {"users": trainer.graph.user_ids, "items": trainer.graph.item_ids}
+    return {"rows": trainer.table.rows} | ids | dense
+
+
+def kept_rows(store: Store, folder: str, graph: LocalGraph) -> tuple[Tensor, dict[str, Tensor]]:
+    """(the rows [N, d] of this graph's nodes, the dense weights) that a run kept without moments. All ranks call it.
+
+    Raises:
+        FileNotFoundError: nothing was kept there for this number of ranks.
+    """
+    found = Checkpoints(store, folder).load(graph.comm)
+    if found is None:
+        raise FileNotFoundError(f"{store.root_uri}/{folder}: no rows for {graph.comm.size} ranks")
+    kept = {name: x.to(graph.comm.device) for name, x in found[1].items()}
+    # A run has a row for each node that ever was; a graph may have lost some. Both are in the order of ids.
+    places = [torch.searchsorted(kept["users"], graph.user_ids)]
+    places.append(len(kept["users"]) + torch.searchsorted(kept["items"], graph.item_ids))
+    dense = {name.removeprefix("dense."): x for name, x in kept.items() if name.startswith("dense.")}
+    return kept["rows"][torch.cat(places)], dense
 
 
 @torch.no_grad()

@@ -120,7 +120,7 @@ def product(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
             "cluster": {"partitions": 1},
             "backbone": {"name": "simgcl", "embedding_size": 8, "num_layers": 2},
             "train": {"epochs": 3, "batch_size": 256},
-            "pretrain": {"epochs": 3, "counterfactuals": 2},
+            "pretrain": {"epochs": 3, "counterfactuals": 2, "fork": 0.5},
         }
     )
     pipeline.ingest(config)

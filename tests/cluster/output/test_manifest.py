@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from unlearnrec.cluster.config.schema import parse_config
 from unlearnrec.cluster.log.records import Record
-from unlearnrec.cluster.models.pretraining import _place_of_run
+from unlearnrec.cluster.models.counterfactual_runs import place_of_run
+from unlearnrec.cluster.models.pretraining import folder_of_runs
 from unlearnrec.cluster.models.training import make_run
 from unlearnrec.cluster.output.ingests import digest, graph_key
 from unlearnrec.cluster.output.manifest import manifest_of, needed_files, read_manifest
@@ -50,15 +51,15 @@ def test_the_runs_of_pretrain_are_named_after_what_they_depend_on() -> None:
     removal = Removal(simulated=(Simulated(0, 0, share=0.05),))
 
     def place(removal: Removal = removal, **changes: dict[str, Any]) -> str:
-        return _place_of_run(parse_config(CONFIG | changes), version, removal)
+        return place_of_run(folder_of_runs(parse_config(CONFIG | changes), version), removal)
 
     # Settings of the fit, the number of runs, and what has nothing to do with them leave a finished run where it is.
-    fit = {"epochs": 9, "batch_size": 7, "learning_rate": 0.5, "examples": 10, "counterfactuals": 2}
+    fit = {"epochs": 9, "batch_size": 7, "learning_rate": 0.5, "examples": 10, "counterfactuals": 2, "fork": 0.25}
     assert place() == place(serve={"port": 9000}) == place(pretrain=fit) == place(influence={"mlp_layers": 3})
     other = Removal(simulated=(Simulated(0, 0, share=0.01),))
     assert len({place(), place(other), place(Removal()), place(partitioning={"halo": "cover"})}) == 4
     retrained = version.replaced(model=version.model.replaced(seed=1))
-    assert _place_of_run(parse_config(CONFIG), retrained, removal) != place()
+    assert place_of_run(folder_of_runs(parse_config(CONFIG), retrained), removal) != place()
 
 
 @pytest.mark.parametrize("number", range(3))

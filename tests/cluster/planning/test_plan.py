@@ -318,3 +318,28 @@ def test_a_remedy_is_none_that_does_not_fit():
             update={key: type(getattr(getattr(settings, section), key))(value)}
         )
         assert again(settings.model_copy(update={section: part})).total < 8 * GB
+
+
+def test_forked_runs_are_planned_as_the_part_of_a_training_that_they_are():
+    graph = sizes(interactions=4_000_000)
+
+    def plans(work):
+        return [make_plan(config(pretrain={"fork": f}), graph, work, speed=SPEED) for f in (0.0, 0.5)]
+
+    whole, forked = plans("pretrain")
+    assert (whole.epochs, forked.epochs) == (30, 15) and forked.seconds == pytest.approx(whole.seconds / 2)
+    table = 4 * 64 * graph.nodes
+    assert forked.disk - whole.disk == pytest.approx(7 * table)  # the kept state and rows, and a run's rows half way
+    whole, forked = plans("train")
+    assert forked.seconds == whole.seconds and forked.disk - whole.disk == pytest.approx(4 * table)
+
+
+def test_a_training_that_writes_no_state_takes_both_settings():
+    forks = {"fork": 0.5}
+    changed, setting = next(smaller(config(pretrain=forks), "train"))
+    assert setting == "train.checkpoint_every=0 pretrain.fork=0"
+    assert changed.train.checkpoint_every == changed.pretrain.fork == 0
+    alone, setting = next(smaller(config(train={"checkpoint_every": 0}, pretrain=forks), "train"))
+    assert setting == "pretrain.fork=0" and alone == changed
+    _, setting = next(smaller(changed, "train"))
+    assert setting.startswith("train.batch_size=")
