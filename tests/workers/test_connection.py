@@ -1,11 +1,16 @@
 """A Ray that is not there, does not answer or does not start: told within seconds, with its name."""
 
+import json
+import logging
 import socket
 import time
 
 import pytest
 import ray
+from ray._private.ray_constants import LOGGER_FORMAT
+from ray._private.ray_logging import setup_logger
 
+from unlearnrec.cluster.reporting.logs import telling
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.workers import connection
 from unlearnrec.workers.connection import connect_to_ray
@@ -77,3 +82,26 @@ def test_a_start_that_times_out_is_tried_once_more(monkeypatch, caplog):
     ):
         connect_to_ray("local")
     assert tries == ["local", "shutdown", "local", "shutdown"]
+
+
+def test_rays_own_warnings_are_lines_of_the_log_that_was_asked_for(monkeypatch, capsys):
+    """Where nobody asked they are as Ray writes them."""
+    of_ray = logging.getLogger("ray")
+    before = list(of_ray.handlers)
+
+    def init(address, logging_level, **_):
+        setup_logger(logging_level, "%(message)s, as text")  # what ray.init does
+        logging.getLogger("ray._private.anything").warning("a warning")
+
+    monkeypatch.setattr(ray, "init", init)
+    try:
+        connect_to_ray(None)
+        assert of_ray.handlers == before
+        capsys.readouterr()
+        with telling("json"):
+            connect_to_ray(None)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert json.loads(line)["message"] == "a warning" and json.loads(line)["level"] == "warning"
+    finally:
+        of_ray.handlers[:] = before
+        setup_logger(logging.WARNING, LOGGER_FORMAT)
