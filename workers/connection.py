@@ -63,6 +63,7 @@ def connect_to_ray(address: str | None) -> bool:
         return False
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     _keep_environment()
+    _log_with_this_package()
     if target == "local":
         _start_here()
         return True
@@ -87,6 +88,24 @@ def _keep_environment() -> None:
     """
     if UV_VARIABLE not in os.environ:  # Ray has read it, perhaps long ago: when it was imported
         setattr(ray._private.ray_constants, UV_VARIABLE, False)
+
+
+class _Handed(logging.Handler):
+    """Hands records to the handlers of this package, whatever format Ray gives this one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _package().callHandlers(record)
+
+
+def _package() -> logging.Logger:
+    return logging.getLogger(__name__.partition(".")[0])
+
+
+def _log_with_this_package() -> None:
+    """Let Ray's own warnings go where this package's lines go, if somebody has said where (`--log-format`), so that a log of
+    JSON has no other lines."""
+    if _package().handlers:
+        logging.getLogger("ray").handlers[:] = [_Handed()]
 
 
 def _check_own_node(target: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from collections.abc import Iterator
@@ -79,6 +80,15 @@ def read_document(session: Session, ledger: Ledger, request_id: str, document: s
         except FileNotFoundError:
             return None
     return Document(posixpath.basename(name), _type(document), content)
+
+
+def first_receipt_written(session: Session, request_id: str) -> str | None:
+    """When the first state of a request's receipt was written (ISO-8601), as it says itself; None where none can be read."""
+    try:
+        written = json.loads(session.store.read(receipt_name(request_id, 1)))["written"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return written if isinstance(written, str) else None
 
 
 def _candidates(ledger: Ledger, request_id: str) -> Iterator[tuple[str, str, str | None]]:

@@ -24,7 +24,7 @@ from ..output.manifest import Manifest
 from ..output.session import Session
 from ..requests.request import Request, make_request
 from .callbacks import News, Outbox
-from .documents import DOCUMENT, Document, list_documents, read_document
+from .documents import DOCUMENT, Document, first_receipt_written, list_documents, read_document
 from .interface import DeskInterface, NewRequest, RequestsInterface
 from .listing import Listing, RequestQuery
 from .overview import Overview
@@ -149,8 +149,9 @@ class Intake(RequestsInterface, DeskInterface):
         ticket = ledger.tickets.get(request_id)
         if ticket is None:
             return None
-        steps = timeline(ticket, ledger.steps.get(request_id, ()))
         documents = list_documents(self._session, ledger, request_id)
+        written = first_receipt_written(self._session, request_id) if request_id in ledger.evidence else None
+        steps = timeline(ticket, ledger.steps.get(request_id, ()), written)
         return {"request": self._describe(ticket), "steps": steps, "documents": documents}
 
     def document(self, request_id: str, name: str) -> Document | None:

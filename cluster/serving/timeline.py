@@ -17,14 +17,14 @@ FOUND = ("removed_interactions", "removed_events", "deleted_users", "deleted_ite
 _NAMES = {ACCEPTED: "received_again", COMMITTED: CARRIED_OUT, COMPLETED: CARRIED_OUT, EVIDENCE: CHECKED}
 
 
-def timeline(ticket: Ticket, steps: Sequence[Any]) -> list[dict[str, Any]]:
+def timeline(ticket: Ticket, steps: Sequence[Any], first_receipt: str | None = None) -> list[dict[str, Any]]:
     """The steps of a request in order, each with `step` (one of STEPS), `at` (ISO-8601; None where it is not known), `by`
     (who did it, by the name in the log; None where nobody is named), and what more is known of it.
 
     A request is matched with the data when it is carried out, or held; that step has the time of the one that it comes with.
 
     steps: of this request (`Ledger.steps`); a checkpoint of an earlier release leaves some out, and their times are not
-    known then.
+    known then. first_receipt: when the receipt that comes with the evidence was written (ISO-8601), which no record says.
     """
     found = [_step(RECEIVED, ticket.accepted_at, by=ticket.requester)]
     told = list(pairs(steps))
@@ -53,6 +53,8 @@ def timeline(ticket: Ticket, steps: Sequence[Any]) -> list[dict[str, Any]]:
         found[place:place] = _carried_out(ticket, None)
     if ticket.state.value in (CANCELLED, FAILED) and ticket.state.value not in known:
         found.append(_step(ticket.state.value, None, error=ticket.error))
+    if first_receipt is not None and RECEIPT not in known:  # later states of the receipt have a record each
+        found.append({**_step(RECEIPT, None), "at": first_receipt, "number": 1})
     return found
 
 

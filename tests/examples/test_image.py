@@ -40,10 +40,9 @@ def test_what_pip_installs_for_the_image_starts(tmp_path: Path):
     (opt / "constraints.txt").write_text((ROOT / "constraints.txt").read_text(encoding="utf-8"), encoding="utf-8")
     defaults = dict(re.findall(r"(?m)^ARG (\w+)=(\S+)$", DOCKERFILE.read_text(encoding="utf-8")))
     env = os.environ | defaults | {"PATH": f"{tmp_path}/venv/bin:{os.environ['PATH']}", "PYTHONPATH": ""}
+    source = copy_source(tmp_path)
     for step in steps():
-        line = step.replace('--index-url "${TORCH_INDEX}"', "").replace(
-            "/wheels .", f"{wheels} {copy_source(tmp_path)}"
-        )
+        line = step.replace('--index-url "${TORCH_INDEX}"', "").replace("/wheels .", f"{wheels} {source}")
         line = line.replace("/opt/unlearnrec/wheels", str(wheels)).replace("/opt/unlearnrec", str(opt))
         done = subprocess.run(line, shell=True, env=env, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

@@ -1,12 +1,17 @@
 """A Ray that is not there, does not answer or does not start: told within seconds, with its name."""
 
+import json
+import logging
 import socket
 import threading
 import time
 
 import pytest
 import ray
+from ray._private.ray_constants import LOGGER_FORMAT
+from ray._private.ray_logging import setup_logger
 
+from unlearnrec.cluster.reporting.logs import telling
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.workers import connection
 from unlearnrec.workers.connection import connect_to_ray
@@ -106,3 +111,26 @@ def test_a_name_server_that_does_not_answer_is_given_up(monkeypatch, caplog):
     monkeypatch.setattr(socket, "getaddrinfo", slow_server)
     assert connection._looked_up("head:6379", "head", 6379) == ["127.0.0.1", "127.0.0.2"]
     assert "looking up the name head took" in caplog.text
+
+
+def test_rays_own_warnings_are_lines_of_the_log_that_was_asked_for(monkeypatch, capsys):
+    """Where nobody asked they are as Ray writes them."""
+    of_ray = logging.getLogger("ray")
+    before = list(of_ray.handlers)
+
+    def init(address, logging_level, **_):
+        setup_logger(logging_level, "%(message)s, as text")  # what ray.init does
+        logging.getLogger("ray._private.anything").warning("a warning")
+
+    monkeypatch.setattr(ray, "init", init)
+    try:
+        connect_to_ray(None)
+        assert of_ray.handlers == before
+        capsys.readouterr()
+        with telling("json"):
+            connect_to_ray(None)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert json.loads(line)["message"] == "a warning" and json.loads(line)["level"] == "warning"
+    finally:
+        of_ray.handlers[:] = before
+        setup_logger(logging.WARNING, LOGGER_FORMAT)

@@ -101,7 +101,7 @@ def test_the_timeline_says_what_happened_when_and_by_whom(client):
     assert steps("approved") == [("received", "support"), ("held", None), ("approved", "privacy-lead")]
     assert steps("failed") == [("received", "support"), ("failed", None)]
     assert steps("cancelled") == [("received", "support"), ("cancelled", None)]
-    assert [name for name, _ in steps("done")] == ["received", "matched", "carried_out", "checked"]
+    assert [name for name, _ in steps("done")] == ["received", "matched", "carried_out", "checked", "receipt"]
     assert client.get("/v1/requests/nobody/evidence").status_code == 404
 
 
