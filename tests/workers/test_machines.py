@@ -188,7 +188,7 @@ for user in users:
         )
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
-                print("accepted", user, json.load(answer)["status"], flush=True)
+                print("answered", user, json.load(answer)["status"], flush=True)
                 break
         except (OSError, urllib.error.HTTPError) as error:
             print("again", user, error, flush=True)
@@ -215,7 +215,7 @@ def test_the_coordinators_machine_and_a_workers_are_lost_while_requests_come(mac
     known = pq.read_table(data["train"], columns=["user_id"])["user_id"].unique().to_pylist()
     log, hurry, users = tmp_path / "post.log", tmp_path / "hurry", [str(user) for user in known[:24]]
     posting = machines.popen(1, sys.executable, "-c", POST, str(hurry), *users, log=log)
-    wait(lambda: log.read_text().count("accepted") >= 3, 60)
+    wait(lambda: log.read_text().count("answered") >= 3, 60)
     (home,) = machines.holding("Coordinator")
     victim = next(k for k in machines.holding("ShardWorker") if k != home)
     machines.kill(victim)
@@ -226,7 +226,7 @@ def test_the_coordinators_machine_and_a_workers_are_lost_while_requests_come(mac
     machines.power_off(home)
     hurry.touch()
     assert posting.wait(120) == 0, log.read_text()
-    assert log.read_text().count("accepted") == len(users)
+    assert log.read_text().count("answered") == len(users)
     wait(lambda: tickets_of(config) == len(users), 120)
     machines.run(1, "status", "--verify", "--config", file)
     (after,) = machines.holding("Coordinator")
