@@ -46,6 +46,7 @@ def main(file: str) -> None:
                 cluster.add_node(**node)
             print(json.dumps(walked.result()))
         finally:
+            ray.shutdown()  # the cluster keeps a node to which somebody is connected
             cluster.shutdown()
 
 
