@@ -6,8 +6,8 @@ the addresses of the nodes that the workers were on, and what `evaluate` found, 
 
 import json
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
@@ -24,27 +24,30 @@ def main(file: str) -> None:
     cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
     config = load_config(file, [f"cluster.address={cluster.address}"])
 
-    def grow() -> None:
-        """As an autoscaler does: when somebody waits."""
-        while not ray.is_initialized() or not any(g["state"] == "PENDING" for g in placement_group_table().values()):
-            time.sleep(0.2)
-        cluster.add_node(**node)
-
-    try:
+    def path() -> dict[str, Any]:
         pipeline.ingest(config)
-        growing = threading.Thread(target=grow)
-        growing.start()
         with Session(config).workers() as group:
-            growing.join()
             group.form()
             nodes = {ray.get(actor.listen.remote(None)).value.node for actor in group._actors}
             pipeline.train(config, group=group)
             pipeline.pretrain(config, group=group)
             status = pipeline.forget(config, users="1,3", group=group)["status"]
             measured = pipeline.evaluate(config, group=group)
-        print(json.dumps({"nodes": len(nodes), "status": status, "recall@20": measured["recall@20"]}))
-    finally:
-        cluster.shutdown()
+        return {"nodes": len(nodes), "status": status, "recall@20": measured["recall@20"]}
+
+    ray.init(address=cluster.address, log_to_driver=False)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            walked = pool.submit(path)
+            # As an autoscaler does: when somebody waits. Ray starts nodes in the main thread only.
+            while not walked.done() and not any(g["state"] == "PENDING" for g in placement_group_table().values()):
+                time.sleep(0.2)
+            if not walked.done():
+                cluster.add_node(**node)
+            print(json.dumps(walked.result()))
+        finally:
+            ray.shutdown()  # the cluster keeps a node to which somebody is connected
+            cluster.shutdown()
 
 
 if __name__ == "__main__":
