@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ...distributed.graph.removal import merged
 from ...partitioning.assignment import Assignment
 from ...partitioning.ingest import load_gone
-from ...partitioning.mapped import MappedRows, MappedShard
+from ...partitioning.mapped import MappedRows, MappedShard, marks, without
 from ...partitioning.storage import Store, digest_of
 from ..output.id_maps import SIDES, IdMaps
 from ..output.manifest import Manifest
@@ -124,7 +124,8 @@ class Change:
         has_before, has_after = _there(before, found), _there(after, found)
         new = Shards(size, lambda k: MappedShard.of(chain(pairs[k][1]["shard"]))) if has_after else ()
         old = {k: MappedShard.of(chain(pairs[k][0]["shard"])) for k in affected} if has_before else {}
-        old_rows, new_rows = {}, {}
+        old_rows: dict[int, int] = {}
+        new_rows: dict[int, int] = {}
         parts = []
         # One partition after the other: of the rows of E0 only their number and the comparison are kept.
         for k in affected:
@@ -194,8 +195,8 @@ class Change:
         """The new shards that should have a row of one of these nodes, and all that changed."""
         asked = set(self.affected)
         if self.owners is not None:
-            asked |= set(np.unique(self.owners.owner_of_user[users]).tolist())
-            asked |= set(np.unique(self.owners.owner_of_item[items]).tolist())
+            for owner, nodes in ((self.owners.owner_of_user, users), (self.owners.owner_of_item, items)):
+                asked |= set(np.flatnonzero(np.bincount(owner[nodes])).tolist())
         return [self.new[k] for k in sorted(asked)]
 
     def stands(self, side: str, users: Ids, items: Ids) -> Marks:
@@ -272,13 +273,13 @@ def _compared(
         there = np.zeros(len(at), dtype=bool)
         at[old_rows.places], there[old_rows.places] = nodes[0], True
         if there[new_rows.places].all() and np.array_equal(at[new_rows.places], nodes[1]):
-            named = np.union1d(old_rows.changed.rows, new_rows.changed.rows)
+            named = np.flatnonzero(marks(old_rows.changed.rows, len(at)) | marks(new_rows.changed.rows, len(at)))
             row = np.searchsorted(new_rows.places, named)
             row = np.minimum(row, max(0, len(new_rows) - 1))
             named = named[new_rows.places[row] == named] if len(new_rows) else named[:0]
             moved = at[named[_differ(old_rows, named, new_rows, named)]]
             return new.user_ids, new.item_ids, moved[moved >= 0], -1 - moved[moved < 0]
-    both, at_old, at_new = np.intersect1d(*nodes, assume_unique=True, return_indices=True)
+    both, at_old, at_new = np.intersect1d(nodes[0], nodes[1], assume_unique=True, return_indices=True)
     moved = both[_differ(old_rows, old_rows.places[at_old], new_rows, new_rows.places[at_new])]
     return both[both >= 0], -1 - both[both < 0], moved[moved >= 0], -1 - moved[moved < 0]
 
@@ -299,7 +300,7 @@ def _live(store: Store, maps: IdMaps, version: Manifest) -> tuple[Ids, Ids]:
     found = []
     for side in SIDES:
         _, nodes, _ = maps.file_of(version.graph, side)
-        found.append(nodes[~np.isin(nodes, gone.of(side))] if len(gone.of(side)) else nodes)
+        found.append(without(nodes, gone.of(side)))
     return found[0], found[1]
 
 
