@@ -3,7 +3,8 @@
 The graph is drawn with long tails on both sides, or read from --table. The time of a request depends on the sizes of the
 graph and of the tables, not on what their rows hold. So the model is not trained: its rows are drawn at random, and the
 encoder has its first weights. All else is as in `serve`: the gate measures each version before its commit, the files are
-made durable, and the evidence is written after the commit.
+made durable, and the evidence is written after the commit. With --one-by-one and --at-once a service is put under load, and
+--retrain measures a whole training with the same code.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from ..distributed.partition.version import Encoder, Model
 from ..distributed.training.checkpoint import to_bytes
 from ..partitioning.ingest import load_ids, load_shard
 from ..workers import WorkerGroup
-from . import results_file
+from . import results_file, under_load
+from .traffic import copy_bandwidth, least_seconds
 
 Ids = npt.NDArray[np.int64]
 
@@ -57,16 +59,23 @@ PARTS = {
     "gate": ("gate",),
     "commit": ("commit",),
     "next: means": ("prepare",),
-    "next: evidence": ("evidence",),
+    "evidence": ("evidence",),
 }
 """The columns of the table, and the measured phases that each adds up."""
 
-NOTES = """Seconds are the driver's, medians over the requests of a size. Find: from the acknowledgement until what a request
-names is known. Encoder: the changes of the touched rows, in the slowest partition; write: the rest of the call that makes
-and writes the files, and the manifest. Edges: the removed interactions taken out of the graph in memory, in the slowest
-partition; readouts: the rest of the refresh. The gate measures the version before and the new one on samples. After the
-commit, and so in the way of the next request only: the means of the neighbours' readouts, which the encoder reads, and the
-gate's next baseline; then the evidence, read back from the files."""
+QUANTILES = (50, 95, 99)
+"""In percent."""
+
+NOTES = """Seconds are the driver's, quantiles of each part over the requests of a size (those of the parts do not add up to
+those of the whole). Find: from the acknowledgement until what a request names is known. Encoder: the changes of the touched
+rows, in the slowest partition; write: the rest of the call that makes and writes the files, and the manifest. Edges: the
+removed interactions taken out of the graph in memory, in the slowest partition; readouts: the rest of the refresh. The gate
+measures the version before and the new one on samples. Next: after the commit, and so in the way of the next request only:
+the means of the neighbours' readouts, which the encoder reads, and the gate's next baseline. Evidence: looked up in the
+files and written; a service does that while no request waits.
+
+Least: the bytes that a part cannot help moving, over the copy bandwidth of its threads. Commit moves none to speak of: it
+waits for the disk."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -84,6 +93,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--partitions", type=int, default=2)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=2, help="steps of a training to be measured; 0 measures none")
+    parser.add_argument(
+        "--retrain",
+        type=int,
+        default=0,
+        metavar="EPOCHS",
+        help="train so many epochs of --steps steps, in place of one",
+    )
+    parser.add_argument(
+        "--one-by-one", type=int, default=0, help="requests of one user each, one after the other, through a service"
+    )
+    parser.add_argument(
+        "--at-once", type=int, nargs="*", default=[], help="requests of one user each, all at once, through a service"
+    )
     parser.add_argument("--threads", type=int, help="of each worker; one by default")
     parser.add_argument(
         "--evidence", type=int, default=2, help="requests of each size whose evidence is written and timed"
@@ -103,15 +125,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         loaded = time.perf_counter()
         bandwidth = copy_bandwidth()
         graph = session.version().graph
-        limits = traffic_seconds(session, bandwidth)
-        recorder, rows, splits = Recorder(group), [], []
+        recorder, rows, splits, least = Recorder(group), [], [], []
         for size, repeat in zip(arguments.sizes, arguments.repeat, strict=True):
             found = [measured(session, group, recorder, size, n, arguments) for n in range(repeat)]
             rows.append(_row(size, found))
-            splits.append({"users": size} | {name: _median(found, phases) for name, phases in PARTS.items()})
-            print(results_file.table([rows[-1]]), results_file.table([splits[-1]]), sep="\n", flush=True)
-        splits.append({"users": "least, by memory traffic"} | {name: limits.get(name, "") for name in PARTS})
-        training = step_seconds(session, group, arguments.steps) if arguments.steps else None
+            splits += [_split(size, q, found) for q in QUANTILES]
+            limits = least_seconds(session, bandwidth, _median(found, ("removed",)), _median(found, ("touched",)))
+            least.append({"users": size} | {name: limits.get(name, "") for name in PARTS if name != "evidence"})
+            print(*map(results_file.table, (rows[-1:], splits[-3:], least[-1:])), sep="\n", flush=True)
+        loads = [under_load.at_once(session, group, count, arguments.seed) for count in arguments.at_once]
+        if arguments.one_by_one:
+            loads.insert(0, under_load.one_after_the_other(session, group, arguments.one_by_one, arguments.seed))
+        training = step_seconds(session, group, arguments.steps, arguments.retrain or 1) if arguments.steps else None
     nodes = f"{graph.users:,} users, {graph.items:,} items, {graph.interactions:,} interactions"
     head = (
         f"{nodes}; LightGCN, d = {config.backbone.embedding_size}, {arguments.layers} layers; {arguments.partitions} "
@@ -120,9 +145,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"Copying memory: {bandwidth / 1e9:.1f} GB/s on one core."
     )
     parts = [head, "Seconds from the acknowledgement of a request to its commit:", results_file.table(rows)]
-    parts += ["Where they go, and what comes after the commit:", results_file.table(splits), NOTES]
+    parts += ["Where they go, and what comes after the commit:", results_file.table(splits)]
+    parts += ["The least seconds, by memory traffic:", results_file.table(least), NOTES]
+    if loads:
+        parts += ["A service under load:", results_file.table(loads), under_load.NOTES]
     if training is not None:
-        parts.append(_retrain_line(config, graph.ingested_interactions, *training))
+        parts.append(_retrain_line(config, graph.ingested_interactions, arguments.retrain, *training))
     results_file.write(arguments.output, "From acknowledged to committed", parts)
     print(arguments.output.read_text(encoding="utf-8"))
 
@@ -144,8 +172,8 @@ class Recorder:
 
 def _row(size: int, found: Sequence[dict[str, float]]) -> dict[str, Any]:
     seconds = [one["committed"] for one in found]
-    cycle = _median(found, ("committed",)) + _median(found, ("prepare",)) + _median(found, ("evidence",))
-    quantiles = {f"p{q}": float(np.quantile(seconds, q / 100)) for q in (50, 95, 99)}
+    cycle = _median(found, ("committed",)) + _median(found, ("prepare",))
+    quantiles = {f"p{q}": float(np.quantile(seconds, q / 100)) for q in QUANTILES}
     return {
         "users": size,
         "requests": len(found),
@@ -155,51 +183,39 @@ def _row(size: int, found: Sequence[dict[str, float]]) -> dict[str, Any]:
     }
 
 
+def _split(size: int, q: int, found: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """A row with a quantile, in percent, of each part."""
+    row: dict[str, Any] = {"users": size, "quantile": f"p{q}"}
+    for name, phases in PARTS.items():
+        seconds = [sum(one.get(phase, 0.0) for phase in phases) for one in found if phases[0] in one or len(phases) > 1]
+        row[name] = float(np.quantile(seconds, q / 100)) if seconds else 0.0
+    return row
+
+
 def _median(found: Sequence[dict[str, float]], phases: Sequence[str]) -> float:
     return sum(statistics.median([one[phase] for one in found if phase in one] or [0.0]) for phase in phases)
 
 
-def copy_bandwidth() -> float:
-    """Bytes read and written in a second by a copy of 256 MB that is repeated."""
-    source, target = np.ones(1 << 25), np.empty(1 << 25)
-    seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        np.copyto(target, source)
-        seconds.append(time.perf_counter() - started)
-    return 2 * source.nbytes / min(seconds)
-
-
-def traffic_seconds(session: Session, bandwidth: float) -> dict[str, float]:
-    """The least seconds of some parts, if memory is all that they wait for and every thread has a core.
-
-    Readouts: each layer reads a row for each entry and writes one for each node. Edges: the arrays of the graph and the
-    tables are moved once, read and written, which is the case if the first user goes. Means: one more sum.
-    """
-    version = session.version()
-    graph, config = version.graph, session.config
-    row = 4 * config.backbone.embedding_size
-    nodes, entries = graph.users + graph.items, 2 * graph.interactions
-    layer = row * (entries + nodes)
-    arrays = entries * 3 * 4 + graph.interactions * 2 * 8 + nodes * row
-    cores = bandwidth * graph.partitions * (config.cluster.threads_per_worker or 1)
-    layers = config.backbone.num_layers
-    return {"readouts": layers * layer / cores, "edges": 2 * arrays / cores, "next: means": layer / cores}
-
-
-def step_seconds(session: Session, group: WorkerGroup, steps: int) -> tuple[float, int]:
-    """(seconds of a training step, pairs of a step), measured over an epoch of so many steps; nothing is committed."""
+def step_seconds(session: Session, group: WorkerGroup, steps: int, epochs: int = 1) -> tuple[float, int]:
+    """(seconds of a training step, pairs of a step), measured over epochs of so many steps; nothing is committed."""
     graph = session.version().lake_graph
     train = session.config.train.model_copy(
-        update={"epochs": 1, "batch_size": -(-graph.ingested_interactions // steps)}
+        update={"epochs": epochs, "batch_size": -(-graph.ingested_interactions // steps)}
     )
     config = session.config.model_copy(update={"train": train})
     _, curve = trained_version(Session(config), group, graph, make_run(config, graph, Removal()), SILENT)
-    return curve[-1]["seconds"] / steps, train.batch_size
+    # The seconds of the curve go on from epoch to epoch.
+    return curve[-1]["seconds"] / (steps * epochs), train.batch_size
 
 
-def _retrain_line(config: Config, interactions: int, seconds: float, pairs: int) -> str:
+def _retrain_line(config: Config, interactions: int, measured_epochs: int, seconds: float, pairs: int) -> str:
     epochs = config.train.epochs
+    if measured_epochs:
+        whole = measured_epochs * seconds * -(-interactions // pairs)
+        return (
+            f"A retrain of {measured_epochs} epochs with the same code, in steps of {pairs:,} pairs, took {whole:.0f} s, "
+            "its start and loading apart."
+        )
     whole = epochs * seconds * interactions / pairs
     return (
         f"A training step of {pairs:,} pairs with the same code takes {seconds:.1f} s, so a retrain of {epochs} epochs "
@@ -225,6 +241,7 @@ def prepared(arguments: argparse.Namespace) -> Config:
             "cluster": {"partitions": arguments.partitions, "threads_per_worker": arguments.threads},
             "partitioning": {"strategy": "hash"},
             "backbone": {"embedding_size": 64, "num_layers": arguments.layers},
+            "serve": {"max_open_requests": 100_000},
         }
     )
     session = Session(config)
@@ -325,6 +342,7 @@ def measured(
     phases |= {"encoder": encoder, "unlearn": phases["unlearn"] - encoder}
     phases |= {"edges": edges, "refresh": phases.get("refresh", 0.0) - edges}
     phases |= {"committed": done - phases["prepare"], "removed": answer["removed_interactions"]}
+    phases["touched"] = answer["touched_nodes"]
     if number < arguments.evidence:
         started = time.perf_counter()
         add_evidence(session, list(answers.values()), group, SILENT)

@@ -30,9 +30,11 @@ from ..cluster.output.ingests import lake_graph
 from ..cluster.output.session import Session
 from ..cluster.planning.plan import machine_speed, make_plan
 from ..cluster.planning.sizes import estimated_sizes, sizes_of_graph
+from ..partitioning.manifest import MANIFEST
 from ..workers import WorkerGroup
 from ..workers.memory import own_bytes, own_peak_bytes
 from . import results_file
+from .latency import make_version
 
 BACKBONES = ("lightgcn", "sgl", "simgcl", "ngcf")
 LOSSES = ("bpr", "softmax")
@@ -86,6 +88,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]
     for name, case in CASES.items():
         if arguments.only not in name:
             continue
+        if case.work == "forget":
+            make_model(case.config(arguments))
         kept = folder / f"{name.replace(' ', '-').replace(',', '')}.json"
         if not kept.exists():
             started = time.perf_counter()
@@ -106,6 +110,16 @@ def measure(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]
             print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
         rows.append({"case": name} | case.row(arguments, json.loads(kept.read_text())))
     return rows
+
+
+def make_model(config: Config) -> None:
+    """Make a version that can forget, unless there is one: its rows are drawn, and its encoder has its first weights."""
+    session = Session(config)
+    if not session.store.exists(MANIFEST):
+        pipeline.ingest(config)
+    current = session.versions.current()
+    if current is None or current.model.encoder is None:
+        make_version(session)
 
 
 def make_table(folder: Path, arguments: argparse.Namespace) -> None:
@@ -177,6 +191,8 @@ class Case:
     work: str
     partitions: int
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    users: int = 3
+    """Of a request."""
 
     def config(self, arguments: argparse.Namespace) -> Config:
         """Its configuration. A batch of 0 interactions is one of all."""
@@ -190,7 +206,8 @@ class Case:
         if self.work == "ingest":
             return measured_ingest(config)
         if self.work == "forget":
-            users = pq.read_table(arguments.folder / "events.parquet")["user_id"][:3].to_pylist()
+            events = pq.read_table(arguments.folder / "events.parquet", columns=["user_id"])
+            users = np.unique(events["user_id"].to_numpy())[:: arguments.users // (2 * self.users)][: self.users]
             named = ",".join(str(user) for user in users)
             return measured_with_workers(config, lambda group: pipeline.forget(config, users=named, group=group))
         command = {"train": pipeline.train, "pretrain": pipeline.pretrain, "evaluate": pipeline.evaluate}[self.work]
@@ -228,10 +245,12 @@ CASES = {
     "ingest, metis, 2 partitions": Case("ingest", 2, {"partitioning": {"strategy": "metis"}}),
     "ingest, hash, 2 partitions": Case("ingest", 2),
     "ingest, 1 partition": Case("ingest", 1),
-    # The cases after the first training use its model.
+    # The cases after the first training use its model; requests make one where there is none that can forget.
     "train lightgcn bpr, 2 workers": _training("lightgcn", "bpr", 2),
     "pretrain lightgcn, 2 workers": Case("pretrain", 2),
     "forget 3 users, 2 workers": Case("forget", 2),
+    "forget 3 users, 1 worker": Case("forget", 1),
+    "forget 1,000 users, 1 worker": Case("forget", 1, users=1000),
     "evaluate, 2 workers": Case("evaluate", 2),
     "train lightgcn softmax, 2 workers": _training("lightgcn", "softmax", 2),
     "train sgl bpr, 2 workers": _training("sgl", "bpr", 2),

@@ -85,10 +85,11 @@ def joined(deltas: Sequence[ShardDelta], num_items: int) -> ShardDelta:
     names = [field.name for field in fields(ShardDelta)]
     together = {name: np.concatenate([_none(), *(getattr(delta, name) for delta in deltas)]) for name in names}
     codes = together["thinned_users"] * num_items + together["thinned_items"]
-    # Of an interaction that was thinned more than once the last state counts; of one that went later, none.
+    # Of an interaction that was thinned more than once the last state counts; of one that went later, none. Most have none.
     _, last = np.unique(codes[::-1], return_index=True)
     last = len(codes) - 1 - last
-    last = last[~np.isin(codes[last], together["users"] * num_items + together["items"])]
+    if len(last):
+        last = last[~np.isin(codes[last], together["users"] * num_items + together["items"])]
     counts = together["thinned_counts"]
     ends = np.cumsum(counts)
     times = [together["thinned_times"][ends[j] - counts[j] : ends[j]] for j in last]

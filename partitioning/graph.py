@@ -200,6 +200,8 @@ def dense_ids(ids: pa.Array, node: npt.NDArray[np.int64], wanted: pa.Array | Seq
     ids [N] (int64 or string), node [N]: the id map. wanted [n]: integers or strings, whatever the map has. In a map of
     integers a text from a command line or a CSV is read as an integer: "17" means 17, and "x" or "1.5" are unknown.
     """
+    if not len(wanted):  # a pass over the ids of a large graph takes its time even for none
+        return np.empty(0, dtype=np.int64)
     if isinstance(wanted, pa.ChunkedArray):
         wanted = wanted.combine_chunks()
     elif not isinstance(wanted, pa.Array):

@@ -23,6 +23,7 @@ from .graph import Progress, Suppress, read_stored
 from .halo import AUTO, HALOS
 from .lake import Columns
 from .manifest import FORMAT, MANIFEST, EventTimes, File, Graph
+from .mapped import mapped_arrays
 from .shard import GraphShard
 from .shard_file import write_shards
 from .spool import Spool
@@ -159,13 +160,14 @@ def load_shard(store: Store, manifest: Graph, k: int) -> GraphShard:
     Raises:
         InputError: a file is missing or damaged.
     """
-    return shard_of([_get(store, manifest, name) for name in manifest.shard_chain(k)])
+    base, *deltas = manifest.shard_chain(k)
+    # Not a copy of the content, which the library would make: the arrays are views of it.
+    shard = GraphShard.from_arrays(mapped_arrays(memoryview(_get(store, manifest, base))))
+    return after([ShardDelta.from_bytes(_get(store, manifest, name)) for name in deltas], shard)
 
 
-def shard_of(chain: Sequence[bytes]) -> GraphShard:
-    """The shard that a base and its deltas, as the contents of their files, are together."""
-    shard = GraphShard.from_bytes(chain[0])
-    deltas = [ShardDelta.from_bytes(data) for data in chain[1:]]
+def after(deltas: Sequence[ShardDelta], shard: GraphShard) -> GraphShard:
+    """The shard after these deltas, one after the other."""
     return joined(deltas, shard.num_items).applied_to(shard) if deltas else shard
 
 
@@ -213,11 +215,14 @@ def load_assignment(store: Store, manifest: Graph) -> Assignment:
     Raises:
         InputError: a file is missing or damaged.
     """
-    owners = []
+    owners, gone = [], load_gone(store, manifest)
     for side in ("user", "item"):
-        _, node, owner = load_ids(store, manifest, side)
+        # Without the external ids, which take most of the time and memory of an id map.
+        data = io.BytesIO(_get(store, manifest, manifest.id_file(side)))
+        table = pq.read_table(data, columns=["node", "owner"])
         by_node = np.zeros(manifest.nodes(side), dtype=np.int16)
-        by_node[node] = owner
+        by_node[table["node"].to_numpy()] = table["owner"].to_numpy()
+        by_node[gone.of(side)] = 0
         owners.append(by_node)
     return Assignment(owners[0], owners[1], manifest.partitions)
 

@@ -42,7 +42,7 @@ def mapped_arrays(data: memoryview) -> dict[str, npt.NDArray[Any]]:
 class MappedShard:
     """The shard of a chain of files, for looks at some of its nodes and interactions.
 
-    It says what the whole shard says (`ingest.shard_of`). The memory is that of the deltas and of what is asked for.
+    It says what the whole shard says (`ingest.load_shard`). The memory is that of the deltas and of what is asked for.
     """
 
     def __init__(self, base: GraphShard, deltas: Sequence[ShardDelta] = ()) -> None:
@@ -62,18 +62,19 @@ class MappedShard:
     @cached_property
     def user_ids(self) -> Ids:
         """The users that have a row, int64 [u], ascending."""
-        return _without(self._base.user_ids, self._delta.gone_users)
+        return without(self._base.user_ids, self._delta.gone_users)
 
     @cached_property
     def item_ids(self) -> Ids:
         """The items that have a row, int64 [i], ascending."""
-        return _without(self._base.item_ids, self._delta.gone_items)
+        return without(self._base.item_ids, self._delta.gone_items)
 
     @cached_property
     def entries(self) -> int:
         """The number of entries in the rows of users and of items together."""
         base, delta = self._base, self._delta
-        gone = np.isin(delta.users, base.user_ids).sum() + np.isin(delta.items, base.item_ids).sum()
+        gone = marks(base.user_ids, base.num_users)[delta.users].sum()
+        gone += marks(base.item_ids, base.num_items)[delta.items].sum()
         return len(base.user_neighbours) + len(base.item_neighbours) - int(gone)
 
     def has_rows(self, side: str, nodes: Ids) -> Marks:
@@ -103,9 +104,9 @@ class MappedShard:
         here = place >= 0
         found[here] = stored[place[here]]
         codes = users * base.num_items + items
-        asked = _marks(users, base.num_users)
+        asked = marks(users, base.num_users)
         gone = asked[delta.users]
-        found[np.isin(codes, delta.users[gone] * base.num_items + delta.items[gone])] = 0
+        found[contains(np.sort(delta.users[gone] * base.num_items + delta.items[gone]), codes)] = 0
         fewer = np.flatnonzero(asked[delta.thinned_users])
         thinned = delta.thinned_users[fewer] * base.num_items + delta.thinned_items[fewer]
         order = np.argsort(thinned)
@@ -119,7 +120,7 @@ class MappedShard:
         arrays: dict[str, Any] = {"user_times": None}
         for side, nodes in (("user", users), ("item", items)):
             ids, indptr = getattr(base, f"{side}_ids"), getattr(base, f"{side}_indptr")
-            nodes = np.unique(nodes)
+            nodes = np.flatnonzero(marks(nodes, getattr(base, f"num_{side}s")))
             nodes = nodes[contains(ids, nodes)]
             places = entries_of(ids, indptr, nodes)
             row = np.searchsorted(ids, nodes)
@@ -130,7 +131,7 @@ class MappedShard:
                 starts = _sums_before(base.user_counts, places)
                 arrays["user_times"] = base.user_times[spans(starts, starts + counts)]
         whole = replace(base, **arrays)
-        of_user, of_item = _marks(users, base.num_users), _marks(items, base.num_items)
+        of_user, of_item = marks(users, base.num_users), marks(items, base.num_items)
         gone = of_user[delta.users] | of_item[delta.items]
         thinned = of_user[delta.thinned_users] | of_item[delta.thinned_items]
         return ShardDelta(
@@ -178,7 +179,7 @@ class MappedRows:
     @cached_property
     def places(self) -> Ids:
         """Where each row stands in the base: int64 [N], ascending."""
-        return _without(np.arange(len(self._base)), self.changed.gone)
+        return without(np.arange(len(self._base)), self.changed.gone)
 
     def values(self, places: Ids) -> npt.NDArray[np.float32]:
         """The rows that stand at these places [n] of the base: float32 [n, d]."""
@@ -200,15 +201,21 @@ def contains(codes: Ids, wanted: Ids) -> Marks:
     return np.asarray(codes[np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)] == wanted)
 
 
-def _without(ids: Ids, gone: Ids) -> Ids:
-    """The ids, ascending, without those in `gone`."""
-    return ids[~np.isin(ids, gone)] if len(gone) else ids
+def without(ids: Ids, gone: Ids) -> Ids:
+    """The ids [n], ascending, without those in `gone`."""
+    if not len(gone) or not len(ids):
+        return ids
+    place = np.minimum(np.searchsorted(ids, gone), len(ids) - 1)
+    stays = np.ones(len(ids), dtype=bool)
+    stays[place[ids[place] == gone]] = False
+    return ids[stays]
 
 
-def _marks(ids: Ids, total: int) -> Marks:
-    marks = np.zeros(total, dtype=bool)
-    marks[ids] = True
-    return marks
+def marks(ids: Ids, total: int) -> Marks:
+    """Which of the numbers below `total` are in `ids`: bool [total]."""
+    found = np.zeros(total, dtype=bool)
+    found[ids] = True
+    return found
 
 
 def _running(sizes: Ids) -> Ids:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ...distributed.graph.removal import merged
 from ...partitioning.assignment import Assignment
 from ...partitioning.ingest import load_gone
-from ...partitioning.mapped import MappedRows, MappedShard
+from ...partitioning.mapped import MappedRows, MappedShard, marks, without
 from ...partitioning.storage import Store, digest_of
 from ..output.id_maps import SIDES, IdMaps
 from ..output.manifest import Manifest
@@ -195,8 +195,8 @@ class Change:
         """The new shards that should have a row of one of these nodes, and all that changed."""
         asked = set(self.affected)
         if self.owners is not None:
-            asked |= set(np.unique(self.owners.owner_of_user[users]).tolist())
-            asked |= set(np.unique(self.owners.owner_of_item[items]).tolist())
+            for owner, nodes in ((self.owners.owner_of_user, users), (self.owners.owner_of_item, items)):
+                asked |= set(np.flatnonzero(np.bincount(owner[nodes])).tolist())
         return [self.new[k] for k in sorted(asked)]
 
     def stands(self, side: str, users: Ids, items: Ids) -> Marks:
@@ -273,7 +273,7 @@ def _compared(
         there = np.zeros(len(at), dtype=bool)
         at[old_rows.places], there[old_rows.places] = nodes[0], True
         if there[new_rows.places].all() and np.array_equal(at[new_rows.places], nodes[1]):
-            named = np.union1d(old_rows.changed.rows, new_rows.changed.rows)
+            named = np.flatnonzero(marks(old_rows.changed.rows, len(at)) | marks(new_rows.changed.rows, len(at)))
             row = np.searchsorted(new_rows.places, named)
             row = np.minimum(row, max(0, len(new_rows) - 1))
             named = named[new_rows.places[row] == named] if len(new_rows) else named[:0]
@@ -300,7 +300,7 @@ def _live(store: Store, maps: IdMaps, version: Manifest) -> tuple[Ids, Ids]:
     found = []
     for side in SIDES:
         _, nodes, _ = maps.file_of(version.graph, side)
-        found.append(nodes[~np.isin(nodes, gone.of(side))] if len(gone.of(side)) else nodes)
+        found.append(without(nodes, gone.of(side)))
     return found[0], found[1]
 
 

@@ -11,7 +11,9 @@ import numpy.typing as npt
 from ...distributed.graph.removal import Removal
 from ...distributed.measures import scores as measures
 from ...distributed.partition.partition import Partition
+from ...partitioning.mapped import contains, marks
 from ...workers import WorkerFailure, WorkerGroup, calling
+from ..output.id_maps import SIDES
 from ..output.manifest import Manifest
 from ..output.session import Session
 from ..requests.matching import Effect
@@ -124,19 +126,20 @@ def _nodes_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> di
     was connected with."""
     gone = found = checked = 0
     for n, (side, other) in enumerate((("user", "item"), ("item", "user"))):
-        ends = np.unique(pairs[n])
+        total = change.after.graph.nodes(side)
+        ends = np.flatnonzero(marks(pairs[n], total))
         of_side = (ends, NONE) if side == "user" else (NONE, ends)
         shards = change.shards_of(*of_side)
         degrees = sum((shard.degrees(side, ends) for shard in shards), np.zeros(len(ends), dtype=np.int64))
         lost = ends[degrees == 0]
         chosen = lost[_sample(len(lost))]
-        there = np.isin(chosen, change.live[n])
+        there = marks(change.live[n], total)[chosen]
         for shard in shards:
             there |= shard.has_rows(side, chosen)
-        mine = np.flatnonzero(np.isin(pairs[n], chosen))
+        mine = np.flatnonzero(marks(chosen, total)[pairs[n]])
         mine = mine[_sample(len(mine))]
         still = change.stands(other, pairs[0][mine], pairs[1][mine])
-        there |= np.isin(chosen, pairs[n][mine[still]])
+        there |= marks(pairs[n][mine[still]], total)[chosen]
         gone, checked, found = gone + len(lost), checked + len(chosen), found + int(there.sum())
     detail = f"users and items that lost their last interaction; {found} of them have a row or an external id"
     agrees = told is None or told == gone
@@ -198,8 +201,10 @@ def _others_check(change: Change, touched: tuple[Ids, Ids] | None) -> dict[str, 
         return _not_checked(name, "influence.around changes rows around those that a request touches")
     if touched is None:
         return _not_checked(name, UNKNOWN_BATCH)
+    graph = change.after.graph
+    ends = [marks(nodes, graph.nodes(side)) for nodes, side in zip(touched, SIDES, strict=True)]
     compared, moved = (
-        sum(len(nodes) - int(np.isin(np.unique(ends), nodes).sum()) for nodes, ends in zip(parts, touched, strict=True))
+        sum(int((~of_side[nodes]).sum()) for nodes, of_side in zip(parts, ends, strict=True))
         for parts in (change.compared, change.moved)
     )
     detail = f"nodes of changed partitions that no request of the version touched; the rows of {moved} differ"
@@ -228,11 +233,12 @@ def scores_of(
         return _left_out(requests, "a later version is current, and the workers hold that one")
     answers: dict[str, dict[str, Any]] = {}
     whole, chosen = {}, {}
+    live = [marks(nodes, change.after.graph.nodes(side)) for nodes, side in zip(change.live, SIDES, strict=True)]
     for request_id, pairs in requests.items():
         if pairs is None:
             answers[request_id] = {"left_out": UNKNOWN}
             continue
-        both = np.isin(pairs[0], change.live[0]) & np.isin(pairs[1], change.live[1])
+        both = live[0][pairs[0]] & live[1][pairs[1]]
         places = np.flatnonzero(both)
         if len(places):
             places = places[_sample(len(places))]
@@ -311,16 +317,16 @@ def _random(
     """`count` random pairs of a live user of these partitions and a live item that are neither interactions nor forgotten;
     fewer if the graph is so dense that 20 draws do not find enough."""
     num_items = change.after.graph.items
-    removed = np.concatenate([users * num_items + items for users, items in forgotten])
+    removed = np.sort(np.concatenate([users * num_items + items for users, items in forgotten]))
     live_users, live_items = change.live
     if len(asked) < len(change.new) and change.owners is not None:
-        live_users = live_users[np.isin(change.owners.owner_of_user[live_users], asked)]
+        live_users = live_users[marks(np.array(asked), len(change.new))[change.owners.owner_of_user[live_users]]]
     found = np.empty(0, dtype=np.int64)
     for _ in range(20):
         users, items = draw.choice(live_users, 2 * count), draw.choice(live_items, 2 * count)
         free = ~change.stands("user", users, items)
         codes = (users * num_items + items)[free]
-        found = np.unique(np.concatenate([found, codes[~np.isin(codes, removed)]]))
+        found = np.unique(np.concatenate([found, codes[~contains(removed, codes)]]))
         if len(found) >= count:
             break
     chosen = draw.permutation(found)[:count]

@@ -90,11 +90,16 @@ TEST_ROW = 90
 
 REMOVED_ENTRY = 10
 """While a simulated request's interactions are chosen and taken out, for each entry."""
+MOVED_ENTRY = 8
+"""While interactions are taken out of a loaded graph, for each entry: the columns of its plan and of its blocks, numbered
+anew."""
+AROUND_TABLES = 8
+"""Tables of the solver that finds the rows around a request, where `influence.around` asks for it."""
 EXAMPLE_COPIES = 3.3
 """Copies of the directions of each left-out interaction, seen from both of its ends, while an encoder is fitted."""
 
-ID = 60
-"""External ids of nodes and what encodes them, for each node."""
+ID, LOOK_NODE = 60, 60
+"""External ids of nodes and what encodes them; and the evidence's arrays of nodes and of rows, for each node."""
 
 
 def table_bytes(config: Config, part: PartSizes) -> float:
@@ -197,20 +202,38 @@ def loading_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
     return max(load_bytes(sizes, part), graph_bytes(sizes, part) + table + making)
 
 
-def evaluate_bytes(config: Config, sizes: Sizes, part: PartSizes, test_rows: int) -> float:
-    """A worker's peak in an evaluation. test_rows: the interactions of the test table."""
+def ranking_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
+    """What a worker holds besides the loaded version while users are ranked: the readouts of all items, and tiles of
+    scores."""
     row = 4.0 * readout_columns(config.backbone)
     items = row * (sizes.items * (3 if len(sizes.parts) > 1 else 2) + part.items)
     threads = config.cluster.threads_per_worker or max(1, int(config.cluster.cpus_per_worker))
-    ranking = loaded_bytes(config, sizes, part) + items + RANKING * threads + TEST_ROW * test_rows
+    return items + RANKING * threads
+
+
+def evaluate_bytes(config: Config, sizes: Sizes, part: PartSizes, test_rows: int) -> float:
+    """A worker's peak in an evaluation. test_rows: the interactions of the test table."""
+    ranking = loaded_bytes(config, sizes, part) + ranking_bytes(config, sizes, part) + TEST_ROW * test_rows
     return base_bytes(sizes) + max(loading_bytes(config, sizes, part), ranking)
 
 
 def forget_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
-    """A worker's peak while requests are carried out: the present version, and the next one that is loaded beside it."""
-    table = table_bytes(config, part)
-    writing = WRITE_COPIES * table + 3 * SHARD_ENTRY * part.entries
-    return base_bytes(sizes) + loaded_bytes(config, sizes, part) + max(writing, loading_bytes(config, sizes, part))
+    """A worker's peak while requests are carried out. The loaded version becomes the next one in place: no second one is
+    loaded beside it, and its readouts go before the new ones are made. Files that deltas have outgrown are written anew, the
+    shard first and then the rows."""
+    table, held = table_bytes(config, part), loaded_bytes(config, sizes, part)
+    without_ego = config.backbone.planned_as == "simgcl" and not config.backbone.ego
+    around = without_ego if config.influence.around is None else config.influence.around
+    phases = [
+        loading_bytes(config, sizes, part),
+        held + SHARD_ENTRY * part.entries,  # the smaller shard that is written; its file needs no copy
+        held + WRITE_COPIES * table,
+        held + MOVED_ENTRY * part.entries,
+        held + ranking_bytes(config, sizes, part),  # the gate ranks a sample of users
+        graph_bytes(sizes, part) + table + readout_bytes(config, part),
+        held + AROUND_TABLES * table + readout_bytes(config, part) if around else 0.0,
+    ]
+    return base_bytes(sizes) + max(phases)
 
 
 def left_out(config: Config, sizes: Sizes) -> float:
@@ -265,5 +288,5 @@ def ingest_bytes(config: Config, sizes: Sizes) -> float:
 
 def command_bytes(work: str, sizes: Sizes, test_rows: int = 0) -> float:
     """The peak of the process of the command itself, besides its workers."""
-    held = {"evaluate": TEST_ROW * test_rows, "forget": 40.0 * sizes.interactions / len(sizes.parts) + ID * sizes.nodes}
+    held = {"evaluate": TEST_ROW * test_rows, "forget": (ID + LOOK_NODE) * sizes.nodes}
     return COMMAND + held.get(work, 0.0)

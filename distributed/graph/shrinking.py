@@ -15,7 +15,7 @@ import torch
 
 from ...partitioning.delta import GoneNodes, ShardDelta
 from ...partitioning.halo import CutDigest, HaloPlan
-from ...partitioning.shard import GraphShard, places_of
+from ...partitioning.shard import ARRAYS, GraphShard, places_of
 from .gaps import close_gaps
 from .local_graph import LocalGraph
 from .neighbour_sum import Lost, NeighbourSum
@@ -25,9 +25,9 @@ Ids = npt.NDArray[np.int64]
 
 
 def writable(shard: GraphShard) -> GraphShard:
-    """The shard with arrays of its own, which `shrink` may change. Arrays that are read from a file cannot be changed."""
-    names = ("user_neighbours", "user_counts", "item_neighbours", "item_counts", "user_times")
-    arrays = {name: getattr(shard, name) for name in names if getattr(shard, name) is not None}
+    """The shard with arrays of its own, which `shrink` may change. Arrays that are read from a file are views of its
+    content, which cannot be changed, and which goes with the last of them."""
+    arrays = {name: getattr(shard, name) for name in (*ARRAYS, "user_times") if getattr(shard, name) is not None}
     return replace(shard, **{name: x.copy() for name, x in arrays.items() if not x.flags.writeable})
 
 

@@ -216,6 +216,8 @@ class PartitionState:
                 f"the deltas leave {len(e0)} rows of E0 for {graph.num_rows} nodes ({len(gone_rows)} gone)"
             )
         self._ended("edges")
+        # What was computed of the version before goes first: a readout takes as much memory again while it is made.
+        model.nodes = NodeRows(e0, e0[:0], e0[:0], graph.degrees)
         readout = model.backbone.readout(e0, graph.propagation)
         self._ended("readouts")
         nodes = NodeRows(e0, readout, readout[:0], graph.degrees)

@@ -6,12 +6,16 @@ from safetensors.numpy import save
 
 from unlearnrec.partitioning.assignment import Assignment
 from unlearnrec.partitioning.delta import RowsDelta, ShardDelta, with_rows
-from unlearnrec.partitioning.ingest import shard_of
+from unlearnrec.partitioning.ingest import after
 from unlearnrec.partitioning.mapped import MappedRows, MappedShard, mapped_arrays
-from unlearnrec.partitioning.shard import build_shards
+from unlearnrec.partitioning.shard import GraphShard, build_shards
 from unlearnrec.partitioning.storage import Store, digest_of
 
 USERS, ITEMS = 30, 12
+
+
+def shard_of(chain):
+    return after([ShardDelta.from_bytes(data) for data in chain[1:]], GraphShard.from_bytes(chain[0]))
 
 
 def chain_of(seed, timed):
