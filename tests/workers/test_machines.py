@@ -248,7 +248,7 @@ def coordinator_is_away(machines: Machines) -> bool:
     return bool(homes) and 1 not in homes
 
 
-def test_what_is_set_up_wrongly_is_named_in_seconds(machines, data, tmp_path):
+def test_a_wrong_interface_is_named_in_seconds(machines, data, tmp_path):
     config = make_config(data, str(tmp_path / "output"), cluster={"address": machines.address, "spread": True})
     file = write(config, tmp_path)
     machines.run(1, "ingest", "--config", file)
@@ -261,6 +261,11 @@ def test_what_is_set_up_wrongly_is_named_in_seconds(machines, data, tmp_path):
     text = machines.run(1, "train", "--config", file, "cluster.network_interface=eth7", code=2, seconds=40)
     assert "'eth7', which the node 10.77.0." in text
     assert "is no node of it" in machines.run(0, "train", "--config", file, code=2, seconds=40)
+
+
+def test_wrong_clocks_silent_name_servers_and_dead_addresses_are_named_in_seconds(machines, data, tmp_path):
+    config = make_config(data, str(tmp_path / "output"), cluster={"address": machines.address, "spread": True})
+    file = write(config, tmp_path)
     machines.kill(4)
     machines.start_again(4, clock=3600.0)
     machines.silence_name_servers()
