@@ -264,7 +264,9 @@ def test_a_wrong_interface_is_named_in_seconds(machines, data, tmp_path):
 
 
 def test_wrong_clocks_silent_name_servers_and_dead_addresses_are_named_in_seconds(machines, data, tmp_path):
-    config = make_config(data, str(tmp_path / "output"), cluster={"address": machines.address, "spread": True})
+    output = str(tmp_path / "output")
+    pipeline.ingest(make_config(data, output))
+    config = make_config(data, output, cluster={"address": machines.address, "spread": True})
     file = write(config, tmp_path)
     machines.kill(4)
     machines.start_again(4, clock=3600.0)
