@@ -1,5 +1,5 @@
 """Commands and Python of the documents, run as they stand: in a folder that has the table, the configuration, the request
-and the output that they speak of, each block in a copy of it. UNLEARNREC_TEST_LONG=1.
+and the output that they speak of, each block in a copy of it. UNLEARNREC_TEST_LONG=1; some 25 commands, most with Ray.
 
 A block that stands in no document of RUN_HERE is run by another test, or says in the document why it is not.
 """
