@@ -133,6 +133,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             limits = least_seconds(session, bandwidth, _median(found, ("removed",)), _median(found, ("touched",)))
             least.append({"users": size} | {name: limits.get(name, "") for name in PARTS if name != "evidence"})
             print(*map(results_file.table, (rows[-1:], splits[-3:], least[-1:])), sep="\n", flush=True)
+        # What was left out above: a service would write it among the requests that it is measured with.
+        ledger = session.ledger()
+        add_evidence(session, [ledger.tickets[request_id].describe() for request_id in ledger.unreported])
         loads = [under_load.at_once(session, group, count, arguments.seed) for count in arguments.at_once]
         if arguments.one_by_one:
             loads.insert(0, under_load.one_after_the_other(session, group, arguments.one_by_one, arguments.seed))
