@@ -61,7 +61,6 @@ class Machines:
         self.count = count
         self._cpus: dict[int, float] = {}  # of the Ray node of each machine that has one
         self._starts = 0
-        self._session = Path()  # where Ray has its files
         self._harmed: set[int] = set()  # machines of which nobody knows what became of their Ray
         self._programs: list[subprocess.Popen[bytes]] = []
         self._prefix = f"ulr{os.getpid() % 100000}"
@@ -128,14 +127,9 @@ class Machines:
 
     # ---- what runs on them ---------------------------------------------------------------------------------------
 
-    def popen(
-        self, k: int, *command: str, log: Path, disk: tuple[Path, int] | None = None, **environment: str
-    ) -> subprocess.Popen[bytes]:
-        """Start a program on machine k; what it prints goes to the file `log`.
-
-        disk: (folder, MiB) of a small disk of its own, which it finds at this folder."""
-        own = f"mount -t tmpfs -o size={disk[1]}m none {disk[0]} && " if disk else ""
-        named = ["unshare", "--uts", "--mount", "sh", "-c", f'{own}hostname {self.name(k)} && exec "$@"', "sh"]
+    def popen(self, k: int, *command: str, log: Path, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a program on machine k; what it prints goes to the file `log`."""
+        named = ["unshare", "--uts", "sh", "-c", f'hostname {self.name(k)} && exec "$@"', "sh"]
         with open(log, "wb") as out:
             program = subprocess.Popen(
                 ["ip", "netns", "exec", self.name(k), *named, *command],
@@ -163,12 +157,11 @@ class Machines:
         log = self.folder / f"python-{time.monotonic_ns()}.log"
         Command(self.popen(k, sys.executable, "-c", code, log=log), log).end(60)
 
-    def start_ray(self, *machines: int, cpus: float = 1, clock: float = 0.0, disk: int | None = None) -> None:
+    def start_ray(self, *machines: int, cpus: float = 1, clock: float = 0.0) -> None:
         """Start a Ray node on each of these machines, the head on machine 1, one after the other: all at once they took
         longer on two cores than Ray waits for a node.
 
-        clock: by how many seconds the clock of what runs on the node is ahead. disk: MiB of the disk of its own on which Ray
-        has its files; None: that of the head."""
+        clock: by how many seconds the clock of what runs on the node is ahead."""
         environment = {}
         if clock:
             own = self.folder / "clock"
@@ -181,15 +174,13 @@ class Machines:
             self._starts += 1
             own = [f"--node-ip-address=10.77.0.{k}", f"--num-cpus={cpus}", "--object-store-memory=100000000"]
             if k == 1:
-                self._session = self.folder / f"ray{self._starts}"
-                self._session.mkdir()
                 own += ["--head", f"--port={PORT}", "--include-dashboard=false", f"--system-config={QUICK}"]
-                own.append(f"--temp-dir={self._session}")
+                own.append(f"--temp-dir={self.folder}/ray{self._starts}")
             else:
                 own.append(f"--address={self.address}")
             log = self.folder / f"ray-{k}-{self._starts}.log"
             command = [sys.executable, "-c", main, "start", *own, "--block", "--disable-usage-stats"]
-            ray = self.popen(k, *command, log=log, disk=(self._session, disk) if disk else None, **environment)
+            ray = self.popen(k, *command, log=log, **environment)
             self._programs.remove(ray)  # it stays from test to test
             wait(lambda ray=ray, log=log: started(ray, log), 120)
 
@@ -209,11 +200,11 @@ class Machines:
         for k in sorted(again):
             self.start_again(k)
 
-    def start_again(self, k: int, clock: float = 0.0, disk: int | None = None) -> None:
+    def start_again(self, k: int, clock: float = 0.0) -> None:
         """Start the Ray of machine k, which was switched off."""
         self.mend(k)
-        self.start_ray(k, cpus=self._cpus[k], clock=clock, disk=disk)
-        if not (clock or disk):
+        self.start_ray(k, cpus=self._cpus[k], clock=clock)
+        if not clock:
             self._harmed.discard(k)
 
     def silence_name_servers(self) -> None:
@@ -222,17 +213,6 @@ class Machines:
         for k in range(1, self.count + 1):
             # In place: the machine sees this file, and not another of its name.
             (Path("/etc/netns") / self.name(k) / "resolv.conf").write_text("nameserver 10.77.0.254\n")
-
-    def fill_disk(self, k: int) -> None:
-        """Leave no room on the disk of its own that machine k's Ray has."""
-        pid = min(self.pids(k))
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/root{self._session}/filling", "wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
-
-    def free_disk(self, k: int) -> None:
-        """Take the filling away."""
-        os.remove(f"/proc/{min(self.pids(k))}/root{self._session}/filling")
 
     # ---- what happens to them ------------------------------------------------------------------------------------
 

@@ -273,12 +273,15 @@ def test_wrong_clocks_silent_name_servers_and_dead_addresses_are_named_in_second
     text = machines.run(1, "doctor", "--cluster", "--config", file, code=1, seconds=240)
     assert "by the clock of this machine 10.77.0.4 is 3600 s ahead" in text and "exchanged rows at 10.77.0." in text
     assert re.search(r"name servers \(DNS\) let the workers wait when they started: \d+ s on 10\.77\.0\.2, ", text)
+    began = time.monotonic()
+    machines.run(1, "train", "--config", file, "cluster.address=nowhere", code=2)  # refused as soon as it has started
+    limit = max(20.0, 2 * (time.monotonic() - began))  # on a busy machine the start of Python alone takes 20 s
     for dead in ("10.77.0.9:6379", "head:6379"):  # of the second, the name server says nothing
         asked = time.monotonic()
-        text = machines.run(1, "train", "--config", file, f"cluster.address={dead}", code=2, seconds=40)
-        assert f"no Ray cluster answers at '{dead}'" in text and time.monotonic() - asked < 20
+        text = machines.run(1, "train", "--config", file, f"cluster.address={dead}", code=2)
+        assert f"no Ray cluster answers at '{dead}'" in text and time.monotonic() - asked < limit
     machines.signal(1, signal.SIGSTOP)  # the head accepts connections, and answers nothing
     asked = time.monotonic()
-    text = machines.run(2, "train", "--config", file, code=2, seconds=60)
-    assert "no answer from a head of Ray at 10.77.0.1:6379" in text and time.monotonic() - asked < 30
+    text = machines.run(2, "train", "--config", file, code=2)
+    assert "no answer from a head of Ray at 10.77.0.1:6379" in text and time.monotonic() - asked < 10 + limit
     machines.signal(1, signal.SIGCONT)
