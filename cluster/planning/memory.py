@@ -90,9 +90,9 @@ TEST_ROW = 90
 
 REMOVED_ENTRY = 10
 """While a simulated request's interactions are chosen and taken out, for each entry."""
-MOVED_ENTRY = 8
-"""While interactions are taken out of a loaded graph, for each entry: the columns of its plan and of its blocks, numbered
-anew."""
+MOVED_ENTRY = 20
+"""While many interactions (more than `gaps.MOST_MOVES`) are taken out of a loaded graph, for each entry: neighbours and
+counts of the smaller shard, the columns of its plan without the gaps and numbered anew, and those of its blocks."""
 AROUND_TABLES = 8
 """Tables of the solver that finds the rows around a request, where `influence.around` asks for it."""
 EXAMPLE_COPIES = 3.3
