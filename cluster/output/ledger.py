@@ -168,6 +168,7 @@ class Ledger:
                 "ingested_version": self.ingested_version,
                 "makers": dict(self.makers),
                 "evidence": dict(self.evidence),
+                "tickets_have_evidence": True,
                 "unreported": dict(self.unreported),
                 "purging": {str(number): version for number, version in self.purging.items()} or None,
                 "checkpointed": self.checkpointed,
@@ -387,7 +388,8 @@ def _ticket(entry: Mapping[str, Any], state: Mapping[str, Any]) -> Ticket:
     """A ticket from the state of a ledger. That of an earlier release does not say which record closed a request, which was
     the last one of the state at the latest, nor that no check of its evidence failed."""
     ticket = Ticket(**{**entry, "state": State(entry["state"])})
-    if ticket.evidence_failed is None and ticket.request_id in state.get("evidence", ()):
+    earlier = not state.get("tickets_have_evidence")
+    if earlier and ticket.evidence_failed is None and ticket.request_id in state.get("evidence", ()):
         ticket = replace(ticket, evidence_failed=[])
     return replace(ticket, closed_at=state.get("seen", 0)) if ticket.final and not ticket.closed_at else ticket
 

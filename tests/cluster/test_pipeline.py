@@ -25,7 +25,7 @@ from small_output import copied
 from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.config.schema import parse_config, to_yaml
-from unlearnrec.cluster.models import gate, pretraining
+from unlearnrec.cluster.models import counterfactual_runs, gate
 from unlearnrec.cluster.output.ingests import lake_graph
 from unlearnrec.cluster.output.session import Session
 from unlearnrec.cluster.reporting.progress import Progress
@@ -605,7 +605,7 @@ def test_training_again_does_not_bring_the_forgotten_back(finished, config, grou
     assert pretrained["version"] == Session(config).version().version
 
     # With another setting of the fit, the finished runs are taken as they are: nothing is trained.
-    monkeypatch.setattr(pretraining, "run_training", None)
+    monkeypatch.setattr(counterfactual_runs, "run_training", None)
     longer = config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"epochs": 3})})
     encoders = [Session(config).version().model.encoder.file]
     pipeline.pretrain(longer, group=group)
