@@ -42,7 +42,7 @@ lint: $(STAMP)  ## ruff and mypy
 	@mkdir -p .mypy_cache/path && ln -sfn ../.. .mypy_cache/path/unlearnrec
 	MYPYPATH=.mypy_cache/path $(BIN)/mypy -p unlearnrec
 
-bench: $(STAMP)  ## ratios of everything beside the committed ones, in ten minutes; one benchmark: make bench NAME=... ARGS="..."
+bench: $(STAMP)  ## ratios of everything beside the committed ones, in three minutes; one benchmark: make bench NAME=... ARGS="..."
 	$(BIN)/unlearnrec bench $(or $(NAME),regression) $(ARGS)
 
 docs: $(STAMP)  ## the documents as a site in build/site, with the reference made from the code

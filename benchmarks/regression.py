@@ -1,4 +1,4 @@
-"""A small version of everything in ten minutes: ratios within this run beside the committed ones.
+"""A small version of everything in three minutes on two cores: ratios within this run beside the committed ones.
 
 Each ratio compares two things that are measured by turns, such as a training step and its bare sums, so that it depends
 little on the machine. What is worse than allowed is measured once more; if it is so again, the exit code is 1. `--write`
