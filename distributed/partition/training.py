@@ -18,6 +18,7 @@ from ..encoder.gains import calibrate
 from ..encoder.influence import AroundEncoder, InfluenceEncoder
 from ..encoder.pretrain import PretrainSettings, fit
 from ..encoder.published import PublishedEncoder, PublishedSettings, TrainedModel, pretrain_published
+from ..encoder.second_order import whitening
 from ..graph.removal import Ids, Pairs, Removal
 from ..training.checkpoint import Checkpoints, from_bytes, to_bytes
 from ..training.run import TrainRun, kept_rows, run_training
@@ -142,6 +143,7 @@ class PartitionTraining(PartitionState):
                 forked = rows(run.names), kept_rows(store, run.halfway, model.graph)[0]
                 whole = as_whole(model.graph, backbone, nodes, run.removal, runs.fork, forked, (half_trained, earlier))
                 targets.append((run.removal, whole))
+        matrices = whitening(model.graph, nodes)
         examples = partial(
             make_examples,
             model.graph,
@@ -151,18 +153,21 @@ class PartitionTraining(PartitionState):
             seed=settings.seed,
             most=settings.examples,
             hub_degree=shape.get("hub_degree"),
+            whitening=matrices,
         )
         data = examples()
         largest = max((float(x.needed.norm(dim=1).max()) for x in data if len(x.needed)), default=0.0)
         encoder: InfluenceEncoder | AroundEncoder
         if around:
             encoder = AroundEncoder(**shape).to(self._device)
+            encoder.use(matrices)
             fitted = self._fit(encoder.rows, data, settings)
             readouts = examples(of_readouts=True)
             more = self._fit(encoder.readouts, readouts, settings)
             fitted |= {f"readout_{key}": value for key, value in more.items()}
         else:
             encoder = InfluenceEncoder(**shape).to(self._device)
+            encoder.use(matrices)
             fitted = self._fit(encoder, data, settings)
             del data  # the gains need memory for a second graph
             fitted["user_gain"], fitted["item_gain"] = calibrate(model.graph, backbone, nodes, encoder, targets)
