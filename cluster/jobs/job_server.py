@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import sys
@@ -70,6 +71,8 @@ def connect(address: str) -> tuple[Any, str | None]:
     with _environment({ADDRESS: address} | token):
         from ray.job_submission import JobSubmissionClient
 
+        # It would tell of each upload and of how the log's connection ended, between the lines of the job.
+        logging.getLogger("ray").setLevel(logging.WARNING)
         try:
             return JobSubmissionClient(address), mode
         except Exception as error:  # errors of Ray, requests or JSON; each means that no job server can be used there

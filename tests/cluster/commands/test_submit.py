@@ -334,6 +334,7 @@ def test_jobs_on_a_real_cluster(cluster, tmp_path):
     code, answer, log = submit(cluster, "ingest", "--config", str(config), RAY_AUTH_TOKEN=TOKEN)
     assert (code, answer["status"], answer["exit_code"]) == (0, "SUCCEEDED", 0), log
     assert answer["job_id"] in log and "interactions" in log
+    assert "sdk.py" not in log  # what Ray's client tells of itself
     assert (tmp_path / "out" / "graph" / "manifest.json").is_file()
     assert "address: auto" in (tmp_path / "out" / "config.yaml").read_text()
 
