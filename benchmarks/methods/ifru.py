@@ -37,14 +37,15 @@ class Ifru(Method):
     """
 
     def prepare(self, lab: Lab, original: Model) -> None:
-        steps: dict[float, Tensor] = {}
+        made: dict[float, tuple[Model, Tensor]] = {}
 
         def apply(choice: tuple[float, float], request: Pairs) -> Model:
             damping, scale = choice
-            model = cut_edges(original, request)
-            if damping not in steps:
-                steps[damping] = self._step(lab, original, model, request, damping)
-            return with_change(model, scale * steps[damping])
+            if damping not in made:
+                model = cut_edges(original, request)
+                made[damping] = model, self._step(lab, original, model, request, damping)
+            model, step = made[damping]
+            return with_change(model, scale * step)
 
         self.damping, self.scale = calibrate(lab, original, apply, list(product(DAMPINGS, SCALES)))
 

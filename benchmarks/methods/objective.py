@@ -66,7 +66,7 @@ def curvature(gradient: Operator, point: Tensor) -> Operator:
     return apply
 
 
-def solve(operator: Operator, target: Tensor, steps: int, tolerance: float = 1e-6) -> Tensor:
+def solve(operator: Operator, target: Tensor, steps: int, tolerance: float = 1e-9) -> Tensor:
     """x with operator(x) = target, both [N, d], by at most `steps` steps of conjugate gradients from zero.
 
     It ends early where the residual is `tolerance` of the target's length, and where the operator is not positive along a

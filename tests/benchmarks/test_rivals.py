@@ -56,7 +56,7 @@ def test_the_step_is_the_retrain_where_the_loss_is_convex() -> None:
     (before, start), (after, exact) = ridge(features, targets, 0.5), ridge(spilled, targets[10:], 0.5)
     everything, bend = torch.ones_like(start), curvature(after, start)
     step = newton_step(start, before, after, bend, everything, damping=0.0, steps=20)
-    assert torch.allclose(start + step, exact, atol=1e-9) and (exact - start).norm() > 0.1
+    assert torch.allclose(start + step, exact, atol=1e-7) and (exact - start).norm() > 0.1
     # Without the spillover, and with one row left as it is, it is another model.
     direct, _ = ridge(features[10:], targets[10:], 0.5)
     assert not torch.allclose(newton_step(start, before, direct, bend, everything, 0.0, 20), step, atol=1e-2)
@@ -86,8 +86,9 @@ def test_gradient_and_curvature_are_those_of_the_training_loss(lab: Lab, loss: s
     one = torch.randn(e0.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     other = torch.randn(e0.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     bend = curvature(objective.gradient, e0)
-    first, second = float((one * bend(other)).sum()), float((other * bend(one)).sum())
-    assert first == pytest.approx(second, rel=1e-2)
+    images = bend(one), bend(other)
+    apart = float((one * images[1]).sum() - (other * images[0]).sum())
+    assert abs(apart) < 1e-3 * float(one.norm() * images[1].norm())
     if loss == "bpr":
         graph, total, count = original.graph, 0.0, 0
         leaf = e0.clone().requires_grad_()
@@ -164,7 +165,11 @@ def test_a_request_retrains_the_shards_that_it_touches_as_if_they_never_had_it(l
     # Trained afresh on a table that never had these pairs, with as many steps as the shard's own run has.
     kept = np.setdiff1d(np.flatnonzero(method.shard == 1), gone)
     data = replace(lab.data, users=lab.data.users[kept], items=lab.data.items[kept])
-    other = Lab(Store(lab.store.root_uri + "-afresh"), data, receraser.shard_recipe(lab.recipe, sizes[1], sizes.sum()))
+    other = Lab(
+        Store(lab.store.root_uri + "-afresh"),
+        data,
+        receraser.shard_recipe(lab.recipe, int(sizes[1]), len(lab.data.users)),
+    )
     monkey = other._train_settings
     other._train_settings = lambda seed: replace(monkey(seed), total_pairs=int(sizes[1]))  # type: ignore[method-assign]
     assert torch.equal(other.train().e0, model.parts[1].e0)
