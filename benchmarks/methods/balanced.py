@@ -53,20 +53,21 @@ def nearest_with_room(distances: Distances, limit: int) -> Ids:
     n, shards = distances.shape
     if n > limit * shards:
         raise ValueError(f"{shards} shards of {limit} have no room for {n} interactions")
-    order = np.argsort(distances, axis=1, kind="stable")
-    choice, held = np.zeros(n, dtype=np.int64), np.full(n, -1, dtype=np.int64)
+    open_to = distances.copy()  # infinite where a shard has refused
+    held = np.full(n, -1, dtype=np.int64)
     asking = np.arange(n)
     while len(asking):
-        wanted = order[asking, choice[asking]]
+        wanted = open_to[asking].argmin(1)
         refused = []
         for shard in np.unique(wanted):
             both = np.concatenate([np.flatnonzero(held == shard), asking[wanted == shard]])
-            ranked = both[np.lexsort((both, distances[both, shard]))]
-            held[ranked[:limit]] = shard
-            refused.append(ranked[limit:])
+            if len(both) > limit:
+                both = both[np.argpartition(distances[both, shard], limit - 1)]
+            held[both[:limit]] = shard
+            refused.append(both[limit:])
+            open_to[both[limit:], shard] = np.inf
         asking = np.concatenate(refused)
         held[asking] = -1
-        choice[asking] += 1
     return held
 
 
