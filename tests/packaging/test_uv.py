@@ -141,13 +141,13 @@ def test_the_printed_lines_follow_and_stop_a_job(project, environment, address, 
     job = ["train", *rest, "train.epochs=1000000"]
     code, answer, log = uv_run(project, environment, "submit", "--address", address, "--no-wait", "--", *job)
     assert code == 0 and "exit_code" not in answer, log
-    scripts = {"PATH": f"{project}/.venv/bin{os.pathsep}{environment['PATH']}"}
+    scripts = {"PATH": f"{project}/.venv/bin{os.pathsep}{environment['PATH']}", "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(answer["follow"], shell=True, env=environment | scripts, cwd=tmp_path, **pipes) as following:
-        told = next(line for line in following.stdout if "epoch" in line)
+    follow = ["timeout", "120", "sh", "-c", answer["follow"]]
+    with subprocess.Popen(follow, env=environment | scripts, cwd=tmp_path, **pipes) as following:
+        assert any("plan of train" in line for line in following.stdout)
         stopped = subprocess.run(answer["stop"], shell=True, env=environment | scripts, cwd=tmp_path, **pipes)
         assert stopped.returncode == 0, stopped.stdout
         following.communicate(timeout=60)
-    assert told
     state = requests.get(f"{address}/api/jobs/{answer['job_id']}", timeout=10).json()
     assert state["status"] == "STOPPED" and str(project) not in json.dumps(state["runtime_env"])
