@@ -74,8 +74,10 @@ def connect(address: str) -> tuple[Any, str | None]:
     with _environment({ADDRESS: address} | token):
         from ray.job_submission import JobSubmissionClient
 
-        # It would tell of each upload and of how the log's connection ended, between the lines of the job.
-        logging.getLogger("ray").setLevel(logging.WARNING)
+        # It would tell of each upload and of how the log's connection ended, between the lines of the job. Its modules choose
+        # their own levels.
+        for handler in logging.getLogger("ray").handlers:
+            handler.setLevel(logging.WARNING)
         try:
             return JobSubmissionClient(address), mode
         except Exception as error:  # errors of Ray, requests or JSON; each means that no job server can be used there
