@@ -74,8 +74,8 @@ def connect(address: str) -> tuple[Any, str | None]:
     with _environment({ADDRESS: address} | token):
         from ray.job_submission import JobSubmissionClient
 
-        # It would tell of each upload and of how the log's connection ended, between the lines of the job. Its modules choose
-        # their own levels.
+        # It would tell of each upload and of how the log's connection ended, between the lines of the job. Its modules
+        # choose their own levels.
         for handler in logging.getLogger("ray").handlers:
             handler.setLevel(logging.WARNING)
         try:
