@@ -86,8 +86,7 @@ def address(project: Path, environment: dict[str, str]) -> Iterator[str]:
                 assert time.monotonic() < end and head.poll() is None, "this Ray did not start"
                 time.sleep(0.5)
             yield url
-            os.killpg(head.pid, signal.SIGTERM)
-            head.wait(120)
+            os.killpg(head.pid, signal.SIGKILL)  # asked to end, it takes a minute
 
 
 def answers(url: str) -> bool:
