@@ -23,6 +23,14 @@ def test_the_lowest_python_is_the_one_that_is_asked_for():
     assert __main__.BAD_INPUT == BAD_INPUT
 
 
+def test_each_python_of_the_classifiers_was_tried():
+    """It stands in the table of docs/install.md that says on what."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [one.rpartition(" ")[2] for one in project["classifiers"] if one.startswith("Programming Language")]
+    rows = re.findall(r"(?m)^\| (3\.[\d., ]+) \|", (ROOT / "docs" / "install.md").read_text(encoding="utf-8"))
+    assert named == [version for row in rows for version in row.split(", ")]
+
+
 def test_make_installs_every_extra_that_tests_need():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     made = re.search(r"(?m)^EXTRAS := ([\w,]+)$", (ROOT / "Makefile").read_text(encoding="utf-8"))
