@@ -322,7 +322,8 @@ def _settings(matrix: Matrix) -> str:
     return (
         "Every cell is judged against the retrain without the request under the same seed. `seconds` are from the request "
         "to refreshed readouts, `preparation` is what a method does before there is a request; of a stream they are of all "
-        "its requests together, against one retrain. `sharded` starts from an "
+        "its requests together, against one retrain. A method `pays from request` n where its preparation and n requests "
+        "take less time than n retrains. `sharded` starts from an "
         "ensemble of its own and forgets exactly; its gap and shifts against the one model's retrain say little.\n\n"
         "A share of the gap is (after - before) / (retrained - before) of a measure, with its 95% bootstrap interval over "
         'pairs or users: 0 is nothing done, 1 as retrained. It is "-" where there is no gap to close: the interval of '

@@ -188,7 +188,16 @@ def _main_row(cell: Cell) -> dict[str, Any]:
         "seconds": cell["seconds"],
         "times faster": round(cell["retrain seconds"] / max(cell["seconds"], 1e-9), 1),
         "preparation, in retrains": round(cell["preparation seconds"] / cell["retrain seconds"], 1),
+        "pays from request": _pays_from(cell),
     }
+
+
+def _pays_from(cell: Cell) -> str:
+    """The first request with which the preparation and all requests so far took less time than as many retrains."""
+    if cell["method"] == "retrain":
+        return "-"
+    saved = cell["retrain seconds"] - cell["seconds"] / cell["requests"]
+    return str(math.floor(cell["preparation seconds"] / saved) + 1) if saved > 0 else "never"
 
 
 def _share(cell: Cell, name: str, digits: int) -> str:
