@@ -35,6 +35,7 @@ from ..distributed.encoder.pretrain import (
     fit,
     simulated_requests,
 )
+from ..distributed.encoder.second_order import whitening
 from ..distributed.graph.local_graph import LocalGraph
 from ..distributed.graph.removal import Removal, Simulated
 from ..distributed.measures.ranking import pair_scores
@@ -275,16 +276,20 @@ class Lab:
             (Removal(simulated=(request,)), model.e0)
             for request, (_, model) in zip(self._requests(), self.counterfactuals(), strict=True)
         ]
-        shape = {"blocks": original.readout.shape[1] // size, "seed": self.seed, "hub_degree": HUB_DEGREE}
+        blocks = original.readout.shape[1] // size
+        shape = {"blocks": blocks, "seed": self.seed, "hub_degree": HUB_DEGREE, "size": size}
         model = (original.graph, original.backbone, original.nodes)
-        examples = partial(make_examples, *model, targets, seed=self.seed, hub_degree=HUB_DEGREE)
+        matrices = whitening(original.graph, original.nodes)
+        examples = partial(make_examples, *model, targets, seed=self.seed, hub_degree=HUB_DEGREE, whitening=matrices)
         data = examples()
         if recipe.around:
             both = AroundEncoder(**shape).to(self.device)
+            both.use(matrices)
             fit(self._comm, both.rows, data, settings)
             if explains_unseen_nodes(fit(self._comm, both.readouts, examples(of_readouts=True), settings)):
                 return both
         encoder = InfluenceEncoder(**shape).to(self.device)
+        encoder.use(matrices)
         fit(self._comm, encoder, data, settings)
         calibrate(*model, encoder, targets)
         return encoder

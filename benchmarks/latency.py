@@ -295,6 +295,7 @@ def make_version(session: Session) -> None:
         files[embeddings[-1]] = session.versions.put(embeddings[-1], data)
     blocks = make_backbone(backbone, 0).readout_size // config.backbone.embedding_size
     shape = {"blocks": blocks, "mlp_layers": config.influence.mlp_layers, "seed": config.seed}
+    shape["size"] = config.backbone.embedding_size
     encoder = InfluenceEncoder(**shape)
     encoder.gain *= 0.01
     name = session.versions.new_name(number, "encoder", "safetensors")

@@ -178,7 +178,7 @@ class Pretrain(Section):
     badly, or with false, a whole pre-training is made (docs/encoder.md#carrying-an-encoder-over)."""
     examples: int = Field(131_072, ge=1)
     """With the objective counterfactual: about how many left-out interactions of each side the encoder is fitted on. If
-    there are more, a random sample of the nodes is used, each with all of its interactions. One takes 1.3 kB with embeddings
+    there are more, a random sample of the nodes is used, each with all of its interactions. One takes 1.8 kB with embeddings
     of 64 columns."""
     request_share: float = Field(0.05, gt=0, le=0.5)
     """The share of all interactions that a simulated request leaves out; with the objective counterfactual, that of the

@@ -27,8 +27,8 @@ from .training import as_trained
 NOTHING_KEPT = "its training kept no state to check it from (it had another configuration, or the files are gone)"
 
 DOES_BADLY = (
-    "on this model it explains {carried_r2:.2f} of the squared changes of scores of a simulated request, after its gains "
-    "were set again {refreshed_r2:.2f}; at least {least:g} is needed"
+    "on this model it explains {carried_r2:.2f} of the squared changes of scores of a simulated request; at least {least:g} "
+    "is needed"
 )
 
 
@@ -68,7 +68,7 @@ def carried_encoder(
     results: list[Fitted] = session.call(group, version, call, on_progress=with_callback(lambda _: None, look))
     found = results[0]["fit"]
     # NaN, where no score has to change, says nothing for the encoder.
-    if not found["refreshed_r2"] >= LEAST_R2:
+    if not found["carried_r2"] >= LEAST_R2:
         progress.note(not_carried_text(earlier, DOES_BADLY.format(**found, least=LEAST_R2)))
         session.store.remove(results[0]["files"][0]["name"])
         return None

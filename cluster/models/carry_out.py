@@ -53,9 +53,11 @@ def able_version(session: Session) -> Manifest:
     if encoder is None:
         raise InputError(f"version {version.version} has no Influence Encoder. Run `unlearnrec pretrain` first")
     if not encoder.readable:
+        newest = max(readable_formats(encoder.objective))
+        later = "It was made by a later release: use that one, or run" if encoder.format > newest else "Run"
         raise InputError(
             f"version {version.version} has an Influence Encoder of format {encoder.format}, and this release "
-            f"uses {max(readable_formats(encoder.objective))}. Run `unlearnrec pretrain` again"
+            f"uses {newest}. {later} `unlearnrec pretrain` again"
         )
     return version
 

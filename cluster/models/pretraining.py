@@ -89,7 +89,7 @@ def _spent_states(config: Config, version: Manifest, folder: str) -> tuple[str, 
     there is an encoder."""
     trained = as_trained(config, version.model)
     check, fork = carry_fork_of(trained), fork_of(trained)
-    kept = () if check is None else kept_by_original(folder, check)
+    kept = () if check is None or version.model.earlier is None else kept_by_original(folder, check)
     wanted = () if fork is None else kept_by_original(folder, fork)
     return tuple(f"{one.folder}/" for one in kept if one not in wanted)
 
@@ -217,6 +217,7 @@ def _fit_counterfactual(
         "mlp_layers": config.influence.mlp_layers,
         "seed": config.seed,
         "hub_degree": HUB_DEGREE,
+        "size": model.backbone["embedding_size"],
     }
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate, settings.examples)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")

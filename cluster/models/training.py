@@ -136,7 +136,7 @@ def trained_version(
     files = files_of(results) | files_of(embedded) | new_graph.files
     if earlier is not None:
         # The version names the file, so that a purge leaves it until an encoder is there.
-        model, files = model.replaced(earlier=earlier.encoder), files | earlier.files
+        model, files = model.replaced(earlier=earlier.encoder), {**files, **earlier.files}
     manifest = Manifest(
         format=FORMAT,
         reason="train",

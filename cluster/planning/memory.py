@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ...distributed.encoder.influence import RIDGES
 from ...distributed.measures.ranking import PAIRS_AT_A_TIME
 from ...distributed.training.batch import WINDOW
 from ...distributed.training.losses import SOFTMAX_CELLS
@@ -97,6 +98,8 @@ AROUND_TABLES = 8
 """Tables of the solver that finds the rows around a request, where `influence.around` asks for it."""
 EXAMPLE_COPIES = 3.3
 """Copies of the directions of each left-out interaction, seen from both of its ends, while an encoder is fitted."""
+SYSTEM = 4 * 8 * 65**2
+"""Copies of the linear system of the MLP's last layer, for each pair of directions: 64 hidden outputs and a bias each."""
 
 ID, LOOK_NODE = 60, 60
 """External ids of nodes and what encodes them; and the evidence's arrays of nodes and of rows, for each node."""
@@ -252,7 +255,8 @@ def fit_bytes(config: Config, sizes: Sizes, part: PartSizes) -> float:
     blocks = readout_columns(config.backbone) // size
     # Of each side at most `pretrain.examples` interactions are fitted; a rank has its share of both sides.
     ends = min(left_out(config, sizes), config.pretrain.examples) * part.entries / max(1, sizes.interactions)
-    examples = EXAMPLE_COPIES * 4 * (3 * blocks + 2) * size * ends
+    directions = (3 + len(RIDGES)) * blocks + 2
+    examples = EXAMPLE_COPIES * 4 * directions * size * ends + SYSTEM * directions**2
     runs = config.pretrain.counterfactuals
     # For the gains: what each run changes; of one at a time its graph, rows of E0, readouts, and rows of pairs.
     pairs = 4.0 * readout_columns(config.backbone) * PAIR_ROWS[0] * min(left_out(config, sizes), PAIRS_AT_A_TIME)

@@ -1,9 +1,9 @@
 """The training data of an Influence Encoder: nodes of counterfactual runs, with what is known of their removed interactions
 and the change that each node needs.
 
-Directions take m times three and two more rows for each interaction, about 1.3 kB. So on a large graph only a sample of the
-nodes are examples. Shape legend: g = targets of this rank, one for each chosen node of each counterfactual, n = removed
-interactions of these nodes, F = features, m = blocks of a readout, N = local rows, d = embedding size.
+Directions take m times five and two more rows for each interaction, about 1.8 kB. So on a large graph only a sample of
+the nodes are examples. Shape legend: g = targets of this rank, one for each chosen node of each counterfactual, n =
+removed interactions of these nodes, F = features, k = directions, N = local rows, d = embedding size.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ..backbones import Backbone
 from ..graph.keyed import EXAMPLE, keyed, keyed_uniform
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Removal
-from .changes import Ends, ends_by_side, removed_counts
+from .changes import ends_by_side, removed_counts
 from .influence import NodeRows, directions, features
 
 EXAMPLES = 131_072
@@ -27,7 +27,7 @@ the nodes is used. MovieLens-1M and Gowalla stay below it."""
 class Examples:
     """The training data of one side on this rank.
 
-    Shapes: features [n, F] and directions [n, 3 m + 2, d] of the interactions; target int64 [n], ascending: the index
+    Shapes: features [n, F] and directions [n, k, d] of the interactions; target int64 [n], ascending: the index
     of each interaction's target; needed [g, d]: the change that each target needs; key int64 [g]: a hash of its node.
     """
 
@@ -47,6 +47,7 @@ def make_examples(
     seed: int = 0,
     most: int = EXAMPLES,
     hub_degree: int | None = None,
+    whitening: Tensor | None = None,
 ) -> tuple[Examples, Examples]:
     """(examples of users, examples of items) from counterfactuals: (removal, E0 [N, d] of the run without it). All
     ranks call it.
@@ -54,9 +55,10 @@ def make_examples(
     The needed change is that of the node's row of E0. With `of_readouts` it is that of its readout before its length is
     scaled, beyond what the missing edges alone change.
 
-    most: about how many interactions a side may have, over all ranks. If there are more, nodes are drawn, each with all its
-    interactions; the draw is keyed by seed, counterfactual and node, so it is the same for any number of partitions.
-    hub_degree: that of the encoder.
+    most: about how many interactions a side may have, over all ranks. If there are more, nodes are drawn, each with all
+    its interactions; the draw is keyed by seed, counterfactual and node, so it is the same for any number of
+    partitions. hub_degree: that of the encoder. whitening: its matrices (`second_order.whitening`), None where it has
+    none.
     """
     parts: tuple[list[Examples], list[Examples]] = ([], [])
     ids = torch.cat([graph.user_ids, graph.item_ids])
@@ -82,7 +84,10 @@ def make_examples(
             rows, target = torch.unique_consecutive(view.rows, return_inverse=True)
             needed = moved[rows]
             key = keyed(side, ids[rows]) if len(rows) else rows
-            parts[side].append(_examples(view, target, needed, key, hub_degree))
+            matrices = None if whitening is None else whitening[side]
+            inputs = features(view.own, view.other, view.removed_share)
+            ways = directions(view.own, view.other, hub_degree, matrices)
+            parts[side].append(Examples(inputs, ways, target, needed, key))
     joined = []
     for side_parts in parts:
         offsets = torch.tensor([len(p.needed) for p in side_parts]).cumsum(0).tolist()
@@ -92,8 +97,3 @@ def make_examples(
         ]
         joined.append(Examples(columns[0], columns[1], target, columns[2], columns[3]))
     return joined[0], joined[1]
-
-
-def _examples(view: Ends, target: Tensor, needed: Tensor, key: Tensor, hub_degree: int | None) -> Examples:
-    ways = directions(view.own, view.other, hub_degree)
-    return Examples(features(view.own, view.other, view.removed_share), ways, target, needed, key)

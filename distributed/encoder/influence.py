@@ -8,7 +8,7 @@ The MLP sees no ids, so that it can be applied to nodes that it was not trained 
 It is trained on counterfactual retrains (`pretrain.py`). The form of the paper is in `published.py`.
 
 Shape legend: n = forgotten interactions seen from their end a, d = embedding size, m = blocks of d columns in a readout
-(1, or layers + 1 where the readout is concatenated), F = features.
+(1, or layers + 1 where the readout is concatenated), F = features, k = directions, r = RIDGES.
 """
 
 import itertools
@@ -16,12 +16,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-FORMATS = {"counterfactual": 3, "published": 3}
+FORMATS = {"counterfactual": 4, "published": 3}
 """The format of a stored encoder, by objective. Format 1 had no feature for what else of a node is removed. In format 2
-the published encoder normalised a request by the degrees of the graph, and the counterfactual one had no `hub_degree`."""
-READABLE = {"counterfactual": (2, 3), "published": (3,)}
-"""The formats that this release reads. A counterfactual encoder of format 2 is one without a `hub_degree`."""
+the published encoder normalised a request by the degrees of the graph, and the counterfactual one had no `hub_degree`.
+In format 3 the counterfactual encoder had no directions of second order."""
+READABLE = {"counterfactual": (2, 3, 4), "published": (3,)}
+"""The formats that this release reads. A counterfactual encoder of format 2 is one without a `hub_degree` and without a
+`size`, one of format 3 is one without a `size`."""
+RIDGES = (0.03, 0.3)
+"""For each of them an encoder with a `size` has a direction of second order for each block of a readout
+(`second_order`)."""
 HUB_DEGREE = 3_000
 """The degree above which a removed interaction changes a node less in proportion to its degree, and no longer to the root
 of it. MovieLens-1M and Gowalla have no node above it."""
@@ -98,9 +104,19 @@ def features(own: NodeRows, other: NodeRows, removed_share_n2: Tensor) -> Tensor
     return torch.cat([torch.stack(columns, dim=1), removed_share_n2], dim=1)
 
 
-def directions(own: NodeRows, other: NodeRows, hub_degree: int | None = None) -> Tensor:
-    """The directions [n, 3 m + 2, d] in which a forgotten interaction may change a: the blocks of b's readout, of the
-    mean of a's neighbours, and of a's readout; then the rows of E0 of b and of a.
+def unit_readouts(readouts: Tensor, size: int) -> Tensor:
+    """The blocks [n, m, d] of readouts [n, m d] that are brought to length 1; zero where a readout is. size: d."""
+    return functional.normalize(readouts, dim=1).unflatten(1, (-1, size))
+
+
+def directions(
+    own: NodeRows, other: NodeRows, hub_degree: int | None = None, whitening: Tensor | None = None
+) -> Tensor:
+    """The directions [n, k, d] in which a forgotten interaction may change a: the blocks of b's readout, of the mean of
+    a's neighbours, and of a's readout; then the rows of E0 of b and of a. These are 3 m + 2.
+
+    whitening [r, m, d, d]: the matrices of a's side (`second_order.whitening`). With them there are r m more, the
+    products of the matrices with the blocks of b's readout at length 1.
 
     They are scaled by sqrt(20 / degree of a). One interaction of many changes a node little, and the sum over hundreds
     of interactions of a popular node stays bounded. Above `hub_degree` they are scaled by one over the degree instead, from
@@ -109,6 +125,9 @@ def directions(own: NodeRows, other: NodeRows, hub_degree: int | None = None) ->
     """
     size = own.e0.shape[1]
     blocks = [x.unflatten(1, (-1, size)) for x in (other.readout, own.mean, own.readout, other.e0, own.e0)]
+    if whitening is not None:
+        unit = unit_readouts(other.readout, size)
+        blocks += [torch.einsum("nmd,mde->nme", unit, matrices) for matrices in whitening]
     degree = own.degree.to(own.e0.dtype).clamp(min=1)
     scale = (_TYPICAL_DEGREE / degree).sqrt()
     if hub_degree is not None:
@@ -136,10 +155,15 @@ class Side(nn.Module):
         self.register_buffer("deviation", torch.ones(NUM_FEATURES))
 
     def forward(self, features_nF: Tensor) -> Tensor:
-        """The weights of the directions [n, 3 m + 2], from features [n, F]."""
-        standard = ((features_nF - self.mean) / self.deviation).clamp(-FARTHEST, FARTHEST)
-        weights: Tensor = self.layers(standard)
+        """The weights of the directions [n, k], from features [n, F]."""
+        weights: Tensor = self.layers[-1](self.hidden(features_nF))
         return weights
+
+    def hidden(self, features_nF: Tensor) -> Tensor:
+        """What the last layer reads, from features [n, F]."""
+        standard = ((features_nF - self.mean) / self.deviation).clamp(-FARTHEST, FARTHEST)
+        outputs: Tensor = self.layers[:-1](standard)
+        return outputs
 
 
 class InfluenceEncoder(nn.Module):
@@ -147,29 +171,51 @@ class InfluenceEncoder(nn.Module):
     DDP.
 
     `gain` [2] scales the changes of users and of items. In a retrain the rows of the neighbours change as well.
-    `pretrain.calibrate` finds how much more the touched rows must change if the others do not.
+    `gains.calibrate` finds how much more the touched rows must change if the others do not.
+
+    `whitening` [2, r, m, d, d]: the matrices of `second_order.whitening`, which are part of what is stored; None
+    without a `size`.
     """
 
     gain: Tensor
+    whitening: Tensor | None
 
     def __init__(
-        self, blocks: int, hidden: int = 64, mlp_layers: int = 2, seed: int = 0, hub_degree: int | None = None
+        self,
+        blocks: int,
+        hidden: int = 64,
+        mlp_layers: int = 2,
+        seed: int = 0,
+        hub_degree: int | None = None,
+        size: int | None = None,
     ) -> None:
-        """hub_degree: as `directions`. None: no node is a hub, as in encoders of format 2."""
+        """hub_degree: as `directions`. None: no node is a hub, as in encoders of format 2.
+
+        size: the embedding size d. None: there are no directions of second order, as in encoders of formats 2 and 3.
+        """
         super().__init__()
         self.hub_degree = hub_degree
         generator = torch.Generator().manual_seed(seed % 2**63)
-        self.users, self.items = (Side(3 * blocks + 2, hidden, mlp_layers, generator) for _ in range(2))
+        count = 3 * blocks + 2 + (0 if size is None else len(RIDGES) * blocks)
+        self.users, self.items = (Side(count, hidden, mlp_layers, generator) for _ in range(2))
         self.register_buffer("gain", torch.ones(2))
+        shape = (2, len(RIDGES), blocks, 1, 1)
+        self.register_buffer("whitening", None if size is None else torch.eye(size).repeat(shape))
+
+    def use(self, whitening: Tensor) -> None:
+        """Take over the matrices of `second_order.whitening`."""
+        assert self.whitening is not None, "an encoder without a size has no directions of second order"
+        self.whitening.copy_(whitening)
 
     def forward(self, users: tuple[Tensor, Tensor], items: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The changes [n, d] of users and of items, without the gain. users, items: (features [n, F], directions
-        [n, 3 m + 2, d]) of the interactions seen from each side."""
+        [n, k, d]) of the interactions seen from each side."""
         return self._side(self.users, users), self._side(self.items, items)
 
     def change(self, side: int, own: NodeRows, other: NodeRows, removed_share_n2: Tensor) -> Tensor:
         """The change [n, d] that each interaction makes to its end `own` on a side (0 user, 1 item), with the gain."""
-        inputs = (features(own, other, removed_share_n2), directions(own, other, self.hub_degree))
+        whitening = None if self.whitening is None else self.whitening[side]
+        inputs = (features(own, other, removed_share_n2), directions(own, other, self.hub_degree, whitening))
         return self.gain[side] * self._side((self.users, self.items)[side], inputs)
 
     @staticmethod
@@ -184,8 +230,19 @@ class AroundEncoder(nn.Module):
     (`changes.around_influence`). So neither encoder needs a gain."""
 
     def __init__(
-        self, blocks: int, hidden: int = 64, mlp_layers: int = 2, seed: int = 0, hub_degree: int | None = None
+        self,
+        blocks: int,
+        hidden: int = 64,
+        mlp_layers: int = 2,
+        seed: int = 0,
+        hub_degree: int | None = None,
+        size: int | None = None,
     ) -> None:
         super().__init__()
-        shape = (blocks, hidden, mlp_layers, seed, hub_degree)
+        shape = (blocks, hidden, mlp_layers, seed, hub_degree, size)
         self.rows, self.readouts = (InfluenceEncoder(*shape) for _ in range(2))
+
+    def use(self, whitening: Tensor) -> None:
+        """As `InfluenceEncoder.use`, for both."""
+        for encoder in (self.rows, self.readouts):
+            encoder.use(whitening)

@@ -22,6 +22,7 @@ from ..graph.removal import Simulated
 from ..training.finite import are_finite
 from .examples import EXAMPLES, Examples
 from .influence import InfluenceEncoder, Side
+from .last_layer import solve_last_layer
 
 _VALIDATION_SHARE = 0.1
 """Share of the targets that is held out to report the quality of the fit. The draw is keyed by node."""
@@ -77,7 +78,8 @@ def fit(
     has no targets.
 
     The loss of a side is the squared error of the changes, divided by the sum of squares of the needed ones, over all
-    ranks. `on_epoch` is called with (epoch, mean loss of a side). All ranks call it.
+    ranks. `on_epoch` is called with (epoch, mean loss of a side). After the last epoch the last layers are solved by least
+    squares (`last_layer`). All ranks call it.
 
     Raises:
         InputError: it diverged: a weight of the encoder, or what it predicts for a target, is infinite or NaN.
@@ -111,6 +113,9 @@ def fit(
         check_encoder(encoder, epoch, settings.learning_rate)
         if on_epoch is not None:
             on_epoch(epoch, float(total) / 2)
+    for side, x, h in zip((encoder.users, encoder.items), data, held_out, strict=True):
+        assert isinstance(side, Side)
+        solve_last_layer(comm, side, x, h, settings.seed)
     sums = _squares(comm, encoder, data, held_out)
     # Finite weights may still be so large that no prediction is a number.
     _check([sums], "predictions of the encoder", settings.epochs - 1, settings.learning_rate)

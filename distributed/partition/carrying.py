@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from ..encoder.carry import make_statistics_again, refresh
+from ..encoder.carry import make_statistics_again
+from ..encoder.gains import explained_shifts
 from ..encoder.influence import InfluenceEncoder
 from ..encoder.pretrain import PretrainSettings
 from ..graph.removal import Simulated
@@ -25,7 +26,7 @@ class PartitionCarrying(PartitionTraining):
         name: str,
     ) -> Fitted:
         """Make the encoder that the loaded version names as its earlier one an encoder of this version's model
-        (`encoder.carry`), on the one counterfactual of `runs`.
+        (`encoder.carry`), and measure it on the one counterfactual of `runs`: "carried_r2".
 
         requests: those of a whole pre-training. Rank 0 writes the encoder to `name`.
 
@@ -41,7 +42,7 @@ class PartitionCarrying(PartitionTraining):
         encoder.load_state_dict(from_bytes(read_file(store, model.version, earlier.encoder.file)))
         backbone, nodes, [target] = self._targets(store, runs)
         make_statistics_again(model.graph, backbone, nodes, encoder, requests, settings.seed, settings.examples)
-        fitted = refresh(model.graph, backbone, nodes, encoder, target)
+        fitted = {"carried_r2": explained_shifts(model.graph, backbone, nodes, encoder, target)}
         rows = (target[1] - nodes.e0).norm(dim=1)
         files = [write_file(store, name, to_bytes(encoder.state_dict()))] if self._rank == 0 else []
         return {"fit": fitted, "files": files, "largest_shift": float(rows.max()) if len(rows) else 0.0}

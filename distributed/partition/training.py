@@ -20,6 +20,7 @@ from ..encoder.gains import calibrate
 from ..encoder.influence import AroundEncoder, InfluenceEncoder, NodeRows
 from ..encoder.pretrain import PretrainSettings, fit
 from ..encoder.published import PublishedEncoder, PublishedSettings, TrainedModel, pretrain_published
+from ..encoder.second_order import whitening
 from ..graph.removal import Ids, Pairs, Removal
 from ..training.checkpoint import Checkpoints, from_bytes, to_bytes
 from ..training.run import TrainRun, kept_rows, run_training
@@ -122,6 +123,7 @@ class PartitionTraining(PartitionState):
         self._say(phase="encoder")
         model, store = self._loaded_model(), location.store()
         backbone, nodes, targets = self._targets(store, runs)
+        matrices = whitening(model.graph, nodes)
         examples = partial(
             make_examples,
             model.graph,
@@ -131,18 +133,21 @@ class PartitionTraining(PartitionState):
             seed=settings.seed,
             most=settings.examples,
             hub_degree=shape.get("hub_degree"),
+            whitening=matrices,
         )
         data = examples()
         largest = max((float(x.needed.norm(dim=1).max()) for x in data if len(x.needed)), default=0.0)
         encoder: InfluenceEncoder | AroundEncoder
         if around:
             encoder = AroundEncoder(**shape).to(self._device)
+            encoder.use(matrices)
             fitted = self._fit(encoder.rows, data, settings)
             readouts = examples(of_readouts=True)
             more = self._fit(encoder.readouts, readouts, settings)
             fitted |= {f"readout_{key}": value for key, value in more.items()}
         else:
             encoder = InfluenceEncoder(**shape).to(self._device)
+            encoder.use(matrices)
             fitted = self._fit(encoder, data, settings)
             del data  # the gains need memory for a second graph
             fitted["user_gain"], fitted["item_gain"] = calibrate(model.graph, backbone, nodes, encoder, targets)

@@ -16,8 +16,10 @@ from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.encoder.changes import ends_by_side, influence
 from unlearnrec.distributed.encoder.examples import Examples, make_examples
 from unlearnrec.distributed.encoder.gains import calibrate
-from unlearnrec.distributed.encoder.influence import InfluenceEncoder, NodeRows, directions
+from unlearnrec.distributed.encoder.influence import InfluenceEncoder, NodeRows, Side, directions
+from unlearnrec.distributed.encoder.last_layer import solve_last_layer
 from unlearnrec.distributed.encoder.pretrain import PretrainSettings, fit
+from unlearnrec.distributed.encoder.second_order import whitening
 from unlearnrec.distributed.graph.keyed import initial_rows
 from unlearnrec.distributed.graph.local_graph import LocalGraph
 from unlearnrec.distributed.graph.removal import Removal, Simulated, empty_nodes
@@ -57,7 +59,13 @@ def node_rows(graph: LocalGraph, e0: torch.Tensor, backbone: str) -> NodeRows:
 
 
 def encoder_for(nodes: NodeRows) -> InfluenceEncoder:
-    return InfluenceEncoder(nodes.readout.shape[1] // SIZE, hidden=32, seed=5)
+    """With directions of second order from made-up matrices, the same on all ranks."""
+    encoder = InfluenceEncoder(nodes.readout.shape[1] // SIZE, hidden=32, seed=5, size=SIZE)
+    assert encoder.whitening is not None
+    # Small, since readouts are small here, and not at length 1.
+    noise = torch.randn(encoder.whitening.shape, generator=torch.Generator().manual_seed(6))
+    encoder.use(SCALE * (encoder.whitening + 0.1 * noise))
+    return encoder
 
 
 def requests(count: int = 5, pairs: int = 30) -> list[Request]:
@@ -156,18 +164,19 @@ def fitted(comm: Comm, epochs: int = 30) -> dict[str, Any]:
     graph = spmd.local_graph(comm)
     nodes = node_rows(graph, start(graph), "lightgcn")
     removals = [Removal(simulated=(Simulated(9, number, 0.3),)) for number in range(4)]
-    counterfactuals = []
+    counterfactuals, matrices = [], whitening(graph, nodes)
     for removal in removals:
         users, items = (torch.from_numpy(x) for x in removal.pairs(graph.shard))
         e0 = nodes.e0.clone()
         for side, view in enumerate(ends_by_side(graph, nodes, users, items)):
-            far = directions(view.own, view.other)
+            far = directions(view.own, view.other, None, matrices[side])
             weights = combination(far.shape[1])[side]
             e0.index_add_(0, view.rows, (weights[:, None] * far).sum(1))
         counterfactuals.append((removal, e0))
     backbone = BACKBONES["lightgcn"](SIZE, 2, seed=1)
-    data = make_examples(graph, backbone, nodes, counterfactuals)
+    data = make_examples(graph, backbone, nodes, counterfactuals, whitening=matrices)
     encoder = encoder_for(nodes)
+    encoder.use(matrices)
     losses: list[float] = []
     quality = fit(comm, encoder, data, PretrainSettings(3, epochs, 16, 0.01), lambda _, loss: losses.append(loss))
     gain = calibrate(graph, backbone, nodes, encoder, counterfactuals)
@@ -196,6 +205,30 @@ def examples(comm: Comm, removals: list[Removal], most: int) -> tuple[Examples, 
     nodes = node_rows(graph, start(graph), "lightgcn")
     moved = [(removal, nodes.e0 * (1.1 + number)) for number, removal in enumerate(removals)]
     return make_examples(graph, BACKBONES["lightgcn"](SIZE, 2, seed=1), nodes, moved, seed=3, most=most)
+
+
+def matrices_of(comm: Comm) -> dict[str, torch.Tensor]:
+    """The matrices of second order, by backbone."""
+    graph = spmd.local_graph(comm)
+    e0 = start(graph)
+    return {name: whitening(graph, node_rows(graph, e0, name)) for name in ("lightgcn", "ngcf")}
+
+
+def solved(comm: Comm, data: Examples, held_out: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The last layer that least squares find, where this rank has each `comm.size`-th target."""
+    mine = torch.arange(len(data.needed)) % comm.size == comm.rank
+    of = mine[data.target]
+    part = Examples(
+        data.features[of],
+        data.directions[of],
+        torch.unique_consecutive(data.target[of], return_inverse=True)[1],
+        data.needed[mine],
+        data.key[mine],
+    )
+    side = InfluenceEncoder(blocks=1, hidden=8, seed=2).users
+    assert isinstance(side, Side)
+    solve_last_layer(comm, side, part, held_out[mine], 0)
+    return dict(side.layers[-1].state_dict())
 
 
 def of_equal_degrees() -> tuple[float, float]:
