@@ -343,8 +343,8 @@ def _settings(matrix: Matrix) -> str:
         "to refreshed readouts, `preparation` is what a method does before there is a request; of a stream they are of all "
         "its requests together, against one retrain. `sharded` and `RecEraser` "
         "start from an ensemble of their own and forget exactly; their gap and shifts against the one model's retrain say "
-        "little, their Recall before and after what they cost. Break-even is after so many requests like this one, prepared "
-        "once, the method has cost less than a retrain for each. Peak memory is that of the whole process, in which the "
+        "little, their Recall before and after what they cost. A method `pays from request` n where its preparation and n "
+        "requests take less time than n retrains. Peak memory is that of the whole process, in which the "
         "models lie that a method is compared with.\n\n"
         "A share of the gap is (after - before) / (retrained - before) of a measure, with its 95% bootstrap interval over "
         'pairs or users: 0 is nothing done, 1 as retrained. It is "-" where there is no gap to close: the interval of '

@@ -194,16 +194,17 @@ def _main_row(cell: Cell) -> dict[str, Any]:
         "times faster": round(cell["retrain seconds"] / max(cell["seconds"], 1e-9), 1),
         "preparation, s": cell["preparation seconds"],
         "preparation, in retrains": round(cell["preparation seconds"] / cell["retrain seconds"], 1),
-        "break-even, requests": break_even(cell),
+        "pays from request": _pays_from(cell),
         "peak memory, GB (preparation)": f"{cell['peak bytes'] / 1e9:.2f} ({cell['preparation peak bytes'] / 1e9:.2f})",
     }
 
 
-def break_even(cell: Cell) -> str:
-    """After how many requests a method has cost less than a retrain for each, with its preparation; "never" if a request
-    takes as long as a retrain."""
-    saved = cell["retrain seconds"] - cell["seconds"]
-    return f"{math.floor(cell['preparation seconds'] / saved) + 1:,}" if saved > 0 else "never"
+def _pays_from(cell: Cell) -> str:
+    """The first request with which the preparation and all requests so far took less time than as many retrains."""
+    if cell["method"] == "retrain":
+        return "-"
+    saved = cell["retrain seconds"] - cell["seconds"] / cell["requests"]
+    return str(math.floor(cell["preparation seconds"] / saved) + 1) if saved > 0 else "never"
 
 
 def _share(cell: Cell, name: str, digits: int) -> str:

@@ -11,6 +11,7 @@ from ...partitioning.lake.guess import count
 from ...partitioning.manifest import MANIFEST
 from ...workers.shared_folder import runs_on_a_cluster
 from ..config.schema import Config
+from ..models.carrying import encoder_to_carry, find_earlier
 from ..models.training import as_trained
 from ..output.ingests import lake_graph
 from ..output.session import Session
@@ -51,8 +52,11 @@ def plan(
     wanted = list(works) or list(WORKS)
     session = Session(config)
     sizes, trained = _sizes(session, users, items, interactions, progress), config
+    carries = dict.fromkeys(WORKS, False)
     if sizes.exact and (version := session.versions.current()) is not None:
         trained = as_trained(config, version.model)
+        carries["train"] = find_earlier(config, version, SILENT) is not None
+        carries["pretrain"] = encoder_to_carry(trained, version) is not None
     machines, local = machines_of(config.cluster.address), not runs_on_a_cluster(config.cluster.address)
     speed = machine_speed(config)
     # Nobody has read the test interactions yet: a tenth of all is common.
@@ -60,9 +64,10 @@ def plan(
     plans = []
     for work in wanted:
         used = config if work in ("ingest", "train") else trained
-        found = make_plan(used, sizes, work, tests, speed)
+        found = make_plan(used, sizes, work, tests, speed, carries[work])
         progress.note(found.line())
-        checked = Announced(used.model_copy(update={"cluster": _checking(used)}), sizes, found, progress, tests)
+        checking = used.model_copy(update={"cluster": _checking(used)})
+        checked = Announced(checking, sizes, found, progress, tests, carries[work])
         try:
             checked.check(machines, starts_ray=local)
             why = ""

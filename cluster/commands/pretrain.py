@@ -8,8 +8,9 @@ from ...distributed.partition.version import Encoder
 from ...partitioning.manifest import File
 from ...workers import Workers
 from ..config.schema import Config
-from ..evidence.run_report import update_run_report
+from ..evidence.run_report import told_of_encoder, update_run_report
 from ..log.log import LogConflict
+from ..models.carrying import encoder_to_carry
 from ..models.pretraining import clear_runs_of_others, fit_encoder, wants_around, with_encoder
 from ..models.training import as_trained
 from ..output.compaction import compact
@@ -47,13 +48,14 @@ def pretrain(config: Config, *, progress: Progress = SILENT, group: Workers | No
         as_trained(config, version.model),
         sizes_of_graph(session.store, version.graph, config.partitioning.halo),
     )
-    planned = announce(trained, sizes, "pretrain", progress, group)
+    carries = encoder_to_carry(trained, version) is not None
+    planned = announce(trained, sizes, "pretrain", progress, group, carries=carries)
     with session.workers(group) as workers:
         planned.placed(workers)
         encoder, files, told = fit_encoder(session, version, workers, progress)
         committed = _commit(session, head, version, encoder, files)
     clear_runs_of_others(session, version)
-    update_run_report(session, committed, progress, encoder={"seconds": told["seconds"], "file": encoder.file})
+    update_run_report(session, committed, progress, encoder=told_of_encoder(encoder, told["seconds"]))
     return {"step_seconds": None} | told | planned.measured(workers) | {"version": committed.version}
 
 

@@ -15,8 +15,9 @@ from ...partitioning.errors import InputError
 from ...partitioning.manifest import IngestedGraph
 from ...workers import WorkerFailure, Workers
 from ..config.schema import Config
-from ..evidence.run_report import update_run_report
+from ..evidence.run_report import told_of_encoder, update_run_report
 from ..layout import LOG, REQUESTS, pretraining_folder, training_folder
+from ..models.carrying import Earlier, find_earlier, is_current
 from ..models.pretraining import clear_runs_of_others, fit_encoder, wants_around, with_encoder
 from ..models.retraining import check_still_valid, commit_replayed
 from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
@@ -66,18 +67,21 @@ def retrain(
     # The lease (Lt) comes before everything else. It holds the contents of requests and the log, because requests that are
     # carried out from now on have to be read at the end, when a purge might have removed them.
     with Lease(session, session.versions.next_number(), [f"{REQUESTS}/*", f"{LOG}/*"]) as lease:
-        head, graph = _lease_graph(session, lease)
+        head, graph, earlier = _lease_graph(session, lease, progress)
         run = make_run(config, graph, Removal(), probe)
         sizes = sizes_of_graph(session.store, graph, run.halo)
-        announce(config, sizes, "train", progress, group)
-        planned = announce(config, sizes, "pretrain", progress, group)  # which holds more than the training
+        carries = earlier is not None
+        announce(config, sizes, "train", progress, group, carries=carries)
+        planned = announce(
+            config, sizes, "pretrain", progress, group, carries=carries
+        )  # which holds more than the training
         prepare_run(session, run, resume, progress)
         # A training takes long. It ends early if a record since `head` already makes its result useless.
         look = at_intervals(lambda: check_still_valid(session.log.since(head), (), lease))
         try:
             with session.workers(group) as workers:
                 planned.placed(workers)
-                trained, curve = trained_version(session, workers, graph, run, progress, look)
+                trained, curve = trained_version(session, workers, graph, run, progress, look, earlier)
                 # No version names the new files yet, so the lease has to hold them, those of each step before the next.
                 lease.add(trained.files)
                 encoder, files, pretrained = fit_encoder(session, trained, workers, progress, look)
@@ -99,7 +103,7 @@ def retrain(
         committed,
         progress,
         training={key: told[key] for key in ("epochs", "seconds", "curve")},
-        encoder={"seconds": pretrained["seconds"], "file": encoder.file},
+        encoder=told_of_encoder(encoder, pretrained["seconds"]),
     )
     return told | {
         **planned.measured(workers),
@@ -111,15 +115,18 @@ def retrain(
     }
 
 
-def _lease_graph(session: Session, lease: Lease) -> tuple[int, IngestedGraph]:
-    """(the head of the log, the graph to train on). The lease holds the graph's files and checkpoints from now on."""
+def _lease_graph(session: Session, lease: Lease, progress: Progress) -> tuple[int, IngestedGraph, Earlier | None]:
+    """(the head of the log, the graph to train on, the encoder that may be carried over to its model). The lease holds the
+    graph's files and checkpoints, and the encoder's file, from now on."""
     while True:
         # The head is read before the graph. A request that is carried out after this head may still have its data in the
         # graph, and is carried out on the new model at the end.
         head = session.log.head()
         graph = lake_graph(session)
-        lease.add([*graph.files, training_folder(graph_key(graph), "*"), pretraining_folder(graph_key(graph), "*")])
+        earlier = find_earlier(session.config, session.versions.current(), progress)
+        runs = [training_folder(graph_key(graph), "*"), pretraining_folder(graph_key(graph), "*")]
+        lease.add([*graph.files, *runs, *(earlier.files if earlier is not None else ())])
         # A purge reads the log before the leases. If this graph is still the one to train on after the lease was written,
         # no purge that missed the lease can have taken the graph for a superseded one.
-        if lake_graph(session) == graph:
-            return head, graph
+        if lake_graph(session) == graph and is_current(earlier, session.versions.current()):
+            return head, graph, earlier

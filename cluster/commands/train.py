@@ -18,6 +18,7 @@ from ..config.schema import Config
 from ..evidence.run_report import update_run_report
 from ..lifecycle.finding import find_stored
 from ..log.log import LogConflict
+from ..models.carrying import find_earlier
 from ..models.pretraining import clear_runs_of_others
 from ..models.training import at_intervals, make_run, prepare_run, trained_version, training_result
 from ..models.tuning import tuned_config
@@ -88,9 +89,11 @@ def train(
     graph = lake_graph(session)
     removal, unknown = _left_out(session, graph, without)
     run = make_run(config, graph, removal, probe)
-    planned = announce(config, sizes_of_graph(session.store, graph, run.halo), "train", progress, group)
+    current = session.versions.current()
+    overtaken, earlier = voids_training(graph, current), find_earlier(config, current, progress)
+    sizes = sizes_of_graph(session.store, graph, run.halo)
+    planned = announce(config, sizes, "train", progress, group, carries=earlier is not None)
     prepare_run(session, run, resume, progress)
-    overtaken = voids_training(graph, session.versions.current())
 
     def look() -> None:
         """Raise RuntimeError if a record since `head` makes the result useless."""
@@ -100,7 +103,7 @@ def train(
     try:
         with session.workers(group) as workers:
             planned.placed(workers)
-            manifest, curve = trained_version(session, workers, graph, run, progress, at_intervals(look))
+            manifest, curve = trained_version(session, workers, graph, run, progress, at_intervals(look), earlier)
     except (InputError, FileNotFoundError, WorkerFailure):
         look()  # if a purge removed the graph after another commit, this raises an error that says so
         raise

@@ -172,6 +172,10 @@ class Pretrain(Section):
     """With the objective counterfactual: the part of the training, in whole epochs, after which its state is kept and the
     retrains begin. With .5 they cost half of what they cost with 0, where they begin at the first epoch
     (docs/encoder.md#forks)."""
+    carry: bool = True
+    """With the objective counterfactual, after another training: take over the encoder of the version before, where its
+    model was trained with the same settings, and check it by one retrain of the last tenth of the epochs. Where it does
+    badly, or with false, a whole pre-training is made (docs/encoder.md#carrying-an-encoder-over)."""
     examples: int = Field(131_072, ge=1)
     """With the objective counterfactual: about how many left-out interactions of each side the encoder is fitted on. If
     there are more, a random sample of the nodes is used, each with all of its interactions. One takes 1.8 kB with embeddings

@@ -47,6 +47,11 @@ COUNTS = (
 
 DENSE = ("dense weights of the backbone", "unchanged, though they were trained with the forgotten data too")
 ENCODER = ("the Influence Encoder", "its weights were fitted on models that had seen the data, and are unchanged")
+CARRIED_ENCODER = (
+    ENCODER[0],
+    "its weights were fitted on models that had seen the data, and are unchanged. It was carried over from the model of an "
+    "earlier version, so these may also be models of before the last training",
+)
 NEIGHBOURS = (
     "rows of neighbours",
     "rows of users and items that are no end of a forgotten interaction were trained beside it, and are unchanged",
@@ -186,7 +191,7 @@ def not_removed(model: Model, listed: bool) -> list[dict[str, str]]:
     around = model.encoder is not None and model.encoder.around
     own = [
         *([DENSE] if model.dense is not None else []),
-        *([ENCODER] if model.encoder is not None else []),
+        *([] if model.encoder is None else [ENCODER if model.encoder.carried_from is None else CARRIED_ENCODER]),
         CHANGED_NEIGHBOURS if around else NEIGHBOURS,
     ]
     entries = [*own, *NOT_REMOVED, *([SUPPRESSION] if listed else [])]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...distributed.measures import gap as shares
+from ...distributed.partition.version import Encoder
 from ...partitioning.errors import InputError
 from ...partitioning.ingest import load_ids
 from ..config.schema import to_yaml
@@ -67,6 +68,12 @@ def update_run_report(session: Session, version: Manifest, progress: Progress = 
     except (OSError, InputError) as error:
         progress.note(f"{run_report_name('html')} was not written: {type(error).__name__}: {error}")
         return None
+
+
+def told_of_encoder(encoder: Encoder, seconds: float) -> dict[str, Any]:
+    """What a document says of an encoder, the part `encoder`. seconds: of its pre-training."""
+    carried = {"carried_from": encoder.carried_from, "carried_r2": encoder.carried_r2}
+    return {"seconds": seconds, "file": encoder.file, **(carried if encoder.carried_from is not None else {})}
 
 
 def _earlier(session: Session) -> dict[str, Any]:

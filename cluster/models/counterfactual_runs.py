@@ -90,6 +90,14 @@ class Runs:
             run = replace(run, keep=kept_by_original(self.folder, self.fork))
         return self._finished(run, place, "original on the present graph", dense), dense
 
+    def has_kept(self) -> bool:
+        """Whether the training kept all that runs are forked from."""
+        fork = self.fork
+        return fork is not None and all(
+            Checkpoints(self.session.store, one.folder).read_manifest() is not None
+            for one in kept_by_original(self.folder, fork)
+        )
+
     def halfway(self) -> str | None:
         """The folder of the rows that the original kept half way; None without forks. Where the training did not keep them,
         or the state from which runs are forked, its epochs up to there are made again."""
@@ -97,7 +105,7 @@ class Runs:
             return None
         kept = kept_by_original(self.folder, self.fork)
         made = kept[1].folder
-        if any(Checkpoints(self.session.store, one.folder).read_manifest() is None for one in kept):
+        if not self.has_kept():
             epochs = self.fork.halfway
             run = make_run(self.trained, self.graph, Removal())
             run = replace(run, epochs=epochs, keep=kept, folder=f"{run.folder}-to-{epochs:05d}")

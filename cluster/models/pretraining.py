@@ -23,7 +23,7 @@ from ...distributed.encoder.pretrain import (
     tries_around_encoder,
 )
 from ...distributed.encoder.published import PublishedSettings
-from ...distributed.graph.removal import Removal
+from ...distributed.graph.removal import Removal, Simulated
 from ...distributed.partition.partition import Partition
 from ...distributed.partition.results import Fitted, FittedPublished
 from ...distributed.partition.training import FinishedRuns
@@ -37,10 +37,12 @@ from ..output.ingests import graph_key
 from ..output.leases import leased_places
 from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
-from ..planning.runs import fork_of
+from ..planning.runs import carry_fork_of, fork_of
 from ..reporting.progress import Progress, epoch_callback, with_callback
+from .carried_encoder import carried_encoder
+from .carrying import encoder_to_carry, not_carried_text, why_not_carried
 from .counterfactual_runs import Cost, Runs
-from .forks import is_of_state, runs_folder
+from .forks import is_of_state, kept_by_original, runs_folder
 from .training import as_trained, make_run
 
 NOT_AROUND = (
@@ -57,8 +59,9 @@ EXPLAINS_NOTHING = (
 
 
 def clear_runs_of_others(session: Session, version: Manifest, states_only: bool = False) -> None:
-    """Remove the finished runs of other models on this version's graph. Those of its own model stay, so that a pre-training
-    with other settings of the fit finds them. Runs on another graph are left to `purge`.
+    """Remove the finished runs of other models on this version's graph, and what its own training kept only for the check of
+    a carried encoder. Runs of its own model stay, so that a pre-training with other settings of the fit finds them. Runs on
+    another graph are left to `purge`.
 
     It is called when an encoder is committed. When a training is committed it is called with `states_only`, for the states
     that trainings keep, each of which is three times as large as a run. What another command has a lease on stays, such as
@@ -67,13 +70,28 @@ def clear_runs_of_others(session: Session, version: Manifest, states_only: bool 
     own = folder_of_runs(session.config, version)
     of_graph = pretraining_folder(graph_key(version.graph), "")
     others = [name for name in session.store.list(PRETRAIN) if name.startswith(of_graph)]
-    others = [name for name in others if not name.startswith(f"{own}/") and (is_of_state(name) or not states_only)]
+    spent = () if states_only else _spent_states(session.config, version, own)
+    others = [
+        name
+        for name in others
+        if (not name.startswith(f"{own}/") and (is_of_state(name) or not states_only)) or name.startswith(spent)
+    ]
     if others:
         held = leased_places(session, others)
         # The marks of finished runs and of states go first: whoever finds a mark finds the rows as well.
         for name in sorted(set(others) - held, key=lambda name: not name.endswith(("/done.json", "/manifest.json"))):
             with suppress(FileNotFoundError):
                 session.store.remove(name)
+
+
+def _spent_states(config: Config, version: Manifest, folder: str) -> tuple[str, ...]:
+    """What a training kept, below the folder of its runs, only for the check of a carried encoder. It is of no use once
+    there is an encoder."""
+    trained = as_trained(config, version.model)
+    check, fork = carry_fork_of(trained), fork_of(trained)
+    kept = () if check is None or version.model.earlier is None else kept_by_original(folder, check)
+    wanted = () if fork is None else kept_by_original(folder, fork)
+    return tuple(f"{one.folder}/" for one in kept if one not in wanted)
 
 
 def folder_of_runs(config: Config, version: Manifest) -> str:
@@ -116,16 +134,27 @@ def fit_encoder(
         (the encoder's entry in a manifest, its files, what the commands report of the pre-training).
     """
     started = time.perf_counter()
-    fit = _fit_published if session.config.pretrain.objective == "published" else _fit_counterfactual
-    encoder, results = fit(session, version, group, progress, look)
+    if session.config.pretrain.objective == "published":
+        fitted: tuple[Encoder, Sequence[Fitted | FittedPublished]] = _fit_published(
+            session, version, group, progress, look
+        )
+    else:
+        fitted = _carry(session, version, group, progress, look) or _fit_counterfactual(
+            session, version, group, progress, look
+        )
+    encoder, results = fitted
     numbers = {name: None if value != value else value for name, value in results[0]["fit"].items()}  # JSON has no NaN
     told = {"epochs": session.config.pretrain.epochs, "seconds": time.perf_counter() - started, **numbers}
+    if encoder.carried_from is not None:
+        told |= {"epochs": 0, "carried_from": encoder.carried_from}
     return encoder, files_of(results), told
 
 
 def with_encoder(version: Manifest, encoder: Encoder, files: Mapping[str, File]) -> Manifest:
     """The manifest of a version with the same graph and rows and with this encoder. files: the encoder's."""
     model, known = version.model.replaced(encoder=encoder), {**version.files, **files}
+    if model.earlier is not None:
+        model = model.replaced(earlier=None)
     manifest = Manifest(
         format=FORMAT,
         reason="pretrain",
@@ -136,6 +165,29 @@ def with_encoder(version: Manifest, encoder: Encoder, files: Mapping[str, File])
         files={name: known[name] for name in needed_files(version.graph, model)},
     )
     return manifest.replaced(needs_retrain=True) if version.needs_retrain else manifest
+
+
+def _carry(
+    session: Session, version: Manifest, group: WorkerGroup, progress: Progress, look: Callable[[], None]
+) -> tuple[Encoder, list[Fitted]] | None:
+    """Carry the encoder over that the version's training left; None where it left none, or it does badly on this model."""
+    config = as_trained(session.config, version.model)
+    earlier = encoder_to_carry(config, version)
+    if earlier is None:
+        return None
+    why = why_not_carried(config, earlier, version.model.backbone, version.model.train)
+    if why is not None:
+        progress.note(not_carried_text(earlier, why))
+        return None
+    requests = _simulated_requests(session, version, group)
+    return carried_encoder(session, version, group, requests, folder_of_runs(session.config, version), progress, look)
+
+
+def _simulated_requests(session: Session, version: Manifest, group: WorkerGroup) -> list[Simulated]:
+    """The requests that the counterfactuals of a pre-training leave out."""
+    config = session.config
+    popular = _popular_items(session, version, group)
+    return simulated_requests(config.seed, config.pretrain.counterfactuals, config.pretrain.request_share, popular)
 
 
 def _fit_counterfactual(
@@ -150,9 +202,7 @@ def _fit_counterfactual(
     began, cost, settings = time.perf_counter(), Cost(), config.pretrain
     trained, folder = as_trained(config, model), folder_of_runs(config, version)
     made = Runs(session, group, trained, graph, folder, fork_of(trained), progress, look, cost)
-    popular = _popular_items(session, version, group)
-    requests = simulated_requests(config.seed, settings.counterfactuals, settings.request_share, popular)
-    removals = [Removal(simulated=(request,)) for request in requests]
+    removals = [Removal(simulated=(request,)) for request in _simulated_requests(session, version, group)]
     # The slow part. Each run is written when it is finished, so that a crash loses at most one. The original comes first,
     # since the others may be forked from it. It is needed if requests have changed the graph and the rows since the
     # training: the counterfactual runs are compared with a training on the present graph.

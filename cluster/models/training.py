@@ -31,8 +31,9 @@ from ..layout import training_folder
 from ..output.ingests import graph_key
 from ..output.manifest import FORMAT, Manifest, files_of, needed_files
 from ..output.session import Session
-from ..planning.runs import fork_of
+from ..planning.runs import carry_fork_of, fork_of
 from ..reporting.progress import Progress, epoch_callback, with_callback
+from .carrying import Earlier
 from .forks import kept_by_original, runs_folder
 from .reduced_graph import reduced_graph
 
@@ -92,10 +93,12 @@ def trained_version(
     run: TrainRun,
     progress: Progress,
     look: Callable[[], None] = lambda: None,
+    earlier: Earlier | None = None,
 ) -> tuple[Manifest, list[dict[str, Any]]]:
     """Train, and make the manifest of the version. All of its files are written; the caller commits it.
 
-    look: called while the training runs; it may end it by raising.
+    look: called while the training runs; it may end it by raising. earlier: the encoder that may be carried over to the
+    model.
 
     Returns:
         (the manifest, the curve of the training).
@@ -104,10 +107,12 @@ def trained_version(
     names = [session.versions.new_name(number, f"embeddings-{k:03d}", "safetensors") for k in range(graph.partitions)]
     dense = session.versions.new_name(number, "dense", "safetensors")
     train = session.config.train.model_dump(mode="json")
-    if (fork := fork_of(session.config)) is not None and not removal:
+    forks = [fork_of(session.config), carry_fork_of(session.config) if earlier is not None else None]
+    if not removal:
         # A pre-training forks its runs there. With a removal the version's graph is another one.
         folder = runs_folder(session.config, graph, session.config.seed, train, run.backbone)
-        run = replace(run, keep=kept_by_original(folder, fork))
+        kept = [one for fork in forks if fork is not None for one in kept_by_original(folder, fork)]
+        run = replace(run, keep=list(dict.fromkeys(kept)))
     with progress.task("train", run.epochs) as task:
         on_progress = with_callback(epoch_callback(task, "train"), look)
         results = run_training(session, group, graph, run, RunFiles(names, dense), on_progress)
@@ -129,6 +134,9 @@ def trained_version(
     if not results[0]["has_dense"]:
         session.store.remove(dense)
     files = files_of(results) | files_of(embedded) | new_graph.files
+    if earlier is not None:
+        # The version names the file, so that a purge leaves it until an encoder is there.
+        model, files = model.replaced(earlier=earlier.encoder), {**files, **earlier.files}
     manifest = Manifest(
         format=FORMAT,
         reason="train",

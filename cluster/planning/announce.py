@@ -32,10 +32,11 @@ class Announced:
     plan: Plan
     progress: Progress
     test_rows: int = 0
+    carries: bool = False
 
     def again(self, changed: Config) -> Plan:
         """The plan of the same work with another configuration, without its seconds."""
-        return make_plan(changed, self.sizes, self.plan.work, self.test_rows)
+        return make_plan(changed, self.sizes, self.plan.work, self.test_rows, carries=self.carries)
 
     def check(self, machines: Sequence[Machine], starts_ray: bool) -> None:
         """Raise InputError if the plan does not fit on these machines; with `cluster.check_memory=false` only say so."""
@@ -74,18 +75,19 @@ def announce(
     progress: Progress,
     group: Workers | None = None,
     test_rows: int = 0,
+    carries: bool = False,
 ) -> Announced:
     """Plan a work and tell its line. If its workers will be started on this machine, refuse it where it does not fit.
 
     group: the workers that were given. Those that run already are not refused, since what they hold is no longer free. On a
-    cluster the machines are asked by `Announced.placed`.
+    cluster the machines are asked by `Announced.placed`. carries: as for `make_plan`.
 
     Raises:
         InputError: as `check_room`.
     """
-    plan = make_plan(config, sizes, work, test_rows, machine_speed(config))
+    plan = make_plan(config, sizes, work, test_rows, machine_speed(config), carries)
     progress.note(plan.line())
-    announced = Announced(config, sizes, plan, progress, test_rows)
+    announced = Announced(config, sizes, plan, progress, test_rows, carries)
     starts = group is None or (isinstance(group, KeptWorkers) and not group.running)
     if starts and not runs_on_a_cluster(config.cluster.address):
         announced.check([this_machine()], starts_ray=bool(plan.workers) and not ray.is_initialized())

@@ -20,7 +20,7 @@ from ...distributed.training.losses import SOFTMAX_CELLS
 from ...partitioning import estimate
 from ..config.model_sections import Backbone
 from ..config.schema import Config
-from .runs import fork_of
+from .runs import carry_fork_of, fork_of
 from .sizes import SHARD_ENTRY, SHARD_NODE, PartSizes, Sizes
 
 WORKER, LEARNING = 365e6, 160e6
@@ -170,15 +170,17 @@ def kept_bytes(config: Config, part: PartSizes) -> float:
     return tables * table_bytes(config, part) + buffers_bytes(config, part) + gradient
 
 
-def train_bytes(config: Config, sizes: Sizes, part: PartSizes, removes: bool = False) -> float:
-    """A worker's peak in a training. removes: as for a counterfactual, which leaves out a simulated request."""
+def train_bytes(config: Config, sizes: Sizes, part: PartSizes, removes: bool = False, carries: bool = False) -> float:
+    """A worker's peak in a training. removes: as for a counterfactual, which leaves out a simulated request. carries: as for
+    `make_plan`."""
     backbone, table = config.backbone, table_bytes(config, part)
     tables, layers = STEP_TABLES[backbone.planned_as], backbone.num_layers
     steady = graph_bytes(sizes, part) + kept_bytes(config, part)
     thinned = backbone.name == "sgl" and backbone.contrast_weight > 0
     window = min(part.pairs, max(WINDOW, config.train.batch_size))
     dealt = EPOCH_PAIR * part.pairs + DEALT_PAIR * window + (THINNED_KEPT * part.entries if thinned else 0.0)
-    saves = 0 < config.train.checkpoint_every < config.train.epochs or fork_of(config) is not None
+    keeps = fork_of(config) is not None or (carries and carry_fork_of(config) is not None)
+    saves = 0 < config.train.checkpoint_every < config.train.epochs or keeps
     phases = [
         load_bytes(sizes, part, removes),
         steady + EPOCH_PAIR * part.pairs + DEAL_PAIR * window,

@@ -11,7 +11,7 @@ from ...workers.memory import in_gib
 from ..config.schema import Config
 from ..reporting.software import usable_cpus
 from . import memory
-from .runs import fork_of
+from .runs import carry_fork_of, fork_of
 from .sizes import SHARD_ENTRY, SHARD_NODE, Sizes
 from .speed import OFF_BY, Speed, calibrate, evaluate_seconds, step_seconds
 
@@ -32,6 +32,10 @@ class Plan:
     step_seconds: float | None = None
     seconds: float | None = None
     exchanged: float = 0.0
+    carries: bool = False
+    """Whether an encoder may be carried over in it, or after it."""
+    remark: str = ""
+    """A further part of its line."""
 
     @property
     def peak(self) -> float:
@@ -73,11 +77,28 @@ class Plan:
             parts.append(f"about {_time(self.seconds)} (within {OFF_BY:g} times, on an idle machine)")
         if self.exchanged:
             parts.append(f"workers exchange {in_gib(self.exchanged)} a step")
+        if self.remark:
+            parts.append(self.remark)
         return "; ".join(parts)
 
 
-def make_plan(config: Config, sizes: Sizes, work: str, test_rows: int = 0, speed: Speed | None = None) -> Plan:
-    """The plan of one of WORKS. speed: of the machine; None leaves the seconds out."""
+CARRIED = (
+    "the encoder of the version before is carried over and checked; if it does badly, a whole pre-training of {runs} runs "
+    "of {epochs} epochs follows"
+)
+
+
+def make_plan(
+    config: Config,
+    sizes: Sizes,
+    work: str,
+    test_rows: int = 0,
+    speed: Speed | None = None,
+    carries: bool = False,
+) -> Plan:
+    """The plan of one of WORKS. speed: of the machine; None leaves the seconds out. carries: whether there is an encoder
+    that `pretrain` may carry over. Its seconds are then those of the check, and memory and disk are enough for a whole
+    pre-training too."""
     table = 4.0 * config.backbone.embedding_size * sizes.nodes
     steps = max(1, -(-sizes.interactions // config.train.batch_size))
     epochs = config.train.epochs
@@ -86,7 +107,7 @@ def make_plan(config: Config, sizes: Sizes, work: str, test_rows: int = 0, speed
         spool = temporary_bytes(sizes.interactions, sizes.interactions, config.columns.time is not None)
         return Plan(work, (), memory.ingest_bytes(config, sizes), disk=entry + spool)
     of = {
-        "train": lambda part: memory.train_bytes(config, sizes, part),
+        "train": lambda part: memory.train_bytes(config, sizes, part, carries=carries),
         "pretrain": lambda part: memory.pretrain_bytes(config, sizes, part),
         "forget": lambda part: memory.forget_bytes(config, sizes, part),
         "evaluate": lambda part: memory.evaluate_bytes(config, sizes, part, test_rows),
@@ -98,19 +119,26 @@ def make_plan(config: Config, sizes: Sizes, work: str, test_rows: int = 0, speed
     saves = 0 < config.train.checkpoint_every < epochs
     # The state from which counterfactual runs are forked, with its moments, and the rows half way from there to the end.
     fork = fork_of(config)
-    kept = 4 if fork is not None else 0
+    check = carry_fork_of(config) if carries else None
+    kept = 4 * len({one.after for one in (fork, check) if one is not None})
     if work == "train":
         # The result, and the last two checkpoints with their moments, of which the older one goes when the newer is there.
         disk = table * (1 + kept + (6 if saves else 0))
         whole = None if step is None else step * steps * epochs
-        return Plan(work, workers, command, disk, steps, epochs, step, whole, exchanged)
+        return Plan(work, workers, command, disk, steps, epochs, step, whole, exchanged, check is not None)
     if work == "pretrain":
         runs = config.pretrain.counterfactuals if config.pretrain.objective == "counterfactual" else 0
         if fork is not None:
             epochs -= fork.after
-        disk = table * (runs * (2 if fork is not None else 1) + kept + (6 if saves and runs else 0))
+        copies, remark = runs * (2 if fork is not None else 1) + kept + (6 if saves and runs else 0), ""
+        if check is not None:
+            copies, remark = copies + 2, CARRIED.format(runs=runs, epochs=epochs)
+            runs, epochs = 1, check.epochs - check.after
         whole = None if step is None or not runs else step * steps * epochs * runs
-        return Plan(work, workers, command, disk, steps * runs, epochs, step, whole, exchanged)
+        disk = table * copies
+        return Plan(
+            work, workers, command, disk, steps * runs, epochs, step, whole, exchanged, check is not None, remark
+        )
     if work == "forget":
         shard = SHARD_ENTRY * 2 * sizes.interactions + SHARD_NODE * sizes.nodes
         return Plan(work, workers, command, disk=table + shard)

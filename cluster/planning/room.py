@@ -11,7 +11,7 @@ from ...workers.memory import in_gib
 from ..config.schema import Config
 from .machines import Machine, missing_bytes
 from .plan import Plan
-from .runs import fork_of
+from .runs import carry_fork_of, fork_of
 
 CERTAIN = 0.75
 """The plan's bytes are within a quarter of what is measured, so this share of them is needed in any case. Only what does not
@@ -48,7 +48,7 @@ def remedy(
     most: float = math.inf,
 ) -> str:
     """The sentence that says which setting makes the work fit, without a full stop. most: bytes that a worker may take."""
-    for changed, setting in smaller(config, plan.work):
+    for changed, setting in smaller(config, plan.work, plan.carries):
         found = again(changed)
         if found.peak <= most and _missing(changed, found, machines, starts_ray, certain=1.0)[1] is None:
             return f"Set {setting}"
@@ -74,8 +74,10 @@ def _planned(plan: Plan) -> str:
     return f"{each}, {in_gib(plan.total)} in all"
 
 
-def smaller(config: Config, work: str) -> Iterator[tuple[Config, str]]:
-    """(a configuration that needs less, its setting as on the command line), those that change the result least first."""
+def smaller(config: Config, work: str, carries: bool = False) -> Iterator[tuple[Config, str]]:
+    """(a configuration that needs less, its setting as on the command line), those that change the result least first.
+
+    carries: as for `make_plan`."""
 
     def changed(section: str, **keys: Any) -> tuple[Config, str]:
         name, value = next(iter(keys.items()))
@@ -87,14 +89,19 @@ def smaller(config: Config, work: str) -> Iterator[tuple[Config, str]]:
             yield changed("partitioning", strategy="hash")
         return
     if work == "train":
-        # A state is written as a checkpoint is, so it takes both settings to write none.
+        # A state is written as a checkpoint is, so it takes all of these settings to write none.
         less, settings = config, []
         if 0 < config.train.checkpoint_every < config.train.epochs:
             less, setting = changed("train", checkpoint_every=0)
             settings.append(setting)
+        off: dict[str, Any] = {}
         if fork_of(config) is not None:
-            less = less.model_copy(update={"pretrain": config.pretrain.model_copy(update={"fork": 0.0})})
+            off["fork"] = 0.0
             settings.append("pretrain.fork=0")
+        if carries and carry_fork_of(config) is not None:
+            off["carry"] = False
+            settings.append("pretrain.carry=false")
+        less = less.model_copy(update={"pretrain": config.pretrain.model_copy(update=off)})
         if settings:
             yield less, " ".join(settings)
         for value in _halves(config.train.batch_size, 1024):

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from ...distributed.encoder.forks import Fork
 from ..config.schema import Config
+
+CARRY_SHARE = 0.1
+"""The part of a training that the run takes by which a carried encoder is checked. It is two epochs at least, between which
+the growth of a fork can be seen."""
 
 
 def fork_of(config: Config) -> Fork | None:
@@ -12,3 +18,17 @@ def fork_of(config: Config) -> Fork | None:
     if config.pretrain.objective != "counterfactual":
         return None
     return Fork.of(config.train.epochs, config.pretrain.fork)
+
+
+def carry_fork_of(config: Config) -> Fork | None:
+    """Where the run is forked from the training by which a carried encoder is checked. None: no encoder is carried over,
+    since the configuration says so, or since the training is so short that it would hardly be cheaper."""
+    pretrain, epochs = config.pretrain, config.train.epochs
+    if pretrain.objective != "counterfactual" or not pretrain.carry:
+        return None
+    length = max(2, math.ceil(CARRY_SHARE * epochs))
+    fork = fork_of(config)
+    whole = pretrain.counterfactuals * (epochs - (fork.after if fork is not None else 0))
+    if length >= epochs or 2 * length > whole:
+        return None
+    return Fork(epochs, epochs - length, epochs - length + length // 2)

@@ -53,7 +53,14 @@ def _training(document: Document) -> list[Section]:
     if training.get("epochs"):
         seconds = f" in {training['seconds']:.1f} s" if training.get("seconds") is not None else ""
         told.append(f"It was trained for {training['epochs']} epochs{seconds}.")
-    if document.get("encoder"):
+    encoder = document.get("encoder") or {}
+    if encoder.get("carried_from") is not None:
+        told.append(
+            f"The Influence Encoder, which estimates how rows of embeddings change, was carried over from version "
+            f"{encoder['carried_from']} in {encoder['seconds']:.0f} s. It explained {encoder['carried_r2']:.2f} of the "
+            "squared changes of scores in a training without a simulated request."
+        )
+    elif encoder:
         told.append(
             "Pre-training the Influence Encoder, which estimates how rows of embeddings change, took "
             f"{document['encoder']['seconds']:.0f} s; it is done once for all requests."

@@ -6,6 +6,7 @@ therefore have to change a little more.
 Shape legend: n = forgotten interactions, N = local rows, d = embedding size.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -78,6 +79,27 @@ def calibrate(
         )
     encoder.gain.copy_(gains)
     return float(gains[0]), float(gains[1])
+
+
+@torch.no_grad()
+def explained_shifts(
+    graph: LocalGraph,
+    backbone: Backbone,
+    nodes: NodeRows,
+    encoder: InfluenceEncoder,
+    counterfactual: tuple[Removal, Tensor],
+) -> float:
+    """R2 of the changes of the forgotten pairs' scores that a counterfactual needs beyond what the missing edges change by
+    themselves, with the encoder as it is, gains included: 1 is all of them, 0 as good as cutting the edges, and NaN if none
+    is needed. All ranks call it.
+
+    counterfactual: (removal, E0 [N, d] of the run without it).
+    """
+    probe = _Probe.of(graph, backbone, nodes, encoder, *counterfactual)
+    rest, whole = probe.rest(), torch.ones((), dtype=torch.float64, device=nodes.e0.device)
+    sums = [((probe.needed - probe.delivered(rest, gain)) ** 2).sum() for gain in (whole, torch.zeros_like(whole))]
+    error, of_edges = graph.comm.all_reduce(torch.stack(sums)).tolist()
+    return 1 - error / of_edges if of_edges else math.nan
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def fit(
     held_out = [keyed_uniform(settings.seed, PAIRS, x.key) < _VALIDATION_SHARE for x in data]
     for side, x in zip((encoder.users, encoder.items), data, strict=True):
         assert isinstance(side, Side)
-        _standardise(comm, side, x.features)
+        standardise(comm, side, x.features)
     needed = torch.stack([(x.needed[~h] ** 2).sum() for x, h in zip(data, held_out, strict=True)])
     counts = torch.tensor([float(len(x.target)) for x in data], device=comm.device)
     comm.all_reduce(needed)
@@ -191,7 +191,7 @@ def _error(module: nn.Module, data: tuple[Examples, Examples], steps: list[_Step
     return errors[0] + errors[1]
 
 
-def _standardise(comm: Comm, side: Side, values: Tensor) -> None:
+def standardise(comm: Comm, side: Side, values: Tensor) -> None:
     """Set the side's feature means and deviations from the values [n, F] of all ranks.
 
     If a feature hardly varies in pre-training, for instance because all users have the same degree, its mean is used as

@@ -16,15 +16,15 @@ from ..graph.removal import Ids
 from ..measures.evaluation import Evaluation, evaluate_in_detail
 from ..measures.ranking import pair_scores, rank
 from .auditing import PartitionAuditing
+from .carrying import PartitionCarrying
 from .forgetting import PartitionForgetting
 from .results import Rows
-from .training import PartitionTraining
 
 RANKING = "rank"
 """The phase, in the progress of a partition, in which it ranks items for users: `done` of `total` users."""
 
 
-class Partition(PartitionTraining, PartitionForgetting, PartitionAuditing):
+class Partition(PartitionCarrying, PartitionForgetting, PartitionAuditing):
     """The host of one partition: the methods that train, forget and audit, and here those that use the loaded version."""
 
     def evaluate(self, test_users: Ids, test_items: Ids, evaluation: Evaluation) -> dict[str, Any]:

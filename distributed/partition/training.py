@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ...partitioning.ingest import load_shard
 from ...partitioning.manifest import Graph
+from ...partitioning.storage import Store
+from ..backbones import Backbone
 from ..encoder.examples import Examples, make_examples
 from ..encoder.forks import Fork, as_whole
 from ..encoder.gains import calibrate
-from ..encoder.influence import AroundEncoder, InfluenceEncoder
+from ..encoder.influence import AroundEncoder, InfluenceEncoder, NodeRows
 from ..encoder.pretrain import PretrainSettings, fit
 from ..encoder.published import PublishedEncoder, PublishedSettings, TrainedModel, pretrain_published
 from ..encoder.second_order import whitening
@@ -120,29 +122,7 @@ class PartitionTraining(PartitionState):
         self.complete()
         self._say(phase="encoder")
         model, store = self._loaded_model(), location.store()
-
-        def rows(names: Sequence[str]) -> Tensor:
-            return from_bytes(store.read(names[self._rank]))["e0"].to(self._device)
-
-        nodes, backbone = model.nodes, model.backbone
-        if runs.original is not None:
-            names, dense = runs.original
-            backbone = copy.deepcopy(backbone)
-            backbone.load_state_dict(from_bytes(store.read(dense)))
-            nodes = node_rows(model.graph, backbone, rows(names))
-        targets = []
-        if runs.fork is None:
-            targets = [(run.removal, rows(run.names)) for run in runs.counterfactuals]
-        else:
-            assert runs.halfway is not None
-            earlier, weights = kept_rows(store, runs.halfway, model.graph)
-            half_trained = copy.deepcopy(backbone)
-            half_trained.load_state_dict(weights)
-            for run in runs.counterfactuals:
-                assert run.halfway is not None
-                forked = rows(run.names), kept_rows(store, run.halfway, model.graph)[0]
-                whole = as_whole(model.graph, backbone, nodes, run.removal, runs.fork, forked, (half_trained, earlier))
-                targets.append((run.removal, whole))
+        backbone, nodes, targets = self._targets(store, runs)
         matrices = whitening(model.graph, nodes)
         examples = partial(
             make_examples,
@@ -173,6 +153,34 @@ class PartitionTraining(PartitionState):
             fitted["user_gain"], fitted["item_gain"] = calibrate(model.graph, backbone, nodes, encoder, targets)
         files = [write_file(store, name, to_bytes(encoder.state_dict()))] if self._rank == 0 else []
         return {"fit": fitted, "files": files, "largest_shift": largest}
+
+    def _targets(self, store: Store, runs: FinishedRuns) -> tuple[Backbone, NodeRows, list[tuple[Removal, Tensor]]]:
+        """(the original's backbone, its nodes, (removal, rows of E0 [N, d]) of each counterfactual; those of forks are
+        stretched)."""
+        model = self._loaded_model()
+
+        def rows(names: Sequence[str]) -> Tensor:
+            return from_bytes(store.read(names[self._rank]))["e0"].to(self._device)
+
+        nodes, backbone = model.nodes, model.backbone
+        if runs.original is not None:
+            names, dense = runs.original
+            backbone = copy.deepcopy(backbone)
+            backbone.load_state_dict(from_bytes(store.read(dense)))
+            nodes = node_rows(model.graph, backbone, rows(names))
+        if runs.fork is None:
+            return backbone, nodes, [(run.removal, rows(run.names)) for run in runs.counterfactuals]
+        assert runs.halfway is not None
+        earlier, weights = kept_rows(store, runs.halfway, model.graph)
+        half_trained = copy.deepcopy(backbone)
+        half_trained.load_state_dict(weights)
+        targets = []
+        for run in runs.counterfactuals:
+            assert run.halfway is not None
+            forked = rows(run.names), kept_rows(store, run.halfway, model.graph)[0]
+            whole = as_whole(model.graph, backbone, nodes, run.removal, runs.fork, forked, (half_trained, earlier))
+            targets.append((run.removal, whole))
+        return backbone, nodes, targets
 
     def _fit(
         self, encoder: InfluenceEncoder, data: tuple[Examples, Examples], settings: PretrainSettings

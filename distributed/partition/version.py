@@ -26,11 +26,25 @@ class Encoder(Document):
     """Of a row, as far as the pre-training saw; None where it did not look."""
     interactions: int
     """Of the graph that it was trained on."""
+    carried_from: int | None = None
+    """The version from whose encoder it was carried over; None where a whole pre-training made it."""
+    carried_r2: float | None = None
+    """Of a carried one: `gains.explained_shifts` on the run that checked it."""
 
     @property
     def readable(self) -> bool:
         """Whether this release can use it."""
         return self.format in readable_formats(self.objective)
+
+
+class EarlierEncoder(Document):
+    """The encoder of the version before a training, and the recipe of its model. `pretrain` may carry it over."""
+
+    encoder: Encoder
+    version: int
+    """The number of a version that had it."""
+    backbone: dict[str, Any]
+    train: dict[str, Any]
 
 
 class Model(Document):
@@ -50,6 +64,8 @@ class Model(Document):
     """The files of the shards of the graph that it was trained on (`Graph.shard_chains`, one after the other)."""
     embedding_deltas: Chains | None = None
     """By partition: the files with what was changed in its rows since, in order (`delta.RowsDelta`)."""
+    earlier: EarlierEncoder | None = None
+    """Only while there is no `encoder`: that of the version before the training."""
 
     def embedding_chain(self, k: int) -> tuple[str, ...]:
         """The files that together are the rows of partition k: their base, then their deltas."""
@@ -66,6 +82,8 @@ class Model(Document):
             names.append(self.dense)
         if self.encoder:
             names += [self.encoder.file, *(self.encoder.tables or ())]
+        if self.earlier:
+            names.append(self.earlier.encoder.file)
         return names
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unlearnrec.benchmarks.unlearning_report import FIRST, MEANINGS, MEASURES, _meanings, break_even
+from unlearnrec.benchmarks.unlearning_report import FIRST, MEANINGS, MEASURES, _meanings, _pays_from
 
 
 def test_every_measure_is_explained_where_it_stands() -> None:
@@ -12,13 +12,18 @@ def test_every_measure_is_explained_where_it_stands() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prepared", "seconds", "asked"), [(0.0, 1.0, "1"), (19.0, 1.0, "3"), (18.0, 1.0, "3"), (5.0, 10.0, "never")]
+    ("method", "preparation", "seconds", "requests", "pays"),
+    [
+        ("encoder", 320.0, 1.0, 1, "4"),
+        ("encoder", 298.0, 1.0, 1, "4"),  # three requests take 301 s, three retrains 300 s
+        ("encoder", 320.0, 1000.0, 1000, "4"),  # a stream: 1 s each
+        ("cut", 0.0, 1.0, 1, "1"),
+        ("slow", 0.0, 100.0, 1, "never"),
+        ("retrain", 0.0, 100.0, 1, "-"),
+    ],
 )
-def test_break_even_is_the_first_request_from_which_retraining_costs_more(
-    prepared: float, seconds: float, asked: str
+def test_a_preparation_has_paid_when_requests_cost_less_than_retrains(
+    method: str, preparation: float, seconds: float, requests: int, pays: str
 ) -> None:
-    cell = {"retrain seconds": 10.0, "seconds": seconds, "preparation seconds": prepared}
-    assert break_even(cell) == asked
-    if asked != "never":
-        n = int(asked)
-        assert prepared + n * seconds < n * 10.0 and prepared + (n - 1) * seconds >= (n - 1) * 10.0
+    times = {"preparation seconds": preparation, "seconds": seconds, "retrain seconds": 100.0}
+    assert _pays_from({"method": method, "requests": requests, **times}) == pays

@@ -343,3 +343,22 @@ def test_a_training_that_writes_no_state_takes_both_settings():
     assert setting == "pretrain.fork=0" and alone == changed
     _, setting = next(smaller(changed, "train"))
     assert setting.startswith("train.batch_size=")
+
+
+def test_an_encoder_that_is_carried_over_costs_a_tenth_of_a_training():
+    graph, table = sizes(interactions=4_000_000), 4 * 64 * sizes(interactions=4_000_000).nodes
+
+    def plans(work, **pretrain):
+        return [make_plan(config(pretrain=pretrain), graph, work, speed=SPEED, carries=c) for c in (False, True)]
+
+    whole, carried = plans("pretrain")
+    assert carried.seconds == pytest.approx(whole.seconds / 30) and carried.epochs == 3
+    # What the training keeps, and the rows of the check; and still enough for a whole pre-training.
+    assert carried.disk - whole.disk == pytest.approx(6 * table)
+    assert carried.workers == whole.workers and "3 runs of 30 epochs follows" in carried.line()
+    whole, carried = plans("train")
+    assert carried.seconds == whole.seconds and carried.disk - whole.disk == pytest.approx(4 * table)
+    for plan, other in (plans("pretrain", carry=False), plans("train", carry=False)):
+        assert plan == other
+    _, setting = next(smaller(config(), "train", carries=True))
+    assert setting == "train.checkpoint_every=0 pretrain.carry=false"
