@@ -28,7 +28,8 @@ ATTENTION = AttentionSettings(epochs=10, steps=12, learning_rate=0.003)
 class Aggregated(Model):
     """The models of all shards as one, by an attention. `e0` is the mean of their E0 by the weights of the attention.
 
-    attended: the rows [N, d] that the attention makes of those of all shards. retrained: how many of the models were trained for the request. attention_seconds: what the attention took."""
+    attended: the rows [N, d] that the attention makes of those of all shards. retrained: how many of the models were
+    trained for the request. attention_seconds: what the attention took."""
 
     parts: tuple[Model, ...] = ()
     attended: Tensor | None = None
