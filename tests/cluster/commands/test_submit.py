@@ -369,8 +369,6 @@ def test_a_cluster_that_has_just_started_is_asked_again(monkeypatch: pytest.Monk
 
 
 def test_a_head_that_uv_run_started_is_told_how_to_start() -> None:
-    said = RuntimeError(
-        "500: RuntimeEnvSetupError: Failed to upload working_dir /home/me/project: Package size (954MiB)"
-    )
+    said = RuntimeError("500: RuntimeEnvSetupError: Failed to upload working_dir /srv/project: Package size (954MiB)")
     with pytest.raises(InputError, match="RAY_ENABLE_UV_RUN_RUNTIME_ENV=0"):
         job_server.submit_when_ready(JustStarted(said), "x", {})
