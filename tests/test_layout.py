@@ -14,6 +14,8 @@ import pytest
 from built_wheel import build_wheel
 
 import unlearnrec
+from unlearnrec import __main__ as start
+from unlearnrec.cluster.reporting.exit_codes import BAD_INPUT
 
 ROOT = Path(unlearnrec.__file__).resolve().parent
 FOLDERS = ("partitioning", "distributed", "workers", "cluster", "benchmarks")  # each may import those before it
@@ -201,3 +203,4 @@ def test_the_lowest_python_is_the_same_wherever_it_is_said():
     assert lowest == project["tool"]["mypy"]["python_version"] == "3.11"
     assert project["tool"]["ruff"]["target-version"] == f"py{lowest.replace('.', '')}"
     assert f"Python {lowest} or newer" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert lowest == ".".join(map(str, start.LOWEST)) and start.BAD_INPUT == BAD_INPUT

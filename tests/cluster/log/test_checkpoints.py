@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -346,6 +347,7 @@ def test_a_checkpoint_of_the_release_before(config: Config, cut: bool) -> None:
     assert found is not None and found.number == vouching and found.state == ledger.state()
 
 
+@pytest.mark.skipif(shutil.which("jq") is None, reason="there is no jq on this machine")
 def test_the_commands_of_the_documentation_read_the_log(config: Config) -> None:
     text = (Path(unlearnrec.__file__).parent / "docs" / "commit.md").read_text(encoding="utf-8")
     table, checkpoint = re.findall(r"```sh\n(.*?)```", text, flags=re.S)
