@@ -7,6 +7,8 @@ Shape legend: g = targets of this rank, n = interactions, h = outputs of the las
 = directions, p = h k unknowns, d = embedding size.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,10 @@ _RIDGES = (1e-5, 1e-4, 1e-3, 1e-2)
 """Weights of the ridge terms that are tried, relative to the diagonal of the system."""
 _BLOCK_BYTES = 16 * 2**20
 """Size of the array that is made of a block of targets."""
+_ROUND = 4e10
+"""Multiplications and additions of a round, after which all ranks meet: about a second of a core. A rank that has few
+targets would otherwise wait for one that has many, for longer than a collective may take
+(`cluster.collective_timeout_seconds`)."""
 _INTERACTIONS = 1_024
 """The number of interactions whose directions are copied at once."""
 
@@ -69,23 +75,31 @@ def _normal_equations(comm: Comm, side: Side, data: Examples, used: Tensor) -> t
     assert isinstance(last, nn.Linear)
     unknowns = (last.in_features + 1) * num_directions
     sums = torch.zeros(unknowns, unknowns + 1, dtype=torch.float64, device=data.needed.device)
-    targets = torch.nonzero(used)[:, 0]
-    first = torch.searchsorted(data.target, torch.stack([targets, targets + 1])).tolist()
+    # The number of all ranks' targets, so that it is the same on each of them.
+    work = 2.0 * unknowns**2 * size * int(comm.all_reduce(used.sum()))
     at_once = max(1, _BLOCK_BYTES // (8 * unknowns * size))
-    for start in range(0, len(targets), at_once):
-        chosen = targets[start : start + at_once]
-        # What a target gets from each unknown: its hidden outputs times its directions, summed over its interactions.
-        block = sums.new_zeros(unknowns, len(chosen), size)
-        for place, (begin, end) in enumerate(zip(*(x[start : start + at_once] for x in first), strict=True)):
-            for part in range(begin, end, _INTERACTIONS):
-                some = slice(part, min(part + _INTERACTIONS, end))
-                ways = data.directions[some].double().flatten(1)
-                block[:, place] += (_hidden(side, data.features[some]).T @ ways).view(unknowns, size)
-        flat = block.view(unknowns, -1)
-        sums[:, :-1] += flat @ flat.T
-        sums[:, -1] += flat @ data.needed[chosen].double().flatten()
+    for part in torch.nonzero(used)[:, 0].tensor_split(math.ceil(work / _ROUND) or 1):
+        for chosen in part.split(at_once):
+            flat = _block(side, data, chosen, unknowns)
+            sums[:, :-1] += flat @ flat.T
+            sums[:, -1] += flat @ data.needed[chosen].double().flatten()
+        comm.all_reduce(sums.new_zeros(1))
     sums = comm.all_reduce(sums).cpu()
     return sums[:, :-1], sums[:, -1]
+
+
+def _block(side: Side, data: Examples, targets: Tensor, unknowns: int) -> Tensor:
+    """What targets [t] get from each unknown, float64 [p, t d]: their hidden outputs times their directions, summed
+    over their interactions."""
+    size = data.needed.shape[1]
+    block = torch.zeros(unknowns, len(targets), size, dtype=torch.float64, device=data.needed.device)
+    first = torch.searchsorted(data.target, torch.stack([targets, targets + 1])).tolist()
+    for place, (begin, end) in enumerate(zip(*first, strict=True)):
+        for start in range(begin, end, _INTERACTIONS):
+            some = slice(start, min(start + _INTERACTIONS, end))
+            ways = data.directions[some].double().flatten(1)
+            block[:, place] += (_hidden(side, data.features[some]).T @ ways).view(unknowns, size)
+    return block.view(unknowns, len(targets) * size)
 
 
 def _hidden(side: Side, features_nF: Tensor) -> Tensor:
