@@ -19,9 +19,9 @@ from .base import Method, mean_block
 SHARDS = 10
 ROUNDS = 50
 """The most rounds of the partition."""
-EPOCHS_FACTOR = 2
+EPOCHS_FACTOR = 1
 """A shard's model is trained for so many times the epochs of the recipe, with the recipe's number of steps in each."""
-ATTENTION = AttentionSettings(epochs=10, steps=12, learning_rate=0.003)
+ATTENTION = AttentionSettings(epochs=15, steps=12, learning_rate=0.01)
 
 
 @dataclass

@@ -29,7 +29,7 @@ from ..lab import Lab, Model, Pairs
 from .base import Method, cut_edges, fresh_epoch
 
 SETTINGS: dict[str, Any] = {
-    "epochs": 10,
+    "epochs": 1,
     "batch_size": 2048,
     "learning_rate": 1e-3,
     "request_share": 0.1,
