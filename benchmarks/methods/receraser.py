@@ -19,9 +19,9 @@ from .base import Method, mean_block
 SHARDS = 10
 ROUNDS = 50
 """The most rounds of the partition."""
-EPOCHS_FACTOR = 2
+EPOCHS_FACTOR = 1
 """A shard's model is trained for so many times the epochs of the recipe, with the recipe's number of steps in each."""
-ATTENTION = AttentionSettings(epochs=10, steps=12, learning_rate=0.003)
+ATTENTION = AttentionSettings(epochs=15, steps=12, learning_rate=0.01)
 
 
 @dataclass
@@ -49,9 +49,9 @@ class RecEraser(Method):
 
     The rows by which interactions are alike are the readouts of the original, where the paper has those of another model
     (WMF). They come from all interactions, and the partition stays as it is: it knows of forgotten ones, as in the paper.
-    A shard's model has the recipe with smaller batches, so that an epoch has as many steps as one of the original's, and
-    more epochs: its own number of them was best on held-out training interactions (docs/log.md). All models begin at the
-    same keyed rows.
+    A shard's model has the recipe with smaller batches, so that an epoch has as many steps as one of the original's. All
+    models begin at the same keyed rows. The settings of the attention are the best of those that were tried on held-out
+    training interactions (docs/log.md).
     """
 
     def prepare(self, lab: Lab, original: Model) -> None:
