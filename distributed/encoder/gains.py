@@ -1,4 +1,4 @@
-"""The gain of an Influence Encoder: how much its changes of rows are scaled (docs/encoder.md).
+"""The gains of an Influence Encoder: how much the changes of users' and of items' rows are scaled (docs/encoder.md).
 
 In a retrain the rows of a node's neighbours change as well. A request changes only the rows of its own nodes, which
 therefore have to change a little more.
@@ -38,10 +38,7 @@ def calibrate(
     encoder: InfluenceEncoder,
     counterfactuals: list[tuple[Removal, Tensor]],
 ) -> tuple[float, float]:
-    """Set the encoder's gain, the same for users and items, and return it for both.
-
-    It is one number, since the score of a pair hardly tells which of its ends moved: two gains went far apart, to fit
-    one kind of request at the cost of the rows (docs/log.md).
+    """Set the encoder's gains for users and items, and return them.
 
     Gauss-Newton steps minimise, over the counterfactuals, the squared error of the changes of the forgotten pairs'
     scores, and that of the mean of these changes, each relative to what is needed. The attack depends on the mean.
@@ -49,35 +46,39 @@ def calibrate(
     the counterfactuals of the fit: (removal, E0 [N, d] of the run without it).
 
     Raises:
-        InputError: scores are too large for a gain that is a number.
+        InputError: scores are too large for gains that are numbers.
     """
     encoder.gain.fill_(1.0)
     probes = [_Probe.of(graph, backbone, nodes, encoder, *counterfactual) for counterfactual in counterfactuals]
-    gain = torch.ones((), dtype=torch.float64, device=nodes.e0.device)
+    gains = torch.ones(2, dtype=torch.float64, device=nodes.e0.device)
     for _ in range(_GAIN_ROUNDS):
-        curvature, right = gain.new_zeros(()), gain.new_zeros(())
+        normal, right = gains.new_zeros(2, 2), gains.new_zeros(2)
         for probe in probes:
             rest = probe.rest()
-            error = probe.needed - probe.delivered(rest, gain)
-            slope = (probe.delivered(rest, gain + _GAIN_STEP) - (probe.needed - error)) / _GAIN_STEP
+            error = probe.needed - probe.delivered(rest, gains)
+            moved = torch.stack(
+                [probe.delivered(rest, gains + step) for step in _GAIN_STEP * torch.eye(2, device=gains.device)]
+            )
             del rest  # before the next one is made
+            slope = (moved - (probe.needed - error)) / _GAIN_STEP
             # Every rank sees the same sums, and so takes the same steps.
-            parts = [slope @ slope, slope @ error, slope.sum(), error.sum(), probe.needed @ probe.needed]
-            parts += [probe.needed.sum(), gain.new_tensor(float(len(error)))]
-            squared, along, slopes, errors, squares, mean, count = graph.comm.all_reduce(torch.stack(parts))
-            squares, mean = squares.clamp(min=1e-30), mean**2
+            parts = [slope @ slope.T, slope @ error, slope.sum(1), error.sum(), (probe.needed**2).sum()]
+            parts += [probe.needed.sum(), torch.tensor(len(error), device=error.device)]
+            sums = graph.comm.all_reduce(torch.cat([part.reshape(-1).double() for part in parts]))
+            squares, mean = sums[9].clamp(min=1e-30), sums[10] ** 2
             # Where the pairs' mean hardly needs to move, its relative error says nothing.
-            mean = torch.maximum(mean, 0.01 * count.clamp(min=1) * squares)
-            curvature += squared / squares + slopes**2 / mean
-            right += along / squares + slopes * errors / mean
-        gain = (gain + right / curvature.clamp(min=1e-30)).clamp(*_GAINS)
-    if not are_finite([gain]):
+            mean = torch.maximum(mean, 0.01 * sums[11].clamp(min=1) * squares)
+            normal += sums[:4].view(2, 2) / squares + sums[6:8].outer(sums[6:8]) / mean
+            right += sums[4:6] / squares + sums[6:8] * sums[8] / mean
+        ridge = 1e-6 * normal.trace().clamp(min=1e-30) * torch.eye(2, dtype=torch.float64, device=gains.device)
+        gains = (gains + torch.linalg.solve(normal + ridge, right)).clamp(*_GAINS)
+    if not are_finite([gains]):
         raise InputError(
             "the pre-training diverged: with the encoder's answers, scores of forgotten pairs are infinite or NaN. Lower "
             "pretrain.learning_rate, or train again with a lower train.learning_rate"
         )
-    encoder.gain.copy_(gain.expand(2))
-    return float(gain), float(gain)
+    encoder.gain.copy_(gains)
+    return float(gains[0]), float(gains[1])
 
 
 @torch.no_grad()
@@ -141,9 +142,10 @@ class _Probe:
         """The graph without the removed interactions. All ranks call it."""
         return self.graph.without(*self.removed)
 
-    def delivered(self, rest: LocalGraph, gain: Tensor) -> Tensor:
-        """The change of the scores [n] with this gain. rest: as `rest` makes it."""
-        e0 = (gain.to(self.e0.dtype) * self.change).add_(self.e0)
+    def delivered(self, rest: LocalGraph, gains: Tensor) -> Tensor:
+        """The change of the scores [n] with these gains [2]. rest: as `rest` makes it."""
+        first_item, (user, item) = self.graph.num_local_users, gains.to(self.e0.dtype)
+        e0 = torch.cat([user * self.change[:first_item], item * self.change[first_item:]]).add_(self.e0)
         return self._scores(rest, e0) - self.before
 
     def _scores(self, rest: LocalGraph, e0: Tensor) -> Tensor:
