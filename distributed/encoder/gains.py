@@ -96,8 +96,8 @@ def explained_shifts(
     counterfactual: (removal, E0 [N, d] of the run without it).
     """
     probe = _Probe.of(graph, backbone, nodes, encoder, *counterfactual)
-    rest, whole = probe.rest(), torch.ones((), dtype=torch.float64, device=nodes.e0.device)
-    sums = [((probe.needed - probe.delivered(rest, gain)) ** 2).sum() for gain in (whole, torch.zeros_like(whole))]
+    rest, whole = probe.rest(), torch.ones(2, dtype=torch.float64, device=nodes.e0.device)
+    sums = [((probe.needed - probe.delivered(rest, gains)) ** 2).sum() for gains in (whole, torch.zeros_like(whole))]
     error, of_edges = graph.comm.all_reduce(torch.stack(sums)).tolist()
     return 1 - error / of_edges if of_edges else math.nan
 
