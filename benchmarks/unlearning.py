@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from ..distributed.encoder.pretrain import tries_around_encoder
 from ..distributed.measures import scores as measures
 from ..partitioning.errors import InputError
 from ..partitioning.storage import Store
+from ..workers.memory import forget_peak, own_peak_bytes
 from . import results_file
 from . import unlearning_report as report
 from .judge import judge
@@ -189,7 +191,16 @@ def _names(matrix: Matrix) -> Iterator[tuple[str, int, str, str]]:
                     yield backbone, seed, scenario, method
 
 
-Ready = dict[tuple[str, str], tuple[Method, float]]
+@dataclass(frozen=True)
+class Prepared:
+    """A method that is prepared, with the seconds and the peak memory, in bytes, that its preparation took."""
+
+    method: Method
+    seconds: float
+    peak: int
+
+
+Ready = dict[tuple[str, str], Prepared]
 
 
 def run(matrix: Matrix, data: Data, store: Store, device: str = "cpu") -> Iterator[dict[str, Any]]:
@@ -236,23 +247,27 @@ class _Bench:
     def cell(self, name: str) -> dict[str, Any]:
         """All measures of one method, and its seconds."""
         request = self.scenario.request
-        method, prepared = self._prepared(name)
+        prepared = self._prepared(name)
+        method = prepared.method
         start = method.start(self.lab, self.original)
         steps = self.scenario.requests or (request,)
         marks = STREAM if self.scenario.requests and name != "retrain" else (len(steps),)
         checkpoints: list[dict[str, Any]] = []
         model, seconds = start, 0.0
         whole = name in WHOLE or not self.scenario.requests
+        peak = 0
         for count in marks:
             done = 0 if whole else (0 if not checkpoints else marks[len(checkpoints) - 1])
             # A method that answers from the start gets all requests up to here as one; others get each new one by itself.
             for part in [_joined(steps[:count])] if whole else steps[done:count]:
                 current = start if whole else model
                 _ = current.nodes  # computed before the clock starts, as a service has it before a request
+                forget_peak()
                 before = self.lab.clock()
                 model = method.forget(self.lab, current, part)
                 _ = model.readout
                 seconds += self.lab.clock() - before
+                peak = max(peak, own_peak_bytes())
             checkpoints.append(self._checkpoint(model, start, count))
         if model.seconds and name in WHOLE:
             seconds = model.seconds  # the seconds of the training run, which may come from the store
@@ -265,21 +280,25 @@ class _Bench:
             "requests": len(steps),
             "seconds": seconds,
             "retrain seconds": self.retrained.seconds,
-            "preparation seconds": prepared,
+            "preparation seconds": prepared.seconds,
+            "peak bytes": peak,
+            "preparation peak bytes": prepared.peak,
+            "note": method.note(model),
             "checkpoints": checkpoints if self.scenario.requests else [],
         }
 
-    def _prepared(self, name: str) -> tuple[Method, float]:
-        """(the method, prepared for the lab's original; the seconds of the preparation, with those of the runs that the
-        method learned from)."""
+    def _prepared(self, name: str) -> Prepared:
+        """The method, prepared for the lab's original. Its seconds have those of the runs that it learned from."""
         key = (self.lab.digest([]), name)
         if key not in self.ready:
             method = METHODS[name]()
             self.lab.counterfactuals()
             self.lab.learned_seconds = 0.0
+            forget_peak()
             before = self.lab.clock()
             method.prepare(self.lab, self.original)
-            self.ready[key] = method, self.lab.clock() - before + self.lab.learned_seconds
+            seconds = self.lab.clock() - before + self.lab.learned_seconds
+            self.ready[key] = Prepared(method, seconds, own_peak_bytes())
         return self.ready[key]
 
     def _checkpoint(self, model: Model, start: Model, count: int) -> dict[str, Any]:
@@ -302,7 +321,7 @@ class _Bench:
         }
 
 
-WHOLE = ("retrain", "sharded")
+WHOLE = ("retrain", "sharded", "RecEraser")
 """The methods that carry out a stream from its start each time. More requests only multiply their cost."""
 
 
@@ -322,9 +341,11 @@ def _settings(matrix: Matrix) -> str:
     return (
         "Every cell is judged against the retrain without the request under the same seed. `seconds` are from the request "
         "to refreshed readouts, `preparation` is what a method does before there is a request; of a stream they are of all "
-        "its requests together, against one retrain. A method `pays from request` n where its preparation and n requests "
-        "take less time than n retrains. `sharded` starts from an "
-        "ensemble of its own and forgets exactly; its gap and shifts against the one model's retrain say little.\n\n"
+        "its requests together, against one retrain. `sharded` and `RecEraser` "
+        "start from an ensemble of their own and forget exactly; their gap and shifts against the one model's retrain say "
+        "little, their Recall before and after what they cost. A method `pays from request` n where its preparation and n "
+        "requests take less time than n retrains. Peak memory is that of the whole process, in which the "
+        "models lie that a method is compared with.\n\n"
         "A share of the gap is (after - before) / (retrained - before) of a measure, with its 95% bootstrap interval over "
         'pairs or users: 0 is nothing done, 1 as retrained. It is "-" where there is no gap to close: the interval of '
         'retrained - before holds 0. For the difference attack, "before" is .5: there is no second version.\n\n'

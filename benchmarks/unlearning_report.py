@@ -165,6 +165,7 @@ def _scenario(cells: Sequence[Cell]) -> str:
         "Share of the gap to the retrain, by measure:",
         results_file.table([{"method": c["method"]} | {name: _share(c, name, 2) for name in shared} for c in cells]),
     ]
+    parts += [f"{cell['method']}: {cell['note']}." for cell in cells if cell.get("note")]
     for cell in cells:
         if len(cell["checkpoints"]) > 1:
             parts += [f"{cell['method']}, along the stream:", results_file.table(cell["checkpoints"])]
@@ -172,7 +173,11 @@ def _scenario(cells: Sequence[Cell]) -> str:
 
 
 def _main_row(cell: Cell) -> dict[str, Any]:
-    row: dict[str, Any] = {"method": cell["method"], "recall / retrained": cell["recall, share of retrained"]}
+    row: dict[str, Any] = {
+        "method": cell["method"],
+        "recall before": cell["recall before"],
+        "recall / retrained": cell["recall, share of retrained"],
+    }
     for title, name in FIRST.items():
         if name in cell["shares"]:
             row[f"{title} [95%]"] = _share(cell, name, 3)
@@ -187,8 +192,10 @@ def _main_row(cell: Cell) -> dict[str, Any]:
     return row | {
         "seconds": cell["seconds"],
         "times faster": round(cell["retrain seconds"] / max(cell["seconds"], 1e-9), 1),
+        "preparation, s": cell["preparation seconds"],
         "preparation, in retrains": round(cell["preparation seconds"] / cell["retrain seconds"], 1),
         "pays from request": _pays_from(cell),
+        "peak memory, GB (preparation)": f"{cell['peak bytes'] / 1e9:.2f} ({cell['preparation peak bytes'] / 1e9:.2f})",
     }
 
 

@@ -1,8 +1,11 @@
 """All communication between ranks. This is the only module that imports torch.distributed.
 
-There are two process groups of the same ranks: one for rows of tables (halo exchange, lookups) and one for the
-gradients of DDP. So a collective of one cannot be matched with a collective of the other. A world of one rank needs no
-group and sends nothing.
+There are process groups of the same ranks for rows of tables (halo exchange, lookups) and for the gradients of DDP. So a
+collective of one cannot be matched with a collective of the other. A world of one rank needs no group and sends nothing.
+
+On CPUs, many rows to higher ranks and many rows to lower ranks have a group each, and so a connection each between two
+ranks. On one connection gloo sends them one after the other where a rank is late: the note that it is ready to receive is
+sent behind all that it sends itself. A network that carries both ways at once would be half used.
 
 After a failed collective the groups are not used again. A wait in gloo cannot be interrupted, and lasts until its
 time-out if a peer hangs. Therefore a rank waits in short slices. After each it looks for an `abort`, and for failures
@@ -132,6 +135,7 @@ class Comm:
         self._ended = threading.Event()
         self._closed = False
         self._rows: Any = None
+        self._down: Any = None
         self._dense: Any = None
         if size > 1:
             assert store is not None
@@ -142,6 +146,8 @@ class Comm:
             with self._watched("forming the process group"):
                 dist.init_process_group(**{"backend": "nccl"} | settings, store=store, rank=rank, world_size=size)
                 self._rows = dist.new_group(list(range(size)), **settings)
+                if self.device.type != "cuda":
+                    self._down = dist.new_group(list(range(size)), **settings)
                 self._dense = dist.new_group(list(range(size)), **settings)
 
     def all_to_all(
@@ -151,23 +157,49 @@ class Comm:
         recv_counts: Sequence[int],
         purpose: str,
         into: Tensor | None = None,
+        both_ways: bool = False,
     ) -> Tensor:
         """Exchange rows: of rows [S, ...], grouped by destination, send_counts [K] go to each rank. Returns [R, ...],
         which is `into` if it is given.
 
-        recv_counts [K] must be what the others send; both sides derive them from the same plan.
+        recv_counts [K] must be what the others send; both sides derive them from the same plan. both_ways, the same on all
+        ranks: take the connections for each way; it pays from about a megabyte on, and costs a millisecond.
         """
         self._count(rows, sum(send_counts) - send_counts[self.rank], purpose)
         if self.size == 1:
             return rows if into is None else into.copy_(rows)
         received = rows.new_empty((sum(recv_counts), *rows.shape[1:])) if into is None else into
         with self._watched(f"all-to-all ({purpose})"):
-            self._wait(
-                dist.all_to_all_single(
-                    received, rows.contiguous(), list(recv_counts), list(send_counts), group=self._rows, async_op=True
-                )
-            )
+            if both_ways and self._down is not None:
+                self._both_ways(received, rows, recv_counts, send_counts)
+            else:
+                self._wait(self._all_to_all(received, rows, recv_counts, send_counts, self._rows))
         return received
+
+    def _both_ways(
+        self, received: Tensor, rows: Tensor, recv_counts: Sequence[int], send_counts: Sequence[int]
+    ) -> None:
+        """An all-to-all with a group for rows to higher ranks, and one for rows to lower ranks."""
+        k, none = self.rank, [0] * self.size
+        below, own, above = rows.split([sum(send_counts[:k]), send_counts[k], sum(send_counts[k + 1 :])])
+        from_below, mine, from_above = received.split([sum(recv_counts[:k]), recv_counts[k], sum(recv_counts[k + 1 :])])
+        up = self._all_to_all(
+            from_below, above, [*recv_counts[:k], *none[k:]], [*none[: k + 1], *send_counts[k + 1 :]], self._rows
+        )
+        down = self._all_to_all(
+            from_above, below, [*none[: k + 1], *recv_counts[k + 1 :]], [*send_counts[:k], *none[k:]], self._down
+        )
+        mine.copy_(own)
+        self._wait(up)
+        self._wait(down)
+
+    @staticmethod
+    def _all_to_all(
+        received: Tensor, rows: Tensor, recv_counts: Sequence[int], send_counts: Sequence[int], group: Any
+    ) -> dist.Work | None:
+        return dist.all_to_all_single(
+            received, rows.contiguous(), list(recv_counts), list(send_counts), group=group, async_op=True
+        )
 
     def exchange_rows(
         self,
@@ -176,12 +208,13 @@ class Comm:
         recv_counts: Sequence[int],
         purpose: str,
         into: Tensor | None = None,
+        both_ways: bool = False,
     ) -> Tensor:
         """As `all_to_all`, for rows float32 [S, D] of embeddings or gradients, which travel as `row_dtype`."""
         if self.size == 1 or rows.dtype != torch.float32 or self.row_dtype == torch.float32:
-            return self.all_to_all(rows, send_counts, recv_counts, purpose, into)
+            return self.all_to_all(rows, send_counts, recv_counts, purpose, into, both_ways)
         small = rows.to(self.row_dtype).view(torch.uint8)  # which all backends know
-        received = self.all_to_all(small, send_counts, recv_counts, purpose).view(self.row_dtype)
+        received = self.all_to_all(small, send_counts, recv_counts, purpose, None, both_ways).view(self.row_dtype)
         return received.to(rows.dtype) if into is None else into.copy_(received)
 
     def _count(self, rows: Tensor, leaving: int, purpose: str) -> None:
@@ -214,8 +247,9 @@ class Comm:
 
     def exchange(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor]) -> None:
         """Send outgoing[k] to rank k and fill incoming[k] with what rank k sends. Only these ranks take part."""
-        operations = [dist.P2POp(dist.isend, x.contiguous(), k, self._rows) for k, x in sorted(outgoing.items())]
-        operations += [dist.P2POp(dist.irecv, x, k, self._rows) for k, x in sorted(incoming.items())]
+        # Receives first: gloo tells the others that they may send, and then does not have to say so behind its own rows.
+        operations = [dist.P2POp(dist.irecv, x, k, self._rows) for k, x in sorted(incoming.items())]
+        operations += [dist.P2POp(dist.isend, x.contiguous(), k, self._rows) for k, x in sorted(outgoing.items())]
         if operations:
             with self._watched("exchange between affected ranks"):
                 for work in dist.batch_isend_irecv(operations):
@@ -229,7 +263,8 @@ class Comm:
         purpose: str,
         into: Tensor | None = None,
     ) -> Tensor:
-        """As `all_to_all`, but only the ranks that have rows to send or to receive take part."""
+        """As `all_to_all`, but only the ranks that have rows to send or to receive take part. One connection carries both
+        ways, since receives come first (`exchange`)."""
         self._count(rows, sum(send_counts) - send_counts[self.rank], purpose)
         every = rows.new_empty((sum(recv_counts), *rows.shape[1:])) if into is None else into
         received = every.split(list(recv_counts))
@@ -268,8 +303,8 @@ class Comm:
         if self.size > 1 and not self._closed:
             self._ended.set()
             self._closed = True
-            groups = [self._rows, self._dense, dist.group.WORLD]
-            self._rows = self._dense = None
+            groups = [self._rows, self._down, self._dense, dist.group.WORLD]
+            self._rows = self._down = self._dense = None
             if dist.is_initialized():  # else forming it failed
                 dist.destroy_process_group()
             # Destruction waits for operations that are still under way, and closes the connections: peers that wait for

@@ -5,28 +5,21 @@ written completely to a temporary file, fsynced, and then linked to its name wit
 would leave an empty file under it after a crash. On S3 it is a put with If-None-Match.
 """
 
-import contextlib
 import errno
 import hashlib
-import mmap
 import os
-import posixpath
-import shutil
-import tempfile
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from dataclasses import astuple, dataclass
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs as pafs
 
 from .errors import InputError
 from .failpoints import ENVIRONMENT, FailingFiles
-
-_TEMPORARY = ".tmp-"
-_PIECE = 16 << 20
+from .files import TEMPORARY, Details, Files, is_temporary
+from .local_files import LocalFiles
+from .s3_files import S3Files
 
 
 @dataclass(frozen=True)
@@ -63,27 +56,6 @@ def is_away(error: OSError) -> bool:
     return isinstance(error, ConnectionError | TimeoutError) or error.errno in _PASSING
 
 
-class Details(NamedTuple):
-    """The size of a file in bytes, and when it was last written, in seconds since the epoch, by the clock of this machine or
-    of the service."""
-
-    bytes: int
-    modified: float
-
-
-class _Files(Protocol):
-    def read(self, path: str) -> bytes: ...
-    def mapped(self, path: str, folder: str | None) -> memoryview: ...
-    def size(self, path: str) -> int: ...
-    def write(self, path: str, data: bytes) -> None: ...
-    def write_file(self, path: str, file: BinaryIO) -> None: ...
-    def create(self, path: str, data: bytes) -> None: ...
-    def exists(self, path: str) -> bool: ...
-    def details(self, prefix: str) -> dict[str, Details]: ...
-    def remove(self, path: str) -> None: ...
-    def modified(self, path: str) -> float: ...
-
-
 class Store:
     """Files under one root. Paths are relative to the root, with forward slashes.
 
@@ -100,7 +72,7 @@ class Store:
         self.root_uri = root_uri.rstrip("/") or "/"
         self.options = options
         self.is_local = scheme != "s3"
-        self._files: _Files = _LocalFiles(path) if self.is_local else _S3Files(path, options)
+        self._files: Files = LocalFiles(path) if self.is_local else S3Files(path, *astuple(options))
         if ENVIRONMENT in os.environ:
             self._files = FailingFiles(self._files)
 
@@ -170,7 +142,7 @@ class Store:
         Raises:
             InputError: the root cannot be written, or the service lets a second writer create the same name.
         """
-        name = f"{_TEMPORARY}check-{uuid.uuid4().hex}"
+        name = f"{TEMPORARY}check-{uuid.uuid4().hex}"
         try:
             self.create(name, b"first")
             try:
@@ -191,11 +163,6 @@ class Store:
             f"output {self.root_uri}: this service ignores the condition of an exclusive put (If-None-Match), so two "
             "writers could undo each other. Use AWS S3, MinIO 2024-09 or newer, or a local path"
         )
-
-
-def is_temporary(path: str) -> bool:
-    """Whether this is the temporary file of a write that is under way, or that a crash ended."""
-    return posixpath.basename(path).startswith(_TEMPORARY)
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -262,222 +229,3 @@ def filesystem_for(uri: str, options: StorageOptions) -> tuple[pafs.FileSystem, 
         ),
         path,
     )
-
-
-class _LocalFiles:
-    def __init__(self, root: str) -> None:
-        self.root = Path(os.path.abspath(root))
-
-    def read(self, path: str) -> bytes:
-        return (self.root / path).read_bytes()
-
-    def mapped(self, path: str, folder: str | None) -> memoryview:
-        with open(self.root / path, "rb") as file:
-            return _mapped(file)
-
-    def size(self, path: str) -> int:
-        return (self.root / path).stat().st_size
-
-    def write(self, path: str, data: bytes) -> None:
-        target = self.root / path
-        temporary = self._temporary(target, data)
-        os.replace(temporary, target)
-        _fsync_folder(target.parent)  # the new name survives a power cut only once its folder is on the disk
-
-    def write_file(self, path: str, file: BinaryIO) -> None:
-        target = self.root / path
-        os.replace(self._temporary(target, file), target)
-        _fsync_folder(target.parent)
-
-    def create(self, path: str, data: bytes) -> None:
-        target = self.root / path
-        temporary = self._temporary(target, data)
-        try:
-            os.link(temporary, target)
-        finally:
-            os.unlink(temporary)
-        _fsync_folder(target.parent)
-
-    def exists(self, path: str) -> bool:
-        return (self.root / path).is_file()
-
-    def details(self, prefix: str) -> dict[str, Details]:
-        found = {}
-        for path in filter(Path.is_file, (self.root / prefix).rglob("*")):
-            with contextlib.suppress(FileNotFoundError):  # another process removes it at this moment
-                about = path.stat()
-                found[path.relative_to(self.root).as_posix()] = Details(about.st_size, about.st_mtime)
-        return dict(sorted(found.items()))
-
-    def remove(self, path: str) -> None:
-        target = self.root / path
-        target.unlink()
-        _fsync_folder(target.parent)
-
-    def modified(self, path: str) -> float:
-        return (self.root / path).stat().st_mtime
-
-    def _temporary(self, target: Path, data: bytes | BinaryIO) -> Path:
-        """Write a complete, fsynced temporary file in the folder of the target; returns its path."""
-        _make_folder(target.parent)
-        temporary = target.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
-        try:
-            with open(temporary, "xb") as file:
-                if isinstance(data, bytes):
-                    file.write(data)
-                else:
-                    shutil.copyfileobj(data, file, _PIECE)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        return temporary
-
-
-def _mapped(file: BinaryIO) -> memoryview:
-    """The content of an open file, mapped into memory."""
-    size = os.fstat(file.fileno()).st_size
-    return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
-
-
-def digest_of(data: memoryview) -> str:
-    """The SHA-256 of a content in hexadecimal, as `Store.sha256`. Pages of a mapped file are let go again."""
-    found = hashlib.sha256()
-    for start in range(0, len(data), _PIECE):
-        piece = data[start : start + _PIECE]
-        found.update(piece)
-        if isinstance(data.obj, mmap.mmap):
-            data.obj.madvise(mmap.MADV_DONTNEED, start, len(piece))
-    return found.hexdigest()
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and its parents, as `mkdir -p`; every new entry survives a power cut."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _fsync_folder(folder.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def s3_connection() -> Iterator[None]:
-    """Turn errors of the connection to S3 into OSError. s3fs does that only for errors that the service itself answers."""
-    from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
-
-    try:
-        yield
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise PermissionError(f"S3: {error}") from error
-    except (BotoCoreError, TimeoutError) as error:
-        raise ConnectionError(f"S3: {error}") from error
-
-
-class _S3Files:
-    def __init__(self, root: str, options: StorageOptions) -> None:
-        try:
-            import s3fs
-        except ImportError as error:
-            raise InputError(f"s3://{root} needs the package s3fs: pip install 'unlearnrec[s3]'") from error
-        self.root = root
-        client: dict[str, Any] = {"region_name": options.region} if options.region else {}
-        # A cached listing would hide what another process has written.
-        self.fs = s3fs.S3FileSystem(
-            anon=options.anonymous,
-            endpoint_url=options.endpoint_url,
-            client_kwargs=client,
-            use_listings_cache=False,
-        )
-
-    def _key(self, path: str) -> str:
-        return posixpath.join(self.root, path)
-
-    @s3_connection()
-    def read(self, path: str) -> bytes:
-        return bytes(self.fs.cat_file(self._key(path)))
-
-    @s3_connection()
-    def mapped(self, path: str, folder: str | None) -> memoryview:
-        key, size = self._key(path), self.size(path)
-        with tempfile.TemporaryFile(dir=folder, prefix="unlearnrec-") as file:
-            for start in range(0, size, _PIECE):
-                file.write(self.fs.cat_file(key, start=start, end=min(start + _PIECE, size)))
-            file.flush()
-            return _mapped(file)
-
-    @s3_connection()
-    def size(self, path: str) -> int:
-        return int(self.fs.info(self._key(path))["size"])
-
-    @s3_connection()
-    def write(self, path: str, data: bytes) -> None:
-        self.fs.pipe_file(self._key(path), data)
-
-    @s3_connection()
-    def write_file(self, path: str, file: BinaryIO) -> None:
-        # In parts: the object appears when the last of them is complete.
-        target = self.fs.open(self._key(path), "wb", block_size=_PIECE)
-        try:
-            shutil.copyfileobj(file, target, _PIECE)
-        except BaseException:
-            target.discard()
-            raise
-        target.close()
-
-    def create(self, path: str, data: bytes) -> None:
-        try:
-            with s3_connection():
-                self.fs.pipe_file(self._key(path), data, mode="create")
-        except OSError as error:
-            # A refusal may come from our own put: s3fs repeats a put whose answer was lost. And an error may mean that only
-            # the answer of a put was lost that succeeded. So the content that is there now decides.
-            there = None
-            with contextlib.suppress(FileNotFoundError):
-                there = self.read(path)
-            if there is None:
-                raise
-            if there != data:
-                raise FileExistsError(f"s3://{self._key(path)} exists already") from error
-
-    @s3_connection()
-    def exists(self, path: str) -> bool:
-        # Not `isfile` of s3fs, which returns False when the service cannot be reached.
-        try:
-            return str(self.fs.info(self._key(path))["type"]) == "file"
-        except FileNotFoundError:
-            return False
-
-    @s3_connection()
-    def details(self, prefix: str) -> dict[str, Details]:
-        folder = self._key(prefix).rstrip("/") + "/"
-        # Left out are the folder itself, which s3fs lists when the first file is written into it at the same moment, and
-        # empty objects whose keys end with a slash, which consoles make to stand for folders.
-        files = (
-            (
-                str(name).removeprefix(self.root).lstrip("/"),
-                Details(int(about["size"]), about["LastModified"].timestamp()),
-            )
-            for name, about in self.fs.find(folder.rstrip("/"), detail=True).items()
-            if name.startswith(folder) and not name.endswith("/")
-        )
-        return dict(sorted(files))
-
-    @s3_connection()
-    def remove(self, path: str) -> None:
-        # S3 reports no error for a file that is not there; the local store does, and both have to behave the same.
-        if not self.exists(path):
-            raise FileNotFoundError(f"s3://{self._key(path)} does not exist")
-        self.fs.rm_file(self._key(path))
-
-    @s3_connection()
-    def modified(self, path: str) -> float:
-        return float(self.fs.info(self._key(path))["LastModified"].timestamp())

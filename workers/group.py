@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryError, RayActorError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -36,14 +36,12 @@ from .memory import PlannedMemory, WorkerMemory, why_memory
 from .network import KNOCK_SECONDS, slow_look_ups_text, unreached_text
 from .placement import WorkerSettings, make_placement_group
 from .post_mortem import ended_for_memory, oom_kills_of
+from .pulse import LOST_ERRORS, Pulse, first_line
 
 POLL_SECONDS = 0.5
 PING_SECONDS = 3.0  # a control method answers in a millisecond; this is for a machine under load
 ABORT_SECONDS = 5.0  # an aborted collective returns in milliseconds; a worker inside a long kernel is not waited for
 RESTART_SECONDS = 180.0  # a new process on a new machine, with torch imported; measured 4 s on a free one
-
-LOST_ERRORS = (RayActorError, OutOfMemoryError)
-"""What Ray raises where a worker's process ended. The second: its monitor of the memory ended it, and none is started."""
 
 R = TypeVar("R")
 Progress = Callable[[list[dict[str, Any]]], None]
@@ -431,46 +429,3 @@ class WorkerGroup:
         remove_placement_group(self._placement)
         if self._owns_ray:
             ray.shutdown()
-
-
-class Pulse:
-    """Asks the workers of a call for their progress, which also shows that they are alive. Each worker has at most one
-    unanswered question."""
-
-    def __init__(self, actors: Sequence[Any], partitions: list[int], memory: dict[int, WorkerMemory]) -> None:
-        """memory: where the last report of each worker's memory is put."""
-        self._actors = actors
-        self._partitions = partitions
-        self._memory = memory
-        self._asked: dict[int, tuple[Any, float]] = {}
-        self._last: dict[int, dict[str, Any]] = {k: {} for k in partitions}
-
-    @property
-    def last_progress(self) -> list[dict[str, Any]]:
-        """The last known progress, one dict per partition."""
-        return [self._last[k] for k in self._partitions]
-
-    def progress_of(self, k: int) -> dict[str, Any]:
-        """The last known progress of partition k."""
-        return self._last[k]
-
-    def poll(self, pending: Iterable[int], limit_seconds: float) -> list[int]:
-        """Take the answers that have come, and ask again. Returns the partitions whose question has been unanswered for
-        longer than `limit_seconds`."""
-        now = time.monotonic()
-        for k, (ref, _) in list(self._asked.items()):
-            if ray.wait([ref], timeout=0)[0]:
-                del self._asked[k]
-                try:
-                    self._last[k], self._memory[k] = ray.get(ref)
-                except LOST_ERRORS:
-                    continue  # its call fails too, and that is where it is reported
-        for k in pending:
-            if k not in self._asked:
-                self._asked[k] = (self._actors[k].pulse.remote(), now)
-        return [k for k in pending if now - self._asked[k][1] > limit_seconds]
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, at most 200 characters. Messages of Ray have many lines."""
-    return str(error).strip().splitlines()[0][:200]

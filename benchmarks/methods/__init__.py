@@ -6,10 +6,13 @@ from .cut import Cut
 from .encoder import CounterfactualEncoder
 from .fine_tune import FineTune
 from .fine_tuned_encoder import FineTunedEncoder
+from .ifru import Ifru
 from .influence_function import InfluenceFunction
 from .published import PublishedForm
+from .receraser import RecEraser
 from .retrain import Retrain
 from .sharded import Sharded
+from .unlearnrec import UnlearnRec
 from .withdrawal import Withdrawal
 
 METHODS: dict[str, type[Method]] = {
@@ -21,6 +24,9 @@ METHODS: dict[str, type[Method]] = {
     "sharded": Sharded,
     "influence function": InfluenceFunction,
     "published encoder": PublishedForm,
+    "IFRU": Ifru,
+    "RecEraser": RecEraser,
+    "UnlearnRec": UnlearnRec,
     "counterfactual encoder": CounterfactualEncoder,
     "encoder, fine-tuned": FineTunedEncoder,
 }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from torch import Tensor
 
 from ...distributed.graph.local_graph import LocalGraph
 from ...distributed.measures import scores as measures
 from ..lab import Lab, Model, Pairs
+
+Candidate = TypeVar("Candidate")
 
 
 class Method:
@@ -26,6 +29,10 @@ class Method:
         """The model with which `forget` begins. It is another one than `original` if the method has its own way to train."""
         return original
 
+    def note(self, model: Model) -> str:
+        """What a reader should know of how `forget` made this model; empty if nothing. It stands below the table."""
+        return ""
+
 
 def cut_edges(original: Model, request: Pairs) -> Model:
     """The model with the same parameters, and without the edges of the request in its graph."""
@@ -39,7 +46,9 @@ def with_change(model: Model, change: Tensor) -> Model:
     return Model(model.graph, model.e0 + change, model.backbone)
 
 
-def calibrate(lab: Lab, original: Model, apply: Callable[[float, Pairs], Model], candidates: Sequence[float]) -> float:
+def calibrate(
+    lab: Lab, original: Model, apply: Callable[[Candidate, Pairs], Model], candidates: Sequence[Candidate]
+) -> Candidate:
     """The candidate with which `apply(candidate, request)` explains most of the changes of scores that a retrain without a
     simulated request makes."""
     request, target = lab.counterfactuals()[:2][-1]  # where there are several, the second request is a small one
@@ -47,6 +56,12 @@ def calibrate(lab: Lab, original: Model, apply: Callable[[float, Pairs], Model],
     needed = target.scores(request) - before
     found = [measures.explained(needed, apply(c, request).scores(request) - before) for c in candidates]
     return candidates[found.index(max(found))]
+
+
+def fresh_epoch(lab: Lab, model: Model) -> int:
+    """The number of an epoch that neither the training nor an earlier request of a stream used, so that its draws are new.
+    model: the one without the request."""
+    return lab.recipe.epochs + len(lab.data.users) - len(model.graph.pair_users)
 
 
 def ends_of(original: Model, request: Pairs) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

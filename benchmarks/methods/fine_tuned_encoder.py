@@ -3,6 +3,7 @@
 from ...distributed.training.fine_tune import fine_tune
 from ...distributed.training.trainer import TrainSettings
 from ..lab import Lab, Model, Pairs
+from .base import fresh_epoch
 from .encoder import CounterfactualEncoder
 
 STEPS = 50
@@ -15,8 +16,7 @@ class FineTunedEncoder(CounterfactualEncoder):
     def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
         model = super().forget(lab, original, request)
         settings = TrainSettings(seed=lab.seed, total_pairs=len(lab.data.users), **lab.recipe.train)
-        # This number of an epoch was used by neither the training nor another request of a stream, so the draws are new.
-        epoch = lab.recipe.epochs + len(lab.data.users) - len(model.graph.pair_users)
+        epoch = fresh_epoch(lab, model)
         rows = model.rows(request)
         return Model(
             model.graph,

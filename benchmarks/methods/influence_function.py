@@ -1,4 +1,4 @@
-"""An influence function for each node by itself: one Newton step on its own row, as in IFRU and SCIF."""
+"""An influence function for each node by itself: one Newton step on its own row. `Ifru` is that of the whole model."""
 
 import torch
 from torch import Tensor
@@ -21,14 +21,19 @@ class InfluenceFunction(Method):
     """
 
     def prepare(self, lab: Lab, original: Model) -> None:
-        self.scale = calibrate(lab, original, lambda c, request: self._apply(lab, original, request, c), CANDIDATES)
+        made: list[tuple[Model, Tensor]] = []  # the step is the same for all candidates
+
+        def apply(scale: float, request: Pairs) -> Model:
+            if not made:
+                model = cut_edges(original, request)
+                made.append((model, self._step(original, model, request)))
+            return with_change(made[0][0], scale * made[0][1])
+
+        self.scale = calibrate(lab, original, apply, CANDIDATES)
 
     def forget(self, lab: Lab, original: Model, request: Pairs) -> Model:
-        return self._apply(lab, original, request, self.scale)
-
-    def _apply(self, lab: Lab, original: Model, request: Pairs, scale: float) -> Model:
         model = cut_edges(original, request)
-        return with_change(model, scale * self._step(original, model, request))
+        return with_change(model, self.scale * self._step(original, model, request))
 
     def _step(self, original: Model, model: Model, request: Pairs) -> Tensor:
         """The steps [N, d], which are zero for untouched nodes. model: the original without the edges of the request."""

@@ -17,7 +17,8 @@ SHARDS = 5
 @dataclass
 class Ensemble(Model):
     """The models of all shards as one model. Its readouts are those of the shards, concatenated. The part of a shard is zero
-    for nodes that the shard does not have, so the scores of a user are those of the user's shard."""
+    for nodes that the shard does not have, so the scores of a user are those of the user's shard. Its E0 is the mean of
+    those of the shards that have the node."""
 
     parts: tuple[Model, ...] = ()
 
@@ -43,4 +44,7 @@ class Sharded(Method):
             part: Data = replace(lab.data, users=lab.data.users[mine], items=lab.data.items[mine])
             parts.append(lab.with_data(part).train((request[0][gone], request[1][gone])))
         seconds = float(np.sum([m.seconds for m in parts]))
-        return Ensemble(lab.graph(request), original.e0, original.backbone, seconds, tuple(parts))
+        held = torch.stack([(m.graph.degrees > 0)[:, None].to(m.e0.dtype) for m in parts])
+        # An attacker who has the ensemble's files sees these rows, and none of the original.
+        e0 = (held * torch.stack([m.e0 for m in parts])).sum(0) / held.sum(0).clamp(min=1)
+        return Ensemble(lab.graph(request), e0, original.backbone, seconds, tuple(parts))

@@ -88,6 +88,7 @@ class Stopwatch:
         recv_counts: Sequence[int],
         purpose: str,
         into: Tensor | None = None,
+        both_ways: bool = False,
     ) -> Tensor:
         if self._on:
             size = rows.element_size() * (rows[0].numel() if len(rows) else 0)
@@ -96,7 +97,7 @@ class Stopwatch:
                 if k != self._comm.rank:
                     kind = self.found["local_bytes" if self._node[k] == here else "remote_bytes"]
                     kind[purpose] = kind.get(purpose, 0) + size * count
-        return self._watched(lambda: self._all_to_all(rows, send_counts, recv_counts, purpose, into))
+        return self._watched(lambda: self._all_to_all(rows, send_counts, recv_counts, purpose, into, both_ways))
 
     def _watched(self, exchange: Callable[[], Tensor]) -> Tensor:
         if not self._on or self._comm.size == 1:

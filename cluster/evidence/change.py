@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from ...distributed.graph.removal import merged
 from ...partitioning.assignment import Assignment
+from ...partitioning.files import digest_of
 from ...partitioning.ingest import load_gone
 from ...partitioning.mapped import MappedRows, MappedShard, marks, without
-from ...partitioning.storage import Store, digest_of
+from ...partitioning.storage import Store
 from ..output.id_maps import SIDES, IdMaps
 from ..output.manifest import Manifest
 from ..requests.matching import Effect, effect, resolve, union

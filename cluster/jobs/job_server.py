@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import sys
@@ -23,6 +24,9 @@ ANSWER_SECONDS = 10.0
 """How long to wait for an answer of the job server."""
 AGENT_SECONDS = 60.0
 """How long to wait for an agent on a cluster that has just started."""
+SHIPS_ITS_FOLDER = ("Failed to upload working_dir", "uv_runtime_env_hook")
+"""What a head says of jobs if it was started by `uv run ray start --block`. Ray then takes the folder where that was typed
+for the working directory of all jobs, and its project for their environment."""
 
 
 def choose_address(given: str | None, environment: Mapping[str, str]) -> str:
@@ -70,6 +74,10 @@ def connect(address: str) -> tuple[Any, str | None]:
     with _environment({ADDRESS: address} | token):
         from ray.job_submission import JobSubmissionClient
 
+        # It would tell of each upload and of how the log's connection ended, between the lines of the job. Its modules
+        # choose their own levels.
+        for handler in logging.getLogger("ray").handlers:
+            handler.setLevel(logging.WARNING)
         try:
             return JobSubmissionClient(address), mode
         except Exception as error:  # errors of Ray, requests or JSON; each means that no job server can be used there
@@ -84,12 +92,23 @@ def connect(address: str) -> tuple[Any, str | None]:
 
 def submit_when_ready(client: Any, entrypoint: str, runtime_env: dict[str, Any]) -> str:
     """Submit a job and return its id. A cluster that has just started may have no agent yet; it is then asked again, for up
-    to AGENT_SECONDS."""
+    to AGENT_SECONDS.
+
+    Raises:
+        InputError: the head was started by `uv run`, and Ray cannot ship the folder where that was.
+        RuntimeError: the cluster takes no job for another reason.
+    """
     end = time.monotonic() + AGENT_SECONDS
     while True:
         try:
             return str(client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env))
         except RuntimeError as error:
+            if any(words in str(error) for words in SHIPS_ITS_FOLDER):
+                raise InputError(
+                    "the head of this Ray cluster was started by `uv run`, and wants to ship its folder with every job, "
+                    "which failed. Start the head and all nodes with RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 in the environment of "
+                    "`ray start`, or without `uv run`, from the activated environment"
+                ) from None
             if "No available agent" not in str(error) or time.monotonic() > end:
                 raise
             time.sleep(1)

@@ -7,8 +7,8 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ...partitioning.files import Details, is_temporary
 from ...partitioning.manifest import MANIFEST
-from ...partitioning.storage import Details, is_temporary
 from ..layout import (
     AUDIT,
     CALLBACKS,

@@ -60,9 +60,10 @@ class Views:
 
             smaller = shard.with_entries(*shard.marked(kept))
             halo = plan(smaller, graph.assignment, graph.halo.halo)
-            self._thinned[key] = Propagation(
+            layer = self._thinned[key] = Propagation(
                 halo, torch.from_numpy(smaller.degrees()).to(graph.degrees.device), graph.comm, graph.kernel
             )
+            layer.both_ways = graph.propagation.both_ways
         return self._thinned[key]
 
     def noise(self, view: int, layer: int, size: int) -> Tensor:

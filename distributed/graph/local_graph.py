@@ -18,6 +18,9 @@ from .propagation import Propagation
 
 Ids = npt.NDArray[np.int64]
 
+BOTH_WAYS_ROWS = 4096
+"""Rows that a rank sends in a layer, on average, from which on the two ways have connections of their own."""
+
 
 class LocalGraph:
     """The graph that models are computed on: one shard, and its place among the others.
@@ -70,10 +73,13 @@ class LocalGraph:
         Raises:
             RuntimeError: they do not. The message says which partitions disagree.
         """
+        size = self.comm.size
         own = torch.tensor([int(x[:15] or "0", 16) for x in self.halo.cut_digests], device=self.degrees.device)
-        ones = [1] * self.comm.size
-        theirs = self.comm.all_to_all(own, ones, ones, "check")
+        sent = torch.full_like(own, int(self.halo.send_counts.sum()))
+        both = self.comm.all_to_all(torch.stack([own, sent], dim=1), [1] * size, [1] * size, "check")
+        theirs = both[:, 0].clone()
         own[self.comm.rank] = theirs[self.comm.rank]
+        self.propagation.both_ways = int(both[:, 1].sum()) >= size * BOTH_WAYS_ROWS
         if wrong := torch.nonzero(own != theirs)[:, 0].tolist():
             raise RuntimeError(
                 f"partitions {self.comm.rank} and {wrong} hold different edges between them: one has the graph shard "

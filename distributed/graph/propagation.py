@@ -49,7 +49,9 @@ class Propagation:
     ) -> None:
         """everybody: whether all ranks take part in each layer, or only those that have rows to exchange. items: the sums
         of the rows of items, where they are known; to make them costs as much as some layers."""
-        self._exchange = comm.exchange_rows if everybody else comm.sparse_all_to_all
+        self._comm, self._everybody = comm, everybody
+        self.both_ways = False
+        """Whether many rows are exchanged, by all ranks together: the same on each."""
         self._send_counts = [int(n) for n in halo.send_counts]
         self._recv_counts = [int(n) for n in halo.recv_counts]
         self._own, received = halo.num_own, halo.num_received
@@ -138,7 +140,11 @@ class Propagation:
             torch.index_select(buffer, 0, self._send_columns, out=sent)
         else:
             sent = self._partial(buffer)
-        self._exchange(sent, self._send_counts, self._recv_counts, "halo", buffer[self._own :])
+        counts, received = (self._send_counts, self._recv_counts), buffer[self._own :]
+        if self._everybody:
+            self._comm.exchange_rows(sent, *counts, "halo", received, self.both_ways)
+        else:
+            self._comm.sparse_all_to_all(sent, *counts, "halo", received)
         yield from self.local_sums(buffer)
 
     def local_sums(self, buffer: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -132,7 +132,7 @@ class Trainer:
         if self._views is not None:
             self._views.set_step(self.epoch, number)
         readouts = self._module(e0, self._layer, self._views)
-        gradient, occurrences, loss = self._pair_gradients(readouts[0].detach(), batch, number)
+        gradient, occurrences, loss = self.pair_gradients(readouts[0].detach(), batch, number)
         gradients = [gradient]
         if self._views is not None:
             weights = self.backbone.contrast_temperature, self.backbone.contrast_weight
@@ -153,9 +153,9 @@ class Trainer:
                 gradient += rows * factor
         return loss
 
-    def _pair_gradients(self, z: Tensor, batch: Batch, number: int) -> tuple[Tensor, Tensor, int]:
-        """(gradient of the loss with respect to the readouts [N, D], how often each row occurs in the batch [N], the
-        loss times FIXED_POINT)."""
+    def pair_gradients(self, z: Tensor, batch: Batch, number: int) -> tuple[Tensor, Tensor, int]:
+        """(gradient of the loss of a step's pairs with respect to the readouts [N, D], how often each row occurs in the
+        batch [N], the loss times FIXED_POINT). The next call overwrites the gradient. number: keys shared negatives."""
         graph, settings = self.graph, self.settings
         users = graph.user_rows(batch.users)
         scale = settings.scale

@@ -77,11 +77,11 @@ def _members(one: type[Any]) -> Iterator[tuple[str, Any]]:
 def _fields(one: type[Any]) -> list[str]:
     if not is_dataclass(one):
         return []
-    about = _field_texts(one)
+    about, own = _field_texts(one), inspect.get_annotations(one)
     rows = [
         f"| `{f.name}` | `{f.type}` | {about.get(f.name, '')} |".replace(" | None`", r" \| None`")
         for f in fields(one)
-        if f.name in vars(one).get("__annotations__", {})
+        if f.name in own
     ]
     return ["| field | type | |", "|---|---|---|", *rows, ""] if rows else []
 

@@ -6,12 +6,29 @@ import tomllib
 import yaml
 from fences import ROOT
 
+from unlearnrec import __main__
+from unlearnrec.cluster.reporting.exit_codes import BAD_INPUT
+
 
 def test_each_extra_is_explained():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     told = re.findall(r"(?m)^\| `(\w+)` \| .+ \| .+ \|$", (ROOT / "docs" / "install.md").read_text(encoding="utf-8"))
     assert set(project["optional-dependencies"]) <= set(told)
     assert len(told) == len(set(told))
+
+
+def test_the_lowest_python_is_the_one_that_is_asked_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["requires-python"] == ">=" + ".".join(map(str, __main__.LOWEST))
+    assert __main__.BAD_INPUT == BAD_INPUT
+
+
+def test_each_python_of_the_classifiers_was_tried():
+    """It stands in the table of docs/install.md that says on what."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [one.rpartition(" ")[2] for one in project["classifiers"] if one.startswith("Programming Language")]
+    rows = re.findall(r"(?m)^\| (3\.[\d., ]+) \|", (ROOT / "docs" / "install.md").read_text(encoding="utf-8"))
+    assert named == [version for row in rows for version in row.split(", ")]
 
 
 def test_make_installs_every_extra_that_tests_need():

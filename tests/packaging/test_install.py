@@ -6,53 +6,22 @@ Python that this machine has not, or for which pip finds no such PyTorch, is ski
 """
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from environments import GIVEN, INSTALL, NO_COMPILER, attempt, pinned, run
 from fences import ROOT
 
-GIVEN = os.environ.get("UNLEARNREC_TEST_INSTALL", "")
 PYTHONS = [sys.executable if one == "1" else one for one in GIVEN.split(",") if one]
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-RESOLVED = ("3.11", "3.12", "3.13", "3.14")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+TRIED = re.findall(r"Programming Language :: Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
 
-pytestmark = pytest.mark.skipif(not PYTHONS, reason="UNLEARNREC_TEST_INSTALL names no Python")
-
-
-NO_COMPILER = dict.fromkeys(("CC", "CXX", "FC", "LD"), "/bin/false")
-"""What a build would ask for a compiler, if PATH has none."""
-
-
-def attempt(*command: str | Path, cwd: Path, **places: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    return subprocess.run(list(map(str, command)), cwd=cwd, env=kept | places, capture_output=True, text=True)
-
-
-def run(*command: str | Path, cwd: Path, **places: str) -> subprocess.CompletedProcess[str]:
-    done = attempt(*command, cwd=cwd, **places)
-    assert done.returncode == 0, f"{command}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done
-
-
-def pinned(name: str) -> str:
-    """The tested version, as `name==version`."""
-    return re.findall(rf"(?m)^{name}==[^\s]+$", (ROOT / "constraints.txt").read_text(encoding="utf-8"))[0]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built as a release is: from a copy of what git knows."""
-    folder = tmp_path_factory.mktemp("release")
-    source = folder / "source"
-    run("git", "clone", "-q", "--depth", "1", ROOT.as_uri(), source, cwd=folder)
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder, source, cwd=folder)
-    return next(folder.glob("unlearnrec-*.whl"))
+pytestmark = INSTALL
 
 
 @pytest.mark.parametrize("python", PYTHONS)
@@ -88,7 +57,7 @@ def test_the_demo_runs_in_an_empty_environment(
     assert run(bin / "python", "-m", "pip", "check", cwd=tmp_path).returncode == 0
 
 
-@pytest.mark.parametrize("version", RESOLVED)
+@pytest.mark.parametrize("version", TRIED)
 @pytest.mark.parametrize("extra", ["", *(name for name in EXTRAS if name != "dev")])
 def test_no_extra_needs_a_compiler(extra: str, version: str, wheel: Path, tmp_path: Path):
     """pip resolves it to wheels alone. Nothing is installed; PyTorch is held, so that no other is looked at."""

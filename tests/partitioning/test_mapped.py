@@ -6,10 +6,11 @@ from safetensors.numpy import save
 
 from unlearnrec.partitioning.assignment import Assignment
 from unlearnrec.partitioning.delta import RowsDelta, ShardDelta, with_rows
+from unlearnrec.partitioning.files import digest_of
 from unlearnrec.partitioning.ingest import after
 from unlearnrec.partitioning.mapped import MappedRows, MappedShard, mapped_arrays
 from unlearnrec.partitioning.shard import GraphShard, build_shards
-from unlearnrec.partitioning.storage import Store, digest_of
+from unlearnrec.partitioning.storage import Store
 
 USERS, ITEMS = 30, 12
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from unlearnrec.partitioning.errors import InputError
-from unlearnrec.partitioning.storage import StorageOptions, Store, filesystem_for, is_temporary
+from unlearnrec.partitioning.files import is_temporary
+from unlearnrec.partitioning.storage import StorageOptions, Store, filesystem_for
 
 
 @pytest.fixture(params=["local", "s3"])

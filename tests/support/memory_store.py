@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from unlearnrec.partitioning.storage import Details
+from unlearnrec.partitioning.files import Details
 
 
 class Crash(BaseException):

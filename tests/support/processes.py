@@ -11,7 +11,7 @@ from typing import Any
 
 from memory_store import Crash, MemoryStore
 
-from unlearnrec.partitioning.storage import Details
+from unlearnrec.partitioning.files import Details
 
 
 class Process:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from ... import storage
 from ...errors import InputError
+from ...s3_files import s3_connection
 from ...storage import StorageOptions, split_uri
 
 PAGE = 1000
@@ -68,7 +68,7 @@ def list_objects(place: str, options: StorageOptions, limit: int) -> Listing:
     scheme, path = split_uri(place)
     if scheme == "file":
         return _local(os.path.abspath(path), limit)
-    with storage.s3_connection():
+    with s3_connection():
         return _s3(path, options, limit)
 
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from small_output import small_config, write_interactions
@@ -191,6 +192,25 @@ def test_help_loads_nothing_heavy():
 def test_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "unlearnrec", "train", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--without" in done.stdout
+
+
+def as_a_module(code):
+    """What `python -m unlearnrec` does after this code, on a Python that has nothing installed, as in a job."""
+    place = str(Path(unlearnrec.__file__).parents[1])
+    code += f"\nimport runpy, sys; sys.path.insert(0, {place!r}); runpy.run_module('unlearnrec', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+def test_a_python_without_the_dependencies_is_named():
+    code, said = as_a_module("")
+    assert code == 2 and said.startswith(f"error: {sys.executable} (Python 3.") and "has no module" in said, said
+    assert "`ray start`" in said and said.count("\n") == 1
+
+
+def test_a_python_that_is_too_old_is_named():
+    code, said = as_a_module("import sys; sys.version_info = (3, 9, 18)")
+    assert code == 2 and "(Python 3.9) is too old" in said and "3.11 or newer" in said, said
 
 
 def test_plain_progress_is_sparse(capsys):

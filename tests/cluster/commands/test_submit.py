@@ -334,6 +334,7 @@ def test_jobs_on_a_real_cluster(cluster, tmp_path):
     code, answer, log = submit(cluster, "ingest", "--config", str(config), RAY_AUTH_TOKEN=TOKEN)
     assert (code, answer["status"], answer["exit_code"]) == (0, "SUCCEEDED", 0), log
     assert answer["job_id"] in log and "interactions" in log
+    assert "sdk.py" not in log  # what Ray's client tells of itself
     assert (tmp_path / "out" / "graph" / "manifest.json").is_file()
     assert "address: auto" in (tmp_path / "out" / "config.yaml").read_text()
 
@@ -365,3 +366,9 @@ def test_a_cluster_that_has_just_started_is_asked_again(monkeypatch: pytest.Monk
     assert job_server.submit_when_ready(JustStarted(starting, starting, "id"), "x", {}) == "id"
     with pytest.raises(RuntimeError, match="other"):
         job_server.submit_when_ready(JustStarted(RuntimeError("other"), "id"), "x", {})
+
+
+def test_a_head_that_uv_run_started_is_told_how_to_start() -> None:
+    said = RuntimeError("500: RuntimeEnvSetupError: Failed to upload working_dir /srv/project: Package size (954MiB)")
+    with pytest.raises(InputError, match="RAY_ENABLE_UV_RUN_RUNTIME_ENV=0"):
+        job_server.submit_when_ready(JustStarted(said), "x", {})
