@@ -103,6 +103,11 @@ class PretrainResult(Result):
     """The share of the changes of users' rows that a retrain would make, on nodes held out; None where nothing is known."""
     item_r2_held_out: float | None = None
     """The same for items' rows."""
+    carried_from: int | None = None
+    """The version whose encoder was carried over (docs/encoder.md); None where a whole pre-training was made."""
+    carried_r2: float | None = None
+    """Of a carried one: the share of the changes of scores that it explains in a retrain without a simulated request, of
+    those that cutting edges does not make by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
