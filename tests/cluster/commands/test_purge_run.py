@@ -135,9 +135,9 @@ def forgotten(tmp_path_factory, group):
 def test_no_byte_of_what_was_forgotten_is_left(forgotten):
     places, pairs = forgotten.before
     assert all(places) and forgotten.gone <= pairs
-    # Each kind of place had something: id maps, the request, versions, checkpoints.
+    # Each kind of place had something: id maps, the request, versions, checkpoints, what a training kept for `pretrain`.
     folders = {name.split("/")[0] for found in places for name in found}
-    assert folders == {"graph", "requests", "versions", "checkpoints"}
+    assert folders == {"graph", "requests", "versions", "checkpoints", "pretrain"}
     places, pairs = forgotten.after
     assert not any(places) and not forgotten.gone & pairs and pairs
     answer = forgotten.answers["purge"]
