@@ -31,15 +31,15 @@ class Aggregated(Model):
     retrained: how many of the models were trained for the request. attention_seconds: what the attention took."""
 
     parts: tuple[Model, ...] = ()
-    rows: Tensor | None = None
+    combined: Tensor | None = None
     retrained: int = 0
     attention_seconds: float = 0.0
 
     @cached_property
     def readout(self) -> Tensor:
-        assert self.rows is not None
+        assert self.combined is not None
         power = self.backbone.length_power
-        return self.rows * self.rows.norm(dim=1, keepdim=True).clamp(min=1e-12) ** (power - 1)
+        return self.combined * self.combined.norm(dim=1, keepdim=True).clamp(min=1e-12) ** (power - 1)
 
 
 class RecEraser(Method):
