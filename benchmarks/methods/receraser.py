@@ -28,19 +28,18 @@ ATTENTION = AttentionSettings(epochs=15, steps=12, learning_rate=0.01)
 class Aggregated(Model):
     """The models of all shards as one, by an attention. `e0` is the mean of their E0 by the weights of the attention.
 
-    attended: the rows [N, d] that the attention makes of those of all shards. retrained: how many of the models were
-    trained for the request. attention_seconds: what the attention took."""
+    retrained: how many of the models were trained for the request. attention_seconds: what the attention took."""
 
     parts: tuple[Model, ...] = ()
-    attended: Tensor | None = None
+    combined: Tensor | None = None
     retrained: int = 0
     attention_seconds: float = 0.0
 
     @cached_property
     def readout(self) -> Tensor:
-        assert self.attended is not None
+        assert self.combined is not None
         power = self.backbone.length_power
-        return self.attended * self.attended.norm(dim=1, keepdim=True).clamp(min=1e-12) ** (power - 1)
+        return self.combined * self.combined.norm(dim=1, keepdim=True).clamp(min=1e-12) ** (power - 1)
 
 
 class RecEraser(Method):
