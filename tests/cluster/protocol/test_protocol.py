@@ -780,13 +780,13 @@ class Protocol(RuleBasedStateMachine):
         return encoder.replaced(around=session.config.seed == OTHER_RETRAIN), files, {"seconds": 0.0}
 
     def noted(self, begun: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(session: Session, lease: ModelLease) -> Any:
+        def noted(session: Session, lease: ModelLease, progress: Progress) -> Any:
             there = json.loads(self.store.files.get(lease.name, b'{"until": 0}'))
             training = Training(lease, there["until"], undisturbed=self.purges[0] == self.purges[1])
             self.trainings[session.config.seed] = training
-            head, graph = begun(session, lease)
+            head, graph, earlier = begun(session, lease, progress)
             training.head, training.graph = head, graph.files
-            return head, graph
+            return head, graph, earlier
 
         return noted
 
