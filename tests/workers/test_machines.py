@@ -48,7 +48,7 @@ def make_config(data: dict[str, str], output: str, **sections: dict) -> Config:
             "backbone": {"embedding_size": 8, "num_layers": 2},
             **sections,
             "train": {"epochs": 3, "batch_size": 500, **sections.get("train", {})},
-            "pretrain": {"epochs": 1, "counterfactuals": 1},
+            "pretrain": {"epochs": 20, "counterfactuals": 2},  # with less, requests miss the gate
         }
     )
 
