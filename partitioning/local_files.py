@@ -31,12 +31,12 @@ class LocalFiles:
         target = self.root / path
         temporary = self._temporary(target, data)
         os.replace(temporary, target)
-        _fsync_folder(target.parent)  # the new name survives a power cut only once its folder is on the disk
+        fsync_path(target.parent)  # the new name survives a power cut only once its folder is on the disk
 
     def write_file(self, path: str, file: BinaryIO) -> None:
         target = self.root / path
         os.replace(self._temporary(target, file), target)
-        _fsync_folder(target.parent)
+        fsync_path(target.parent)
 
     def create(self, path: str, data: bytes) -> None:
         target = self.root / path
@@ -45,7 +45,7 @@ class LocalFiles:
             os.link(temporary, target)
         finally:
             os.unlink(temporary)
-        _fsync_folder(target.parent)
+        fsync_path(target.parent)
 
     def exists(self, path: str) -> bool:
         return (self.root / path).is_file()
@@ -61,7 +61,7 @@ class LocalFiles:
     def remove(self, path: str) -> None:
         target = self.root / path
         target.unlink()
-        _fsync_folder(target.parent)
+        fsync_path(target.parent)
 
     def modified(self, path: str) -> float:
         return (self.root / path).stat().st_mtime
@@ -90,11 +90,12 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _fsync_folder(folder.parent)
+    fsync_path(folder.parent)
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def fsync_path(path: Path) -> None:
+    """Make a file, or the entries of a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

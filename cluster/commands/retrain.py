@@ -72,9 +72,8 @@ def retrain(
         sizes = sizes_of_graph(session.store, graph, run.halo)
         carries = earlier is not None
         announce(config, sizes, "train", progress, group, carries=carries)
-        planned = announce(
-            config, sizes, "pretrain", progress, group, carries=carries
-        )  # which holds more than the training
+        # The second line holds more than the training.
+        planned = announce(config, sizes, "pretrain", progress, group, carries=carries)
         prepare_run(session, run, resume, progress)
         # A training takes long. It ends early if a record since `head` already makes its result useless.
         look = at_intervals(lambda: check_still_valid(session.log.since(head), (), lease))

@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ...partitioning.errors import InputError
+from ...partitioning.local_files import fsync_path
 from ...partitioning.storage import StorageOptions, Store, split_uri
 from .exports import FILES, PARTS, About
 
@@ -95,14 +96,14 @@ class FolderTarget:
         (root / folder).mkdir()
         for part in PARTS:
             spooled, name = self._spooled[part], f"{part}.parquet"
-            _sync(spooled)  # the content is durable before a name refers to it
+            fsync_path(spooled)  # the content is durable before a name refers to it
             try:
                 os.link(spooled, root / folder / name)
             except OSError:
                 shutil.copyfile(spooled, root / folder / name)
-                _sync(root / folder / name)
+                fsync_path(root / folder / name)
             os.replace(spooled, root / name)
-        _sync(root / folder)
+        fsync_path(root / folder)
 
     def _named(self) -> str | None:
         """The folder that `current.json` names; None where there is none."""
@@ -132,12 +133,3 @@ class FolderTarget:
         name = f".tmp-{uuid.uuid4().hex}"
         self._store.write(name, b"")
         self._store.remove(name)
-
-
-def _sync(path: Path) -> None:
-    """Make a file, or the entries of a folder, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

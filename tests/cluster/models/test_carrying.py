@@ -64,22 +64,6 @@ def least(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(carried_encoder, "LEAST_R2", -10.0)
 
 
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
-    """Of each training from now on: whether it leaves something out, and the number of its epochs."""
-    found: list[tuple[bool, int]] = []
-    train = Partition.train
-
-    @functools.wraps(train)  # calls go by the name of the method
-    def watched(self: Partition, *arguments: Any) -> Any:
-        result = train(self, *arguments)
-        found.append((bool(arguments[2].removal), len(result["curve"])))
-        return result
-
-    monkeypatch.setattr(Partition, "train", watched)
-    return found
-
-
 def changed(config: Config, section: str, **values: Any) -> Config:
     return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import Config
 from unlearnrec.cluster.models.pretraining import folder_of_runs
 from unlearnrec.cluster.output.session import Session
-from unlearnrec.distributed.partition.partition import Partition
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +27,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Config:
 @pytest.fixture
 def config(made: Config, tmp_path: Path) -> Config:
     return copied(made, tmp_path)
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
-    """Of each training from now on: whether it leaves something out, and the number of its epochs."""
-    found: list[tuple[bool, int]] = []
-    train = Partition.train
-
-    @functools.wraps(train)  # calls go by the name of the method
-    def watched(self: Partition, *arguments: Any) -> Any:
-        result = train(self, *arguments)
-        found.append((bool(arguments[2].removal), len(result["curve"])))
-        return result
-
-    monkeypatch.setattr(Partition, "train", watched)
-    return found
 
 
 def encoder_of(config: Config) -> bytes:
