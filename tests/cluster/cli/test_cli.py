@@ -194,21 +194,28 @@ def test_runs_as_a_module():
     assert done.returncode == 0 and "--without" in done.stdout
 
 
-def as_a_module(code):
-    """What `python -m unlearnrec` does after this code, on a Python that has nothing installed, as in a job."""
-    place = str(Path(unlearnrec.__file__).parents[1])
-    code += f"\nimport runpy, sys; sys.path.insert(0, {place!r}); runpy.run_module('unlearnrec', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
-    return done.returncode, done.stderr
+@pytest.fixture
+def as_a_module(tmp_path):
+    """What `python -m unlearnrec` does after some code, on a Python that has nothing installed, as in a job."""
+    # The clone's folder may have any name: a job's copy of the package goes by its own.
+    (tmp_path / "unlearnrec").symlink_to(Path(unlearnrec.__file__).parent, target_is_directory=True)
+
+    def run_it(code):
+        code += f"\nimport runpy, sys\nsys.path.insert(0, {str(tmp_path)!r})"
+        code += "\nrunpy.run_module('unlearnrec', run_name='__main__')"
+        done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    return run_it
 
 
-def test_a_python_without_the_dependencies_is_named():
+def test_a_python_without_the_dependencies_is_named(as_a_module):
     code, said = as_a_module("")
     assert code == 2 and said.startswith(f"error: {sys.executable} (Python 3.") and "has no module" in said, said
     assert "`ray start`" in said and said.count("\n") == 1
 
 
-def test_a_python_that_is_too_old_is_named():
+def test_a_python_that_is_too_old_is_named(as_a_module):
     code, said = as_a_module("import sys; sys.version_info = (3, 9, 18)")
     assert code == 2 and "(Python 3.9) is too old" in said and "3.11 or newer" in said, said
 
