@@ -26,9 +26,9 @@ import requests
 from ..cluster import pipeline
 from ..cluster.config.schema import Config, parse_config, to_yaml
 from ..cluster.log.records import COMMITTED, Record
-from ..cluster.output.ledger import Ticket
 from ..cluster.output.manifest import manifest_of
 from ..cluster.output.session import Session
+from ..cluster.output.tickets import Ticket
 from ..partitioning.errors import InputError
 from ..partitioning.sample import make_sample
 from . import results_file

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..cluster.log.log import Log
 from ..cluster.log.records import CANCELLED, COMMITTED, COMPLETED, Record
-from ..cluster.output.ledger import State, Ticket
 from ..cluster.output.manifest import manifest_of
+from ..cluster.output.tickets import State, Ticket
 from ..partitioning.errors import InputError
 from ..partitioning.ingest import load_ids, load_shard
 from ..partitioning.manifest import Graph

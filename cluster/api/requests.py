@@ -19,8 +19,8 @@ from ..lifecycle.suppression import open_list
 from ..log.log import LogConflict
 from ..log.records import iso
 from ..models.carry_out import able_version, carry_out
-from ..output.ledger import State
 from ..output.session import Session as OpenOutput
+from ..output.tickets import State
 from ..reporting.progress import Progress
 from ..requests.request import Request
 from ..tracking.run import Run
@@ -29,7 +29,7 @@ from .asked import Asked
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ..output.ledger import Ticket
+    from ..output.tickets import Ticket
 
 CONFLICTS, CONFLICT_SECONDS = 20, 0.5
 """How often a batch is tried again that another process overtook, and the pause between two attempts."""

@@ -25,8 +25,9 @@ from ..lifecycle.suppression import open_list
 from ..log.log import LogConflict
 from ..models.carry_out import able_version, carry_out
 from ..output.ingests import ingest_head
-from ..output.ledger import Ledger, State
+from ..output.ledger import Ledger
 from ..output.session import Session
+from ..output.tickets import State
 from ..reporting.progress import SILENT, Progress
 
 SHOWN = 100

@@ -21,9 +21,9 @@ from ..lifecycle.suppression import open_list
 from ..log.log import LogConflict
 from ..log.records import iso
 from ..models.carry_out import able_version, carry_out
-from ..output.ledger import State
 from ..output.manifest import Manifest
 from ..output.session import Session
+from ..output.tickets import State
 from ..reporting.progress import SILENT, Progress
 from ..requests.outcome import Outcome
 from ..requests.request import Request, parse_request

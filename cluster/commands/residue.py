@@ -18,9 +18,9 @@ from ..lifecycle.refusals import unknown_request
 from ..lifecycle.suppression import ENVIRONMENT, open_list
 from ..output.compaction import covered_files
 from ..output.handed import is_handed, rows_named
-from ..output.ledger import State
 from ..output.leftovers import carried_out_contents, leftovers
 from ..output.session import Session
+from ..output.tickets import State
 from ..reporting.progress import SILENT, Progress
 from ..requests.row_filter import RowFilter
 

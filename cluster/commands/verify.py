@@ -16,9 +16,10 @@ from ..evidence.signing import known_keys
 from ..layout import REPORTS, manifest_name, receipt_name, report_name
 from ..log.records import PURGING, Record
 from ..output.ingests import ingested
-from ..output.ledger import OPEN, Ledger, State, Ticket
+from ..output.ledger import Ledger
 from ..output.manifest import Manifest
 from ..output.session import Session
+from ..output.tickets import OPEN, State, Ticket
 from ..requests.request import commitment, is_purged
 from .status import status
 

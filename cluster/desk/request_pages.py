@@ -15,7 +15,7 @@ from ..http.list_routes import CURSOR, document_answer, read_cursor, write_curso
 from ..http.request_routes import LATE, REFUSED, UNKNOWN
 from ..layout import REQUEST_ID
 from ..lifecycle.refusals import NotApproved, TooLate
-from ..output.ledger import State
+from ..output.tickets import State
 from ..serving.listing import UNANSWERED, RequestQuery
 from .forms import wrong_name
 from .visits import Visit

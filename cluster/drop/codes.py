@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Literal
 
-from ..output.ledger import State, Ticket
+from ..output.tickets import State, Ticket
 from ..requests.outcome import ALREADY_GONE
 
 

@@ -13,8 +13,9 @@ from itertools import count
 from ..lifecycle.acceptance import accept, append_step, check_same, read_accepted, stored_content, under_current_id
 from ..lifecycle.refusals import TakenId, UnreadableRequest
 from ..log.records import CANCELLED
-from ..output.ledger import OPEN, Ledger, State, Ticket
+from ..output.ledger import Ledger
 from ..output.session import Session
+from ..output.tickets import OPEN, State, Ticket
 from ..requests.request import Request, make_request
 
 REQUESTER = "California DROP"

@@ -23,9 +23,9 @@ from ..layout import SUPPRESSION as SUPPRESSION_FOLDER
 from ..lifecycle.acceptance import read_accepted
 from ..lifecycle.refusals import UnreadableRequest
 from ..log.records import ACCEPTED, COMMITTED, Record, iso
-from ..output.ledger import Ticket
 from ..output.manifest import Manifest, manifest_of
 from ..output.session import Session, missing_text
+from ..output.tickets import Ticket
 from ..reporting.software import software
 from ..requests.matching import Effect
 from ..requests.request import Request, is_purged

@@ -16,8 +16,8 @@ from ..lifecycle.outcomes import noted_without_effect, with_entries
 from ..lifecycle.refusals import UnreadableRequest
 from ..lifecycle.suppression import ENVIRONMENT, SuppressionList
 from ..output.ingests import id_types, times
-from ..output.ledger import State, Ticket
 from ..output.session import Session
+from ..output.tickets import State, Ticket
 from ..requests.digests import KINDS, Digests, digests_of, no_digests
 from ..requests.outcome import INVALID
 from ..requests.request import Request, is_purged, read_request

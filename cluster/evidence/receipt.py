@@ -18,9 +18,9 @@ from ...partitioning.errors import InputError
 from ...partitioning.storage import Store
 from ..layout import REPORTS, receipt_name, receipt_of, receipt_page_name, report_name, signature_name
 from ..log.records import RECEIPT, Record, iso
-from ..output.ledger import State, Ticket
 from ..output.leftovers import NOTE, REQUEST, UNNAMED, leftovers
 from ..output.session import Session
+from ..output.tickets import State, Ticket
 from ..reporting.progress import SILENT, Progress
 from ..reporting.software import software
 from .lake import LAKE_PARTS, PLACES, unseen

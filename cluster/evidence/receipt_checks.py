@@ -11,7 +11,8 @@ from typing import Any
 from ...partitioning.storage import Store
 from ..layout import receipt_name, receipt_of, receipt_page_name, signature_name
 from ..log.records import iso
-from ..output.ledger import Ledger, Ticket
+from ..output.ledger import Ledger
+from ..output.tickets import Ticket
 from ..reporting.software import software
 from .lake import LAKE_PARTS
 from .receipt import COUNTS, canonical

@@ -20,9 +20,9 @@ from ..lifecycle.refusals import UnreadableRequest
 from ..log.log import LogConflict
 from ..log.records import EVIDENCE, Record, iso
 from ..output.conflicts import voids_evidence
-from ..output.ledger import Ticket
 from ..output.manifest import manifest_of
 from ..output.session import Session
+from ..output.tickets import Ticket
 from ..reporting.progress import SILENT, Progress
 from ..reporting.spans import traced
 from .drafts import COUNTS, Drafts, chain_of

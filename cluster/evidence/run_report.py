@@ -25,9 +25,9 @@ from ..config.schema import to_yaml
 from ..layout import run_report_name
 from ..log.records import iso
 from ..models.comparison import Measured
-from ..output.ledger import State, Ticket
 from ..output.manifest import Manifest
 from ..output.session import Session
+from ..output.tickets import State, Ticket
 from ..reporting.charts import quantiles, sample_pairs
 from ..reporting.progress import SILENT, Progress
 from ..reporting.run_page import run_page

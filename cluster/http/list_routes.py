@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 from starlette.exceptions import HTTPException
 
 from ..layout import REQUEST_ID
-from ..output.ledger import State
+from ..output.tickets import State
 from ..serving.callbacks import API_VERSION
 from ..serving.documents import DOCUMENT, Document
 from ..serving.interface import DeskInterface

@@ -14,8 +14,8 @@ from ..log.log import LogConflict
 from ..log.records import ACCEPTED, COMMITTED
 from ..output.conflicts import voids_acceptance, voids_step
 from ..output.ingests import id_types, ingest_head, times
-from ..output.ledger import State, Ticket
 from ..output.session import Session
+from ..output.tickets import State, Ticket
 from ..requests.digests import KINDS, digests_of
 from ..requests.request import Request, Tally, commitment, is_purged, is_same, read_request
 from .refusals import TakenId, UnreadableRequest

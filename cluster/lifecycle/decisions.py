@@ -1,4 +1,4 @@
-"""Decisions on deletion requests: pure functions of tickets (output/ledger.py) and of the time (docs/serving.md).
+"""Decisions on deletion requests: pure functions of tickets (output/tickets.py) and of the time (docs/serving.md).
 
 Nothing here reads, writes, waits or uses Ray's actors. Times are in seconds since the epoch; `grace_seconds` is
 `forget.grace_seconds`.
@@ -16,7 +16,7 @@ from ...partitioning.errors import InputError
 from ...workers.failures import LOST, Kind, WorkerFailure
 from ..log.log import LogConflict
 from ..log.records import iso
-from ..output.ledger import OPEN, State, Ticket
+from ..output.tickets import OPEN, State, Ticket
 
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 5, 3600
 MAX_LOSSES = 3

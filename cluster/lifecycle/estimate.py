@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from statistics import median
 
-from ..output.ledger import Ledger, State
+from ..output.ledger import Ledger
+from ..output.tickets import State
 
 LATEST = 20
 """The number of latest versions that an estimate is made from."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from ...partitioning.errors import InputError
 from ..log.records import APPROVED, CANCELLED
-from ..output.ledger import State, Ticket
 from ..output.session import Session
+from ..output.tickets import State, Ticket
 from .acceptance import append_step
 from .decisions import may_cancel
 from .refusals import NotApproved, TooLate

@@ -11,9 +11,9 @@ from typing import Any
 from ...distributed.graph.removal import Found
 from ...partitioning.manifest import Graph
 from ..layout import SUPPRESSION, outcome_name
-from ..output.ledger import State
 from ..output.manifest import Manifest
 from ..output.session import Session
+from ..output.tickets import State
 from ..reporting.progress import Progress
 from ..requests.digests import Digests, entry_digests, no_digests
 from ..requests.matching import Resolved

@@ -23,9 +23,9 @@ from ..lifecycle.finding import Route, find_by_workers, route
 from ..lifecycle.outcomes import note_outcomes
 from ..log.log import LogConflict
 from ..log.records import COMPLETED, HELD
-from ..output.ledger import State
 from ..output.manifest import Manifest
 from ..output.session import Session
+from ..output.tickets import State
 from ..reporting.progress import Progress
 from ..reporting.spans import span
 from ..requests.matching import Effect, Resolved, changed_partitions, effect

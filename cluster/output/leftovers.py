@@ -30,8 +30,9 @@ from ..requests.request import tombstone_sizes
 from .exports import FILES, UNFINISHED, log_head_of
 from .handed import kept_tables, table_of
 from .ingests import graph_key, ingested
-from .ledger import Ledger, State, Ticket
+from .ledger import Ledger
 from .session import Session
+from .tickets import State, Ticket
 
 OLDER, SUPERSEDED, CHECKPOINT = "older version", "superseded graph", "checkpoint"
 

@@ -19,9 +19,10 @@ from ..lifecycle.preview import preview_request
 from ..lifecycle.refusals import TooMany
 from ..log.records import iso
 from ..models.carry_out import able_version
-from ..output.ledger import FINAL, Ledger, State, Ticket
+from ..output.ledger import Ledger
 from ..output.manifest import Manifest
 from ..output.session import Session
+from ..output.tickets import FINAL, State, Ticket
 from ..requests.request import Request, make_request
 from .callbacks import News, Outbox
 from .documents import DOCUMENT, Document, first_receipt_written, list_documents, read_document

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
 
-from ..output.ledger import OPEN, Ledger, State, Ticket
+from ..output.ledger import Ledger
+from ..output.tickets import OPEN, State, Ticket
 
 MOST = 500
 """The largest number of requests on a page."""

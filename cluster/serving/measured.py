@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...workers import WorkerGroup
-from ..output.ledger import Ticket
+from ..output.tickets import Ticket
 from ..reporting.prometheus import Histogram
 
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 86400, 604800, 2592000)

@@ -15,9 +15,9 @@ from ..lifecycle.acceptance import append_step, read_accepted
 from ..lifecycle.decisions import OwnClock, Verdict, error_class, judge, loses_workers, next_batch, seconds_until_due
 from ..lifecycle.refusals import UnreadableRequest
 from ..log.records import FAILED
-from ..output.ledger import Ticket
 from ..output.manifest import Manifest
 from ..output.session import Session
+from ..output.tickets import Ticket
 from ..requests.request import Request
 from .callback_sender import Sender
 from .intake import Intake, View

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..log.records import ACCEPTED, APPROVED, CANCELLED, COMMITTED, COMPLETED, EVIDENCE, FAILED, HELD, RECEIPT, iso
-from ..output.ledger import Ticket
 from ..output.steps import pairs
+from ..output.tickets import Ticket
 
 RECEIVED, MATCHED, CARRIED_OUT, CHECKED = "received", "matched", "carried_out", "checked"
 STEPS = (RECEIVED, HELD, APPROVED, MATCHED, CARRIED_OUT, CHECKED, RECEIPT, CANCELLED, FAILED, "received_again")

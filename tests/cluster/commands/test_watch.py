@@ -19,8 +19,8 @@ from unlearnrec.cluster import pipeline
 from unlearnrec.cluster.config.schema import Config
 from unlearnrec.cluster.lifecycle.acceptance import append_step, read_accepted
 from unlearnrec.cluster.log.records import FAILED
-from unlearnrec.cluster.output.ledger import State
 from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.output.tickets import State
 from unlearnrec.cluster.serving import intake
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.lake.following import changes

@@ -18,8 +18,8 @@ from unlearnrec.cluster.cli.app import run
 from unlearnrec.cluster.commands import drop as command
 from unlearnrec.cluster.config.schema import to_yaml
 from unlearnrec.cluster.drop.codes import Code, Decision, Rules, on_match, on_ticket
-from unlearnrec.cluster.output.ledger import State, Ticket
 from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.output.tickets import State, Ticket
 from unlearnrec.partitioning.errors import InputError
 from unlearnrec.partitioning.storage import Store
 

@@ -12,8 +12,8 @@ from unlearnrec.cluster.http.admission import AdmissionRules
 from unlearnrec.cluster.http.app import make_app
 from unlearnrec.cluster.http.tokens import Token
 from unlearnrec.cluster.layout import report_name
-from unlearnrec.cluster.output.ledger import State
 from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.output.tickets import State
 from unlearnrec.cluster.serving.listing import Listing, RequestQuery
 
 READ, WRITE = "r" * 16, "w" * 16

@@ -31,9 +31,10 @@ from unlearnrec.cluster.log import records as log_records
 from unlearnrec.cluster.log.log import Log, LogConflict
 from unlearnrec.cluster.log.records import CANCELLED, COMPLETED, FAILED, HELD, Record
 from unlearnrec.cluster.models.carry_out import carry_out
-from unlearnrec.cluster.output.ledger import Ledger, State, Ticket
+from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.manifest import manifest_of, read_manifest
 from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.output.tickets import State, Ticket
 from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.requests.request import make_request
 from unlearnrec.cluster.serving import service as service_module

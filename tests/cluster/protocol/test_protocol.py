@@ -58,9 +58,10 @@ from unlearnrec.cluster.models import reduced_graph
 from unlearnrec.cluster.models.carry_out import carry_out
 from unlearnrec.cluster.output import leases
 from unlearnrec.cluster.output import session as session_module
-from unlearnrec.cluster.output.ledger import Ledger, State
+from unlearnrec.cluster.output.ledger import Ledger
 from unlearnrec.cluster.output.manifest import manifest_of
 from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.output.tickets import State
 from unlearnrec.cluster.reporting.progress import Progress
 from unlearnrec.cluster.requests.digests import digests_of, no_digests
 from unlearnrec.cluster.requests.request import is_purged, is_same, make_request, read_request

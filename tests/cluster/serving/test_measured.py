@@ -5,8 +5,8 @@ import types
 import pytest
 
 from unlearnrec.cluster.config.schema import parse_config
-from unlearnrec.cluster.output.ledger import State, Ticket
 from unlearnrec.cluster.output.session import Session
+from unlearnrec.cluster.output.tickets import State, Ticket
 from unlearnrec.cluster.reporting.prometheus import family_name
 from unlearnrec.cluster.serving.callback_sender import Sender
 from unlearnrec.cluster.serving.families import FAMILIES
