@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lanes import LONG
 
 from unlearnrec.benchmarks import affected, partitioning, requests, results_file, step, training, unlearning
 from unlearnrec.benchmarks.lab import Lab
@@ -78,6 +79,7 @@ def test_partitioning_writes_what_ingest_would_say(tmp_path: Path, capsys: pytes
         assert float(row["balance"]) == pytest.approx(balance(graph, assignment), rel=1e-3)
 
 
+@LONG
 @pytest.mark.slow
 def test_affected_partitions_alone_are_called(tmp_path: Path, ray_session: None) -> None:
     output = tmp_path / "affected.md"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from lanes import LONG
 from nbclient import NotebookClient
 
 import unlearnrec
@@ -27,6 +28,7 @@ def of(outputs: dict[str, str], source: str) -> str:
     return next(text for cell, text in outputs.items() if cell.endswith(source))
 
 
+@LONG
 def test_it_goes_from_a_table_to_a_receipt(outputs: dict[str, str]):
     assert "status='committed'" in of(outputs, "result = request.wait()\nresult")
     assert "not carried out yet" in of(outputs, '"data protection")\nrequest')
@@ -34,6 +36,7 @@ def test_it_goes_from_a_table_to_a_receipt(outputs: dict[str, str]):
     assert "receipt-req-" in of(outputs, "receipt.page)")
 
 
+@LONG
 def test_its_cells_show_bars(outputs: dict[str, str]):
     bars = outputs["session.train()"]
     assert "text/html" in bars and "/20</span>" in bars and "━" in bars
