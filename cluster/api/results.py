@@ -107,7 +107,7 @@ class PretrainResult(Result):
     """The version whose encoder was carried over (docs/encoder.md); None where a whole pre-training was made."""
     carried_r2: float | None = None
     """Of a carried one: the share of the changes of scores that it explains in a retrain without a simulated request, of
-    those that cutting edges does not make by itself."""
+    those that cutting edges does not make by itself, where its changes may all be scaled by one factor."""
 
 
 @dataclass(frozen=True, kw_only=True)

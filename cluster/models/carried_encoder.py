@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ...distributed.encoder.carry import LEAST_R2
+from ...distributed.encoder.carry import LEAST_R2, does_well
 from ...distributed.encoder.pretrain import PretrainSettings
 from ...distributed.graph.removal import Removal, Simulated
 from ...distributed.partition.partition import Partition
@@ -27,8 +27,8 @@ from .training import as_trained
 NOTHING_KEPT = "its training kept no state to check it from (it had another configuration, or the files are gone)"
 
 DOES_BADLY = (
-    "on this model it explains {carried_r2:.2f} of the squared changes of scores of a simulated request; at least {least:g} "
-    "is needed"
+    "on this model it explains {carried_r2:.2f} of the squared changes of scores of a simulated request, times a factor of "
+    "{carried_factor:.2g}; at least {least:g} is needed, and a factor from {smallest:.2g} to {largest:.2g}"
 )
 
 
@@ -55,7 +55,9 @@ def carried_encoder(
     config, graph, model = session.config, version.graph, version.model
     earlier, trained, began, cost = model.earlier, as_trained(config, model), time.perf_counter(), Cost()
     assert earlier is not None
-    made = Runs(session, group, trained, graph, folder, carry_fork_of(trained), progress, look, cost)
+    fork = carry_fork_of(trained)
+    assert fork is not None, "called where no encoder is carried over"
+    made = Runs(session, group, trained, graph, folder, fork, progress, look, cost)
     if not model.was_trained_on(graph) or not made.has_kept():
         progress.note(not_carried_text(earlier, NOTHING_KEPT))
         return None
@@ -68,8 +70,9 @@ def carried_encoder(
     results: list[Fitted] = session.call(group, version, call, on_progress=with_callback(lambda _: None, look))
     found = results[0]["fit"]
     # NaN, where no score has to change, says nothing for the encoder.
-    if not found["carried_r2"] >= LEAST_R2:
-        progress.note(not_carried_text(earlier, DOES_BADLY.format(**found, least=LEAST_R2)))
+    if not does_well(found["carried_r2"], found["carried_factor"], fork):
+        bounds = {"least": LEAST_R2, "smallest": 1 / fork.times, "largest": fork.times}
+        progress.note(not_carried_text(earlier, DOES_BADLY.format(**found, **bounds)))
         session.store.remove(results[0]["files"][0]["name"])
         return None
     found["step_seconds"] = float(np.mean(made.step_seconds)) if made.step_seconds else math.nan

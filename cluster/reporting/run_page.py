@@ -58,7 +58,7 @@ def _training(document: Document) -> list[Section]:
         told.append(
             f"The Influence Encoder, which estimates how rows of embeddings change, was carried over from version "
             f"{encoder['carried_from']} in {encoder['seconds']:.0f} s. It explained {encoder['carried_r2']:.2f} of the "
-            "squared changes of scores in a training without a simulated request."
+            "squared changes of scores in a short training without a simulated request."
         )
     elif encoder:
         told.append(

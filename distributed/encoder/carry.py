@@ -16,13 +16,22 @@ from ..backbones import Backbone
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Removal, Simulated
 from .examples import EXAMPLES, make_examples
+from .forks import Fork
 from .influence import InfluenceEncoder, NodeRows
 from .pretrain import standardise
 from .second_order import whitening
 
-LEAST_R2 = 0.5
-"""The `gains.explained_shifts` that a carried encoder needs on the run that checks it. On MovieLens-1M it had .77 to
-.81, as a new one has, and with the matrices of a model of another ingest or seed .28 or less."""
+LEAST_R2 = 0.2
+"""The R2 by `gains.explained_shifts` that a carried encoder needs on the run that checks it. A short run has noise of its
+own: an encoder that was put to the very model it was made for had .41 on generated data with BPR (docs/log.md)."""
+
+
+def does_well(r2: float, factor: float, fork: Fork) -> bool:
+    """Whether an encoder that explains this much of a fork's changes, scaled by this factor, is carried over.
+
+    How far a whole run would have gone is estimated from the fork, at least as the fork itself. A whole run goes at most
+    further in proportion to its epochs, so the factor may be that large or small."""
+    return r2 >= LEAST_R2 and 1 / fork.times <= factor <= fork.times
 
 
 @torch.no_grad()

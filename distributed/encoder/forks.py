@@ -46,6 +46,11 @@ class Fork:
             return None
         return cls(epochs, after, after + (epochs - after) // 2)
 
+    @property
+    def times(self) -> float:
+        """How many times as many epochs a whole run has."""
+        return self.epochs / (self.epochs - self.after)
+
     def whole(self, grown: float) -> float:
         """How many times as large the change of scores would be in a whole run. grown: the part of the fork's change that
         was there at `halfway`.
@@ -56,7 +61,7 @@ class Fork:
         length = self.epochs - self.after
         part = (self.halfway - self.after) / length
         power = math.log(min(1.0, max(part, grown))) / math.log(part)
-        return (self.epochs / length) ** (SLOWS_TO * power)
+        return self.times ** (SLOWS_TO * power)
 
 
 @torch.no_grad()
@@ -95,4 +100,4 @@ def as_whole(
     # The missing edges change scores by themselves, whatever the rows do: only the rest has to grow.
     by_rows = moved - by_edges
     stretch = (whole * moved - by_edges) / by_rows if abs(by_rows) > _LEAST_PART * abs(moved) else whole
-    return nodes.e0 + min(max(stretch, 1.0), (fork.epochs / (fork.epochs - fork.after)) ** 2) * (forked[0] - nodes.e0)
+    return nodes.e0 + min(max(stretch, 1.0), fork.times**2) * (forked[0] - nodes.e0)

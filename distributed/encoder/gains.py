@@ -88,18 +88,27 @@ def explained_shifts(
     nodes: NodeRows,
     encoder: InfluenceEncoder,
     counterfactual: tuple[Removal, Tensor],
-) -> float:
-    """R2 of the changes of the forgotten pairs' scores that a counterfactual needs beyond what the missing edges change by
-    themselves, with the encoder as it is, gains included: 1 is all of them, 0 as good as cutting the edges, and NaN if none
-    is needed. All ranks call it.
+) -> tuple[float, float]:
+    """How well the encoder as it is, gains included, tells the changes of the forgotten pairs' scores that a counterfactual
+    needs beyond what the missing edges change by themselves. All ranks call it.
 
     counterfactual: (removal, E0 [N, d] of the run without it).
+
+    Returns:
+        (R2 of these changes where the encoder's may all be scaled by one factor: 1 is all of them, 0 as good as cutting the
+        edges; that factor, which is negative where the encoder's point the other way). Both are NaN if no score has to
+        change, or the encoder changes none.
     """
     probe = _Probe.of(graph, backbone, nodes, encoder, *counterfactual)
     rest, whole = probe.rest(), torch.ones(2, dtype=torch.float64, device=nodes.e0.device)
-    sums = [((probe.needed - probe.delivered(rest, gains)) ** 2).sum() for gains in (whole, torch.zeros_like(whole))]
-    error, of_edges = graph.comm.all_reduce(torch.stack(sums)).tolist()
-    return 1 - error / of_edges if of_edges else math.nan
+    by_edges = probe.delivered(rest, torch.zeros_like(whole))
+    needed, delivered = probe.needed - by_edges, probe.delivered(rest, whole) - by_edges
+    sums = torch.stack([(needed * delivered).sum(), (delivered**2).sum(), (needed**2).sum()])
+    product, of_delivered, of_needed = graph.comm.all_reduce(sums).tolist()
+    if not (of_needed and of_delivered):
+        return math.nan, math.nan
+    factor = product / of_delivered
+    return factor * product / of_needed, factor
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class PartitionCarrying(PartitionTraining):
         name: str,
     ) -> Fitted:
         """Make the encoder that the loaded version names as its earlier one an encoder of this version's model
-        (`encoder.carry`), and measure it on the one counterfactual of `runs`: "carried_r2".
+        (`encoder.carry`), and measure it on the one counterfactual of `runs`: "carried_r2" and "carried_factor".
 
         requests: those of a whole pre-training. Rank 0 writes the encoder to `name`.
 
@@ -42,7 +42,8 @@ class PartitionCarrying(PartitionTraining):
         encoder.load_state_dict(from_bytes(read_file(store, model.version, earlier.encoder.file)))
         backbone, nodes, [target] = self._targets(store, runs)
         make_statistics_again(model.graph, backbone, nodes, encoder, requests, settings.seed, settings.examples)
-        fitted = {"carried_r2": explained_shifts(model.graph, backbone, nodes, encoder, target)}
+        r2, factor = explained_shifts(model.graph, backbone, nodes, encoder, target)
+        fitted = {"carried_r2": r2, "carried_factor": factor}
         rows = (target[1] - nodes.e0).norm(dim=1)
         files = [write_file(store, name, to_bytes(encoder.state_dict()))] if self._rank == 0 else []
         return {"fit": fitted, "files": files, "largest_shift": float(rows.max()) if len(rows) else 0.0}

@@ -29,7 +29,7 @@ class Encoder(Document):
     carried_from: int | None = None
     """The version from whose encoder it was carried over; None where a whole pre-training made it."""
     carried_r2: float | None = None
-    """Of a carried one: `gains.explained_shifts` on the run that checked it."""
+    """Of a carried one: R2 by `gains.explained_shifts` on the run that checked it."""
 
     @property
     def readable(self) -> bool:
