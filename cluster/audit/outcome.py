@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...distributed.attacks.attacks import ATTACKS, Attack
-from ...distributed.attacks.runs import ATTACKS_ON_CANARIES, RATES, ToldOfRuns
+from ...distributed.attacks.runs import ATTACKS_ON_CANARIES, RATES, SAME_SEED, ToldOfRuns
 from ...distributed.attacks.told import FOUND, Told
 from ..reporting.html import Head, Section, State, Tile, render_report
 
@@ -30,6 +30,13 @@ class Outcome:
     """By attack on canaries: the number of canaries."""
     untold: dict[str, str] = field(default_factory=dict)
     """By attack: why it could not be asked."""
+    own_seeds: bool = False
+    """Whether the runs on canaries have seeds of their own."""
+
+    def assumption(self, name: str) -> str:
+        """What the attack of this name takes for granted."""
+        text = ALL_ATTACKS[name].assumption
+        return text.replace(SAME_SEED, "with seeds of its own") if self.own_seeds else text
 
     def add_runs(self, found: Mapping[str, Mapping[str, ToldOfRuns]]) -> None:
         """Add what attacks on canaries told, by attack and group."""
@@ -64,7 +71,7 @@ class Outcome:
                 "verdict": told.verdict,
                 "question": about.title,
                 "source": about.source,
-                "assumption": about.assumption,
+                "assumption": self.assumption(name.partition(", ")[0]),
             }
             if name in self.counts:
                 found[name]["canaries"] = self.counts[name]
@@ -100,7 +107,7 @@ class Outcome:
                 "attack": name,
                 "asks": ALL_ATTACKS[name].title,
                 "source": ALL_ATTACKS[name].source,
-                "assumption": ALL_ATTACKS[name].assumption,
+                "assumption": self.assumption(name),
             }
             for name in names
         ]
