@@ -32,7 +32,7 @@ LEAVERS = (100, 300, 1_000)
 """The numbers of users who are deleted, one after the other, after which `user stream` is measured."""
 AT_ONCE = 300
 """The number of users whom `whole users` deletes together: the first ones of the stream."""
-ALONE = 200
+ALONE = 100
 """The number of these who are also deleted each alone, from the original."""
 
 
