@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...distributed.attacks.attacks import ATTACKS, Attack
+from ...distributed.attacks.likelihood import LEAST_BEYOND
 from ...distributed.attacks.runs import ATTACKS_ON_CANARIES, RATES, SAME_SEED, ToldOfRuns
 from ...distributed.attacks.told import FOUND, Told
 from ..reporting.html import Head, Section, State, Tile, render_report
@@ -46,7 +47,8 @@ class Outcome:
                 self.told[key], self.rates[key], self.counts[key] = one.told, one.rates, one.canaries
                 for rate, value in one.rates.items():
                     if value is None:
-                        self.untold[f"{key}: TPR at {rate:.1%} FPR"] = f"{one.canaries} canaries are too few"
+                        needed = f"{LEAST_BEYOND / rate:,.0f} are needed: more --canaries or --retrains"
+                        self.untold[f"{key}: TPR at {rate:.1%} FPR"] = f"{one.false_cases:,} false cases; {needed}"
 
     @property
     def verdict(self) -> str:

@@ -81,6 +81,8 @@ class ToldOfRuns:
     """By false-positive rate: the true-positive rate and its 95% bootstrap interval over canaries; None where the canaries
     do not suffice."""
     canaries: int
+    false_cases: int = 0
+    """The number of (run, canary) where the run never had the canary."""
 
 
 def attack_runs(
@@ -106,7 +108,8 @@ def attack_runs(
             others = [clustered_auc(runs.ratios(mask, columns, one), inside) for one in floors]
             first = None if before is None else clustered_auc(before.ratios(mask, columns), inside)
             rates = {rate: _with_interval(clustered_tpr(ratios, inside, rate)) for rate in RATES}
-            found[name][group] = ToldOfRuns(tell(after, target, others, first), rates, int(mask.sum()))
+            never = int((~np.isnan(ratios) & ~inside).sum())
+            found[name][group] = ToldOfRuns(tell(after, target, others, first), rates, int(mask.sum()), never)
         margins = runs.margins[:, mask]
         chance = klom_of_chance(margins, inside, 0)
         first = None if before is None else klom(before.margins[:, mask], inside)
