@@ -88,6 +88,7 @@ class Outcome:
         for name, told in self.told.items():
             row = {
                 "attack": name,
+                "verdict": told.verdict,
                 "value": f"{told.value:.3f}",
                 "retrained": f"{told.retrained:.3f}",
                 "difference [95%]": f"{told.advantage:+.3f} [{told.interval[0]:+.3f}, {told.interval[1]:+.3f}]",
@@ -98,7 +99,7 @@ class Outcome:
             for rate in RATES:
                 value = self.rates.get(name, {}).get(rate)
                 row[f"TPR at {rate:.1%}"] = "-" if value is None else f"{value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]"
-            rows.append(row | {"verdict": told.verdict})
+            rows.append(row)
         return rows
 
     def explained(self) -> list[dict[str, str]]:
@@ -117,7 +118,10 @@ class Outcome:
 
 def page(outcome: Outcome, about: Mapping[str, Any]) -> str:
     """The page of an audit (HTML). about: what the answer says beside the attacks."""
-    rows = [{"what": key, "value": str(value)} for key, value in about.items()]
+    rows = [
+        {"what": key.replace("_", " "), "value": str(value) if key == "seed" else _shown(value)}
+        for key, value in about.items()
+    ]
     sections = [Section("What was audited", table=rows)]
     if outcome.told:
         sections.append(Section("Attacks", CAPTION, table=outcome.rows()))
@@ -128,14 +132,21 @@ def page(outcome: Outcome, about: Mapping[str, Any]) -> str:
     return render_report("Audit: can anybody tell what was forgotten?", sections, _head(outcome))
 
 
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def _head(outcome: Outcome) -> Head:
     colours: dict[str, State] = {PASSED: "good", FOUND: "bad"}
     state = colours.get(outcome.verdict, "unknown")
     found = [name for name, one in outcome.told.items() if one.verdict == FOUND]
+    kinds = dict.fromkeys(name.partition(", ")[0] for name in found)  # without the groups of canaries
     tiles = [
         Tile("verdict", outcome.verdict, "", state),
         Tile("attacks asked", str(len(outcome.told)), f"{len(outcome.untold)} more could not be told"),
-        Tile("attacks that found something", str(len(found)), ", ".join(found), "bad" if found else ""),
+        Tile("attacks that found something", str(len(found)), ", ".join(kinds), "bad" if found else ""),
     ]
     return Head(f"Verdict: {outcome.verdict}. {READING}", state, tiles)
 
