@@ -33,9 +33,10 @@ from . import results_file
 from .lab import Lab, Model, Pairs
 from .methods import METHODS
 from .methods.base import cut_edges
-from .panel import Panel, Seen, view_of
+from .panel import Panel, Seen
 from .scenarios import SCENARIOS, Scenario
 from .unlearning import add_device, read_data, read_section, recipe_of
+from .view import view_of
 
 RETRAINED, OTHER_SEED, BEFORE = "retrained", "retrained, seed", "before the request"
 

@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..distributed.attacks.told import tell
 from ..distributed.measures import gap as shares
 from ..distributed.measures import scores as measures
 from ..distributed.measures.gap import Measure
 from .lab import Data
 from .panel import Panel, Scores, Seen
+from .people import Alone, OfPeople, told_of_people
 from .shadows import Shadows
 
 BINS = 4
@@ -31,7 +33,13 @@ Three = tuple[Measure, Measure, Measure]
 
 
 def judge(
-    data: Data, panel: Panel, seen: Seens, others: Sequence[Seen], shadows: Shadows | None = None
+    data: Data,
+    panel: Panel,
+    seen: Seens,
+    others: Sequence[Seen],
+    shadows: Shadows | None = None,
+    references: Sequence[OfPeople] = (),
+    each_alone: Alone | None = None,
 ) -> dict[str, Any]:
     """Every measure by name.
 
@@ -40,6 +48,7 @@ def judge(
     close.
 
     others: retrains with other seeds. With three or more, the spread of retraining is measured too.
+    references: what the attacker's own models say of the panel's people. each_alone: where each is forgotten alone.
     """
     before, after, target = seen
     result: dict[str, Any] = {"recall, share of retrained": after.recall / target.recall}
@@ -55,6 +64,13 @@ def judge(
     if len(panel.forgotten[0]):
         found |= _pairs(seen, shadows)
         result |= _strata(panel, data, seen)
+    if panel.people is not None:
+        of_users = told_of_people([s.people for s in seen], references, each_alone)
+        found |= of_users
+        told = {name: tell(three[1], three[2], []) for name, three in of_users.items() if " auc" in name}
+        result["off the retrain"] = {name: (one.advantage, *one.interval) for name, one in told.items()}
+        if each_alone is not None:
+            result["seconds of one user"] = each_alone.seconds
     result["shares"] = {name: shares.share_of_gap(*three) for name, three in found.items()}
     if "attack auc" in found:
         result["gap closed"] = result["shares"]["attack auc"].value

@@ -13,13 +13,15 @@ import numpy.typing as npt
 import torch
 
 from ..distributed.attacks.classifier import cross_fitted_scores
-from ..distributed.attacks.view import Nodes, View, node_columns
+from ..distributed.attacks.view import Floats, View
 from ..distributed.graph.local_graph import LocalGraph
 from ..distributed.measures import scores as measures
 from ..distributed.measures.quality import UserQuality, quality_by_user
 from ..distributed.measures.ranking import rank
 from .lab import Ids, Model, Pairs
+from .people import Crowd
 from .scenarios import Scenario
+from .view import view_of
 
 SAMPLE = 20_000
 """The largest number of held-out, of kept and of random pairs that are scored for comparison."""
@@ -52,6 +54,8 @@ class Panel:
     """A sample of the users without an interaction in the request."""
     graph: LocalGraph
     """The graph without the request."""
+    people: Crowd | None = None
+    """For a request of whole users, where there are strangers to set against them."""
 
     @classmethod
     def of(cls, scenario: Scenario) -> Panel:
@@ -86,6 +90,9 @@ class Panel:
             (data.test_users[tested], data.test_items[tested]),
             np.sort(draw.permutation(untouched)[:UNTOUCHED]),
             scenario.lab.graph(request),
+            Crowd.of(request, scenario.strangers, (data.users[~gone], data.items[~gone]), left[1])
+            if len(scenario.strangers[0])
+            else None,
         )
 
 
@@ -158,6 +165,12 @@ class Seen:
         return cross_fitted_scores(first, second, groups=(pairs[0][0], pairs[1][0]))
 
     @cached_property
+    def people(self) -> tuple[Floats, Floats, Floats]:
+        """What an attacker sees of the people of the request, of strangers, and of those who stay."""
+        assert self.panel.people is not None
+        return self.panel.people.features(self.view)
+
+    @cached_property
     def view(self) -> View:
         """What an attacker sees of the model, with the graph without the request."""
         return view_of(self.model, self.panel.graph)
@@ -167,12 +180,3 @@ class Seen:
         asked = torch.from_numpy(users).to(self.model.e0.device)
         lists = [ranked.items for ranked in rank(graph, self.model.readout, asked, K, BLOCK)]
         return torch.cat(lists).cpu().numpy() if lists else np.empty((0, K), dtype=np.int64)
-
-
-def view_of(model: Model, graph: LocalGraph) -> View:
-    """What an attacker sees of a model who has this graph."""
-    columns = [x.cpu().numpy() for x in node_columns(graph, model.e0, model.readout)]
-    ids, first = (graph.user_ids.cpu().numpy(), graph.item_ids.cpu().numpy()), graph.num_local_users
-    sides = [slice(None, first), slice(first, None)]
-    users, items = (Nodes(i, *(x[side] for x in columns)) for i, side in zip(ids, sides, strict=True))
-    return View(users, items)

@@ -6,7 +6,7 @@ Every draw has a seed. No request is one that a method learns from.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,16 @@ STREAM = (1, 10, 100, 1_000)
 STREAM_SHARE = 0.05
 """The share of the interactions that all requests of a stream remove together."""
 
+STRANGERS = 1_000
+"""The largest number of users that no model of the scenarios `whole users` and `user stream` is trained with. Attackers set
+deleted users against them. With 1,000 a true-positive rate at 1% can be told."""
+LEAVERS = (100, 300, 1_000)
+"""The numbers of users who are deleted, one after the other, after which `user stream` is measured."""
+AT_ONCE = 300
+"""The number of users whom `whole users` deletes together: the first ones of the stream."""
+ALONE = 100
+"""The number of these who are also deleted each alone, from the original."""
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -35,6 +45,14 @@ class Scenario:
     """All interactions to forget."""
     requests: tuple[Pairs, ...] = ()
     """For a stream: the same interactions, as the requests in which they come."""
+    marks: tuple[int, ...] = ()
+    """For a stream: the numbers of requests after which it is measured."""
+    strangers: Pairs = NOTHING
+    """The interactions of users who are not in the lab's data. Where there are any, the request is of whole users."""
+    unknown: Pairs = NOTHING
+    """What an attacker's own models are trained without: the request, or more."""
+    alone: tuple[Pairs, ...] = ()
+    """Parts of the request that are also forgotten each alone, from the original."""
 
 
 def _interactions(share: float) -> Callable[[Lab], Scenario]:
@@ -107,7 +125,47 @@ def _stream(lab: Lab) -> Scenario:
     order = np.random.default_rng(SEED).permutation(len(users))
     parts = np.array_split(order, STREAM[-1])
     requests = tuple((users[np.sort(p)], items[np.sort(p)]) for p in parts)
-    return Scenario(lab, (users, items), requests)
+    return Scenario(lab, (users, items), requests, STREAM)
+
+
+def _leavers(lab: Lab) -> tuple[Lab, Pairs, tuple[Pairs, ...]]:
+    """(a lab without the strangers, their interactions, those of each user who will be deleted, in order). Both are drawn
+    from all users at random, so an exact retrain leaves nothing that tells one from the other."""
+    data = lab.data
+    order = np.random.default_rng(SEED).permutation(np.unique(data.users))
+    most = len(order) // 6
+    strangers = np.isin(data.users, order[: min(STRANGERS, most)])
+    starts = np.searchsorted(data.users, np.arange(data.num_users + 1))
+    leaving = order[min(STRANGERS, most) :][: min(LEAVERS[-1], most)]
+    requests = tuple(
+        (data.users[a:b], data.items[a:b]) for a, b in zip(starts[leaving], starts[leaving + 1], strict=True)
+    )
+    rest = replace(data, users=data.users[~strangers], items=data.items[~strangers])
+    return lab.with_data(rest), _where(lab, strangers), requests
+
+
+def _whole_users(lab: Lab) -> Scenario:
+    """The first AT_ONCE users of `user stream` together; and ALONE of them each alone."""
+    without, strangers, requests = _leavers(lab)
+    few = requests[: min(AT_ONCE, len(requests))]
+    return Scenario(
+        without, joined(few), strangers=strangers, unknown=joined(requests), alone=few[: min(ALONE, len(few))]
+    )
+
+
+def _user_stream(lab: Lab) -> Scenario:
+    """LEAVERS[-1] whole users, one after the other, or a sixth of all users."""
+    without, strangers, requests = _leavers(lab)
+    whole = joined(requests)
+    marks = (*(mark for mark in LEAVERS if mark < len(requests)), len(requests))
+    return Scenario(without, whole, requests, marks, strangers, whole)
+
+
+def joined(requests: tuple[Pairs, ...]) -> Pairs:
+    """The interactions of all these requests, sorted by user and then item."""
+    users, items = (np.concatenate([r[side] for r in requests]) for side in (0, 1))
+    order = np.lexsort((items, users))
+    return users[order], items[order]
 
 
 def _where(lab: Lab, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Pairs:
@@ -124,4 +182,6 @@ SCENARIOS: dict[str, Callable[[Lab], Scenario]] = {
     "sensitive": _sensitive,
     "adversarial": _adversarial,
     "stream": _stream,
+    "whole users": _whole_users,
+    "user stream": _user_stream,
 }

@@ -36,13 +36,17 @@ from .judge import judge
 from .lab import Data, Lab, Model, Recipe
 from .methods import METHODS, Method
 from .panel import Panel, Seen
-from .scenarios import SCENARIOS, STREAM, Scenario
+from .people import FIRST_REFERENCE, REFERENCES, alone, columns, told_of_people
+from .scenarios import SCENARIOS, Scenario, joined
 from .shadows import Shadows
 
 SOURCES = (
     "distributed/**/*.py",
     "benchmarks/methods/*.py",
-    *(f"benchmarks/{name}.py" for name in ("judge", "lab", "panel", "scenarios", "shadows", "unlearning")),
+    *(
+        f"benchmarks/{name}.py"
+        for name in ("judge", "lab", "panel", "people", "scenarios", "shadows", "unlearning", "view")
+    ),
 )
 """The files of the package on which the numbers of a cell depend."""
 
@@ -243,6 +247,8 @@ class _Bench:
         others = [self.lab.train(scenario.request, seed=lab.seed + 1 + n) for n in range(spread)]
         self.others = [Seen(m, self.panel) for m in others]
         self.shadows = Shadows.train(scenario, self.panel, shadows) if shadows else None
+        own = range(REFERENCES if len(scenario.strangers[0]) else 0)
+        self.attackers = [self.lab.train(scenario.unknown, seed=lab.seed + FIRST_REFERENCE + n) for n in own]
 
     def cell(self, name: str) -> dict[str, Any]:
         """All measures of one method, and its seconds."""
@@ -251,7 +257,7 @@ class _Bench:
         method = prepared.method
         start = method.start(self.lab, self.original)
         steps = self.scenario.requests or (request,)
-        marks = STREAM if self.scenario.requests and name != "retrain" else (len(steps),)
+        marks = self.scenario.marks if self.scenario.marks and name not in RETRAINS else (len(steps),)
         checkpoints: list[dict[str, Any]] = []
         model, seconds = start, 0.0
         whole = name in WHOLE or not self.scenario.requests
@@ -259,7 +265,7 @@ class _Bench:
         for count in marks:
             done = 0 if whole else (0 if not checkpoints else marks[len(checkpoints) - 1])
             # A method that answers from the start gets all requests up to here as one; others get each new one by itself.
-            for part in [_joined(steps[:count])] if whole else steps[done:count]:
+            for part in [joined(steps[:count])] if whole else steps[done:count]:
                 current = start if whole else model
                 _ = current.nodes  # computed before the clock starts, as a service has it before a request
                 forget_peak()
@@ -274,7 +280,11 @@ class _Bench:
         original, target = self.references
         first = original if start is self.original else Seen(start, self.panel)
         seen = first, Seen(model, self.panel), target
-        result = judge(self.lab.data, self.panel, seen, self.others, self.shadows)
+        apart = None
+        if name not in WHOLE and start is self.original:
+            apart = alone(method, self.lab, start, self.panel.people, self.scenario.alone)
+        attackers = [Seen(m, self.panel).people for m in self.attackers]
+        result = judge(self.lab.data, self.panel, seen, self.others, self.shadows, attackers, apart)
         return result | {
             "interactions": len(request[0]),
             "requests": len(steps),
@@ -305,31 +315,28 @@ class _Bench:
         """Measures after `count` requests of a stream, against the retrain without these requests."""
         if not self.scenario.requests:
             return {}
-        request = _joined(self.scenario.requests[:count])
-        panel = Panel.of(Scenario(self.lab, request))
+        request = joined(self.scenario.requests[:count])
+        panel = Panel.of(Scenario(self.lab, request, strangers=self.scenario.strangers))
         seen = [Seen(m, panel) for m in (start, model, self.lab.train(request))]
+        row = {"requests": count, "interactions": len(request[0])}
+        quality = {"recall, share of retrained": seen[1].recall / seen[2].recall}
+        if panel.people is not None:
+            of_users = told_of_people([s.people for s in seen], [Seen(m, panel).people for m in self.attackers])
+            return row | columns(of_users) | quality
         needed, delivered = (s.forgotten - seen[0].forgotten for s in (seen[2], seen[1]))
-        return {
-            "requests": count,
-            "interactions": len(request[0]),
+        shifts = {
             "shift R2": measures.explained(needed, delivered),
             "shift slope": measures.slope(needed, delivered),
             "attack auc": seen[1].attack,
             "attack auc before": seen[0].attack,
             "attack auc retrained": seen[2].attack,
-            "recall, share of retrained": seen[1].recall / seen[2].recall,
         }
+        return row | shifts | quality
 
 
-WHOLE = ("retrain", "sharded", "RecEraser")
+RETRAINS = ("retrain", "retrain, another seed")
+WHOLE = (*RETRAINS, "sharded", "RecEraser")
 """The methods that carry out a stream from its start each time. More requests only multiply their cost."""
-
-
-def _joined(requests: tuple[Any, ...]) -> Any:
-    """The interactions of all these requests, sorted by user and then item."""
-    users, items = (np.concatenate([r[side] for r in requests]) for side in (0, 1))
-    order = np.lexsort((items, users))
-    return users[order], items[order]
 
 
 def _settings(matrix: Matrix) -> str:

@@ -23,6 +23,18 @@ MEASURES = (
     "shadow attack auc",
     "shadow attack tpr",
     "difference attack auc",
+    "user attack auc",
+    "user attack auc, each alone",
+    "calibrated user attack auc",
+    "calibrated user attack tpr",
+    "calibrated user attack auc, each alone",
+    "trained user attack auc",
+    "trained user attack tpr",
+    "trained user attack auc, each alone",
+    "user difference attack auc",
+    "closeness R2",
+    "closeness slope",
+    "seconds of one user",
     "row R2",
     "shift slope",
     "returns to top",
@@ -44,6 +56,18 @@ MEANINGS = {
     "shadow attack auc": "as `attack auc`, with likelihood ratios from shadow models with and without each pair (LiRA)",
     "shadow attack tpr": "as `attack tpr`, with these ratios",
     "difference attack auc": "telling forgotten from kept pairs by the change of their score between both versions",
+    "user attack auc": "telling deleted users from strangers, whom no model met, by how close their items are: .5 is right",
+    "calibrated user attack auc": "the same by how much closer they are than in two models of the attacker's own",
+    "calibrated user attack tpr": "the share of deleted users that this attacker finds while wrong about 1% of strangers",
+    "trained user attack auc": "the same by a classifier on six such differences, trained on other users",
+    "trained user attack tpr": "as `calibrated user attack tpr`, with this classifier",
+    "user difference attack auc": "telling deleted users from those who stay by how much closer their items came",
+    "user attack auc, each alone": "as `user attack auc`, where some of these users are forgotten each alone",
+    "calibrated user attack auc, each alone": "as `calibrated user attack auc`, likewise",
+    "trained user attack auc, each alone": "as `trained user attack auc`, likewise",
+    "closeness R2": "how much of the change of the closeness of deleted users' items in the retrain the method made too",
+    "closeness slope": "the change of this closeness that was made per change needed: 1 is right",
+    "seconds of one user": "the mean time of a request, where some of them are forgotten each alone, from the original",
     "row R2": "how much of the change of the touched rows of E0 in the retrain the method made too",
     "shift R2": "the same for the changes of the forgotten pairs' scores: 1 is all, 0 as if nothing was done",
     "shift slope": "the change made per change needed, over the forgotten pairs: 1 is right",
@@ -158,13 +182,21 @@ def _scenario(cells: Sequence[Cell]) -> str:
         f"{first['requests']:,} requests.{before} A retrain takes {first['retrain seconds']:.0f} s."
     )
     parts = [head, results_file.table([_main_row(c) for c in cells]), "More measures:"]
-    shown = [name for name in MEASURES if name in first]
-    parts.append(results_file.table([{"method": c["method"]} | {name: c[name] for name in shown} for c in cells]))
-    shared = [name for name in MEASURES if name in first["shares"] and name not in FIRST.values()]
+    shown = [name for name in MEASURES if any(name in c for c in cells)]
+    rows = [{"method": c["method"]} | {name: c.get(name, "-") for name in shown} for c in cells]
+    if told := [name for name in shown if f"{name} before" in first and name.endswith("auc")]:
+        rows.insert(
+            0, {"method": "(before the request)"} | {n: first[f"{n} before"] if n in told else "-" for n in shown}
+        )
+    parts.append(results_file.table(rows))
+    shared = [n for n in MEASURES if any(n in c["shares"] for c in cells) and n not in FIRST.values()]
     parts += [
         "Share of the gap to the retrain, by measure:",
         results_file.table([{"method": c["method"]} | {name: _share(c, name, 2) for name in shared} for c in cells]),
     ]
+    if off := list(dict.fromkeys(name for c in cells for name in c.get("off the retrain", {}))):
+        differences = [{"method": c["method"]} | {name: _off(c, name) for name in off} for c in cells]
+        parts += ["Attacks on users, difference from the retrain [95%]:", results_file.table(differences)]
     parts += [f"{cell['method']}: {cell['note']}." for cell in cells if cell.get("note")]
     for cell in cells:
         if len(cell["checkpoints"]) > 1:
@@ -207,8 +239,15 @@ def _pays_from(cell: Cell) -> str:
     return str(math.floor(cell["preparation seconds"] / saved) + 1) if saved > 0 else "never"
 
 
+def _off(cell: Cell, name: str) -> str:
+    if name not in cell["off the retrain"]:
+        return "-"
+    value, low, high = (f"{x:+.3f}" for x in cell["off the retrain"][name])
+    return f"{value} [{low}, {high}]"
+
+
 def _share(cell: Cell, name: str, digits: int) -> str:
-    if math.isnan(cell["shares"][name][0]):
+    if name not in cell["shares"] or math.isnan(cell["shares"][name][0]):
         return "-"
     value, low, high = (f"{x:.{digits}f}" for x in cell["shares"][name])
     return f"{value} [{low}, {high}]"

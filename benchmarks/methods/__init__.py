@@ -10,13 +10,14 @@ from .ifru import Ifru
 from .influence_function import InfluenceFunction
 from .published import PublishedForm
 from .receraser import RecEraser
-from .retrain import Retrain
+from .retrain import AnotherSeed, Retrain
 from .sharded import Sharded
 from .unlearnrec import UnlearnRec
 from .withdrawal import Withdrawal
 
 METHODS: dict[str, type[Method]] = {
     "retrain": Retrain,
+    "retrain, another seed": AnotherSeed,
     "cut": Cut,
     "withdrawal": Withdrawal,
     "fine-tune": FineTune,

@@ -95,7 +95,8 @@ class Looking:
                 on_progress = with_callback(epoch_callback(task, "train"), self.look_out)
                 files = RunFiles(names, dense)
                 results = run_training(self.session, self.group, self.version.graph, run, files, on_progress)
-            audited = AuditedRun(self.version.graph, run, names, dense if results[0]["has_dense"] else None)
+            weights = dense if results[0]["has_dense"] else None
+            audited = AuditedRun(self.version.graph, run, names, weights, seed == self.trained.seed)
             # All workers together make what the encoder reads of the version that they hold.
             self.session.call(self.group, self.version, calling(Partition.complete))
             call = calling(Partition.look, self.session.location, asks, audited)

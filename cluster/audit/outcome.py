@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...distributed.attacks.attacks import ATTACKS, Attack
-from ...distributed.attacks.runs import ATTACKS_ON_CANARIES, RATES, ToldOfRuns
+from ...distributed.attacks.likelihood import LEAST_BEYOND
+from ...distributed.attacks.runs import ATTACKS_ON_CANARIES, RATES, SAME_SEED, ToldOfRuns
 from ...distributed.attacks.told import FOUND, Told
 from ..reporting.html import Head, Section, State, Tile, render_report
 
@@ -30,6 +31,13 @@ class Outcome:
     """By attack on canaries: the number of canaries."""
     untold: dict[str, str] = field(default_factory=dict)
     """By attack: why it could not be asked."""
+    own_seeds: bool = False
+    """Whether the runs on canaries have seeds of their own."""
+
+    def assumption(self, name: str) -> str:
+        """What the attack of this name takes for granted."""
+        text = ALL_ATTACKS[name].assumption
+        return text.replace(SAME_SEED, "with seeds of its own") if self.own_seeds else text
 
     def add_runs(self, found: Mapping[str, Mapping[str, ToldOfRuns]]) -> None:
         """Add what attacks on canaries told, by attack and group."""
@@ -39,7 +47,8 @@ class Outcome:
                 self.told[key], self.rates[key], self.counts[key] = one.told, one.rates, one.canaries
                 for rate, value in one.rates.items():
                     if value is None:
-                        self.untold[f"{key}: TPR at {rate:.1%} FPR"] = f"{one.canaries} canaries are too few"
+                        needed = f"{LEAST_BEYOND / rate:,.0f} are needed: more --canaries or --retrains"
+                        self.untold[f"{key}: TPR at {rate:.1%} FPR"] = f"{one.false_cases:,} false cases; {needed}"
 
     @property
     def verdict(self) -> str:
@@ -64,7 +73,7 @@ class Outcome:
                 "verdict": told.verdict,
                 "question": about.title,
                 "source": about.source,
-                "assumption": about.assumption,
+                "assumption": self.assumption(name.partition(", ")[0]),
             }
             if name in self.counts:
                 found[name]["canaries"] = self.counts[name]
@@ -79,6 +88,7 @@ class Outcome:
         for name, told in self.told.items():
             row = {
                 "attack": name,
+                "verdict": told.verdict,
                 "value": f"{told.value:.3f}",
                 "retrained": f"{told.retrained:.3f}",
                 "difference [95%]": f"{told.advantage:+.3f} [{told.interval[0]:+.3f}, {told.interval[1]:+.3f}]",
@@ -89,7 +99,7 @@ class Outcome:
             for rate in RATES:
                 value = self.rates.get(name, {}).get(rate)
                 row[f"TPR at {rate:.1%}"] = "-" if value is None else f"{value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]"
-            rows.append(row | {"verdict": told.verdict})
+            rows.append(row)
         return rows
 
     def explained(self) -> list[dict[str, str]]:
@@ -100,7 +110,7 @@ class Outcome:
                 "attack": name,
                 "asks": ALL_ATTACKS[name].title,
                 "source": ALL_ATTACKS[name].source,
-                "assumption": ALL_ATTACKS[name].assumption,
+                "assumption": self.assumption(name),
             }
             for name in names
         ]
@@ -108,7 +118,10 @@ class Outcome:
 
 def page(outcome: Outcome, about: Mapping[str, Any]) -> str:
     """The page of an audit (HTML). about: what the answer says beside the attacks."""
-    rows = [{"what": key, "value": str(value)} for key, value in about.items()]
+    rows = [
+        {"what": key.replace("_", " "), "value": str(value) if key == "seed" else _shown(value)}
+        for key, value in about.items()
+    ]
     sections = [Section("What was audited", table=rows)]
     if outcome.told:
         sections.append(Section("Attacks", CAPTION, table=outcome.rows()))
@@ -119,14 +132,21 @@ def page(outcome: Outcome, about: Mapping[str, Any]) -> str:
     return render_report("Audit: can anybody tell what was forgotten?", sections, _head(outcome))
 
 
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def _head(outcome: Outcome) -> Head:
     colours: dict[str, State] = {PASSED: "good", FOUND: "bad"}
     state = colours.get(outcome.verdict, "unknown")
     found = [name for name, one in outcome.told.items() if one.verdict == FOUND]
+    kinds = dict.fromkeys(name.partition(", ")[0] for name in found)  # without the groups of canaries
     tiles = [
         Tile("verdict", outcome.verdict, "", state),
         Tile("attacks asked", str(len(outcome.told)), f"{len(outcome.untold)} more could not be told"),
-        Tile("attacks that found something", str(len(found)), ", ".join(found), "bad" if found else ""),
+        Tile("attacks that found something", str(len(found)), ", ".join(kinds), "bad" if found else ""),
     ]
     return Head(f"Verdict: {outcome.verdict}. {READING}", state, tiles)
 

@@ -72,6 +72,10 @@ def audit(
     canaries: Annotated[
         int | None, typer.Option(help="Canaries of each kind; by default about 1% of the interactions in all.")
     ] = None,
+    own_seeds: Annotated[
+        bool,
+        typer.Option("--own-seeds", help="Runs on canaries with other seeds: an attacker who has not the model's."),
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
@@ -87,6 +91,7 @@ def audit(
         requests=requests,
         retrains=retrains,
         canaries=canaries,
+        own_seeds=own_seeds,
         progress=open_progress(),
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...distributed.attacks.attacks import AttackedPairs, attack, untold
+from ...distributed.attacks.attacks import ATTACKS, AttackedPairs, attack, untold
 from ...distributed.attacks.canaries import Canaries
 from ...distributed.attacks.likelihood import balanced_halves
 from ...distributed.attacks.runs import ATTACKS_ON_CANARIES, LEAST_RUNS, Runs, attack_runs
@@ -44,6 +44,8 @@ from .evaluate_reference import forgotten_pairs, recipe_of, version_before
 
 LEAST_RETRAINS = 2
 """The model without the request, and one with another seed: no attack means anything without both."""
+RETRAINED, ANOTHER_SEED = "retrained", "another-seed"
+"""The names of the two runs that are compared with."""
 NOTHING: Pairs = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
@@ -56,6 +58,7 @@ def audit(
     requests: str | None = None,
     retrains: int = 8,
     canaries: int | None = None,
+    own_seeds: bool = False,
     progress: Progress = SILENT,
     group: WorkerGroup | None = None,
 ) -> dict[str, Any]:
@@ -67,6 +70,8 @@ def audit(
         retrains: the budget of trainings. Two are compared with; those beyond are runs on canaries, of which at least four
             are needed. Those that were finished before are found again.
         canaries: the number of canaries of each kind of one interaction; None chooses it by the size of the graph.
+        own_seeds: each run on canaries has a seed of its own, as those of an attacker who does not know the model's. If not,
+            all have the model's, and the attacker's shadow models differ from it by what they were trained with alone.
 
     Returns:
         `attacks` by name, `untold` by name (why), `verdict` ("passed", "found" or "not told"), `passed` (False if something
@@ -102,15 +107,19 @@ def audit(
     unique = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
     folder = auditing_folder(graph_key(version.graph), unique)
     announce(trained, sizes_of_graph(session.store, version.graph, config.partitioning.halo), "train", progress, group)
+    made = LEAST_RETRAINS + (runs if runs >= LEAST_RUNS else 0)
+    wanted = {RETRAINED, ANOTHER_SEED, *(name for name, _ in _runs_on_canaries(made - LEAST_RETRAINS, 0, own_seeds))}
+    there = wanted & {name.rpartition("/")[2].removesuffix(".npz") for name in session.store.list(folder)}
+    progress.note(f"audit: {made} such trainings, of which {len(there)} are there already")
     with Lease(session, version.version, [*version.files, f"{folder}/*"]) as lease, session.workers(group) as workers:
         if plan.before is not None:
             lease.add(plan.before.files)
         looking = Looking(session, workers, version, trained, folder, progress)
-        outcome = Outcome()
+        outcome = Outcome(own_seeds=own_seeds)
         pairs = attacked_pairs(plan.rest, plan.forgotten, _test(session, version, progress), trained.seed)
         looked = _attack_request(looking, plan, pairs, trained.seed, outcome)
         if runs >= LEAST_RUNS:
-            _attack_canaries(looking, plan, everything, runs, trained.seed, looked, outcome)
+            _attack_canaries(looking, plan, runs, trained.seed, looked, outcome)
     if runs < LEAST_RUNS:
         why = (
             "the encoder has tables of its own, which fit no other model (pretrain.objective=published)"
@@ -128,6 +137,7 @@ def audit(
         "retrains": len(looking.seconds),
         "retrain_seconds": float(np.sum(looking.seconds)),
         "seed": trained.seed,
+        "seeds_of_runs": "their own" if own_seeds else "that of the model",
     }
     document = {
         **about,
@@ -136,8 +146,9 @@ def audit(
         "untold": outcome.untold,
         "table": markdown(outcome),
     }
-    report = audit_name(version.version, unique, "html")
-    session.store.write(audit_name(version.version, unique), json.dumps(document, indent=1).encode())
+    name = f"{unique}-own-seeds" if own_seeds else unique
+    report = audit_name(version.version, name, "html")
+    session.store.write(audit_name(version.version, name), json.dumps(document, indent=1).encode())
     session.store.write(report, page(outcome, about).encode())
     return {
         **document,
@@ -242,8 +253,8 @@ def _attack_request(
 
     # A retrain on the present graph is one without what is already forgotten.
     removal = Removal(pair_users=plan.hidden[0], pair_items=plan.hidden[1])
-    retrained = looking.at_run("retrained", removal, seed, [ask()], "retrain without the request")[0]
-    floor = looking.at_run("another-seed", removal, seed + 1, [ask()], "retrain with another seed")[0]
+    retrained = looking.at_run(RETRAINED, removal, seed, [ask()], "retrain without the request")[0]
+    floor = looking.at_run(ANOTHER_SEED, removal, seed + 1, [ask()], "retrain with another seed")[0]
     before: Look | None = None
     if len(plan.hidden[0]):
         before, after = looking.at_version(looking.version, [ask(plan.hidden), ask(plan.hidden, forgets=True)])
@@ -258,15 +269,23 @@ def _attack_request(
     }
     first = {} if before is None else attack(pairs, before.view, None, before.returned)
     for name, measure in found["after"].items():
-        outcome.told[name] = tell(measure, found["retrained"][name], [found["floor"][name]], first.get(name))
+        others = [found["floor"][name]]
+        of_two = ATTACKS[name].of_two_versions
+        outcome.told[name] = tell(measure, found["retrained"][name], others, first.get(name), of_two)
     outcome.untold |= untold(pairs, then)
     return retrained, floor
+
+
+def _runs_on_canaries(count: int, seed: int, own_seeds: bool) -> list[tuple[str, int]]:
+    """(name, seed) of each run on canaries. seed: the model's; the one after it is that of the floor."""
+    if own_seeds:
+        return [(f"own-seed-{number:03d}", seed + 2 + number) for number in range(count)]
+    return [(f"canaries-{number:03d}", seed) for number in range(count)]
 
 
 def _attack_canaries(
     looking: Looking,
     plan: _Plan,
-    everything: Interactions,
     count: int,
     seed: int,
     retrained: tuple[Look, Look],
@@ -277,12 +296,12 @@ def _attack_canaries(
     nodes = canaries.asked()
     inside = balanced_halves(len(canaries), count, seed)
     looks = []
-    for number in range(count):
+    for number, (name, own) in enumerate(_runs_on_canaries(count, seed, outcome.own_seeds)):
         mine, others = (sorted_pairs(canaries.pairs_of(x)) for x in (inside[number], ~inside[number]))
         asks = [Ask(*nodes, NOTHING, mine, forgets) for forgets in (False, True)]
         removal = Removal(pair_users=others[0], pair_items=others[1])
         title = f"run on canaries {number + 1}/{count}"
-        looks.append(looking.at_run(f"canaries-{number:03d}", removal, seed, asks, title))
+        looks.append(looking.at_run(name, removal, own, asks, title))
     before, after = (
         Runs(canaries, inside, *map(np.array, zip(*(canaries.statistics(look[n].view) for look in looks), strict=True)))
         for n in (0, 1)

@@ -36,7 +36,8 @@ class Config(Section):
     output: str
     """The folder, local or on s3://, into which everything is written."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """The seed of all random draws. The same seed and data give the same result."""
+    """The seed of all random draws. The same seed and data give the same result. Whoever knows it can tell far better what
+    was forgotten (docs/audit.md): where that matters, take a large random number and keep it to yourself."""
     columns: Columns = Columns()
     storage: Storage = Storage()
     cluster: Cluster = Cluster()

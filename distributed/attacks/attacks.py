@@ -38,6 +38,8 @@ class Attack:
     assumption: str
     chance: float | None = 0.5
     """Its value where nothing can be found; None where no fixed value says so."""
+    of_two_versions: bool = False
+    """Whether it sets the model against the version before the request."""
 
 
 ATTACKS: Mapping[str, Attack] = {
@@ -55,11 +57,13 @@ ATTACKS: Mapping[str, Attack] = {
         "forgotten against kept pairs, by a classifier on the features of two versions and their difference",
         "Chen et al., When machine unlearning jeopardizes privacy, CCS 2021",
         "The attacker kept the version from before the request, and knows of four fifths of the pairs what they are.",
+        of_two_versions=True,
     ),
     "score change": Attack(
         "forgotten against kept pairs, by the change of their scores",
         "Chen et al., CCS 2021",
         "The attacker saw scores of both versions; nothing is trained.",
+        of_two_versions=True,
     ),
     "reconstruction": Attack(
         "forgotten pairs against items that the same users never met, by confidence near them",
@@ -81,6 +85,7 @@ ATTACKS: Mapping[str, Attack] = {
         "nodes that the request touches against other nodes, by how far their rows of E0 moved between two versions",
         "our own; delta files as in Salem et al., Updates-Leak, USENIX Security 2020",
         "The attacker holds the files of both versions.",
+        of_two_versions=True,
     ),
 }
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..measures.scores import Scores
 from .likelihood import Floats, Mask
+from .people import People
 from .view import Pairs, View
 
 Ids = npt.NDArray[np.int64]
@@ -64,9 +64,9 @@ class Canaries:
         """(statistics [n, F], margins [n]) of each canary in a model.
 
         Of one pair: those of `View.statistics`, and its margin. Of a whole user, who has no row any more: how close the
-        user's items are to each other, since items that were trained with a common user are closer. This is the mean
-        product of two of the items, by readouts and by rows of E0; the other two statistics repeat these, and the margin
-        is the first.
+        user's items are to each other, since items that were trained with a common user are closer. This is the mean over
+        two of the items of the product of their readouts, of that of their rows of E0, of the cosine of their readouts, and
+        of the product of one's readout with the mean of the other's users (`People.features`). The margin is the first.
         """
         single = self.kind[self.owner] != KINDS.index(WHOLE)
         statistics, margins = np.zeros((len(self), 4)), np.zeros(len(self))
@@ -75,19 +75,12 @@ class Canaries:
         rivals = view.scores((np.repeat(users, RIVALS), self.rivals[single].reshape(-1)))
         statistics[self.owner[single]] = of_pairs
         margins[self.owner[single]] = of_pairs[:, 0] - rivals.reshape(-1, RIVALS).mean(1)
-        for canary in np.flatnonzero(self.kind == KINDS.index(WHOLE)):
-            rows = view.items.at(self.pairs[1][self.owner == canary])
-            close = [_mean_product(x) for x in (rows.readout, rows.e0)]
-            statistics[canary] = [*close, *close]
-            margins[canary] = close[0]
+        whole = np.flatnonzero(self.kind == KINDS.index(WHOLE))
+        theirs = ~single
+        people = People(whole, self.pairs[1][theirs], np.searchsorted(whole, self.owner[theirs]))
+        statistics[whole] = people.features(view)[:, [0, 2, 1, 4]]
+        margins[whole] = statistics[whole, 0]
         return statistics, margins
-
-
-def _mean_product(rows: Scores) -> float:
-    """The mean inner product of two different rows."""
-    count = len(rows)
-    total = rows.sum(0)
-    return float((total @ total - (rows**2).sum()) / (count * (count - 1)))
 
 
 def draw_canaries(users: Ids, items: Ids, num_items: int, each: int, seed: int) -> Canaries:

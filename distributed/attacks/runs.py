@@ -24,14 +24,17 @@ RATES = (0.01, 0.001)
 """False-positive rates at which the true-positive rate is told, where the canaries suffice."""
 
 SCORES, ROWS, MARGINS = "u-lira", "u-lira on rows", "klom"
+SAME_SEED = "with the same seed"
+"""In what an attack takes for granted: the runs are like the model but for what they were trained with."""
 ATTACKS_ON_CANARIES: Mapping[str, Attack] = {
     SCORES: Attack(
         "canaries that a run forgot against canaries that it never had, each by the law of its own score",
         "U-LiRA, Hayes et al., SaTML 2025",
-        "The attacker can train and unlearn as the owner does, with the same seed, and knows all other data.",
+        f"The attacker can train and unlearn as the owner does, {SAME_SEED}, and knows all other data.",
     ),
     ROWS: Attack(
-        "the same by four statistics: the score, the product of the rows of E0, and each end against the other's neighbours",
+        "the same by four statistics: of a pair the score, the product of the rows of E0, and each end against the other's "
+        "neighbours; of a whole user four of how close the items are",
         "U-LiRA with several statistics; these are our own",
         "As `u-lira`, and the attacker has the model's rows.",
     ),
@@ -78,6 +81,8 @@ class ToldOfRuns:
     """By false-positive rate: the true-positive rate and its 95% bootstrap interval over canaries; None where the canaries
     do not suffice."""
     canaries: int
+    false_cases: int = 0
+    """The number of (run, canary) where the run never had the canary."""
 
 
 def attack_runs(
@@ -97,15 +102,14 @@ def attack_runs(
     for group, mask in runs.groups().items():
         inside = runs.inside[:, mask]
         for name, columns in ((SCORES, slice(0, 1)), (ROWS, slice(0, None))):
-            if group == WHOLE and name == ROWS:
-                columns = slice(0, 2)  # the other two repeat these
             ratios = runs.ratios(mask, columns)
             after = clustered_auc(ratios, inside)
             target = _even(after) if retrained is None else clustered_auc(runs.ratios(mask, columns, retrained), inside)
             others = [clustered_auc(runs.ratios(mask, columns, one), inside) for one in floors]
             first = None if before is None else clustered_auc(before.ratios(mask, columns), inside)
             rates = {rate: _with_interval(clustered_tpr(ratios, inside, rate)) for rate in RATES}
-            found[name][group] = ToldOfRuns(tell(after, target, others, first), rates, int(mask.sum()))
+            never = int((~np.isnan(ratios) & ~inside).sum())
+            found[name][group] = ToldOfRuns(tell(after, target, others, first), rates, int(mask.sum()), never)
         margins = runs.margins[:, mask]
         chance = klom_of_chance(margins, inside, 0)
         first = None if before is None else klom(before.margins[:, mask], inside)

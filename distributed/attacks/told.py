@@ -34,6 +34,8 @@ class Told:
     """Of the version before the request; NaN without one."""
     share: tuple[float, float, float]
     """The share of the gap between before and retrained that was closed, and its interval; NaN if there is no gap."""
+    noise: float | None = None
+    """The largest difference that is noise of retraining, where it is less than `floor` (`tell`); None: it is `floor`."""
 
     @property
     def verdict(self) -> str:
@@ -41,11 +43,22 @@ class Told:
         low, high = self.interval
         if low <= 0 <= high:
             return AS_RETRAINED
-        return WITHIN_NOISE if abs(self.advantage) <= self.floor else FOUND
+        noise = self.floor if self.noise is None else self.noise
+        return WITHIN_NOISE if abs(self.advantage) <= noise else FOUND
 
 
-def tell(after: Measure, retrained: Measure, floors: Sequence[Measure], before: Measure | None = None) -> Told:
+def tell(
+    after: Measure,
+    retrained: Measure,
+    floors: Sequence[Measure],
+    before: Measure | None = None,
+    of_two_versions: bool = False,
+) -> Told:
     """Compare the measures of one attack on several models. The same pairs are drawn for all of them.
+
+    of_two_versions: whether the attack sets the model against the version before. A retrain with another seed then hides
+    what went, since it moves all rows. That it tells less is no noise in which a model that tells more could lie: only what
+    it tells more counts.
 
     Raises:
         ValueError: the measures do not have the same numbers of rows.
@@ -59,13 +72,16 @@ def tell(after: Measure, retrained: Measure, floors: Sequence[Measure], before: 
         counts = [np.bincount(draw.integers(size, size=size), minlength=size) for size in after.sizes]
         differences.append(after.from_counts(*counts) - retrained.from_counts(*counts))
     low, high = np.quantile(differences, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    apart = [one.value - target for one in floors]
+    noise = max((max(x, 0.0) for x in apart), default=None) if of_two_versions and value > target else None
     share = (np.nan,) * 3 if before is None else tuple(share_of_gap(before, after, retrained))
     return Told(
         value,
         target,
         value - target,
         (float(low), float(high)),
-        max((abs(one.value - target) for one in floors), default=np.nan),
+        max((abs(x) for x in apart), default=np.nan),
         np.nan if before is None else before.value,
         (share[0], share[1], share[2]),
+        noise,
     )

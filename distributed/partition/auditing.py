@@ -1,5 +1,6 @@
 """What an auditor asks a partition: the rows that an attacker can see of a model, before and after it forgets."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from ..backbones.registry import make_backbone
 from ..encoder.changes import around_influence, influence
 from ..encoder.influence import AroundEncoder
 from ..encoder.published import Published, published_influence
+from ..encoder.second_order import whitening
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Ids, Pairs
 from ..measures.ranking import rank
@@ -52,6 +54,9 @@ class AuditedRun:
     run: TrainRun
     names: Sequence[str]
     dense: str | None
+    alike: bool = True
+    """Whether it has the seed of the loaded version. With another one its rows have other axes, so the encoder's matrices of
+    second order are made again for it, as where an encoder is carried over."""
 
 
 class PartitionAuditing(PartitionState):
@@ -114,6 +119,10 @@ class PartitionAuditing(PartitionState):
         here = (owners.owner_of_user[hidden[0]] == self._rank) | (owners.owner_of_item[hidden[1]] == self._rank)
         pairs = self._tensors((hidden[0][here], hidden[1][here]))
         nodes = node_rows(graph, backbone, e0)
+        if run is not None and not run.alike and not isinstance(encoder, Published):
+            encoder = copy.deepcopy(encoder)
+            if (encoder.rows if isinstance(encoder, AroundEncoder) else encoder).whitening is not None:
+                encoder.use(whitening(graph, nodes))
         if isinstance(encoder, AroundEncoder):
             return around_influence(graph, backbone, nodes, encoder, *pairs)[1]
         if isinstance(encoder, Published):

@@ -25,3 +25,12 @@ def test_the_verdict_stands_above(value: float, verdict: str, state: str) -> Non
 def test_nothing_told_is_no_pass() -> None:
     html = page(Outcome(untold={NAME: "too few pairs"}), {})
     assert '<p class="lead unknown">Verdict: not told.' in html
+
+
+def test_the_page_is_for_people() -> None:
+    """A group of canaries has a comma in its name, so the attack is named once; and the verdict does not hide at the end."""
+    found = {f"u-lira, {group}": told(0.9) for group in ("pairs", "rare items")}
+    outcome = Outcome({NAME: told(0.7), **found})
+    html = page(outcome, {"retrain_seconds": 554.8995, "removed_interactions": 7018})
+    assert f"{NAME}, u-lira<" in html and "7,018" in html and ">555<" in html and "retrain seconds" in html
+    assert list(outcome.rows()[0])[:2] == ["attack", "verdict"]

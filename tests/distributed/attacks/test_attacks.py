@@ -129,5 +129,17 @@ def test_a_difference_is_found_only_beyond_chance_and_another_seed():
     assert tell(mean(base), mean(base), [mean(more)]).verdict == AS_RETRAINED
     assert tell(mean(more), mean(base), [mean(base)]).verdict == FOUND
     assert tell(mean(more), mean(base), [mean(more | (draw.random(2000) < 0.2))]).verdict == WITHIN_NOISE
+    # Another seed hides what went from who has two versions. That it tells less is no noise; that it tells more is.
+    less = [mean(base & (draw.random(2000) < 0.1))]
+    assert tell(mean(more), mean(base), less).verdict == WITHIN_NOISE
+    assert tell(mean(more), mean(base), less, of_two_versions=True).verdict == FOUND
+    assert tell(mean(base), mean(more), less, of_two_versions=True).verdict == WITHIN_NOISE
+    much = [mean(more | (draw.random(2000) < 0.2))]
+    assert tell(mean(more), mean(base), much, of_two_versions=True).verdict == WITHIN_NOISE
+    assert {name for name, one in ATTACKS.items() if one.of_two_versions} == {
+        "two versions",
+        "score change",
+        "touched rows",
+    }
     told = tell(mean(more), mean(base), [], before=mean(more))
     assert told.share == pytest.approx((0, 0, 0), abs=0.01) and np.isnan(told.floor) and told.verdict == FOUND
