@@ -52,13 +52,14 @@ TEST_PAIRS = 20_000
 
 PARTS = {
     "find": ("begin", "route", "find"),
+    "means": ("means",),
     "encoder": ("encoder",),
     "write": ("unlearn", "write"),
     "edges": ("edges",),
     "readouts": ("refresh",),
     "gate": ("gate",),
     "commit": ("commit",),
-    "next: means": ("prepare",),
+    "next: baseline": ("prepare",),
     "evidence": ("evidence",),
 }
 """The columns of the table, and the measured phases that each adds up."""
@@ -67,11 +68,13 @@ QUANTILES = (50, 95, 99)
 """In percent."""
 
 NOTES = """Seconds are the driver's, quantiles of each part over the requests of a size (those of the parts do not add up to
-those of the whole). Find: from the acknowledgement until what a request names is known. Encoder: the changes of the touched
-rows, in the slowest partition; write: the rest of the call that makes and writes the files, and the manifest. Edges: the
+those of the whole). Find: from the acknowledgement until what a request names is known. Means: of the readouts of what the
+touched nodes are connected with, which the encoder reads; where these are half of the graph, of all nodes. Encoder: the
+changes of the touched rows; both in the slowest partition. Write: the rest of the call that makes and writes the files, and
+the manifest. Edges: the
 removed interactions taken out of the graph in memory, in the slowest partition; readouts: the rest of the refresh. The gate
 measures the version before and the new one on samples. Next: after the commit, and so in the way of the next request only:
-the means of the neighbours' readouts, which the encoder reads, and the gate's next baseline. Evidence: looked up in the
+the gate's next baseline. Evidence: looked up in the
 files and written; a service does that while no request waits.
 
 Least: the bytes that a part cannot help moving, over the copy bandwidth of its threads. Commit moves none to speak of: it
@@ -346,7 +349,8 @@ def measured(
     phases["begin"] = done - sum(phases.values())
     encoder = max(result["encoder_seconds"] for result in recorder.results["forget"])
     edges = max(result.get("edges", 0.0) for result in recorder.results.get("load", [{}]))
-    phases |= {"encoder": encoder, "unlearn": phases["unlearn"] - encoder}
+    means = max(recorder.results.get("complete", [0.0]))
+    phases |= {"means": means, "encoder": encoder, "unlearn": phases["unlearn"] - encoder - means}
     phases |= {"edges": edges, "refresh": phases.get("refresh", 0.0) - edges}
     phases |= {"committed": done - phases["prepare"], "removed": answer["removed_interactions"]}
     phases["touched"] = answer["touched_nodes"]

@@ -30,7 +30,7 @@ def least_seconds(session: Session, bandwidth: float, removed: float, touched: f
     - encoder: the row of E0, the readout and the means of each end of each interaction, and the changes;
     - write: the changed rows and pairs, for the file, its checksum and the disk's buffer;
     - edges: the arrays of the graph and the tables moved once, read and written, as when the first user goes;
-    - readouts: in each layer a row for each entry, and one for each node; means: one such sum;
+    - readouts: in each layer a row for each entry, and one for each node;
     - gate: the readouts of all items for each block of the users of its sample.
     """
     graph, config = session.version().graph, session.config
@@ -48,5 +48,4 @@ def least_seconds(session: Session, bandwidth: float, removed: float, touched: f
         "edges": 2 * arrays / cores,
         "readouts": config.backbone.num_layers * layer / cores,
         "gate": blocks * graph.items * row / cores,
-        "next: means": layer / cores,
     }

@@ -108,24 +108,26 @@ class RowsDelta(_Arrays):
     gone: Ids
 
 
-def joined_rows(deltas: Sequence[RowsDelta], total: int) -> RowsDelta:
-    """One delta that changes a table of `total` rows as these do one after the other."""
-    place: Ids = np.arange(total)
-    rows, values = [_none()], []
+def joined_rows(deltas: Sequence[RowsDelta]) -> RowsDelta:
+    """One delta that changes a table of rows as these, at least one, do one after the other."""
+    rows, values, gone = [_none()], [], _none()
     for delta in deltas:
-        rows.append(place[delta.rows])
+        rows.append(_in_base(delta.rows, gone))
         values.append(delta.e0)
         if len(delta.gone):
-            place = np.delete(place, delta.gone)
+            gone = np.sort(np.concatenate([gone, _in_base(delta.gone, gone)]))
     together = np.concatenate(rows)
-    stays = np.zeros(total, dtype=bool)
-    stays[place] = True
-    gone = np.flatnonzero(~stays)
     # Of a row that changed more than once the last values count; of one that went, none.
     _, last = np.unique(together[::-1], return_index=True)
     last = len(together) - 1 - last
-    last = last[stays[together[last]]]
+    last = last[~np.isin(together[last], gone)]
     return RowsDelta(together[last], np.concatenate(values)[last], gone)
+
+
+def _in_base(places: Ids, gone: Ids) -> Ids:
+    """Where rows stand in a table, whose places are given as they are without the rows `gone`, ascending. It costs what is
+    asked for: no array of the size of the table is made."""
+    return places + np.searchsorted(gone - np.arange(len(gone)), places, side="right")
 
 
 def with_rows(base: npt.NDArray[np.float32], deltas: Sequence[RowsDelta]) -> npt.NDArray[np.float32]:

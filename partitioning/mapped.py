@@ -165,7 +165,7 @@ class MappedRows:
 
     def __init__(self, base: npt.NDArray[np.float32], deltas: Sequence[RowsDelta] = ()) -> None:
         self._base = base
-        self.changed = joined_rows([RowsDelta(_NONE, base[:0], _NONE), *deltas], len(base))
+        self.changed = joined_rows([RowsDelta(_NONE, base[:0], _NONE), *deltas])
         """What the deltas change in the base, as one."""
 
     @classmethod

@@ -76,7 +76,7 @@ class Serve(Section):
     """The environment variable that holds the bearer token. The token itself is never in the configuration."""
     max_open_requests: int = Field(10000, ge=1)
     """The largest number of requests that are accepted and not yet carried out. Further ones are refused (429)."""
-    max_batch: int = Field(100, ge=1)
+    max_batch: int = Field(1000, ge=1)
     """The largest number of requests that become one version together."""
     max_body_bytes: int = Field(1048576, ge=1024)
     """The largest body of a call, in bytes. A longer one is refused (413)."""

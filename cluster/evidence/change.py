@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
@@ -24,7 +25,7 @@ from ...partitioning.mapped import MappedRows, MappedShard, marks, without
 from ...partitioning.storage import Store
 from ..output.id_maps import SIDES, IdMaps
 from ..output.manifest import Manifest
-from ..requests.matching import Effect, effect, resolve, union
+from ..requests.matching import Effect, effects, resolve_all, union
 from ..requests.request import Request
 
 Ids = npt.NDArray[np.int64]
@@ -167,6 +168,14 @@ class Change:
         """Whether all files of the new version that were looked for are still there."""
         return _there(self.after, self.found)
 
+    @cached_property
+    def lives(self) -> tuple[Marks, Marks]:
+        """Which users, bool [users], and which items, bool [items], are in the id maps of the new version."""
+        users, items = (
+            marks(nodes, self.after.graph.nodes(side)) for nodes, side in zip(self.live, SIDES, strict=True)
+        )
+        return users, items
+
     @property
     def around(self) -> bool:
         """Whether the encoder changes rows of nodes that no request touches."""
@@ -185,12 +194,13 @@ class Change:
         id_maps = self.maps or IdMaps(store)
         # The files of the id maps may still have nodes that were deleted earlier: these have no interactions any more.
         maps = [id_maps.file_of(graph, side) for side in SIDES]
-        named = {request_id: resolve(one, maps[0], maps[1], graph.time) for request_id, one in requests.items()}
+        resolved = resolve_all(list(requests.values()), maps[0], maps[1], graph.time)
+        named = dict(zip(requests, resolved, strict=True))
         removal, timed = union(named.values())
         users = np.concatenate([removal.users, removal.pair_users, timed])
         parts = [removal.find(shard.rows(users, removal.items), timed) for shard in self.old.values()]
         found = merged(parts)
-        return {request_id: effect(found, [one], graph.items) for request_id, one in named.items()}
+        return effects(found, named, graph.items)
 
     def shards_of(self, users: Ids, items: Ids) -> list[MappedShard]:
         """The new shards that should have a row of one of these nodes, and all that changed."""

@@ -12,6 +12,7 @@ from ...distributed.graph.removal import Removal
 from ...distributed.measures import scores as measures
 from ...distributed.partition.partition import Partition
 from ...partitioning.mapped import contains, marks
+from ...partitioning.shard import distinct
 from ...workers import WorkerFailure, WorkerGroup, calling
 from ..output.id_maps import SIDES
 from ..output.manifest import Manifest
@@ -126,20 +127,19 @@ def _nodes_check(change: Change, pairs: tuple[Ids, Ids], told: int | None) -> di
     was connected with."""
     gone = found = checked = 0
     for n, (side, other) in enumerate((("user", "item"), ("item", "user"))):
-        total = change.after.graph.nodes(side)
-        ends = np.flatnonzero(marks(pairs[n], total))
+        ends = distinct(pairs[n])
         of_side = (ends, NONE) if side == "user" else (NONE, ends)
         shards = change.shards_of(*of_side)
         degrees = sum((shard.degrees(side, ends) for shard in shards), np.zeros(len(ends), dtype=np.int64))
         lost = ends[degrees == 0]
         chosen = lost[_sample(len(lost))]
-        there = marks(change.live[n], total)[chosen]
+        there = change.lives[n][chosen]
         for shard in shards:
             there |= shard.has_rows(side, chosen)
-        mine = np.flatnonzero(marks(chosen, total)[pairs[n]])
+        mine = np.flatnonzero(contains(chosen, pairs[n]))
         mine = mine[_sample(len(mine))]
         still = change.stands(other, pairs[0][mine], pairs[1][mine])
-        there |= marks(pairs[n][mine[still]], total)[chosen]
+        there |= contains(np.sort(pairs[n][mine[still]]), chosen)
         gone, checked, found = gone + len(lost), checked + len(chosen), found + int(there.sum())
     detail = f"users and items that lost their last interaction; {found} of them have a row or an external id"
     agrees = told is None or told == gone
@@ -233,12 +233,11 @@ def scores_of(
         return _left_out(requests, "a later version is current, and the workers hold that one")
     answers: dict[str, dict[str, Any]] = {}
     whole, chosen = {}, {}
-    live = [marks(nodes, change.after.graph.nodes(side)) for nodes, side in zip(change.live, SIDES, strict=True)]
     for request_id, pairs in requests.items():
         if pairs is None:
             answers[request_id] = {"left_out": UNKNOWN}
             continue
-        both = live[0][pairs[0]] & live[1][pairs[1]]
+        both = change.lives[0][pairs[0]] & change.lives[1][pairs[1]]
         places = np.flatnonzero(both)
         if len(places):
             places = places[_sample(len(places))]

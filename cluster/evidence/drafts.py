@@ -162,10 +162,17 @@ class Drafts:
             raise InputError(missing_text(self._session.store, missing, current))
 
 
-def chain_of(records: Sequence[Record], request_id: str) -> dict[str, Record]:
-    """The records that a report names, by role: "committed", "accepted", "version before" and "record before"."""
-    # The search begins at the end, because the request was usually committed a moment ago.
-    place = next(n for n in reversed(range(len(records))) if _answers(records[n], request_id))
+def chain_of(records: Sequence[Record], ticket: Ticket) -> dict[str, Record]:
+    """The records that a report names, by role: "committed", "accepted", "version before" and "record before".
+
+    records: from the ticket's first record on, or from an earlier one.
+    """
+    request_id = ticket.request_id
+    # What closed it is the commit, unless the ticket comes from a checkpoint that does not know the number.
+    told = ticket.closed_at - records[0].number
+    places = [told] if 0 <= told < len(records) else []
+    places += reversed(range(len(records))) if not places or not _answers(records[told], request_id) else []
+    place = next(n for n in places if _answers(records[n], request_id))
     committed = records[place]
     base = manifest_of(committed).base
     chain = {"committed": committed, "record before": records[place - 1]}

@@ -136,7 +136,7 @@ def _write_lineage(session: Session, request_id: str, progress: Progress) -> Non
 
 
 def _chain(session: Session, ticket: Ticket) -> dict[str, Record]:
-    return chain_of(session.log.since(ticket.first_record - 1), ticket.request_id)
+    return chain_of(session.log.since(ticket.first_record - 1), ticket)
 
 
 def _ensure(session: Session, answer: Mapping[str, Any], drafts: Drafts, known: Mapping[str, Any] | None) -> list[str]:

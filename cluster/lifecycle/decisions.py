@@ -7,7 +7,7 @@ Nothing here reads, writes, waits or uses Ray's actors. Times are in seconds sin
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 
 from ray.exceptions import RayError
@@ -27,19 +27,26 @@ MAX_LOSSES = 3
 
 
 def next_batch(
-    tickets: Iterable[Ticket], now: float, grace_seconds: float, limit: int, alone: Mapping[str, int] = {}
+    tickets: Iterable[Ticket],
+    now: float,
+    grace_seconds: float,
+    limit: int,
+    alone: Mapping[str, int] = {},
+    parts: Sequence[Collection[str]] = (),
 ) -> list[str]:
     """The ids of the requests to carry out next: those whose grace window has passed, oldest first, at most `limit`.
 
     alone: the requests of batches that failed; for each the number of times that it has since lost workers when it was tried
     by itself. They are tried one at a time. Those that have lost none are tried before all other requests, and those that
-    have lost some after all others, the ones with the fewest losses first.
+    have lost some after all others, the ones with the fewest losses first. parts: of batches that failed and were large
+    (`halves`). Each is tried as one batch, after the former and before all others.
     """
     due = sorted((t for t in tickets if due_at(t, grace_seconds) <= now), key=lambda t: t.accepted_at)
     suspects = sorted((t.request_id for t in due if t.request_id in alone), key=alone.__getitem__)
     others = [t.request_id for t in due if t.request_id not in alone]
     if others and not (suspects and alone[suspects[0]] == 0):
-        return others[:limit]
+        part = next((found for part in parts if (found := [one for one in others if one in part])), others)
+        return part[:limit]
     return suspects[:1]
 
 
@@ -143,8 +150,19 @@ class Verdict(Enum):
     AGAIN = "again"  # another process wrote to the log: decide anew on what is there now
     WAIT = "wait"  # the requests are not the reason, but storage, machines, or a version that cannot forget: try later
     LAST = "last"  # the request loses workers by itself: try it after all others, so that it does not block them
-    ALONE = "alone"  # one request of the batch may be the reason: try each by itself
+    ALONE = "alone"  # one request of the batch may be the reason: try its halves, and in the end each by itself
     QUARANTINE = "quarantine"  # the request failed by itself: close it as failed, so that it does not block the others
+
+
+SMALLEST_PART = 8
+"""The requests of a failed batch of more than so many are not tried one at a time, but in halves."""
+
+
+def halves(batch: Sequence[str]) -> list[Sequence[str]]:
+    """The parts in which a batch is tried after it failed and one of its requests may be the reason; empty if each is to be
+    tried by itself. So a request that fails keeps a thousand others for some twenty versions, and not for a thousand."""
+    middle = len(batch) // 2
+    return [batch[:middle], batch[middle:]] if len(batch) > SMALLEST_PART else []
 
 
 def loses_workers(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from ...workers import WorkerGroup, calling
 from ..output.id_maps import SIDES, IdMaps
 from ..output.manifest import Manifest
 from ..output.session import Session
-from ..requests.matching import Resolved, partitions_to_ask, resolve, union
+from ..requests.matching import Resolved, partitions_to_ask, resolve_all, union
 from ..requests.request import Request
 
 
@@ -41,7 +41,8 @@ def route(id_maps: IdMaps, graph: Graph, requests: Sequence[Request]) -> Route:
         InputError: a file of the graph is missing or damaged.
     """
     maps = [id_maps.of(graph, side) for side in SIDES]
-    named = {request.request_id: resolve(request, maps[0], maps[1], graph.time) for request in requests}
+    resolved = resolve_all(requests, maps[0], maps[1], graph.time)
+    named = {request.request_id: one for request, one in zip(requests, resolved, strict=True)}
     owners = id_maps.owners(graph)
     removal, timed = union(named.values())
     return Route(named, removal, timed, owners, partitions_to_ask(owners, removal, timed))

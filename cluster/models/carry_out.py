@@ -14,9 +14,8 @@ import numpy as np
 
 from ...distributed.encoder.influence import readable_formats
 from ...distributed.graph.removal import Found
-from ...distributed.partition.partition import Partition
 from ...partitioning.errors import InputError
-from ...workers import WorkerGroup, calling
+from ...workers import WorkerGroup
 from ..lifecycle.acceptance import append_step
 from ..lifecycle.decisions import within_limit
 from ..lifecycle.finding import Route, find_by_workers, route
@@ -28,7 +27,7 @@ from ..output.session import Session
 from ..output.tickets import State
 from ..reporting.progress import Progress
 from ..reporting.spans import span
-from ..requests.matching import Effect, Resolved, changed_partitions, effect
+from ..requests.matching import Effect, Resolved, changed_partitions, effect, effects
 from ..requests.outcome import Outcome
 from ..requests.request import Request
 from .gate import measured_baseline
@@ -210,8 +209,7 @@ def _load(session: Session, group: WorkerGroup, version: Manifest) -> float:
 
 
 def _prepare(session: Session, group: WorkerGroup, version: Manifest) -> None:
-    """Do beforehand what the next batch on this version needs: the means that the encoder reads, and the gate's baseline."""
-    session.call(group, version, calling(Partition.complete))
+    """Do beforehand what the next batch on this version needs: the gate's baseline."""
     measured_baseline(session, group, version)
 
 
@@ -222,8 +220,7 @@ def _find(
     way = route(session.id_maps, version.graph, requests)
     watch.mark("route")
     found, items = find_by_workers(session, group, version, way), version.graph.items
-    effects = {request_id: effect(found, [named], items) for request_id, named in way.named.items()}
-    return _Batch(requests, way, found, effects, items)
+    return _Batch(requests, way, found, effects(found, way.named, items), items)
 
 
 def _hold_too_large(

@@ -161,8 +161,9 @@ def make_candidate(
     }
     pairs = (whole.users, whole.items)
     thinned = whole.thinned if whole.partial else None
-    # All workers together make what the encoder reads, unless they have it; those that are affected then work by themselves.
-    session.call(group, version, calling(Partition.complete))
+    # All workers together make what the encoder reads of the touched nodes, unless they have it; those that are affected
+    # then work by themselves.
+    session.call(group, version, calling(Partition.complete, *pairs))
     # Only workers write shards and rows (W4), each its own. The others keep the files of the version before.
     call = calling(Partition.forget, session.location, *pairs, names, cut_only=change.cut_only, thinned=thinned)
     with progress.task("forget", len(affected)) as task:

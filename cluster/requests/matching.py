@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ...distributed.partition.version import Version
 from ...partitioning.assignment import Assignment
 from ...partitioning.graph import dense_ids
 from ...partitioning.manifest import EventTimes, Graph
+from ...partitioning.shard import distinct, spans
 from .request import Request
 from .rows import ITEMS, RANGES, USERS
 from .times import in_unit
@@ -27,6 +29,8 @@ Ids = npt.NDArray[np.int64]
 Marks = npt.NDArray[np.bool_]
 IdMap = tuple[pa.Array, Ids, npt.NDArray[np.int16]]
 """The id map of one side, (external ids, dense ids, owners), as `partitioning.ingest.load_ids` gives it."""
+
+NONE: Ids = np.empty(0, dtype=np.int64)
 
 UNKNOWN, ANY = -1, -2
 """These stand in the place of a dense id. UNKNOWN: the graph does not know the id. ANY: the entry names no such id."""
@@ -114,7 +118,16 @@ def resolve(request: Request, user_map: IdMap, item_map: IdMap, time: EventTimes
     user_map, item_map: the id maps of the graph. time: as in the graph's manifest; None where it has no times, and all
     entries with a time range are then invalid.
     """
-    entries = list(request.entries())
+    return resolve_all([request], user_map, item_map, time)[0]
+
+
+def resolve_all(
+    requests: Sequence[Request], user_map: IdMap, item_map: IdMap, time: EventTimes | None = None
+) -> list[Resolved]:
+    """As `resolve`, for each of these requests. The ids of all are looked up together, since that is a pass over the id
+    maps: it takes no longer than for one of them."""
+    each = [list(request.entries()) for request in requests]
+    entries = list(chain.from_iterable(each))
     ranged = np.array([kind == RANGES for kind, _ in entries], dtype=bool)
     users = [None if kind == ITEMS else value if kind == USERS else value[0] for kind, value in entries]
     items = [None if kind == USERS else value if kind == ITEMS else value[1] for kind, value in entries]
@@ -130,7 +143,14 @@ def resolve(request: Request, user_map: IdMap, item_map: IdMap, time: EventTimes
             invalid[position] = str(error)
     user, item = _dense(users, user_map), _dense(items, item_map)
     padded = _padded(users, user, user_map) | _padded(items, item, item_map)
-    return Resolved(user, item, ranged, since, until, invalid, padded)
+    resolved, end = [], 0
+    for own in each:
+        first, end = end, end + len(own)
+        part = slice(first, end)
+        wrong = {position - first: invalid[position] for position in range(first, end) if position in invalid}
+        ids, ends = (user[part], item[part]), (since[part], until[part])
+        resolved.append(Resolved(*ids, ranged[part], *ends, wrong, padded[part]))
+    return resolved
 
 
 def _dense(texts: Sequence[Any], id_map: IdMap) -> Ids:
@@ -154,7 +174,7 @@ def union(parts: Iterable[Resolved]) -> tuple[Removal, Ids]:
 
     The times of the events of these users are needed to tell what the ranges remove.
     """
-    removals, timed = [], []
+    removals, timed = [Removal()], [NONE]
     for part in parts:
         removals.append(part.removal)
         timed.append(part.user[part.timed])
@@ -196,12 +216,11 @@ def effect(found: Found, named: Sequence[Resolved], num_items: int) -> Effect:
     found: what the graph has of all that they name, and perhaps more. num_items: of the graph.
     """
     users, items = found.codes // num_items, found.codes % num_items
-    whole = np.zeros(len(users), dtype=bool)
+    removal, timed = union(named)
+    whole = np.isin(users, removal.users) | np.isin(items, removal.items)
+    whole |= np.isin(found.codes, removal.pair_users * num_items + removal.pair_items)
     hit = np.zeros(len(found.times), dtype=bool)
-    for one in named:
-        removal = one.removal
-        whole |= np.isin(users, removal.users) | np.isin(items, removal.items)
-        whole |= np.isin(found.codes, removal.pair_users * num_items + removal.pair_items)
+    for one in named if len(timed) else ():
         for position, low, high in _segments(found, one, num_items):
             hit[low:high] |= _in_range(found.times[low:high], one, position)
     place = np.searchsorted(found.codes, found.event_codes)
@@ -211,6 +230,43 @@ def effect(found: Found, named: Sequence[Resolved], num_items: int) -> Effect:
     left = found.times[~hit & fewer[place]]
     thinned = (users[fewer], items[fewer], found.counts[fewer] - hits[fewer], left)
     return Effect(users[gone], items[gone], thinned, int(found.counts[gone].sum() + hits[fewer].sum()))
+
+
+def effects(found: Found, named: Mapping[str, Resolved], num_items: int) -> dict[str, Effect]:
+    """What each of these requests removes by itself, by its id. found, num_items: as `effect`.
+
+    Each request is compared with its own part of `found` only, so that the cost grows with the number of requests, and not
+    with its square.
+    """
+    items = found.codes % num_items
+    by_item = np.argsort(items, kind="stable")
+    ends = found.codes // num_items, items[by_item]
+    answers = {}
+    for request_id, one in named.items():
+        removal, timed = union([one])
+        whole_users = np.concatenate([removal.users, timed])
+        own = [
+            spans(*(np.searchsorted(ends[0], whole_users, side) for side in ("left", "right"))),
+            by_item[spans(*(np.searchsorted(ends[1], removal.items, side) for side in ("left", "right")))],
+            _places(found.codes, removal.pair_users * num_items + removal.pair_items),
+        ]
+        answers[request_id] = effect(_part(found, distinct(np.concatenate(own))), [one], num_items)
+    return answers
+
+
+def _part(found: Found, places: Ids) -> Found:
+    """Of what was found, only the interactions at these places, ascending, with their events."""
+    codes = found.codes[places]
+    events = spans(*(np.searchsorted(found.event_codes, codes, side) for side in ("left", "right")))
+    return Found(codes, found.counts[places], found.event_codes[events], found.times[events])
+
+
+def _places(codes: Ids, wanted: Ids) -> Ids:
+    """The places, in the ascending `codes`, of those of `wanted` that are there."""
+    place = np.searchsorted(codes, wanted)
+    there = place < len(codes)
+    there[there] = codes[place[there]] == wanted[there]
+    return place[there]
 
 
 def by_entry(found: Found, named: Resolved, num_items: int) -> tuple[Ids, Ids]:

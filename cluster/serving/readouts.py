@@ -21,6 +21,8 @@ from ...distributed.partition.files import read_file
 from ...partitioning.delta import ShardDelta
 from ...partitioning.ingest import load_gone, load_ids, load_shard
 from ...partitioning.manifest import Graph
+from ...partitioning.mapped import contains
+from ...partitioning.shard import distinct, spans
 from ..output.id_maps import SIDES
 from ..output.manifest import Manifest
 from ..output.session import Session
@@ -149,8 +151,8 @@ def make_readouts(session: Session, version: Manifest, embeddings: Sequence[tupl
     )
 
 
-MOST_PAIRS = 10_000
-"""With more removed interactions than this, readouts are made anew."""
+LARGEST_SHARE = 0.25
+"""Where more than this share of the interactions was removed, readouts are made anew."""
 
 
 def followed(
@@ -165,11 +167,9 @@ def followed(
     deltas = [
         ShardDelta.from_bytes(read_file(session.store, version, name)) for chain in follows.shards for name in chain
     ]
-    pairs = np.concatenate(
-        [np.empty((2, 0), dtype=np.int64), *(np.stack([one.users, one.items]) for one in deltas)], axis=1
-    )
-    pairs = np.unique(pairs, axis=1)
-    if pairs.shape[1] > MOST_PAIRS:
+    # A pair whose ends are in two partitions stands in the deltas of both.
+    pairs = [np.concatenate([_NOBODY, *(getattr(one, name) for one in deltas)]) for name in ("users", "items")]
+    if len(pairs[0]) > LARGEST_SHARE * len(known.seen):
         return None
     places = []
     for total, nodes in ((version.graph.users, known.user_nodes), (version.graph.items, known.item_nodes)):
@@ -181,11 +181,7 @@ def followed(
     for users, of_users, items, of_items in embeddings:
         user_rows[places[0][users]], item_rows[places[1][items]] = of_users, of_items
         there[places[1][items]] = True
-    lost = []
-    for user, item in zip(places[0][pairs[0]].tolist(), places[1][pairs[1]].tolist(), strict=True):
-        first, end = known.seen_indptr[user], known.seen_indptr[user + 1]
-        lost += (first + np.flatnonzero(known.seen[first:end] == item)).tolist()
-    entries = np.sort(np.array(lost, dtype=np.int64))
+    entries = _entries_of(known, *(place[ends] for place, ends in zip(places, pairs, strict=True)))
     return replace(
         known,
         version=version.version,
@@ -196,3 +192,13 @@ def followed(
         item_there=there,
         hidden=known.hidden | gone[0],
     )
+
+
+def _entries_of(known: Readouts, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where the pairs (users[j], items[j]) [n] stand in `known.seen`, ascending; all are positions. Only the lists of these
+    users are looked at, all at once."""
+    touched = distinct(users)
+    first, end = known.seen_indptr[touched], known.seen_indptr[touched + 1]
+    entries, size = spans(first, end), len(known.items)
+    there = np.repeat(touched, end - first) * size + known.seen[entries]
+    return entries[contains(np.sort(users * size + items), there)]

@@ -12,7 +12,16 @@ from typing import Any, Protocol
 from ...partitioning.errors import InputError
 from ...partitioning.manifest import Graph
 from ..lifecycle.acceptance import append_step, read_accepted
-from ..lifecycle.decisions import OwnClock, Verdict, error_class, judge, loses_workers, next_batch, seconds_until_due
+from ..lifecycle.decisions import (
+    OwnClock,
+    Verdict,
+    error_class,
+    halves,
+    judge,
+    loses_workers,
+    next_batch,
+    seconds_until_due,
+)
 from ..lifecycle.refusals import UnreadableRequest
 from ..log.records import FAILED
 from ..output.manifest import Manifest
@@ -32,6 +41,9 @@ LONGEST_SWITCH_SECONDS = 600.0
 REPORT_AFTER_SECONDS = 60.0
 """Evidence of this service's own batches waits while requests wait, but not longer than this after its commit. That of other
 processes is written here when it is still missing then: whoever should have written it died or failed."""
+LATE_REPORTS = 100
+"""The reports that have waited too long and are written between two batches: so many, or as many as the last batch had
+requests if that was more, so that evidence does not fall behind for ever. Never more than `serve.max_batch`."""
 REPORTS_AT_ONCE = 16
 """The reports that are written before another look whether a request is due."""
 FINISH_SECONDS = 10.0
@@ -80,6 +92,8 @@ class Service(ForwardsRequests, ServiceInterface):
         self._watcher, self._measured = watcher, measured
         self._alone: dict[str, int] = {}
         """Requests that are tried by themselves, as `next_batch` takes them."""
+        self._parts: list[Sequence[str]] = []
+        """Parts of batches that failed, as `next_batch` takes them."""
         self._losses = 0
         """How many attempts in a row have lost workers."""
         self._late: set[str] = set()
@@ -89,6 +103,8 @@ class Service(ForwardsRequests, ServiceInterface):
         self._own: frozenset[str] = frozenset()
         """The requests that were carried out here, and whose evidence was not tried yet."""
         self._accepted, self._committed = OwnClock(), OwnClock()
+        self._last_batch = 0
+        """How many requests the last batch had."""
         self._next_report = 0.0
         self._report_attempts: dict[str, int] = {}
         self._shown: Graph | None = None
@@ -160,7 +176,8 @@ class Service(ForwardsRequests, ServiceInterface):
         tickets = {ticket.request_id: ticket for ticket in view.open}
         waiting = self._by_own_clock(view.open, now)
         self._alone = {request_id: losses for request_id, losses in self._alone.items() if request_id in tickets}
-        chosen = next_batch(waiting, now, grace, settings.serve.max_batch, self._alone)
+        self._parts = [left for part in self._parts if (left := [one for one in part if one in tickets])]
+        chosen = next_batch(waiting, now, grace, settings.serve.max_batch, self._alone, self._parts)
         if not chosen:
             self._unblock()
             if self._write_own_reports(unreported, None):
@@ -186,6 +203,7 @@ class Service(ForwardsRequests, ServiceInterface):
         finally:
             self.intake.running = frozenset()
         self._set_own(self._own | set(chosen))
+        self._last_batch = len(chosen)
         self._unblock()
         return 0.0
 
@@ -222,22 +240,22 @@ class Service(ForwardsRequests, ServiceInterface):
             self._next_report = now + REPORT_AFTER_SECONDS
             # Reports that cannot be written do not keep the others waiting.
             attempts = {request_id: self._report_attempts.get(request_id, 0) for request_id in late}
-            chosen = sorted(late, key=attempts.__getitem__)[: self._session.config.serve.max_batch]
+            chosen = sorted(late, key=attempts.__getitem__)[: self._late_limit]
             self._report_attempts = attempts | {request_id: attempts[request_id] + 1 for request_id in chosen}
             self._engine.write_reports(chosen)
 
     def _write_own_reports(self, unreported: Mapping[str, float], now: float | None) -> bool:
         """Write evidence of requests that were carried out here, the oldest first; returns whether there was any.
 
-        now: the time, where requests may be due: then only evidence that has waited long enough is written, as much as of a
-        batch, so that it does not fall behind for ever. None where no request is due.
+        now: the time, where requests may be due: then only evidence that has waited long enough is written, and not all of
+        it at once. None where no request is due.
         """
         own = sorted(self._own & unreported.keys(), key=unreported.__getitem__)
         if now is None:
             chosen = own[:REPORTS_AT_ONCE]
         else:
             late = [request_id for request_id in own if now >= unreported[request_id] + REPORT_AFTER_SECONDS]
-            chosen = late[: self._session.config.serve.max_batch]
+            chosen = late[: self._late_limit]
         if not chosen:
             self._set_own(frozenset(own))
             return False
@@ -247,6 +265,10 @@ class Service(ForwardsRequests, ServiceInterface):
             # Tried once: what could not be written is tried again with what others have left.
             self._set_own(frozenset(own) - set(chosen))
         return True
+
+    @property
+    def _late_limit(self) -> int:
+        return min(self._session.config.serve.max_batch, max(LATE_REPORTS, self._last_batch))
 
     def _set_own(self, own: frozenset[str]) -> None:
         if own != self._own:
@@ -313,7 +335,11 @@ class Service(ForwardsRequests, ServiceInterface):
         log.warning("a batch of %d requests failed: %s (%s)", len(batch), error_class(error), verdict.value)
         log.debug("it failed", exc_info=error)
         if verdict is Verdict.ALONE:
-            self._alone.update(dict.fromkeys(batch, 0))
+            self._parts = [part for part in self._parts if set(part).isdisjoint(batch)]
+            if parts := halves(batch):
+                self._parts = [*parts, *self._parts]
+            else:
+                self._alone.update(dict.fromkeys(batch, 0))
         elif verdict is Verdict.QUARANTINE:
             for request_id in batch:
                 self._quarantine(request_id, error)

@@ -132,6 +132,10 @@ class LocalGraph:
         """The mean [N, D] of x [N, D] over each node's neighbours; zero for a node without any."""
         return self.propagation.neighbour_sum(x) / self.degrees.clamp(min=1)[:, None]
 
+    def neighbour_means_of(self, x: Tensor, rows: Tensor) -> Tensor:
+        """As `neighbour_means`, of these rows int64 [n], ascending: [n, D], with the same bits. All ranks call it."""
+        return self.propagation.neighbour_sum_of(x, rows) / self.degrees[rows].clamp(min=1)[:, None]
+
 
 def _rows(ids: Tensor, total: int, first: int) -> Tensor:
     rows = torch.full((total,), -1, dtype=torch.int64, device=ids.device)

@@ -65,6 +65,19 @@ class NeighbourSum:
             y[rows] = sums
         return y
 
+    def of_rows(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Some rows of A x, [n, D], with the same bits: `rows` int64 [n], ascending. It costs the entries of these rows."""
+        y = x.new_empty((len(rows), x.shape[1]))
+        for tile, parts in self._tiles:
+            first, last = torch.searchsorted(rows, torch.tensor([tile.start, tile.stop], device=rows.device)).tolist()
+            if first < last:
+                own = rows[first:last] - tile.start
+                sums = parts[0].of_rows(x, own)
+                for part in parts[1:]:
+                    sums += part.of_rows(x, own)
+                y[first:last] = sums
+        return y
+
     def shrunk(self, indptr: Tensor, columns: Tensor, num_columns: int, lost: "Lost") -> "NeighbourSum":
         """The sums of the same matrix without some entries, rows and columns, in the same memory. This one is of no use
         then.
@@ -115,6 +128,14 @@ class _Part:
 
             return ops.copy_u_sum(self._graph, x.contiguous())
         return sum_rows(x, self.indptr, self.columns)
+
+    def of_rows(self, x: Tensor, rows: Tensor) -> Tensor:
+        starts = self.indptr[rows].long()
+        counts = self.indptr[rows + 1].long() - starts
+        ends = counts.cumsum(0)
+        places = (starts - (ends - counts)).repeat_interleave(counts)
+        places += torch.arange(len(places), device=places.device)
+        return sum_rows(x, _indptr(counts).to(self.indptr.dtype), self.columns[places])
 
     @cached_property
     def _graph(self) -> Any:

@@ -132,9 +132,28 @@ class Propagation:
             y[rows] = sums
         return y
 
+    def neighbour_sum_of(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Those rows of A x [n, D] whose numbers are `rows` int64 [n], ascending, with the same bits as in `neighbour_sum`.
+
+        All ranks call it, each with rows of its own: what it receives is the same, and only its sums are fewer.
+        """
+        buffer = x.detach()
+        if self._total > self._own or self._partial is not None:
+            buffer = self._buffer("layer", x)
+            buffer[: self._own] = x.detach()
+        self._receive(buffer)
+        users = int(torch.searchsorted(rows, self._first_item))
+        sums = (self._users.of_rows(buffer, rows[:users]), self.items.of_rows(buffer, rows[users:] - self._first_item))
+        return torch.cat(sums)
+
     def _sums(self, buffer: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """A x in pieces, as `NeighbourSum.tiles`, where x are the first N rows of the buffer [N + R, D]. The others are
         received first."""
+        self._receive(buffer)
+        yield from self.local_sums(buffer)
+
+    def _receive(self, buffer: Tensor) -> None:
+        """Receive the last R rows of the buffer [N + R, D], and send what others need of the first N. All ranks call it."""
         if self._partial is None:
             sent = self._buffer("sent", buffer, len(self._send_columns))
             torch.index_select(buffer, 0, self._send_columns, out=sent)
@@ -145,7 +164,6 @@ class Propagation:
             self._comm.exchange_rows(sent, *counts, "halo", received, self.both_ways)
         else:
             self._comm.sparse_all_to_all(sent, *counts, "halo", received)
-        yield from self.local_sums(buffer)
 
     def local_sums(self, buffer: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """As `_sums`, of a buffer [N + R, D] that has the received rows."""

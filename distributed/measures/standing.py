@@ -19,6 +19,7 @@ from torch import Tensor
 from ..graph.keyed import MEMBERSHIP, keyed, keyed_below
 from ..graph.local_graph import LocalGraph
 from ..graph.lookup import ItemLookup
+from ..graph.neighbour_sum import sum_rows
 
 REFERENCES, STAND_IN_REFERENCES, SAMPLE_REFERENCES = 16, 64, 8
 """References of a pair; of a forgotten pair with a stand-in, whose percentile changes by less, there are more. Of a pair of
@@ -131,19 +132,55 @@ def standing_with_stand_in(
         references = _references(graph, degrees, users, items, met, never, seed, count)
     wanted = torch.cat([items[:, None], references], dim=1)
     there, listed = _still_there(degrees, wanted), _still_there(degrees, list_items)
-    rows = fetched(graph, z, torch.cat([list_items[listed], wanted[there]]))
-    count = int(listed.sum())
-    parts = z.new_zeros((len(list_items), z.shape[1]))
-    parts[listed] = rows[:count] / degrees[list_items[listed], None].sqrt()
-    named, place, lengths = torch.unique_consecutive(list_users, return_inverse=True, return_counts=True)
-    sums = z.new_zeros((len(named), z.shape[1])).index_add_(0, place, parts)
+    # Popular items stand in thousands of lists: the row of each is fetched once, and summed where it lies.
+    place, rows = _table(graph, z, torch.cat([list_items[listed], wanted[there]]))
+    parts = rows / degrees[place.items, None].sqrt()
+    named, of_user, lengths = torch.unique_consecutive(list_users, return_inverse=True, return_counts=True)
+    ends = torch.bincount(of_user[listed], minlength=len(named)).cumsum(0)
+    sums = sum_rows(parts, torch.cat([ends.new_zeros(1), ends]), place.of(list_items[listed]))
     user = torch.searchsorted(named, users)
-    stand_in = sums[user] - parts[torch.searchsorted(_codes(graph, *lists), _codes(graph, users, left_out))]
+    stand_in, counts = sums[user], _still_there(degrees, left_out)
+    stand_in[counts] -= parts[place.of(left_out[counts])]
     scores = torch.full(wanted.shape, torch.nan, device=z.device)
-    scores[there] = (stand_in[torch.nonzero(there)[:, 0]] * rows[count:]).sum(1)
+    scores[there] = _products(stand_in, torch.nonzero(there)[:, 0], rows, place.of(wanted[there]))
     scores[lengths[user] < 2] = torch.nan
     found = (torch.arange(len(users)), _percentiles(scores), degrees[items], references)
     return Standing(*(x.cpu().numpy() for x in found))
+
+
+BLOCK = 2**14
+"""The products that are made at a time: their rows stay in the cache."""
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the rows of some items stand in a table."""
+
+    items: Tensor
+    """The items [k] of the table, ascending."""
+    place: Tensor
+    """The place of each item of the graph, int64 [I]; of any value where the table does not have it."""
+
+    def of(self, items: Tensor) -> Tensor:
+        """The places of these items, all of which the table has; the same shape."""
+        return self.place[items]
+
+
+def _table(graph: LocalGraph, z: Tensor, items: Tensor) -> tuple[_Places, Tensor]:
+    """(places, rows [k, D]) of the items that are named, each once. All ranks call it."""
+    named = torch.zeros(graph.num_items, dtype=torch.bool, device=z.device)
+    named[items] = True
+    each = torch.nonzero(named)[:, 0]
+    return _Places(each, named.cumsum(0) - 1), fetched(graph, z, each)
+
+
+def _products(left: Tensor, at_left: Tensor, right: Tensor, at_right: Tensor) -> Tensor:
+    """The scalar products [n] of rows at_left [n] of `left` with rows at_right [n] of `right`."""
+    found = left.new_empty(len(at_left))
+    for start in range(0, len(found), BLOCK):
+        part = slice(start, start + BLOCK)
+        found[part] = (left[at_left[part]] * right[at_right[part]]).sum(1)
+    return found
 
 
 def fetched(graph: LocalGraph, z: Tensor, items: Tensor) -> Tensor:

@@ -8,12 +8,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...partitioning.delta import ShardDelta, joined
 from ...partitioning.ingest import load_assignment, load_gone, load_shard
 from ...partitioning.manifest import Graph
+from ...partitioning.shard import distinct
 from ...partitioning.storage import StorageOptions, Store
 from .. import comm as communication
 from ..backbones import Backbone
@@ -24,11 +26,14 @@ from ..encoder.published import Published, PublishedEncoder
 from ..environment import EXCHANGE_DTYPE
 from ..graph.gaps import close_row_gaps
 from ..graph.local_graph import LocalGraph
-from ..graph.removal import Pairs, Removal, with_empty_rows
+from ..graph.removal import Ids, Pairs, Removal, with_empty_rows
 from ..graph.shrinking import shrink, writable
 from ..training.checkpoint import from_bytes
 from .files import read_file, read_row_deltas, read_rows
 from .version import Encoder, Version
+
+MOST_ENTRIES = 0.5
+"""The share of the graph's entries from which on the means of all nodes are computed, not only those that are needed."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class Model:
     encoder: InfluenceEncoder | AroundEncoder | Published | None
     version: Version
     complete: bool = True
-    """Whether `nodes` has the means of the neighbours' readouts, which only requests and the fit of an encoder need."""
+    """Whether `nodes` has the means of the neighbours' readouts of all nodes, which only requests and the fit of an encoder
+    need."""
 
 
 class PartitionState:
@@ -171,15 +177,34 @@ class PartitionState:
         self._parts[part], self._since = now - self._since, now
 
     @torch.no_grad()
-    def complete(self) -> None:
-        """Compute what of the loaded version a request needs and its readers do not. All ranks call it; a second call does
-        nothing."""
-        model = self._loaded_model()
+    def complete(self, users: Ids | None = None, items: Ids | None = None) -> float:
+        """Compute what of the loaded version a request needs and its readers do not: the means of the neighbours' readouts.
+        All ranks call it; a call after one for all nodes does nothing.
+
+        users, items: int64 [.], of the nodes whose means are needed, by dense id. None: all.
+
+        Returns:
+            The seconds that it took.
+        """
+        start, model = time.perf_counter(), self._loaded_model()
         if not model.complete:
             self._say(phase="refresh")
-            nodes = model.nodes
-            means = model.graph.neighbour_means(nodes.readout)
-            model.nodes, model.complete = NodeRows(nodes.e0, nodes.readout, means, nodes.degree), True
+            graph, nodes = model.graph, model.nodes
+            rows = None if users is None or items is None else self._own_rows(users, items)
+            if rows is None or graph.degrees[rows].sum() > MOST_ENTRIES * graph.degrees.sum():
+                means, model.complete = graph.neighbour_means(nodes.readout), True
+            else:
+                # The pages of rows that nobody writes to take no memory, and no time.
+                means = torch.from_numpy(np.zeros(nodes.readout.shape, dtype=np.float32)).to(nodes.readout)
+                means[rows] = graph.neighbour_means_of(nodes.readout, rows)
+            model.nodes = NodeRows(nodes.e0, nodes.readout, means, nodes.degree)
+        return time.perf_counter() - start
+
+    def _own_rows(self, users: Ids, items: Ids) -> Tensor:
+        """The local rows int64 [n], ascending, of those of these nodes that this partition owns."""
+        graph, (user, item) = self._loaded_model().graph, self._tensors((distinct(users), distinct(items)))
+        rows = torch.cat([graph.user_rows(user), graph.item_rows(item)])
+        return rows[rows >= 0]
 
     def _whole(self, store: Store, version: Version, halo: str, kernel: str) -> Model:
         """A version that is read from all of its files."""

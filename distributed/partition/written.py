@@ -79,9 +79,7 @@ class Writer:
         if len(old) < MOST_DELTAS:
             return base, *old, new
         deltas = [RowsDelta.from_bytes(read_file(self.store, self.version, name)) for name in old]
-        # The rows of the base are those that are left now and those that any delta took out.
-        total = len(e0) + sum(len(one.gone) for one in deltas)
-        return base, self._write(self.names.rows_deltas, joined_rows([*deltas, delta], total).to_bytes())
+        return base, self._write(self.names.rows_deltas, joined_rows([*deltas, delta]).to_bytes())
 
     def whole_shard(self, shard: GraphShard) -> str:
         """Write a whole shard, without a copy of it; returns the name."""

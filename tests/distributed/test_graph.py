@@ -32,8 +32,11 @@ def test_sums_in_tiles_and_blocks_are_the_matrix_product(
     dense, indptr, columns = matrix(11, 30)
     x = torch.randn(30, 5)
     for blocks in (None, torch.arange(30) // width):
-        y = NeighbourSum(indptr, columns, 30, kernel, blocks)(x)
+        sums = NeighbourSum(indptr, columns, 30, kernel, blocks)
+        y = sums(x)
         assert torch.allclose(y, dense @ x, atol=1e-5) and not y[2].any()
+        for rows in ([], [2], [0, 2, 3, 10], list(range(11))):
+            assert torch.equal(sums.of_rows(x, torch.tensor(rows, dtype=torch.int64)), y[rows])
 
 
 def test_weighted_sums_are_those_of_the_weighted_matrix() -> None:
@@ -62,6 +65,25 @@ def test_sums_in_blocks_are_bit_equal_for_any_number_of_partitions_and_both_kern
     in_one_go = [spmd.train(Comm(), "lightgcn", "pull", "torch", 2)]
     assert not torch.equal(spmd.whole(in_one_go, "rows"), spmd.whole(alone, "rows"))
     assert torch.allclose(spmd.whole(in_one_go, "rows"), spmd.whole(alone, "rows"), atol=1e-5)
+
+
+def means_of_some_nodes(comm: Comm, halo: str) -> None:
+    propagation.BLOCK_NODES, neighbour_sum.TILE_ROWS = 16, 8
+    try:
+        graph = spmd.local_graph(comm, halo)
+        x = torch.randn(graph.num_rows, 6)
+        whole = graph.neighbour_means(x)
+        # Another choice on each rank; the last has none.
+        rows = torch.arange(graph.num_rows)[comm.rank :: 3] if comm.rank < 2 else torch.empty(0, dtype=torch.int64)
+        assert torch.equal(graph.neighbour_means_of(x, rows), whole[rows])
+    finally:
+        propagation.BLOCK_NODES, neighbour_sum.TILE_ROWS = 2**16, 2**15
+
+
+@pytest.mark.parametrize("halo", ["pull", "cover"])
+def test_means_of_some_nodes_are_those_of_all(halo: str) -> None:
+    means_of_some_nodes(Comm(), halo)
+    run_by_value(3, means_of_some_nodes, halo)
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 1), (0, 3), (1, 1), (1, 3), (2, 3)])

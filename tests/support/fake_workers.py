@@ -58,8 +58,8 @@ class FakeWorkers:
     def _load(self, k: int, *_: Any) -> dict[str, float]:
         return {}
 
-    def _complete(self, k: int) -> None:
-        return None
+    def _complete(self, k: int, users: Any, items: Any) -> float:
+        return 0.0
 
     def _loaded_fingerprint(self, k: int) -> str | None:
         return self._fingerprint

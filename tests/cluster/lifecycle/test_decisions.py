@@ -580,6 +580,24 @@ def test_a_poison_request_does_not_block_the_others(store, clock):
     assert service._engine.batches == [["poison"], ["poison"]] and states(store)["poison"] == "failed"
 
 
+def test_a_poison_request_among_many_is_found_by_halving(store, clock):
+    """Its neighbours share few versions, and a request that comes meanwhile waits for these only."""
+    service = open_service(store, clock)
+    names = [f"r{number:02d}" for number in range(40)]
+    names[13] = "poison"
+    for name in names:
+        accept(service, name)
+    clock.now += 10
+    service.tick()
+    accept(service, "late")
+    clock.now += 10
+    tick_until_idle(service)
+    sizes = [len(batch) for batch in service._engine.batches]
+    # 40 fail, and so do 20 of them, 10, and then 5, which are tried one by one.
+    assert sizes == [40, 20, 10, 10, 5, 1, 1, 1, 1, 1, 5, 20, 1] and service._engine.batches[-1] == ["late"]
+    assert states(store) == dict.fromkeys([*names, "late"], "committed") | {"poison": "failed"}
+
+
 def test_requests_that_end_workers_do_not_block_the_others(store, clock):
     service = open_service(store, clock)
     names = ["killer1", "a", "killer2", "b"]

@@ -9,7 +9,16 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearnrec.cluster.requests.matching import NO_TIMES, effect, owners_of, partitions_to_ask, resolve, union
+from unlearnrec.cluster.requests.matching import (
+    NO_TIMES,
+    effect,
+    effects,
+    owners_of,
+    partitions_to_ask,
+    resolve,
+    resolve_all,
+    union,
+)
 from unlearnrec.cluster.requests.outcome import ALREADY_GONE, DELETED, INVALID, NOT_FOUND, outcome_of
 from unlearnrec.cluster.requests.request import Tally, make_request
 from unlearnrec.cluster.requests.rows import parse_row
@@ -121,6 +130,39 @@ def test_rows_agree_with_a_set_of_events(table, rows, parts, seed):
     for k, (before, after) in enumerate(zip(shards, left, strict=True)):
         assert k in touched or before.to_bytes() == after.to_bytes()
         assert GraphShard.from_bytes(after.to_bytes()).to_bytes() == after.to_bytes()
+
+
+@settings(max_examples=100, deadline=None)
+@given(events, st.lists(rows_of_file, min_size=1, max_size=4))
+def test_many_requests_are_looked_up_together_and_each_has_its_own(table, files):
+    (shard,), _ = shards_of(table, 1)
+    requests = []
+    for rows in files:
+        parsed = [parse_row(*row) for row in rows]
+        users, items, pairs, ranges = (
+            [p[1] for p in parsed if not isinstance(p, str) and p[0] == kind]
+            for kind in ("users", "items", "interactions", "ranges")
+        )
+        requests.append(make_request(users, items, pairs, None, b"", ranges, tuple(parsed)))
+    time = EventTimes(unit=None)
+    named = resolve_all(requests, *MAPS, time)
+    for one, request in zip(named, requests, strict=True):
+        alone = resolve(request, *MAPS, time)
+        assert one.invalid == alone.invalid and one.unknown == alone.unknown
+        for name in ("user", "item", "ranged", "since", "until", "padded", "known"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(alone, name))
+    removal, timed = union(named)
+    found = merged([removal.find(shard, timed)])
+    each = effects(found, dict(zip("abcd", named, strict=False)), ITEMS)
+    for request_id, one in zip("abcd", named, strict=False):
+        own, alone = each[request_id], effect(found, [one], ITEMS)
+        assert own.events == alone.events
+        for mine, theirs in zip(
+            (own.users, own.items, *own.thinned), (alone.users, alone.items, *alone.thinned), strict=True
+        ):
+            np.testing.assert_array_equal(mine, theirs)
+    assert resolve_all([], *MAPS, time) == [] and effects(found, {}, ITEMS) == {}
+    assert effect(found, [], ITEMS).events == 0
 
 
 def test_two_requests_that_take_a_pair_together():

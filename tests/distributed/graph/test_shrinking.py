@@ -162,7 +162,7 @@ def test_rows_one_after_the_other_are_their_join() -> None:
     deltas = [RowsDelta.from_bytes(delta.to_bytes()) for delta in (first, second, third)]
     step = with_rows(with_rows(with_rows(table.copy(), deltas[:1]), deltas[1:2]), deltas[2:])
     np.testing.assert_array_equal(with_rows(table.copy(), deltas), step)
-    np.testing.assert_array_equal(with_rows(table.copy(), [joined_rows(deltas, len(table))]), step)
+    np.testing.assert_array_equal(with_rows(table.copy(), [joined_rows(deltas)]), step)
     assert len(step) == 9 and (step[0] == 3).all()
 
 
