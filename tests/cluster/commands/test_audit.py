@@ -163,4 +163,4 @@ def test_a_page_without_attacks_says_what_is_missing():
     one = Outcome(told={"score": told})
     assert one.verdict == FOUND and one.document()["score"]["floor"] is None
     assert Outcome(told={"score": replace(told, floor=0.25)}).verdict == "passed"
-    assert "| score | 0.700 | 0.500 | +0.200 [+0.100, +0.300] | - |" in markdown(one)
+    assert "| score | found | 0.700 | 0.500 | +0.200 [+0.100, +0.300] | - |" in markdown(one)
