@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lanes import LONG
 
 from unlearnrec.benchmarks import unlearning, unlearning_report
 from unlearnrec.benchmarks.lab import Lab
+from unlearnrec.benchmarks.people import Alone, columns, told_of_people
 from unlearnrec.benchmarks.scenarios import SCENARIOS
+from unlearnrec.distributed.attacks.people import TRACES
 from unlearnrec.partitioning.sample import make_sample
 from unlearnrec.partitioning.storage import Store
 
@@ -35,6 +38,24 @@ def test_strangers_are_in_no_data_and_leavers_are_whole(data: unlearning.Data, t
     assert {part[0][0] for part in once.alone} == set(once.request[0])
 
 
+def test_what_is_told_of_people_is_that_of_a_retrain_or_not() -> None:
+    draw = np.random.default_rng(0)
+    reference = tuple(draw.normal(size=(n, TRACES + 3)) for n in (120, 150, 80))
+    before, target = (tuple(x + 0.1 * draw.normal(size=x.shape) for x in reference) for _ in range(2))
+    before[0][:, 0] += 0.5  # those who are deleted left a trace
+    alone = Alone(np.arange(10), (target[0][:10], target[1][::2]), np.arange(0, 150, 2), 1.0)
+    told = told_of_people([before, target, target], [reference], alone)
+    for name in ("calibrated user attack auc", "trained user attack auc"):
+        first, after, retrained = (one.value for one in told[name])
+        assert first > 0.9 and after == retrained == pytest.approx(0.5, abs=0.12)
+    assert told["closeness R2"][1].value == 1 and told["closeness R2"][0].value == 0
+    first, after, retrained = (one.value for one in told["calibrated user attack auc, each alone"])
+    assert first > 0.9 and after == retrained
+    assert "trained user attack auc, each alone" not in told and "user attack tpr" not in told, "too few people"
+    assert columns(told)["user attack auc before"] == told["user attack auc"][0].value
+
+
+@LONG
 def test_a_retrain_is_the_target_and_each_is_also_forgotten_alone(data: unlearning.Data, tmp_path: Path) -> None:
     matrix = unlearning.Matrix(
         name="tiny",
