@@ -84,6 +84,13 @@ def test_a_request_changes_its_rows_by_its_share() -> None:
     torch.testing.assert_close(more - change, torch.where(USERS[rows], -0.1, 0.2)[:, None] * NODES.e0[rows])
 
 
+def test_an_encoder_of_format_4_has_no_such_part() -> None:
+    encoder = InfluenceEncoder(1, hidden=8, seed=5, size=spmd_forget.SIZE)
+    assert "common" not in encoder.state_dict()
+    alone, with_share = (influence(GRAPH, NODES, encoder, *REMOVED, share=share)[1] for share in (0.0, 0.1))
+    assert torch.equal(alone, with_share)
+
+
 def test_gains_scale_what_comes_beside_it() -> None:
     """A run that changes rows by what is common and 1.3 times as the encoder says has gains of 1.3."""
     encoder = InfluenceEncoder(1, hidden=8, seed=5, size=spmd_forget.SIZE, common=True)
