@@ -24,6 +24,7 @@ from torch import Tensor
 from ..distributed.backbones import Backbone
 from ..distributed.backbones.registry import make_backbone
 from ..distributed.comm import Comm
+from ..distributed.encoder.common_change import without_common_change
 from ..distributed.encoder.examples import make_examples
 from ..distributed.encoder.forks import Fork, as_whole
 from ..distributed.encoder.gains import calibrate
@@ -277,10 +278,13 @@ class Lab:
             for request, (_, model) in zip(self._requests(), self.counterfactuals(), strict=True)
         ]
         blocks = original.readout.shape[1] // size
-        shape = {"blocks": blocks, "seed": self.seed, "hub_degree": HUB_DEGREE, "size": size}
+        shape = {"blocks": blocks, "seed": self.seed, "hub_degree": HUB_DEGREE, "size": size, "common": True}
         model = (original.graph, original.backbone, original.nodes)
         matrices = whitening(original.graph, original.nodes)
-        examples = partial(make_examples, *model, targets, seed=self.seed, hub_degree=HUB_DEGREE, whitening=matrices)
+        learned, common = without_common_change(original.graph, original.nodes, targets)
+        # As `Partition.fit_encoder`.
+        known = targets if recipe.around else learned
+        examples = partial(make_examples, *model, known, seed=self.seed, hub_degree=HUB_DEGREE, whitening=matrices)
         data = examples()
         if recipe.around:
             both = AroundEncoder(**shape).to(self.device)
@@ -288,8 +292,11 @@ class Lab:
             fit(self._comm, both.rows, data, settings)
             if explains_unseen_nodes(fit(self._comm, both.readouts, examples(of_readouts=True), settings)):
                 return both
+            data = make_examples(*model, learned, **examples.keywords)
         encoder = InfluenceEncoder(**shape).to(self.device)
         encoder.use(matrices)
+        assert encoder.common is not None
+        encoder.common.copy_(common)
         fit(self._comm, encoder, data, settings)
         calibrate(*model, encoder, targets)
         return encoder

@@ -3,6 +3,7 @@
 import torch
 
 from ...distributed.encoder.changes import around_influence, influence
+from ...distributed.encoder.common_change import share_of
 from ...distributed.encoder.influence import AroundEncoder
 from ..lab import Lab, Model, Pairs
 from .base import Method, cut_edges, with_change
@@ -20,6 +21,8 @@ class CounterfactualEncoder(Method):
         if isinstance(self.encoder, AroundEncoder):
             _, whole = around_influence(*model, self.encoder, users, items)
         else:
-            rows, change = influence(original.graph, original.nodes, self.encoder, users, items)
+            rows, change = influence(
+                original.graph, original.nodes, self.encoder, users, items, share=share_of(original.graph, users)
+            )
             whole = torch.zeros_like(original.e0).index_copy_(0, rows, change)
         return with_change(cut_edges(original, request), whole)

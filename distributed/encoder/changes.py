@@ -95,11 +95,14 @@ def influence(
     users: Tensor,
     items: Tensor,
     counts: Tensor | None = None,
+    share: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """(touched local rows int64 [t] ascending, their changes of E0 [t, d]) if the interactions users, items [n] are
     forgotten, each of which has an end in this partition.
 
     nodes: all local nodes in the current version, with the degrees from BEFORE the deletion. counts: as `ends_by_side`.
+    share: the part of all interactions, over all partitions, that the whole request is. With it rows change too by what it
+    does to all rows alike (`InfluenceEncoder.common`).
     """
     views = ends_by_side(graph, nodes, users, items, counts)
     touched = torch.unique(torch.cat([view.rows for view in views]))
@@ -108,7 +111,14 @@ def influence(
         if len(view.rows):
             terms = encoder.change(side, view.own, view.other, view.removed_share)
             add_by_row(torch.searchsorted(touched, view.rows), terms, change)
+    if encoder.common is not None and share:
+        change += share * times_of_side(graph, touched, encoder.common) * nodes.e0[touched]
     return touched, change
+
+
+def times_of_side(graph: LocalGraph, rows: Tensor, values: Tensor) -> Tensor:
+    """For local rows [t], the one of two values [2] that is for their side, users or items, as a column [t, 1]."""
+    return values[(rows >= graph.num_local_users).long()][:, None]
 
 
 @torch.no_grad()

@@ -19,7 +19,8 @@ from ..graph.local_graph import LocalGraph
 from ..graph.removal import Pairs, Removal
 from ..measures.ranking import pair_scores
 from ..training.finite import are_finite
-from .changes import influence, removed_counts
+from .changes import influence, removed_counts, times_of_side
+from .common_change import share_of
 from .influence import InfluenceEncoder, NodeRows
 
 _GAIN_ROUNDS, _GAIN_STEP = 3, 0.05
@@ -122,8 +123,9 @@ class _Probe:
     removed: Pairs
     backbone: Backbone
     e0: Tensor
+    """The rows [N, d] with what the encoder changes without a gain (`InfluenceEncoder.common`)."""
     change: Tensor
-    """The change of the rows [N, d], users first, without the gain."""
+    """The other change of the rows [N, d], users first, without the gain."""
     pairs: tuple[Tensor, Tensor]
     before: Tensor
     needed: Tensor
@@ -144,7 +146,12 @@ class _Probe:
         here = graph.user_rows(users) >= 0
         own = (users[here], items[here])
         before = pair_scores(graph, nodes.readout, *own)[1].double()
-        probe = cls(graph, removed, backbone, nodes.e0, change, own, before, before)
+        start = nodes.e0
+        if encoder.common is not None:
+            rows = torch.nonzero(removed_counts(graph, users, items))[:, 0]
+            part = share_of(graph, users) * times_of_side(graph, rows, encoder.common) * nodes.e0[rows]
+            start = nodes.e0.index_add(0, rows, part)
+        probe = cls(graph, removed, backbone, start, change, own, before, before)
         return replace(probe, needed=probe._scores(probe.rest(), target) - before)
 
     def rest(self) -> LocalGraph:

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-FORMATS = {"counterfactual": 4, "published": 3}
+FORMATS = {"counterfactual": 5, "published": 3}
 """The format of a stored encoder, by objective. Format 1 had no feature for what else of a node is removed. In format 2
 the published encoder normalised a request by the degrees of the graph, and the counterfactual one had no `hub_degree`.
-In format 3 the counterfactual encoder had no directions of second order."""
-READABLE = {"counterfactual": (2, 3, 4), "published": (3,)}
+In format 3 the counterfactual encoder had no directions of second order, in format 4 no `common`."""
+READABLE = {"counterfactual": (2, 3, 4, 5), "published": (3,)}
 """The formats that this release reads. A counterfactual encoder of format 2 is one without a `hub_degree` and without a
-`size`, one of format 3 is one without a `size`."""
+`size`, one of format 3 is one without a `size`, one of format 4 is one without `common`."""
 RIDGES = (0.03, 0.3)
 """For each of them an encoder with a `size` has a direction of second order for each block of a readout
 (`second_order`)."""
@@ -173,11 +173,15 @@ class InfluenceEncoder(nn.Module):
     `gain` [2] scales the changes of users and of items. In a retrain the rows of the neighbours change as well.
     `gains.calibrate` finds how much more the touched rows must change if the others do not.
 
+    `common` [2]: what a run without a share of all interactions does to all rows of users, and of items, as a multiple
+    of the rows and of that share (`common_change`); None for encoders of earlier formats.
+
     `whitening` [2, r, m, d, d]: the matrices of `second_order.whitening`, which are part of what is stored; None
     without a `size`.
     """
 
     gain: Tensor
+    common: Tensor | None
     whitening: Tensor | None
 
     def __init__(
@@ -188,10 +192,13 @@ class InfluenceEncoder(nn.Module):
         seed: int = 0,
         hub_degree: int | None = None,
         size: int | None = None,
+        common: bool = False,
     ) -> None:
         """hub_degree: as `directions`. None: no node is a hub, as in encoders of format 2.
 
         size: the embedding size d. None: there are no directions of second order, as in encoders of formats 2 and 3.
+
+        common: whether it has a `common`, which encoders of formats 2 to 4 have not.
         """
         super().__init__()
         self.hub_degree = hub_degree
@@ -199,6 +206,7 @@ class InfluenceEncoder(nn.Module):
         count = 3 * blocks + 2 + (0 if size is None else len(RIDGES) * blocks)
         self.users, self.items = (Side(count, hidden, mlp_layers, generator) for _ in range(2))
         self.register_buffer("gain", torch.ones(2))
+        self.register_buffer("common", torch.zeros(2) if common else None)
         shape = (2, len(RIDGES), blocks, 1, 1)
         self.register_buffer("whitening", None if size is None else torch.eye(size).repeat(shape))
 
@@ -237,7 +245,9 @@ class AroundEncoder(nn.Module):
         seed: int = 0,
         hub_degree: int | None = None,
         size: int | None = None,
+        common: bool = False,
     ) -> None:
+        """Arguments as of `InfluenceEncoder`, but that neither of the two has a `common`."""
         super().__init__()
         shape = (blocks, hidden, mlp_layers, seed, hub_degree, size)
         self.rows, self.readouts = (InfluenceEncoder(*shape) for _ in range(2))

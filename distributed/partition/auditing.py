@@ -128,7 +128,8 @@ class PartitionAuditing(PartitionState):
         if isinstance(encoder, Published):
             rows, change = published_influence(graph, nodes.readout, encoder, *pairs)
         else:
-            rows, change = influence(graph, nodes, encoder, *pairs)
+            share = len(hidden[0]) / max(self._loaded_model().version.graph.interactions, 1)
+            rows, change = influence(graph, nodes, encoder, *pairs, share=share)
         return torch.zeros_like(e0).index_copy_(0, rows, change)
 
     def _returned(self, graph: LocalGraph, readout: Tensor, listed: Pairs) -> tuple[Ids, Ids]:

@@ -101,7 +101,9 @@ class PartitionForgetting(PartitionState):
             elif isinstance(encoder, Published):
                 rows, change = published_influence(graph, model.nodes.readout, encoder, *pairs)
             else:
-                rows, change = influence(graph, model.nodes, encoder, *pairs)
+                rows, change = influence(
+                    graph, model.nodes, encoder, *pairs, share=len(users) / max(model.version.graph.interactions, 1)
+                )
         encoder_seconds = time.perf_counter() - start
         changed = model.e0[rows] + change
         _check_rows(changed if whole is None else model.e0 + whole, "the Influence Encoder")

@@ -14,6 +14,7 @@ from ...partitioning.ingest import load_shard
 from ...partitioning.manifest import Graph
 from ...partitioning.storage import Store
 from ..backbones import Backbone
+from ..encoder.common_change import without_common_change
 from ..encoder.examples import Examples, make_examples
 from ..encoder.forks import Fork, as_whole
 from ..encoder.gains import calibrate
@@ -124,12 +125,14 @@ class PartitionTraining(PartitionState):
         model, store = self._loaded_model(), location.store()
         backbone, nodes, targets = self._targets(store, runs)
         matrices = whitening(model.graph, nodes)
+        # Gains are those of the changes as they are, examples are of what is not common to all nodes.
+        learned, common = (targets, None) if around else without_common_change(model.graph, nodes, targets)
         examples = partial(
             make_examples,
             model.graph,
             backbone,
             nodes,
-            targets,
+            learned,
             seed=settings.seed,
             most=settings.examples,
             hub_degree=shape.get("hub_degree"),
@@ -148,8 +151,10 @@ class PartitionTraining(PartitionState):
         else:
             encoder = InfluenceEncoder(**shape).to(self._device)
             encoder.use(matrices)
+            if encoder.common is not None and common is not None:
+                encoder.common.copy_(common)
             fitted = self._fit(encoder, data, settings)
-            del data  # the gains need memory for a second graph
+            del data, learned  # the gains need memory for a second graph
             fitted["user_gain"], fitted["item_gain"] = calibrate(model.graph, backbone, nodes, encoder, targets)
         files = [write_file(store, name, to_bytes(encoder.state_dict()))] if self._rank == 0 else []
         return {"fit": fitted, "files": files, "largest_shift": largest}

@@ -14,6 +14,7 @@ import torch
 from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.encoder.changes import ends_by_side, influence
+from unlearnrec.distributed.encoder.common_change import share_of, without_common_change
 from unlearnrec.distributed.encoder.examples import Examples, make_examples
 from unlearnrec.distributed.encoder.gains import calibrate
 from unlearnrec.distributed.encoder.influence import InfluenceEncoder, NodeRows, Side, directions
@@ -205,6 +206,19 @@ def examples(comm: Comm, removals: list[Removal], most: int) -> tuple[Examples, 
     nodes = node_rows(graph, start(graph), "lightgcn")
     moved = [(removal, nodes.e0 * (1.1 + number)) for number, removal in enumerate(removals)]
     return make_examples(graph, BACKBONES["lightgcn"](SIZE, 2, seed=1), nodes, moved, seed=3, most=most)
+
+
+def common_multiples(comm: Comm) -> torch.Tensor:
+    """What is found to be common to users' and to items' rows [2], if a run without a hundredth of the interactions lets
+    those of one side grow by .3 of themselves and those of the other shrink by .2, times the share that it leaves out."""
+    graph = spmd.local_graph(comm)
+    nodes = node_rows(graph, start(graph), "lightgcn")
+    first_item = graph.num_local_users
+    times = torch.cat([torch.full((first_item,), 1.3), torch.full((len(nodes.e0) - first_item,), 0.8)])
+    removal = Removal(simulated=(Simulated(9, 0, share=0.01),))
+    e0 = nodes.e0 * times[:, None]
+    users = torch.from_numpy(removal.pairs(graph.shard)[0])
+    return share_of(graph, users) * without_common_change(graph, nodes, [(removal, e0)])[1]
 
 
 def matrices_of(comm: Comm) -> dict[str, torch.Tensor]:
