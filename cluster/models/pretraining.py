@@ -218,7 +218,7 @@ def _fit_counterfactual(
         "seed": config.seed,
         "hub_degree": HUB_DEGREE,
         "size": model.backbone["embedding_size"],
-        "common": 1,  # shapes are stored as integers
+        "common": 1,
     }
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate, settings.examples)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")

@@ -192,13 +192,13 @@ class InfluenceEncoder(nn.Module):
         seed: int = 0,
         hub_degree: int | None = None,
         size: int | None = None,
-        common: bool = False,
+        common: int = 0,
     ) -> None:
         """hub_degree: as `directions`. None: no node is a hub, as in encoders of format 2.
 
         size: the embedding size d. None: there are no directions of second order, as in encoders of formats 2 and 3.
 
-        common: whether it has a `common`, which encoders of formats 2 to 4 have not.
+        common: 1 if it has a `common`, and 0 if not, as encoders of formats 2 to 4.
         """
         super().__init__()
         self.hub_degree = hub_degree
@@ -245,7 +245,7 @@ class AroundEncoder(nn.Module):
         seed: int = 0,
         hub_degree: int | None = None,
         size: int | None = None,
-        common: bool = False,
+        common: int = 0,
     ) -> None:
         """Arguments as of `InfluenceEncoder`, but that neither of the two has a `common`."""
         super().__init__()
