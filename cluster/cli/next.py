@@ -67,21 +67,22 @@ def interrupted(arguments: Sequence[str]) -> str:
 
 
 FLAGS = {
-    "--json",
-    "--debug",
-    "--resume",
-    "--tune",
-    "--baselines",
-    "--dry-run",
-    "--once",
-    "--from-now",
-    "--now",
-    "--truncate-log",
     "--accept-only",
-    "--verify",
+    "--baselines",
     "--cluster",
+    "--debug",
     "--detached",
+    "--dry-run",
+    "--from-now",
+    "--json",
+    "--now",
+    "--once",
+    "--own-seeds",
+    "--resume",
     "--stop",
+    "--truncate-log",
+    "--tune",
+    "--verify",
     "--wait",
 }
 """Options without a value, of all commands."""
