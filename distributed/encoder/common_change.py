@@ -18,8 +18,9 @@ from ..graph.removal import Removal
 from .changes import removed_counts, times_of_side
 from .influence import NodeRows
 
-LEAST_NODES = 50
-"""The number of nodes of a side without a removed interaction, over all ranks, from which on they say what all nodes do."""
+LEAST_NODES = 200
+"""The number of nodes of a side without a removed interaction, over all ranks, from which on they say what all nodes do.
+With some 50 nodes of 8 columns what was found was noise, and a request did worse by it (docs/log.md)."""
 
 
 def share_of(graph: LocalGraph, users: Tensor) -> float:

@@ -67,9 +67,8 @@ def test_where_hardly_a_node_is_left_alone_rows_stay_as_they_are(monkeypatch: py
     assert torch.equal(rows, e0) and not common.any()
 
 
-def test_nodes_and_interactions_are_counted_over_all_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_and_interactions_are_counted_over_all_partitions() -> None:
     """There are enough users in both partitions together, and not enough items."""
-    monkeypatch.setattr(common_change, "LEAST_NODES", 50)
     for found in (spmd_forget.common_multiples(Comm()), *run_processes(2, spmd_forget.common_multiples)):
         torch.testing.assert_close(found, torch.tensor([0.3, 0.0]))
 
