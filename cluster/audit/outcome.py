@@ -118,10 +118,7 @@ class Outcome:
 
 def page(outcome: Outcome, about: Mapping[str, Any]) -> str:
     """The page of an audit (HTML). about: what the answer says beside the attacks."""
-    rows = [
-        {"what": key.replace("_", " "), "value": str(value) if key == "seed" else _shown(value)}
-        for key, value in about.items()
-    ]
+    rows = [{"what": key.replace("_", " "), "value": _shown(value)} for key, value in about.items()]
     sections = [Section("What was audited", table=rows)]
     if outcome.told:
         sections.append(Section("Attacks", CAPTION, table=outcome.rows()))

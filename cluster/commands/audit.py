@@ -136,7 +136,7 @@ def audit(
         "canaries": len(chosen),
         "retrains": len(looking.seconds),
         "retrain_seconds": float(np.sum(looking.seconds)),
-        "seed": trained.seed,
+        # Not the seed itself: a page may be handed on, and who has the seed can tell (docs/audit.md#canary-by-canary).
         "seeds_of_runs": "their own" if own_seeds else "that of the model",
     }
     document = {
