@@ -31,7 +31,7 @@ from ..planning.announce import announce
 from ..planning.sizes import sizes_of_graph
 from ..reporting.progress import SILENT, Progress
 from ..reporting.spans import traced
-from ..requests.matching import effect, resolve
+from ..requests.matching import effect, resolve_all
 from ..requests.request import Request, make_request
 from ..requests.rows import INTERACTIONS, ITEMS, KINDS, RANGES, USERS, read_rows
 from ..tracking.run import tracked
@@ -137,7 +137,7 @@ def _left_out(session: Session, graph: Graph, without: Sequence[str | Request]) 
     maps = [load_ids(session.store, graph, side) for side in ("user", "item")]
     requests = [one if isinstance(one, Request) else _read_left_out(session, one) for one in without]
     names = ["without" if isinstance(one, Request) else f"--without {one}" for one in without]
-    found = [resolve(request, maps[0], maps[1], graph.time) for request in requests]
+    found = resolve_all(requests, maps[0], maps[1], graph.time)
     for name, one in zip(names, found, strict=True):
         for why in one.invalid.values():
             raise InputError(f"{name}: a time range: {why}")
