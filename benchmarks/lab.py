@@ -278,7 +278,14 @@ class Lab:
             for request, (_, model) in zip(self._requests(), self.counterfactuals(), strict=True)
         ]
         blocks = original.readout.shape[1] // size
-        shape = {"blocks": blocks, "seed": self.seed, "hub_degree": HUB_DEGREE, "size": size, "common": True}
+        shape = {
+            "blocks": blocks,
+            "seed": self.seed,
+            "hub_degree": HUB_DEGREE,
+            "size": size,
+            "common": 1,
+            "gain_by_share": 1,
+        }
         model = (original.graph, original.backbone, original.nodes)
         matrices = whitening(original.graph, original.nodes)
         learned, common = without_common_change(original.graph, original.nodes, targets)

@@ -219,6 +219,7 @@ def _fit_counterfactual(
         "hub_degree": HUB_DEGREE,
         "size": model.backbone["embedding_size"],
         "common": 1,
+        "gain_by_share": 1,
     }
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate, settings.examples)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")
