@@ -72,6 +72,13 @@ def simulated_requests(seed: int, count: int, share: float, popular: Sequence[in
     return [Simulated(seed, number, **kinds[number % len(kinds)]) for number in range(count)]
 
 
+def stays_whole(number: int) -> bool:
+    """Whether the run of this simulated request is a whole training, also where the others are forks: that of the second
+    kind. A fork shows well which rows change and in which direction, but how large the changes of a whole run are only a
+    whole run shows, and it is this kind that requests are of most often (docs/encoder.md#forks)."""
+    return number % 3 == 1
+
+
 def fit(
     comm: Comm,
     encoder: InfluenceEncoder,
