@@ -62,7 +62,10 @@ def parts(runs: Runs, model: Model | None, projected: Sequence[Projected]) -> li
         text += ["## Larger graphs on clusters", results_file.table(_projection_rows(projected))]
         text += [
             PROJECTION_NOTES,
-            f"Machines: {sources}. Memory sizes and network rates were not checked against AWS's specifications.",
+            f"Machines: {sources}. Memory sizes and network rates were not checked against AWS's specifications. "
+            "AWS holds a single connection to 5 Gbit/s, or 10 within a cluster placement group (EC2 User Guide, instance "
+            "network bandwidth). The model knows nothing of that; with eight workers, each of which has a connection to "
+            "each other, it is no limit of a 30 or 40 Gbit/s network in such a group.",
         ]
     return text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +20,9 @@ from ..config.schema import Config, load_config
 from ..config.yaml import parse_yaml_value
 from ..reporting.progress import SILENT, Progress
 from ..reporting.software import usable_cpus
+
+_SEEDS = 2**53
+"""Seeds are drawn below it, so that every reader of JSON has them exactly."""
 
 
 def init(table: str, to: Path, overrides: Sequence[str] = (), *, progress: Progress = SILENT) -> dict[str, Any]:
@@ -109,6 +113,7 @@ def _text(given: Config, guesses: dict[str, Guess], columns: Columns, size: Size
         )
     sections |= {name: dict(keys) for name, keys in fit_recipe(size.users, size.rows, usable_cpus()).items()}
     _put_given(sections, given)
+    drawn = "seed" not in given.model_fields_set
     about = f"{size.users:,} users, {size.items:,} items, {size.rows:,} interactions"
     if not size.exact:
         about = "At least " + about + "; the table is too large to be counted exactly in memory"
@@ -124,7 +129,12 @@ def _text(given: Config, guesses: dict[str, Guess], columns: Columns, size: Size
         f"test_interactions: {_value(given.test_interactions)}",
         *_comment("Everything that the run leaves. Paths are relative to the folder in which a command is run."),
         f"output: {_value(given.output)}",
-        f"seed: {given.seed}",
+        *_comment(
+            "Drawn for this file. Whoever knows it can tell far better what was forgotten (docs/audit.md): keep it secret."
+            if drawn
+            else "As given on the command line."
+        ),
+        f"seed: {secrets.randbelow(_SEEDS) if drawn else given.seed}",
     ]
     for name, keys in sections.items():
         lines += ["", f"{name}:"]

@@ -20,7 +20,7 @@ from ..output.leases import Lease
 from ..output.manifest import Manifest, manifest_of
 from ..output.session import Session
 from ..reporting.progress import Progress
-from ..requests.matching import changed_partitions, effect
+from ..requests.matching import changed_partitions, effect, effects
 from ..requests.request import Request
 from .unlearning import Change, make_candidate
 
@@ -125,7 +125,8 @@ def _carry_out_on(
     before = session.version().lake_graph
     if before.ingest != graph.ingest:
         # The requests were accepted and approved for a graph of another ingest. In this one they may name much more.
-        shares = [effect(found, [one], graph.items).share(graph) for one in named]
+        own = effects(found, way.named, graph.items)
+        shares = [own[request_id].share(graph) for request_id in way.named]
         _check_means_the_same(session, requests, shares, before.time == graph.time)
     whole = effect(found, named, graph.items)
     if not whole.events:

@@ -15,13 +15,16 @@ import torch
 
 from ...partitioning.delta import GoneNodes, ShardDelta
 from ...partitioning.halo import CutDigest, HaloPlan
-from ...partitioning.shard import ARRAYS, GraphShard, places_of
+from ...partitioning.shard import ARRAYS, GraphShard, distinct, places_of, spans
 from .gaps import close_gaps
 from .local_graph import LocalGraph
 from .neighbour_sum import Lost, NeighbourSum
 from .propagation import BLOCK_NODES
 
 Ids = npt.NDArray[np.int64]
+
+_ENTRIES = 2**20
+"""The number of entries, or those of one row, whose other ends are looked up at once."""
 
 
 def writable(shard: GraphShard) -> GraphShard:
@@ -177,16 +180,37 @@ def _shrunk_plan(graph: LocalGraph, smaller: GraphShard, lost: _Lost, gone_rows:
 
 def _unsent(graph: LocalGraph, smaller: GraphShard, lost: _Lost) -> Ids:
     """The places in `send_columns`, ascending, of the rows that have no neighbour any more in the partition they go to."""
-    halo, users = graph.halo, len(smaller.user_ids)
+    halo, size, users = graph.halo, graph.comm.size, len(smaller.user_ids)
     starts = np.concatenate([[0], np.cumsum(halo.send_counts)])
     cut = lost.owners != graph.comm.rank
-    found = []
-    for row, k in np.unique(np.stack([lost.rows[cut], lost.owners[cut]], axis=1), axis=0).tolist():
-        if row < users:
-            indptr, neighbours, owners = smaller.user_indptr, smaller.user_neighbours, graph.assignment.owner_of_item
-        else:
-            indptr, neighbours, owners = smaller.item_indptr, smaller.item_neighbours, graph.assignment.owner_of_user
-        place = row if row < users else row - users
-        if not (owners[neighbours[indptr[place] : indptr[place + 1]]] == k).any():
-            found.append(starts[k] + np.searchsorted(halo.send_columns[starts[k] : starts[k + 1]], row))
-    return np.sort(np.array(found, dtype=np.int64))
+    codes = distinct(lost.rows[cut] * size + lost.owners[cut])
+    first_item = int(np.searchsorted(codes, users * size))
+    assignment = graph.assignment
+    sides = (
+        (codes[:first_item], smaller.user_indptr, smaller.user_neighbours, assignment.owner_of_item),
+        (codes[first_item:] - users * size, smaller.item_indptr, smaller.item_neighbours, assignment.owner_of_user),
+    )
+    alone = codes[~np.concatenate([_has_neighbour(size, *side) for side in sides])]
+    found = [np.empty(0, dtype=np.int64)]
+    for k in np.unique(alone % size).tolist():
+        sent = halo.send_columns[starts[k] : starts[k + 1]]
+        # Of the same type, or each search would copy what it looks through.
+        rows = (alone[alone % size == k] // size).astype(sent.dtype)
+        found.append(starts[k] + np.searchsorted(sent, rows))
+    return np.sort(np.concatenate(found))
+
+
+def _has_neighbour(
+    size: int, codes: Ids, indptr: Ids, neighbours: npt.NDArray[np.int32], owners: npt.NDArray[np.int16]
+) -> npt.NDArray[np.bool_]:
+    """Whether row // size has a neighbour in the partition row % size, for codes [c] of both: bool [c]."""
+    rows, of_row = np.unique(codes // size, return_inverse=True)
+    there = np.zeros(len(rows) * size, dtype=bool)
+    degrees = indptr[rows + 1] - indptr[rows]
+    parts = np.cumsum(degrees) // _ENTRIES
+    for part in np.unique(parts).tolist():
+        some = np.flatnonzero(parts == part)
+        entries = spans(indptr[rows[some]], indptr[rows[some] + 1])
+        there[np.repeat(some, degrees[some]) * size + owners[neighbours[entries]]] = True
+    found: npt.NDArray[np.bool_] = there[of_row * size + codes % size]
+    return found

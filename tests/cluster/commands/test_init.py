@@ -115,6 +115,15 @@ def test_the_written_file_loads_and_ingest_takes_it(tmp_path):
     assert (ingested["users"], ingested["items"], ingested["interactions"]) == (2, 1, 2)
 
 
+def test_each_file_has_a_seed_of_its_own_unless_one_is_given(tmp_path):
+    uri = write_interactions(tmp_path / "t.parquet")
+    for name, given in (("a", []), ("b", []), ("c", ["seed=7"])):
+        init(uri, tmp_path / f"{name}.yaml", given)
+    a, b, c = (load_config(tmp_path / f"{name}.yaml").seed for name in "abc")
+    assert len({a, b, 0}) == 3 and max(a, b) < 2**53 and c == 7
+    assert "# Drawn for this file." in (tmp_path / "a.yaml").read_text()
+
+
 def test_a_time_that_cannot_be_read_is_left_out_and_the_file_says_so(tmp_path):
     pa.csv.write_csv(pa.table({"user_id": [1, 2], "item_id": [3, 4], "time": [964982703, None]}), tmp_path / "t.csv")
     init(str(tmp_path / "t.csv"), tmp_path / "run.yaml")

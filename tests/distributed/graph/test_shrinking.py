@@ -77,6 +77,7 @@ def test_a_graph_that_shrank_is_the_one_of_the_smaller_shard(
 ) -> None:
     for module in (propagation, shrinking):
         monkeypatch.setattr(module, "BLOCK_NODES", block)
+    monkeypatch.setattr(shrinking, "_ENTRIES", block)
     users, items = interactions()
     draw = np.random.default_rng(7)
     left = draw.permutation(len(users))
