@@ -17,7 +17,7 @@ NODES = spmd_forget.node_rows(GRAPH, spmd_forget.start(GRAPH), "lightgcn")
 BACKBONE = BACKBONES["lightgcn"](spmd_forget.SIZE, 2, seed=3)
 REMOVALS = [
     Removal(simulated=(Simulated(9, 0, share=0.03),)),
-    Removal(simulated=(Simulated(9, 1, users=0.2, most_of_users=0.8, items=(1, 2, 3, 4), most_of_items=0.6),)),
+    Removal(simulated=(Simulated(9, 1, users=0.2, of_users=0.4, items=(1, 2, 3, 4), of_items=0.3),)),
 ]
 GAINS = torch.tensor([[1.2, -0.4, 0.3], [0.9, 0.2, -0.3]])
 
