@@ -188,9 +188,7 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
     # Without dense weights a run has the name that it had before the key.
     keys = train.model_dump(exclude={"dense_learning_rate"}) | ({} if rate is None else {"dense_learning_rate": rate})
     halo = chosen(config.partitioning.halo, graph.rows_per_layer)
-    hashed = hashlib.sha256(
-        json.dumps([keys, backbone, config.seed, halo, graph.document()], sort_keys=True).encode()
-    )
+    hashed = hashlib.sha256(json.dumps([keys, backbone, config.seed, halo, graph.document()], sort_keys=True).encode())
     if config.cluster.exchange_dtype != "float32":
         hashed.update(config.cluster.exchange_dtype.encode())
     for ids in (removal.users, removal.items, removal.pair_users, removal.pair_items):
