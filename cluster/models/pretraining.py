@@ -20,6 +20,7 @@ from ...distributed.encoder.pretrain import (
     PretrainSettings,
     explains_unseen_nodes,
     simulated_requests,
+    stays_whole,
     tries_around_encoder,
 )
 from ...distributed.encoder.published import PublishedSettings
@@ -221,7 +222,8 @@ def _fit_counterfactual(
     halfway = made.halfway()
     runs = []
     for number, removal in enumerate(removals):
-        runs.append(made.counterfactual(removal, f"counterfactual {number + 1}/{len(removals)}"))
+        title = f"counterfactual {number + 1}/{len(removals)}"
+        runs.append(made.counterfactual(removal, title, whole=stays_whole(number)))
     blocks = make_backbone(model.backbone, 0).readout_size // model.backbone["embedding_size"]
     shape = {
         "blocks": blocks,
@@ -230,6 +232,7 @@ def _fit_counterfactual(
         "hub_degree": HUB_DEGREE,
         "size": model.backbone["embedding_size"],
         "common": 1,
+        "gain_by_share": 1,
     }
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate, settings.examples)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")

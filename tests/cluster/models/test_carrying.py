@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Config:
     sections: dict[str, Any] = {
         "cluster": {"partitions": 1},
         "train": {"epochs": 3, "batch_size": 100},
-        "pretrain": {"counterfactuals": 2, "epochs": 10},
+        "pretrain": {"counterfactuals": 2, "epochs": 10, "fork": 0.0},
     }
     return trained_output(folder, OneWorker(), **sections)[0]
 
