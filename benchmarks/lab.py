@@ -241,7 +241,9 @@ class Lab:
 
     def _name_of_run(self, removed: Pairs, seed: int) -> str:
         settings, recipe = self._train_settings(seed), self.recipe
-        key = json.dumps([self._fingerprint, asdict(settings), recipe.backbone, recipe.epochs], sort_keys=True)
+        # What is None has no part in the run: it is named as it was before the setting.
+        known = {name: value for name, value in asdict(settings).items() if value is not None}
+        key = json.dumps([self._fingerprint, known, recipe.backbone, recipe.epochs], sort_keys=True)
         hashed = hashlib.sha256(key.encode() + self.data.codes(removed).tobytes())
         return f"runs/{hashed.hexdigest()[:20]}"
 

@@ -173,12 +173,15 @@ def recipe_of(epochs: int, overrides: dict[str, Any]) -> Recipe:
         section, _, key = path.partition(".")
         sections.setdefault(section, {})[key] = value
     config = parse_config({"interactions": "-", "output": "-", **sections})
-    train = config.train.model_dump(exclude={"epochs", "checkpoint_every", "kernel"})
+    train = config.train.model_dump(exclude={"epochs", "checkpoint_every", "kernel", "dense_learning_rate"})
     if "epochs" in sections["train"]:
         epochs = config.train.epochs
     pretrain = config.pretrain.model_dump(include=FITTED)
     backbone = config.backbone.specification()
-    around = tries_around_encoder(config.influence.around, make_backbone(backbone, 0))
+    made = make_backbone(backbone, 0)
+    if (rate := config.train.rate_of_dense(any(True for _ in made.parameters()))) is not None:
+        train["dense_learning_rate"] = rate
+    around = tries_around_encoder(config.influence.around, made)
     return Recipe(backbone, train, epochs, pretrain, around)
 
 

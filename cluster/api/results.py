@@ -103,6 +103,9 @@ class PretrainResult(Result):
     """The share of the changes of users' rows that a retrain would make, on nodes held out; None where nothing is known."""
     item_r2_held_out: float | None = None
     """The same for items' rows."""
+    moves_of_kept: float | None = None
+    """How far a retrain without a small simulated request moves the scores of interactions that stay, as a part of how far
+    it moves those that go (mean squares): about what an encoder cannot know of a request (docs/encoder.md)."""
     carried_from: int | None = None
     """The version whose encoder was carried over (docs/encoder.md); None where a whole pre-training was made."""
     carried_r2: float | None = None

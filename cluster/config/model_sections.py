@@ -15,6 +15,8 @@ BACKBONES = ("lightgcn", "ngcf", "sgl", "simgcl")
 that."""
 BACKBONE_PLACE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 """Where a class of a backbone is: package.module:Class."""
+DENSE_RATE = 0.1
+"""The learning rate of dense weights as a part of `train.learning_rate`, where `train.dense_learning_rate` is null."""
 BACKBONE_GROUP = "unlearnrec.backbones"
 """The group of entry points in which an installed package gives names to its backbones."""
 
@@ -98,6 +100,9 @@ class Train(Section):
     efficient."""
     learning_rate: float = Field(0.01, gt=0)
     """Of Adam."""
+    dense_learning_rate: float | None = Field(None, gt=0)
+    """Of Adam, for the dense weights of a backbone that has any (ngcf). null: a tenth of `learning_rate`. With higher ones
+    two trainings that differ in a few interactions end far apart, and a request cannot be forgotten well (docs/log.md)."""
     loss: Literal["bpr", "softmax"] = "bpr"
     """`bpr` compares each interaction with one sampled item, `softmax` with `softmax_negatives` items."""
     initial_deviation: float = Field(0.1, gt=0)
@@ -112,6 +117,12 @@ class Train(Section):
     """The number of epochs between two checkpoints. 0: there are none, and after a failure the training starts again."""
     kernel: Literal["auto", "torch", "dgl"] = "auto"
     """The kernel that sums over neighbours. `auto` is torch, which was faster wherever it was measured."""
+
+    def rate_of_dense(self, has_dense: bool) -> float | None:
+        """The learning rate of the dense weights of a backbone that has some (`has_dense`); None where it has none."""
+        if not has_dense:
+            return None
+        return DENSE_RATE * self.learning_rate if self.dense_learning_rate is None else self.dense_learning_rate
 
 
 class Validation(Section):

@@ -58,6 +58,17 @@ EXPLAINS_NOTHING = (
     "out (pretrain.counterfactuals, pretrain.request_share), or a retrain moves everything here"
 )
 
+APART = 0.25
+"""The part of a retrain's changes that an encoder cannot know from which on `pretrain` says so. On MovieLens-1M
+LightGCN and SGL have less, NGCF may have much more (docs/log.md)."""
+TRAININGS_DRIFT_APART = (
+    "two trainings of this model that differ in a few interactions end far apart: a retrain moves interactions that stay by "
+    "{moves_of_kept:.2f} of how far it moves forgotten ones (mean squares). So at most about {known:.2f} of what a retrain "
+    "changes can be known, and requests are forgotten in the mean rather than one by one. {advice}"
+)
+ADVICE_OF_DENSE = "A lower train.dense_learning_rate mends much of it; where it matters, `unlearnrec retrain`"
+ADVICE = "A lower train.learning_rate may help; where it matters, `unlearnrec retrain`"
+
 
 def clear_runs_of_others(session: Session, version: Manifest, states_only: bool = False) -> None:
     """Remove the finished runs of other models on this version's graph, and what its own training kept only for the check of
@@ -248,6 +259,11 @@ def _fit_counterfactual(
         results[0]["fit"]["around"] = around
     if not explains_unseen_nodes(results[0]["fit"]):
         progress.note(EXPLAINS_NOTHING.format(**results[0]["fit"]))
+    apart = results[0]["fit"]["moves_of_kept"]
+    if apart > APART:
+        advice = ADVICE if model.dense is None else ADVICE_OF_DENSE
+        known = max(0.0, 1 - apart)
+        progress.note(TRAININGS_DRIFT_APART.format(moves_of_kept=apart, known=known, advice=advice))
     results[0]["fit"]["step_seconds"] = float(np.mean(made.step_seconds)) if made.step_seconds else math.nan
     results[0]["fit"] |= cost.told(time.perf_counter() - began)
     largest = max(result["largest_shift"] for result in results)

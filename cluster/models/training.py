@@ -151,10 +151,14 @@ def trained_version(
 
 def as_trained(config: Config, model: Model) -> Config:
     """`config` with the seed, training settings and backbone with which this model was trained."""
+    train = dict(model.train)
+    if model.dense is not None:
+        # Before there was the key, dense weights were trained with learning_rate.
+        train.setdefault("dense_learning_rate", train.get("learning_rate"))
     return config.model_copy(
         update={
             "seed": model.seed,
-            "train": type(config.train).model_validate(model.train),
+            "train": type(config.train).model_validate(train),
             "backbone": type(config.backbone).model_validate(model.backbone),
         }
     )
@@ -167,7 +171,8 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
     from a checkpoint of another run.
     """
     train, backbone = config.train, config.backbone.specification()
-    make_backbone(backbone, 0)  # raises where it cannot be made, before workers are started for it
+    made = make_backbone(backbone, 0)  # raises where it cannot be made, before workers are started for it
+    rate = train.rate_of_dense(any(True for _ in made.parameters()))
     settings = TrainSettings(
         seed=config.seed,
         batch_size=train.batch_size,
@@ -178,11 +183,12 @@ def make_run(config: Config, graph: IngestedGraph, removal: Removal, probe: Prob
         softmax_temperature=train.softmax_temperature,
         softmax_negatives=train.softmax_negatives,
         total_pairs=graph.ingested_interactions,
+        dense_learning_rate=rate,
     )
+    # Without dense weights a run has the name that it had before the key.
+    keys = train.model_dump(exclude={"dense_learning_rate"}) | ({} if rate is None else {"dense_learning_rate": rate})
     halo = chosen(config.partitioning.halo, graph.rows_per_layer)
-    hashed = hashlib.sha256(
-        json.dumps([train.model_dump(), backbone, config.seed, halo, graph.document()], sort_keys=True).encode()
-    )
+    hashed = hashlib.sha256(json.dumps([keys, backbone, config.seed, halo, graph.document()], sort_keys=True).encode())
     if config.cluster.exchange_dtype != "float32":
         hashed.update(config.cluster.exchange_dtype.encode())
     for ids in (removal.users, removal.items, removal.pair_users, removal.pair_items):

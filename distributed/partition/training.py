@@ -14,7 +14,8 @@ from ...partitioning.ingest import load_shard
 from ...partitioning.manifest import Graph
 from ...partitioning.storage import Store
 from ..backbones import Backbone
-from ..encoder.common_change import without_common_change
+from ..encoder.chaos import moves_of_kept
+from ..encoder.common_change import share_of, without_common_change
 from ..encoder.examples import Examples, make_examples
 from ..encoder.forks import Fork, as_whole
 from ..encoder.gains import calibrate
@@ -156,8 +157,15 @@ class PartitionTraining(PartitionState):
             fitted = self._fit(encoder, data, settings)
             del data, learned  # the gains need memory for a second graph
             fitted["user_gain"], fitted["item_gain"] = calibrate(model.graph, backbone, nodes, encoder, targets)
+        # Of the smallest request: what a large one does to others may be its own doing.
+        smallest = min(targets, key=lambda run: share_of(model.graph, self._users_of(run[0])))
+        fitted["moves_of_kept"] = moves_of_kept(model.graph, backbone, nodes, smallest, settings.seed)
         files = [write_file(store, name, to_bytes(encoder.state_dict()))] if self._rank == 0 else []
         return {"fit": fitted, "files": files, "largest_shift": largest}
+
+    def _users_of(self, removal: Removal) -> Tensor:
+        """The users of the interactions of a removal with an end in this partition, int64 [n]."""
+        return torch.from_numpy(removal.pairs(self._loaded_model().graph.shard)[0]).to(self._device)
 
     def _targets(self, store: Store, runs: FinishedRuns) -> tuple[Backbone, NodeRows, list[tuple[Removal, Tensor]]]:
         """(the original's backbone, its nodes, (removal, rows of E0 [N, d]) of each counterfactual; those of forks are

@@ -49,6 +49,8 @@ class TrainSettings:
     softmax_negatives: int
     total_pairs: int
     """Interactions of the graph as it was ingested. So a run that leaves some out has the same number of steps."""
+    dense_learning_rate: float | None = None
+    """Of the dense weights of a backbone. None: as `learning_rate`."""
 
     @property
     def num_batches(self) -> int:
@@ -83,7 +85,8 @@ class Trainer:
         self._module = graph.comm.replicate(passes) if weights else passes
         self._views = Views(graph, settings.seed) if backbone.contrast_weight else None
         self._layer = graph.propagation.keeping_buffers(results=backbone.one_mean and self._views is None)
-        self._dense = torch.optim.Adam(weights, lr=settings.learning_rate) if weights else None
+        rate = settings.learning_rate if settings.dense_learning_rate is None else settings.dense_learning_rate
+        self._dense = torch.optim.Adam(weights, lr=rate) if weights else None
 
     def run_epoch(self, on_step: Progress | None = None) -> float:
         """Train one epoch. Returns the mean loss of its pairs over all ranks, without the L2 and the contrastive term;

@@ -13,9 +13,11 @@ import spmd
 import torch
 
 from unlearnrec.distributed.backbones import BACKBONES
+from unlearnrec.distributed.backbones.base import Backbone
 from unlearnrec.distributed.comm import Comm
-from unlearnrec.distributed.encoder import common_change
-from unlearnrec.distributed.encoder.changes import ends_by_side, influence
+from unlearnrec.distributed.encoder import chaos, common_change
+from unlearnrec.distributed.encoder.changes import ends_by_side, influence, removed_counts
+from unlearnrec.distributed.encoder.chaos import moves_of_kept
 from unlearnrec.distributed.encoder.common_change import share_of, without_common_change
 from unlearnrec.distributed.encoder.examples import Examples, make_examples
 from unlearnrec.distributed.encoder.gains import calibrate
@@ -25,6 +27,7 @@ from unlearnrec.distributed.encoder.pretrain import PretrainSettings, fit
 from unlearnrec.distributed.encoder.second_order import whitening
 from unlearnrec.distributed.graph.keyed import initial_rows
 from unlearnrec.distributed.graph.local_graph import LocalGraph
+from unlearnrec.distributed.graph.propagation import Layer
 from unlearnrec.distributed.graph.removal import Removal, Simulated, empty_nodes
 from unlearnrec.distributed.measures.baselines import item_neighbours
 from unlearnrec.distributed.measures.evaluation import Evaluation, evaluate_in_detail
@@ -222,6 +225,27 @@ def common_multiples(comm: Comm) -> torch.Tensor:
     users = torch.from_numpy(removal.pairs(graph.shard)[0])
     with mock.patch.object(common_change, "LEAST_NODES", 50):  # in this process: it may be one of two
         return share_of(graph, users) * without_common_change(graph, nodes, [(removal, e0)])[1]
+
+
+class OwnRows(Backbone):
+    """A readout that is the row of E0, so that scores are products of rows whatever the graph is."""
+
+    def forward(self, e0_ND: torch.Tensor, layer: Layer) -> torch.Tensor:
+        return e0_ND
+
+
+def kept_against_removed(comm: Comm) -> float:
+    """`moves_of_kept` of a run that makes the rows of touched users and of untouched ones longer by .3 and by .1."""
+    graph = spmd.local_graph(comm)
+    e0, backbone = start(graph), OwnRows(SIZE, 1)
+    removal = Removal(simulated=(Simulated(9, 0, share=0.05),))
+    users, items = (torch.from_numpy(x) for x in removal.pairs(graph.shard))
+    touched = (removed_counts(graph, users, items) > 0)[: graph.num_local_users]
+    longer = e0.clone()
+    longer[: graph.num_local_users] *= torch.where(touched, 1.3, 1.1)[:, None]
+    nodes = NodeRows(e0, e0, e0, graph.degrees)
+    with mock.patch.object(chaos, "LEAST", 10):  # in this process: it may be one of two
+        return moves_of_kept(graph, backbone, nodes, (removal, longer))
 
 
 def matrices_of(comm: Comm) -> dict[str, torch.Tensor]:

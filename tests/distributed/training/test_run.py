@@ -10,6 +10,7 @@ import pytest
 import spmd
 import torch
 
+from unlearnrec.distributed.backbones.registry import make_backbone
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.graph.removal import Removal
 from unlearnrec.distributed.training.checkpoint import Checkpoints
@@ -70,3 +71,20 @@ def test_an_interrupted_fork_goes_on_from_its_own_checkpoint(tmp_path: Path) -> 
 def test_a_fork_needs_the_state_that_it_begins_at(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere: no state for 1 ranks"):
         trained(tmp_path, run_of("lightgcn", start="nowhere"))
+
+
+def test_dense_weights_may_have_a_learning_rate_of_their_own(tmp_path: Path) -> None:
+    def ended(rate: float | None) -> Trainer:
+        settings = replace(spmd.settings(), dense_learning_rate=rate)
+        return trained(tmp_path, replace(run_of("ngcf"), settings=settings, folder=f"rate {rate}"))[0]
+
+    as_others = ended(None)
+    assert same(as_others, ended(spmd.settings().learning_rate))
+    slow = ended(1e-9)
+    started = make_backbone(SPEC | {"name": "ngcf"}, spmd.settings().seed)
+    for first, now, other in zip(
+        started.parameters(), slow.backbone.parameters(), as_others.backbone.parameters(), strict=True
+    ):
+        assert torch.allclose(first, now, atol=1e-6) and not torch.allclose(first, other, atol=1e-6)
+    moved = (slow.table.rows - Trainer(spmd.local_graph(Comm()), started, spmd.settings()).table.rows).abs()
+    assert moved.mean() > 1e-3
