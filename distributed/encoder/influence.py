@@ -18,13 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-FORMATS = {"counterfactual": 5, "published": 3}
+FORMATS = {"counterfactual": 6, "published": 3}
 """The format of a stored encoder, by objective. Format 1 had no feature for what else of a node is removed. In format 2
 the published encoder normalised a request by the degrees of the graph, and the counterfactual one had no `hub_degree`.
-In format 3 the counterfactual encoder had no directions of second order, in format 4 no `common`."""
-READABLE = {"counterfactual": (2, 3, 4, 5), "published": (3,)}
+In format 3 the counterfactual encoder had no directions of second order, in format 4 no `common`, in format 5 no
+`across`."""
+READABLE = {"counterfactual": (2, 3, 4, 5, 6), "published": (3,)}
 """The formats that this release reads. A counterfactual encoder of format 2 is one without a `hub_degree` and without a
-`size`, one of format 3 is one without a `size`, one of format 4 is one without `common`."""
+`size`, one of format 3 is one without a `size`, one of format 4 is one without `common`, one of format 5 one without
+`across`."""
 RIDGES = (0.03, 0.3)
 """For each of them an encoder with a `size` has a direction of second order for each block of a readout
 (`second_order`)."""
@@ -155,6 +157,15 @@ def weighted_directions(
     return total
 
 
+def across(e0: Tensor, vectors: Tensor) -> Tensor:
+    """The vectors [n, d] or [n, k, d] without their parts along the rows e0 [n, d]: to the first order they change the
+    directions of these rows, and not their lengths."""
+    unit = functional.normalize(e0, dim=1)
+    if vectors.dim() == 3:
+        unit = unit[:, None]
+    return vectors - (vectors * unit).sum(-1, keepdim=True) * unit
+
+
 def _direction_scale(own: NodeRows, hub_degree: int | None) -> Tensor:
     """What `directions` are scaled by, [n, 1]."""
     degree = own.degree.to(own.e0.dtype).clamp(min=1)
@@ -222,15 +233,19 @@ class InfluenceEncoder(nn.Module):
         hub_degree: int | None = None,
         size: int | None = None,
         common: int = 0,
+        across: int = 0,
     ) -> None:
         """hub_degree: as `directions`. None: no node is a hub, as in encoders of format 2.
 
         size: the embedding size d. None: there are no directions of second order, as in encoders of formats 2 and 3.
 
         common: 1 if it has a `common`, and 0 if not, as encoders of formats 2 to 4.
+
+        across: 1 if it turns rows without making them longer or shorter (`across`), and 0 if not, as encoders of formats 2
+        to 5.
         """
         super().__init__()
-        self.hub_degree = hub_degree
+        self.hub_degree, self.across = hub_degree, bool(across)
         generator = torch.Generator().manual_seed(seed % 2**63)
         count = 3 * blocks + 2 + (0 if size is None else len(RIDGES) * blocks)
         self.users, self.items = (Side(count, hidden, mlp_layers, generator) for _ in range(2))
@@ -258,7 +273,8 @@ class InfluenceEncoder(nn.Module):
             some = slice(start, start + _CHUNK)
             ends, others = own.select(some), other.select(some)
             weights = module(features(ends, others, removed_share_n2[some]))
-            change[some] = weighted_directions(weights, ends, others, self.hub_degree, whitening)
+            found = weighted_directions(weights, ends, others, self.hub_degree, whitening)
+            change[some] = across(ends.e0, found) if self.across else found
         return change.mul_(self.gain[side])
 
     @staticmethod
@@ -281,8 +297,9 @@ class AroundEncoder(nn.Module):
         hub_degree: int | None = None,
         size: int | None = None,
         common: int = 0,
+        across: int = 0,
     ) -> None:
-        """Arguments as of `InfluenceEncoder`, but that neither of the two has a `common`."""
+        """Arguments as of `InfluenceEncoder`, but that neither of the two has a `common` or an `across`."""
         super().__init__()
         shape = (blocks, hidden, mlp_layers, seed, hub_degree, size)
         self.rows, self.readouts = (InfluenceEncoder(*shape) for _ in range(2))
