@@ -106,6 +106,6 @@ def test_only_published_encoders_of_the_release_before_are_refused(tmp_path: Pat
     commit_encoder(config, objective="published", format=2)
     with pytest.raises(InputError, match=r"of format 2, and this release uses 3\. Run `unlearnrec pretrain` again"):
         able_version(Session(config))
-    commit_encoder(config, objective="counterfactual", format=6)
-    with pytest.raises(InputError, match=r"of format 6, and this release uses 5\. It was made by a later release"):
+    commit_encoder(config, objective="counterfactual", format=7)
+    with pytest.raises(InputError, match=r"of format 7, and this release uses 6\. It was made by a later release"):
         able_version(Session(config))
