@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...distributed.backbones.registry import make_backbone
-from ...distributed.encoder.influence import FORMATS
+from ...distributed.encoder.influence import format_of
 from ...distributed.encoder.pretrain import tries_around_encoder
 from ...distributed.partition.version import EarlierEncoder
 from ...partitioning.manifest import File
@@ -83,13 +83,15 @@ def why_not_carried(
     encoder = earlier.encoder
     if encoder.objective != config.pretrain.objective:
         return f"its objective is {encoder.objective}, and pretrain.objective={config.pretrain.objective}"
-    if encoder.format != FORMATS[encoder.objective]:
-        return f"its format is {encoder.format}, and this release makes format {FORMATS[encoder.objective]}"
     for section, before, now in (("backbone", earlier.backbone, backbone), ("train", earlier.train, train)):
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key) and key not in ANY_VALUE:
                 return f"its model was trained with {section}.{key}={before.get(key)}, and this one with {now.get(key)}"
-    if encoder.around or tries_around_encoder(config.influence.around, make_backbone(dict(backbone), 0)):
+    model = make_backbone(dict(backbone), 0)
+    made = format_of(encoder.objective, any(True for _ in model.parameters()))
+    if encoder.format != made:
+        return f"its format is {encoder.format}, and this release makes format {made} for this backbone"
+    if encoder.around or tries_around_encoder(config.influence.around, model):
         return "requests change rows around a node here (influence.around), for which it is not done"
     layers = config.influence.mlp_layers
     if encoder.shape.get("mlp_layers", layers) != layers:

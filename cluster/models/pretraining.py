@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...distributed.backbones.registry import make_backbone
-from ...distributed.encoder.influence import FORMATS, HUB_DEGREE
+from ...distributed.encoder.influence import HUB_DEGREE, format_of
 from ...distributed.encoder.pretrain import (
     POPULAR_SHARE,
     PretrainSettings,
@@ -276,7 +276,7 @@ def _entry(objective: str, file: str, tables: Sequence[str] | None, shape: dict[
         file=file,
         tables=None if tables is None else tuple(tables),
         objective=objective,
-        format=FORMATS[objective],
+        format=format_of(objective, bool(shape.get("across"))),
         shape=shape,
         interactions=graph.interactions,
     )

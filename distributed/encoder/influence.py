@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-FORMATS = {"counterfactual": 6, "published": 3}
-"""The format of a stored encoder, by objective. Format 1 had no feature for what else of a node is removed. In format 2
-the published encoder normalised a request by the degrees of the graph, and the counterfactual one had no `hub_degree`.
-In format 3 the counterfactual encoder had no directions of second order, in format 4 no `common`, in format 5 no
-`across`."""
+FORMATS = {"counterfactual": 5, "published": 3}
+"""The format of a stored encoder, by objective; of one that turns rows, ACROSS_FORMAT (`format_of`).
+
+Format 1 had no feature for what else of a node is removed. In format 2 the published encoder normalised a request by the
+degrees of the graph, and the counterfactual one had no `hub_degree`. In format 3 the counterfactual encoder had no
+directions of second order, in format 4 no `common`, in format 5 no `across`."""
+ACROSS_FORMAT = 6
 READABLE = {"counterfactual": (2, 3, 4, 5, 6), "published": (3,)}
 """The formats that this release reads. A counterfactual encoder of format 2 is one without a `hub_degree` and without a
 `size`, one of format 3 is one without a `size`, one of format 4 is one without `common`, one of format 5 one without
@@ -43,6 +45,12 @@ _CHUNK = 4_096
 """The number of interactions whose changes are computed at once, so that what is between stays in a cache of the CPU."""
 _TYPICAL_DEGREE = 20
 """The degree at which a direction is not scaled. Only the size of an untrained encoder's answer depends on it."""
+
+
+def format_of(objective: str, across: bool) -> int:
+    """The format that this release makes. across: whether the encoder turns rows (`across`). The others are as they were
+    before there was that format, so that earlier releases read them, and they can be carried over."""
+    return ACROSS_FORMAT if across and objective == "counterfactual" else FORMATS[objective]
 
 
 def readable_formats(objective: str) -> tuple[int, ...]:

@@ -215,6 +215,7 @@ def encoder(**fields: Any) -> EarlierEncoder:
         ({"influence": {"around": True}}, {}, r"influence\.around"),
         ({}, {"around": True}, r"influence\.around"),
         ({}, {"format": 1}, r"its format is 1"),
+        ({}, {"format": 6}, r"its format is 6, and this release makes format 5 for this backbone"),
         ({}, {"objective": "published"}, r"its objective is published"),
     ],
 )
