@@ -46,6 +46,9 @@ def calibrate(
     Least squares alone would deliver too little of it: the noisier the targets are, the less. All ranks call it, with
     the counterfactuals of the fit: (removal, E0 [N, d] of the run without it).
 
+    An encoder that turns rows (`InfluenceEncoder.across`) gets the same gain for both sides: where two trainings drift apart
+    as much as there, two gains fit their noise (docs/log.md).
+
     Raises:
         InputError: scores are too large for gains that are numbers.
     """
@@ -72,7 +75,11 @@ def calibrate(
             normal += sums[:4].view(2, 2) / squares + sums[6:8].outer(sums[6:8]) / mean
             right += sums[4:6] / squares + sums[6:8] * sums[8] / mean
         ridge = 1e-6 * normal.trace().clamp(min=1e-30) * torch.eye(2, dtype=torch.float64, device=gains.device)
-        gains = (gains + torch.linalg.solve(normal + ridge, right)).clamp(*_GAINS)
+        if encoder.across:
+            step = (right.sum() / (normal + ridge).sum()).expand(2)
+        else:
+            step = torch.linalg.solve(normal + ridge, right)
+        gains = (gains + step).clamp(*_GAINS)
     if not are_finite([gains]):
         raise InputError(
             "the pre-training diverged: with the encoder's answers, scores of forgotten pairs are infinite or NaN. Lower "

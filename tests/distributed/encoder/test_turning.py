@@ -1,5 +1,6 @@
 """Encoders that turn rows without making them longer or shorter."""
 
+import pytest
 import spmd
 import spmd_forget
 import torch
@@ -8,6 +9,7 @@ from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.encoder.changes import influence
 from unlearnrec.distributed.encoder.examples import make_examples
+from unlearnrec.distributed.encoder.gains import calibrate
 from unlearnrec.distributed.encoder.influence import InfluenceEncoder
 from unlearnrec.distributed.encoder.second_order import whitening
 from unlearnrec.distributed.graph.removal import Removal, Simulated
@@ -57,3 +59,16 @@ def test_what_is_learned_is_what_the_encoder_can_do() -> None:
         terms = (module(x.features)[:, :, None] * x.directions).sum(1)
         found = torch.zeros_like(x.needed).index_add(0, x.target, terms)
         torch.testing.assert_close(found, change[side], atol=1e-5, rtol=1e-4)
+
+
+def test_both_sides_have_one_gain() -> None:
+    """A run that turns users' rows 1.6 times as far as the encoder says, and items' .8 times, has one gain in between."""
+    backbone = BACKBONES["lightgcn"](spmd_forget.SIZE, 2, seed=3)
+    nodes = spmd_forget.node_rows(GRAPH, spmd_forget.start(GRAPH), "lightgcn")
+    encoder = InfluenceEncoder(1, hidden=8, seed=5, size=spmd_forget.SIZE, across=1)
+    rows, change = influence(GRAPH, nodes, encoder, *REMOVED)
+    times = torch.where(rows < GRAPH.num_local_users, 1.6, 0.8)[:, None]
+    user, item = calibrate(GRAPH, backbone, nodes, encoder, [(REMOVAL, nodes.e0.index_add(0, rows, times * change))])
+    assert user == item and 0.8 < user < 1.6
+    same = nodes.e0.index_add(0, rows, 1.3 * change)
+    assert calibrate(GRAPH, backbone, nodes, encoder, [(REMOVAL, same)])[0] == pytest.approx(1.3, rel=1e-2)
