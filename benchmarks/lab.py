@@ -24,7 +24,7 @@ from torch import Tensor
 from ..distributed.backbones import Backbone
 from ..distributed.backbones.registry import make_backbone
 from ..distributed.comm import Comm
-from ..distributed.encoder.common_change import without_common_change
+from ..distributed.encoder.common_change import without_common_change, without_linear_change
 from ..distributed.encoder.examples import make_examples
 from ..distributed.encoder.forks import Fork, as_whole
 from ..distributed.encoder.gains import calibrate
@@ -282,20 +282,20 @@ class Lab:
             for request, (_, model) in zip(self._requests(), self.counterfactuals(), strict=True)
         ]
         blocks = original.readout.shape[1] // size
-        shape = {
-            "blocks": blocks,
-            "seed": self.seed,
-            "hub_degree": HUB_DEGREE,
-            "size": size,
-            "common": 1,
-            "gain_by_share": 1,
-        }
+        shape = {"blocks": blocks, "seed": self.seed, "hub_degree": HUB_DEGREE, "size": size}
+        # As `pretrain`.
+        turning = any(True for _ in original.backbone.parameters())
+        shape |= {"common": int(not turning), "gain_by_share": int(not turning), "across": int(turning)}
         model = (original.graph, original.backbone, original.nodes)
         matrices = whitening(original.graph, original.nodes)
         learned, common = without_common_change(original.graph, original.nodes, targets)
         # As `Partition.fit_encoder`.
+        if turning:
+            learned = without_linear_change(original.graph, original.nodes, targets)
         known = targets if recipe.around else learned
-        examples = partial(make_examples, *model, known, seed=self.seed, hub_degree=HUB_DEGREE, whitening=matrices)
+        examples = partial(
+            make_examples, *model, known, seed=self.seed, hub_degree=HUB_DEGREE, whitening=matrices, turning=turning
+        )
         data = examples()
         if recipe.around:
             both = AroundEncoder(**shape).to(self.device)
@@ -306,8 +306,8 @@ class Lab:
             data = make_examples(*model, learned, **examples.keywords)
         encoder = InfluenceEncoder(**shape).to(self.device)
         encoder.use(matrices)
-        assert encoder.common is not None
-        encoder.common.copy_(common)
+        if encoder.common is not None:
+            encoder.common.copy_(common)
         fit(self._comm, encoder, data, settings)
         calibrate(*model, encoder, targets)
         return encoder

@@ -231,8 +231,10 @@ def _fit_counterfactual(
         "seed": config.seed,
         "hub_degree": HUB_DEGREE,
         "size": model.backbone["embedding_size"],
-        "common": 1,
-        "gain_by_share": 1,
+        # Dense weights let all rows drift together (docs/encoder.md): lengths of rows then say nothing of a request.
+        "common": int(model.dense is None),
+        "gain_by_share": int(model.dense is None),
+        "across": int(model.dense is not None),
     }
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate, settings.examples)
     name = session.versions.new_name(session.versions.next_number(), "encoder", "safetensors")

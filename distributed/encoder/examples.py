@@ -16,7 +16,7 @@ from ..graph.keyed import EXAMPLE, keyed, keyed_uniform
 from ..graph.local_graph import LocalGraph
 from ..graph.removal import Removal
 from .changes import ends_by_side, removed_counts
-from .influence import NodeRows, directions, features
+from .influence import NodeRows, across, directions, features
 
 EXAMPLES = 131_072
 """The number of removed interactions, for each side and over all counterfactuals and ranks, above which only a sample of
@@ -48,6 +48,7 @@ def make_examples(
     most: int = EXAMPLES,
     hub_degree: int | None = None,
     whitening: Tensor | None = None,
+    turning: bool = False,
 ) -> tuple[Examples, Examples]:
     """(examples of users, examples of items) from counterfactuals: (removal, E0 [N, d] of the run without it). All
     ranks call it.
@@ -58,7 +59,7 @@ def make_examples(
     most: about how many interactions a side may have, over all ranks. If there are more, nodes are drawn, each with all
     its interactions; the draw is keyed by seed, counterfactual and node, so it is the same for any number of
     partitions. hub_degree: that of the encoder. whitening: its matrices (`second_order.whitening`), None where it has
-    none.
+    none. turning: whether directions and needed changes are taken `across` the nodes' rows, as the encoder's changes are.
     """
     parts: tuple[list[Examples], list[Examples]] = ([], [])
     ids = torch.cat([graph.user_ids, graph.item_ids])
@@ -87,6 +88,8 @@ def make_examples(
             matrices = None if whitening is None else whitening[side]
             inputs = features(view.own, view.other, view.removed_share)
             ways = directions(view.own, view.other, hub_degree, matrices)
+            if turning:
+                ways, needed = across(view.own.e0, ways), across(nodes.e0[rows], needed)
             parts[side].append(Examples(inputs, ways, target, needed, key))
     joined = []
     for side_parts in parts:

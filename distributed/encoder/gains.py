@@ -57,6 +57,9 @@ def calibrate(
     The attack depends on the means. Least squares alone would deliver too little of them: the noisier the targets are,
     the less. All ranks call it, with the counterfactuals of the fit: (removal, E0 [N, d] of the run without it).
 
+    An encoder that turns rows (`InfluenceEncoder.across`) gets the same gain for both sides: where two trainings drift apart
+    as much as there, two gains fit their noise (docs/log.md).
+
     Raises:
         InputError: scores are too large for gains that are numbers.
     """
@@ -81,10 +84,13 @@ def calibrate(
             slope, error = strata[:, :-4], strata[:, -4]
             normal += (slope * weight[:, None]).T @ slope
             right += slope.T @ (weight * error)
-        ridge = (
-            1e-6 * normal.trace().clamp(min=1e-30) * torch.eye(len(normal), dtype=normal.dtype, device=normal.device)
-        )
-        gains = _bounded(gains + torch.linalg.solve(normal + ridge, right).view_as(gains))
+        unit = torch.eye(len(normal), dtype=normal.dtype, device=normal.device)
+        normal += 1e-6 * normal.trace().clamp(min=1e-30) * unit
+        if encoder.across:
+            step = (right.sum() / normal.sum()).expand_as(right)
+        else:
+            step = torch.linalg.solve(normal, right)
+        gains = _bounded(gains + step.view_as(gains))
     if not are_finite([gains]):
         raise InputError(
             "the pre-training diverged: with the encoder's answers, scores of forgotten pairs are infinite or NaN. Lower "

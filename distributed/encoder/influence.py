@@ -21,12 +21,12 @@ from torch.nn import functional
 FORMATS = {"counterfactual": 6, "published": 3}
 """The format of a stored encoder, by objective. Format 1 had no feature for what else of a node is removed. In format 2
 the published encoder normalised a request by the degrees of the graph, and the counterfactual one had no `hub_degree`.
-In format 3 the counterfactual encoder had no directions of second order, in format 4 no `common`, in format 5 no
-`gain_by_share`."""
+In format 3 the counterfactual encoder had no directions of second order, in format 4 no `common`, in format 5 neither
+`gain_by_share` nor `across`."""
 READABLE = {"counterfactual": (2, 3, 4, 5, 6), "published": (3,)}
 """The formats that this release reads. A counterfactual encoder of format 2 is one without a `hub_degree` and without a
-`size`, one of format 3 is one without a `size`, one of format 4 is one without `common`, one of format 5 is one without
-`gain_by_share`."""
+`size`, one of format 3 is one without a `size`, one of format 4 is one without `common`, one of format 5 is one with
+neither `gain_by_share` nor `across`."""
 RIDGES = (0.03, 0.3)
 """For each of them an encoder with a `size` has a direction of second order for each block of a readout
 (`second_order`)."""
@@ -157,6 +157,15 @@ def weighted_directions(
     return total
 
 
+def across(e0: Tensor, vectors: Tensor) -> Tensor:
+    """The vectors [n, d] or [n, k, d] without their parts along the rows e0 [n, d]: to the first order they change the
+    directions of these rows, and not their lengths."""
+    unit = functional.normalize(e0, dim=1)
+    if vectors.dim() == 3:
+        unit = unit[:, None]
+    return vectors - (vectors * unit).sum(-1, keepdim=True) * unit
+
+
 def _direction_scale(own: NodeRows, hub_degree: int | None) -> Tensor:
     """What `directions` are scaled by, [n, 1]."""
     degree = own.degree.to(own.e0.dtype).clamp(min=1)
@@ -230,6 +239,7 @@ class InfluenceEncoder(nn.Module):
         size: int | None = None,
         common: int = 0,
         gain_by_share: int = 0,
+        across: int = 0,
     ) -> None:
         """hub_degree: as `directions`. None: no node is a hub, as in encoders of format 2.
 
@@ -238,9 +248,12 @@ class InfluenceEncoder(nn.Module):
         common: 1 if it has a `common`, and 0 if not, as encoders of formats 2 to 4.
 
         gain_by_share: 1 if it has a `gain_by_share`, and 0 if not, as encoders of formats 2 to 5.
+
+        across: 1 if it turns rows without making them longer or shorter (`across`), and 0 if not, as encoders of formats 2
+        to 5.
         """
         super().__init__()
-        self.hub_degree = hub_degree
+        self.hub_degree, self.across = hub_degree, bool(across)
         generator = torch.Generator().manual_seed(seed % 2**63)
         count = 3 * blocks + 2 + (0 if size is None else len(RIDGES) * blocks)
         self.users, self.items = (Side(count, hidden, mlp_layers, generator) for _ in range(2))
@@ -269,7 +282,8 @@ class InfluenceEncoder(nn.Module):
             some = slice(start, start + _CHUNK)
             ends, others = own.select(some), other.select(some)
             weights = module(features(ends, others, removed_share_n2[some]))
-            change[some] = weighted_directions(weights, ends, others, self.hub_degree, whitening)
+            found = weighted_directions(weights, ends, others, self.hub_degree, whitening)
+            change[some] = across(ends.e0, found) if self.across else found
         gain = self.gain[side]
         if self.gain_by_share is not None:
             gain = gain + (removed_share_n2 / MOST_REMOVED) @ self.gain_by_share[side][:, None]
@@ -296,8 +310,9 @@ class AroundEncoder(nn.Module):
         size: int | None = None,
         common: int = 0,
         gain_by_share: int = 0,
+        across: int = 0,
     ) -> None:
-        """Arguments as of `InfluenceEncoder`, but that neither of the two has a `common` or a `gain_by_share`."""
+        """Arguments as of `InfluenceEncoder`, but that neither of the two has a `common`, a `gain_by_share` or an `across`."""
         super().__init__()
         shape = (blocks, hidden, mlp_layers, seed, hub_degree, size)
         self.rows, self.readouts = (InfluenceEncoder(*shape) for _ in range(2))

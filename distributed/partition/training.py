@@ -15,7 +15,7 @@ from ...partitioning.manifest import Graph
 from ...partitioning.storage import Store
 from ..backbones import Backbone
 from ..encoder.chaos import moves_of_kept
-from ..encoder.common_change import share_of, without_common_change
+from ..encoder.common_change import share_of, without_common_change, without_linear_change
 from ..encoder.examples import Examples, make_examples
 from ..encoder.forks import Fork, as_whole
 from ..encoder.gains import calibrate
@@ -128,6 +128,9 @@ class PartitionTraining(PartitionState):
         matrices = whitening(model.graph, nodes)
         # Gains are those of the changes as they are, examples are of what is not common to all nodes.
         learned, common = (targets, None) if around else without_common_change(model.graph, nodes, targets)
+        turning = bool(shape.get("across"))
+        if turning:
+            learned = without_linear_change(model.graph, nodes, targets)
         examples = partial(
             make_examples,
             model.graph,
@@ -138,6 +141,7 @@ class PartitionTraining(PartitionState):
             most=settings.examples,
             hub_degree=shape.get("hub_degree"),
             whitening=matrices,
+            turning=turning,
         )
         data = examples()
         largest = max((float(x.needed.norm(dim=1).max()) for x in data if len(x.needed)), default=0.0)

@@ -18,7 +18,7 @@ from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.encoder import chaos, common_change
 from unlearnrec.distributed.encoder.changes import ends_by_side, influence, removed_counts
 from unlearnrec.distributed.encoder.chaos import moves_of_kept
-from unlearnrec.distributed.encoder.common_change import share_of, without_common_change
+from unlearnrec.distributed.encoder.common_change import share_of, without_common_change, without_linear_change
 from unlearnrec.distributed.encoder.examples import Examples, make_examples
 from unlearnrec.distributed.encoder.gains import calibrate
 from unlearnrec.distributed.encoder.influence import InfluenceEncoder, NodeRows, Side, directions
@@ -225,6 +225,23 @@ def common_multiples(comm: Comm) -> torch.Tensor:
     users = torch.from_numpy(removal.pairs(graph.shard)[0])
     with mock.patch.object(common_change, "LEAST_NODES", 50):  # in this process: it may be one of two
         return share_of(graph, users) * without_common_change(graph, nodes, [(removal, e0)])[1]
+
+
+def left_by_linear_map(comm: Comm) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(ids of the local nodes [N], what is left of a run's change of rows without the linear map [N, d], the change that
+    only touched nodes made [N, d]), where all rows of a side were turned by a matrix and moved by a constant."""
+    graph = spmd.local_graph(comm)
+    e0 = start(graph)
+    nodes = NodeRows(e0, e0, e0, graph.degrees)
+    removal = Removal(simulated=(Simulated(9, 0, share=0.02),))
+    touched = removed_counts(graph, *(torch.from_numpy(x) for x in removal.pairs(graph.shard))) > 0
+    own = node_ids(graph)[:, None].remainder(7).float().repeat(1, SIZE) * 0.01 * touched[:, None]
+    draw = torch.Generator().manual_seed(4)
+    maps = torch.randn(2, SIZE, SIZE, generator=draw)
+    moved = torch.cat([side @ m + 0.2 for side, m in zip(e0.tensor_split([graph.num_local_users]), maps, strict=True)])
+    with mock.patch.multiple(common_change, LEAST_NODES=SIZE + 1, _RIDGE=1e-9):  # in this process: it may be one of two
+        [(_, rows)] = without_linear_change(graph, nodes, [(removal, e0 + moved + own)])
+    return node_ids(graph), rows - e0, own
 
 
 class OwnRows(Backbone):

@@ -9,7 +9,7 @@ from unlearnrec.distributed.backbones import BACKBONES
 from unlearnrec.distributed.comm import Comm
 from unlearnrec.distributed.encoder import common_change
 from unlearnrec.distributed.encoder.changes import influence, removed_counts
-from unlearnrec.distributed.encoder.common_change import share_of, without_common_change
+from unlearnrec.distributed.encoder.common_change import share_of, without_common_change, without_linear_change
 from unlearnrec.distributed.encoder.gains import calibrate, explained_shifts
 from unlearnrec.distributed.encoder.influence import InfluenceEncoder
 from unlearnrec.distributed.graph.removal import Removal, Simulated
@@ -100,3 +100,16 @@ def test_gains_scale_what_comes_beside_it() -> None:
     target = NODES.e0.index_add(0, rows, 0.3 * change + whole)
     assert calibrate(GRAPH, BACKBONE, NODES, encoder, [(REMOVAL, target)]) == pytest.approx((1.3, 1.3), rel=1e-2)
     assert explained_shifts(GRAPH, BACKBONE, NODES, encoder, (REMOVAL, target)) == pytest.approx((1.0, 1.0), abs=1e-3)
+
+
+def test_what_a_linear_map_does_to_all_nodes_is_taken_out_over_all_partitions() -> None:
+    for found in ([spmd_forget.left_by_linear_map(Comm())], run_processes(2, spmd_forget.left_by_linear_map)):
+        left, own = (torch.cat([part[k] for part in found]) for k in (1, 2))
+        assert own.abs().max() > 0.05
+        torch.testing.assert_close(left, own, atol=1e-4, rtol=0)
+
+
+def test_without_enough_nodes_no_linear_map_is_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common_change, "LEAST_NODES", len(TOUCHED))
+    e0, _ = run()
+    assert torch.equal(without_linear_change(GRAPH, NODES, [(REMOVAL, e0)])[0][1], e0)

@@ -128,7 +128,7 @@ def test_encoders_of_formats_2_to_6_are_read() -> None:
     assert [spec(form).readable for form in range(1, 8)] == [False, True, True, True, True, True, False]
     encoder = InfluenceEncoder(**spec(2).shape)
     assert encoder.hub_degree is None and encoder.whitening is None
-    assert encoder.common is None and encoder.gain_by_share is None
+    assert encoder.common is None and encoder.gain_by_share is None and not encoder.across
 
 
 def test_gains_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
