@@ -312,7 +312,7 @@ class AroundEncoder(nn.Module):
         gain_by_share: int = 0,
         across: int = 0,
     ) -> None:
-        """Arguments as of `InfluenceEncoder`, but that neither of the two has a `common`, a `gain_by_share` or an `across`."""
+        """Arguments as of `InfluenceEncoder`, but neither of the two has a `common`, `gain_by_share` or `across`."""
         super().__init__()
         shape = (blocks, hidden, mlp_layers, seed, hub_degree, size)
         self.rows, self.readouts = (InfluenceEncoder(*shape) for _ in range(2))
