@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .local_graph import LocalGraph
 from .neighbour_sum import TILE_ROWS, sum_rows
+from .orders import order_by_key, order_by_owner, order_by_row
 
 
 class ScoredPairs:
@@ -35,10 +36,10 @@ class ScoredPairs:
         needed = torch.zeros(graph.num_items, dtype=torch.bool, device=items.device)
         needed[items] = True
         ids = torch.nonzero(needed)[:, 0]
-        ids = ids[torch.argsort(graph.owner_of_item[ids], stable=True)]
+        ids = ids.index_select(0, order_by_owner(graph.owner_of_item.index_select(0, ids)))
         place = torch.empty(graph.num_items, dtype=torch.int64, device=items.device)
         place[ids] = torch.arange(len(ids), device=ids.device)
-        self._item = place[items]
+        self._item = place.index_select(0, items)
         needs = torch.bincount(graph.owner_of_item[ids], minlength=comm.size)
         gives = comm.all_to_all(needs, ones, ones, "lookup").tolist()
         given = graph.item_rows(comm.all_to_all(ids, needs.tolist(), gives, "lookup"))
@@ -48,9 +49,10 @@ class ScoredPairs:
         self._user_rows = z.index_select(0, self._users)
         self.rows, column, by_key = self._told(graph, items, keys)
         """The local rows [R] of the items of the pairs that any rank has with items of this one."""
-        self._order = by_key[torch.argsort(self.rows[by_key], stable=True)]
-        self._column = column[self._order]
-        self._items, counts = torch.unique_consecutive(self.rows[self._order], return_counts=True)
+        by_row = order_by_row(self.rows.index_select(0, by_key), graph.num_rows)
+        self._order = by_key.index_select(0, by_row)
+        self._column = column.index_select(0, self._order)
+        self._items, counts = torch.unique_consecutive(self.rows.index_select(0, self._order), return_counts=True)
         self._item_indptr = _indptr(counts)
 
     def _told(self, graph: LocalGraph, items: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,9 +62,9 @@ class ScoredPairs:
         if self._comm.size == 1:
             return graph.item_rows(items), self._user, torch.arange(len(items), device=items.device)
         comm, ones = self._comm, [1] * self._comm.size
-        owners = graph.owner_of_item[items]
-        self._by_owner = torch.argsort(owners, stable=True)
-        owners, senders = owners[self._by_owner], self._user[self._by_owner]
+        owners = graph.owner_of_item.index_select(0, items)
+        self._by_owner = order_by_owner(owners)
+        owners, senders = (x.index_select(0, self._by_owner) for x in (owners, self._user))
         first = torch.ones_like(owners, dtype=torch.bool)  # of the pairs of a user with an owner
         first[1:] = (owners[1:] != owners[:-1]) | (senders[1:] != senders[:-1])
         self._sent_users = senders[first]
@@ -72,11 +74,11 @@ class ScoredPairs:
         both = comm.all_to_all(torch.stack([sent, pairs], dim=1), ones, ones, "lookup")
         self._sent_rows, self._sent_pairs = sent.tolist(), pairs.tolist()
         self._received_rows, self._received_pairs = both[:, 0].tolist(), both[:, 1].tolist()
-        message = torch.stack([items[self._by_owner], keys[self._by_owner], number], dim=1)
+        message = torch.stack([*(x.index_select(0, self._by_owner) for x in (items, keys)), number], dim=1)
         message = comm.all_to_all(message, self._sent_pairs, self._received_pairs, "lookup")
         starts = both[:, 0].cumsum(0) - both[:, 0]
         column = message[:, 2] + torch.repeat_interleave(starts, both[:, 1])
-        return graph.item_rows(message[:, 0]), column, torch.argsort(message[:, 1])
+        return graph.item_rows(message[:, 0].contiguous()), column, order_by_key(message[:, 1].contiguous())
 
     def scores(self) -> Tensor:
         """The score [C] of each pair."""
@@ -98,8 +100,9 @@ class ScoredPairs:
         if self._comm.size > 1:
             users = users.index_select(0, self._sent_users)
             users = self._comm.exchange_rows(users, self._sent_rows, self._received_rows, "lookup")
-            weights = self._comm.all_to_all(weights[self._by_owner], self._sent_pairs, self._received_pairs, "lookup")
-        into[self._items] = sum_rows(users, self._item_indptr, self._column, weights[self._order])
+            weights = weights.index_select(0, self._by_owner)
+            weights = self._comm.all_to_all(weights, self._sent_pairs, self._received_pairs, "lookup")
+        into[self._items] = sum_rows(users, self._item_indptr, self._column, weights.index_select(0, self._order))
 
 
 def _indptr(counts: Tensor) -> Tensor:
