@@ -35,6 +35,7 @@ from ..distributed.encoder.pretrain import (
     explains_unseen_nodes,
     fit,
     simulated_requests,
+    stays_whole,
 )
 from ..distributed.encoder.second_order import whitening
 from ..distributed.graph.local_graph import LocalGraph
@@ -259,9 +260,10 @@ class Lab:
         if not self._counterfactuals:
             fork = self._fork
             original = self.train()
-            for request in self._requests():
+            for number, request in enumerate(self._requests()):
                 pairs = self._pairs(request)
-                model = self.train(pairs) if fork is None else self._forked(request, original, fork)
+                whole = fork is None or stays_whole(number)
+                model = self.train(pairs) if fork is None or whole else self._forked(request, original, fork)
                 self._counterfactuals.append((pairs, model))
         self.learned_seconds = sum(model.seconds for _, model in self._counterfactuals)
         return self._counterfactuals
@@ -283,7 +285,7 @@ class Lab:
         shape = {"blocks": blocks, "seed": self.seed, "hub_degree": HUB_DEGREE, "size": size}
         # As `pretrain`.
         turning = any(True for _ in original.backbone.parameters())
-        shape |= {"common": int(not turning), "across": int(turning)}
+        shape |= {"common": int(not turning), "gain_by_share": int(not turning), "across": int(turning)}
         model = (original.graph, original.backbone, original.nodes)
         matrices = whitening(original.graph, original.nodes)
         learned, common = without_common_change(original.graph, original.nodes, targets)

@@ -179,10 +179,10 @@ class Pretrain(Section):
     (docs/log.md)."""
     counterfactuals: int = Field(3, ge=1, le=64)
     """With the objective counterfactual: the number of retrains. 3 are one for each kind of simulated request."""
-    fork: float = Field(0.0, ge=0, lt=1)
+    fork: float = Field(0.5, ge=0, lt=1)
     """With the objective counterfactual: the part of the training, in whole epochs, after which its state is kept and the
-    retrains begin. With .5 they cost half of what they cost with 0, where they begin at the first epoch
-    (docs/encoder.md#forks)."""
+    retrains begin, but for that of the smallest request, which begins at the first epoch. With .5 the three cost two
+    trainings, with 0, where all begin at the first epoch, three (docs/encoder.md#forks)."""
     carry: bool = True
     """With the objective counterfactual, after another training: take over the encoder of the version before, where its
     model was trained with the same settings, and check it by one retrain of the last tenth of the epochs. Where it does

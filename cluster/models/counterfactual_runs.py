@@ -74,7 +74,7 @@ class Runs:
     folder: str
     """`forks.runs_folder` of the model."""
     fork: Fork | None
-    """None: all runs are whole trainings."""
+    """Where runs are forked from the training that are no whole ones. None: all are whole trainings."""
     progress: Progress
     look: Callable[[], None]
     cost: Cost
@@ -114,10 +114,11 @@ class Runs:
             self._count(made, self.fork.halfway)
         return made
 
-    def counterfactual(self, removal: Removal, title: str) -> FinishedRun:
-        """The run without `removal`. What it is forked from is there: `halfway` was called."""
+    def counterfactual(self, removal: Removal, title: str, whole: bool = False) -> FinishedRun:
+        """The run without `removal`; a whole training where `whole`. What a fork begins from is there: `halfway` was
+        called."""
         run = make_run(self.trained, self.graph, removal)
-        if self.fork is None:
+        if self.fork is None or whole:
             return FinishedRun(removal, self._finished(run, place_of_run(self.folder, removal), title))
         after = self.fork.after
         place = place_of_run(self.folder, removal, after)

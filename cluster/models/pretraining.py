@@ -20,6 +20,7 @@ from ...distributed.encoder.pretrain import (
     PretrainSettings,
     explains_unseen_nodes,
     simulated_requests,
+    stays_whole,
     tries_around_encoder,
 )
 from ...distributed.encoder.published import PublishedSettings
@@ -221,7 +222,8 @@ def _fit_counterfactual(
     halfway = made.halfway()
     runs = []
     for number, removal in enumerate(removals):
-        runs.append(made.counterfactual(removal, f"counterfactual {number + 1}/{len(removals)}"))
+        title = f"counterfactual {number + 1}/{len(removals)}"
+        runs.append(made.counterfactual(removal, title, whole=stays_whole(number)))
     blocks = make_backbone(model.backbone, 0).readout_size // model.backbone["embedding_size"]
     shape = {
         "blocks": blocks,
@@ -231,6 +233,7 @@ def _fit_counterfactual(
         "size": model.backbone["embedding_size"],
         # Dense weights let all rows drift together (docs/encoder.md): lengths of rows then say nothing of a request.
         "common": int(model.dense is None),
+        "gain_by_share": int(model.dense is None),
         "across": int(model.dense is not None),
     }
     fit = PretrainSettings(config.seed, settings.epochs, settings.batch_size, settings.learning_rate, settings.examples)

@@ -11,7 +11,7 @@ from ...workers.memory import in_gib
 from ..config.schema import Config
 from ..reporting.software import usable_cpus
 from . import memory
-from .runs import carry_fork_of, fork_of
+from .runs import carry_fork_of, fork_of, run_lengths
 from .sizes import SHARD_ENTRY, SHARD_NODE, Sizes
 from .speed import OFF_BY, Speed, calibrate, evaluate_seconds, step_seconds
 
@@ -84,7 +84,7 @@ class Plan:
 
 CARRIED = (
     "the encoder of the version before is carried over and checked; if it does badly, a whole pre-training of {runs} runs "
-    "of {epochs} epochs follows"
+    "follows, of {epochs} epochs in all"
 )
 
 
@@ -127,18 +127,18 @@ def make_plan(
         whole = None if step is None else step * steps * epochs
         return Plan(work, workers, command, disk, steps, epochs, step, whole, exchanged, check is not None)
     if work == "pretrain":
-        runs = config.pretrain.counterfactuals if config.pretrain.objective == "counterfactual" else 0
-        if fork is not None:
-            epochs -= fork.after
-        copies, remark = runs * (2 if fork is not None else 1) + kept + (6 if saves and runs else 0), ""
+        lengths = run_lengths(config)
+        # A fork leaves its rows half way, too.
+        rows = sum(1 if length == config.train.epochs else 2 for length in lengths)
+        copies, remark = rows + kept + (6 if saves and lengths else 0), ""
         if check is not None:
-            copies, remark = copies + 2, CARRIED.format(runs=runs, epochs=epochs)
-            runs, epochs = 1, check.epochs - check.after
-        whole = None if step is None or not runs else step * steps * epochs * runs
+            copies, remark = copies + 2, CARRIED.format(runs=len(lengths), epochs=sum(lengths))
+            lengths = [check.epochs - check.after]
+        # The runs are made one after the other, so their epochs are told together.
+        epochs, steps = sum(lengths), steps if lengths else 0
+        whole = None if step is None or not lengths else step * steps * epochs
         disk = table * copies
-        return Plan(
-            work, workers, command, disk, steps * runs, epochs, step, whole, exchanged, check is not None, remark
-        )
+        return Plan(work, workers, command, disk, steps, epochs, step, whole, exchanged, check is not None, remark)
     if work == "forget":
         shard = SHARD_ENTRY * 2 * sizes.interactions + SHARD_NODE * sizes.nodes
         return Plan(work, workers, command, disk=table + shard)

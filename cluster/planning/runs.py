@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ...distributed.encoder.forks import Fork
+from ...distributed.encoder.pretrain import stays_whole
 from ..config.schema import Config
 
 CARRY_SHARE = 0.1
@@ -13,11 +14,20 @@ the growth of a fork can be seen."""
 
 
 def fork_of(config: Config) -> Fork | None:
-    """Where the counterfactual runs of a pre-training are forked from the training. None: they are whole trainings, or there
-    are none."""
+    """Where counterfactual runs of a pre-training are forked from the training, but for those that are whole trainings in
+    any case (`run_lengths`). None: all are whole, or there are none."""
     if config.pretrain.objective != "counterfactual":
         return None
     return Fork.of(config.train.epochs, config.pretrain.fork)
+
+
+def run_lengths(config: Config) -> list[int]:
+    """The epochs of each counterfactual run of a pre-training."""
+    if config.pretrain.objective != "counterfactual":
+        return []
+    epochs, fork = config.train.epochs, fork_of(config)
+    forked = epochs if fork is None else epochs - fork.after
+    return [epochs if stays_whole(number) else forked for number in range(config.pretrain.counterfactuals)]
 
 
 def carry_fork_of(config: Config) -> Fork | None:
@@ -27,8 +37,6 @@ def carry_fork_of(config: Config) -> Fork | None:
     if pretrain.objective != "counterfactual" or not pretrain.carry:
         return None
     length = max(2, math.ceil(CARRY_SHARE * epochs))
-    fork = fork_of(config)
-    whole = pretrain.counterfactuals * (epochs - (fork.after if fork is not None else 0))
-    if length >= epochs or 2 * length > whole:
+    if length >= epochs or 2 * length > sum(run_lengths(config)):
         return None
     return Fork(epochs, epochs - length, epochs - length + length // 2)

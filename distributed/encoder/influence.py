@@ -18,17 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-FORMATS = {"counterfactual": 5, "published": 3}
+FORMATS = {"counterfactual": 6, "published": 3}
 """The format of a stored encoder, by objective; of one that turns rows, ACROSS_FORMAT (`format_of`).
 
 Format 1 had no feature for what else of a node is removed. In format 2 the published encoder normalised a request by the
 degrees of the graph, and the counterfactual one had no `hub_degree`. In format 3 the counterfactual encoder had no
-directions of second order, in format 4 no `common`, in format 5 no `across`."""
-ACROSS_FORMAT = 6
-READABLE = {"counterfactual": (2, 3, 4, 5, 6), "published": (3,)}
+directions of second order, in format 4 no `common`, in format 5 no `gain_by_share`, in format 6 no `across`."""
+ACROSS_FORMAT = 7
+READABLE = {"counterfactual": (2, 3, 4, 5, 6, 7), "published": (3,)}
 """The formats that this release reads. A counterfactual encoder of format 2 is one without a `hub_degree` and without a
-`size`, one of format 3 is one without a `size`, one of format 4 is one without `common`, one of format 5 one without
-`across`."""
+`size`, one of format 3 is one without a `size`, one of format 4 is one without `common`, one of format 5 is one without
+`gain_by_share`, one of format 6 one without `across`."""
 RIDGES = (0.03, 0.3)
 """For each of them an encoder with a `size` has a direction of second order for each block of a readout
 (`second_order`)."""
@@ -221,6 +221,10 @@ class InfluenceEncoder(nn.Module):
     `gain` [2] scales the changes of users and of items. In a retrain the rows of the neighbours change as well.
     `gains.calibrate` finds how much more the touched rows must change if the others do not.
 
+    `gain_by_share` [2, 2]: what is added to the gain of a side where `removed_share` of the own end, and of the other end,
+    is MOST_REMOVED, and in proportion where it is less; None for encoders of earlier formats. The more of the nodes around
+    a row changes too, the less it has to change in their stead.
+
     `common` [2]: what a run without a share of all interactions does to all rows of users, and of items, as a multiple
     of the rows and of that share (`common_change`); None for encoders of earlier formats.
 
@@ -229,6 +233,7 @@ class InfluenceEncoder(nn.Module):
     """
 
     gain: Tensor
+    gain_by_share: Tensor | None
     common: Tensor | None
     whitening: Tensor | None
 
@@ -241,6 +246,7 @@ class InfluenceEncoder(nn.Module):
         hub_degree: int | None = None,
         size: int | None = None,
         common: int = 0,
+        gain_by_share: int = 0,
         across: int = 0,
     ) -> None:
         """hub_degree: as `directions`. None: no node is a hub, as in encoders of format 2.
@@ -249,8 +255,10 @@ class InfluenceEncoder(nn.Module):
 
         common: 1 if it has a `common`, and 0 if not, as encoders of formats 2 to 4.
 
+        gain_by_share: 1 if it has a `gain_by_share`, and 0 if not, as encoders of formats 2 to 5.
+
         across: 1 if it turns rows without making them longer or shorter (`across`), and 0 if not, as encoders of formats 2
-        to 5.
+        to 6.
         """
         super().__init__()
         self.hub_degree, self.across = hub_degree, bool(across)
@@ -258,6 +266,7 @@ class InfluenceEncoder(nn.Module):
         count = 3 * blocks + 2 + (0 if size is None else len(RIDGES) * blocks)
         self.users, self.items = (Side(count, hidden, mlp_layers, generator) for _ in range(2))
         self.register_buffer("gain", torch.ones(2))
+        self.register_buffer("gain_by_share", torch.zeros(2, 2) if gain_by_share else None)
         self.register_buffer("common", torch.zeros(2) if common else None)
         shape = (2, len(RIDGES), blocks, 1, 1)
         self.register_buffer("whitening", None if size is None else torch.eye(size).repeat(shape))
@@ -283,7 +292,10 @@ class InfluenceEncoder(nn.Module):
             weights = module(features(ends, others, removed_share_n2[some]))
             found = weighted_directions(weights, ends, others, self.hub_degree, whitening)
             change[some] = across(ends.e0, found) if self.across else found
-        return change.mul_(self.gain[side])
+        gain = self.gain[side]
+        if self.gain_by_share is not None:
+            gain = gain + (removed_share_n2 / MOST_REMOVED) @ self.gain_by_share[side][:, None]
+        return change.mul_(gain)
 
     @staticmethod
     def _side(module: nn.Module, inputs: tuple[Tensor, Tensor]) -> Tensor:
@@ -305,9 +317,11 @@ class AroundEncoder(nn.Module):
         hub_degree: int | None = None,
         size: int | None = None,
         common: int = 0,
+        gain_by_share: int = 0,
         across: int = 0,
     ) -> None:
-        """Arguments as of `InfluenceEncoder`, but that neither of the two has a `common` or an `across`."""
+        """Arguments as of `InfluenceEncoder`, but that neither of the two has a `common`, a `gain_by_share` or an
+        `across`."""
         super().__init__()
         shape = (blocks, hidden, mlp_layers, seed, hub_degree, size)
         self.rows, self.readouts = (InfluenceEncoder(*shape) for _ in range(2))

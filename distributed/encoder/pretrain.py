@@ -56,14 +56,27 @@ def simulated_requests(seed: int, count: int, share: float, popular: Sequence[in
 
     The third kind removes more from some users and from the `popular` items (global dense ids). Without it the encoder
     is trained only on requests in which all nodes lose the same share. It then changes the scores of popular items'
-    forgotten interactions far more than a retrain does (docs/log.md).
+    forgotten interactions far more than a retrain does. Each of these nodes loses a share of its own, so that the encoder
+    sees all shares up to the largest one (docs/log.md).
     """
     kinds = (
         {"share": share},
         {"share": share / 5},
-        {"users": 0.03, "of_users": min(1.0, 3 * share), "items": tuple(popular), "of_items": min(1.0, 1.6 * share)},
+        {
+            "users": 0.03,
+            "most_of_users": min(1.0, 6 * share),
+            "items": tuple(popular),
+            "most_of_items": min(1.0, 3.2 * share),
+        },
     )
     return [Simulated(seed, number, **kinds[number % len(kinds)]) for number in range(count)]
+
+
+def stays_whole(number: int) -> bool:
+    """Whether the run of this simulated request is a whole training, also where the others are forks: that of the second
+    kind. A fork shows well which rows change and in which direction, but how large the changes of a whole run are only a
+    whole run shows, and it is this kind that requests are of most often (docs/encoder.md#forks)."""
+    return number % 3 == 1
 
 
 def fit(

@@ -15,7 +15,7 @@ INIT, BATCH, NEGATIVE, SHARED_NEGATIVE, REQUEST, EDGE_DROP, PAIRS, VIEW_EDGE, NO
 REQUEST_USER, MEMBERSHIP = 12, 13
 SAMPLE_USER, VALIDATION = 14, 15
 EXAMPLE, EXAMPLE_CHUNK, LAST_LAYER = 16, 17, 18
-KEPT_PAIRS = 19
+REQUEST_RATE, KEPT_PAIRS = 19, 20
 
 CHUNK = 2**14
 """Draws that are made at a time where they are many, so that what comes up on the way stays in the cache. They are too few

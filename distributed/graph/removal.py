@@ -10,7 +10,7 @@ import torch
 
 from ...partitioning.assignment import Assignment
 from ...partitioning.shard import GraphShard, Pairs, entries_of, places_of, spans
-from .keyed import REQUEST, REQUEST_USER, keyed_uniform
+from .keyed import REQUEST, REQUEST_RATE, REQUEST_USER, keyed_uniform
 
 Ids = npt.NDArray[np.int64]
 
@@ -31,25 +31,31 @@ class Simulated:
     share: float = 0.0
     """Share of all interactions that is removed by chance."""
     users: float = 0.0
-    """Share of the users whose interactions are removed with probability `of_users`."""
-    of_users: float = 0.0
-    """Share of the chosen users' interactions that is removed."""
+    """Share of the users who lose a part of their interactions."""
+    most_of_users: float = 0.0
+    """The largest such part. Each of these users has a part of their own, drawn evenly from 0 to this one."""
     items: tuple[int, ...] = ()
-    """Items whose interactions are removed with probability `of_items`, by global dense id."""
-    of_items: float = 0.0
-    """Share of these items' interactions that is removed."""
+    """Items that lose a part of their interactions, by global dense id."""
+    most_of_items: float = 0.0
+    """As `most_of_users`, of these items."""
 
     def removes(self, users: Ids, items: Ids, num_items: int) -> npt.NDArray[np.bool_]:
         """Whether each of the interactions users, items int64 [n] is removed: bool [n]."""
         stays = torch.full((len(users),), 1 - self.share)
         if self.users:
-            chosen = keyed_uniform(self.seed, REQUEST_USER, self.number, torch.from_numpy(users)) < self.users
-            stays[chosen] *= 1 - self.of_users
+            ids = torch.from_numpy(users)
+            chosen = keyed_uniform(self.seed, REQUEST_USER, self.number, ids) < self.users
+            stays[chosen] *= 1 - self.most_of_users * self._rate(0, ids[chosen])
         if self.items:
-            stays[torch.from_numpy(np.isin(items, self.items))] *= 1 - self.of_items
+            chosen = torch.from_numpy(np.isin(items, self.items))
+            stays[chosen] *= 1 - self.most_of_items * self._rate(1, torch.from_numpy(items)[chosen])
         pairs = torch.from_numpy(users * num_items + items)
         goes: npt.NDArray[np.bool_] = (keyed_uniform(self.seed, REQUEST, self.number, pairs) < 1 - stays).numpy()
         return goes
+
+    def _rate(self, side: int, ids: torch.Tensor) -> torch.Tensor:
+        """Of each of these nodes of a side [n], a number from 0 to 1 [n]."""
+        return keyed_uniform(self.seed, REQUEST_RATE, self.number, side, ids)
 
 
 @dataclass(frozen=True, eq=False)

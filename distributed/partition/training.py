@@ -48,7 +48,7 @@ class FinishedRuns:
     """The files of the training runs that an encoder is fitted on.
 
     `original`: (names, the file of the dense weights) of the run on the whole graph; None where that is the loaded version
-    itself. `fork`: None where the counterfactuals are whole runs. `halfway`: the folder of the rows that the original kept
+    itself. `fork`: None where all counterfactuals are whole runs. `halfway`: the folder of the rows that the original kept
     after `fork.halfway` epochs.
     """
 
@@ -193,7 +193,9 @@ class PartitionTraining(PartitionState):
         half_trained.load_state_dict(weights)
         targets = []
         for run in runs.counterfactuals:
-            assert run.halfway is not None
+            if run.halfway is None:
+                targets.append((run.removal, rows(run.names)))
+                continue
             forked = rows(run.names), kept_rows(store, run.halfway, model.graph)[0]
             whole = as_whole(model.graph, backbone, nodes, run.removal, runs.fork, forked, (half_trained, earlier))
             targets.append((run.removal, whole))

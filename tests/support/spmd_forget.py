@@ -66,7 +66,7 @@ def node_rows(graph: LocalGraph, e0: torch.Tensor, backbone: str) -> NodeRows:
 
 def encoder_for(nodes: NodeRows) -> InfluenceEncoder:
     """With directions of second order from made-up matrices, the same on all ranks."""
-    encoder = InfluenceEncoder(nodes.readout.shape[1] // SIZE, hidden=32, seed=5, size=SIZE)
+    encoder = InfluenceEncoder(nodes.readout.shape[1] // SIZE, hidden=32, seed=5, size=SIZE, gain_by_share=1)
     assert encoder.whitening is not None
     # Small, since readouts are small here, and not at length 1.
     noise = torch.randn(encoder.whitening.shape, generator=torch.Generator().manual_seed(6))

@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Config:
     sections: dict[str, Any] = {
         "cluster": {"partitions": 1},
         "train": {"epochs": 3, "batch_size": 100},
-        "pretrain": {"counterfactuals": 2, "epochs": 10},
+        "pretrain": {"counterfactuals": 2, "epochs": 10, "fork": 0.0},
     }
     return trained_output(folder, OneWorker(), **sections)[0]
 
@@ -215,7 +215,7 @@ def encoder(**fields: Any) -> EarlierEncoder:
         ({"influence": {"around": True}}, {}, r"influence\.around"),
         ({}, {"around": True}, r"influence\.around"),
         ({}, {"format": 1}, r"its format is 1"),
-        ({}, {"format": 6}, r"its format is 6, and this release makes format 5 for this backbone"),
+        ({}, {"format": 7}, r"its format is 7, and this release makes format 6 for this backbone"),
         ({}, {"objective": "published"}, r"its objective is published"),
     ],
 )

@@ -46,11 +46,12 @@ def changed(config: Config, section: str, **values: Any) -> Config:
 
 
 def test_a_fork_takes_half_the_epochs_of_a_training(config: Config, trained: list[tuple[bool, int]]) -> None:
-    more = changed(config, "pretrain", counterfactuals=2)
+    """And the run of the small request is a whole one, from which the sizes of changes are known."""
+    more = changed(config, "pretrain", counterfactuals=3)
     told = pipeline.pretrain(more, group=OneWorker())
-    assert trained == [(True, 2)]  # the first one is there
+    assert trained == [(True, 4), (True, 2)]  # the first one, a fork, is there
     own = told["run_seconds"] / (told["run_seconds"] + told["fit_seconds"])
-    assert told["retrains"] * own == pytest.approx(1.0)  # two halves
+    assert told["retrains"] * own == pytest.approx(2.0)  # two halves and a whole one
     assert {"after-epoch-00002", "after-epoch-00003-rows"} < kept(config)
     assert Session(config).store.list("checkpoints") == []
 

@@ -14,7 +14,7 @@ from unlearnrec.distributed.encoder.changes import shrink
 from unlearnrec.distributed.encoder.examples import make_examples
 from unlearnrec.distributed.encoder.gains import calibrate
 from unlearnrec.distributed.encoder.pretrain import PretrainSettings, explains_unseen_nodes, fit
-from unlearnrec.distributed.graph.keyed import REQUEST, REQUEST_USER, keyed_uniform
+from unlearnrec.distributed.graph.keyed import REQUEST, REQUEST_RATE, REQUEST_USER, keyed_uniform
 from unlearnrec.distributed.graph.removal import Removal, Simulated, empty_nodes, restricted_to, with_empty_rows
 from unlearnrec.distributed.processes import run_processes
 from unlearnrec.partitioning.shard import GraphShard, build_shards
@@ -53,16 +53,18 @@ def assert_same(one: GraphShard, other: GraphShard) -> None:
 # ---- which interactions ----------------------------------------------------------------------------------------------
 
 
-def draw(stream: int, request: Simulated, key: int) -> float:
-    return float(keyed_uniform(request.seed, stream, request.number, torch.tensor([key])))
+def draw(stream: int, request: Simulated, *key: int) -> float:
+    return float(keyed_uniform(request.seed, stream, request.number, *key[:-1], torch.tensor(key[-1:])))
 
 
 def chance(request: Simulated, user: int, item: int) -> float:
     """That an interaction goes."""
     stays = 1 - request.share
     if draw(REQUEST_USER, request, user) < request.users:
-        stays *= 1 - request.of_users
-    return 1 - stays * (1 - request.of_items if item in request.items else 1)
+        stays *= 1 - request.most_of_users * draw(REQUEST_RATE, request, 0, user)
+    if item in request.items:
+        stays *= 1 - request.most_of_items * draw(REQUEST_RATE, request, 1, item)
+    return 1 - stays
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -121,9 +123,12 @@ def test_a_simulated_share_is_about_the_share():
     found = Removal(simulated=(Simulated(1, 0, 0.3),)).pairs(shards(1)[0])
     assert 0.2 < len(found[0]) / len(users) < 0.4
     popular = np.argsort(-np.bincount(items))[:5]
-    tilted = Removal(simulated=(Simulated(1, 0, items=tuple(popular.tolist()), of_items=0.5),)).pairs(shards(1)[0])
+    tilted = Removal(simulated=(Simulated(1, 0, items=tuple(popular.tolist()), most_of_items=1.0),)).pairs(shards(1)[0])
     assert np.isin(tilted[1], popular).all()
     assert 0.3 < len(tilted[0]) / np.isin(items, popular).sum() < 0.7
+    # Each of the items has a part of its own.
+    parts = np.bincount(tilted[1], minlength=spmd.ITEMS)[popular] / np.bincount(items, minlength=spmd.ITEMS)[popular]
+    assert parts.max() - parts.min() > 0.3
 
 
 def test_only_keeps_the_rows_and_these_interactions():

@@ -121,13 +121,14 @@ def test_the_sum_over_a_share_of_a_node_stops_growing_at_the_hub_degree() -> Non
     assert summed(40 * HUB_DEGREE, None) > 6 * summed(HUB_DEGREE, None)
 
 
-def test_encoders_of_formats_2_to_5_are_read() -> None:
+def test_encoders_of_formats_2_to_7_are_read() -> None:
     def spec(form: int) -> Encoder:
         return Encoder(file="e", format=form, shape={"blocks": 1, "mlp_layers": 2, "seed": 0}, interactions=1)
 
-    assert [spec(form).readable for form in range(1, 8)] == [False, True, True, True, True, True, False]
+    assert [spec(form).readable for form in range(1, 9)] == [False, *[True] * 6, False]
     encoder = InfluenceEncoder(**spec(2).shape)
-    assert encoder.hub_degree is None and encoder.whitening is None and encoder.common is None and not encoder.across
+    assert encoder.hub_degree is None and encoder.whitening is None and not encoder.across
+    assert encoder.common is None and encoder.gain_by_share is None
 
 
 def test_gains_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

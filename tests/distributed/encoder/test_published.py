@@ -100,12 +100,12 @@ def test_only_published_encoders_of_the_release_before_are_refused(tmp_path: Pat
     config = small_config(write_interactions(tmp_path / "events.parquet"), str(tmp_path / "output"))
     pipeline.ingest(config)
     commit_train(config)
-    for objective, format in (("counterfactual", 2), ("counterfactual", 3), ("counterfactual", 4), ("published", 3)):
+    for objective, format in (("counterfactual", 2), ("counterfactual", 3), ("counterfactual", 5), ("published", 3)):
         commit_encoder(config, objective=objective, format=format)
         assert able_version(Session(config)).model.encoder.objective == objective
     commit_encoder(config, objective="published", format=2)
     with pytest.raises(InputError, match=r"of format 2, and this release uses 3\. Run `unlearnrec pretrain` again"):
         able_version(Session(config))
-    commit_encoder(config, objective="counterfactual", format=7)
-    with pytest.raises(InputError, match=r"of format 7, and this release uses 6\. It was made by a later release"):
+    commit_encoder(config, objective="counterfactual", format=8)
+    with pytest.raises(InputError, match=r"of format 8, and this release uses 7\. It was made by a later release"):
         able_version(Session(config))
