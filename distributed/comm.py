@@ -130,8 +130,6 @@ class Comm:
         """Rows that left this rank in `all_to_all`, by purpose."""
         self.bytes_sent: dict[str, int] = {}
         """Their bytes."""
-        self.shares_memory = True
-        """Whether ranks of one machine may write rows into each other's memory (`shared_rows`): the same on all ranks."""
         self._store: Any = store
         self._timeout = timeout_seconds
         self._ended = threading.Event()
@@ -167,7 +165,7 @@ class Comm:
         recv_counts [K] must be what the others send; both sides derive them from the same plan. both_ways, the same on all
         ranks: take the connections for each way; it pays from about a megabyte on, and costs a millisecond.
         """
-        self.count(rows, sum(send_counts) - send_counts[self.rank], purpose)
+        self._count(rows, sum(send_counts) - send_counts[self.rank], purpose)
         if self.size == 1:
             return rows if into is None else into.copy_(rows)
         received = rows.new_empty((sum(recv_counts), *rows.shape[1:])) if into is None else into
@@ -215,20 +213,11 @@ class Comm:
         """As `all_to_all`, for rows float32 [S, D] of embeddings or gradients, which travel as `row_dtype`."""
         if self.size == 1 or rows.dtype != torch.float32 or self.row_dtype == torch.float32:
             return self.all_to_all(rows, send_counts, recv_counts, purpose, into, both_ways)
-        small = self.rounded(rows).view(torch.uint8)  # which all backends know
+        small = rows.to(self.row_dtype).view(torch.uint8)  # which all backends know
         received = self.all_to_all(small, send_counts, recv_counts, purpose, None, both_ways).view(self.row_dtype)
         return received.to(rows.dtype) if into is None else into.copy_(received)
 
-    def rounded(self, rows: Tensor) -> Tensor:
-        """Rows of embeddings or gradients as they travel."""
-        return rows.to(self.row_dtype) if rows.dtype == torch.float32 else rows
-
-    def meet(self) -> None:
-        """Wait until all ranks have come here. What each wrote into shared memory before, all can read then."""
-        self.all_reduce(torch.zeros(1, device=self.device))
-
-    def count(self, rows: Tensor, leaving: int, purpose: str) -> None:
-        """Count rows like these that leave this rank."""
+    def _count(self, rows: Tensor, leaving: int, purpose: str) -> None:
         self.rows_sent[purpose] = self.rows_sent.get(purpose, 0) + leaving
         size = leaving * rows[0].numel() * rows.element_size() if leaving else 0
         self.bytes_sent[purpose] = self.bytes_sent.get(purpose, 0) + size
@@ -276,7 +265,7 @@ class Comm:
     ) -> Tensor:
         """As `all_to_all`, but only the ranks that have rows to send or to receive take part. One connection carries both
         ways, since receives come first (`exchange`)."""
-        self.count(rows, sum(send_counts) - send_counts[self.rank], purpose)
+        self._count(rows, sum(send_counts) - send_counts[self.rank], purpose)
         every = rows.new_empty((sum(recv_counts), *rows.shape[1:])) if into is None else into
         received = every.split(list(recv_counts))
         received[self.rank].copy_(rows.split(list(send_counts))[self.rank])

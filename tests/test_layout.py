@@ -20,7 +20,7 @@ from unlearnrec.cluster.reporting.exit_codes import BAD_INPUT
 ROOT = Path(unlearnrec.__file__).resolve().parent
 FOLDERS = ("partitioning", "distributed", "workers", "cluster", "benchmarks")  # each may import those before it
 ORDER = {
-    "distributed": "environment comm shared_rows processes graph backbones measures attacks training encoder partition",
+    "distributed": "environment comm processes graph backbones measures attacks training encoder partition",
     "cluster": "layout reporting config tracking planning log requests jobs output lifecycle models audit evidence drop "
     "serving http desk commands pipeline api cli",
 }

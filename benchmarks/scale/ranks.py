@@ -144,7 +144,6 @@ def measure(point: Point, rounds: int, nodes: Nodes = ONE_NODE, timeout_seconds:
 
 def _rank(comm: Comm, point: Point, folder: str, rounds: int, ranks_a_node: int, pairs: int) -> list[dict[str, Any]]:
     before = _peak()
-    comm.shares_memory = False  # also between ranks of one machine: what is projected are exchanges between machines
     with np.load(Path(folder, "owners.npz")) as owners:
         assignment = Assignment(owners["users"], owners["items"], comm.size)
     shard = GraphShard.from_bytes(Path(folder, f"{comm.rank}").read_bytes())

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from ...partitioning.halo import HaloPlan
 from ..comm import Comm
-from ..shared_rows import SharedRows, share
-from .neighbour_sum import TILE_ROWS, NeighbourSum
+from .neighbour_sum import NeighbourSum
 
 BLOCK_NODES = 2**16
 """The sum of an item's row goes over its users block by block, each of so many global node ids. Their rows stay in the
@@ -58,37 +57,27 @@ class Propagation:
         self._own, received = halo.num_own, halo.num_received
         self._total = total = self._own + received
         users = halo.num_own_users
-        first_entry = int(halo.indptr[users])  # of an item's row
+        first = int(halo.indptr[users])  # entry of an item's row
         columns = _tensor(halo.columns, comm)
-        self._users = NeighbourSum(_tensor(halo.indptr[: users + 1], comm), columns[:first_entry], total, kernel)
+        self._users = NeighbourSum(_tensor(halo.indptr[: users + 1], comm), columns[:first], total, kernel)
         if items is None:
             blocks = _tensor(halo.nodes // BLOCK_NODES, comm)
-            items = NeighbourSum(
-                _tensor(halo.indptr[users:] - first_entry, comm), columns[first_entry:], total, kernel, blocks
-            )
+            items = NeighbourSum(_tensor(halo.indptr[users:] - first, comm), columns[first:], total, kernel, blocks)
         self.items = items
         """The sums of the rows of items."""
         self._first_item = users
         self._send_columns = _tensor(halo.send_columns, comm)
-        self._partial: NeighbourSum | None = None
-        self._partials: list[NeighbourSum] = []
-        """The sums that are sent: those for all ranks, and those for each."""
-        if not halo.gathers_only:
-            indptr = _tensor(halo.send_indptr, comm)
-            self._partial = NeighbourSum(indptr, self._send_columns, total, kernel)
-            ends = np.cumsum(self._send_counts).tolist()
-            for start, end in zip([0, *ends], ends, strict=False):
-                first, last = int(indptr[start]), int(indptr[end])
-                columns_to = self._send_columns[first:last]
-                self._partials.append(NeighbourSum(indptr[start : end + 1] - first, columns_to, total, kernel))
+        self._partial = (
+            None
+            if halo.gathers_only
+            else NeighbourSum(_tensor(halo.send_indptr, comm), self._send_columns, total, kernel)
+        )
         # Where nothing neighbours a node its sum is zero, whatever the scale.
         exact = 1.0 / degrees.clamp(min=1).to(torch.float64).sqrt()
         self._scale = exact.to(torch.float32)[:, None]
         self._scale64 = exact[:, None]
         self._kept: dict[Any, Tensor] | None = None
         self._keeps_results = False
-        self._shared: dict[Any, SharedRows | None] = {}
-        self._last_written: SharedRows | None = None
 
     def keeping_buffers(self, results: bool = False) -> "Propagation":
         """The same layer with buffers that it keeps from call to call, for a training: to get fresh memory costs about
@@ -99,7 +88,6 @@ class Propagation:
         """
         other = copy.copy(self)
         other._kept, other._keeps_results = {}, results
-        other._shared, other._last_written = {}, None
         return other
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -117,7 +105,7 @@ class Propagation:
         buffers of rows that are already scaled by D^-1/2, and works on a tile of its result while that is in the cache.
         """
         scale = self._scale64 if x.dtype == torch.float64 else self._scale
-        scaled, other = self._shared_buffer("layer", x), self._shared_buffer("next layer", x) if last > 1 else None
+        scaled, other = self._buffer("layer", x), self._buffer("next layer", x) if last > 1 else None
         torch.mul(x, scale, out=scaled[: self._own])
         for depth in range(last - 1, 0, -1):
             assert other is not None
@@ -166,10 +154,6 @@ class Propagation:
 
     def _receive(self, buffer: Tensor) -> None:
         """Receive the last R rows of the buffer [N + R, D], and send what others need of the first N. All ranks call it."""
-        for shared in self._shared.values():
-            if shared is not None and shared.buffer is buffer:
-                self._write_to_others(shared)
-                return
         if self._partial is None:
             sent = self._buffer("sent", buffer, len(self._send_columns))
             torch.index_select(buffer, 0, self._send_columns, out=sent)
@@ -181,59 +165,11 @@ class Propagation:
         else:
             self._comm.sparse_all_to_all(sent, *counts, "halo", received)
 
-    def _write_to_others(self, shared: SharedRows) -> None:
-        """As `_receive`: rows are written where other ranks of this machine read them, and sent to all others."""
-        comm, buffer, received = self._comm, shared.buffer, shared.buffer[self._own :].split(self._recv_counts)
-        if shared is self._last_written:
-            comm.meet()  # a rank may still sum over what was written before
-        self._last_written = shared
-        sent_counts = [0 if k in shared.places else n for k, n in enumerate(self._send_counts)]
-        sent = buffer.new_empty((sum(sent_counts), buffer.shape[1]))
-        for k, rows in enumerate(sent.split(sent_counts)):
-            self._pack(buffer, k, shared.places.get(k, rows))
-        if not shared.all_write:
-            counts = [0 if k in shared.writers else n for k, n in enumerate(self._recv_counts)]
-            came = comm.exchange_rows(sent, sent_counts, counts, "halo", None, self.both_ways)
-            for rows, place in zip(came.split(counts), received, strict=True):
-                if len(rows):
-                    place.copy_(rows)
-        for place in shared.places.values():
-            comm.count(comm.rounded(place[:1]), len(place), "halo")
-        comm.meet()
-
-    def _pack(self, buffer: Tensor, k: int, place: Tensor) -> None:
-        """Write the rows that rank k needs of the buffer [N + R, D] to `place` [rows, D]. Where rows travel in fewer bits
-        they are rounded, so that they are the same on each way."""
-        comm, first = self._comm, sum(self._send_counts[:k])
-        if not len(place):
-            return
-        whole = comm.rounded(place[:1]).dtype == place.dtype
-        if self._partial is None:
-            columns = self._send_columns[first : first + len(place)]
-            if whole:
-                torch.index_select(buffer, 0, columns, out=place)
-                return
-            for part, into in zip(columns.split(TILE_ROWS), place.split(TILE_ROWS), strict=True):
-                into.copy_(comm.rounded(buffer.index_select(0, part)))
-        else:
-            for rows, sums in self._partials[k].tiles(buffer):
-                place[rows] = sums if whole else comm.rounded(sums)
-
     def local_sums(self, buffer: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """As `_sums`, of a buffer [N + R, D] that has the received rows."""
         yield from self._users.tiles(buffer)
         for rows, sums in self.items.tiles(buffer):
             yield slice(rows.start + self._first_item, rows.stop + self._first_item), sums
-
-    def _shared_buffer(self, name: str, like: Tensor) -> Tensor:
-        """As `_buffer`, [N + R, D], where other ranks write the received rows if they can. All ranks call it."""
-        if self._kept is None or not self._everybody:
-            return self._buffer(name, like)
-        key = (name, like.shape[1], like.dtype)
-        if key not in self._shared:
-            self._shared[key] = share(self._comm, self._own, self._recv_counts, like.shape[1], like.dtype)
-        shared = self._shared[key]
-        return self._buffer(name, like) if shared is None else shared.buffer
 
     def _buffer(self, name: str, like: Tensor, rows: int | None = None) -> Tensor:
         """An uninitialised buffer of so many rows [rows, D]; by default [N + R, D]."""
