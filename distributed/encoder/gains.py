@@ -73,6 +73,8 @@ def calibrate(
         for probe in probes:
             # Every rank sees the same sums, and so takes the same steps.
             products, strata = (graph.comm.all_reduce(sums) for sums in probe.sums(gains))
+            if encoder.across:  # the mean over all users: those of few are noise where trainings drift apart
+                strata = strata.sum(0, keepdim=True)
             size = gains.numel()
             squares = products[size, size].clamp(min=1e-30)
             normal += products[:-2, :-2] / squares
@@ -80,7 +82,7 @@ def calibrate(
             # Where the mean of a stratum hardly needs to move, its relative error says nothing.
             number, of_needed, needed = strata[:, -1], strata[:, -2], strata[:, -3]
             mean = torch.maximum(needed**2, 0.01 * number * of_needed).clamp(min=1e-30)
-            weight = _OF_MEANS * number / number.sum().clamp(min=1) / mean
+            weight = (1.0 if encoder.across else _OF_MEANS) * number / number.sum().clamp(min=1) / mean
             slope, error = strata[:, :-4], strata[:, -4]
             normal += (slope * weight[:, None]).T @ slope
             right += slope.T @ (weight * error)
